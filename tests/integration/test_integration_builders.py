@@ -293,3 +293,19 @@ def test_the_platforms_of_a_lost_node_move(
     said += rest
     assert process.returncode == 0, said.decode()
     assert b"is lost" in said and f"pushed {name}".encode() in said
+
+
+def test_the_disk_of_a_builder_is_listed_and_freed(shipline: Shipline, context: Path) -> None:
+    build(shipline, "--builder=docker", context).ok()
+
+    def run(*words: str) -> str:
+        environ = shipline.environ() | {"BUILDX_BUILDER": "docker"}
+        done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    lines = run("du", "--filter=type=source.local", "--format={{.ID}} {{.Type}}").splitlines()
+    assert lines and all(line.endswith(" source.local") for line in lines)
+    removed = run("prune", "--force", "--filter=type=source.local")
+    assert all(line.split()[0] in removed for line in lines)
+    assert run("du", "--filter=type=source.local", "--format={{.ID}}") == ""

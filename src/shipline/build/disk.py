@@ -53,6 +53,7 @@ class CacheRecord(Struct, frozen=True):
     last_used: float
     mutable: bool = False
     in_use: bool = False
+    shared: bool = False  # with an image of the engine
 
 
 class PruneLimits(Struct, frozen=True):

@@ -146,6 +146,14 @@ class BuilderStore:
             file.write(text.encode())
 
 
+def other_builder(name: str | None, environment: Mapping[str, str]) -> str:
+    """The builder besides the engine of this machine that a command is for: `name`, or else the
+    one that was chosen; empty for this machine.
+    """
+    chosen = name or BuilderStore.of(environment).selected()
+    return "" if chosen in (NATIVE, "default") else chosen
+
+
 def check_name(name: str) -> None:
     """Raises UsageError for what cannot be the name of a builder."""
     if not _NAME.fullmatch(name):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from shipline.build import BuildRequest, ContextKind, check_request, parse_boolean, parse_request
+from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
@@ -48,7 +49,7 @@ def command(
         return call(request, open_sinks(mode, sys.stderr, os.environ), settings)
     _refuse_terminal(request)
     warned: list[dict[str, Any]] = []
-    if name := _other_builder(builder):
+    if name := other_builder(builder, os.environ):
         from shipline.cli.builders import build_on_builder
 
         response = _build(request, mode, warned, lambda step: build_on_builder(name, request, step))
@@ -106,15 +107,6 @@ def _build(
     finally:
         for failure in stream.failures:
             click.echo(f"warning: the progress display failed: {failure!r}", err=True)
-
-
-def _other_builder(name: str | None) -> str:
-    """The builder besides this process that is to build; empty for this process."""
-    if not name:
-        from shipline.builders.instances import BuilderStore
-
-        name = BuilderStore.of(os.environ).selected()
-    return "" if name in ("default", "native") else name
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

@@ -1,4 +1,4 @@
-"""Builds on this machine: `shipline du` and `prune` for the build cache, and emulators.
+"""The build cache, `shipline du` and `prune`; emulators; the group of the commands of builders.
 
 Flags, columns and filters are those of `docker buildx du` and `docker buildx prune`.
 """
@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from shipline.errors import SandboxError, UsageError
 from shipline.units import ByteSize, Duration, parse_boolean
 
 if TYPE_CHECKING:
-    from shipline.build.disk import CacheRecord
+    from shipline.build.disk import CacheRecord, PruneLimits
 
 
 _COMMANDS = (
@@ -77,8 +77,8 @@ _FLAGS: dict[str, Callable[[CacheRecord], bool]] = {
     "inuse": lambda record: record.in_use,
     "mutable": lambda record: record.mutable,
     "immutable": lambda record: not record.mutable,
-    "shared": lambda record: False,
-    "private": lambda record: True,
+    "shared": lambda record: record.shared,
+    "private": lambda record: not record.shared,
 }
 _TEXTS: dict[str, Callable[[CacheRecord], str]] = {
     "id": lambda record: record.id,
@@ -107,26 +107,27 @@ _filters = click.option(
 )
 
 
+_builder = click.option(
+    "--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder whose disk is meant."
+)
+
+
 @click.command("du")
 @_filters
 @click.option("--format", "template", help="table, pretty, json, or a Go template.")
 @click.option("--verbose", is_flag=True, help="Shorthand for --format=pretty.")
-@click.option("--builder", hidden=True)
+@_builder
 @click.option("--timeout", hidden=True)
-def du(filters: Sequence[str], template: str | None, verbose: bool, **_: object) -> None:
+def du(
+    filters: Sequence[str], template: str | None, verbose: bool, builder: str | None, **_: object
+) -> None:
     """Show what the build cache takes of the disk.
 
     Blobs and unpacked files of a layer are records of their own. An ID with * is of a record that
     changes while it is used.
     """
-    from shipline.api import state_directory
-    from shipline.build.disk import scan
-    from shipline.build.faults import system_errors
-
     chosen = _chosen(filters)
-    engine.enter()
-    with system_errors(state_directory()):
-        records = [record for record in scan(state_directory()) if chosen(record)]
+    records = [record for record in _scan(builder) if chosen(record)]
     template = template or ("pretty" if verbose else "table")
     if template in ("table", "pretty"):
         click.echo(_table(records) if template == "table" else _pretty(records), nl=False)
@@ -148,9 +149,10 @@ def du(filters: Sequence[str], template: str | None, verbose: bool, **_: object)
 @click.option("--reserved-space", help="Always keep this much of the cache.")
 @click.option("--keep-storage", hidden=True)
 @click.option("--verbose", is_flag=True, help="Show the removed records in detail.")
-@click.option("--builder", hidden=True)
+@_builder
 @click.option("--timeout", hidden=True)
 def prune_command(
+    everything: bool,
     filters: Sequence[str],
     force: bool,
     max_used_space: str | None,
@@ -158,12 +160,11 @@ def prune_command(
     reserved_space: str | None,
     keep_storage: str | None,
     verbose: bool,
+    builder: str | None,
     **_: object,
 ) -> int:
     """Remove build cache, the least recently used first; what running builds use stays."""
-    from shipline.api import state_directory
-    from shipline.build.disk import PruneLimits, prune, total
-    from shipline.build.faults import system_errors
+    from shipline.build.disk import PruneLimits, total
 
     chosen = _chosen(filters)
     limits = PruneLimits(
@@ -173,19 +174,60 @@ def prune_command(
     )
     if not force and not _confirmed():
         return 0
-    engine.enter()
     removed: list[CacheRecord] = []
-    with system_errors(state_directory()):
-        for record in prune(state_directory(), limits, chosen):
-            if verbose:
-                click.echo(_pretty([record]), nl=False)
-            else:
-                if not removed:
-                    click.echo(_row(_HEADS))
-                click.echo(_row(_columns(record)))
-            removed.append(record)
+    for record in _prune(builder, limits, chosen if filters else None, everything):
+        if verbose:
+            click.echo(_pretty([record]), nl=False)
+        else:
+            if not removed:
+                click.echo(_row(_HEADS))
+            click.echo(_row(_columns(record)))
+        removed.append(record)
     click.echo(f"Total:\t{human_size(total(removed))}")
     return 0
+
+
+def _scan(builder: str | None) -> list[CacheRecord]:
+    from shipline.builders.instances import other_builder
+    from shipline.cli.builders import open_nodes
+
+    if name := other_builder(builder, os.environ):
+        from shipline.builders import disk
+
+        with open_nodes(name) as controls:
+            return [record for control in controls for record in disk.scan(control)]
+    from shipline.api import state_directory
+    from shipline.build.disk import scan
+    from shipline.build.faults import system_errors
+
+    engine.enter()
+    with system_errors(state_directory()):
+        return list(scan(state_directory()))
+
+
+def _prune(
+    builder: str | None,
+    limits: PruneLimits,
+    chosen: Callable[[CacheRecord], bool] | None,
+    everything: bool,
+) -> Iterator[CacheRecord]:
+    from shipline.builders.instances import other_builder
+    from shipline.cli.builders import open_nodes
+
+    if name := other_builder(builder, os.environ):
+        from shipline.builders import disk
+
+        with open_nodes(name) as controls:
+            for control in controls:
+                yield from disk.prune(control, limits, chosen, everything=everything)
+        return
+    from shipline.api import state_directory
+    from shipline.build.disk import prune
+    from shipline.build.faults import system_errors
+
+    engine.enter()
+    with system_errors(state_directory()):
+        yield from prune(state_directory(), limits, chosen or (lambda record: True))
 
 
 def human_size(size: float) -> str:
@@ -287,7 +329,7 @@ def _pretty(records: Iterable[CacheRecord]) -> str:
         f"Created at:   {_at(record.created)}\n"
         f"Mutable:      {_truth(record.mutable)}\n"
         f"Reclaimable:  {_truth(not record.in_use)}\n"
-        f"Shared:       false\n"
+        f"Shared:       {_truth(record.shared)}\n"
         f"Size:         {human_size(record.size)}\n"
         f"Description:  {record.description}\n"
         f"Last used:    {_ago(record.last_used)}\n"
@@ -313,7 +355,7 @@ def _values(record: CacheRecord) -> dict[str, object]:
         "Mutable": record.mutable,
         "Parents": None,
         "Reclaimable": not record.in_use,
-        "Shared": False,
+        "Shared": record.shared,
         "Size": human_size(record.size),
         "Type": record.type,
     }

@@ -9,10 +9,10 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -25,6 +25,7 @@ from shipline.builders.instances import (
     BuilderStore,
     Node,
     check_name,
+    other_builder,
     parse_driver,
     with_node,
 )
@@ -33,6 +34,9 @@ from shipline.errors import ShiplineError, UsageError
 from shipline.events import Step
 from shipline.tasks import TaskGroup
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.buildkit.control import Control
 
 DOCKER = "docker"
 """The engine of docker's current context, as a builder without a file."""
@@ -59,11 +63,14 @@ def find_builder(name: str) -> Builder:
     )
 
 
-def selected_builder(name: str | None) -> str:
-    """The builder that a command uses: `name`, or the one that was chosen."""
-    if name in (None, ""):
-        return BuilderStore.of(os.environ).selected()
-    return NATIVE if name in ("default", NATIVE) else str(name)
+@contextmanager
+def open_nodes(name: str) -> Iterator[list[Control]]:
+    """The daemons of a builder, inside the block."""
+    from shipline.builders.nodes import open_node
+
+    builder = find_builder(name)
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_node(builder, one, os.environ)) for one in builder.nodes]
 
 
 def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, str]:
@@ -254,8 +261,8 @@ def ls(template: str) -> None:
 @click.option("--bootstrap", is_flag=True, help="Fail unless it answers.")
 def inspect(name: str | None, bootstrap: bool) -> None:
     """Show a builder, by default the one in use."""
-    name = selected_builder(name)
-    row = _native() if name == NATIVE else _described(find_builder(name), raise_errors=bootstrap)
+    other = other_builder(name, os.environ)
+    row = _described(find_builder(other), raise_errors=bootstrap) if other else _native()
     click.echo(f"Name:   {row['Name']}\nDriver: {row['Driver']}\n\nNodes:")
     for node in row["Nodes"]:
         fields = {
