@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builds import Done, Shipline, config, context, document, leftovers, manifests
-from peers import Docker, Registry
+from peers import Docker, Registry, free_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
@@ -308,3 +308,15 @@ def test_two_builds_at_once_with_one_home_are_both_right(
     assert leftovers(shipline.home) == []
     with sqlite3.connect(shipline.home / "cache.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_what_cannot_be_pushed_ends_the_build_before_its_steps_end(
+    base_images: Registry, tmp_path: Path
+) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    place = context(tmp_path / "context", "FROM busybox\nRUN --network=none sleep 100\n")
+    started = time.monotonic()
+    address = f"127.0.0.1:{free_port()}"
+    said = shipline.build("--push", "-t", f"{address}/flags/unreached:1", place).failed(6)
+    assert f"{address}: connection refused" in said
+    assert time.monotonic() - started < 60

@@ -40,6 +40,7 @@ from shipline.net import without_logins
 from shipline.sandbox import resolve_in_root
 from shipline.values import replace
 
+_PODMAN = "Containerfile"
 _CHECK_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 _LIMIT = 16 << 20  # bytes of a Dockerfile
 _HEAD = 512  # bytes, enough to recognise an archive
@@ -311,14 +312,19 @@ def _names(directory: Path) -> list[str]:
 
 
 def _other_dockerfile(request: BuildRequest, path: Path) -> str:
-    """A hint for a missing Dockerfile: perhaps a similar name."""
-    if meant := get_close_matches(path.name, _names(path.parent), 1, 0.7):
+    """A hint for a missing Dockerfile: perhaps a similar name, or that of Podman."""
+    if meant := _similar(path.name, _names(path.parent)):
         inside = request.context.directory
         found = path.parent / meant[0]
         return f"did you mean -f {os.path.relpath(found, inside) if inside else found}?"
     if request.context.directory:
         return "name it with -f: a path inside of the context"
     return "name it with -f, or build in the directory that has it"
+
+
+def _similar(name: str, names: Iterable[str]) -> list[str]:
+    found = sorted(names)
+    return get_close_matches(name, found, 1, 0.7) or [one for one in found if one == _PODMAN]
 
 
 def _bounded(stdin: Reader) -> Iterator[bytes]:

@@ -55,6 +55,7 @@ from shipline.build.publish import (
     PushTarget,
     Results,
     Uploads,
+    check_target,
     push_documents,
     push_tags,
     push_targets,
@@ -211,6 +212,9 @@ def _build(
     started_ns = time.time_ns()
     targets = push_targets(request, settings.repositories)
     with ExitStack() as stack:
+        asking = stack.enter_context(TaskGroup(UPLOADS))
+        for target in targets:
+            asking.start(check_target, target)
         tools = _open_tools(request, settings, step, store, damage, verified, stack)
         plan = _plan(request, tools)
         work = _solve(plan, targets, tools)

@@ -153,10 +153,13 @@ def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
         return Context(ContextKind.LOCAL, text)
     if (remote := _remote(text)) is not None:
         return remote
-    raise UsageError(
-        f"the build context {text!r} is not a directory",
-        hint="give a directory, a Git or HTTP URL, or - for standard input",
-    )
+    place, mark, ref = text.partition("#")
+    hint = "give a directory, a Git or HTTP URL, or - for standard input"
+    if mark and is_directory(place):  # as a Git URL, but on this machine
+        directory = os.path.dirname(place) if os.path.basename(place) == ".git" else place
+        name = ref.partition(":")[0] or "HEAD"
+        hint = f"`git -C {directory or '.'} archive {name} | shipline build -` builds a commit"
+    raise UsageError(f"the build context {text!r} is not a directory", hint=hint)
 
 
 def parse_build_context(text: str) -> tuple[str, Context]:

@@ -63,6 +63,21 @@ def push_targets(request: BuildRequest, repositories: Repositories) -> tuple[Pus
     return tuple(found)
 
 
+_NOTHING = Descriptor.of(b"", media.OCI_LAYER)
+
+
+def check_target(target: PushTarget) -> None:
+    """Ask the registry for something, so that a build ends before its first step, not at its first
+    upload, where nothing can be pushed. Raises AuthError, and RegistryError for a registry that
+    cannot be reached; what else it answers is for the uploads to judge.
+    """
+    try:
+        target.repository.exists(_NOTHING)
+    except RegistryError as error:
+        if not error.status:
+            raise
+
+
 def _dangling(output: Output) -> tuple[Reference, ...]:
     """The repository of an image that has no name but its digest."""
     prefix = output.dangling_prefix

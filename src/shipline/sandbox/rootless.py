@@ -90,9 +90,11 @@ def require_ids(*, uids: Sequence[int] = (), gids: Sequence[int] = ()) -> None:
     for kind, numbers in zip(_KINDS, (uids, gids), strict=True):
         for number in numbers:
             if not _is_ours(kind, number):
+                what = f"this user cannot use {kind} {number} for files and processes"
+                if not _may_give_away():
+                    what += ": it is outside of a user namespace, and could not enter one"
                 raise SandboxError(
-                    f"this user cannot use {kind} {number} for files and processes",
-                    hint=_more_ids() if _may_give_away() else kernel.namespace_hint(),
+                    what, hint=_more_ids() if _may_give_away() else kernel.namespace_hint()
                 )
 
 
@@ -115,6 +117,8 @@ def _may_give_away() -> bool:
 
 
 def _more_ids() -> str:
+    if _gains_no_privileges():
+        return _NO_NEW_PRIVILEGES
     outside = int(Path("/proc/self/uid_map").read_text().split()[1])
     own = (_name(outside), str(outside))
     most = max(first + count for first, count in kernel.id_ranges("uid"))
@@ -128,8 +132,20 @@ def _more_ids() -> str:
     return f"{ending}as root: `{install}usermod {ranges} {_name(outside)}`"
 
 
+def _gains_no_privileges() -> bool:
+    """Whether programs that this process starts gain no privileges, as newuidmap must (prctl(2),
+    PR_SET_NO_NEW_PRIVS).
+    """
+    return b"\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_bytes()
+
+
+_NO_NEW_PRIVILEGES = (
+    "newuidmap cannot map more ids, since this process has no_new_privs: run it as root, or without"
+    " docker's --security-opt=no-new-privileges, in Kubernetes with allowPrivilegeEscalation: true,"
+    " in systemd with NoNewPrivileges=no"
+)
 _UNMAPPED = (
-    "newuidmap may not map the ids of /etc/subuid: let it gain privileges (no no_new_privs); in a"
+    "newuidmap may not map the ids of /etc/subuid: in a"
     " container give it file capabilities instead of setuid: `chmod u-s /usr/bin/new?idmap &&"
     " setcap cap_setuid=ep /usr/bin/newuidmap && setcap cap_setgid=ep /usr/bin/newgidmap`"
 )

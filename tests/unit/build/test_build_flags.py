@@ -348,3 +348,14 @@ def test_attributes_of_a_store_and_of_files() -> None:
     assert not flags.parse_output("type=local,dest=d,mode=copy").delete
     for kind in ("tar", "oci"):
         assert flags.parse_output(f"type={kind}").destination == "-"
+
+
+@pytest.mark.parametrize(
+    ("text", "directory", "ref"),
+    [("dir/.git#main", "dir", "main"), (".git#main", ".", "main"), ("dir#v1:sub", "dir", "v1")],
+)
+def test_a_git_repository_of_this_machine_is_no_url(text: str, directory: str, ref: str) -> None:
+    there = {"dir/.git", ".git", "dir"}
+    with pytest.raises(UsageError) as caught:
+        flags.parse_context(text, there.__contains__)
+    assert f"`git -C {directory} archive {ref} | shipline build -`" in caught.value.hint

@@ -280,3 +280,6 @@ def test_a_check_of_no_dockerfile_is_a_usage_error(tmp_path: Path) -> None:
     done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot read the Dockerfile" in done.stderr
+    (tmp_path / "Containerfile").write_text("FROM scratch\n")
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
+    assert f"did you mean -f {tmp_path}/Containerfile?" in done.stderr
