@@ -225,7 +225,7 @@ class Assembled(Struct, frozen=True):
 
     @property
     def documents(self) -> dict[Descriptor, bytes]:
-        """All that belongs to the result but layers, children first."""
+        """The documents of the result, without layers; children first."""
         found: dict[Descriptor, bytes] = {}
         for image in self.images:
             found[image.config_descriptor] = image.config_bytes

@@ -57,7 +57,7 @@ Repositories = Callable[[Reference], Repository]
 
 
 class BrokenCache(ShiplineError):
-    """A layer that a build relied on cannot be had from its cache; `source` is what offered it."""
+    """A cache lost or altered a layer that the build relied on; `source` is that cache."""
 
     code = "broken-cache"
 
@@ -67,9 +67,8 @@ class BrokenCache(ShiplineError):
 
 
 class Blobs:
-    """The local store, and where content comes from that is missing there: repositories, caches,
-    and the files of layers that were made here, which give the same blob when they are compressed
-    again.
+    """The local store, and the sources of content that is missing there: repositories, caches, and
+    the files of layers that were made here, which give the same blob when compressed again.
     """
 
     def __init__(self, store: LocalStore, step: Step, files: LayerFiles | None = None) -> None:
@@ -92,8 +91,8 @@ class Blobs:
             self._origins.setdefault(target.digest, (source, name))
 
     def claim(self, layer: Layer, source: str) -> bool:
-        """Remember that `source`, a cache, says what the diff ID of a layer is, which is checked
-        before the layer is used; False if another cache says something else.
+        """Remember the diff ID that `source`, a cache, states for a layer, which is verified before
+        it is used. False if another cache states a different one.
         """
         with self._lock:
             known = self._claims.setdefault(layer.descriptor.digest, (layer.diff_id, source))
@@ -104,7 +103,7 @@ class Blobs:
         self._verified.add(layer)
 
     def is_verified(self, layer: Layer) -> bool:
-        """Whether the bytes of the layer are here and have its diff ID."""
+        """Whether the layer is here, and its bytes were verified."""
         return layer in self._verified and self.store.exists(layer.descriptor)
 
     def is_downloaded(self, digest: Digest) -> bool:
@@ -112,7 +111,7 @@ class Blobs:
         return digest in self._downloaded
 
     def origin(self, digest: Digest) -> Fetcher | None:
-        """What the content comes from; None if it was made here."""
+        """The source of the content; None if it was made here."""
         found = self._origin(digest)
         return None if found is None else found[0]
 
@@ -132,7 +131,7 @@ class Blobs:
                 self._once.get(target.digest, lambda: self._provide(target, step or self._step))
 
     def require(self, target: Descriptor) -> None:
-        """As `ensure`, and the layer of a cache is what the cache says. Raises BrokenCache."""
+        """As `ensure`; layers of a cache are also verified. Raises BrokenCache."""
         self.ensure(target)
         if target.digest in self._claims:
             with self.blaming(target):
@@ -198,7 +197,7 @@ class Blobs:
 
     @contextmanager
     def blaming(self, target: Descriptor) -> Iterator[None]:
-        """Turns errors with the layer of a cache into BrokenCache."""
+        """Turns errors about layers of a cache into BrokenCache."""
         try:
             yield
         except ShiplineError as error:

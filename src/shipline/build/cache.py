@@ -1,7 +1,7 @@
 """Results of earlier builds: from the key of some work to the layer that it made.
 
 A key covers everything that the work depends on, so a hit is as good as doing it again. A hit whose
-content has gone is a miss, and so is a damaged record.
+content no longer exists is a miss, and so is a damaged record.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def forget_missing(records: Records, content: Exister, has_files: Callable[[Dige
 
 
 def results(records: Records) -> Iterator[LayerResult]:
-    """The results of all builds, also those whose layer has gone."""
+    """The results of all builds, also those whose layer no longer exists."""
     for key, value in walk(records, ()):
         sealed = unseal(_KIND, value) if key[0] not in (_FILES, _KNOWN, _OUTLINES) else None
         if sealed is not None:
@@ -111,10 +111,10 @@ def _result(record: dict[str, Any]) -> LayerResult:
 class Cache:
     """Results by key, durable and shared by all builds with the state directory `state`.
 
-    `variant` separates builds that make other layers from the same work. `on_result` is told of a
-    result before `content` is asked whether its layer exists. `remote` is asked for what is not
-    here; what it returns is kept once its bytes were verified (`keep_verified`). `used` are the
-    results by key that a build made, or found by it.
+    `variant` separates builds that make different layers from the same work. `on_result` is called
+    with a result before `content` is asked whether its layer exists. `remote` is asked for results
+    that are missing here; they are stored once their bytes were verified (`keep_verified`). `used`
+    are the results by key that a build made or found.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Cache:
             self._records.write({(_KNOWN, one): value for one in identities}, durable=False)
 
     def known(self, identity: str) -> tuple[LayerResult, ...]:
-        """What `know` was told, if all of it is still here; else nothing."""
+        """The results that `know` recorded, if all of them still exist; else none."""
         value = self._records.get((_KNOWN, identity))
         steps = [] if value is None else _steps(value)
         found = []

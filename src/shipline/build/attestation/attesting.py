@@ -33,7 +33,7 @@ def new_id() -> str:
 
 
 class Attestor:
-    """Makes the statements that a request asks for, when everything is built."""
+    """Makes the attestations of a request, after everything was built."""
 
     def __init__(
         self,

@@ -59,8 +59,8 @@ def _command(image: BaseImage) -> tuple[str, ...]:
 
 
 class ImageScanner:
-    """Runs `image`, a scanner; safe to use from any thread. A scan is kept by what was scanned, and
-    done once per build with `fresh`.
+    """Runs the scanner `image`; safe to use from any thread. Results are cached by what was
+    scanned; with `fresh` only within this build.
     """
 
     def __init__(

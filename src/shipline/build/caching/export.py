@@ -78,8 +78,8 @@ class CacheExport:
         self._failures: dict[CacheTarget, ShiplineError] = {}
 
     def send(self, layers: Stack, *, published: bool) -> None:
-        """Send layers to the caches that want them; to a repository that the layers of the result
-        are pushed to when that is done.
+        """Send layers to the caches that need them; to a repository that the result is pushed to
+        only when that is done.
         """
         for target, store in self._wanting(published):
             for layer, result in layers:
@@ -91,7 +91,7 @@ class CacheExport:
                     self._group.start(self._push, target, store, layer, result)
 
     def stream(self, *, published: bool) -> CacheStream | None:
-        """What sends a layer while it is made, to the caches that want it and can take it."""
+        """A stream that sends a layer while it is made, to the caches that accept one."""
         found = [
             (target, store)
             for target, store in self._wanting(published)
