@@ -13,7 +13,6 @@ import struct
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from importlib.metadata import version
 from typing import Literal
 
 from msgspec import Struct
@@ -83,6 +82,8 @@ class Codec(Struct, frozen=True):
         """What else compressed blocks depend on; empty where blocks are not compressed alone."""
         if self.name != "gzip" or not self.level:
             return ""
+        from importlib.metadata import version  # slow to import
+
         library = version("isal" if self.level <= 3 else "deflate")
         return f"{self.name} {self.level} {library} {os.uname().machine}"
 
