@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,6 +160,63 @@ def test_a_layer_of_a_foreign_type_is_a_miss(
     rewrite(cache, change)
     said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
     assert "CACHED" not in said
+
+
+def _damage(layout: Path, chance: random.Random) -> str:
+    """Something that a disk, a bad program or an enemy may do to a cache; what it was."""
+    blobs = sorted((layout / "blobs/sha256").iterdir())
+    one, other = chance.choice(blobs), chance.choice(blobs)
+    raw = bytearray(one.read_bytes())
+    match chance.randrange(5):
+        case 0:
+            raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+            one.write_bytes(raw)
+            return f"a bit of {one.name} flipped"
+        case 1:
+            one.write_bytes(raw[: chance.randrange(len(raw))])
+            return f"{one.name} cut"
+        case 2:
+            one.write_bytes(other.read_bytes())
+            return f"{one.name} is {other.name}"
+        case 3:
+            one.unlink()
+            return f"{one.name} removed"
+    said = []
+
+    def change(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        layers: list[dict[str, Any]] = manifest["layers"]
+        places: list[tuple[Any, Any]] = [(one, key) for one in layers for key in one]
+        places += [(one["annotations"], key) for one in layers for key in one["annotations"]]
+        for rows in (config["layers"], config["records"]):
+            places += [(row, key) for row in rows for key in (*row, "parent", "chains")]
+        for record in config["records"]:
+            places += [(link, "link") for links in record.get("inputs", ()) for link in links]
+            places += [(found, "layer") for found in record.get("layers", ())]
+        values = [holder[key] for holder, key in places if key in holder]
+        values += [0, -1, 10**30, "", None, [], {}, [[]], [{}], "sha256:" + "0" * 64]
+        for _ in range(chance.choice((1, 1, 3))):
+            holder, key = chance.choice(places)
+            holder[key] = chance.choice(values)
+            said.append(f"{key} = {holder[key]!r:.80}")
+
+    rewrite(layout, change)
+    return "; ".join(said)
+
+
+def test_whatever_is_done_to_a_cache_the_build_is_as_without(
+    cache: Path, place: Path, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("SHIPLINE_TEST_SEED") or random.randrange(1 << 32))
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(300 if os.environ.get("SHIPLINE_TEST_ALL") else 12):
+        damaged = tmp_path / "damaged"
+        shutil.copytree(cache, damaged)
+        print(_damage(damaged, chance))
+        both = [f"type=local,{one}={damaged}" for one in ("src", "dest")]
+        built_as_without(place, tmp_path, "--cache-from", both[0], "--cache-to", both[1])
+        for one in ("damaged", "fresh", "out"):
+            shutil.rmtree(tmp_path / one)
 
 
 @contextmanager

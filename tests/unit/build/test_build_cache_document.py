@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from itertools import permutations
 from typing import Any
 
@@ -235,3 +237,41 @@ def test_explicit_chains_of_layers_are_read() -> None:
         if record.pop("layers", None):
             record["chains"] = [{"layers": numbers, "createdAt": T1}]
     assert found(CacheDocument.parse(json.dumps(whole).encode()), STEP) == [result("b", "s")]
+
+
+def _hostile_layer(parent: int) -> dict[str, Any]:
+    notes = {"mediaType": media.OCI_LAYER_GZIP, "size": 3, "diffID": f"sha256:{'1' * 64}"}
+    return {"blob": f"sha256:{'0' * 64}", "parent": parent, "annotations": notes}
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"records": [{"digest": str(number)} for number in range(500_000)]},
+        {
+            "layers": [_hostile_layer(number - 1) for number in range(500)],
+            "records": [{"digest": str(one), "layers": [{"layer": 499}]} for one in range(20_000)],
+        },
+        {"layers": [{**_hostile_layer(-1), "parent": 10**3000}], "records": []},
+        {"layers": [_hostile_layer(0)], "records": [{"digest": "a", "layers": [{"layer": 0}]}]},
+        {"layers": [], "records": [{"digest": "a", "layers": [{"layer": 10**3000}]}]},
+        {"records": [{"digest": "a", "inputs": [[{"link": 10**3000}]]}]},
+    ],
+)
+def test_numbers_of_things_are_bounded(hostile: dict[str, Any]) -> None:
+    read = CacheDocument()
+    with suppress(ContentError):
+        read = CacheDocument.parse(json.dumps(hostile).encode())
+    assert len(read.dump()) < 1000 and found(read, key("a")) == []
+
+
+def test_many_records_of_one_digest_take_linear_time() -> None:
+    def time_of(count: int) -> float:
+        records: list[dict[str, Any]] = [{"digest": "a"}]
+        records += [{"digest": "a", "inputs": [[{"link": one}]]} for one in range(count)]
+        raw = json.dumps({"layers": [], "records": records}).encode()
+        started = time.process_time()
+        CacheDocument.parse(raw)
+        return time.process_time() - started
+
+    assert time_of(16_000) < 40 * max(time_of(2_000), 0.005)

@@ -25,6 +25,7 @@ LIMIT = 1 << 20
 
 _HEAVIEST = 400_000  # objects and lists
 _LAYERS = 500  # of one result, as many as overlayfs can stack
+_ALL_LAYERS = 500_000  # of all results
 _NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -92,6 +93,7 @@ class CacheDocument:
     def __init__(self) -> None:
         self._records: list[_Record] = []
         self._by_digest: dict[str, list[int]] = {}
+        self._numbers: dict[tuple[str, tuple[frozenset[_Link], ...]], int] = {}
         self._found: dict[CacheKey, tuple[int, ...]] = {}
 
     @classmethod
@@ -165,15 +167,14 @@ class CacheDocument:
     ) -> int:
         """The number of the record with this digest and exactly these inputs."""
         self._found.clear()
-        for number in self._by_digest.get(digest, ()):
-            record = self._records[number]
-            if record.inputs == inputs:
-                if result and (record.result is None or record.result.age < result.age):
-                    record.result = result
-                return number
-        self._records.append(_Record(digest, inputs, result))
-        self._by_digest.setdefault(digest, []).append(len(self._records) - 1)
-        return len(self._records) - 1
+        number = self._numbers.setdefault((digest, inputs), len(self._records))
+        if number == len(self._records):
+            self._records.append(_Record(digest, inputs, result))
+            self._by_digest.setdefault(digest, []).append(number)
+        record = self._records[number]
+        if result and (record.result is None or record.result.age < result.age):
+            record.result = result
+        return number
 
     def results(self) -> Iterator[CachedResult]:
         """Every result."""
@@ -247,6 +248,8 @@ class _Layers:
     def __init__(self, rows: list[Any]) -> None:
         self._rows = [_object(one) for one in rows]
         self._known: dict[int, LayerResult | None] = {}
+        self._chains: dict[int, tuple[LayerResult, ...]] = {}
+        self._left = _ALL_LAYERS
 
     def result(self, record: Mapping[str, Any]) -> CachedResult | None:
         """The newest usable result of a record."""
@@ -256,26 +259,37 @@ class _Layers:
             found.append(self._result(self._chain(_number(top, len(self._rows))), one))
         for one in map(_object, _list(record.get("chains"))):
             numbers = [_number(each, len(self._rows)) for each in _list(one.get("layers"))]
-            found.append(self._result(numbers, one))
+            found.append(self._result(self._usable(numbers), one))
         return max((one for one in found if one), key=lambda one: one.age, default=None)
 
-    def _chain(self, top: int) -> list[int]:
-        chain = []
-        number = top
-        while number != -1:
-            chain.append(number)
-            if len(chain) > _LAYERS:
-                raise ContentError(f"a result has more than {_LAYERS} layers, or they form a loop")
-            parent = self._rows[number].get("parent", 0)
-            number = -1 if parent == -1 else _number(parent, len(self._rows))
-        return chain[::-1]
+    def _chain(self, top: int) -> tuple[LayerResult, ...]:
+        """The layers up to `top`; none where one of them is unusable."""
+        if top not in self._chains:
+            numbers = []
+            number = top
+            while number != -1:
+                numbers.append(number)
+                if len(numbers) > _LAYERS:
+                    text = f"a result has more than {_LAYERS} layers, or a loop of them"
+                    raise ContentError(text)
+                parent = self._rows[number].get("parent", 0)
+                number = -1 if parent == -1 else _number(parent, len(self._rows))
+            self._chains[top] = self._usable(numbers[::-1])
+        return self._chains[top]
 
-    def _result(self, numbers: list[int], row: Mapping[str, Any]) -> CachedResult | None:
-        layers = [self._layer(number) for number in numbers]
-        if not layers or len(layers) > _LAYERS or None in layers:
-            return None
-        created = _time(row.get("createdAt"))
-        return CachedResult(tuple(one for one in layers if one), created)
+    def _usable(self, numbers: list[int]) -> tuple[LayerResult, ...]:
+        layers = [self._layer(number) for number in numbers[: _LAYERS + 1]]
+        if len(layers) > _LAYERS or None in layers:
+            return ()
+        return tuple(one for one in layers if one)
+
+    def _result(
+        self, layers: tuple[LayerResult, ...], row: Mapping[str, Any]
+    ) -> CachedResult | None:
+        self._left -= len(layers)
+        if self._left < 0:
+            raise ContentError(f"the results have more than {_ALL_LAYERS} layers")
+        return CachedResult(layers, _time(row.get("createdAt"))) if layers else None
 
     def _layer(self, number: int) -> LayerResult | None:
         if number not in self._known:
