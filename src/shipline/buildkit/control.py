@@ -18,7 +18,7 @@ from shipline.buildkit.messages import (
     UsageRecord,
     WorkerRecord,
 )
-from shipline.grpc.connection import Connection, Stream
+from shipline.grpc.connection import Connection, RpcCall
 from shipline.grpc.protobuf import decode
 
 _SERVICE = "/moby.buildkit.v1.Control/"
@@ -54,6 +54,6 @@ class Control:
         """Build; what the exporters say of their results. Giving up ends the build, too."""
         return self.connection.ask(_SERVICE + "Solve", request, SolveResponse).exporter_response
 
-    def status(self, ref: str) -> AbstractContextManager[Stream]:
+    def status(self, ref: str) -> AbstractContextManager[RpcCall]:
         """What happens in the build `ref`, as StatusResponses until it ends."""
         return self.connection.called(_SERVICE + "Status", StatusRequest(ref))

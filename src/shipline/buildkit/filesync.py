@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from shipline import dockerfile as df
 from shipline.buildkit.messages import Packet, Stat
 from shipline.errors import ContentError
-from shipline.grpc.connection import Code, Metadata, RpcError, Stream
+from shipline.grpc.connection import Code, Metadata, RpcCall, RpcError
 from shipline.grpc.protobuf import decode, encode
 from shipline.layer import CAPABILITY, Entry, Item, Prune, Source, scan
 
@@ -42,10 +42,10 @@ _GO_TYPES["char"] = 1 << 26 | 1 << 21
 _GO_SPECIAL = {stat.S_ISUID: 1 << 23, stat.S_ISGID: 1 << 22, stat.S_ISVTX: 1 << 20}
 
 
-def send_directories(directories: Mapping[str, Path]) -> Callable[[Stream], None]:
+def send_directories(directories: Mapping[str, Path]) -> Callable[[RpcCall], None]:
     """The handler of FileSync/DiffCopy, for directories by the names that builds give them."""
 
-    def answer(stream: Stream) -> None:
+    def answer(stream: RpcCall) -> None:
         name = next(iter(stream.metadata.get("dir-name", ())), "")
         root = directories.get(name)
         if root is None:
@@ -60,7 +60,7 @@ def send_directories(directories: Mapping[str, Path]) -> Callable[[Stream], None
     return answer
 
 
-def _send(stream: Stream, items: Sequence[Item]) -> None:
+def _send(stream: RpcCall, items: Sequence[Item]) -> None:
     sizes = {entry.path: entry.size for entry, _ in items}
     messages = (encode(Packet(PacketType.STAT, _stat(entry, sizes))) for entry, _ in items)
     _send_batches(stream, messages)
@@ -84,7 +84,7 @@ def _send(stream: Stream, items: Sequence[Item]) -> None:
             batch.clear()
 
 
-def _send_batches(stream: Stream, messages: Iterator[bytes]) -> None:
+def _send_batches(stream: RpcCall, messages: Iterator[bytes]) -> None:
     batch: list[bytes] = []
     size = 0
     for message in messages:

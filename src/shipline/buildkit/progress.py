@@ -27,7 +27,7 @@ from shipline.errors import (
     StepFailed,
 )
 from shipline.events import Step
-from shipline.grpc.connection import Code, RpcError, Stream
+from shipline.grpc.connection import Code, RpcCall, RpcError
 from shipline.grpc.protobuf import MalformedMessage, decode
 from shipline.tasks import TaskGroup
 
@@ -40,7 +40,7 @@ _SOURCE, _VERTEX, _EXIT = (
 )
 
 
-class Progress:
+class ProgressReader:
     """The steps of one build below `step`. Used by one thread."""
 
     def __init__(self, step: Step) -> None:
@@ -126,7 +126,7 @@ def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, 
 
     Raises StepFailed, DockerfileError, BuilderError. Interrupted, the build ends there, too.
     """
-    progress = Progress(step)
+    progress = ProgressReader(step)
     with control.status(request.ref) as stream, TaskGroup() as group:
         group.start(progress.follow, _responses(stream))
         try:
@@ -140,13 +140,13 @@ def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, 
     raise build_error(failure, progress)
 
 
-def _responses(stream: Stream) -> Iterator[StatusResponse]:
+def _responses(stream: RpcCall) -> Iterator[StatusResponse]:
     with suppress(RpcError):  # what failed is the answer of the build
         for message in stream:
             yield decode(StatusResponse, message)
 
 
-def build_error(error: RpcError, progress: Progress) -> ShiplineError:
+def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
     """The error that a failed build means: of a step, of the Dockerfile, or of the builder."""
     details = _details(error.details)
     span = _span(details.get(_SOURCE, ()))

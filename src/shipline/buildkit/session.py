@@ -27,8 +27,8 @@ from shipline.grpc.connection import (
     Connection,
     Handler,
     Metadata,
+    RpcCall,
     RpcError,
-    Stream,
     connected,
 )
 from shipline.grpc.protobuf import M, decode, encode
@@ -78,22 +78,22 @@ class Services(Struct, frozen=True):
             "/moby.sshforward.v1.SSH/ForwardAgent": self._forward_agent,
         }
 
-    def _answer_login(self, stream: Stream) -> None:
+    def _answer_login(self, stream: RpcCall) -> None:
         name, secret = self.login(_request(stream, CredentialsRequest).host) or ("", "")
         stream.send(encode(CredentialsResponse(name, secret)))
 
-    def _answer_secret(self, stream: Stream) -> None:
+    def _answer_secret(self, stream: RpcCall) -> None:
         name = _request(stream, GetSecretRequest).id
         value = self.secret(name)
         if value is None:
             raise RpcError(Code.NOT_FOUND, f"secret {name}: not found")
         stream.send(encode(Data(value)))
 
-    def _check_agent(self, stream: Stream) -> None:
+    def _check_agent(self, stream: RpcCall) -> None:
         self._agent(_request(stream, CheckAgentRequest).id)
         stream.send(encode(Empty()))
 
-    def _forward_agent(self, stream: Stream) -> None:
+    def _forward_agent(self, stream: RpcCall) -> None:
         connect = self._agent(next(iter(stream.metadata.get("buildkit.ssh.id", ())), ""))
         buffer = bytearray()
         with connect() as answer:
@@ -109,7 +109,7 @@ class Services(Struct, frozen=True):
             raise RpcError(Code.NOT_FOUND, f"unset ssh forward key {name or 'default'}")
         return agent
 
-    def _take_file(self, stream: Stream) -> None:
+    def _take_file(self, stream: RpcCall) -> None:
         number = next(iter(stream.metadata.get("buildkit-attachable-exporter-id", ())), "0")
         sink = self.sinks.get(int(number) if number.isdecimal() else -1)
         if sink is None:
@@ -140,7 +140,7 @@ def open_session(
 class _Tunnel:
     """The bytes of a connection as messages of a call."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: RpcCall) -> None:
         self._stream = stream
         self._rest = b""
 
@@ -168,7 +168,7 @@ class _Tunnel:
         self._stream.cancel()
 
 
-def _request(stream: Stream, cls: type[M]) -> M:
+def _request(stream: RpcCall, cls: type[M]) -> M:
     return decode(cls, stream.receive() or b"")
 
 

@@ -172,7 +172,7 @@ def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Checkout:
+class _GitCheckout:
     """Where a context is in its repository; `file` is the Dockerfile, None if it is outside."""
 
     revision: str
@@ -183,7 +183,7 @@ class _Checkout:
 
 def _git_source(
     environ: Mapping[str, str], context: str, dockerfile: str | None
-) -> _Checkout | None:
+) -> _GitCheckout | None:
     """The repository of a context; None for one that is in no commit."""
     if not os.path.isdir(context):
         return None
@@ -201,4 +201,4 @@ def _git_source(
     file = (Path(dockerfile) if dockerfile else place / "Dockerfile").resolve()
     inside = file.relative_to(top) if file.is_relative_to(top) else None
     url = re.sub(r"://[^/@]*@", "://", read_repository(git).url)
-    return _Checkout(commit, url, place.relative_to(top), inside)
+    return _GitCheckout(commit, url, place.relative_to(top), inside)

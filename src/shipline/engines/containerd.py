@@ -20,7 +20,7 @@ from msgspec import Struct, field
 
 from shipline.content import Reader, chunks
 from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
-from shipline.grpc.connection import Code, Connection, RpcError, SocketPipe, Stream, connected
+from shipline.grpc.connection import Code, Connection, RpcCall, RpcError, SocketPipe, connected
 from shipline.grpc.protobuf import M, decode, encode
 from shipline.oci import Descriptor, Digest, Index, Platform, media, parse_manifest
 
@@ -132,7 +132,7 @@ class _Channel:
         """Call a method whose answer says nothing. Raises RpcError."""
         self.ask(method, request, _Empty)
 
-    def call(self, method: str) -> Stream:
+    def call(self, method: str) -> RpcCall:
         return self._connection.call(f"{_SERVICES}.{method}", self.metadata)
 
 
@@ -265,7 +265,7 @@ def _write(
 
 
 def _send(
-    call: Stream,
+    call: RpcCall,
     target: Descriptor,
     labels: dict[str, str],
     open_: Callable[[], AbstractContextManager[Reader]],

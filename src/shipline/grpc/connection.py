@@ -3,7 +3,7 @@
     with connected(pipe) as connection:
         stream = connection.call("/package.Service/Method", {})
 
-A call is a `Stream` of messages each way; an error of the other side is raised as RpcError.
+A call is a `RpcCall` of messages each way; an error of the other side is raised as RpcError.
 Sources: grpc/grpc, doc/PROTOCOL-HTTP2.md; RFC 9113.
 """
 
@@ -103,7 +103,7 @@ class SocketPipe:
             self._socket.shutdown(socket.SHUT_RDWR)
 
 
-class Stream:
+class RpcCall:
     """A call: one thread sends, one receives, or one does both."""
 
     def __init__(self, connection: Connection, number: int, metadata: Metadata) -> None:
@@ -142,7 +142,7 @@ class Stream:
         self._connection.cancel(self)
 
 
-Handler = Callable[[Stream], None]
+Handler = Callable[[RpcCall], None]
 """Answers a call: it receives and sends, then returns or raises RpcError."""
 
 
@@ -225,7 +225,7 @@ class Connection:
         self._server = server
         self._changed = threading.Condition()
         self._output = bytearray()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, RpcCall] = {}
         self._failure: RpcError | None = None
         self._closing = False
         self._answered = False
@@ -255,7 +255,7 @@ class Connection:
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     raise RpcError(Code.UNAVAILABLE, f"no answer within {timeout_s:g} seconds")
 
-    def call(self, path: str, metadata: Metadata) -> Stream:
+    def call(self, path: str, metadata: Metadata) -> RpcCall:
         """Start a call of `/package.Service/Method`. Raises RpcError."""
         headers = [
             (":method", "POST"),
@@ -268,7 +268,7 @@ class Connection:
         ]
         with self._changed, _protocol_errors():
             self._check_open()
-            stream = Stream(self, self._http.get_next_available_stream_id(), metadata)
+            stream = RpcCall(self, self._http.get_next_available_stream_id(), metadata)
             self._http.send_headers(stream.number, headers)
             self._streams[stream.number] = stream
             self._flush()
@@ -285,7 +285,7 @@ class Connection:
     @contextmanager
     def called(
         self, path: str, request: Struct, metadata: Metadata | None = None
-    ) -> Iterator[Stream]:
+    ) -> Iterator[RpcCall]:
         """A call with one request, which an exception in the block gives up."""
         stream = self.call(path, metadata or {})
         try:
@@ -296,7 +296,7 @@ class Connection:
             stream.cancel()
             raise
 
-    def send(self, stream: Stream, data: bytes) -> None:
+    def send(self, stream: RpcCall, data: bytes) -> None:
         rest = memoryview(data)
         with on_cancel(self._wake), self._changed, _protocol_errors():
             while rest:
@@ -310,12 +310,12 @@ class Connection:
                 rest = rest[size:]
                 self._flush()
 
-    def end(self, stream: Stream) -> None:
+    def end(self, stream: RpcCall) -> None:
         with self._changed, suppress(h2.exceptions.ProtocolError):
             self._http.end_stream(stream.number)
             self._flush()
 
-    def receive(self, stream: Stream) -> bytes | None:
+    def receive(self, stream: RpcCall) -> bytes | None:
         incoming = stream.incoming
         with on_cancel(self._wake), self._changed:
             while not incoming.messages:
@@ -329,7 +329,7 @@ class Connection:
             self._acknowledge(stream)
         return message
 
-    def cancel(self, stream: Stream) -> None:
+    def cancel(self, stream: RpcCall) -> None:
         with self._changed:
             stream.incoming.fail(RpcError(Code.CANCELLED, "the call was cancelled"))
             with suppress(h2.exceptions.ProtocolError):
@@ -405,21 +405,21 @@ class Connection:
         if self._failure is not None:
             raise self._failure
 
-    def _check_sending(self, stream: Stream) -> None:
+    def _check_sending(self, stream: RpcCall) -> None:
         self._check_open()
         if stream.incoming.error is not None:
             raise stream.incoming.error
         if stream.number not in self._streams:
             raise RpcError(Code.CANCELLED, "the call has ended")
 
-    def _acknowledge(self, stream: Stream) -> None:
+    def _acknowledge(self, stream: RpcCall) -> None:
         """Let the other end send on."""
         if size := stream.incoming.acknowledged():
             with suppress(h2.exceptions.ProtocolError):
                 self._http.acknowledge_received_data(size, stream.number)
             self._flush()
 
-    def _drop(self, stream: Stream) -> None:
+    def _drop(self, stream: RpcCall) -> None:
         """Forget a call that has ended on both sides."""
         self._streams.pop(stream.number, None)
         self._flush()
@@ -469,7 +469,7 @@ class Connection:
         for name, value in headers:
             metadata.setdefault(name, []).append(value)
         path = metadata.get(":path", [""])[0]
-        stream = self._streams[number] = Stream(self, number, metadata)
+        stream = self._streams[number] = RpcCall(self, number, metadata)
         handler = self._handlers.get(path.lower())
         answer = [(":status", "200"), ("content-type", "application/grpc")]
         with suppress(h2.exceptions.ProtocolError):  # it may have been given up already
@@ -479,7 +479,7 @@ class Connection:
         else:
             self._group.start(self._answer, stream, handler)
 
-    def _answer(self, stream: Stream, handler: Handler) -> None:
+    def _answer(self, stream: RpcCall, handler: Handler) -> None:
         status = RpcError(Code.OK, "")
         try:
             handler(stream)
@@ -495,7 +495,7 @@ class Connection:
             with self._changed:
                 self._finish(stream, status)
 
-    def _finish(self, stream: Stream, status: RpcError) -> None:
+    def _finish(self, stream: RpcCall, status: RpcError) -> None:
         trailers = [
             ("grpc-status", str(int(status.code))),
             ("grpc-message", quote(status.message, safe=" ")),

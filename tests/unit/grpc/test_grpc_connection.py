@@ -15,9 +15,9 @@ from shipline.grpc.connection import (
     Code,
     Connection,
     Handler,
+    RpcCall,
     RpcError,
     SocketPipe,
-    Stream,
     connected,
 )
 from shipline.tasks import TaskGroup
@@ -30,7 +30,7 @@ def ends(handlers: Mapping[str, Handler]) -> Iterator[Connection]:
         yield client
 
 
-def echo(stream: Stream) -> None:
+def echo(stream: RpcCall) -> None:
     for message in stream:
         stream.send(message)
 
@@ -51,7 +51,7 @@ def test_headers_arrive_whatever_their_number() -> None:
     patterns = [f"pattern-{number}" for number in range(20_000)]
     seen: list[str] = []
 
-    def look(stream: Stream) -> None:
+    def look(stream: RpcCall) -> None:
         seen.extend(stream.metadata["exclude-patterns"])
 
     with ends({"/a.B/C": look}) as client:
@@ -61,7 +61,7 @@ def test_headers_arrive_whatever_their_number() -> None:
 
 
 def test_an_error_has_its_code_and_text() -> None:
-    def fail(stream: Stream) -> None:
+    def fail(stream: RpcCall) -> None:
         raise RpcError(Code.NOT_FOUND, "there is no “thing”\n100 %")
 
     with ends({"/a.B/C": fail}) as client:
@@ -75,7 +75,7 @@ def test_an_error_has_its_code_and_text() -> None:
 
 
 def test_messages_before_an_error_are_received() -> None:
-    def fail(stream: Stream) -> None:
+    def fail(stream: RpcCall) -> None:
         stream.send(b"one", b"two")
         raise RpcError(Code.UNKNOWN, "then it broke")
 
@@ -89,7 +89,7 @@ def test_messages_before_an_error_are_received() -> None:
 def test_a_sender_waits_for_a_reader() -> None:
     sent = []
 
-    def flood(stream: Stream) -> None:
+    def flood(stream: RpcCall) -> None:
         for number in range(64):
             stream.send(bytes(1 << 20))
             sent.append(number)
@@ -105,7 +105,7 @@ def test_a_sender_waits_for_a_reader() -> None:
 def test_cancelling_ends_both_sides() -> None:
     ended = threading.Event()
 
-    def wait(stream: Stream) -> None:
+    def wait(stream: RpcCall) -> None:
         try:
             stream.receive()
         except RpcError as error:
@@ -125,7 +125,7 @@ def test_cancelling_ends_both_sides() -> None:
 
 
 def test_an_interrupt_ends_what_waits() -> None:
-    def never(stream: Stream) -> None:
+    def never(stream: RpcCall) -> None:
         stream.receive()
 
     with pytest.raises(Cancelled), TaskGroup() as group:
@@ -156,7 +156,7 @@ def test_what_is_no_http_2_is_one_error() -> None:
 
 
 def test_an_error_of_a_handler_ends_the_block() -> None:
-    def fail(stream: Stream) -> None:
+    def fail(stream: RpcCall) -> None:
         raise UsageError("a file vanished")
 
     with (
