@@ -129,7 +129,7 @@ class Build:
     cache_to: tuple[str, ...] = field(
         default=(), metadata={"doc": "Caches to write to.", "interpolate": True}
     )
-    compression: Literal["gzip", "zstd"] | None = field(
+    compression: Literal["gzip", "estargz", "zstd"] | None = field(
         default=None, metadata={"doc": "How layers are compressed."}
     )
     provenance: Literal["min", "max"] | None = field(
