@@ -29,6 +29,7 @@ Fragments = list[tuple[int, int]]
 """Offset and length in bytes of the stored parts of a sparse file, in order."""
 
 _MAX_FRAGMENTS = 1 << 20  # fragments
+_HOLES, _HOLES_RATIO = 1 << 30, 64  # bytes of holes in an archive, or times the bytes read so far
 _ZEROS = bytes(1 << 16)
 _ReadExactly = Callable[[int], bytes]
 
@@ -168,11 +169,28 @@ class _ArchiveReader:
         self._source = source
         self._buffer = b""
         self._position = 0
+        self._taken = 0
+        self._holes = 0
+
+    def add_holes(self, size: int) -> None:
+        """Count bytes that are not stored. Raises ContentError for far more than there are others,
+        as in an archive that is made to fill a disk.
+        """
+        self._holes += size
+        if self._holes > max(_HOLES, _HOLES_RATIO * self._taken):
+            raise ContentError(
+                "tar: sparse files unpack to far more than is stored of them",
+                hint="it may be a decompression bomb; do not trust its origin",
+            )
+
+    def _fill(self) -> None:
+        self._buffer, self._position = self._source.read(_CHUNK), 0
+        self._taken += len(self._buffer)
 
     def take(self, size: int) -> bytes:
         """At most `size` bytes; fewer at the end of a chunk, none at the end of the archive."""
         if self._position == len(self._buffer):
-            self._buffer, self._position = self._source.read(_CHUNK), 0
+            self._fill()
         data = self._buffer[self._position : self._position + size]
         self._position += len(data)
         return data
@@ -191,7 +209,7 @@ class _ArchiveReader:
     def header(self) -> bytes:
         """One block; empty at the end of the archive."""
         if self._position == len(self._buffer):
-            self._buffer, self._position = self._source.read(_CHUNK), 0
+            self._fill()
             if not self._buffer:
                 return b""
         return self.read_exactly(BLOCK)
@@ -208,6 +226,7 @@ class _ArchiveReader:
             if not data:
                 raise truncated()
             size -= len(data)
+            self._taken += len(data)
 
     def drain(self) -> None:
         """Read to the end, where verified readers check the digest."""
@@ -401,6 +420,7 @@ def _expanded(
     if sparse is None:
         return entry, content
     fragments, size = sparse
+    source.add_holes(size - sum(length for _, length in fragments))
     return entry._replace(size=size), Sparse(content, fragments, size)
 
 

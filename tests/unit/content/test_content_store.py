@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shipline.content import Follow, LocalStore, MemoryStore, copy_graph, fetch_all
-from shipline.errors import Cancelled, DamagedContent, DigestMismatch, NotFound
+from shipline.content import Follow, LocalStore, MemoryStore, OciLayout, copy_graph, fetch_all
+from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Index, Manifest, media
 from shipline.tasks import TaskGroup
 from shipline.values import replace
@@ -176,3 +176,19 @@ def test_what_is_committed_takes_the_place_of_a_damaged_file(tmp_path: Path) -> 
         ingest.commit(target)
     assert fetch_all(store, target, 100) == b"content"
     assert [path.name for path in (tmp_path / "blobs").iterdir() if path.is_file()] == []
+
+
+def test_links_in_a_layout_lead_nowhere(tmp_path: Path) -> None:
+    """A layout of others may hold links to files of this machine."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"{}")
+    target = Descriptor.of(b"{}", media.OCI_CONFIG)
+    layout = OciLayout(tmp_path / "layout", create=True)
+    blob = tmp_path / "layout/blobs/sha256" / target.digest.hex
+    blob.symlink_to(secret)
+    with pytest.raises(ContentError), layout.fetch(target) as reader:
+        reader.read()
+    (tmp_path / "layout/index.json").unlink(missing_ok=True)
+    (tmp_path / "layout/index.json").symlink_to(secret)
+    with pytest.raises(ContentError, match="symbolic link"):
+        layout.index()

@@ -277,3 +277,13 @@ def test_the_last_writer_wins(lines: list[tuple[str, str, str]], args: dict[str,
     variables = dict(steps[-1].scope.variables) if steps else {"PATH": ""}
     variables.pop("PATH")
     assert variables == expected
+
+
+def test_malformed_variables_of_a_base_image_are_data() -> None:
+    scope = VariableScope.of_image(["", "=x", "A", "B=c=d", "E=$(reboot)\n"])
+    assert (scope.variables["A"], scope.variables["B"]) == ("", "c=d")
+    assert scope.variables["E"] == "$(reboot)\n"
+    globals_ = open_scope(parse_dockerfile("FROM x\n"), ARM)
+    (stage,) = parse_dockerfile("FROM x\nENV F=$E$B\n").stages
+    done = apply(stage.instructions[0], scope, globals_)
+    assert done.scope.variables["F"] == "$(reboot)\nc=d"

@@ -204,6 +204,20 @@ def test_limits_hold(place: Path) -> None:
         unpack(owned, place, whiteouts="apply", max_bytes=49)
 
 
+@pytest.mark.parametrize("path", ["n" * 300, "\udcff" * 300, "d/" * 200 + "n" * 256])
+def test_names_that_no_file_system_takes_are_named(place: Path, path: str) -> None:
+    with pytest.raises(ContentError, match="cannot unpack"):
+        put(place, file(path))
+
+
+def test_attributes_of_odd_names_are_left_out(place: Path) -> None:
+    odd = ("user." + "x" * 300, "no namespace", "user.", "\udcff", "trusted.overlay.opaque")
+    entry, content = file("f", b"1")
+    put(place, (entry._replace(xattrs=tuple((name, b"v") for name in odd)), content))
+    assert (place / "f").read_bytes() == b"1"
+    assert not [one for one in os.listxattr(place / "f") if "overlay" in one]
+
+
 def test_content_must_be_as_long_as_promised(place: Path) -> None:
     contents: list[Content] = [b"12", b"1234", None]
     for content in contents:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
 import tarfile
 import time
@@ -77,6 +78,14 @@ def test_bombs_are_stopped() -> None:
         assert len(decompress(io.BytesIO(packed), name, limit=len(CONTENT)).read()) == len(CONTENT)
         with pytest.raises(ContentError, match="more than"):
             decompress(io.BytesIO(packed), name, limit=len(CONTENT) - 1).read()
+
+
+def test_a_window_that_takes_gigabytes_of_memory_is_refused() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    frame = packed.compress(os.urandom(1 << 20)) + packed.flush()
+    with pytest.raises(ContentError):
+        decompress(io.BytesIO(frame), "zstd").read()
 
 
 def test_long_runs_cost_as_much_as_they_are_long() -> None:

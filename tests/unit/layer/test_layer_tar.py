@@ -334,3 +334,21 @@ def test_an_endless_extended_header_is_refused() -> None:
     block[148:156] = b"%06o\0 " % sum(block)
     with pytest.raises(ContentError, match="extended header"):
         read(bytes(block))
+
+
+def _with_holes(count: int, size: int) -> bytes:
+    """Files of `size` bytes of which nothing is stored."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(count):
+            member = tarfile.TarInfo(str(number))
+            member.pax_headers = {"GNU.sparse.size": str(size), "GNU.sparse.map": ""}
+            archive.addfile(member, io.BytesIO(b""))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1 << 40), (1, (1 << 62) + 1), (100, 20 << 20)])
+def test_holes_that_would_fill_a_disk_are_refused(count: int, size: int) -> None:
+    with pytest.raises(ContentError, match="far more than is stored"):
+        list(read_tar(io.BytesIO(_with_holes(count, size))))
+    assert len(list(read_tar(io.BytesIO(_with_holes(10, 20 << 20))))) == 10
