@@ -62,12 +62,19 @@ class ShiplineError(Exception):
     exit_code: ClassVar[int] = 1
     span: Span | None = None
     platform: str = ""
+    part: str = ""
 
     def __init__(self, message: str, *, hint: str = "", retriable: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.retriable = retriable
+
+    def name_part(self, part: str) -> None:
+        """Begin the message with the part of the request that it is about, unless it has one."""
+        if not self.part:
+            self.part, self.message = part, f"{part}: {self.message}"
+            self.args = (self.message, *self.args[1:])
 
 
 class UsageError(ShiplineError):

@@ -82,10 +82,13 @@ Sink = Callable[[Event], None]
 class Step:
     """An open span, through which work reports. Safe to use from any thread."""
 
-    __slots__ = ("_attributes", "_cached", "_stream", "span")
+    __slots__ = ("_attributes", "_cached", "_common", "_stream", "span")
 
-    def __init__(self, stream: Stream, span: int) -> None:
+    def __init__(
+        self, stream: Stream, span: int, common: Mapping[str, Attribute] | None = None
+    ) -> None:
         self._stream = stream
+        self._common = common or {}
         self._attributes: dict[str, Attribute] = {}
         self._cached = False
         self.span = span
@@ -107,10 +110,14 @@ class Step:
         """Add attributes to the Finished event."""
         self._attributes.update(attributes)
 
+    def within(self, **attributes: Attribute) -> Step:
+        """This span, whose further children have `attributes` in addition."""
+        return Step(self._stream, self.span, {**self._common, **attributes})
+
     @contextmanager
     def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:
         """Open a child span; an exception that leaves the block becomes its error."""
-        with self._stream._span(name, self.span, attributes) as child:
+        with self._stream._span(name, self.span, {**self._common, **attributes}) as child:
             yield child
 
 

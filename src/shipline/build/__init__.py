@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from shipline.build.flags import (
     parse_annotation,
+    parse_attributes,
     parse_boolean,
+    parse_call,
     parse_platforms,
     parse_request,
+    parse_size,
+    parse_ssh,
     parse_tags,
+    parse_ulimit,
+    split_csv,
 )
 from shipline.build.request import (
     Annotation,
@@ -35,15 +41,19 @@ from shipline.build.request import (
     Secret,
     Ssh,
     insecure_hosts,
+    linked_targets,
 )
 from shipline.build.validation import check_request
 
 if TYPE_CHECKING:
     from shipline.build.checks import CheckResult, call
-    from shipline.build.engine import BuildResult, build
+    from shipline.build.engine import BuildResult, build, build_targets
+    from shipline.build.fetching import fetched
+    from shipline.build.remotes import CONTEXT_FILE
     from shipline.build.settings import Settings
 
 __all__ = [
+    "CONTEXT_FILE",
     "Annotation",
     "BuildRequest",
     "BuildResult",
@@ -65,21 +75,33 @@ __all__ = [
     "Settings",
     "Ssh",
     "build",
+    "build_targets",
     "call",
     "check_request",
+    "fetched",
     "insecure_hosts",
+    "linked_targets",
     "parse_annotation",
+    "parse_attributes",
     "parse_boolean",
+    "parse_call",
     "parse_platforms",
     "parse_request",
+    "parse_size",
+    "parse_ssh",
     "parse_tags",
+    "parse_ulimit",
+    "split_csv",
 ]
 
 _LOADED_WHEN_NAMED = {
     "BuildResult": "engine",
     "CheckResult": "checks",
     "Settings": "settings",
+    "CONTEXT_FILE": "remotes",
+    "fetched": "fetching",
     "build": "engine",
+    "build_targets": "engine",
     "call": "checks",
 }
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -51,6 +52,9 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.tasks import Once
+
+if TYPE_CHECKING:
+    from shipline.build.assembly import Image
 
 Repositories = Callable[[Reference], Repository]
 """Opens the repository of a reference; makes no request."""
@@ -256,7 +260,8 @@ def _told(target: Descriptor, source: str) -> Iterator[None]:
 
 class BaseImage(Struct, frozen=True):
     """An image to build on, for one platform; its layers need not be here yet. `reference` has its
-    digest. An image that is in the OCI layout at the path `layout` is called after that directory.
+    digest. An image that is in the OCI layout at the path `layout` is called after that directory,
+    the result of another `target` of this run after that.
     """
 
     reference: Reference
@@ -264,16 +269,19 @@ class BaseImage(Struct, frozen=True):
     config: ImageConfig
     layers: tuple[Layer, ...]
     layout: str = ""
+    target: str = ""
 
     @property
     def shown(self) -> str:
         """The name for messages."""
+        if self.target:
+            return f"{TARGET}{self.target}"
         if self.layout:
             return f"{LAYOUT}{self.layout}@{self.reference.digest}"
         return self.reference.familiar
 
 
-LAYOUT = "oci-layout://"
+LAYOUT, TARGET = "oci-layout://", "target:"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -300,15 +308,36 @@ class RegistryImages:
         self._roots: Once[Descriptor] = Once()
         self._images: Once[BaseImage] = Once()
         self._known: dict[tuple[str, Platform], BaseImage] = {}
+        self._targets: dict[str, tuple[Image, ...]] = {}
         self.found: dict[ImageOp, BaseImage] = {}
+
+    def add_target(self, name: str, images: Sequence[Image]) -> None:
+        """Offer the result of another build of this run as `target:name`."""
+        self._targets[name] = tuple(images)
 
     def resolve(self, name: str, platform: Platform) -> BaseImage:
         """See `plan.BaseImages`. Raises NotFound if the image is not for the platform."""
-        find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
-        image = self._images.get((name, platform), lambda: self._resolve(find(name), platform))
+        if name.startswith(TARGET):
+            image = self._of_target(name.removeprefix(TARGET), platform)
+        else:
+            find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
+            image = self._images.get((name, platform), lambda: self._resolve(find(name), platform))
         self.found[image.manifest] = image
         self._known[name, platform] = image
         return image
+
+    def _of_target(self, name: str, platform: Platform) -> BaseImage:
+        """The result for the platform; that of a single platform is for all."""
+        images = self._targets.get(name)
+        if images is None:
+            raise NotFound(f"{TARGET}{name} is not the result of a target of this run")
+        found = next((one for one in images if one.platform == platform), images[0])
+        if found.platform != platform and len(images) > 1:
+            offered = sorted(str(one.platform) for one in images)
+            raise _not_available(f"{TARGET}{name}", platform, offered)
+        digest = found.manifest.descriptor.digest
+        reference = Reference.parse(_called(name)).at(digest)
+        return BaseImage(reference, ImageOp(digest), found.config, found.layers, target=name)
 
     def _in_registry(self, name: str) -> _ImageLocation:
         reference = Reference.parse(name).or_latest
@@ -336,8 +365,7 @@ class RegistryImages:
                 hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
             )
         path = os.path.abspath(path or place)
-        called = re.sub("[^a-z0-9]+", "-", os.path.basename(path).lower()).strip("-")
-        reference = Reference.parse(called or "layout")
+        reference = Reference.parse(_called(os.path.basename(path)) or "layout")
         return _ImageLocation(layout, wanted, reference, name, path)
 
     def known(self, name: str, platform: Platform) -> ImageConfig | None:
@@ -384,6 +412,11 @@ class RegistryImages:
         content = fetch_all(repository, target, MANIFEST_LIMIT)
         self._blobs.store.add(content, target.media_type)
         return content
+
+
+def _called(name: str) -> str:
+    """A name for an image that has none."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFound:

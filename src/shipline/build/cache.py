@@ -108,13 +108,22 @@ def _result(record: dict[str, Any]) -> LayerResult:
     return LayerResult(layer, record["created"], record.get("level"))
 
 
+class Running:
+    """What is being made, and was: layers, and outlines of their keys."""
+
+    def __init__(self) -> None:
+        self.layers: Once[tuple[LayerResult, bool]] = Once()
+        self.outlines: Once[None] = Once()
+
+
 class Cache:
     """Results by key, durable and shared by all builds with the state directory `state`.
 
     `variant` separates builds that make different layers from the same work. `on_result` is called
-    with a result before `content` is asked whether its layer exists. `remote` is asked for results
-    that are missing here; they are stored once their bytes were verified (`keep_verified`). `used`
-    are the results by key that a build made or found.
+    with a result before `content` is asked whether its layer exists. `running` is shared by the
+    builds of one run, so that equal work is done once, also where earlier results do not count.
+    `remote` is asked for results that are missing here; they are stored once their bytes were
+    verified (`keep_verified`). `used` are the results by key that a build made or found.
     """
 
     def __init__(
@@ -124,14 +133,14 @@ class Cache:
         state: Path,
         variant: str = "",
         on_result: Callable[[LayerResult], object] = lambda result: None,
+        running: Running | None = None,
     ) -> None:
         self._records = records
         self._content = content
         self._on_result = on_result
         self._state = state
         self._space = f"layers {variant}".rstrip()
-        self._running: Once[tuple[LayerResult, bool]] = Once()
-        self._outlined: Once[None] = Once()
+        self._running = running or Running()
         self.remote: Callable[[str], LayerResult | None] | None = None
         self.used: dict[str, LayerResult] = {}
         self._claimed: dict[str, LayerResult] = {}
@@ -170,7 +179,9 @@ class Cache:
             self.put(key, result)
             return result
 
-        return self._running.get((key, fresh), find_or_make)
+        result, found_it = self._running.layers.get((self._space, key, fresh), find_or_make)
+        self.used[key] = result
+        return result, found_it
 
     def make_first(
         self, outline: str, make: Callable[[], tuple[str, LayerResult]], *, fresh: bool
@@ -193,10 +204,10 @@ class Cache:
                 key, result = make()
                 self.add_outline(outline)
                 self.put(key, result)
-            self._running.get((key, fresh), lambda: (result, False))
+            self._running.layers.get((self._space, key, fresh), lambda: (result, False))
             mine.append(result)
 
-        self._outlined.get((outline, fresh), find_or_make)
+        self._running.outlines.get((self._space, outline, fresh), find_or_make)
         return mine[0] if mine else None
 
     def add_outline(self, outline: str) -> None:

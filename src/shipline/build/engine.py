@@ -6,8 +6,8 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from shipline.build.attestation.attesting import Attestor, new_id
 from shipline.build.attestation.provenance import Invocation
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
 from shipline.build.block_indexes import BlockIndexes
-from shipline.build.cache import Cache, open_records
+from shipline.build.cache import Cache, Running, open_records
 from shipline.build.caching.lookup import RemoteCache
 from shipline.build.caching.remote import Known, RemoteCaches
 from shipline.build.checks import check_dockerfile
@@ -61,11 +61,11 @@ from shipline.build.publish import (
     push_targets,
 )
 from shipline.build.remotes import Remotes, open_remotes
-from shipline.build.request import BuildRequest, ContextKind, OutputFormat
+from shipline.build.request import BuildRequest, ContextKind, OutputFormat, linked_targets
 from shipline.build.selecting import ContextDirectory
 from shipline.build.settings import Settings
 from shipline.build.snapshots import Snapshots
-from shipline.build.solver import Solver
+from shipline.build.solver import Solver, command_limiter
 from shipline.build.ssh import Agent, agents_of
 from shipline.build.stages import StageState
 from shipline.build.validation import (
@@ -81,12 +81,15 @@ from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
-from shipline.tasks import Once, Task, TaskGroup
+from shipline.tasks import Limiter, Once, Task, TaskGroup, visit_graph
 from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build.attestation.generator import ImageScanner
     from shipline.build.attestation.scanning import SbomScanner
+
+
+_TARGETS_AT_ONCE = 16  # most of them wait for their turn to run a command
 
 
 class BuildResult(Struct, frozen=True):
@@ -111,7 +114,42 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     Tags are pushed last: when it raises before that, no tag has changed. The work is done on new
     threads, in a mount namespace that vanishes with them.
     """
+    return build_targets({"": request}, settings, step)[""]
+
+
+def build_targets(
+    requests: Mapping[str, BuildRequest], settings: Settings, step: Step
+) -> dict[str, BuildResult]:
+    """Build several requests at once, by the names of targets: a context of kind TARGET is the
+    result of another one, and what is equal is done once. As `build`; the first failure, which
+    has the name of its target, stops the others.
+    """
     settings = replace(settings, home=settings.home.absolute())
+    for name, request in requests.items():
+        with _naming(name):
+            _check(request, settings)
+    damage = Damage(step)
+    with system_errors(settings.home):
+        limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
+    with kept_within(limit, settings.home, step), system_errors(settings.home):
+        try:
+            return _on_threads(requests, settings, step, damage, verified=False)
+        except BrokenCache as error:
+            if any(map(_is_piped, requests.values())):
+                raise
+            step.warn(error.message, "the build starts again without --cache-from")
+            requests = {name: _without_sources(one) for name, one in requests.items()}
+        except (StepFailed, DockerfileError, BrokenPipeError):
+            raise
+        except (ShiplineError, OSError):
+            repaired = repair(settings.home, damage) or damage.found
+            if not repaired or any(map(_is_piped, requests.values())):
+                raise
+        return _on_threads(requests, settings, step, damage, verified=True)
+
+
+def _check(request: BuildRequest, settings: Settings) -> None:
+    """Raises UsageError, EngineError for what can be known before the build."""
     check_request(request)
     check_environment(request, settings.environment)
     if request.sbom is not None and not request.sbom.is_image:
@@ -120,23 +158,21 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         check_generator(request.sbom, settings.environment)
     check_outputs(request, settings.home)
     check_engines(request, settings.environment)
-    damage = Damage(step)
-    with system_errors(settings.home):
-        limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
-    with kept_within(limit, settings.home, step), system_errors(settings.home):
-        try:
-            return _on_threads(request, settings, step, damage, verified=False)
-        except BrokenCache as error:
-            if _is_piped(request):
-                raise
-            step.warn(error.message, "the build starts again without --cache-from")
-            request = replace(request, cache=replace(request.cache, sources=()))
-        except (StepFailed, DockerfileError, BrokenPipeError):
-            raise
-        except (ShiplineError, OSError):
-            if not (repair(settings.home, damage) or damage.found) or _is_piped(request):
-                raise
-        return _on_threads(request, settings, step, damage, verified=True)
+
+
+@contextmanager
+def _naming(target: str) -> Iterator[None]:
+    """Errors have the name of the target, if it has one."""
+    try:
+        yield
+    except ShiplineError as error:
+        if target:
+            error.name_part(f"target {target}")
+        raise
+
+
+def _without_sources(request: BuildRequest) -> BuildRequest:
+    return replace(request, cache=replace(request.cache, sources=()))
 
 
 def _is_piped(request: BuildRequest) -> bool:
@@ -146,20 +182,43 @@ def _is_piped(request: BuildRequest) -> bool:
 
 
 def _on_threads(
-    request: BuildRequest, settings: Settings, step: Step, damage: Damage, *, verified: bool
-) -> BuildResult:
+    requests: Mapping[str, BuildRequest],
+    settings: Settings,
+    step: Step,
+    damage: Damage,
+    *,
+    verified: bool,
+) -> dict[str, BuildResult]:
     """Build; `verified` checks the digest of stored content before it is used."""
     settings.home.mkdir(parents=True, exist_ok=True)
     recency = Recency(settings.home / USE_LOCK)
     store = LocalStore(settings.home / "content", damage, verified=verified, recency=recency)
     with TaskGroup() as group:
-        task = group.start(_build, request, settings, step, store, damage, verified)
+        task = group.start(_build_all, requests, settings, step, store, damage, verified)
     return task.result()
+
+
+class _Session(Struct, frozen=True):
+    """What the builds of one run share: `commands` limits how many run at once, `running` are the
+    layers that one of them made or is making.
+    """
+
+    settings: Settings
+    step: Step
+    scratch: Path
+    files: LayerFiles
+    blobs: Blobs
+    records: Records
+    images: RegistryImages
+    snapshots: Snapshots
+    running: Running
+    commands: Limiter
 
 
 class _Tools(Struct, frozen=True):
     """What the phases of one build share; `scratch` and all that is open go with `stack`."""
 
+    session: _Session
     settings: Settings
     step: Step
     stack: ExitStack
@@ -200,22 +259,80 @@ class _Work(Struct, frozen=True):
     generator: ImageScanner | None
 
 
-def _build(
-    request: BuildRequest,
+def _build_all(
+    requests: Mapping[str, BuildRequest],
     settings: Settings,
     step: Step,
     store: LocalStore,
     damage: Damage,
     verified: bool,
-) -> BuildResult:
+) -> dict[str, BuildResult]:
     private_mounts()
     started_ns = time.time_ns()
-    targets = push_targets(request, settings.repositories)
+    results: dict[str, BuildResult] = {}
+    exported: set[Digest] = set()
+    with ExitStack() as stack:
+        session = _open_session(settings, step, store, damage, verified, stack)
+
+        def run(name: str) -> None:
+            below = step.within(target=name) if name else step
+            with _naming(name):
+                result, made = _build(requests[name], session, below)
+            results[name] = result
+            exported.update(_exported(requests[name], made))
+            session.images.add_target(name, result.images)
+
+        def needed(name: str) -> list[str]:
+            return [one for one in linked_targets(requests[name]) if one in requests]
+
+        visit_graph(requests, needed, run, at_once=_TARGETS_AT_ONCE)
+        if grew(settings.home, started_ns / 1e9):
+            pulled = _pulled(session)
+            keep_once(
+                settings.home,
+                session.scratch,
+                session.records,
+                session.files,
+                exported,
+                pulled,
+                step,
+            )
+    return {name: results[name] for name in requests}
+
+
+def _open_session(
+    settings: Settings,
+    step: Step,
+    store: LocalStore,
+    damage: Damage,
+    verified: bool,
+    stack: ExitStack,
+) -> _Session:
+    scratch = stack.enter_context(open_workspace(settings.home))
+    files = LayerFiles(settings.home, scratch, damage, verified=verified)
+    blobs = Blobs(store, step, files)
+    return _Session(
+        settings=settings,
+        step=step,
+        scratch=scratch,
+        files=files,
+        blobs=blobs,
+        records=stack.enter_context(open_records(settings.home / "cache.db", damage)),
+        images=RegistryImages(settings.repositories, blobs, step),
+        snapshots=Snapshots(settings.home, scratch, blobs, files, step),
+        running=Running(),
+        commands=command_limiter(),
+    )
+
+
+def _build(request: BuildRequest, session: _Session, step: Step) -> tuple[BuildResult, Results]:
+    started_ns = time.time_ns()
+    targets = push_targets(request, session.settings.repositories)
     with ExitStack() as stack:
         asking = stack.enter_context(TaskGroup(UPLOADS))
         for target in targets:
             asking.start(check_target, target)
-        tools = _open_tools(request, settings, step, store, damage, verified, stack)
+        tools = _open_tools(request, session, step, stack)
         plan = _plan(request, tools)
         work = _solve(plan, targets, tools)
         run = Invocation(new_id(), started_ns, time.time_ns())
@@ -230,49 +347,30 @@ def _build(
             work.contexts,
         )
         results = _deliver(plan, work, attestor, targets, tools)
-        if grew(settings.home, started_ns / 1e9):
-            keep_once(
-                settings.home,
-                tools.scratch,
-                tools.records,
-                tools.files,
-                _exported(plan.request, results),
-                _pulled(tools),
-                step,
-            )
-        return _result(plan, work, attestor, results, run)
+        return _result(plan, work, attestor, results, run), results
 
 
-def _open_tools(
-    request: BuildRequest,
-    settings: Settings,
-    step: Step,
-    store: LocalStore,
-    damage: Damage,
-    verified: bool,
-    stack: ExitStack,
-) -> _Tools:
+def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: ExitStack) -> _Tools:
+    settings, blobs = session.settings, session.blobs
     agents = agents_of(request.ssh, settings.environment)
-    scratch = stack.enter_context(open_workspace(settings.home))
-    files = LayerFiles(settings.home, scratch, damage, verified=verified)
-    blobs = Blobs(store, step, files)
+    scratch = session.scratch / f"target-{new_id()}"
+    scratch.mkdir()
     caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
     reading = caches.start_reading(stack.enter_context(TaskGroup()))
-    records = stack.enter_context(open_records(settings.home / "cache.db", damage))
-    cache = Cache(records, blobs, settings.home)
-    images = RegistryImages(settings.repositories, blobs, step)
-    remotes = open_remotes(request, settings, scratch, cache, store)
+    cache = Cache(session.records, blobs, settings.home)
+    remotes = open_remotes(request, settings, scratch, cache, blobs.store)
     return _Tools(
+        session=session,
         settings=settings,
         step=step,
         stack=stack,
         agents=agents,
         scratch=scratch,
-        files=files,
+        files=session.files,
         blobs=blobs,
-        records=records,
+        records=session.records,
         cache=cache,
-        images=images,
+        images=session.images,
         remotes=remotes,
         caches=caches,
         reading=reading,
@@ -300,10 +398,12 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     request, step, caches = plan.request, tools.step, tools.caches
     home, environment = tools.settings.home, tools.settings.environment
     blobs, files = tools.blobs, tools.files
-    cache = Cache(tools.records, blobs, home, plan.clock.variant, blobs.remember)
+    cache = Cache(
+        tools.records, blobs, home, plan.clock.variant, blobs.remember, tools.session.running
+    )
     worker = Worker(
         store=blobs.store,
-        snapshots=Snapshots(home, tools.scratch, blobs, files, step),
+        snapshots=tools.session.snapshots,
         cache=cache,
         codec=codec_of(formats_of(request)[0]),
         clock=plan.clock,
@@ -355,6 +455,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
             step,
             followers,
             caches.on_result,
+            tools.session.commands,
         )
         known: Known = {}
         if caches.wanted:
@@ -429,10 +530,10 @@ def _exported(request: BuildRequest, results: Results) -> set[Digest]:
     return {layer.descriptor.digest for image in images for layer in image.layers}
 
 
-def _pulled(tools: _Tools) -> list[Layer]:
+def _pulled(session: _Session) -> list[Layer]:
     """The layers of base images that were downloaded now."""
-    layers = (layer for image in tools.images.found.values() for layer in image.layers)
-    return [one for one in layers if tools.blobs.is_downloaded(one.descriptor.digest)]
+    layers = (layer for image in session.images.found.values() for layer in image.layers)
+    return [one for one in layers if session.blobs.is_downloaded(one.descriptor.digest)]
 
 
 def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbox]:

@@ -175,7 +175,7 @@ def parse_build_context(text: str) -> tuple[str, Context]:
     if value.startswith("target:"):
         raise UsageError(
             f"--build-context {name}: {value!r} is a target of a bake file",
-            hint="build that target first, and give its image: docker-image://, oci-layout://",
+            hint="`shipline bake` builds targets; or give its image: docker-image://, oci-layout://",
         )
     return name.lower(), _remote(value) or Context(ContextKind.LOCAL, value)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from shipline import dockerfile as df
-from shipline.build.base_images import LAYOUT, BaseImage
+from shipline.build.base_images import LAYOUT, TARGET, BaseImage
 from shipline.build.clock import epoch_of
 from shipline.build.flags import parse_boolean
 from shipline.build.graph import (
@@ -40,7 +40,7 @@ from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform,
 from shipline.tasks import TaskGroup
 from shipline.values import replace
 
-_IMAGES = (ContextKind.IMAGE, ContextKind.LAYOUT)
+_IMAGES = (ContextKind.IMAGE, ContextKind.LAYOUT, ContextKind.TARGET)
 _SCAN = "BUILDKIT_SBOM_SCAN_"
 
 
@@ -258,6 +258,8 @@ class PlatformPlan:
         """What `BaseImages.resolve` takes for a named context that is an image."""
         if context.kind is ContextKind.LAYOUT:
             return f"{LAYOUT}{context.location}"
+        if context.kind is ContextKind.TARGET:
+            return f"{TARGET}{context.location}"
         return context.location
 
     def _image(self, name: str, platform: Platform, span: Span) -> BaseImage:

@@ -30,11 +30,12 @@ class ContextKind(StrEnum):
     HTTP = "http"
     IMAGE = "docker-image"
     LAYOUT = "oci-layout"
+    TARGET = "target"
 
 
 class Context(Struct, frozen=True):
     """Files to build from. `location` is a path, a URL or an image, without the scheme for kinds
-    IMAGE and LAYOUT, and empty for STDIN.
+    IMAGE and LAYOUT, the name of another target of the run, and empty for STDIN.
 
     When a context from elsewhere was brought here, `directory` has its files; it stays empty if
     standard input is only the Dockerfile. `newest` is then the time of a commit or an archive, in
@@ -307,6 +308,12 @@ class BuildRequest(Struct, frozen=True):
         others = {name for one in self.outputs for name in one.names}
         tags = (tag for tag in self.tags if tag not in others)
         return tuple(dict.fromkeys([*output.names, *tags]))
+
+
+def linked_targets(request: BuildRequest) -> tuple[str, ...]:
+    """The targets whose results are contexts of `request`."""
+    contexts = request.build_contexts.values()
+    return tuple(one.location for one in contexts if one.kind is ContextKind.TARGET)
 
 
 def insecure_hosts(request: BuildRequest) -> frozenset[str]:

@@ -64,6 +64,11 @@ class VertexResult(Struct, frozen=True):
         return self.files
 
 
+def command_limiter() -> Limiter:
+    """How many commands run at once."""
+    return Limiter(max(4, 2 * CPUS))
+
+
 class Solver:
     """Runs vertices of one build; `followers` says who gets the bytes of layers that end in an
     image (`True`), and of others.
@@ -81,6 +86,7 @@ class Solver:
         step: Step,
         followers: Callable[[bool], Follower | None] = lambda published: None,
         on_result: Callable[[Vertex, Snapshot, LayerResult], object] | None = None,
+        commands: Limiter | None = None,
     ) -> None:
         self._worker = worker
         self._executor = executor
@@ -93,7 +99,7 @@ class Solver:
         self._on_result = on_result
         self._published: set[Vertex] = set()
         self._mountable: set[Vertex] = set()
-        self._commands = Limiter(max(4, 2 * CPUS))
+        self._commands = commands or command_limiter()
         self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
 
@@ -186,8 +192,23 @@ class Solver:
         return self._step.step(vertex.label.name, **_attributes(vertex))
 
     def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
-        """The layer of a step, which is shown when its own work begins."""
+        """The layer of a step; a command that is to run anew runs once in all builds of a run."""
         key = _key(vertex.op, base, inputs)
+        if not (key and vertex.fresh and isinstance(vertex.op, RunOp)):
+            return self._find_or_make(vertex, key, base, inputs)
+        made: list[LayerResult] = []
+
+        def make() -> LayerResult:
+            made.append(self._find_or_make(vertex, key, base, inputs))
+            return made[0]
+
+        found, _ = self._worker.cache.once(key, make, fresh=True)
+        return found if made else self._take(vertex, found)
+
+    def _find_or_make(
+        self, vertex: Vertex, key: str, base: Snapshot, inputs: Sequence[Source]
+    ) -> LayerResult:
+        """The layer of a step, which is shown when its own work begins."""
         cache, is_run = self._worker.cache, isinstance(vertex.op, RunOp)
         shared = bool(key) and not vertex.fresh
         found = cache.get(key) if shared else None

@@ -129,7 +129,9 @@ class Board:
 
 def label(event: Started) -> str:
     """`[linux/arm64 build 2/3] RUN make`, with the parts that are known."""
-    parts = [str(event.attributes.get(key, "")) for key in ("platform", "stage", "number")]
+    parts = [
+        str(event.attributes.get(key, "")) for key in ("platform", "target", "stage", "number")
+    ]
     if not any(parts) and event.attributes.get("kind") == "internal":
         parts = ["internal"]
     where = " ".join(filter(None, parts))
