@@ -17,7 +17,7 @@ FLOORS = (
     {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit"},
     {"trust", "engines"},
     {"build"},
-    {"server", "builders"},
+    {"server", "builders", "bake"},
     {"deliver"},
     {"ship"},
     {"config"},

@@ -58,8 +58,8 @@ def command(
     engine.enter()
     result = _build(request, mode, warned, lambda step: engine.start(request, step))
     asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
-    shown = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
-    write_result(request, result, warnings=shown, mode=mode)
+    told = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
+    write_result(request, result, warnings=told, mode=mode)
     return 0
 
 
@@ -74,15 +74,19 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
             click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)
     older = flags.pop("print_")
     flags["call"] = "check" if flags.pop("check") else older or flags["call"]
-    request = parse_request(context, environ, **flags)
-    request = replace(
+    request = completed(parse_request(context, environ, **flags), context, environ)
+    check_request(request)
+    return request
+
+
+def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -> BuildRequest:
+    """The request with what the environment and the repository of its context add."""
+    return replace(
         request,
         build_args=implied_build_args(environ) | {**request.build_args},
         labels=git_labels(environ, context, request.dockerfile) | {**request.labels},
         vcs=git_facts(environ, context, request.dockerfile) if request.provenance else {},
     )
-    check_request(request)
-    return request
 
 
 def _build(
@@ -91,6 +95,13 @@ def _build(
     """Do `work` with progress; warnings are added to `warned`, as buildx writes them."""
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
+    return shown("build", work, mode, warned)
+
+
+def shown(name: str, work: Callable[[Step], T], mode: str, warned: list[dict[str, Any]]) -> T:
+    """The result of `work`, whose progress is shown; a signal cancels it. Warnings are added to
+    `warned`, as buildx writes them.
+    """
     sinks = open_sinks(mode, sys.stderr, os.environ)
 
     def note(event: Event) -> None:
@@ -99,7 +110,7 @@ def _build(
 
     stream = Stream(*sinks, note)
     try:
-        with stream, stream.step("build") as step:
+        with stream, stream.step(name) as step:
             return run_cancellable(
                 lambda: work(step),
                 lambda: step.warn("cancelling", "interrupt once more to exit at once"),

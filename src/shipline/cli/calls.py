@@ -31,21 +31,27 @@ def call(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSettings
     if request.call.method == DESCRIBE:
         click.echo(_described(request.call.json))
         return 0
+    text, status, failure = answer(request, sinks)
+    click.echo(text, nl=False)
+    if failure is not None:
+        report(failure, settings)
+    return status
+
+
+def answer(request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int, ShiplineError | None]:
+    """The text of the answer, the exit status, and the error that would stop a build."""
     with Stream(*sinks) as stream, stream.step(request.call.method) as step:
-        answer = run_cancellable(
+        found = run_cancellable(
             lambda: engine.call(request, step),
             lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
-    if not isinstance(answer, CheckResult):
-        click.echo(_shown(answer, request.call.json), nl=request.call.json)
-        return 0
-    text = _as_json(answer) if request.call.json else _as_text(answer)
-    if text:
-        click.echo(text)
-    if answer.failure is not None:
-        report(answer.failure, settings)
-        return 1
-    return int(bool(answer.warnings) and not request.call.ignore_status)
+    if not isinstance(found, CheckResult):
+        text = _shown(found, request.call.json)
+        return (f"{text}\n" if request.call.json else text), 0, None
+    text = _as_json(found) if request.call.json else _as_text(found)
+    bad = bool(found.warnings) and not request.call.ignore_status
+    status = int(bad or found.failure is not None)
+    return (f"{text}\n" if text else ""), status, found.failure
 
 
 def _shown(answer: df.Outline | df.Dockerfile, json: bool) -> str:

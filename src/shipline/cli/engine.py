@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from shipline.tasks import check, on_cancel
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.build import BuildResult, CheckResult, Settings
+    from shipline.build import BuildResult, CheckResult, Context, Settings
     from shipline.dockerfile import Dockerfile, Outline
     from shipline.ship.plan import Builder
 
@@ -49,6 +49,23 @@ def start(request: BuildRequest, step: Step) -> BuildResult:
         return build(request, settings, step)
 
 
+def start_targets(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, BuildResult]:
+    """Build several targets, with the registries, state directory and streams of this process."""
+    from shipline.build import build_targets
+
+    with _settings(*requests.values()) as settings:
+        return build_targets(requests, settings, step)
+
+
+@contextmanager
+def fetched(request: BuildRequest, step: Step) -> Iterator[Context]:
+    """The context of `request`, with a directory that has its files and goes with the block."""
+    from shipline.build import fetched
+
+    with _settings(request) as settings, fetched(request, settings, step) as context:
+        yield context
+
+
 def call(request: BuildRequest, step: Step) -> CheckResult | Outline | Dockerfile:
     """The answer to --call, with the same registries and state directory."""
     from shipline.build import call
@@ -58,12 +75,12 @@ def call(request: BuildRequest, step: Step) -> CheckResult | Outline | Dockerfil
 
 
 @contextmanager
-def _settings(request: BuildRequest) -> Iterator[Settings]:
+def _settings(*requests: BuildRequest) -> Iterator[Settings]:
     from shipline.api import open_client, state_directory
     from shipline.build import Settings, insecure_hosts
     from shipline.cachestores import open_cache
 
-    with open_client(*insecure_hosts(request)) as client:
+    with open_client(*(host for one in requests for host in insecure_hosts(one))) as client:
         yield Settings(
             state_directory(),
             client.repository,

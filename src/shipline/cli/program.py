@@ -92,6 +92,9 @@ COMMANDS = {
             "build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)
         ),
         LazyCommand(
+            "bake", "shipline.cli.bake:command", "Build the targets of a bake file.", ("f",)
+        ),
+        LazyCommand(
             "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
         ),
         LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),

@@ -39,7 +39,7 @@ def write_result(
             facts["buildx.build.warnings"] = warnings
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
     if mode in ("auto", "plain", "tty"):
-        click.echo("".join(f"{line}\n" for line in _outcome(request, result)), err=True, nl=False)
+        show_outcome(request, result)
     if mode == "quiet" and not any(output.destination == "-" for output in request.outputs):
         click.echo(str(image_id(result)))
 
@@ -72,6 +72,25 @@ def _decoded(value: str) -> object:
     except ValueError:
         return value
     return document if isinstance(document, dict) else value
+
+
+def write_metadata(
+    path: Path, results: Mapping[str, BuildResult], warnings: Sequence[object] | None
+) -> None:
+    """Write the metadata of several targets, by name."""
+    facts: dict[str, Any] = {
+        name: metadata(one, reference=f"native/native0/{one.invocation}")
+        for name, one in results.items()
+    }
+    if warnings is not None:
+        facts["buildx.build.warnings"] = warnings
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
+
+
+def show_outcome(request: BuildRequest, result: BuildResult, before: str = "") -> None:
+    """Print what was made to standard error, each line after `before`."""
+    lines = "".join(f"{before}{line}\n" for line in _outcome(request, result))
+    click.echo(lines, err=True, nl=False)
 
 
 def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:

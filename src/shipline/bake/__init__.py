@@ -1,0 +1,50 @@
+"""Bake: many targets in definition files, in HCL, JSON or as compose files, to build requests.
+
+files -> definitions -> selection -> permissions -> requests. Reference: docs/bake-reference.md of
+docker/buildx.
+"""
+
+from __future__ import annotations
+
+from shipline.bake.definitions import Config, VariableInfo
+from shipline.bake.files import (
+    BAKE_FILES,
+    COMPOSE_FILES,
+    DefinitionFile,
+    parse_files,
+    read_files,
+)
+from shipline.bake.permissions import (
+    Permissions,
+    Wanted,
+    missing_permissions,
+    parse_permissions,
+)
+from shipline.bake.requests import CWD, in_target, is_remote, prepare, request_of
+from shipline.bake.selection import Selection, select
+from shipline.bake.syntax import BakeError
+from shipline.bake.target import Group, Target
+
+__all__ = [
+    "BAKE_FILES",
+    "COMPOSE_FILES",
+    "CWD",
+    "BakeError",
+    "Config",
+    "DefinitionFile",
+    "Group",
+    "Permissions",
+    "Selection",
+    "Target",
+    "VariableInfo",
+    "Wanted",
+    "in_target",
+    "is_remote",
+    "missing_permissions",
+    "parse_files",
+    "parse_permissions",
+    "prepare",
+    "read_files",
+    "request_of",
+    "select",
+]

@@ -1,0 +1,618 @@
+"""Compose files -> targets: one for each service that has a `build`.
+
+Reference: github.com/compose-spec/compose-spec, build.md, 12-interpolation.md, 13-merge.md; the
+extension x-bake: docs.docker.com/build/bake/compose-file.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from shipline.bake.definitions import NAME_HINT, Config
+from shipline.bake.entries import Entry, parse_entries, without_duplicates
+from shipline.bake.syntax import BakeError
+from shipline.bake.target import Group, Target
+from shipline.bake.yaml_tree import YamlMap, fail, parse_yaml
+from shipline.build import parse_boolean, parse_size
+from shipline.errors import ShiplineError, UsageError
+
+_TOP = """
+version name include services models networks volumes secrets configs
+"""
+_SERVICE = """
+annotations attach build blkio_config cap_add cap_drop cgroup cgroup_parent command
+configs container_name cpu_count cpu_percent cpu_shares cpu_quota cpu_period
+cpu_rt_period cpu_rt_runtime cpus cpuset credential_spec depends_on deploy develop
+device_cgroup_rules devices dns dns_opt dns_search domainname entrypoint env_file
+environment expose extends external_links extra_hosts gpus group_add healthcheck
+hostname image init ipc isolation label_file labels links logging mac_address
+mem_limit mem_reservation mem_swappiness memswap_limit models network_mode networks
+oom_kill_disable oom_score_adj pid pids_limit platform ports post_start pre_stop
+privileged profiles provider pull_policy pull_refresh_after read_only restart runtime
+scale secrets security_opt shm_size stdin_open stop_grace_period stop_signal
+storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes
+volumes_from working_dir
+"""
+_BUILD = """
+context dockerfile dockerfile_inline entitlements args ssh labels cache_from cache_to
+no_cache no_cache_filter additional_contexts network provenance sbom pull target
+shm_size extra_hosts isolation privileged secrets tags ulimits platforms
+"""
+_BAKE = """
+tags cache-from cache-to secret ssh platforms output pull no-cache no-cache-filter
+contexts
+"""
+_MAPPINGS = ("args", "labels", "environment", "additional_contexts")
+_NAME = re.compile(r"[a-zA-Z0-9_-]+\Z")
+_MOST_FILES = 100
+
+
+def is_compose(file: Any, environ: Mapping[str, str]) -> bool:
+    """Whether a file without a telling name is a compose file."""
+    try:
+        return "services" in _load(file.name, file.content, environ)
+    except ShiplineError:
+        return False
+
+
+def add_compose(config: Config, files: Sequence[Any], environ: Mapping[str, str]) -> None:
+    """Add the services that are built to `config`, and a group `default` of them. Several files are
+    one project, in which later ones win. Raises BakeError.
+    """
+    environ = {**_dotenv(".env", environ), **environ}
+    project = YamlMap("")
+    for file in files:
+        for document in _with_included(file.name, file.content, environ):
+            config.warnings.extend(_notes(document))
+            project = _merged(project, document)
+    group = Group("default")
+    services = project.get("services") or {}
+    secrets = project.get("secrets") or {}
+    for name in services:
+        service = _extended(name, services, environ)
+        if service.get("build") is None:
+            continue
+        target = _Service(name, service, secrets, environ, config.warnings).target()
+        if not _NAME.match(target.name):
+            _fail(services, name, f"not a name for a target: {name!r}", NAME_HINT)
+        group.targets.append(target.name)
+        config.targets[target.name] = target
+    if services:
+        config.groups["default"] = group
+
+
+def _fail(where: Mapping[str, Any], key: str, message: str, hint: str = "") -> NoReturn:
+    if isinstance(where, YamlMap) and key in where.lines:
+        fail(where.file, where.lines[key], message, hint)
+    raise BakeError(message, hint=hint)
+
+
+# reading
+
+
+def _load(name: str, content: bytes, environ: Mapping[str, str]) -> YamlMap:
+    """A compose file with its variables replaced. Raises BakeError for unknown keys."""
+    document = parse_yaml(name, content)
+    services = document.get("services")
+    if services is None:
+        services = YamlMap(name)
+    if not isinstance(services, YamlMap):
+        _fail(document, "services", "services is a mapping of names")
+    for key, service in services.items():
+        if service is None:
+            services[key] = YamlMap(name)
+            continue
+        if not isinstance(service, YamlMap):
+            _fail(services, key, f"the service {key} is a mapping")
+        build = service.get("build")
+        if isinstance(build, str):
+            service["build"] = YamlMap(name)
+            service["build"]["context"] = build
+            service["build"].lines["context"] = service.lines["build"]
+        elif isinstance(build, YamlMap):
+            _check(build, _BUILD.split(), "build")
+        elif build is not None:
+            _fail(service, "build", "build is a path or a mapping")
+    for part in ("services", "secrets", "include"):
+        if part in document:
+            document[part] = _interpolated(document[part], document, part, environ)
+    for service in (document.get("services") or {}).values():
+        _normalize(service)
+    return document
+
+
+def _check(mapping: YamlMap, known: Iterable[str], what: str) -> None:
+    for key, meant in _unknown(mapping, known):
+        _fail(mapping, key, f"{what} has no key {key!r}", f"did you mean {meant}?" if meant else "")
+
+
+def _unknown(mapping: YamlMap, known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The keys that are not `known`, each with a similar one."""
+    for key in mapping:
+        if key not in known and not key.startswith("x-"):
+            yield key, next(iter(get_close_matches(key, known, 1)), "")
+
+
+def _notes(document: YamlMap) -> Iterator[str]:
+    """A warning for each unknown key outside of what is built."""
+    services = document.get("services") or {}
+    places = [
+        (document, _TOP, "a compose file"),
+        *((one, _SERVICE.split(), "a service") for one in services.values()),
+    ]
+    for mapping, known, what in places:
+        for key, meant in _unknown(mapping, known):
+            question = f", did you mean {meant}?" if meant else ""
+            yield f"{mapping.file}:{mapping.lines[key]}: {what} has no key {key}{question}"
+
+
+def _normalize(service: YamlMap) -> None:
+    """Lists of NAME=VALUE as mappings."""
+    for place in (service, service.get("build") or {}):
+        for key in _MAPPINGS:
+            if isinstance(place.get(key), list) and not (key == "labels" and place is service):
+                place[key] = _pairs(place, key)
+        if isinstance(place.get("extra_hosts"), list) and place is not service:
+            place["extra_hosts"] = _hosts(place)
+
+
+def _pairs(place: Mapping[str, Any], key: str) -> YamlMap:
+    found = YamlMap(getattr(place, "file", ""))
+    for one in place[key]:
+        name, equals, value = str(one).partition("=")
+        found[name] = value if equals else None
+        found.lines[name] = getattr(place, "lines", {}).get(key, 1)
+    return found
+
+
+def _hosts(place: Mapping[str, Any]) -> YamlMap:
+    found = YamlMap(getattr(place, "file", ""))
+    for one in place["extra_hosts"]:
+        name, _, address = str(one).partition("=" if "=" in str(one) else ":")
+        address = address.removeprefix("[").removesuffix("]")
+        found[name] = f"{found[name]},{address}" if name in found else address
+    return found
+
+
+def _with_included(name: str, content: bytes, environ: Mapping[str, str]) -> Iterator[YamlMap]:
+    """The documents that a file includes, each before the one that includes it."""
+    waiting: list[tuple[str, bytes, tuple[str, ...]]] = [(name, content, (name,))]
+    documents: list[YamlMap] = []
+    while waiting:
+        place, text, path = waiting.pop()
+        if len(documents) > _MOST_FILES:
+            raise BakeError(f"{name} includes more than {_MOST_FILES} files")
+        document = _load(place, text, environ)
+        documents.append(document)
+        for one in document.get("include") or ():
+            paths = one.get("path") if isinstance(one, dict) else one
+            for included in [paths] if isinstance(paths, str) else paths or ():
+                if "://" in included:
+                    _fail(document, "include", f"{included} cannot be included: it is remote")
+                found = os.path.join(os.path.dirname(place), included)
+                if found in path:
+                    _fail(document, "include", f"the files include each other: {found}")
+                waiting.append((found, _read(document, "include", found), (*path, found)))
+    yield from reversed(documents)
+
+
+def _read(where: Mapping[str, Any], key: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        _fail(where, key, f"cannot read {path}: {error.strerror}")
+
+
+def _extended(
+    name: str, services: Mapping[str, Any], environ: Mapping[str, str], path: tuple[str, ...] = ()
+) -> YamlMap:
+    """A service with what it extends."""
+    service: YamlMap = services[name]
+    extends = service.get("extends")
+    if extends is None:
+        return service
+    if name in path:
+        _fail(services, name, f"services extend each other: {' -> '.join([*path, name])}")
+    base = extends if isinstance(extends, str) else str(extends.get("service", ""))
+    others = services
+    if isinstance(extends, dict) and extends.get("file"):
+        place = os.path.join(os.path.dirname(service.file), str(extends["file"]))
+        content = _read(service, "extends", place)
+        others = _load(place, content, environ).get("services") or {}
+        if os.path.abspath(place) != os.path.abspath(service.file):
+            path = ()
+    if base not in others:
+        _fail(service, "extends", f"there is no service {base!r} to extend")
+    found: YamlMap = _merged(_extended(base, others, environ, (*path, name)), service)
+    found.pop("extends", None)
+    return found
+
+
+def _merged(first: Any, second: Any) -> Any:
+    """Mappings are merged, lists joined, and other values replaced."""
+    if isinstance(first, YamlMap) and isinstance(second, YamlMap):
+        found = YamlMap(second.file)
+        for part in (first, second):
+            for key, value in part.items():
+                found[key] = _merged(found[key], value) if key in found else value
+                found.lines[key] = part.lines.get(key, 1)
+        return found
+    if isinstance(first, list) and isinstance(second, list):
+        return [*first, *(one for one in second if one not in first)]
+    return first if second is None else second
+
+
+# variables
+
+_VARIABLE = re.compile(
+    r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|"
+    r"\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<rest>[^}]?)|(?P<wrong>))"
+)
+
+
+def _interpolated(
+    value: Any, where: YamlMap, key: str, environ: Mapping[str, str], depth: int = 0
+) -> Any:
+    if isinstance(value, YamlMap):
+        for name, one in value.items():
+            value[name] = _interpolated(one, value, name, environ)
+        return value
+    if isinstance(value, list):
+        return [_interpolated(one, where, key, environ) for one in value]
+    if isinstance(value, str) and "$" in value:
+        try:
+            return substitute(value, environ)
+        except ValueError as error:
+            _fail(where, key, str(error))
+    return value
+
+
+def substitute(text: str, environ: Mapping[str, str], depth: int = 0) -> str:
+    """`text` with `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME:+other}`, `${NAME:?message}`
+    replaced, and the forms without a colon, which take an empty value as one. Raises ValueError.
+    """
+    if depth > 20:
+        raise ValueError("the variables are nested too deeply")
+    found = []
+    at = 0
+    while (sign := text.find("$", at)) >= 0:
+        found.append(text[at:sign])
+        match = _VARIABLE.match(text, sign)
+        assert match is not None
+        at = match.end()
+        if match["escaped"]:
+            found.append("$")
+        elif match["plain"]:
+            found.append(environ.get(match["plain"], ""))
+        elif match["name"]:
+            at = match.end("name")
+            end = _closing(text, at)
+            found.append(_expanded(match["name"], text[at:end], environ, depth))
+            at = end + 1
+        else:
+            raise ValueError(f"{text!r} has a $ that names no variable: write $$ for a plain one")
+    return "".join([*found, text[at:]])
+
+
+def _closing(text: str, at: int) -> int:
+    open = 1
+    while at < len(text):
+        if text.startswith("${", at):
+            open += 1
+        elif text[at] == "}":
+            open -= 1
+            if not open:
+                return at
+        at += 1
+    raise ValueError(f"{text!r} has a variable without }}")
+
+
+def _expanded(name: str, rest: str, environ: Mapping[str, str], depth: int) -> str:
+    value = environ.get(name)
+    if not rest:
+        return value or ""
+    match = re.match(r"(:?)([-+?])", rest)
+    if match is None:
+        raise ValueError(f"${{{name}{rest}}} is not a form of a variable")
+    given = bool(value) if match[1] else value is not None
+    other = rest[match.end() :]
+    if match[2] == "+":
+        return substitute(other, environ, depth + 1) if given else ""
+    if given:
+        return str(value)
+    if match[2] == "?":
+        told = substitute(other, environ, depth + 1)
+        raise ValueError(f"the variable {name} is not set" + (f": {told}" if told else ""))
+    return substitute(other, environ, depth + 1)
+
+
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][\w.-]*)\s*(?:=|:\s)\s*(.*)\Z", re.DOTALL)
+
+
+def _dotenv(path: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The assignments of a file of variables; none where there is no file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, IsADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BakeError(f"cannot read {path}: {error}") from None
+    found: dict[str, str] = {}
+    waiting = iter(enumerate(lines, 1))
+    for number, line in waiting:
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _ASSIGNMENT.match(line)
+        if match is None:
+            if re.fullmatch(r"[A-Za-z_][\w.-]*", line):
+                continue
+            fail(path, number, f"not NAME=VALUE: {line!r}")
+        name, value = match.groups()
+        if value[:1] in ("'", '"') and value:
+            quote = value[0]
+            while not re.match(rf"{quote}(?:[^{quote}\\]|\\.)*{quote}", value, re.DOTALL):
+                following = next(waiting, None)
+                if following is None:
+                    fail(path, number, f"the value of {name} is not closed")
+                value += "\n" + following[1]
+            inner = re.match(rf"{quote}((?:[^{quote}\\]|\\.)*){quote}", value, re.DOTALL)
+            assert inner is not None
+            value = inner[1]
+            if quote == "'":
+                found[name] = value
+                continue
+            value = value.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
+        else:
+            value = re.split(r"(?:^|\s)#", value, maxsplit=1)[0].rstrip()
+        try:
+            found[name] = substitute(value, {**found, **environ})
+        except ValueError as error:
+            fail(path, number, str(error))
+    return found
+
+
+# services
+
+
+class _Service:
+    def __init__(
+        self,
+        name: str,
+        service: YamlMap,
+        secrets: Mapping[str, Any],
+        environ: Mapping[str, str],
+        warnings: list[str],
+    ) -> None:
+        self.name = name
+        self.service = service
+        self.build: YamlMap = service["build"]
+        self.secrets = secrets
+        self.environ = environ
+        self.warnings = warnings
+
+    def target(self) -> Target:
+        """The target that `build` describes."""
+        build = self.build
+        target = Target(self.name.replace(".", "_"))
+        values = target.values
+        for attribute, key in (
+            ("context", "context"),
+            ("dockerfile", "dockerfile"),
+            ("dockerfile-inline", "dockerfile_inline"),
+            ("network", "network"),
+            ("target", "target"),
+        ):
+            if build.get(key):
+                values[attribute] = self.text(build, key)
+        values["tags"] = self.texts("tags")
+        values["args"] = self.args()
+        values["labels"] = self.mapping("labels")
+        values["contexts"] = _contexts(self.mapping("additional_contexts"))
+        values["extra-hosts"] = {
+            host: ",".join(map(str, one)) if isinstance(one, list) else str(one)
+            for host, one in (build.get("extra_hosts") or {}).items()
+        }
+        values["platforms"] = self.texts("platforms")
+        values["no-cache-filter"] = self.texts("no_cache_filter")
+        values["cache-from"] = self.entries("cache", build, "cache_from")
+        values["cache-to"] = self.entries("cache", build, "cache_to")
+        values["ssh"] = self.agents()
+        values["secret"] = [self.secret(one) for one in build.get("secrets") or ()]
+        values["ulimits"] = [*self.limits()]
+        if build.get("shm_size"):
+            values["shm-size"] = _bytes(parse_size(str(build["shm_size"]), "shm_size"))
+        for attribute, key in (("no-cache", "no_cache"), ("pull", "pull")):
+            if build.get(key) is not None and self.boolean(build, key):
+                values[attribute] = True
+        values["attest"] = [*self.attestations()]
+        self.extend(values)
+        if not values["tags"] and self.service.get("image"):
+            values["tags"] = [str(self.service["image"])]
+        target.values = {key: value for key, value in values.items() if value not in ([], {})}
+        return target
+
+    def fail(self, where: Mapping[str, Any], key: str, message: str) -> NoReturn:
+        _fail(where, key, f"the service {self.name}: {message}")
+
+    def text(self, where: Mapping[str, Any], key: str) -> str:
+        value = where[key]
+        if isinstance(value, (list, dict)) or value is None:
+            self.fail(where, key, f"{key} is a text")
+        return str(value)
+
+    def boolean(self, where: Mapping[str, Any], key: str) -> bool:
+        value = where[key]
+        try:
+            return value if isinstance(value, bool) else parse_boolean(str(value), key)
+        except UsageError as error:
+            self.fail(where, key, error.message)
+
+    def texts(self, key: str) -> list[str]:
+        value = self.build.get(key)
+        if value is not None and not isinstance(value, list):
+            if key == "no_cache_filter":
+                return [str(value)]
+            self.fail(self.build, key, f"{key} is a list")
+        return [str(one) for one in value or ()]
+
+    def mapping(self, key: str) -> dict[str, str]:
+        value = self.build.get(key) or {}
+        if not isinstance(value, dict):
+            self.fail(self.build, key, f"{key} is a mapping, or a list of NAME=VALUE")
+        return {name: _plain(one) for name, one in value.items()}
+
+    def args(self) -> dict[str, str]:
+        """Build arguments; a name alone has its value in the service's environment, or in ours."""
+        given = self.build.get("args") or {}
+        if not isinstance(given, dict):
+            self.fail(self.build, "args", "args is a mapping, or a list of NAME=VALUE")
+        found = {}
+        for name, value in given.items():
+            if value is not None:
+                found[name] = _plain(value)
+            else:
+                own = self.environment().get(name)
+                if own is None:
+                    own = self.environ.get(name)
+                if own is not None:
+                    found[name] = own
+        return found
+
+    def environment(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        files = self.service.get("env_file") or []
+        for one in [files] if isinstance(files, (str, dict)) else files:
+            path, required = (
+                (one.get("path"), one.get("required", True))
+                if isinstance(one, dict)
+                else (one, True)
+            )
+            path = os.path.join(os.path.dirname(self.service.file), str(path))
+            if required and not os.path.exists(path):
+                self.fail(self.service, "env_file", f"cannot read {path}")
+            found |= _dotenv(path, self.environ)
+        for name, value in (self.service.get("environment") or {}).items():
+            found[name] = self.environ.get(name) if value is None else _plain(value)
+        return found
+
+    def entries(self, kind: str, where: Mapping[str, Any], key: str) -> list[Entry]:
+        value = where.get(key) or []
+        words = value.split() if isinstance(value, str) else value
+        try:
+            return parse_entries(kind, [str(one) for one in words])
+        except ShiplineError as error:
+            self.fail(where, key, error.message)
+
+    def agents(self) -> list[Entry]:
+        given = self.build.get("ssh") or []
+        if isinstance(given, dict):
+            given = [f"{name}={path}" if path else name for name, path in given.items()]
+        entries: list[Entry] = []
+        for one in [given] if isinstance(given, str) else given:
+            name, equals, path = str(one).partition("=")
+            entries.append({"id": name, **({"paths": [path]} if equals and path else {})})
+        return sorted(entries, key=lambda one: (one["id"], one.get("paths", [])))
+
+    def secret(self, written: Any) -> Entry:
+        source = written if isinstance(written, str) else str((written or {}).get("source", ""))
+        defined = self.secrets.get(source)
+        if defined is None and source not in self.secrets:
+            self.fail(self.build, "secrets", f"there is no secret {source!r} in the file")
+        defined = defined or {}
+        if defined.get("external"):
+            self.fail(self.build, "secrets", f"the secret {source} is external")
+        fields = {"id": source, "src": defined.get("file"), "env": defined.get("environment")}
+        return {key: str(value) for key, value in fields.items() if value}
+
+    def limits(self) -> Iterator[str]:
+        for name, limit in sorted((self.build.get("ulimits") or {}).items()):
+            both = limit if isinstance(limit, dict) else {"soft": limit, "hard": limit}
+            yield f"{name}={both.get('soft')}:{both.get('hard')}"
+
+    def attestations(self) -> Iterator[Entry]:
+        for kind in ("sbom", "provenance"):
+            value = self.build.get(kind)
+            if value is None or value == "":
+                continue
+            text = _plain(value)
+            with suppress(UsageError):
+                text = f"disabled={str(not parse_boolean(text, kind)).lower()}"
+            yield from parse_entries("attest", [f"type={kind},{text}"])
+
+    def extend(self, values: dict[str, Any]) -> None:
+        """What x-bake adds."""
+        extension = self.build.get("x-bake")
+        if extension is None:
+            return
+        if not isinstance(extension, YamlMap):
+            self.fail(self.build, "x-bake", "x-bake is a mapping")
+        for key in extension:
+            if key not in _BAKE.split():
+                where = f"{extension.file}:{extension.lines[key]}"
+                self.warnings.append(f"{where}: x-bake has no key {key}: it is ignored")
+        for key in ("tags", "platforms", "no-cache-filter"):
+            if extension.get(key):
+                value = extension[key]
+                words = value.split() if isinstance(value, str) else [str(one) for one in value]
+                values[key] = list(dict.fromkeys([*values[key], *words]))
+        for attribute, kind in (
+            ("cache-from", "cache"),
+            ("cache-to", "cache"),
+            ("secret", "secret"),
+            ("ssh", "ssh"),
+            ("output", "output"),
+        ):
+            if extension.get(attribute):
+                added = self.entries(kind, extension, attribute)
+                joined = [*(values.get(attribute) or ()), *added]
+                values[attribute] = without_duplicates(kind, joined)
+        if values.get("ssh"):
+            values["ssh"].sort(key=lambda one: (one["id"], one.get("paths", [])))
+        for key in ("pull", "no-cache"):
+            if extension.get(key) is not None:
+                values[key] = self.boolean(extension, key)
+        contexts = extension.get("contexts") or {}
+        values["contexts"] = {
+            **_contexts({name: _plain(one) for name, one in contexts.items()}),
+            **values["contexts"],
+        }
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value)
+
+
+def _contexts(named: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, value in named.items():
+        kind, colon, rest = value.partition(":")
+        if colon and kind in ("service", "target"):
+            value = f"target:{rest.replace('.', '_')}"
+        elif value and not any(mark in value for mark in ("://", "@")):
+            value = posixpath.normpath(value)
+        found[name] = value
+    return found
+
+
+def _bytes(count: int) -> str:
+    """A size as docker's go-units has it."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.4g}{units[0]}"

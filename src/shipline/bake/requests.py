@@ -1,0 +1,223 @@
+"""Targets -> build requests, and the checks that `--print` makes, too.
+
+Reference: bake/bake.go and docs/bake-reference.md of docker/buildx.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shipline.bake.entries import written
+from shipline.bake.selection import Selection
+from shipline.bake.syntax import BakeError
+from shipline.bake.target import Target
+from shipline.build import (
+    BuildRequest,
+    Context,
+    ContextKind,
+    parse_annotation,
+    parse_platforms,
+    parse_request,
+    parse_size,
+    parse_ssh,
+    parse_ulimit,
+)
+from shipline.errors import ShiplineError
+from shipline.git import parse_git_source
+from shipline.values import replace
+
+CWD = "cwd://"
+EPOCH = "SOURCE_DATE_EPOCH"
+
+
+def is_remote(text: str) -> bool:
+    """Whether a context or a definition is a URL of Git or HTTP."""
+    if text.lower().startswith(("http://", "https://")):
+        return True
+    return any(mark in text for mark in ("://", "@", "github.com/")) and (
+        parse_git_source(text, short=True) is not None
+    )
+
+
+def prepare(
+    selection: Selection,
+    environ: Mapping[str, str],
+    url: str = "",
+    directory: Path | None = None,
+) -> None:
+    """Complete the targets: paths in their shortest form, SOURCE_DATE_EPOCH of the environment. The
+    contexts of a definition that comes from `url`, whose files are in `directory`, are there, too.
+    Raises BakeError, with the name of the target, for what no build can do.
+    """
+    for target in selection.targets.values():
+        if epoch := environ.get(EPOCH):
+            target.values["args"] = {EPOCH: epoch, **(target.values.get("args") or {})}
+        for attribute in ("context", "dockerfile"):
+            if target.values.get(attribute) == "-":
+                raise BakeError(f"target {target.name}: {attribute} cannot be standard input")
+        if directory is not None:
+            _at_remote(target, url, directory)
+        target.values["context"] = shortest(str(target.values["context"]))
+        with in_target(target.name):
+            _check(target, environ)
+
+
+def _at_remote(target: Target, url: str, directory: Path) -> None:
+    """Make the contexts that are not of this machine those of the remote definition."""
+
+    def moved(path: str) -> str:
+        if path.startswith(CWD) or not is_local(path):
+            return path
+        inner = posixpath.normpath(path).lstrip("/")
+        if parse_git_source(url, short=True) is None:
+            from shipline.sandbox import resolve_in_root  # slow to import
+
+            return str(resolve_in_root(directory, inner))
+        if inner == ".":
+            return url
+        head, _, fragment = url.partition("#")
+        ref, _, subdir = fragment.partition(":")
+        return f"{head}#{ref}:{posixpath.join(subdir, inner)}"
+
+    target.values["context"] = moved(str(target.values["context"]))
+    contexts = target.values.get("contexts") or {}
+    if contexts:
+        target.values["contexts"] = {name: moved(one) for name, one in contexts.items()}
+
+
+def shortest(path: str) -> str:
+    """A path as Go's path.Clean has it; a URL as it is."""
+    local = path.removeprefix(CWD)
+    if local == path and is_remote(path):
+        return path
+    clean = posixpath.normpath(local) if local else "."
+    return clean.replace("//", "/", 1) if clean.startswith("//") else clean
+
+
+@contextmanager
+def in_target(name: str) -> Iterator[None]:
+    """Errors inside of the block name the target."""
+    try:
+        yield
+    except ShiplineError as error:
+        error.name_part(f"target {name}")
+        raise
+
+
+def _check(target: Target, environ: Mapping[str, str]) -> None:
+    """Raises ShiplineError for values that cannot be read."""
+    values = target.values
+    parse_platforms(values.get("platforms") or ())
+    for annotation in values.get("annotations") or ():
+        parse_annotation(annotation)
+    if "shm-size" in values:
+        parse_size(values["shm-size"], "shm-size")
+    for limit in values.get("ulimits") or ():
+        parse_ulimit(limit)
+    if agents := values.get("ssh"):
+        from shipline.build.ssh import agents_of  # slow to import
+
+        agents_of(tuple(parse_ssh(written("ssh", one)) for one in agents), environ)
+    for secret in values.get("secret") or ():
+        path = _secret_file(secret, environ)
+        if path and not os.path.exists(path):
+            raise BakeError(f"the secret {secret.get('id', '')} has no file {path}")
+
+
+def _secret_file(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    if secret.get("src") or secret.get("env"):
+        return secret.get("src", "")
+    name = secret.get("id", "")
+    return "" if name in environ else name
+
+
+def request_of(
+    target: Target, environ: Mapping[str, str], scratch: Path, **further: Any
+) -> BuildRequest:
+    """The request for a target; `further` are more flags of `build`. A Dockerfile that is written
+    in the definition becomes a file below `scratch`. Raises UsageError.
+    """
+    values = target.values
+    context = str(values["context"])
+    flags = {**dict(_flags(target)), "file": _dockerfile(target, scratch), **further}
+    contexts: dict[str, str] = values.get("contexts") or {}
+    linked = {
+        name.lower(): Context(ContextKind.TARGET, value.removeprefix("target:"))
+        for name, value in contexts.items()
+        if value.startswith("target:")
+    }
+    flags["build_context"] = [
+        f"{name}={value.removeprefix(CWD) or '.'}"
+        for name, value in contexts.items()
+        if not value.startswith("target:")
+    ]
+    request = parse_request(context, environ, **flags)
+    return replace(request, build_contexts={**request.build_contexts, **linked})
+
+
+def _dockerfile(target: Target, scratch: Path) -> str:
+    """The path of the Dockerfile; in a directory it is below the context."""
+    inline = target.values.get("dockerfile-inline")
+    context, file = str(target.values["context"]), str(target.values["dockerfile"])
+    if inline is not None:
+        place = scratch / target.name
+        place.mkdir(exist_ok=True)
+        (place / "Dockerfile").write_text(inline)
+        return str(place / "Dockerfile")
+    if file.startswith(CWD):
+        return os.path.abspath(local_path(file))
+    if is_remote(file) or not is_local(context):
+        return file
+    return os.path.join(context, posixpath.normpath(file))
+
+
+def is_local(path: str) -> bool:
+    """Whether a context or a Dockerfile is a path of this machine."""
+    foreign = ("target:", "docker-image:", "oci-layout:")
+    return not path.startswith(foreign) and (path.startswith(CWD) or not is_remote(path))
+
+
+def local_path(path: str) -> str:
+    return path.removeprefix(CWD) or "."
+
+
+def _flags(target: Target) -> Iterator[tuple[str, Any]]:
+    values = target.values
+    for flag, attribute in (("build_arg", "args"), ("label", "labels")):
+        named = values.get(attribute) or {}
+        yield flag, [f"{key}={one}" for key, one in named.items() if one is not None]
+    hosts = values.get("extra-hosts") or {}
+    yield "add_host", [f"{name}={one}" for name, one in hosts.items() if one is not None]
+    for flag, attribute in (
+        ("annotation", "annotations"),
+        ("platform", "platforms"),
+        ("tag", "tags"),
+        ("no_cache_filter", "no-cache-filter"),
+        ("ulimit", "ulimits"),
+        ("allow", "entitlements"),
+    ):
+        yield flag, values.get(attribute) or []
+    for flag, attribute, kind in (
+        ("cache_from", "cache-from", "cache"),
+        ("cache_to", "cache-to", "cache"),
+        ("secret", "secret", "secret"),
+        ("ssh", "ssh", "ssh"),
+        ("output", "output", "output"),
+        ("attest", "attest", "attest"),
+    ):
+        yield flag, [written(kind, one) for one in values.get(attribute) or ()]
+    for flag, attribute in (
+        ("target", "target"),
+        ("shm_size", "shm-size"),
+    ):
+        yield flag, values.get(attribute) or None
+    yield "network", values.get("network") or "default"
+    call = values.get("call") or "build"
+    yield "call", call.replace("lint", "check", 1)
+    for flag, attribute in (("pull", "pull"), ("no_cache", "no-cache")):
+        yield flag, bool(values.get(attribute))

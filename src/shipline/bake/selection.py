@@ -1,0 +1,302 @@
+"""Which targets a command means, with their inheritance and overrides resolved.
+
+Reference: docs/bake-reference.md and docs/reference/buildx_bake.md (`--set`) of docker/buildx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from shipline.bake.definitions import Config
+from shipline.bake.entries import Entry, parse_entries, without_duplicates
+from shipline.bake.syntax import BakeError
+from shipline.bake.target import ATTRIBUTES, Group, Target
+from shipline.build import parse_boolean
+from shipline.errors import UsageError
+from shipline.globs import glob
+
+_KEYS = {
+    **{name: name for name in ATTRIBUTES if name not in ("inherits", "description")},
+    "secrets": "secret",
+    "platform": "platforms",
+    "push": "push",
+    "load": "load",
+}
+del _KEYS["secret"], _KEYS["platforms"]
+_SEVERAL = frozenset(
+    {"output", "cache-to", "cache-from", "tags", "platform", "secrets", "ssh", "attest"}
+    | {"entitlements", "annotations", "no-cache-filter", "ulimits"}
+)
+_NAMED = ("args", "contexts", "labels", "extra-hosts")
+_GLOB = "*?["
+
+
+class Override(Struct):
+    """`--set target.key=value`: `granted` are what the command line itself names, so that it needs
+    no permission.
+    """
+
+    key: str
+    name: str = ""
+    values: list[str] = field(default_factory=list)
+    append: bool = False
+
+
+class Selection(Struct, frozen=True):
+    """Targets by name, those that others need among them, and groups."""
+
+    targets: dict[str, Target]
+    groups: dict[str, Group]
+    named: frozenset[str] = frozenset()
+    """Paths that the command line names."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--print` shows."""
+        groups = {name: self.groups[name].to_json() for name in sorted(self.groups)}
+        return {
+            **({"group": groups} if groups else {}),
+            "target": {name: self.targets[name].to_json() for name in sorted(self.targets)},
+        }
+
+
+def select(
+    config: Config,
+    wanted: Sequence[str],
+    overrides: Iterable[str],
+    environ: Mapping[str, str],
+) -> Selection:
+    """The targets that `wanted` means: names or patterns of targets and groups.
+
+    Raises BakeError for a target that is wrong, UsageError for a wrong override.
+    """
+    return _Selector(config, overrides, environ).select(wanted)
+
+
+class _Selector:
+    def __init__(
+        self, config: Config, overrides: Iterable[str], environ: Mapping[str, str]
+    ) -> None:
+        self.config = config
+        self.named: set[str] = set()
+        self.overrides: dict[str, dict[tuple[str, str], Override]] = {}
+        for written in overrides:
+            self.add_override(written, environ)
+
+    def select(self, wanted: Sequence[str]) -> Selection:
+        names = list(
+            dict.fromkeys(name for one in wanted for name in self.matching(one.replace(".", "_")))
+        )
+        targets: dict[str, Target] = {}
+        groups: dict[str, Group] = {}
+        for name in names:
+            members, passed = self.members(name)
+            for member in members:
+                targets[member] = self.target(member)
+            for group in passed:
+                groups[group] = self.config.groups[group]
+        for name in names:
+            if name == "default" and "default" in groups:
+                continue
+            default = groups.setdefault("default", Group("default"))
+            default = groups["default"] = Group("default", [*default.targets], default.description)
+            default.targets.append(name)
+        if "default" in groups:
+            groups["default"].targets = sorted(dict.fromkeys(groups["default"].targets))
+        for name in list(targets):
+            self.link(targets[name], targets, [])
+        return Selection(targets, groups, frozenset(self.named))
+
+    def matching(self, pattern: str) -> list[str]:
+        if not any(sign in pattern for sign in _GLOB):
+            return [pattern]
+        found = [
+            name for name in (*self.config.groups, *self.config.targets) if _matches(pattern, name)
+        ]
+        if not found:
+            raise UsageError(f"no target matches {pattern!r}", hint=self.offered())
+        return found
+
+    def offered(self) -> str:
+        known = [one for one in (*self.config.groups, *self.config.targets) if one[:1] != "_"]
+        return f"there are {', '.join(known[:20])}" if known else "no target is defined"
+
+    def members(self, name: str) -> tuple[list[str], list[str]]:
+        """The targets of a group, and the groups on the way; a target is its own."""
+        members: dict[str, None] = {}
+        groups: dict[str, None] = {}
+
+        def walk(one: str) -> None:
+            group = self.config.groups.get(one)
+            if group is None or (one in running and one in self.config.targets):
+                members[one] = None
+            elif one in running:
+                raise BakeError(f"groups contain each other: {' -> '.join([*running, one])}")
+            elif one not in groups:
+                groups[one] = None
+                running.append(one)
+                for member in group.targets:
+                    walk(member)
+                running.pop()
+
+        running: list[str] = []
+        walk(name)
+        return list(members), list(groups)
+
+    def target(self, name: str) -> Target:
+        found = self.inherited(name, {}, [])
+        found.values.pop("inherits", None)
+        if found.values.get("context") is None:
+            found.values["context"] = "."
+        if not found.values.get("dockerfile"):
+            found.values["dockerfile"] = "Dockerfile"
+        return found
+
+    def inherited(self, name: str, done: dict[str, Target], path: list[str]) -> Target:
+        if name in path:
+            raise BakeError(f"targets inherit in a circle: {' -> '.join([*path, name])}")
+        if name in done:
+            return done[name]
+        own = self.config.targets.get(name)
+        if own is None:
+            child = f" that {path[-1]} inherits" if path else ""
+            raise BakeError(f"there is no target {name!r}{child}", hint=self.offered())
+        found = Target(name)
+        for parent in own.texts("inherits"):
+            found.merge(self.inherited(parent, done, [*path, name]))
+        found.merge(own)
+        for override in self.overrides.get(name, {}).values():
+            self.apply(found, override)
+        found.normalize()
+        done[name] = found
+        return found
+
+    def link(self, target: Target, targets: dict[str, Target], path: list[str]) -> None:
+        """Add the targets that `target` has as contexts; their entitlements become its own."""
+        path = [*path, target.name]
+        for context in (target.values.get("contexts") or {}).values():
+            if not context.startswith("target:"):
+                continue
+            name = context.removeprefix("target:")
+            if name in path:
+                circle = " -> ".join([*path, name])
+                raise BakeError(f"targets have each other as contexts: {circle}")
+            if name not in targets:
+                linked = self.target(name)
+                linked.values["output"] = [{"type": "cacheonly"}]
+                linked.linked = True
+                targets[name] = linked
+            other = targets[name]
+            self.link(other, targets, path)
+            added = [*target.texts("entitlements"), *other.texts("entitlements")]
+            if added:
+                target.values["entitlements"] = list(dict.fromkeys(added))
+            own, offered = target.texts("platforms"), other.texts("platforms")
+            if len(own) > 1 and len(offered) > 1 and not set(own) <= set(offered):
+                raise BakeError(
+                    f"{target.name} has the context {name}, which is not for all its platforms:"
+                    f" {', '.join(own)} are not among {', '.join(offered)}"
+                )
+
+    # overrides
+
+    def add_override(self, written: str, environ: Mapping[str, str]) -> None:
+        """`target.key[.name][+]=value`"""
+        left, equals, value = written.partition("=")
+        append = left.endswith("+")
+        pattern, *rest = left.removesuffix("+").split(".", 2)
+        key, name = (rest[0], rest[1] if len(rest) > 1 else "") if rest else ("", "")
+        if not key:
+            raise UsageError(f"--set: {written!r} is not target.key=value")
+        if not equals and key != "args":
+            raise UsageError(f"--set: {written!r} has no value", hint="write target.key=value")
+        if key not in _KEYS:
+            raise UsageError(
+                f"--set: targets have no key {key!r}", hint=f"it is one of {', '.join(_KEYS)}"
+            )
+        if key in _NAMED and not name:
+            raise UsageError(f"--set: {key} needs a name: {pattern}.{key}.NAME=value")
+        if not equals:
+            if name not in environ:
+                return
+            value = environ[name]
+        names = [one for one in self.config.targets if one == pattern]
+        names = names or [one for one in self.config.targets if _matches(pattern, one)]
+        if not names:
+            raise UsageError(f"--set: no target matches {pattern!r}", hint=self.offered())
+        for one in names:
+            known = self.overrides.setdefault(one, {})
+            override = known.setdefault((key, name), Override(key, name))
+            if key in _SEVERAL:
+                override.values.append(value)
+                override.append = append
+            else:
+                override.values = [value]
+
+    def apply(self, target: Target, override: Override) -> None:
+        key, values = override.key, override.values
+        attribute = _KEYS[key]
+        if key in ("push", "load"):
+            on = parse_boolean(values[-1], f"--set {key}")
+            change = _pushed if key == "push" else _loaded
+            target.values["output"] = change(target.values.get("output") or [], on)
+            return
+        kind = ATTRIBUTES[attribute]
+        if key in _NAMED:
+            named = target.values.get(attribute) or {}
+            target.values[attribute] = {**named, override.name: values[-1]}
+        elif key in ("pull", "no-cache"):
+            target.values[attribute] = parse_boolean(values[-1], f"--set {key}")
+        elif key in _SEVERAL:
+            new: list[Any] = parse_entries(kind.entries, values) if kind.entries else [*values]
+            self.note(key, new)
+            if override.append or key in ("entitlements", "annotations", "attest"):
+                new = [*(target.values.get(attribute) or ()), *new]
+            target.values[attribute] = (
+                without_duplicates(kind.entries, new) if kind.entries else new
+            )
+        else:
+            target.values[attribute] = values[-1]
+
+    def note(self, key: str, entries: Sequence[Any]) -> None:
+        """Remember the paths that the command line names."""
+        paths: Callable[[Entry], Iterable[str]] = {
+            "cache-from": lambda one: [one.get("src", "")] if one["type"] == "local" else [],
+            "cache-to": lambda one: [one.get("dest", "")] if one["type"] == "local" else [],
+            "secrets": lambda one: [one.get("src", "")],
+            "ssh": lambda one: one.get("paths", ()),
+            "output": lambda one: [one.get("dest", "")],
+        }.get(key, lambda one: ())
+        if key == "entitlements":
+            self.named.update(entries)
+        else:
+            self.named.update(path for one in entries for path in paths(one) if path)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return glob(pattern).fullmatch(name) is not None
+    except ValueError:
+        return False
+
+
+def _pushed(outputs: Sequence[Entry], on: bool) -> list[Entry]:
+    """Outputs that push, or one more where there is none but for the engine; or none that does."""
+    if not on:
+        kept = [one for one in outputs if one["type"] != "registry"]
+        return [{**one, "push": "false"} if one["type"] == "image" else one for one in kept]
+    found = [{**one, "push": "true"} if one["type"] == "image" else one for one in outputs]
+    if all(one["type"] == "docker" for one in found):
+        found.append({"type": "image", "push": "true"})
+    return found
+
+
+def _loaded(outputs: Sequence[Entry], on: bool) -> list[Entry]:
+    """Outputs of which one loads, unless there is another than images."""
+    images = ("docker", "image", "registry", "oci")
+    there = any(one["type"] == "docker" and not one.get("dest") for one in outputs)
+    if not on or there or any(one["type"] not in images for one in outputs):
+        return list(outputs)
+    return [*outputs, {"type": "docker"}]

@@ -1,0 +1,462 @@
+"""`shipline bake`: build the targets of definition files, several at once.
+
+Flags, files and variables of the environment are those of `docker buildx bake`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.build import (
+    BuildRequest,
+    Context,
+    ContextKind,
+    check_request,
+    linked_targets,
+    parse_attributes,
+    parse_boolean,
+    parse_call,
+    split_csv,
+)
+from shipline.builders.instances import other_builder
+from shipline.cli import engine
+from shipline.cli.build import completed, shown
+from shipline.cli.build_options import MODES, SwitchCommand
+from shipline.cli.environment import registry_options
+from shipline.cli.failures import ProgramSettings
+from shipline.cli.results import show_outcome, write_metadata
+from shipline.errors import UsageError
+from shipline.observe import open_sinks
+from shipline.oci import Platform
+from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.bake import Config, DefinitionFile, Selection, VariableInfo
+
+_FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
+_CHECK_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS"
+_RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
+
+
+@click.command("bake", cls=SwitchCommand)
+@click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="A definition file.")
+@click.option("--set", "sets", multiple=True, metavar="TARGET.KEY=VALUE", help="Change a target.")
+@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+@click.option("--allow", multiple=True, metavar="WHAT", help="Allow network.host, ssh, fs=PATH, ..")
+@click.option("--print", "print_", is_flag=True, help="Print the targets and build nothing.")
+@click.option("--list", "list_", metavar="WHAT", help="List targets or variables.")
+@click.option("--list-targets", is_flag=True, hidden=True)
+@click.option("--list-variables", is_flag=True, hidden=True)
+@click.option("--call", default="build", metavar="METHOD", help="build, check, outline or targets.")
+@click.option("--check", is_flag=True, help="Check the Dockerfiles: --call=check.")
+@click.option("--no-cache", is_flag=True, default=None, help="Use no results of earlier builds.")
+@click.option("--pull", is_flag=True, default=None, help="Ask for newer base images.")
+@click.option("--load", is_flag=True, help="Load the images into the local engine.")
+@click.option("--push", is_flag=True, help="Push the images.")
+@click.option("--provenance", metavar="BOOL|K=V", help="--set=*.attest=type=provenance")
+@click.option("--sbom", metavar="BOOL|K=V", help="--set=*.attest=type=sbom")
+@click.option("--metadata-file", metavar="PATH", help="Write metadata of the results, as JSON.")
+@click.option("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use.")
+@click.option(
+    "--progress",
+    type=click.Choice(MODES),
+    default="auto",
+    envvar="BUILDKIT_PROGRESS",
+    help="How progress is shown.",
+)
+@registry_options
+@click.argument("targets", nargs=-1, metavar="[URL] [TARGET]...")
+@click.pass_obj
+def command(
+    settings: ProgramSettings,
+    /,
+    targets: tuple[str, ...],
+    files: tuple[str, ...],
+    sets: tuple[str, ...],
+    variables: tuple[str, ...],
+    allow: tuple[str, ...],
+    print_: bool,
+    list_: str | None,
+    list_targets: bool,
+    list_variables: bool,
+    progress: str,
+    builder: str | None,
+    metadata_file: str | None,
+    **flags: Any,
+) -> int:
+    """Build the targets of a bake definition or a compose file.
+
+    Without -f these are docker-bake.hcl, docker-bake.json, their overrides, and compose files of
+    this directory; without TARGET the group or target `default`.
+    """
+    from shipline.bake import parse_permissions, prepare, select
+
+    settings.json_lines = progress == "rawjson"
+    list_ = list_ or ("targets" if list_targets else "variables" if list_variables else None)
+    if print_ and list_:
+        raise UsageError("--print and --list exclude each other")
+    wanted = parse_list(list_) if list_ else None
+    flags["call"] = parse_call("check" if flags.pop("check") else flags["call"])
+    permissions = parse_permissions(allow)
+    environ = os.environ
+    url, command_context, names = split_arguments(targets)
+    with ExitStack() as stack:
+        directory = stack.enter_context(_fetched(url, progress)) if url else None
+        config = _config(directory, url, files, variables, command_context, environ)
+        for warning in config.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        if wanted:
+            click.echo(_listed(config, *wanted), nl=False)
+            return 0
+        selection = select(config, names or ("default",), (*sets, *overrides_of(flags)), environ)
+        prepare(selection, environ, url, directory and _tree(directory))
+        if print_:
+            click.echo(as_json(selection.to_json()))
+            return 0
+        if name := other_builder(builder, environ):
+            raise UsageError(
+                f"bake does not build on other builders yet, and {name} is selected",
+                hint="add --builder default to build in this process",
+            )
+        _ask(selection, permissions, environ, remote=bool(url))
+        scratch = Path(stack.enter_context(TemporaryDirectory()))
+        requests = requests_of(selection, environ, scratch, metadata_file)
+        called = [name for name, one in requests.items() if one.call.method != "build"]
+        if called:
+            return _call(selection, requests, flags["call"], progress, settings, scratch)
+        return _build(requests, progress, metadata_file)
+
+
+def split_arguments(words: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
+    """The URL of remote definitions, the context of the command, and the targets."""
+    from shipline.bake import CWD, is_remote
+
+    url, context, rest = "", CWD, list(words)
+    if rest and is_remote(rest[0]):
+        url = rest.pop(0)
+        if rest and is_remote(rest[0]):
+            context = rest.pop(0)
+    return url, context, tuple(rest)
+
+
+def overrides_of(flags: Mapping[str, Any]) -> list[str]:
+    """What the short flags stand for, as --set has it."""
+    found = [f"*.{name}=true" for name in ("push", "load") if flags.get(name)]
+    call = flags.get("call")
+    if call is not None and call.method != "build":
+        found.append(f"*.call={'lint' if call.method == 'check' else call.method}")
+    for name in ("no_cache", "pull"):
+        if flags.get(name) is not None:
+            found.append(f"*.{name.replace('_', '-')}={str(flags[name]).lower()}")
+    for kind in ("sbom", "provenance"):
+        if value := flags.get(kind):
+            found.append(f"*.attest=type={kind},{_attributes(kind, value)}")
+    return found
+
+
+def _attributes(kind: str, value: str) -> str:
+    """`true` and `false` as an attribute; others as they are."""
+    try:
+        return f"disabled={str(not parse_boolean(value, kind)).lower()}"
+    except UsageError:
+        return value
+
+
+def as_json(document: Any) -> str:
+    """JSON as Go writes it: with two spaces, and what HTML has a meaning for escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+# definitions
+
+
+def _config(
+    directory: Path | None,
+    url: str,
+    files: Sequence[str],
+    variables: Sequence[str],
+    command_context: str,
+    environ: Mapping[str, str],
+) -> Config:
+    from shipline.bake import parse_files
+
+    if environ.get(_RELATIVE, "").strip() and parse_boolean(environ[_RELATIVE].strip(), _RELATIVE):
+        raise UsageError(f"{_RELATIVE} is not supported yet", hint="run bake where the paths begin")
+    read = _read(files or _files_of(environ), directory, url)
+    builtin = {"BAKE_CMD_CONTEXT": command_context, "BAKE_LOCAL_PLATFORM": str(Platform.local())}
+    return parse_files(read, environ, variables=_variables(variables), builtin=builtin)
+
+
+def _files_of(environ: Mapping[str, str]) -> list[str]:
+    """The files of BUILDX_BAKE_FILE."""
+    separator = environ.get(_SEPARATOR) or os.pathsep
+    words = (one.strip() for one in environ.get(_FILES, "").split(separator))
+    return [one for one in words if one]
+
+
+def _variables(texts: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in filter(None, texts):
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--var: {text!r} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _read(files: Sequence[str], directory: Path | None, url: str) -> list[DefinitionFile]:
+    """The definition files: those of a remote definition first, `cwd://` ones from here."""
+    from shipline.bake import CWD, read_files
+
+    if directory is None:
+        return read_files([one.removeprefix(CWD) for one in files], sys.stdin.buffer.read)
+    from shipline.bake import BAKE_FILES, COMPOSE_FILES, DefinitionFile
+
+    here = [one.removeprefix(CWD) for one in files if one.startswith(CWD)]
+    there = [one for one in files if not one.startswith(CWD)]
+    if file := _sole_file(directory):
+        name = url.partition("?")[0].rpartition("/")[2] or url
+        found = [DefinitionFile(name, file.read_bytes())]
+    else:
+        known = [*COMPOSE_FILES, *BAKE_FILES]
+        wanted = there or [one for one in known if (directory / one).exists()]
+        found = [_inside(directory, one) for one in wanted]
+    found += read_files(here, sys.stdin.buffer.read) if here else []
+    if not found:
+        raise UsageError(f"there is no bake definition in {url}", hint="name one with -f")
+    return found
+
+
+def _tree(directory: Path) -> Path | None:
+    """The directory, None if it has only the one file that was at the URL."""
+    return directory if _sole_file(directory) is None else None
+
+
+def _sole_file(directory: Path) -> Path | None:
+    from shipline.build import CONTEXT_FILE
+
+    return directory / CONTEXT_FILE if os.listdir(directory) == [CONTEXT_FILE] else None
+
+
+def _inside(directory: Path, name: str) -> DefinitionFile:
+    """A file of a remote definition, which cannot be a link to one outside."""
+    from shipline.bake import DefinitionFile
+    from shipline.errors import SandboxError
+    from shipline.sandbox import resolve_in_root
+
+    try:
+        return DefinitionFile(name, resolve_in_root(directory, name).read_bytes())
+    except (OSError, SandboxError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.message
+        raise UsageError(f"cannot read {name} of the remote definition: {why}") from None
+
+
+@contextmanager
+def _fetched(url: str, mode: str) -> Iterator[Path]:
+    """A directory with the files of a remote definition."""
+    from shipline.build import parse_request
+
+    engine.enter()
+    request = parse_request(url, os.environ)
+    with ExitStack() as stack:
+
+        def fetch(step: Any) -> Path:
+            return Path(stack.enter_context(engine.fetched(request, step)).directory)
+
+        yield shown("load bake definitions", fetch, mode, [])
+
+
+# lists
+
+
+def parse_list(text: str) -> tuple[str, str]:
+    """What --list asks for: targets or variables; and the format: table or json."""
+    fields = (
+        {"type": text}
+        if split_csv(text) == (text,) and "=" not in text
+        else (parse_attributes(text, "--list"))
+    )
+    kind, form = fields.pop("type", ""), fields.pop("format", "table")
+    if fields or kind not in ("targets", "variables") or form not in ("table", "json"):
+        raise UsageError(
+            f"--list: cannot read {text!r}",
+            hint="write targets, variables, or type=targets,format=json",
+        )
+    return kind, form
+
+
+def _listed(config: Config, kind: str, form: str) -> str:
+    rows = _variable_rows(config.variables) if kind == "variables" else _target_rows(config)
+    if form == "json":
+        return as_json(rows) + "\n"
+    if kind == "variables":
+        head: tuple[str, ...] = ("VARIABLE", "TYPE", "VALUE", "DESCRIPTION")
+        keys: tuple[str, ...] = ("name", "type", "value", "description")
+    else:
+        head, keys = ("TARGET", "DESCRIPTION"), ("name", "description")
+    absent = {"value": "<null>"}
+    cells = [[str(row.get(key, absent.get(key, ""))) for key in keys] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = (
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *cells)
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _variable_rows(variables: Sequence[VariableInfo]) -> list[dict[str, Any]]:
+    rows = []
+    for one in sorted(variables, key=lambda one: one.name):
+        row = {"name": one.name, "description": one.description, "type": one.type}
+        rows.append({key: value for key, value in row.items() if value})
+        if one.value is not None:
+            rows[-1]["value"] = one.value
+    return rows
+
+
+def _target_rows(config: Config) -> list[dict[str, Any]]:
+    """Targets and groups, without those whose name begins with an underscore."""
+    rows: list[dict[str, Any]] = []
+    for name in sorted({*config.targets, *config.groups}):
+        if name.startswith("_"):
+            continue
+        if name in config.targets:
+            told = str(config.targets[name].values.get("description") or "")
+            rows.append({"name": name, **({"description": told} if told else {})})
+        if name in config.groups:
+            group = config.groups[name]
+            members = ", ".join(sorted(group.targets))
+            told = f"{group.description} ({members})" if group.description else members
+            rows.append({"name": name, "description": told, "group": True})
+    return rows
+
+
+# permissions
+
+
+def _ask(selection: Selection, given: Any, environ: Mapping[str, str], *, remote: bool) -> None:
+    """Ask on a terminal for the permissions that are missing. Raises UsageError without them."""
+    from shipline.bake import missing_permissions
+
+    checked = parse_boolean(environ.get(_CHECK_FILES) or "true", _CHECK_FILES)
+    missing = missing_permissions(selection, given, files=checked)
+    if not missing:
+        return
+    flags = " ".join(f"--allow={one.flag}" for one in missing)
+    asked = "".join(f"\n - {one.purpose}" for one in missing)
+    whose = "a remote definition asks" if remote else "the targets ask"
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+        click.echo(f"{whose} for permission to:{asked}\n", err=True)
+        click.echo(f"to grant it without this question: {flags}", err=True)
+        if click.confirm("grant it and go on?", err=True):
+            return
+    raise UsageError(f"{whose} for permission to:{asked}", hint=f"grant it with {flags}")
+
+
+# builds
+
+
+def requests_of(
+    selection: Selection, environ: Mapping[str, str], scratch: Path, metadata_file: str | None
+) -> dict[str, BuildRequest]:
+    """The requests by the names of their targets. Raises UsageError with the name of a target."""
+    from shipline.bake import in_target, request_of
+
+    found = {}
+    for name, target in selection.targets.items():
+        with in_target(name):
+            request = request_of(target, environ, scratch, metadata_file=metadata_file)
+            request = completed(request, str(target.values["context"]), environ)
+            check_request(request)
+            found[name] = replace(request, metadata_file=None)
+    piped = [
+        name
+        for name, one in found.items()
+        if any(output.destination == "-" for output in one.outputs)
+    ]
+    if len(piped) > 1:
+        raise UsageError(f"only one target can write to standard output, not {', '.join(piped)}")
+    if piped and sys.stdout.isatty():
+        raise UsageError(
+            f"target {piped[0]}: a tar archive cannot be written to a terminal",
+            hint="redirect standard output, or give dest=FILE",
+        )
+    return found
+
+
+def _build(requests: Mapping[str, BuildRequest], mode: str, metadata_file: str | None) -> int:
+    engine.enter()
+    warned: list[dict[str, Any]] = []
+    results = shown("bake", lambda step: engine.start_targets(requests, step), mode, warned)
+    if metadata_file:
+        asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
+        told = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
+        write_metadata(Path(metadata_file), results, told)
+    needed = {name for one in requests.values() for name in linked_targets(one)}
+    for name, result in results.items():
+        if mode in ("auto", "plain", "tty") and not _is_internal(requests[name], name in needed):
+            show_outcome(requests[name], result, f"{name}: ")
+    return 0
+
+
+def _is_internal(request: BuildRequest, needed: bool) -> bool:
+    """Whether a result is for other targets alone."""
+    return needed and all(output.type == "cacheonly" for output in request.outputs)
+
+
+def _call(
+    selection: Selection,
+    requests: Mapping[str, BuildRequest],
+    asked: Any,
+    mode: str,
+    settings: ProgramSettings,
+    scratch: Path,
+) -> int:
+    """Answer --call for each target that has it; returns the highest status."""
+    from shipline.cli.calls import answer
+    from shipline.cli.failures import report
+
+    empty = scratch / "nothing"
+    empty.mkdir(exist_ok=True)
+    status, documents, first = 0, {}, True
+    for name in sorted(requests):
+        request = requests[name]
+        if request.call.method == "build":
+            continue
+        call = replace(request.call, json=asked.json, ignore_status=asked.ignore_status)
+        contexts = {
+            key: Context(ContextKind.LOCAL, str(empty)) if one.kind is ContextKind.TARGET else one
+            for key, one in request.build_contexts.items()
+        }
+        request = replace(request, call=call, build_contexts=contexts)
+        text, code, failure = answer(request, open_sinks(mode, sys.stderr, os.environ))
+        status = max(status, code)
+        if asked.json:
+            documents[name] = {
+                "build": selection.targets[name].to_json(),
+                call.method: json.loads(text),
+            }
+            continue
+        described = selection.targets[name].values.get("description")
+        click.echo("" if first else "\n", nl=False)
+        click.echo("\n".join(filter(None, (name, described))) + "\n")
+        click.echo(text, nl=False)
+        first = False
+        if failure is not None:
+            report(failure, settings)
+    if asked.json:
+        groups = {name: one.to_json() for name, one in sorted(selection.groups.items())}
+        click.echo(as_json({"group": groups, "target": documents}))
+    return status

@@ -1,0 +1,1 @@
+target "default" { annotations = ["nope:a=b"] }

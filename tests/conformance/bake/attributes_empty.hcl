@@ -1,0 +1,21 @@
+target "default" {
+  args = {}
+  context = ""
+  contexts = {}
+  tags = []
+  target = ""
+  output = []
+  cache-from = []
+  cache-to = [""]
+  labels = {}
+  platforms = [""]
+  dockerfile = ""
+  secret = [""]
+  ssh = []
+  attest = []
+  network = ""
+  call = ""
+  dockerfile-inline = ""
+  description = ""
+  annotations = [""]
+}

@@ -1,0 +1,4 @@
+target "default" {
+  foo = 1
+  bar = undefined_thing
+}

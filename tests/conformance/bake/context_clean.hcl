@@ -1,0 +1,4 @@
+target "default" {
+  context = "./a/../b//c/"
+  contexts = { x = "./y/" }
+}

@@ -1,0 +1,3 @@
+target "a" {}
+target "b" { contexts = { a = "target:a" } }
+target "default" { contexts = { b = "target:b", a = "target:a" } }

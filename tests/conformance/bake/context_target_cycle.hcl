@@ -1,0 +1,2 @@
+target "a" { contexts = { b = "target:default" } }
+target "default" { contexts = { a = "target:a" } }

@@ -1,0 +1,5 @@
+target "a" { platforms = ["linux/amd64", "linux/386"] }
+target "default" {
+  platforms = ["linux/amd64", "linux/arm64"]
+  contexts = { a = "target:a" }
+}

@@ -1,0 +1,6 @@
+target "default" {
+  attest = [
+    { type = "provenance", mode = "max" },
+    { type = "sbom", generator = "x", disabled = "true" },
+  ]
+}

@@ -1,0 +1,1 @@
+target "default" { secret = ["id=a,src=does-not-exist"] }

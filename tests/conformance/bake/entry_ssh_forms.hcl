@@ -1,0 +1,1 @@
+target "default" { ssh = [{ id = "default" }, "default", { id = "k" }] }

@@ -1,0 +1,6 @@
+variable "TAG" { default = "second" }
+target "app" {
+  args = { b = "2" }
+  dockerfile = "Other"
+}
+target "default" {}

@@ -1,0 +1,2 @@
+# args: --provenance=false
+target "default" { attest = ["type=provenance,mode=min", "type=sbom"] }

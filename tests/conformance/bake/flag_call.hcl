@@ -1,0 +1,2 @@
+# args: --call=outline
+target "default" {}

@@ -1,0 +1,2 @@
+# args: --check
+target "default" {}

@@ -1,0 +1,2 @@
+# args: --load
+target "default" { output = ["type=registry"] }

@@ -1,0 +1,2 @@
+# args: --no-cache --pull
+target "default" {}

@@ -1,0 +1,2 @@
+# args: --push
+target "default" {}

@@ -1,0 +1,5 @@
+function "f" {
+  params = [a]
+  result = f(a)
+}
+target "default" { tags = [f("x")] }

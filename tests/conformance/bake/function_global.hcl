@@ -1,0 +1,7 @@
+# env: V=env
+variable "V" { default = "v" }
+function "f" {
+  params = []
+  result = "${V}!"
+}
+target "default" { args = { f = f() } }

@@ -1,0 +1,5 @@
+function "upper" {
+  params = [x]
+  result = "mine"
+}
+target "default" { args = { a = upper("x") } }

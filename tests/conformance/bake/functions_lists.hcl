@@ -1,0 +1,27 @@
+target "default" {
+  args = {
+    chunklist = jsonencode(chunklist(["a", "b", "c"], 2))
+    coalescelist = jsonencode(coalescelist([], ["x"]))
+    compact = jsonencode(compact(["a", "", "b"]))
+    concat = jsonencode(concat(["a"], [1], ["b", true]))
+    contains = contains(["a", "b"], "a")
+    contains2 = contains([1, 2], "1")
+    distinct = jsonencode(distinct(["a", "b", "a"]))
+    element = element(["a", "b"], 3)
+    flatten = jsonencode(flatten([["a"], ["b", ["c", []]]]))
+    hasindex = hasindex(["a"], 1)
+    index = index(["a", "b"], 1)
+    indexof = indexof(["a", "b"], "b")
+    length = length(["a", "b"])
+    reverselist = jsonencode(reverselist(["a", 1]))
+    slice = jsonencode(slice(["a", "b", "c"], 1, 3))
+    sort = jsonencode(sort(["b", "a", "C"]))
+    setunion = jsonencode(setunion(["b"], ["a", "c"]))
+    setintersection = jsonencode(setintersection(["a", "b"], ["b", "c"]))
+    setsubtract = jsonencode(setsubtract(["a", "b"], ["b"]))
+    setsymmetricdifference = jsonencode(setsymmetricdifference(["a", "b"], ["b", "c"]))
+    setproduct = jsonencode(setproduct(["a", "b"], [1, 2]))
+    sethaselement = sethaselement(["a"], "a")
+    setnumbers = jsonencode(setunion([10, 9], [1]))
+  }
+}

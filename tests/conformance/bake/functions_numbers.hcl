@@ -1,0 +1,27 @@
+target "default" {
+  args = {
+    absolute = absolute(-1.5)
+    add = add(1, "2")
+    subtract = subtract(1, 2)
+    multiply = multiply(2, 3)
+    divide = divide(1, 4)
+    modulo = modulo(-7, 3)
+    modulo2 = modulo(7.5, 2)
+    negate = negate(3)
+    ceil = ceil(1.2)
+    floor = floor(-1.2)
+    int = int(-1.7)
+    signum = signum(-3)
+    pow = pow(2, 0.5)
+    pow2 = pow(2, 10)
+    log = log(100, 10)
+    max = max(1, 3, 2)
+    min = min(1, 3, 2)
+    parseint = parseint("ff", 16)
+    parseint2 = parseint("-101", 2)
+    range = jsonencode(range(3))
+    range2 = jsonencode(range(1, 4))
+    range3 = jsonencode(range(5, 1, -2))
+    range4 = jsonencode(range(3, 0))
+  }
+}

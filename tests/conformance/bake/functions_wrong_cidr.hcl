@@ -1,0 +1,5 @@
+target "default" {
+  args = {
+    a = cidrsubnet("10.0.0.0/30", 4, 1)
+  }
+}

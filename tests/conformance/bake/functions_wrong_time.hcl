@@ -1,0 +1,5 @@
+target "default" {
+  args = {
+    a = timeadd("yesterday", "1h")
+  }
+}

@@ -1,0 +1,4 @@
+# args: default a
+group "default" { targets = ["b"] }
+target "a" {}
+target "b" {}

@@ -1,0 +1,4 @@
+# args: app
+group "app" { targets = ["app", "db"] }
+target "app" {}
+target "db" {}

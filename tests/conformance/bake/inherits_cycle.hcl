@@ -1,0 +1,2 @@
+target "a" { inherits = ["default"] }
+target "default" { inherits = ["a"] }

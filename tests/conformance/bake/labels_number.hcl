@@ -1,0 +1,3 @@
+target "default" {
+  labels = { a = 1.50, b = 1e3, c = true }
+}

@@ -1,0 +1,4 @@
+target "default" {
+  name = "a.${x}"
+  matrix = { x = ["a", "b"] }
+}

@@ -1,0 +1,6 @@
+# args: default a
+target "default" {
+  name = "x-${x}"
+  matrix = { x = [] }
+}
+target "a" {}

@@ -1,0 +1,4 @@
+group "default" {
+  matrix = { a = ["b"] }
+  targets = ["x"]
+}

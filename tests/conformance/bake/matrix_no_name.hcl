@@ -1,0 +1,3 @@
+target "default" {
+  matrix = { x = ["a", "b"] }
+}

@@ -1,0 +1,5 @@
+target "default" {
+  name = "n${n}"
+  matrix = { n = range(3) }
+  args = { n = n + 1 }
+}

@@ -1,0 +1,4 @@
+target "default" {
+  matrix = { x = ["only"] }
+  tags = ["a:${x}"]
+}

@@ -1,0 +1,6 @@
+target "default" {
+  name = "app-${tgt}"
+  matrix = { tgt = ["a", "b"] }
+  target = tgt
+  tags = ["app:${tgt}"]
+}

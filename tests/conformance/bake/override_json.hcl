@@ -1,0 +1,5 @@
+# files: extra.override.json
+target "default" {
+  tags = ["a"]
+  args = { x = "hcl" }
+}

@@ -1,0 +1,4 @@
+target "default" {
+  context = "x"
+  dockerfile = "${target.default.context}/Dockerfile"
+}

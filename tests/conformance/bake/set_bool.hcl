@@ -1,0 +1,2 @@
+# args: --set *.pull=true --set *.no-cache=false
+target "default" {}

@@ -1,0 +1,2 @@
+# args: --set *.pull=x
+target "default" {}

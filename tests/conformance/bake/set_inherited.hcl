@@ -1,0 +1,3 @@
+# args: --set base.args.x=set
+target "base" { args = { x = "base", y = "base" } }
+target "default" { inherits = ["base"] }

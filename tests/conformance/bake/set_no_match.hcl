@@ -1,0 +1,2 @@
+# args: --set nope.context=x
+target "default" {}

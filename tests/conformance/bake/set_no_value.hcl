@@ -1,0 +1,2 @@
+# args: --set default.context
+target "default" {}

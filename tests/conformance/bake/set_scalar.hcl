@@ -1,0 +1,2 @@
+# args: --set default.context=other --set default.dockerfile=X --set default.target=st
+target "default" { context = "a" }

@@ -1,0 +1,2 @@
+# args: --set default.foo=x
+target "default" {}

@@ -1,0 +1,5 @@
+variable "A" { default = "x" }
+target "default" {
+  tags = ["b"]
+  context = A.foo
+}

@@ -1,0 +1,10 @@
+# hash
+// slashes
+/* block
+   over lines */
+target "default" { # after
+  tags = [ // in a list
+    "a", # one
+    /* two */ "b",
+  ]
+}

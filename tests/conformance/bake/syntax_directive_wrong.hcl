@@ -1,0 +1,5 @@
+target "default" {
+  args = {
+    a = "%{ if true }x"
+  }
+}

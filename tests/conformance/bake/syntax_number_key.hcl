@@ -1,0 +1,3 @@
+target "default" {
+  args = { 1 = "a", "${1 + 1}" = "b", true = "c" }
+}

@@ -1,0 +1,3 @@
+target "default" {
+  args = { "ключ" = "значение", é = "combining e\u0301" }
+}

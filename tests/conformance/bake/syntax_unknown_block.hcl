@@ -1,0 +1,4 @@
+thing "x" {
+  a = 1
+}
+target "default" {}

@@ -1,0 +1,2 @@
+# args: nope
+target "a" {}

@@ -1,0 +1,4 @@
+# args: app-*
+target "app-a" {}
+target "app-b" {}
+target "other" {}

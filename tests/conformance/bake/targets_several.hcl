@@ -1,0 +1,3 @@
+# args: b a
+target "a" { tags = ["a"] }
+target "b" { tags = ["b"] }

@@ -1,0 +1,1 @@
+target "default" { ulimits = ["nope=1"] }

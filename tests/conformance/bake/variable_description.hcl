@@ -1,0 +1,5 @@
+variable "A" {
+  description = "what it is"
+  default = "x"
+}
+target "default" { tags = [A] }

@@ -1,0 +1,3 @@
+# env: FLAG=yes
+variable "FLAG" { default = true }
+target "default" {}

@@ -1,0 +1,3 @@
+# env: NUM=x
+variable "NUM" { default = 1 }
+target "default" {}

@@ -1,0 +1,3 @@
+# env: L=a,b
+variable "L" { default = ["x"] }
+target "default" {}

@@ -1,0 +1,3 @@
+# env: N=given
+variable "N" { default = null }
+target "default" { args = { n = N } }

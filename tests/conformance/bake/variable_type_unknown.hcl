@@ -1,0 +1,5 @@
+variable "A" {
+  default = "x"
+  type = foo
+}
+target "default" {}

@@ -1,0 +1,5 @@
+# env: A=a
+variable "A" {
+  type = map(string)
+}
+target "default" {}

@@ -1,0 +1,5 @@
+variable "A" {
+  type = number
+  default = null
+}
+target "default" { args = { a = jsonencode(A) } }

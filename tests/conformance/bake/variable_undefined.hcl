@@ -1,0 +1,4 @@
+target "default" {
+  tags = ["x"]
+  args = { a = NOPE }
+}

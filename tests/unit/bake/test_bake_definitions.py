@@ -1,0 +1,168 @@
+"""Bake definitions that are wrong or do not end: one message, with the place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from shipline.bake import BakeError, DefinitionFile, Selection, parse_files, select
+from shipline.errors import ShiplineError
+
+
+def selected(text: str, *wanted: str, name: str = "docker-bake.hcl") -> Selection:
+    file = DefinitionFile(name, text.encode())
+    config = parse_files([file], {}, variables={}, builtin={})
+    return select(config, wanted or ("default",), (), {})
+
+
+def refused(text: str, name: str = "docker-bake.hcl") -> ShiplineError:
+    with pytest.raises(ShiplineError) as found:
+        selected(text, name=name)
+    assert found.value.exit_code in (2, 3)
+    return found.value
+
+
+def line(error: ShiplineError) -> int:
+    assert error.span is not None, error.message
+    return error.span.line
+
+
+def test_a_cycle_is_named() -> None:
+    inherits = refused(
+        'target "a" { inherits = ["default"] }\ntarget "default" { inherits = ["a"] }'
+    )
+    assert "default -> a -> default" in inherits.message
+    contexts = refused(
+        'target "a" { contexts = { x = "target:default" } }\n'
+        'target "default" { contexts = { x = "target:a" } }'
+    )
+    assert "default -> a -> default" in contexts.message
+    groups = refused('group "default" { targets = ["g"] }\ngroup "g" { targets = ["default"] }')
+    assert "default -> g -> default" in groups.message
+    variables = refused('variable "A" { default = B }\nvariable "B" { default = A }')
+    assert line(variables) == 2
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        'function "f" {\n params = [x]\n result = f(x)\n}\ntarget "default" { tags = [f("a")] }',
+        "\n".join(
+            [
+                'function "f0" {\n params = [x]\n result = "${x}${x}"\n}',
+                *(
+                    f'function "f{n}" {{\n params = [x]\n result = f{n - 1}(f{n - 1}(x))\n}}'
+                    for n in range(1, 12)
+                ),
+                'target "default" { tags = [f11("a")] }',
+            ]
+        ),
+        'target "default" { tags = [for a in range(1000) : [for b in range(1000) :'
+        " [for c in range(1000) : c]]] }",
+        'target "default" { tags = ["' + "${" * 5000 + "1" + "}" * 5000 + '"] }',
+        'target "default" { tags = ' + "[" * 100_000,
+        'target "default" { args = { a = ' + "-" * 100_000 + "1 } }",
+        'target "default" {\n name = "a${a}-${b}-${c}"\n matrix = {'
+        + "".join(f"\n {one} = range(1000)" for one in "abc")
+        + "\n }\n}",
+        'target "default" { args = { a = pow(10, 100000) } }',
+        'target "default" { args = { a = "${9999999999 * 9e999999}" } }',
+        'target "default" { args = { a = format("%999999999d", 1) } }',
+    ],
+)
+def test_what_does_not_end_is_refused_soon(definition: str) -> None:
+    begun = time.process_time()
+    error = refused(definition)
+    assert error.span is not None
+    assert time.process_time() - begun < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "services: &a\n  x: *a\n",
+        "a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\nservices:\n  app:\n    build: [*c]\n",
+        "services:\n  app:\n    build: 5\n",
+        "services: 5\n",
+        "- 1\n",
+        "services:\n  app: []\n",
+        "services:\n  app:\n    build:\n      args: {a: ${X\n",
+        "services:\n  app:\n    build:\n      tags: x\n",
+        "services:\n  app:\n    build:\n      contxt: x\n",
+        "services:\n  a:\n    extends: b\n    build: .\n  b:\n    extends: a\n",
+    ],
+)
+def test_a_wrong_compose_file_is_one_message(text: str) -> None:
+    assert refused(text, "compose.yaml").message
+
+
+def test_an_unknown_key_of_a_build_is_an_error_and_others_are_warnings() -> None:
+    error = refused("services:\n  app:\n    build:\n      contxt: x\n", "compose.yaml")
+    assert line(error) == 4
+    assert "context" in error.hint
+    text = "services:\n  app:\n    build: .\n    imagee: x\nthing: 1\n"
+    file = DefinitionFile("compose.yaml", text.encode())
+    config = parse_files([file], {}, variables={}, builtin={})
+    assert [one.partition(": ")[0] for one in config.warnings] == [
+        "compose.yaml:5",
+        "compose.yaml:4",
+    ]
+
+
+def test_an_attribute_that_is_ignored_is_a_warning() -> None:
+    file = DefinitionFile("docker-bake.hcl", b'target "default" {\n  tag = ["x"]\n}\n')
+    config = parse_files([file], {}, variables={}, builtin={})
+    assert config.warnings == ["docker-bake.hcl:2:3: a target has no attribute tag: it is ignored"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\0", b"{", b"[]", b"", b'target "a" {'])
+@pytest.mark.parametrize("name", ["a.hcl", "a.json", "a.yaml", "a"])
+def test_any_bytes_are_definitions_or_one_message(name: str, content: bytes) -> None:
+    try:
+        parse_files([DefinitionFile(name, content)], {}, variables={}, builtin={})
+    except BakeError as error:
+        assert error.message
+
+
+def test_a_variable_of_the_command_line_wins_over_the_environment() -> None:
+    file = DefinitionFile("docker-bake.hcl", b'variable "A" {}\ntarget "default" { tags = [A] }')
+    config = parse_files([file], {"A": "environment"}, variables={"A": "given"}, builtin={})
+    assert select(config, ("default",), (), {}).targets["default"].values["tags"] == ["given"]
+
+
+def test_the_environment_can_be_hidden() -> None:
+    hidden = {"A": "x", "BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP": "1"}
+    file = DefinitionFile(
+        "docker-bake.hcl", b'variable "A" {}\ntarget "default" { tags = ["t${A}"] }'
+    )
+    config = parse_files([file], hidden, variables={}, builtin={})
+    assert select(config, ("default",), (), {}).targets["default"].values["tags"] == ["t"]
+
+
+def test_every_function_of_the_documentation_is_there() -> None:
+    from shipline.bake.texts import STDLIB
+
+    names = """absolute add and base64decode base64encode basename bcrypt byteslen bytesslice can
+    ceil chomp chunklist cidrhost cidrnetmask cidrsubnet cidrsubnets coalesce coalescelist compact
+    concat contains convert csvdecode dirname distinct divide element equal flatten floor format
+    formatdate formatlist greaterthan greaterthanorequalto hasindex homedir indent index indexof int
+    join jsondecode jsonencode keys length lessthan lessthanorequalto log lookup lower max md5 merge
+    min modulo multiply negate not notequal or parseint pow range regex regex_replace regexall
+    replace reverse reverselist rsadecrypt sanitize sethaselement setintersection setproduct
+    setsubtract setsymmetricdifference setunion sha1 sha256 sha512 signum slice sort split strlen
+    substr subtract timeadd timestamp title trim trimprefix trimspace trimsuffix try upper urlencode
+    uuidv4 uuidv5 values zipmap"""
+    assert set(names.split()) <= STDLIB.keys()
+
+
+def test_functions_of_chance_and_of_secrets(tmp_path: Path) -> None:
+    found = (
+        selected('target "default" { args = { a = bcrypt("x"), b = uuidv4(), c = timestamp() } }')
+        .targets["default"]
+        .values["args"]
+    )
+    assert found["a"].startswith("$2a$10$") and len(found["a"]) == 60
+    assert len(found["b"]) == 36
+    assert found["c"].endswith("Z")
