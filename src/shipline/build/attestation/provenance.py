@@ -178,6 +178,8 @@ def _named(name: str, context: Context) -> str:
     kind = context.kind
     if kind is ContextKind.LOCAL:
         return f"local:{name}"
+    if kind is ContextKind.TARGET:
+        return f"target:{context.location}"
     schemes = (ContextKind.IMAGE, ContextKind.LAYOUT)
     return f"{kind}://{context.location}" if kind in schemes else context.location
 
