@@ -58,7 +58,11 @@ class Forks:
         while not status.exists():
             assert time.monotonic() < end and self.server.poll() is None
             time.sleep(0.005)
-        out, err = (path.with_suffix(one).read_text(errors="replace") for one in (".out", ".err"))
+        files = [path.with_suffix(one) for one in (".out", ".err")]
+        out, err = (
+            one.read_text(errors="replace") if one.exists() else ""  # killed before it began
+            for one in files
+        )
         return Done(int(status.read_text()), out, err)
 
 
