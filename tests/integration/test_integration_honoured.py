@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builds import Shipline, context
+from builds import Done, Shipline, context
 from peers import Docker, Registry
 
 BUSYBOX = "FROM busybox\n"
@@ -58,9 +58,18 @@ def test_another_frontend_is_refused_before_its_file_is_read(
     assert "built-in Dockerfile frontend is used" in shipline.build(*PLAIN, *fork, scratch).ok().err
 
 
-def test_a_source_policy_is_refused(shipline: Shipline, scratch: Path) -> None:
-    said = shipline.build(scratch, EXPERIMENTAL_BUILDKIT_SOURCE_POLICY="p.json").failed(2)
-    assert "SOURCE_POLICY" in said
+def test_what_a_source_policy_denies_is_not_read(shipline: Shipline, scratch: Path) -> None:
+    policy = scratch / "policy.json"
+
+    def build() -> Done:
+        return shipline.build(scratch, EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=str(policy))
+
+    assert "SOURCE_POLICY: cannot read" in build().failed(2)
+    policy.write_text('{"rules": [{"action": "DENY", "selector": {"identifier": "https://*"}}]}')
+    build().ok()
+    (scratch / "Dockerfile").write_text("FROM scratch\nADD https://example.invalid/f /\n")
+    said = build().failed(9)
+    assert 'source "https://example.invalid/f" denied by policy' in said
 
 
 def test_a_secret_without_its_file_is_refused_though_nothing_mounts_it(

@@ -55,6 +55,7 @@ from shipline.tasks import Once
 
 if TYPE_CHECKING:
     from shipline.build.assembly import Image
+    from shipline.build.source_rules import SourcePolicy
 
 Repositories = Callable[[Reference], Repository]
 """Opens the repository of a reference; makes no request."""
@@ -298,10 +299,17 @@ class _ImageLocation(Struct, frozen=True):
 class RegistryImages:
     """Base images from registries; each name is looked up once per build.
 
-    `blobs` is given the origins of their layers.
+    `blobs` is given the origins of their layers. With a `policy`, images are judged by it.
     """
 
-    def __init__(self, repositories: Repositories, blobs: Blobs, step: Step) -> None:
+    def __init__(
+        self,
+        repositories: Repositories,
+        blobs: Blobs,
+        step: Step,
+        policy: SourcePolicy | None = None,
+    ) -> None:
+        self.policy = policy
         self._repositories = repositories
         self._blobs = blobs
         self._step = step
@@ -340,6 +348,8 @@ class RegistryImages:
         return BaseImage(reference, ImageOp(digest), found.config, found.layers, target=name)
 
     def _in_registry(self, name: str) -> _ImageLocation:
+        if self.policy is not None:
+            name = self.policy.image(name)
         reference = Reference.parse(name).or_latest
         wanted = str(reference.digest or reference.tag)
         return _ImageLocation(self._repositories(reference), wanted, reference, reference.familiar)
@@ -388,6 +398,8 @@ class RegistryImages:
         for layer in manifest.layers:
             self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
         layers = tuple(map(Layer, manifest.layers, config.diff_ids))
+        if self.policy is not None and not origin.layout:
+            self.policy.check_image(origin.reference.at(root.digest))
         reference, op = origin.reference.at(root.digest), ImageOp(manifest.descriptor.digest)
         return BaseImage(reference, op, config, layers, origin.layout)
 

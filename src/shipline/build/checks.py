@@ -55,10 +55,11 @@ def call(
     """
     with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
         blobs = Blobs(LocalStore(settings.home / "content"), step)
-        images = RegistryImages(settings.repositories, blobs, step)
+        policy = settings.source_policy()
+        images = RegistryImages(settings.repositories, blobs, step, policy)
         records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
         cache = Cache(records, blobs, settings.home)
-        remotes = open_remotes(request, settings, Path(scratch), cache, blobs.store)
+        remotes = open_remotes(request, settings, Path(scratch), cache, blobs.store, policy)
         try:
             request, dockerfile = load_dockerfile(request, settings.stdin, remotes, images, step)
         except DockerfileError as error:

@@ -60,6 +60,9 @@ def load_dockerfile(
 
     Raises UsageError, DockerfileError, ContentError, GitError, RegistryError.
     """
+    if (policy := remotes.downloader.policy) is not None and request.context.is_local:
+        policy.check_local("dockerfile")
+        policy.check_local("context")
     with step.step("load Dockerfile", kind="internal") as loading:
         request, rest = open_context(request, stdin, remotes, loading)
         written = configured(read_dockerfile(request, rest, remotes, loading), request)

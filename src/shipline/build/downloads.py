@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -24,6 +24,9 @@ from shipline.errors import DockerfileError, RegistryError, Span, UsageError
 from shipline.events import Step
 from shipline.net import without_logins
 from shipline.oci import Descriptor, Digest, InvalidDigest
+
+if TYPE_CHECKING:
+    from shipline.build.source_rules import SourcePolicy
 
 _UNNAMED = "__unnamed__"
 _HINT = "check the URL, and that the server can be reached from here"
@@ -54,18 +57,21 @@ Get = Callable[[str, Mapping[str, str]], Reply]
 
 class Downloader(Struct, frozen=True):
     """Fetches files from URLs; safe to use from any thread. `authorization` is the header for a
-    host, empty for none; a login in a URL comes first.
+    host, empty for none; a login in a URL comes first. With a `policy`, files are judged by it.
     """
 
     get: Get
     cache: Cache
     store: LocalStore
     authorization: Callable[[str], str] = lambda host: ""
+    policy: SourcePolicy | None = None
 
     def fetch(self, url: str, checksum: str, step: Step) -> RemoteFile:
         """The file at `url`, in the store. Raises RegistryError, and UsageError for a file without
         the digest `checksum`.
         """
+        if self.policy is not None:
+            url, checksum = self.policy.http(url, checksum)
         name = without_logins(url)
         known = self.cache.remote_file(name)
         if known is not None and checksum and str(known.content.digest) == checksum:

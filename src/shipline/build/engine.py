@@ -318,7 +318,7 @@ def _open_session(
         files=files,
         blobs=blobs,
         records=stack.enter_context(open_records(settings.home / "cache.db", damage)),
-        images=RegistryImages(settings.repositories, blobs, step),
+        images=RegistryImages(settings.repositories, blobs, step, settings.source_policy()),
         snapshots=Snapshots(settings.home, scratch, blobs, files, step),
         running=Running(),
         commands=command_limiter(),
@@ -358,7 +358,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
     caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
     reading = caches.start_reading(stack.enter_context(TaskGroup()))
     cache = Cache(session.records, blobs, settings.home)
-    remotes = open_remotes(request, settings, scratch, cache, blobs.store)
+    remotes = open_remotes(request, settings, scratch, cache, blobs.store, session.images.policy)
     return _Tools(
         session=session,
         settings=settings,

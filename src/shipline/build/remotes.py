@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shipline.build.cache import Cache
 from shipline.build.downloads import Downloader, last_modified, place_file
@@ -34,6 +35,9 @@ from shipline.net import without_logins
 from shipline.tasks import Once
 from shipline.units import parse_boolean
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.build.source_rules import SourcePolicy
 
 GIT_DIRECTORY = "git"  # of the state directory
 USED = "used"  # a file in a repository: its URL; the time is that of the last use
@@ -65,6 +69,7 @@ class Remotes:
         """The files of a Git source, whose ref is resolved now; they are fetched when they are
         first needed, as part of `step`. Raises GitError, UsageError.
         """
+        source = self._judged(source)
         found = self.resolve(source)
         place = self.scratch / f"git-{os.urandom(6).hex()}"
         return ContextDirectory(
@@ -110,9 +115,14 @@ class Remotes:
 
     def resolve(self, source: GitSource) -> GitCommit:
         """The commit of the source: the same one for the whole build."""
+        source = self._judged(source)
         key = (source.remote, source.ref, source.checksum, source.by_commit)
         found = self._commits.get(key, lambda: self._store(source).resolve(source))
         return replace(found, source=replace(source, ref=found.source.ref))
+
+    def _judged(self, source: GitSource) -> GitSource:
+        policy = self.downloader.policy
+        return source if policy is None else policy.git(source)
 
     def _check_out(self, found: GitCommit, place: Path, step: Step) -> Path:
         with step.step(f"fetch {found.source.shown}", kind="git"):
@@ -188,12 +198,17 @@ def _secret_text(secret: Secret | None, environment: Mapping[str, str]) -> str:
 
 
 def open_remotes(
-    request: BuildRequest, settings: Settings, scratch: Path, cache: Cache, store: LocalStore
+    request: BuildRequest,
+    settings: Settings,
+    scratch: Path,
+    cache: Cache,
+    store: LocalStore,
+    policy: SourcePolicy | None = None,
 ) -> Remotes:
     """The remotes of a build, with the secrets and SSH agents of `request`."""
     secrets = {secret.id: secret for secret in request.secrets}
     authorization = partial(_http_authorization, secrets, settings.environment)
-    downloader = Downloader(settings.get, cache, store, authorization)
+    downloader = Downloader(settings.get, cache, store, authorization, policy)
     ssh = _ssh(request, settings.environment)
     return Remotes(settings.home, scratch, downloader, settings.environment, secrets, ssh)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct, field
 
@@ -12,6 +12,9 @@ from shipline.build.base_images import Repositories
 from shipline.build.downloads import Get, no_network
 from shipline.content import CacheStore, OpenCache
 from shipline.errors import UsageError
+
+if TYPE_CHECKING:
+    from shipline.build.source_rules import SourcePolicy
 
 
 def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
@@ -29,3 +32,11 @@ class Settings(Struct, frozen=True):
     open_cache: OpenCache = no_caches
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
+
+    def source_policy(self) -> SourcePolicy | None:
+        """The policy that the environment names, None without one. Raises UsageError."""
+        if not self.environment.get("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"):
+            return None
+        from shipline.build.source_rules import source_policy  # slow to import
+
+        return source_policy(self.environment)

@@ -11,18 +11,12 @@ from shipline.errors import DockerfileError, UsageError
 
 _FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")
 _SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
-_POLICY = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 
 
 def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None:
     """Raises UsageError for a secret or an SSH agent that cannot be used, even if no step mounts
-    it, and for variables that ask for missing features.
+    it.
     """
-    if environ.get(_POLICY):
-        raise UsageError(
-            f"{_POLICY} is set, and source policies are not supported yet",
-            hint="unset it to build without the policy",
-        )
     if request.ssh:
         from shipline.build.ssh import agents_of  # slow to import
 

@@ -1,0 +1,217 @@
+"""BuildKit's source policy: rules about what a build may read, from the file that the variable
+EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names.
+
+A source is an identifier with attributes, as `docker-image://docker.io/library/alpine:latest`,
+`https://host/file`, `git://host/project.git#ref` and `local://context`. Of the rules ALLOW and DENY
+the last one that matches counts; CONVERT replaces the source, which is then judged anew. Source:
+BuildKit, sourcepolicy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct, field
+
+from shipline.errors import GateRefused, UsageError
+from shipline.git import GitSource
+from shipline.oci import Reference
+from shipline.values import replace
+
+VARIABLE = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+_IMAGE, _GIT, _FULL_URL, _CHECKSUM = "docker-image://", "git://", "git.fullurl", "http.checksum"
+_MOST_CHANGES = 20
+_SIZE_LIMIT = 1 << 20  # bytes
+_PLACEHOLDER = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))")
+_MATCH_TYPES = ("WILDCARD", "EXACT", "REGEX")
+_CONDITIONS = ("EQUAL", "NOTEQUAL", "MATCHES")
+
+
+class _Constraint(Struct, frozen=True):
+    key: str = ""
+    value: str = ""
+    condition: str = "EQUAL"
+
+    def holds(self, attributes: Mapping[str, str]) -> bool:
+        found = attributes.get(self.key, "")
+        if self.condition == "MATCHES":
+            return re.search(self.value, found) is not None
+        return (found == self.value) is (self.condition == "EQUAL")
+
+
+class _Selector(Struct, frozen=True, rename="camel"):
+    identifier: str
+    match_type: str = "WILDCARD"
+    constraints: tuple[_Constraint, ...] = ()
+
+    def pattern(self) -> re.Pattern[str]:
+        if self.match_type == "REGEX":
+            return re.compile(self.identifier)
+        exact = re.escape(self.identifier)
+        if self.match_type == "EXACT":
+            return re.compile(rf"{exact}\Z")
+        return re.compile(rf"{exact}\Z".replace(r"\*", "(.*)"))
+
+
+class _Updates(Struct, frozen=True):
+    identifier: str = ""
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Rule(Struct, frozen=True):
+    selector: _Selector
+    action: str = "ALLOW"
+    updates: _Updates | None = None
+
+    def match(self, identifier: str, attributes: Mapping[str, str]) -> re.Match[str] | None:
+        found = self.selector.pattern().search(identifier)
+        if found is None or not all(one.holds(attributes) for one in self.selector.constraints):
+            return None
+        return found
+
+
+class SourcePolicy(Struct, frozen=True):
+    """The rules; without any, every source is taken as it is."""
+
+    rules: tuple[_Rule, ...] = ()
+
+    def judge(self, identifier: str, attributes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The source after all conversions. Raises GateRefused where it is denied, and UsageError
+        for conversions without end.
+        """
+        found = dict(attributes)
+        for _ in range(_MOST_CHANGES + 1):
+            changed = self._changed(identifier, found)
+            if changed is None:
+                return identifier, found
+            identifier, found = changed
+        raise UsageError(
+            f"the source policy converts {identifier} without end",
+            hint=f"correct the rules CONVERT in the file that {VARIABLE} names",
+        )
+
+    def _changed(
+        self, identifier: str, attributes: Mapping[str, str]
+    ) -> tuple[str, dict[str, str]] | None:
+        denied = False
+        for rule in self.rules:
+            found = rule.match(identifier, attributes)
+            if found is None:
+                continue
+            if rule.action == "CONVERT":
+                updates = rule.updates or _Updates()
+                wanted = _filled(updates.identifier, found) or identifier
+                changed = (wanted, {**attributes, **updates.attrs})
+                if changed != (identifier, dict(attributes)):
+                    return changed
+            else:
+                denied = rule.action == "DENY"
+        if denied:
+            raise GateRefused(
+                f'source "{identifier}" denied by policy',
+                hint=f"the rules are in the file that {VARIABLE} names",
+            )
+        return None
+
+    def image(self, name: str) -> str:
+        """The name of an image to use instead of `name`, by its tag or digest."""
+        if not self.rules:
+            return name
+        full = str(Reference.parse(name).or_latest)
+        changed, _ = self.judge(f"{_IMAGE}{full}", {})
+        return _same_scheme(changed, _IMAGE) if changed != f"{_IMAGE}{full}" else name
+
+    def check_image(self, reference: Reference) -> None:
+        """Raises GateRefused for an image that may not be used with the digest that it has."""
+        if self.rules:
+            self.judge(f"{_IMAGE}{reference}", {})
+
+    def check_local(self, name: str) -> None:
+        """Raises GateRefused for the local directory `context` or `dockerfile`, if it is denied."""
+        self.judge(f"local://{name}", {})
+
+    def http(self, url: str, checksum: str) -> tuple[str, str]:
+        """URL and checksum to use instead."""
+        changed, attributes = self.judge(url, {_CHECKSUM: checksum} if checksum else {})
+        if not changed.lower().startswith(("http://", "https://")):
+            raise _unsuitable(url, changed)
+        return changed, attributes.get(_CHECKSUM, "")
+
+    def git(self, source: GitSource) -> GitSource:
+        """The source to use instead; its subdirectory and login stay."""
+        bare = re.sub(r"^[a-z+]+://(?:[^/@]*@)?|^[^/@]*@", "", source.remote)
+        identifier = f"{_GIT}{bare}" + (f"#{source.ref}" if source.ref else "")
+        changed, attributes = self.judge(identifier, {_FULL_URL: source.remote})
+        address, _, ref = _same_scheme(changed, _GIT).partition("#")
+        remote = attributes[_FULL_URL]
+        if remote == source.remote and address != bare:
+            remote = f"https://{address}"
+        return replace(source, remote=remote, ref=ref.partition(":")[0])
+
+
+def _same_scheme(identifier: str, scheme: str) -> str:
+    if not identifier.startswith(scheme):
+        raise _unsuitable(scheme, identifier)
+    return identifier.removeprefix(scheme)
+
+
+def _unsuitable(what: str, identifier: str) -> UsageError:
+    return UsageError(
+        f"the source policy converts {what} into {identifier}, which is of another kind",
+        hint=f"correct the file that {VARIABLE} names",
+    )
+
+
+def _filled(text: str, match: re.Match[str]) -> str:
+    """`text` with the groups that $1 or ${name} stand for, as Go expands them."""
+
+    def group(found: re.Match[str]) -> str:
+        name = found[2] or found[3]
+        if found[1]:
+            return "$"
+        key: int | str = int(name) if name.isdigit() else name
+        try:
+            return match[key] or ""
+        except (IndexError, KeyError):
+            return ""
+
+    return _PLACEHOLDER.sub(group, text)
+
+
+def source_policy(environ: Mapping[str, str]) -> SourcePolicy:
+    """The policy in the file that the variable names, an empty one if it is not set.
+
+    Raises UsageError for a file that cannot be read, and for rules that are wrong.
+    """
+    path = environ.get(VARIABLE, "")
+    if not path:
+        return SourcePolicy()
+    try:
+        with open(path, "rb") as file:
+            policy = msgspec.json.decode(file.read(_SIZE_LIMIT), type=SourcePolicy)
+        for rule in policy.rules:
+            _check(rule)
+    except OSError as error:
+        raise UsageError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
+    except (msgspec.DecodeError, re.error, ValueError) as error:
+        raise UsageError(
+            f"{VARIABLE}: {path} is not a source policy: {error}",
+            hint='write {"rules": [{"action": "DENY", "selector": {"identifier": "..."}}]}',
+        ) from None
+    return policy
+
+
+def _check(rule: _Rule) -> None:
+    conditions = [one.condition for one in rule.selector.constraints]
+    for value, known in (
+        (rule.action, ("ALLOW", "DENY", "CONVERT")),
+        (rule.selector.match_type, _MATCH_TYPES),
+        *((condition, _CONDITIONS) for condition in conditions),
+    ):
+        if value not in known:
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+    rule.selector.pattern()
+    for constraint in rule.selector.constraints:
+        re.compile(constraint.value)

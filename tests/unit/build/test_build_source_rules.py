@@ -1,0 +1,117 @@
+"""A source policy allows, denies and converts sources as BuildKit does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shipline.build.source_rules import VARIABLE, SourcePolicy, source_policy
+from shipline.errors import GateRefused, UsageError
+from shipline.git import GitSource
+from shipline.oci import Reference
+
+HUB = "docker-image://docker.io/library"
+BUSYBOX = f"{HUB}/busybox:latest"
+
+
+@pytest.fixture
+def policy_of(tmp_path: Path) -> object:
+    def read(*rules: object) -> SourcePolicy:
+        path = tmp_path / "policy.json"
+        path.write_text(json.dumps({"rules": rules}))
+        return source_policy({VARIABLE: str(path)})
+
+    return read
+
+
+def rule(action: str, identifier: str, kind: str = "", **more: object) -> dict[str, object]:
+    selector: dict[str, object] = {"identifier": identifier, **more}
+    return {"action": action, "selector": selector | ({"matchType": kind} if kind else {})}
+
+
+def convert(identifier: str, to: str, kind: str = "", **attrs: str) -> dict[str, object]:
+    return {**rule("CONVERT", identifier, kind), "updates": {"identifier": to, "attrs": attrs}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ([], True),
+        ([rule("DENY", BUSYBOX)], False),
+        ([rule("DENY", f"{HUB}/busybox*")], False),
+        ([rule("DENY", f"{HUB}/busybox", "EXACT")], True),
+        ([rule("DENY", "busybox:l", "REGEX")], False),
+        ([rule("DENY", "docker-image://*"), rule("ALLOW", f"{HUB}/busybox*")], True),
+        ([rule("ALLOW", f"{HUB}/busybox*"), rule("DENY", "docker-image://*")], False),
+        ([rule("DENY", BUSYBOX, constraints=[{"key": "a", "value": "b"}])], True),
+        ([rule("DENY", BUSYBOX, constraints=[{"key": "a", "condition": "EQUAL"}])], False),
+    ],
+)
+def test_the_last_rule_that_matches_counts(policy_of, rules, allowed) -> None:  # type: ignore[no-untyped-def]
+    policy = policy_of(*rules)
+    if allowed:
+        assert policy.image("busybox") == "busybox"
+        return
+    with pytest.raises(GateRefused, match="denied by policy"):
+        policy.image("busybox")
+
+
+def test_an_image_is_judged_by_its_digest_too(policy_of) -> None:  # type: ignore[no-untyped-def]
+    policy = policy_of(rule("DENY", "docker-image://*"), rule("ALLOW", BUSYBOX))
+    assert policy.image("busybox:latest") == "busybox:latest"
+    with pytest.raises(GateRefused):
+        policy.check_image(Reference.parse(f"busybox:latest@sha256:{'0' * 64}"))
+
+
+@pytest.mark.parametrize(
+    ("found", "image"),
+    [
+        (convert(BUSYBOX, f"{HUB}/alpine:3"), "docker.io/library/alpine:3"),
+        (
+            convert(f"{HUB}/*:latest", "docker-image://mirror.example/x/${1}:1"),
+            "mirror.example/x/busybox:1",
+        ),
+        (
+            convert(rf"{HUB}/busy(box):(\w+)", f"{HUB}/$1:$2", "REGEX"),
+            "docker.io/library/box:latest",
+        ),
+    ],
+)
+def test_an_image_is_converted(policy_of, found, image) -> None:  # type: ignore[no-untyped-def]
+    assert policy_of(found).image("busybox") == image
+
+
+def test_a_conversion_is_judged_anew_but_not_for_ever(policy_of) -> None:  # type: ignore[no-untyped-def]
+    there, back = f"{HUB}/a:1", f"{HUB}/b:1"
+    with pytest.raises(GateRefused):
+        policy_of(convert(there, back), rule("DENY", back)).image("a:1")
+    with pytest.raises(UsageError, match="without end"):
+        policy_of(convert(there, back), convert(back, there)).image("a:1")
+    with pytest.raises(UsageError, match="another kind"):
+        policy_of(convert(there, "https://example.com/a")).image("a:1")
+
+
+def test_a_url_gets_a_checksum_and_a_repository_another_ref(policy_of) -> None:  # type: ignore[no-untyped-def]
+    url, digest = "https://example.com/f", f"sha256:{'0' * 64}"
+    policy = policy_of(convert(url, "", **{"http.checksum": digest}))
+    assert policy.http(url, "") == (url, digest)
+    source = GitSource("https://example.com/x.git", ref="main", subdir="s")
+    pinned = policy_of(convert("git://example.com/x.git#main", "git://example.com/x.git#v1"))
+    assert pinned.git(source) == GitSource("https://example.com/x.git", ref="v1", subdir="s")
+    with pytest.raises(GateRefused):
+        policy_of(rule("DENY", "git://example.com/*")).git(source)
+    with pytest.raises(GateRefused):
+        policy_of(rule("DENY", "local://*")).check_local("context")
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "[]", '{"rules": [{"selector": {}}]}', json.dumps({"rules": [rule("FOO", "a")]})]
+)
+def test_a_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p").write_text(text)
+    with pytest.raises(UsageError, match="is not a source policy"):
+        source_policy({VARIABLE: str(tmp_path / "p")})
+    with pytest.raises(UsageError, match="cannot read"):
+        source_policy({VARIABLE: str(tmp_path / "none")})
