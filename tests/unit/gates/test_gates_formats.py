@@ -203,6 +203,12 @@ def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     assert [(one.rule, one.line) for one in content.findings] == [("fatal", 0)]
 
 
+@pytest.mark.parametrize("key", ["errorCount", "warningCount"])
+def test_eslint_that_counts_more_than_it_lists_is_a_gap(key: str) -> None:
+    report = parsed([{"filePath": "a.js", "messages": [], key: 3}], "eslint")
+    assert len(report.gaps) == 1 and "counts 3" in report.gaps[0] and "lists 0" in report.gaps[0]
+
+
 def test_eslint_that_looked_at_no_file_is_an_error() -> None:
     with pytest.raises(ReportError, match="no files were linted"):
         parsed(b"[]", "eslint")
@@ -219,8 +225,9 @@ def test_junit_believes_the_whole_that_claims_more_failures_than_its_suites() ->
     assert (found.passed, found.failed, found.errors) == (1, 2, 1)
 
 
-def test_npm_audit_that_counts_more_than_it_lists_is_an_error() -> None:
-    metadata = {"vulnerabilities": {"total": 3}, "dependencies": {"total": 12}}
+@pytest.mark.parametrize("counts", [{"total": 3}, {"critical": 2, "info": 1}])
+def test_npm_audit_that_counts_more_than_it_lists_is_an_error(counts: dict[str, int]) -> None:
+    metadata = {"vulnerabilities": counts, "dependencies": {"total": 12}}
     with pytest.raises(ReportError, match="counts more vulnerable packages"):
         parsed({**NPM, "metadata": metadata})
 

@@ -267,33 +267,46 @@ def _hash(*parts: str) -> str:
 
 
 _LEVELS = {1: FindingLevel.WARNING, 2: FindingLevel.ERROR}
-_KEPT = ("filePath", "messages", "suppressedMessages")
+_COUNTS = {"errorCount": (2, "errors"), "warningCount": (1, "warnings")}
+_KEPT = ("filePath", "messages", "suppressedMessages", *_COUNTS)
 
 
 def parse_eslint(source: BinaryIO) -> Report:
     """A list of files with their messages. Raises ReportError for an empty list: nothing was
-    linted, or another tool wrote it.
+    linted, or another tool wrote it. A file that counts more than it lists is a gap.
 
     Source: ESLint, "Formatters Reference" (json) and "Node.js API" (LintResult, LintMessage).
     """
     reader = JsonReader(source)
     findings: list[Finding] = []
+    gaps: list[str] = []
     files = 0
     for _ in reader.elements():
         files += 1
-        findings += _file(reader)
+        findings += _file(reader, gaps)
     reader.finish()
     if not files:
         raise ReportError("no files were linted")
-    return Report("eslint", Findings(tuple(findings)), ReportSubject("source"), tool=Tool("eslint"))
+    return Report(
+        "eslint",
+        Findings(tuple(findings)),
+        ReportSubject("source"),
+        tool=Tool("eslint"),
+        gaps=tuple(gaps),
+    )
 
 
-def _file(reader: JsonReader) -> list[Finding]:
+def _file(reader: JsonReader, gaps: list[str]) -> list[Finding]:
     members = {key: reader.value() for key in reader.members() if key in _KEPT}
     result = Fields(members, "a file").require("messages")
     path = result.name("filePath")
+    messages = result.children("messages")
+    for key, (severity, what) in _COUNTS.items():
+        listed = sum(message.count("severity") == severity for message in messages)
+        if key in result and result.count(key) > listed:
+            gaps.append(f"it counts {result.count(key):,} {what} in {path} and lists {listed:,}")
     return [
-        *(_finding(path, message) for message in result.children("messages")),
+        *(_finding(path, message) for message in messages),
         *(
             _finding(path, message, suppressed=True)
             for message in result.children("suppressedMessages")

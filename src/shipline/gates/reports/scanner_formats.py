@@ -292,6 +292,9 @@ def _trivy_score(vendor: Fields) -> float:
     return max(vendor.number(key) for key in ("V40Score", "V3Score", "V2Score"))
 
 
+_NPM_SEVERITIES = ("info", "low", "moderate", "high", "critical")
+
+
 def parse_npm_audit(source: BinaryIO) -> Report:
     """One vulnerability for each advisory and package. Raises ReportError for the document that npm
     writes if the registry fails, with the exit code of findings.
@@ -311,7 +314,9 @@ def parse_npm_audit(source: BinaryIO) -> Report:
     if packages is None:
         raise ReportError("not an npm audit report: it has no vulnerabilities")
     metadata = value.require("metadata").child("metadata")
-    if metadata.child("vulnerabilities").count("total") > len(packages):
+    counted = metadata.child("vulnerabilities")
+    severities = sum(counted.count(name) for name in _NPM_SEVERITIES if name in counted)
+    if max(counted.count("total"), severities) > len(packages):
         raise ReportError("it counts more vulnerable packages than it lists")
     dependencies = metadata.child("dependencies")
     total = dependencies.count("total") if "total" in dependencies else None
