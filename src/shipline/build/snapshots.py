@@ -136,8 +136,8 @@ class Snapshots:
         """The files of the snapshot, writable for a step."""
         lowers = self._lowers(snapshot)
         with self._place(self.changes) as place, self.mounted(snapshot) as lower:
-            root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
-            _copy_attributes(lower, upper)
+            root, work = (_directory(place / name) for name in ("root", "work"))
+            upper = _root_directory(place / "upper")
             with mounted(Overlay(root, lowers=tuple(lowers), upper=upper, work=work)):
                 yield Writable(root, upper, lower)
 
@@ -328,9 +328,3 @@ def _root_directory(path: Path) -> Path:
     """A directory with the mode of a root directory, which layers do not contain."""
     _directory(path).chmod(0o755)
     return path
-
-
-def _copy_attributes(source: Path, target: Path) -> None:
-    status = source.stat()
-    os.chown(target, status.st_uid, status.st_gid)
-    shutil.copystat(source, target)

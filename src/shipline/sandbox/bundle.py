@@ -124,6 +124,7 @@ _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tr
 _SAFE = ("nosuid", "noexec", "nodev")
 _TTY = 5  # the group of terminals
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+HOST_NODES = Path("/dev")
 
 
 class Placed(Struct, frozen=True):
@@ -137,7 +138,8 @@ class Placed(Struct, frozen=True):
 class BundlePaths(Struct, frozen=True):
     """Where the parts of a bundle are on the host.
 
-    `devices` is the directory that becomes /dev, `network_files` are /etc/hosts and
+    `devices` is the directory that becomes /dev, `nodes` has the devices that every step may open
+    (those of this machine are mounted read-only), `network_files` are /etc/hosts and
     /etc/resolv.conf, `control_groups` says whether the runtime can mount that tree.
     """
 
@@ -147,6 +149,7 @@ class BundlePaths(Struct, frozen=True):
     mounts: tuple[Placed, ...]
     control_groups: bool = True
     network: StepNetwork = HOST
+    nodes: Path = HOST_NODES
 
 
 def config(spec: StepSpec, paths: BundlePaths) -> dict[str, Any]:
@@ -197,11 +200,13 @@ def _capabilities(spec: StepSpec, network: StepNetwork) -> list[str]:
 
 
 def _mounts(spec: StepSpec, paths: BundlePaths) -> list[dict[str, Any]]:
+    node_options = ["bind", "nosuid", "noexec"]
+    node_options += ["ro"] if paths.nodes == HOST_NODES else []  # their mode, not what they take
     mounts = [
         _mount("/proc", "proc", "proc", _SAFE),
         _mount("/dev", "bind", str(paths.devices), ("bind", "nosuid", *_devices(spec))),
         *(
-            _mount(f"/dev/{name}", "bind", f"/dev/{name}", ("bind", "nosuid", "noexec"))
+            _mount(f"/dev/{name}", "bind", str(paths.nodes / name), node_options)
             for name in DEVICES
         ),
         _mount(
@@ -302,6 +307,21 @@ def make_device_directory(path: Path) -> None:
         *(("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")),
     ):
         os.symlink(target, path / name)
+
+
+def make_device_nodes(path: Path) -> bool:
+    """Create the devices that every step may open; false where this process may make none.
+
+    A step may change their mode and owner, so they must not be those of this machine.
+    """
+    for name in DEVICES:
+        status = os.stat(f"/dev/{name}")
+        try:
+            os.mknod(path / name, status.st_mode, status.st_rdev)
+        except PermissionError:
+            return False
+        os.chmod(path / name, 0o666)
+    return True
 
 
 def add_host_devices(path: Path) -> None:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
+    HOST_NODES,
     BindMount,
     BundlePaths,
     DeviceNode,
@@ -29,6 +30,7 @@ from shipline.sandbox.bundle import (
     config,
     environment,
     make_device_directory,
+    make_device_nodes,
 )
 from shipline.sandbox.limits import ControlGroups
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
@@ -144,7 +146,7 @@ class Sandbox:
             on_output(missing[1].encode() + b"\n", 2)
             return ExitStatus(missing[0])
         step = self._directory / str(next(self._numbers))
-        for name in ("dev", "root", "secrets"):
+        for name in ("dev", "nodes", "root", "secrets"):
             (step / name).mkdir(parents=True, mode=0o711)
         try:
             with (
@@ -152,14 +154,22 @@ class Sandbox:
                 _placed(spec, root, step, network) as (network_files, mounts),
             ):
                 devices = Tmpfs(step / "dev", size=_DEVICES_SIZE, devices=spec.insecure)
+                nodes = Tmpfs(step / "nodes", devices=True)
                 seen = Bind(root, step / "root", devices=spec.insecure)
-                with mounted(devices, seen):
+                with mounted(devices, nodes, seen):
                     make_device_directory(devices.target)
+                    own_nodes = make_device_nodes(nodes.target)
                     if spec.insecure and not kernel.in_user_namespace():
                         add_host_devices(devices.target)
                     groups = self.runtime.control_groups
                     paths = BundlePaths(
-                        seen.target, devices.target, network_files, mounts, groups, network
+                        seen.target,
+                        devices.target,
+                        network_files,
+                        mounts,
+                        groups,
+                        network,
+                        nodes.target if own_nodes else HOST_NODES,
                     )
                     (step / "config.json").write_text(json.dumps(config(spec, paths)))
                     with self._control_groups.limited(spec.resources, step.name) as limits:

@@ -107,6 +107,27 @@ def test_devices_made_by_a_step_cannot_be_opened(tmp_path: Path, runtime: str) -
 
 
 @both_runtimes
+def test_the_devices_of_a_step_are_not_those_of_the_machine(tmp_path: Path, runtime: str) -> None:
+    before = os.stat("/dev/full")
+    script = """
+        chmod 640 /dev/full && chown 1:1 /dev/full && touch -d 2001-01-01 /dev/full || echo refused
+        stat -c %a /dev/null; head -c 1 /dev/full | wc -c; echo >/dev/null && echo written
+    """
+    outcome = run_step(tmp_path, runtime, SHELL, script=script)
+    after = os.stat("/dev/full")
+    try:
+        assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (
+            before.st_mode,
+            before.st_uid,
+            before.st_mtime_ns,
+        )
+    finally:
+        os.chmod("/dev/full", 0o666)
+        os.chown("/dev/full", 0, 0)
+    assert outcome.out.split() == ["666", "1", "written"], outcome.err
+
+
+@both_runtimes
 def test_an_insecure_step_may_mount_and_use_devices(tmp_path: Path, runtime: str) -> None:
     script = "mount -t tmpfs none /tmp && mknod /d c 1 5 && head -c 1 /d | wc -c; ls /proc/keys"
     outcome = run_step(tmp_path, runtime, replace(SHELL, insecure=True), script=script)

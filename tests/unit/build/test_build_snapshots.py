@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from layers_for_tests import items_of, make_layer
 
 from shipline.build import layer_files
+from shipline.build import snapshots as build_snapshots
 from shipline.build.base_images import Blobs
 from shipline.build.faults import Damage
 from shipline.build.layer_files import LayerFiles
@@ -209,6 +211,20 @@ def test_the_files_kept_for_a_layer_are_those_of_its_tar(
         with snapshots.mounted(Snapshot((layer,))) as root:
             assert sorted(os.listdir(root)) == [entry.path for entry, _ in items]
             assert root.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("big", [0, 1 << 40], ids=["mounted from its tar", "unpacked"])
+def test_the_root_of_a_step_belongs_to_root_alone(
+    tmp_path: Path, store: Counted, step: Step, monkeypatch: pytest.MonkeyPatch, big: int
+) -> None:
+    """Source: containerd, archive.Apply, which ignores the root of a tar."""
+    monkeypatch.setattr(build_snapshots, "BIG", big)
+    layer = make_layer(store, texts(a="content"))
+    with open_snapshots(tmp_path, store, step).writable(Snapshot((layer,))) as place:
+        status = place.root.stat()
+        assert (place.root / "a").read_text() == "content"
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, 0, 0)
 
 
 @pytest.mark.root
