@@ -73,6 +73,8 @@ class Bench:
     def buildah(self, context: Path, name: str) -> Cost:
         """Build and push: buildah has a command for each."""
         store = ("--root", f"{self.home}-buildah", "--runroot", f"{self.home}-run")
+        login = self.home.parent / "auth.json"
+        login.write_text("{}")
         (self.home.parent / "policy.json").write_text(
             '{"default": [{"type": "insecureAcceptAnything"}]}'
         )
@@ -101,7 +103,8 @@ class Bench:
         )
         remove = ("manifest", "rm", image)
         commands = [["buildah", *store, *words] for words in (words, push, remove)]
-        return self._run(["sh", "-ec", "\n".join(map(shlex.join, commands))], context, [])
+        script = "\n".join(map(shlex.join, commands))
+        return self._run(["env", f"REGISTRY_AUTH_FILE={login}", "sh", "-ec", script], context, [])
 
     def forget(self) -> None:
         """Empty all caches."""
