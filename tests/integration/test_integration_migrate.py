@@ -79,6 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Itera
     work = tmp_path_factory.mktemp("migrate")
     place = context(work / "workspace", "FROM scratch\nCOPY a /\n", a="a\n")
     (place / "Containerfile").write_text("FROM scratch\nCOPY a /b\n")
+    (place / "docker-bake.hcl").write_text('target "default" { output = ["type=cacheonly"] }')
     (work / "auth.json").write_text("{}")
     with tarfile.open(work / "context.tar", "w") as archive:
         archive.add(place, ".")

@@ -159,7 +159,6 @@ POINTERS = {
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
-    "bake": "`shipline build` builds one target; `shipline ship` runs what shipline.yaml describes",
     "history": "`shipline build --metadata-file FILE` and `--progress=rawjson` record a build",
     "policy": "`shipline gate` judges images; rules for sources are in the file that"
     " EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names",
