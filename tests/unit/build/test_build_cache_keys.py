@@ -59,6 +59,12 @@ RECORDS = {
     "COPY --from=0 --chmod=0755 /src/f2 /bin/f2": "cb3ed9f1906985d2",
     "COPY --from=0 --chown=1000:1000 /src /x": "253bc8ee8679f105",
 }
+OLDER = {  # those that BuildKit 0.13 (Docker 26.1) wrote in another way
+    "RUN --mount=type=secret,id=foo true": "da93863ad49bd457",
+    "USER 1000:1000\nWORKDIR /home/x": "64ca9deea08c321c",
+    "USER root\nCOPY --chown=daemon f.txt /d/": "b4a520e79aff5136",
+    "COPY --from=0 --chown=1000:1000 /src /x": "e77863587a46b1fd",
+}
 CONTENTS = {
     "COPY dir /src/": "614127a771bee5c8",
     "COPY f.txt g.txt /two/": "76eac66996599423",
@@ -125,6 +131,12 @@ def keys(lines: str, context: Path, **more: object) -> tuple[CacheKey, ...]:
 def test_the_work_of_an_instruction_has_buildkits_digest(lines: str, context: Path) -> None:
     starts = [one.digest.removeprefix("sha256:")[:16] for one in keys(lines, context)]
     assert RECORDS[lines] in starts
+
+
+@pytest.mark.parametrize("lines", OLDER)
+def test_older_ways_of_writing_owners_and_secrets_are_known(lines: str, context: Path) -> None:
+    starts = [one.digest.removeprefix("sha256:")[:16] for one in keys(lines, context)]
+    assert OLDER[lines] in starts
 
 
 @pytest.mark.parametrize("lines", CONTENTS)

@@ -393,7 +393,8 @@ def _ordered(action: Mapping[str, Any]) -> dict[str, Any]:
 def _older(mount: dict[str, Any]) -> dict[str, Any]:
     """The mount as BuildKit wrote it before 0.19, with inputs and outputs that are 0."""
     rest = {key: value for key, value in mount.items() if key not in ("input", "dest", "output")}
-    numbers = {"input": mount.get("input", 0), "dest": mount["dest"]}
+    is_secret = mount.get("mountType") == _MOUNTS["secret"]
+    numbers = {"input": 0 if is_secret else mount.get("input", 0), "dest": mount["dest"]}
     return {**numbers, "output": mount.get("output", 0), **rest}
 
 
@@ -409,11 +410,31 @@ def _file_op(actions: list[tuple[dict[str, Any], int]], inputs: list[_Links]) ->
         output = 0 if position == len(actions) - 1 else _NOTHING
         indexes.append([input_, secondary, output])
     usual = first == 0 and all(secondary in (1, _NOTHING) for _, secondary in actions)
-    encoded = [base64.b64encode(_go_json(_some(one)).encode()).decode() for one, _ in actions]
-    described: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": encoded}
-    if not usual:
-        described["indexes"] = indexes
-    return _step(sha256(_go_json(described)), linked)
+    forms = [[_some(one) for one, _ in actions], [_some(_older_owner(one)) for one, _ in actions]]
+    found: list[CacheKey] = []
+    for form in forms if forms[0] != forms[1] else forms[:1]:
+        encoded = [base64.b64encode(_go_json(one).encode()).decode() for one in form]
+        described: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": encoded}
+        if not usual:
+            described["indexes"] = indexes
+        found += _step(sha256(_go_json(described)), linked)
+    return tuple(found)
+
+
+def _older_owner(action: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The action with its owner as BuildKit wrote it before 0.19."""
+    owner = action.get("owner")
+    if not owner:
+        return action
+    older = {}
+    for kind, one in owner.items():
+        account = dict(one["User"])
+        if "byId" in account:
+            account["byID"] = account.pop("byId")
+        if "byName" in account:
+            account["byName"] = {**account["byName"], "input": 0}
+        older[kind] = {"User": account}
+    return {**action, "owner": older}
 
 
 def _step(digest: str, inputs: Iterable[_Links]) -> Keys:
