@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -292,7 +293,8 @@ def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOpt
     state = state.with_run(WorkingDir=path)
     if not makes_layer:
         return state.noted(text)
-    op = MakeDirectoryOp(path, state.user, options.timestamp)
+    clean = posixpath.normpath(f"/{path.lstrip('/')}")  # as BuildKit's mkdir, thus its cache key
+    op = MakeDirectoryOp(clean, state.user, options.timestamp)
     vertex = options.vertex(op, [state.vertex], f"WORKDIR {workdir.path}", workdir.span)
     return state.noted(text, vertex)
 

@@ -34,6 +34,8 @@ from shipline.values import replace
 # What BuildKit 0.25 (Docker 28.5) wrote for these, built with --network=none: the first 64 bits.
 RECORDS = {
     "WORKDIR /src": "57a5ab45ee83a930",
+    "WORKDIR /src/": "57a5ab45ee83a930",
+    "WORKDIR //a/.././src": "57a5ab45ee83a930",
     "COPY dir /src/": "6268add5b1b3b715",
     "COPY f.txt g.txt /two/": "b165f34f2de794f8",
     'RUN echo "<&>" > /out; echo hé': "c0a992ae22f3bd62",

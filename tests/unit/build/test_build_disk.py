@@ -13,6 +13,7 @@ import pytest
 
 from shipline.build.cache import Cache, LayerResult, open_records
 from shipline.build.disk import CacheRecord, PruneLimits, grew, limit_of, prune, scan
+from shipline.build.faults import repair
 from shipline.content import LocalStore, Recency
 from shipline.errors import UsageError
 from shipline.layer import Layer
@@ -180,3 +181,14 @@ def test_records_that_go_while_they_are_read_are_left_out(
 
     monkeypatch.setattr(Path, "lstat", evicting)
     assert [record.path for record in scan(tmp_path)] == [store.path(kept.digest)]
+
+
+def test_a_repair_leaves_the_locks_of_git_repositories_alone(tmp_path: Path) -> None:
+    """Whoever holds one would share its repository with the next, who makes a new file."""
+    name = "7580fc0306f600911405f4bcc2300bf7"
+    (tmp_path / "git" / name).mkdir(parents=True)
+    lock = tmp_path / "git" / f"{name}.lock"
+    lock.touch()
+    damaged: list[Path] = []
+    assert not repair(tmp_path, damaged.append)
+    assert damaged == [] and lock.exists()
