@@ -29,7 +29,8 @@ Blob = Callable[[str], Any]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return context(tmp_path / "context", DOCKERFILE, page__html="hello\n")
+    """Files of this test alone: BuildKit exports a layer as it first compressed it."""
+    return context(tmp_path / "context", DOCKERFILE, page__html=f"{tmp_path}\n")
 
 
 class Builders:
