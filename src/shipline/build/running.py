@@ -16,6 +16,7 @@ from shipline.build.faults import full_hint
 from shipline.build.graph import RunOp, key_of
 from shipline.build.snapshots import Snapshot, Writable
 from shipline.build.worker import Source, StepOptions, Worker
+from shipline.dockerfile import resolve_path
 from shipline.errors import StepFailed
 from shipline.events import Step
 from shipline.layer import changeset, lower_directory
@@ -194,7 +195,7 @@ def _spec(
     return StepSpec(
         args=op.args,
         env=(*op.proxies, *op.env, *edits.env),
-        cwd=op.cwd,
+        cwd=resolve_path("/", op.cwd),
         user=replace(user, groups=(*user.groups, *edits.groups)),
         mounts=(*mounts, *edits.mounts),
         secret_env=secrets,

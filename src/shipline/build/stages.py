@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -142,7 +141,7 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
     op = RunOp(
         args=df.command_line(run, state.shell),
         env=tuple(f"{name}={value}" for name, value in variables.items()),
-        cwd=df.resolve_path("/", state.workdir),
+        cwd=df.working_directory("/", state.workdir),
         user=state.user,
         platform=str(options.platform),
         mounts=tuple(mounts),
@@ -293,7 +292,7 @@ def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOpt
     state = state.with_run(WorkingDir=path)
     if not makes_layer:
         return state.noted(text)
-    clean = posixpath.normpath(f"/{path.lstrip('/')}")  # as BuildKit's mkdir, thus its cache key
+    clean = df.resolve_path("/", path)  # as BuildKit's mkdir, thus its cache key
     op = MakeDirectoryOp(clean, state.user, options.timestamp)
     vertex = options.vertex(op, [state.vertex], f"WORKDIR {workdir.path}", workdir.span)
     return state.noted(text, vertex)

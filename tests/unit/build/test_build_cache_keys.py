@@ -249,3 +249,11 @@ def test_a_new_field_of_an_operation_is_in_its_key(kind: type[RunOp]) -> None:
     before it is added here.
     """
     assert list(kind.__struct_fields__) == COVERED[kind].split()
+
+
+def test_a_step_has_the_working_directory_as_it_was_written(context: Path) -> None:
+    """BuildKit's key has it so, while the directory is made at the clean path."""
+    vertex, _ = stage("WORKDIR /a/../b/\nRUN echo", context)
+    made = vertex.inputs[0].op
+    assert isinstance(vertex.op, RunOp) and isinstance(made, MakeDirectoryOp)
+    assert (vertex.op.cwd, made.path) == ("/a/../b/", "/b")
