@@ -95,6 +95,10 @@ def test_what_is_printed_is_that_of_buildx(name: str, place: Path) -> None:
     if name in DIFFERENT:
         assert ours != theirs or ours is None, f"{name} is no longer different"
         return
+    if name.startswith("matrix_"):  # buildx goes over the axes in any order
+        for found in (ours, theirs):
+            for group in (found or {}).get("group", {}).values():
+                group["targets"].sort()
     assert ours == theirs, told + said
     line = re.search(r"ERROR: [^:\n]+:(\d+),", told)
     if line and name not in NEARER:

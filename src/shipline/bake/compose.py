@@ -257,9 +257,7 @@ _VARIABLE = re.compile(
 )
 
 
-def _interpolated(
-    value: Any, where: YamlMap, key: str, environ: Mapping[str, str], depth: int = 0
-) -> Any:
+def _interpolated(value: Any, where: YamlMap, key: str, environ: Mapping[str, str]) -> Any:
     if isinstance(value, YamlMap):
         for name, one in value.items():
             value[name] = _interpolated(one, value, name, environ)

@@ -24,20 +24,17 @@ from shipline.bake.evaluation import (
     evaluate,
     keyword,
     names_of,
-    variables_of,
 )
 from shipline.bake.functions import Function
 from shipline.bake.json_values import encode, parse_json_value
 from shipline.bake.syntax import (
     Attribute,
-    BakeError,
     Block,
     Body,
     Call,
     Expression,
     Literal,
     Range,
-    Source,
     parse_expression,
     refuse,
 )
@@ -56,7 +53,6 @@ from shipline.bake.typed import (
     null,
     number,
     number_text,
-    object_with,
     set_with,
     text,
     tuple_of,
@@ -557,6 +553,3 @@ def _csv(given: str) -> list[str]:
     if len(rows) != 1:
         raise ValueError("not one line of comma-separated values")
     return rows[0]
-
-
-__all__ = ["BakeError", "Config", "Source", "add_definitions", "object_with", "variables_of"]

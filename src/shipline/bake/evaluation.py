@@ -37,7 +37,6 @@ from shipline.bake.syntax import (
 )
 from shipline.bake.typed import (
     BOOL,
-    DYNAMIC,
     NUMBER,
     NUMBERS,
     STRING,
@@ -105,35 +104,6 @@ def evaluate_as(expression: Expression, wanted: typed.Type, scope: Scope) -> Val
         return convert(found, wanted)
     except TypeMismatch as error:
         refuse(f"this is of a wrong type: {error}", expression.place)
-
-
-def variables_of(expression: Expression) -> Iterator[Variable]:
-    """The variables that an expression names, without those it defines itself."""
-    match expression:
-        case Variable():
-            yield expression
-        case For():
-            yield from variables_of(expression.collection)
-            own = {expression.key, expression.item}
-            for part in (expression.new_key, expression.result, expression.condition):
-                if part is not None:
-                    yield from (one for one in variables_of(part) if one.name not in own)
-        case Splat():
-            yield from variables_of(expression.source)
-            yield from (one for one in variables_of(expression.each) if one.name != expression.slot)
-        case _:
-            for part in _parts(expression):
-                yield from variables_of(part)
-
-
-def _parts(expression: Expression) -> Iterator[Expression]:
-    for name in expression.__struct_fields__:
-        value = getattr(expression, name)
-        if isinstance(value, Expression):
-            yield value
-        elif isinstance(value, tuple):
-            for item in value:
-                yield from item if isinstance(item, tuple) else (item,)
 
 
 def _literal(expression: Expression, scope: Scope) -> Value:
@@ -513,6 +483,3 @@ def keyword(expression: Expression) -> str:
 def names_of(expression: Expression) -> Sequence[Expression] | None:
     """The items of a list that is written out; None for another expression."""
     return expression.items if isinstance(expression, Tuple) else None
-
-
-__all__ = ["DYNAMIC", "Budget", "CycleError", "Scope", "evaluate", "evaluate_as", "index"]

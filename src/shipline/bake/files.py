@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shipline.bake.definitions import Config, add_definitions
 from shipline.bake.json_syntax import parse_json
-from shipline.bake.syntax import BakeError, Body, parse_hcl
+from shipline.bake.syntax import Body, parse_hcl
 from shipline.errors import UsageError
 
 COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
@@ -125,6 +125,3 @@ def _parse(file: DefinitionFile, environ: Mapping[str, str]) -> Body | None:
     if file.content.lstrip()[:1] == b"{":
         return parse_json(shown, file.content)
     return parse_hcl(shown, file.content)
-
-
-__all__ = ["BakeError", "DefinitionFile", "parse_files", "read_files"]

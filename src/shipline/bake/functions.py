@@ -37,7 +37,6 @@ from shipline.bake.typed import (
     equal,
     list_of,
     list_with,
-    map_of,
     number,
     set_of,
     set_with,
@@ -668,5 +667,3 @@ def _convert(call: Call, scope: Scope) -> Value:
 
 for _name, _work in (("try", _try), ("can", _can), ("convert", _convert)):
     STDLIB[_name] = Function(_name, lazy=_work)
-
-__all__ = ["STDLIB", "Function", "function", "map_of"]

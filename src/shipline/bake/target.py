@@ -33,13 +33,12 @@ _TEXTS, _TEXT_MAP = list_of(STRING), map_of(STRING)
 
 class AttributeKind(Struct, frozen=True):
     """The type of an attribute, and what a later value does to an earlier one; `entries` names the
-    kind of its entries. In the map of an attribute that is `kept_empty` null counts.
+    kind of its entries.
     """
 
     type: Type
     merging: Merging = "replace"
     entries: str = ""
-    keeps_nothing: bool = True
 
 
 def _entries(kind: str, merging: Merging) -> AttributeKind:

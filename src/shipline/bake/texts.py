@@ -25,7 +25,6 @@ from shipline.bake.typed import (
     TypeMismatch,
     Value,
     convert,
-    list_of,
     list_with,
     null,
     number,
@@ -486,4 +485,4 @@ def _cidrsubnets(source: Value, *bits: Value) -> Value:
     return list_with(found, STRING)
 
 
-__all__ = ["STDLIB", "list_of"]
+__all__ = ["STDLIB"]  # all of it, with the functions above
