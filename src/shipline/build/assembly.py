@@ -257,15 +257,16 @@ def assemble(
         history=history,
         created=epoch or latest or stage.image.created or clock.now(),
     )
+    platform = stage.target or config.platform
     raw = config.to_bytes()
     descriptor = Descriptor.of(raw, media.DOCKER_CONFIG if format.docker else media.OCI_CONFIG)
     manifest = Manifest.make(
         descriptor,
         [_listed(layer.descriptor, format) for layer in layers],
         media_type=media.DOCKER_MANIFEST if format.docker else media.OCI_MANIFEST,
-        annotations=annotations_at(format.annotations, Level.MANIFEST, config.platform),
+        annotations=annotations_at(format.annotations, Level.MANIFEST, platform),
     )
-    return Image(config.platform, config, raw, descriptor, manifest, layers)
+    return Image(platform, config, raw, descriptor, manifest, layers)
 
 
 def _history(

@@ -190,7 +190,7 @@ def _on_threads(
     verified: bool,
 ) -> dict[str, BuildResult]:
     """Build; `verified` checks the digest of stored content before it is used."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     recency = Recency(settings.home / USE_LOCK)
     store = LocalStore(settings.home / "content", damage, verified=verified, recency=recency)
     with TaskGroup() as group:

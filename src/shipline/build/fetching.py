@@ -24,7 +24,7 @@ def fetched(request: BuildRequest, settings: Settings, step: Step) -> Iterator[C
     """The context of `request` with the directory that has its files, which goes with the block; a
     file that is no archive is alone in there. Raises GitError, RegistryError, UsageError.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with system_errors(settings.home), open_workspace(settings.home) as scratch:
         store = LocalStore(settings.home / "content")
         with open_records(settings.home / "cache.db", Damage(step)) as records:

@@ -136,7 +136,8 @@ class PlatformPlan:
             self._done[stage.index] = self._plan_stage(stage)
         target = self._done[self._stages.target.index]
         labels = {**(target.image.run.get("Labels") or {}), **self._request.labels}
-        return replace(target.with_run(Labels=labels), scanned=self._scanned())
+        state = target.with_run(Labels=labels)
+        return replace(state, scanned=self._scanned(), target=self._platform)
 
     def outline(self) -> df.Outline:
         """What the target takes, once all that it needs could be planned."""
@@ -209,7 +210,7 @@ class PlatformPlan:
             if stage.index not in self._stages.replaced:
                 image = image.set(WorkingDir="/")
         scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
-        image = replace(image, platform=self._platform).set(Env=environment(scope))
+        image = replace(image, platform=platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
         return StageState(vertex, image, scope, notes, shell=shell)
 

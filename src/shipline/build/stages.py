@@ -46,6 +46,8 @@ class HistoryNote(Struct, frozen=True):
 class StageState(Struct, frozen=True):
     """A stage so far. `image` has the history of the base only, `notes` are the entries since;
     `scanned` are stages and the context, by name, whose packages are to be listed beside its own.
+    `target` is the platform that the image is for, None for that of its configuration: a stage with
+    --platform has another there, as in BuildKit.
     """
 
     vertex: Vertex
@@ -55,6 +57,7 @@ class StageState(Struct, frozen=True):
     shell: tuple[str, ...] = df.DEFAULT_SHELL
     cmd_set: bool = False
     scanned: tuple[tuple[str, Vertex], ...] = ()
+    target: Platform | None = None
 
     @property
     def workdir(self) -> str:

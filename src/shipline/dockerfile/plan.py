@@ -118,6 +118,16 @@ class _Walk(Struct):
     sources: dict[str, Source] = field(default_factory=dict)
 
     def visit(self, stage: Stage) -> None:
+        """Collect a stage and all that it needs, however long the chain is."""
+        pending = [iter((stage,))]
+        while pending:
+            if (needed := next(pending[-1], None)) is None:
+                pending.pop()
+            else:
+                pending.append(self.enter(needed))
+
+    def enter(self, stage: Stage) -> Iterator[Stage]:
+        """Collect a stage; the stages that it needs itself."""
         if stage.index in self.needed:
             return
         self.needed.add(stage.index)
@@ -128,11 +138,8 @@ class _Walk(Struct):
         base = self.bases[stage.index] = self.base(stage)
         self.triggers[stage.index] = self.triggers_of(stage, base)
         for source in (base, *self.sources_of(stage)):
-            self.follow(source)
-
-    def follow(self, source: Source) -> None:
-        if isinstance(source, StageSource):
-            self.visit(self.dockerfile.stages[source.index])
+            if isinstance(source, StageSource):
+                yield self.dockerfile.stages[source.index]
 
     def base(self, stage: Stage) -> Source:
         """A stage before this one, by its lower-case name; any other name is an image."""

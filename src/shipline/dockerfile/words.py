@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from msgspec import Struct, field
 
@@ -121,28 +122,47 @@ def process_word(
         raise DockerfileError(
             f"failed to process {quote(text)}: {error.message}", hint=error.hint
         ) from None
+    if len(result) > _LONGEST:
+        raise DockerfileError(
+            f"{quote(text[:40])} becomes longer than {_LONGEST >> 20} MiB",
+            hint="the value of a variable in it grows with each use",
+        )
     return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
+
+
+_LONGEST = 16 << 20  # characters of an expanded text: as long as a Dockerfile can be
+_SPACED = re.compile(f"[{re.escape(SPACES)}]+")
+
+
+@lru_cache(maxsize=64)
+def _special(more: str) -> re.Pattern[str]:
+    return re.compile(f"[{re.escape(more)}$'\"<]")
 
 
 class _Words(Struct):
     """Words under construction; quoted and escaped characters do not split."""
 
-    current: str = ""
+    current: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:
-        for char in text:
-            if char not in SPACES:
-                self.add_raw(char)
-            elif self.current:
-                self.done.append(self.current)
-                self.current = ""
+        first, *others = _SPACED.split(text)
+        self.current.append(first)
+        for part in others:
+            self.end_word()
+            self.current.append(part)
 
     def add_raw(self, text: str) -> None:
-        self.current += text
+        self.current.append(text)
+
+    def end_word(self) -> None:
+        if word := "".join(self.current):
+            self.done.append(word)
+        self.current.clear()
 
     def finish(self) -> tuple[str, ...]:
-        return (*self.done, self.current) if self.current else tuple(self.done)
+        self.end_word()
+        return tuple(self.done)
 
 
 class _Lexer(Struct):
@@ -186,12 +206,19 @@ class _Lexer(Struct):
                 piece = self.redirection()
                 words.add_raw(piece)
             else:
-                piece = self.take()
+                piece = self.plain(stop)
                 words.add(piece)
             result.append(piece)
         if stop:
             raise DockerfileError(f"unexpected end of statement while looking for matching {stop}")
         return "".join(result), words.finish()
+
+    def plain(self, stop: str) -> str:
+        """The characters up to the next one that may mean something, at least one."""
+        start = self.position
+        found = _special(stop + self.mode.escape).search(self.text, start + 1)
+        self.position = found.start() if found else len(self.text)
+        return self.text[start : self.position]
 
     def redirection(self) -> str:
         """`<`, or `<<` with following spaces, which belong to the name of a heredoc."""

@@ -182,6 +182,11 @@ def test_a_stage_of_the_build_platform_is_one_for_all() -> None:
     assert (one.image.platform, two.image.platform) == (AMD64, ARM64)
 
 
+def test_the_configuration_has_the_platform_of_its_stage() -> None:
+    found = plan("FROM --platform=linux/arm64 base\n")
+    assert (found.image.platform, found.target) == (ARM64, AMD64)
+
+
 def test_steps_run_for_their_platform_with_their_arguments() -> None:
     images = Images(base={"Env": ["PATH=/bin"]})
     found = plan("FROM base\nARG V=1\nUSER me\nWORKDIR /w\nRUN x\n", images=images, platform=ARM64)

@@ -174,3 +174,9 @@ def test_global_args_are_those_before_the_first_stage() -> None:
     dockerfile = parse_dockerfile("ARG a=1\nARG b\nFROM x\nARG c\n")
     assert [arg.args[0].name for arg in dockerfile.global_args] == ["a", "b"]
     assert len(dockerfile.stages[0].instructions) == 1
+
+
+def test_a_chain_of_stages_may_be_long() -> None:
+    chain = "".join(f"FROM s{number - 1} AS s{number}\n" for number in range(1, 3000))
+    _, plan = planned(f"FROM scratch AS s0\n{chain}")
+    assert len(plan.stages) == 3000

@@ -144,3 +144,16 @@ def test_trimming_takes_the_shortest_or_the_longest_match_off_one_end(
     tails = [cut for cut in cuts if fnmatchcase(value[cut:], pattern)] or [len(value)]
     assert (trimmed("#"), trimmed("##")) == (value[min(heads) :], value[max(heads) :])
     assert (trimmed("%"), trimmed("%%")) == (value[: max(tails)], value[: min(tails)])
+
+
+def test_a_long_word_is_one_word() -> None:
+    text = "x" * 3_000_000 + " " + "y" * 10
+    assert process_word(text, {}).words == ("x" * 3_000_000, "y" * 10)
+
+
+def test_variables_do_not_grow_without_end() -> None:
+    value = "0123456789"
+    with pytest.raises(DockerfileError, match="becomes longer than 16 MiB"):
+        for _ in range(40):
+            value = process_word("$A$A", {"A": value}).text
+    assert len(value) <= 16 << 20
