@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,3 +186,18 @@ def blob(registry: Addressed, repository: str, digest: str) -> Any:
     status, body = get(registry, f"/v2/{repository}/blobs/{digest}")
     assert status == 200
     return json.loads(body)
+
+
+def image_times(archive: Path) -> set[float]:
+    """The times in the configuration of an archive's image, in seconds since 1970."""
+    with tarfile.open(archive) as tar:
+
+        def document(name: str) -> Any:
+            file = tar.extractfile(name)
+            assert file is not None
+            return json.load(file)
+
+        (image,) = document("manifest.json")
+        config = document(image["Config"])
+    texts = [config["created"], *(one["created"] for one in config["history"])]
+    return {datetime.fromisoformat(text).timestamp() for text in texts}

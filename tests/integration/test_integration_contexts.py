@@ -8,13 +8,12 @@ import pty
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from builds import Shipline, command, context
+from builds import Shipline, command, context, image_times
 from peers import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.git import COMMIT_TIME_S
 from peers.registry import certificate
@@ -154,15 +153,6 @@ def test_the_git_directory_is_kept_on_request(
     assert head.stdout.strip() == repository.head
 
 
-def times(archive: Path) -> set[float]:
-    """The times in the configuration of an archive's image, in seconds since 1970."""
-    content = files(archive)
-    (image,) = json.loads(content["manifest.json"])
-    config = json.loads(content[image["Config"]])
-    texts = [config["created"], *(one["created"] for one in config["history"])]
-    return {datetime.fromisoformat(text).timestamp() for text in texts}
-
-
 def test_the_time_of_a_context_is_that_of_its_commit(
     server: GitServer, repository: GitRepository, shipline: Shipline, tmp_path: Path
 ) -> None:
@@ -170,10 +160,10 @@ def test_the_time_of_a_context_is_that_of_its_commit(
     output = f"type=docker,rewrite-timestamp=true,dest={out}"
     words = ("--build-arg", "SOURCE_DATE_EPOCH=context", "-o", output)
     shipline.build(*words, f"{server.url}/repo.git").ok()
-    assert times(out) == {COMMIT_TIME_S}
+    assert image_times(out) == {COMMIT_TIME_S}
     (server.root / "file").write_text("FROM scratch\nCOPY context /\n")
     shipline.build(*words, f"{server.url}/file").ok()
-    assert times(out) == {FILE_TIME_S}
+    assert image_times(out) == {FILE_TIME_S}
 
 
 def test_an_image_of_a_layout_is_a_base(shipline: Shipline, tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ def _placed(
         covered = ["/proc", "/sys", "/dev"]
         mounts = []
         for number, mount in enumerate(spec.mounts):
-            if isinstance(mount, DeviceNode) and not (step / "nodes").exists():
-                (step / "nodes").mkdir()
-                undo.enter_context(mounted(Tmpfs(step / "nodes", devices=True)))
+            if isinstance(mount, DeviceNode) and not (step / "devices").exists():
+                (step / "devices").mkdir()
+                undo.enter_context(mounted(Tmpfs(step / "devices", devices=True)))
             source, options = _source(mount, step, number, spec)
             target = _target(mount, spec)
             if not any(target == one or target.startswith(f"{one}/") for one in covered):
@@ -262,7 +262,7 @@ def _source(
             access = ("ro",) if read_only else ()
             return None, ("nosuid", *nodev, *access, "mode=1777", *limit)
         case DeviceNode():
-            return _device(mount, step / "nodes" / str(number)), ("bind", "nosuid", "noexec")
+            return _device(mount, step / "devices" / str(number)), ("bind", "nosuid", "noexec")
         case SecretFile():
             secret = step / "secrets" / str(number)
             _write_secret(secret, mount)

@@ -28,11 +28,11 @@ def test_a_limit_above_ours_is_refused_with_the_most_there_is() -> None:
         from shipline.errors import SandboxError
         from shipline.oci import Ulimit
         from shipline.sandbox import StepSpec
-        from shipline.sandbox.bundle import Layout, config
+        from shipline.sandbox.bundle import BundlePaths, config
         resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
         spec = StepSpec(("x",), ulimits=(Ulimit("nofile", 2000, 2000),))
         try:
-            config(spec, Layout(Path("/"), Path("/"), (), ()))
+            config(spec, BundlePaths(Path("/"), Path("/"), (), ()))
         except SandboxError as error:
             print(error, error.hint, sep="|")
     """
@@ -40,7 +40,7 @@ def test_a_limit_above_ours_is_refused_with_the_most_there_is() -> None:
     done = subprocess.run([*without, textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
     assert done.stdout == (
         "ulimit nofile=2000:2000 is above 1000, the limit here"
-        "|ask for at most nofile=1000:1000, or raise it for this process\n"
+        "|use at most nofile=1000:1000, or raise it for this process\n"
     )
 
 
