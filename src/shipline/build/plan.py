@@ -210,7 +210,8 @@ class PlatformPlan:
             if stage.index not in self._stages.replaced:
                 image = image.set(WorkingDir="/")
         scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
-        image = replace(image, platform=platform).set(Env=environment(scope))
+        named = self._platform if self._request.platforms else platform
+        image = replace(image, platform=named).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
         return StageState(vertex, image, scope, notes, shell=shell)
 

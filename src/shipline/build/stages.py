@@ -46,8 +46,8 @@ class HistoryNote(Struct, frozen=True):
 class StageState(Struct, frozen=True):
     """A stage so far. `image` has the history of the base only, `notes` are the entries since;
     `scanned` are stages and the context, by name, whose packages are to be listed beside its own.
-    `target` is the platform that the image is for, None for that of its configuration: a stage with
-    --platform has another there, as in BuildKit.
+    `target` is the platform that the image is for, None for that of its configuration. As in
+    BuildKit they differ where FROM names a platform and the build does not.
     """
 
     vertex: Vertex

@@ -183,8 +183,12 @@ def test_a_stage_of_the_build_platform_is_one_for_all() -> None:
 
 
 def test_the_configuration_has_the_platform_of_its_stage() -> None:
-    found = plan("FROM --platform=linux/arm64 base\n")
+    """Unless the build names one: BuildKit tells implied platforms from others."""
+    text = "FROM --platform=linux/arm64 base\n"
+    found = plan(text)
     assert (found.image.platform, found.target) == (ARM64, AMD64)
+    found = plan(text, request=replace(REQUEST, platforms=(AMD64,)))
+    assert (found.image.platform, found.target) == (AMD64, AMD64)
 
 
 def test_steps_run_for_their_platform_with_their_arguments() -> None:
