@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # 3 ms, for programs without a network
+    import socket
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     Address = IPv4Address | IPv6Address
@@ -78,3 +79,17 @@ def _network(text: str) -> Network:
     import ipaddress
 
     return ipaddress.ip_network(text)
+
+
+def connect_unix(path: str, timeout_s: float | None = None) -> socket.socket:
+    """A connection to the socket at `path`, whose calls then wait `timeout_s`. Raises OSError."""
+    import socket  # 3 ms, for programs without a network
+
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -15,10 +15,12 @@ from msgspec import Struct
 
 from shipline.build.base_images import Repositories
 from shipline.build.request import Annotation, BuildRequest, Level, Output
+from shipline.build.settings import Settings
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, facts_of, open_node
-from shipline.builders.solving import Surroundings, build_on
+from shipline.builders.solving import build_on
 from shipline.buildkit.control import Control
+from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
 from shipline.errors import BuilderError
 from shipline.events import Step
@@ -75,31 +77,27 @@ def _rank(platform: Platform, node: Node, facts: NodeFacts) -> int | None:
 def build_on_nodes(
     builder: Builder,
     request: BuildRequest,
-    around: Surroundings,
-    repositories: Repositories,
+    settings: Settings,
+    login: Login,
     step: Step,
 ) -> dict[str, str]:
     """Build `request` on the nodes of `builder`; what the exporters say, as in buildx's metadata.
 
     Raises BuilderError, and the errors of `run_build`. No tag has changed when it raises.
     """
-    with _opened(builder, around, step) as nodes:
+    with _opened(builder, settings, step) as nodes:
         wanted = request.platforms
-        if not wanted or len(nodes) == 1:
-            index = place(wanted[:1], _known(nodes))[0][0] if wanted else 0
-            one = nodes[index]
-            return build_on(one.control, one.facts, builder, request, around, step)
-        placed = place(wanted, _known(nodes))
+        placed = place(wanted, _known(nodes)) if wanted else [(0, ())]
         if len(placed) == 1:
             one = nodes[placed[0][0]]
-            return build_on(one.control, one.facts, builder, request, around, step)
+            return build_on(one.control, one.facts, builder, request, settings, login, step)
         _check_joinable(builder, request)
-        responses = _build_everywhere(builder, nodes, request, around, step)
-        return _join(request, responses, repositories, step)
+        responses = _build_everywhere(builder, nodes, request, settings, login, step)
+        return _join(request, responses, settings.repositories, step)
 
 
 @contextmanager
-def _opened(builder: Builder, around: Surroundings, step: Step) -> Iterator[list[OpenNode]]:
+def _opened(builder: Builder, settings: Settings, step: Step) -> Iterator[list[OpenNode]]:
     """The nodes that answer. Raises BuilderError if none does."""
     with ExitStack() as stack:
         found: list[OpenNode] = []
@@ -107,7 +105,7 @@ def _opened(builder: Builder, around: Surroundings, step: Step) -> Iterator[list
         for node in builder.nodes:
             try:
                 with ExitStack() as opening:
-                    opened = open_node(builder, node, around.environment)
+                    opened = open_node(builder, node, settings.environment)
                     control = opening.enter_context(opened)
                     found.append(OpenNode(node, facts_of(control), control))
                     stack.push(opening.pop_all())
@@ -139,7 +137,8 @@ def _build_everywhere(
     builder: Builder,
     nodes: Sequence[OpenNode],
     request: BuildRequest,
-    around: Surroundings,
+    settings: Settings,
+    login: Login,
     step: Step,
 ) -> dict[Platform, Mapping[str, str]]:
     """What each platform's node says, after every platform was built."""
@@ -152,7 +151,7 @@ def _build_everywhere(
             """The node, if it was lost."""
             part = _part(request, platforms)
             try:
-                response = build_on(one.control, one.facts, builder, part, around, step)
+                response = build_on(one.control, one.facts, builder, part, settings, login, step)
             except BuilderError as error:
                 if not error.retriable or alone:
                     raise

@@ -20,6 +20,7 @@ from msgspec import Struct, field
 
 from shipline.errors import UsageError
 from shipline.files import open_whole
+from shipline.home import docker_directory
 from shipline.oci import Platform
 from shipline.tasks import locked
 from shipline.values import replace
@@ -65,8 +66,7 @@ class BuilderStore:
         """The one that BUILDX_CONFIG names, or that lies beside docker's configuration."""
         if own := environment.get("BUILDX_CONFIG"):
             return cls(Path(own))
-        home = environment.get("HOME") or os.path.expanduser("~")
-        return cls(Path(environment.get("DOCKER_CONFIG") or f"{home}/.docker", "buildx"))
+        return cls(docker_directory(environment) / "buildx")
 
     def stored(self) -> list[Builder]:
         """All builders with a file, by name; files that cannot be read are left out."""

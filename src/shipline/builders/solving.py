@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,14 @@ from shipline.build.request import (
     ProvenanceOptions,
     SbomOptions,
 )
+from shipline.build.settings import Settings
 from shipline.build.ssh import Agent, Answer, agents_of, guarded
 from shipline.builders.instances import Builder
 from shipline.builders.nodes import NodeFacts
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry, Exporter, SolveRequest
 from shipline.buildkit.progress import run_build
-from shipline.buildkit.session import Login, Services, Sink, no_login, open_session
+from shipline.buildkit.session import Login, Services, Sink, open_session
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
@@ -47,15 +48,6 @@ from shipline.oci import Resources
 
 _CONTEXT, _DOCKERFILE = "context", "dockerfile"  # names of directories
 _NATIVE_HINT = "leave --builder out: the engine of this machine can"
-
-
-class Surroundings(Struct, frozen=True):
-    """What a build uses of its process: variables, logins, streams."""
-
-    environment: Mapping[str, str]
-    login: Login = no_login
-    stdin: BinaryIO | None = None
-    stdout: BinaryIO | None = None
 
 
 class _Assignment(Struct):
@@ -72,7 +64,8 @@ def build_on(
     facts: NodeFacts,
     builder: Builder,
     request: BuildRequest,
-    around: Surroundings,
+    settings: Settings,
+    login: Login,
     step: Step,
 ) -> dict[str, str]:
     """Build `request` on a node; what its exporters say, as in buildx's metadata.
@@ -82,20 +75,20 @@ def build_on(
     _check(request, builder, facts)
     agents = {
         name: partial(_connect_agent, agent)
-        for name, agent in agents_of(request.ssh, around.environment).items()
+        for name, agent in agents_of(request.ssh, settings.environment).items()
     }
     secrets = {secret.id: secret for secret in request.secrets}
 
     def secret(name: str) -> bytes | None:
         found = secrets.get(name)
-        return None if found is None else found.value(around.environment)
+        return None if found is None else found.value(settings.environment)
 
     with ExitStack() as stack:
         work = _Assignment(_attributes(request))
-        _add_contexts(request, around, work, stack)
+        _add_contexts(request, settings, work, stack)
         for output in request.outputs:
-            _add_output(output, request, builder, facts, around, work)
-        services = Services(work.directories, secret, around.login, agents, work.sinks)
+            _add_output(output, request, builder, facts, settings, work)
+        services = Services(work.directories, secret, login, agents, work.sinks)
         first = work.exporters[0] if work.exporters else Exporter()
         solve = SolveRequest(
             ref=uuid.uuid4().hex,
@@ -195,7 +188,7 @@ def _sbom(options: SbomOptions) -> str:
 
 
 def _add_contexts(
-    request: BuildRequest, around: Surroundings, work: _Assignment, stack: ExitStack
+    request: BuildRequest, settings: Settings, work: _Assignment, stack: ExitStack
 ) -> None:
     context = request.context
     if context.is_local:
@@ -206,8 +199,8 @@ def _add_contexts(
         work.attributes[f"context:{name}"] = _context(name, one, work)
     if request.dockerfile == "-":
         place = Path(stack.enter_context(TemporaryDirectory()))
-        assert around.stdin is not None
-        (place / "Dockerfile").write_bytes(around.stdin.read())
+        assert settings.stdin is not None
+        (place / "Dockerfile").write_bytes(settings.stdin.read())
         work.directories[_DOCKERFILE] = place
     elif context.is_local:
         path = Path(request.dockerfile or Path(context.location, "Dockerfile")).absolute()
@@ -232,7 +225,7 @@ def _add_output(
     request: BuildRequest,
     builder: Builder,
     facts: NodeFacts,
-    around: Surroundings,
+    settings: Settings,
     work: _Assignment,
 ) -> None:
     names = ",".join(map(str, request.names_of(output)))
@@ -247,13 +240,13 @@ def _add_output(
             )
         attributes = _format(output, request) | ({"name": names} if names else {})
         work.exporters.append(Exporter(output.type, attributes))
-        work.sinks[number] = _file_sink(output.destination, around.stdout)
+        work.sinks[number] = _file_sink(output.destination, settings.stdout)
     elif output.type in ("local", "tar"):
         split = {} if output.split is None else {"platform-split": _boolean(output.split)}
         work.exporters.append(Exporter("tar", split))
         is_file = output.type == "tar"
         work.sinks[number] = (
-            _file_sink(output.destination, around.stdout)
+            _file_sink(output.destination, settings.stdout)
             if is_file
             else _directory_sink(Path(output.destination))
         )

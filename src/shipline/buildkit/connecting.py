@@ -21,6 +21,7 @@ from msgspec import Struct
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
 from shipline.grpc.connection import Pipe, RpcError, SocketPipe, connected
+from shipline.net import connect_unix
 from shipline.tasks import on_cancel
 
 CONNECT_S = 20.0
@@ -91,7 +92,6 @@ def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[P
             yield program
         return
     with _socket(parts, endpoint, timeout_s) as connection:
-        connection.settimeout(timeout_s)
         if tls is None:
             connection.settimeout(None)
             yield SocketPipe(connection)
@@ -104,14 +104,7 @@ def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[P
 
 def _socket(parts: SplitResult, endpoint: str, timeout_s: float) -> socket.socket:
     if parts.scheme == "unix":
-        found = socket.socket(socket.AF_UNIX)
-        try:
-            found.settimeout(timeout_s)
-            found.connect(parts.netloc + parts.path)
-        except BaseException:
-            found.close()
-            raise
-        return found
+        return connect_unix(parts.netloc + parts.path, timeout_s)
     if parts.scheme == "tcp" and parts.hostname:
         found = socket.create_connection((parts.hostname, parts.port or _PORT), timeout_s)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -159,8 +152,8 @@ def _program(parts: SplitResult) -> list[str]:
 
 @contextmanager
 def _program_pipe(argv: Sequence[str]) -> Iterator[ProgramPipe]:
-    """The program, which ends with the block. Raises BuilderError with what it wrote to standard
-    error if it fails at once.
+    """The program, which ends with the block; what it has to say goes to the terminal. Raises
+    BuilderError if it is not there.
     """
     try:
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

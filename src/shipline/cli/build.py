@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import click
 
 from shipline.build import BuildRequest, ContextKind, check_request, parse_boolean, parse_request
-from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
@@ -49,6 +48,8 @@ def command(
         return call(request, open_sinks(mode, sys.stderr, os.environ), settings)
     _refuse_terminal(request)
     warned: list[dict[str, Any]] = []
+    from shipline.builders.instances import other_builder
+
     if name := other_builder(builder, os.environ):
         from shipline.cli.builders import build_on_builder
 

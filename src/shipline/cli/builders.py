@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from shipline import __version__
-from shipline.build import BuildRequest, insecure_hosts, parse_platforms
+from shipline.build import BuildRequest, parse_platforms
 from shipline.builders.instances import (
     NATIVE,
     Builder,
@@ -29,6 +28,7 @@ from shipline.builders.instances import (
     parse_driver,
     with_node,
 )
+from shipline.cli.engine import open_settings
 from shipline.cli.template import render
 from shipline.errors import ShiplineError, UsageError
 from shipline.events import Step
@@ -75,9 +75,7 @@ def open_nodes(name: str) -> Iterator[list[Control]]:
 
 def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, str]:
     """Build on the nodes of a builder; what it says of the result, as in buildx's metadata."""
-    from shipline.api import open_client
     from shipline.builders.farm import build_on_nodes
-    from shipline.builders.solving import Surroundings
     from shipline.registry import keychain_from
 
     builder = find_builder(name)
@@ -91,9 +89,8 @@ def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, 
             return "", found.identity_token
         return found.username, found.password
 
-    around = Surroundings(os.environ, login, sys.stdin.buffer, sys.stdout.buffer)
-    with open_client(*insecure_hosts(request)) as client:
-        return build_on_nodes(builder, request, around, client.repository, step)
+    with open_settings(request) as settings:
+        return build_on_nodes(builder, request, settings, login, step)
 
 
 @click.command("create")

@@ -45,7 +45,7 @@ def start(request: BuildRequest, step: Step) -> BuildResult:
     gc.set_threshold(50_000, 20, 100)
     from shipline.build import build
 
-    with _settings(request) as settings:
+    with open_settings(request) as settings:
         return build(request, settings, step)
 
 
@@ -53,7 +53,7 @@ def start_targets(requests: Mapping[str, BuildRequest], step: Step) -> dict[str,
     """Build several targets, with the registries, state directory and streams of this process."""
     from shipline.build import build_targets
 
-    with _settings(*requests.values()) as settings:
+    with open_settings(*requests.values()) as settings:
         return build_targets(requests, settings, step)
 
 
@@ -62,7 +62,7 @@ def fetched(request: BuildRequest, step: Step) -> Iterator[Context]:
     """The context of `request`, with a directory that has its files and goes with the block."""
     from shipline.build import fetched
 
-    with _settings(request) as settings, fetched(request, settings, step) as context:
+    with open_settings(request) as settings, fetched(request, settings, step) as context:
         yield context
 
 
@@ -70,12 +70,13 @@ def call(request: BuildRequest, step: Step) -> CheckResult | Outline | Dockerfil
     """The answer to --call, with the same registries and state directory."""
     from shipline.build import call
 
-    with _settings(request) as settings:
+    with open_settings(request) as settings:
         return call(request, settings, step)
 
 
 @contextmanager
-def _settings(*requests: BuildRequest) -> Iterator[Settings]:
+def open_settings(*requests: BuildRequest) -> Iterator[Settings]:
+    """What builds use of this process, with a client of registries that the block closes."""
     from shipline.api import open_client, state_directory
     from shipline.build import Settings, insecure_hosts
     from shipline.cachestores import open_cache

@@ -14,6 +14,7 @@ import click
 
 from shipline.build import parse_boolean
 from shipline.errors import ConfigError, UsageError
+from shipline.home import docker_directory
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _INSECURE, _CA = "SHIPLINE_INSECURE", "SHIPLINE_CA"
@@ -43,8 +44,7 @@ def implied_build_args(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
-    place = environ.get("DOCKER_CONFIG")
-    path = (Path(place) if place else Path.home() / ".docker") / "config.json"
+    path = docker_directory(environ) / "config.json"
     try:
         document = json.loads(path.read_bytes())
         proxies = document.get("proxies", {}).get("default", {})

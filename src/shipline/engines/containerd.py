@@ -7,7 +7,6 @@ leaves it alone.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from shipline.content import Reader, chunks
 from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
 from shipline.grpc.connection import Code, Connection, RpcCall, RpcError, SocketPipe, connected
 from shipline.grpc.protobuf import M, decode, encode
+from shipline.net import connect_unix
 from shipline.oci import Descriptor, Digest, Index, Platform, media, parse_manifest
 
 _SERVICES = "/containerd.services"
@@ -211,8 +211,7 @@ class Containerd:
     @contextmanager
     def _channel(self) -> Iterator[_Channel]:
         """A connection; its errors are EngineErrors."""
-        with connecting(str(self), _START), socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self._address))
+        with connecting(str(self), _START), connect_unix(str(self._address)) as connection:
             try:
                 with connected(SocketPipe(connection)) as calls:
                     yield _Channel(calls, self._namespace)

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Struct
 
 from shipline.engines.engine import EngineError, LoadableImage, connecting
+from shipline.net import connect_unix
 from shipline.tasks import on_cancel
 
 _CONNECT_S = 10  # seconds
@@ -35,7 +36,7 @@ class Address(Struct, frozen=True):
         """A connection. Raises OSError, and EngineError for an address that cannot be used."""
         parts = _parts(self.url)
         if parts.scheme == "unix":
-            return _unix(self.url.removeprefix("unix://"))
+            return connect_unix(self.url.removeprefix("unix://"))
         if parts.scheme == "ssh":
             return _ssh(self.url)
         if parts.scheme not in ("tcp", "http", "https") or not parts.hostname:
@@ -75,16 +76,6 @@ def _unusable(url: str) -> EngineError:
         f"the address of the engine is {url!r}, which cannot be used here",
         "set DOCKER_HOST to unix://SOCKET, tcp://HOST:PORT or ssh://USER@HOST",
     )
-
-
-def _unix(path: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _ssh(url: str) -> socket.socket:

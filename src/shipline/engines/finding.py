@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipline.engines.docker import Address, Docker, PodmanCommand
 from shipline.engines.engine import Engine, EngineError
+from shipline.home import docker_directory
 from shipline.sandbox import in_user_namespace
 
 if TYPE_CHECKING:
@@ -94,17 +94,15 @@ def _docker_address(environment: Mapping[str, str], context: str) -> Address | N
     """Where docker's command would connect to; None where nothing says (docker/cli,
     cli/command/cli.go, resolveContextName).
     """
-    place = environment.get("DOCKER_CONFIG") or os.path.join(
-        environment.get("HOME", "/"), ".docker"
-    )
+    place = docker_directory(environment)
     if not context:
         if host := environment.get("DOCKER_HOST"):
             certificates = Path(environment.get("DOCKER_CERT_PATH") or place)
             verify = bool(environment.get("DOCKER_TLS_VERIFY"))
             secure = verify or environment.get("DOCKER_TLS")
             return Address(host, certificates if secure else None, verify)
-        context = environment.get("DOCKER_CONTEXT") or _current_context(Path(place))
-    return None if context in ("", "default") else _context_address(Path(place), context)
+        context = environment.get("DOCKER_CONTEXT") or _current_context(place)
+    return None if context in ("", "default") else _context_address(place, context)
 
 
 def _current_context(place: Path) -> str:
