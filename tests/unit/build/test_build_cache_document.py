@@ -274,4 +274,4 @@ def test_many_records_of_one_digest_take_linear_time() -> None:
         CacheDocument.parse(raw)
         return time.process_time() - started
 
-    assert time_of(16_000) < 40 * max(time_of(2_000), 0.005)
+    assert time_of(32_000) < 100 * max(time_of(2_000), 0.005), "16 times, 256 if quadratic"
