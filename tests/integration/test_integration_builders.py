@@ -125,7 +125,7 @@ def test_what_a_builder_cannot_do_is_refused_with_one_that_can(
     shipline: Shipline, context: Path, tmp_path: Path
 ) -> None:
     said = build(shipline, "--builder=docker", "-m", "1g", context).failed(14)
-    assert "--resource" in said and "leave --builder out" in said
+    assert "--resource" in said and "drivers that can: native" in said
     said = build(shipline, "--builder=docker", "--platform=linux/mips64le", context).failed(14)
     assert "linux/amd64" in said
 

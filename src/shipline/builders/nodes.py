@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from msgspec import Struct
 
+from shipline.builders.capabilities import OWN_STORE
+from shipline.builders.driver import Driver, State
 from shipline.builders.instances import Builder, Node
-from shipline.buildkit.connecting import TlsFiles, open_buildkit, open_engine
+from shipline.buildkit.connecting import CONNECT_S, TlsFiles, open_buildkit, open_engine
 from shipline.buildkit.control import Control
 from shipline.engines.finding import docker_address
 from shipline.errors import BuilderError
+from shipline.events import Step
 from shipline.oci import Platform
 
 
@@ -31,26 +34,26 @@ class NodeFacts(Struct, frozen=True):
         )
 
 
-@contextmanager
-def open_node(builder: Builder, node: Node, environment: Mapping[str, str]) -> Iterator[Control]:
-    """The daemon of a node, inside the block. Raises BuilderError."""
-    if builder.driver == "docker":
-        address = docker_address(environment, node.endpoint)
-        with open_engine(address.connect, address.url) as control:
-            yield control
-    elif builder.driver == "remote":
-        with open_buildkit(node.endpoint, _tls(node)) as control:
-            yield control
-    elif builder.driver == "docker-container":
-        engine = "" if "://" in node.endpoint else f"?context={node.endpoint}"
-        endpoint = f"docker-container://buildx_buildkit_{node.name}{engine}"
-        with open_buildkit(endpoint) as control:
-            yield control
-    else:
+def driver_of(
+    builder: Builder, node: Node, environment: Mapping[str, str], *, timeout_s: float = CONNECT_S
+) -> Driver:
+    """The driver of a node, whose daemon is given `timeout_s` to answer. Raises BuilderError for a
+    driver that is not supported.
+    """
+    make = _DRIVERS.get(builder.driver)
+    if make is None:
         raise BuilderError(
             f"the builder {builder.name} has the driver {builder.driver}, which is not supported",
-            hint="builders with the drivers docker, docker-container and remote can be used",
+            hint=f"builders with the drivers {', '.join(_DRIVERS)} can be used",
         )
+    return make(node, environment, timeout_s)
+
+
+def open_node(
+    builder: Builder, node: Node, environment: Mapping[str, str]
+) -> AbstractContextManager[Control]:
+    """The daemon of a node, inside the block. Raises BuilderError."""
+    return driver_of(builder, node, environment).open()
 
 
 def facts_of(control: Control) -> NodeFacts:
@@ -65,12 +68,74 @@ def facts_of(control: Control) -> NodeFacts:
     return NodeFacts(control.version(), tuple(dict.fromkeys(platforms)), labels)
 
 
-def _tls(node: Node) -> TlsFiles | None:
-    options = node.driver_options
-    files = TlsFiles(
-        options.get("cacert", ""),
-        options.get("cert", ""),
-        options.get("key", ""),
-        options.get("servername", ""),
-    )
-    return files if any((files.ca, files.certificate)) else None
+def capability_name(builder: Builder, facts: NodeFacts) -> str:
+    """The driver of a node, as a key of CAPABILITIES."""
+    is_old = builder.driver == "docker" and not facts.stores_images
+    return OWN_STORE if is_old else builder.driver
+
+
+class _Kept:
+    """A daemon that others start and stop."""
+
+    def __init__(self, node: Node, environment: Mapping[str, str], timeout_s: float) -> None:
+        self._node, self._environment, self._timeout_s = node, environment, timeout_s
+
+    def open(self) -> AbstractContextManager[Control]:
+        raise NotImplementedError
+
+    def state(self) -> State:
+        try:
+            with self.open() as control:
+                control.version()
+        except BuilderError:
+            return State.INACTIVE
+        return State.RUNNING
+
+    def boot(self, step: Step) -> None:
+        with self.open() as control:
+            control.version()
+
+    def stop(self) -> None:
+        """Nothing: it is not ours."""
+
+    def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
+        """Nothing: it is not ours."""
+
+
+class _Docker(_Kept):
+    """The BuildKit inside an engine; the endpoint is a context of docker."""
+
+    def open(self) -> AbstractContextManager[Control]:
+        address = docker_address(self._environment, self._node.endpoint)
+        return open_engine(address.connect, address.url)
+
+
+class _Remote(_Kept):
+    """A buildkitd, at an endpoint of `buildkit.connecting`."""
+
+    def open(self) -> AbstractContextManager[Control]:
+        options = self._node.driver_options
+        files = TlsFiles(
+            options.get("cacert", ""),
+            options.get("cert", ""),
+            options.get("key", ""),
+            options.get("servername", ""),
+        )
+        tls = files if any((files.ca, files.certificate)) else None
+        return open_buildkit(self._node.endpoint, tls, timeout_s=self._timeout_s)
+
+
+class _Container(_Kept):
+    """A buildkitd in a container of buildx; the endpoint is a context of docker."""
+
+    def open(self) -> AbstractContextManager[Control]:
+        node = self._node
+        engine = "" if "://" in node.endpoint else f"?context={node.endpoint}"
+        return open_buildkit(f"docker-container://buildx_buildkit_{node.name}{engine}")
+
+
+_DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
+    "docker": _Docker,
+    "docker-container": _Container,
+    "remote": _Remote,
+}

@@ -33,8 +33,9 @@ from shipline.build.request import (
 )
 from shipline.build.settings import Settings
 from shipline.build.ssh import Agent, Answer, agents_of, guarded
+from shipline.builders.capabilities import require_capable
 from shipline.builders.instances import Builder
-from shipline.builders.nodes import NodeFacts
+from shipline.builders.nodes import NodeFacts, capability_name
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry, Exporter, SolveRequest
 from shipline.buildkit.progress import run_build
@@ -44,10 +45,8 @@ from shipline.events import Step
 from shipline.files import open_whole
 from shipline.grpc.connection import Metadata
 from shipline.layer import read_tar, unpack
-from shipline.oci import Resources
 
 _CONTEXT, _DOCKERFILE = "context", "dockerfile"  # names of directories
-_NATIVE_HINT = "leave --builder out: the engine of this machine can"
 
 
 class _Assignment(Struct):
@@ -120,22 +119,7 @@ def _check(request: BuildRequest, builder: Builder, facts: NodeFacts) -> None:
             f"the builder {builder.name} cannot build for {', '.join(map(str, missing))}",
             hint=f"it can build for {able}",
         )
-    limits = Resources(cgroup_parent=request.run.resources.cgroup_parent)
-    refused = {
-        "--resource": request.run.resources != limits,
-        "a context on standard input": request.context.kind is ContextKind.STDIN,
-        "a context in an OCI layout": any(
-            one.kind is ContextKind.LAYOUT for one in request.build_contexts.values()
-        ),
-        "--cache-from or --cache-to type=local": "local"
-        in [one.type for one in _all_caches(request)],
-    }
-    for what, is_asked in refused.items():
-        if is_asked:
-            raise BuilderError(
-                f"the builder {builder.name} ({builder.driver}) cannot do this: {what}",
-                hint=_NATIVE_HINT,
-            )
+    require_capable(builder.name, capability_name(builder, facts), request)
 
 
 def _attributes(request: BuildRequest) -> dict[str, str]:
@@ -233,11 +217,6 @@ def _add_output(
     if output.type == "image" or output.loads:
         work.exporters.append(_image_exporter(output, request, builder, facts, names))
     elif output.type in ("oci", "docker"):
-        if not output.archive:
-            raise BuilderError(
-                f"the builder {builder.name} writes type={output.type} as an archive only",
-                hint=f"leave tar=false out, or {_NATIVE_HINT}",
-            )
         attributes = _format(output, request) | ({"name": names} if names else {})
         work.exporters.append(Exporter(output.type, attributes))
         work.sinks[number] = _file_sink(output.destination, settings.stdout)
@@ -255,11 +234,6 @@ def _add_output(
 def _image_exporter(
     output: Output, request: BuildRequest, builder: Builder, facts: NodeFacts, names: str
 ) -> Exporter:
-    if output.loads and builder.driver != "docker":
-        raise BuilderError(
-            f"the builder {builder.name} ({builder.driver}) cannot load into an engine here",
-            hint="write --output type=docker,dest=image.tar, then: docker load -i image.tar",
-        )
     is_old = builder.driver == "docker" and not facts.stores_images
     attributes = {} if is_old else _format(output, request)
     attributes |= {"name": names} if names else {}
@@ -344,10 +318,6 @@ def _caches(request: BuildRequest) -> CacheOptions:
 
 def _cache(backend: CacheBackend) -> CacheOptionsEntry:
     return CacheOptionsEntry(backend.type, dict(backend.attributes))
-
-
-def _all_caches(request: BuildRequest) -> list[CacheBackend]:
-    return [*request.cache.sources, *(target.backend for target in request.cache.targets)]
 
 
 def _shared_key(request: BuildRequest) -> str:

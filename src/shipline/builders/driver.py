@@ -1,0 +1,46 @@
+"""What a driver does: it reaches, starts, stops and removes the daemon of one node.
+
+What it can is a value, in `capabilities`. `nodes` knows the drivers by name. Source: docker/buildx,
+driver/driver.go.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Protocol
+
+from shipline.buildkit.control import Control
+from shipline.events import Step
+
+
+class State(StrEnum):
+    """What a daemon does; `INACTIVE` is one that is not there, or does not answer."""
+
+    INACTIVE = "inactive"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Driver(Protocol):
+    """The daemon of one node. All raise BuilderError."""
+
+    def state(self) -> State:
+        """Asked of what runs the daemon, not of the daemon."""
+
+    def boot(self, step: Step) -> None:
+        """Have the daemon run and answer: it is made where it is not there, and started where it is
+        stopped. What is done is a step below `step`. Nothing is left of a daemon that was made and
+        does not answer.
+        """
+
+    def open(self) -> AbstractContextManager[Control]:
+        """Its API, inside the block; the daemon must run."""
+
+    def stop(self) -> None:
+        """Stop the daemon, if it runs; what it keeps stays."""
+
+    def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
+        """Remove the daemon and what it keeps; quiet about what is not there."""
