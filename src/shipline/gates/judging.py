@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -29,6 +30,7 @@ from shipline.gates.section import (
     GateRules,
     ReportGate,
     SbomGate,
+    SecretsGate,
     TestsGate,
     VulnerabilitiesGate,
 )
@@ -185,6 +187,12 @@ def report_problems(
             reason = f"{file.path} is a report of another kind ({file.report.format})"
             hint = f"this gate reads {', '.join(formats_of(kind))}"
             yield Check("report", Outcome.ERROR, reason, hint=hint)
+        elif isinstance(rules, SecretsGate) and _LINTER.match(file.report.tool.name):
+            reason = (
+                f"{file.path} is a report of {file.report.tool}, which does not look for secrets"
+            )
+            hint = "name the report of a secret scanner, such as gitleaks"
+            yield Check("report", Outcome.ERROR, reason, hint=hint)
         else:
             yield from map(_inconclusive, _inconclusive_reasons(rules, file, file.report, context))
     if isinstance(rules, VulnerabilitiesGate | SbomGate) and context.image is not None:
@@ -286,6 +294,14 @@ def only_warns(rules: GateRules, otherwise: str) -> bool:
 
 
 Judged = tuple[list[Check], Measurements]
+_LINTER = re.compile(
+    "(actionlint|biome|clang|clippy|cppcheck|credo|detekt|eslint|flake8|hadolint|ktlint|"
+    "markdownlint|mypy|oxlint|phpstan|pmd|psalm|pylint|pyright|revive|rubocop|ruff|shellcheck|"
+    "spotbugs|staticcheck|stylelint|swiftlint|tflint|tsc|yamllint)",
+    re.IGNORECASE,
+)
+"""The start of the names, in SARIF, of tools that do not look for secrets."""
+
 _CONTENT: dict[type[ReportGate], type[Content]] = {
     CoverageGate: Coverage,
     TestsGate: TestResults,

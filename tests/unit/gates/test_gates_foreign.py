@@ -84,6 +84,13 @@ def test_osv_scanner_that_found_nothing_is_known_by_its_settings() -> None:
     refusal({"results": [{**OSV["results"][0], "packages": [package]}]})
 
 
+def test_osv_results_without_packages_are_an_empty_scan(tmp_path: Any) -> None:
+    empty = {"results": [{**OSV["results"][0], "packages": []}]}
+    report = ReportFile("osv.json", parsed(empty), written=NOW)
+    assert verdict_of(VulnerabilitiesGate(), report).outcome is Outcome.INCOMPLETE
+    assert verdict_of(VulnerabilitiesGate(allow_empty=True), report).outcome is Outcome.PASS
+
+
 def test_grype_is_known_by_its_descriptor() -> None:
     assert parsed({**GRYPE, "matches": []}).content == Vulnerabilities(())
     refusal({**GRYPE, "descriptor": {"name": "other"}})

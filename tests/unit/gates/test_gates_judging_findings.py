@@ -63,6 +63,14 @@ def test_a_secret_of_any_level_counts() -> None:
     assert verdict_of(SecretsGate(), sarif(result("R", level="none"))).outcome is Outcome.FAIL
 
 
+def test_a_linter_that_found_nothing_is_no_proof_of_no_secrets() -> None:
+    report = sarif()
+    for name, outcome in (("ESLint", Outcome.ERROR), ("gitleaks", Outcome.PASS)):
+        report["runs"][0]["tool"]["driver"]["name"] = name
+        assert verdict_of(SecretsGate(), report).outcome is outcome
+        assert verdict_of(FindingsGate(), report).outcome is Outcome.PASS
+
+
 def test_security_severity_counts_at_any_level() -> None:
     report = json.loads(json.dumps(SARIF))
     report["runs"][0]["results"] = [{"ruleId": "R1", "level": "note", "message": {}}]

@@ -98,29 +98,31 @@ def parse_osv(source: BinaryIO) -> Report:
     """One vulnerability for each group, whose members are aliases.
 
     Without `--all-packages` only vulnerable packages are listed, so the number of scanned packages
-    is unknown. Many tools have a list `results`: an empty one is OSV-Scanner's only with an
-    `experimental_config`.
+    is unknown, unless every result lists none. Many tools have a list `results`: an empty one is
+    OSV-Scanner's only with an `experimental_config`.
     """
     reader = JsonReader(source)
     vulnerabilities: list[Vulnerability] = []
     recognised = False
+    listed: list[int] = []
     for key in reader.members():
         recognised = recognised or key == "experimental_config"
         if key == "results":
             for _ in reader.elements():
-                _read_osv_result(reader, vulnerabilities)
+                listed.append(_read_osv_result(reader, vulnerabilities))
                 recognised = True
     reader.finish()
     if not recognised:
         raise ReportError(
             "not an OSV-Scanner report: it has neither results nor experimental_config"
         )
-    return Report(
-        "osv", Vulnerabilities(tuple(vulnerabilities)), ReportSubject(), tool=Tool("osv-scanner")
-    )
+    scanned = 0 if listed and not any(listed) else None
+    content = Vulnerabilities(tuple(vulnerabilities), scanned)
+    return Report("osv", content, ReportSubject(), tool=Tool("osv-scanner"))
 
 
-def _read_osv_result(reader: JsonReader, vulnerabilities: list[Vulnerability]) -> None:
+def _read_osv_result(reader: JsonReader, vulnerabilities: list[Vulnerability]) -> int:
+    """Add the vulnerabilities of a result; returns the number of packages it lists."""
     path, packages = "", None
     for key in reader.members():
         if key == "source":
@@ -131,6 +133,7 @@ def _read_osv_result(reader: JsonReader, vulnerabilities: list[Vulnerability]) -
         raise ReportError("a result has no source, or no packages")
     for package in packages:
         vulnerabilities += _osv_packages(package, path)
+    return len(packages)
 
 
 def _osv_packages(value: Fields, path: str) -> list[Vulnerability]:
