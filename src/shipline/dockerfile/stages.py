@@ -12,7 +12,6 @@ from shipline.dockerfile.parser import Directives, ParseWarning, parse
 from shipline.dockerfile.reading import read_instruction
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError, Span
-from shipline.values import replace
 
 
 class Stage(Struct, frozen=True):
@@ -74,14 +73,13 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
     parsed = parse(content, file=file)
     escape = parsed.directives.escape
     instructions = [read_instruction(node, escape=escape) for node in parsed.nodes]
-    stages: list[Stage] = []
+    bodies: list[tuple[ins.From, list[ins.Instruction]]] = []
     global_args: list[ins.Arg] = []
     for instruction in instructions:
         if isinstance(instruction, ins.From):
-            stages.append(Stage(len(stages), instruction))
-        elif stages:
-            last = stages[-1]
-            stages[-1] = replace(last, instructions=(*last.instructions, instruction))
+            bodies.append((instruction, []))
+        elif bodies:
+            bodies[-1][1].append(instruction)
         elif isinstance(instruction, ins.Arg):
             global_args.append(instruction)
         else:
@@ -90,13 +88,14 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
                 span=instruction.span,
                 hint=f"only ARG may precede the first FROM; move {instruction.name} below it",
             )
-    if not stages:
+    if not bodies:
         raise DockerfileError(
             "dockerfile contains no stages to build",
             span=global_args[-1].span,
             hint="add a FROM instruction",
         )
-    return Dockerfile(file, parsed.directives, tuple(global_args), tuple(stages), parsed.warnings)
+    stages = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(bodies))
+    return Dockerfile(file, parsed.directives, tuple(global_args), stages, parsed.warnings)
 
 
 def resolve_target(dockerfile: Dockerfile, target: str | None = None) -> Stage:
