@@ -61,6 +61,22 @@ def test_full_disk_is_told_wherever_it_is_met(
         home.rmdir()
 
 
+@pytest.mark.parametrize(
+    "output",
+    ["type=oci,dest={}/o.tar", "type=tar,dest={}/t.tar", "type=oci,tar=false,dest={}/o"],
+)
+def test_an_output_that_does_not_fit_leaves_no_file(
+    base_images: Registry, place: Path, tmp_path: Path, output: str
+) -> None:
+    with small_disk(tmp_path / "small", 400):
+        built = Shipline(tmp_path / "home", base_images.address).build(
+            "-o", output.format(tmp_path / "small"), place
+        )
+        said = built.failed(8)
+        assert "No space left" in said and "SHIPLINE_HOME" not in said
+        assert [path for path in (tmp_path / "small").rglob("*") if path.is_file()] == []
+
+
 def test_step_that_fills_the_state_directory_is_told_of_it(
     base_images: Registry, tmp_path: Path
 ) -> None:

@@ -162,7 +162,9 @@ def _discard(path: Path) -> bool:
 
 @contextmanager
 def output_errors(destination: str) -> Iterator[None]:
-    """Raises UsageError where an output cannot be written; other errors get a note."""
+    """Raises ContentError for a full disk, UsageError where an output cannot be written otherwise;
+    errors of the content get a note.
+    """
     try:
         yield
     except ContentError as error:
@@ -173,10 +175,11 @@ def output_errors(destination: str) -> Iterator[None]:
     except OSError as error:
         place = _place(error)
         inside = f" ({place})" if place and place != destination else ""
-        raise UsageError(
-            f"cannot write {destination or 'the output'}{inside}: {_reason(error)}",
-            hint="choose another dest= with --output",
-        ) from error
+        message = f"cannot write {destination or 'the output'}{inside}: {_reason(error)}"
+        if error.errno in _FULL:
+            hint = "free some space there, or choose another dest= with --output"
+            raise ContentError(message, hint=hint) from error
+        raise UsageError(message, hint="choose another dest= with --output") from error
 
 
 def full_hint(home: Path) -> str:

@@ -55,8 +55,8 @@ class LocalIngest:
             except OSError as error:
                 raise ContentError(
                     f"cannot write to {self._store.root}: {error.strerror}",
-                    hint="free some space (`shipline prune`), or let SHIPLINE_HOME name a directory"
-                    " on a larger disk",
+                    hint="free some space there (`shipline prune` does in SHIPLINE_HOME), or choose"
+                    " a directory on a larger disk",
                 ) from error
         with self._condition:
             self.size += len(data)
