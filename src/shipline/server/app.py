@@ -63,7 +63,7 @@ def _handle_errors(node: RegistryNode, app: Application) -> Application:
 
 def _check_framing(node: RegistryNode, app: Application) -> Application:
     """Reject ambiguous requests that HTTP servers accept (RFC 9112, 3.2 and 6.1): not exactly one
-    Host, transfer codings other than chunked, two body lengths.
+    Host, transfer codings other than chunked or in HTTP/1.0, two body lengths.
     """
 
     def check_framing(request: Request) -> Coro[Response]:
@@ -73,6 +73,8 @@ def _check_framing(node: RegistryNode, app: Application) -> Application:
         coding = request.headers.get("transfer-encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             raise Problem(501, "UNSUPPORTED", "the only transfer coding supported is chunked")
+        if coding is not None and request.version <= _HTTP_1_0:
+            raise Problem(400, "UNSUPPORTED", "HTTP/1.0 has no transfer codings")
         if coding is not None and request.headers.get("content-length"):
             raise Problem(
                 400, "UNSUPPORTED", "a body has either a Content-Length or chunked coding, not both"

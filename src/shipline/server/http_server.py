@@ -28,6 +28,7 @@ from shipline.server.access import AccessControl, Certificates, try_renew, watch
 from shipline.server.app import Application
 from shipline.server.exchange import AiohttpHandler
 from shipline.server.limits import MinimumRate, client_network, shut_down
+from shipline.server.problems import Problem
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
 
@@ -243,23 +244,26 @@ class _Server(web.Server):
         self, handler: Any, section: RegistrySection, full: Callable[[bool], None]
     ) -> None:
         limits = section.limits
-        super().__init__(
-            handler,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=limits.header_timeout.seconds,
-            lingering_time=_LINGER_S,
-            logger=_server_logger(),
-            max_field_size=_MAX_FIELD,
-            max_headers=_MAX_FIELDS,
-            max_line_size=_MAX_LINE,
-            read_bufsize=_READ_BUFFER,
-            tcp_keepalive=False,  # set on the listener
-        )
+        super().__init__(handler)
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": limits.header_timeout.seconds,
+            "lingering_time": _LINGER_S,
+            "logger": _server_logger(),
+            "max_field_size": _MAX_FIELD,
+            "max_headers": _MAX_FIELDS,
+            "max_line_size": _MAX_LINE,
+            "read_bufsize": _READ_BUFFER,
+            "tcp_keepalive": False,  # set on the listener
+        }
         self._limits, self._proxies = limits, section.access.proxies
         self._set_full = full
         self._counts: Counter[str] = Counter()
         self._addresses: dict[web.RequestHandler, str] = {}
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -290,6 +294,29 @@ class _Server(web.Server):
         if any(network.contains(address) for network in self._proxies):
             return ""
         return client_network(address)
+
+
+class _Connection(web.RequestHandler):
+    """Answers malformed requests as the node answers others."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        before = super().handle_error(request, status, exc, message)
+        problem = Problem(status, "UNSUPPORTED", " ".join((message or before.reason or "").split()))
+        response = web.Response(
+            status=status,
+            body=problem.body(),
+            headers={"content-type": "application/json", "server": "shipline"},
+        )
+        response.force_close()
+        return response
 
 
 @contextmanager
