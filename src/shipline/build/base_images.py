@@ -296,6 +296,28 @@ class _ImageLocation(Struct, frozen=True):
     layout: str = ""
 
 
+def open_layout(name: str) -> tuple[OciLayout, str]:
+    """The layout that `oci-layout://PATH[:TAG][@DIGEST]` names, at an absolute path, and what to
+    resolve in it; the tag of a single image is not compared, as in buildx. Raises NotFound,
+    InvalidDigest.
+    """
+    place, at, digest = name.removeprefix(LAYOUT).partition("@")
+    path, _, tag = (place, "", "") if os.path.isdir(place) else place.rpartition(":")
+    layout = OciLayout(Path(os.path.abspath(path or place)))
+    if at:
+        return layout, str(Digest.parse(digest))
+    images = layout.index().manifests
+    tags = sorted(filter(None, (one.annotations.get(_REF_NAME) for one in images)))
+    if (tag or "latest") in tags:
+        return layout, tag or "latest"
+    if len({one.digest for one in images}) == 1:
+        return layout, ""
+    raise NotFound(
+        f"{name} does not name one image: the layout has {len(images)}",
+        hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
+    )
+
+
 class RegistryImages:
     """Base images from registries; each name is looked up once per build.
 
@@ -355,26 +377,8 @@ class RegistryImages:
         return _ImageLocation(self._repositories(reference), wanted, reference, reference.familiar)
 
     def _in_layout(self, name: str) -> _ImageLocation:
-        """The origin of `oci-layout://PATH[:TAG][@DIGEST]`; the tag of a single image is not
-        compared, as in buildx. Raises NotFound, InvalidDigest.
-        """
-        place, at, digest = name.removeprefix(LAYOUT).partition("@")
-        path, _, tag = (place, "", "") if os.path.isdir(place) else place.rpartition(":")
-        layout = OciLayout(Path(path or place))
-        images = layout.index().manifests
-        tags = sorted(filter(None, (one.annotations.get(_REF_NAME) for one in images)))
-        if at:
-            wanted = str(Digest.parse(digest))
-        elif (tag or "latest") in tags:
-            wanted = tag or "latest"
-        elif len({one.digest for one in images}) == 1:
-            wanted = ""
-        else:
-            raise NotFound(
-                f"{name} does not name one image: the layout has {len(images)}",
-                hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
-            )
-        path = os.path.abspath(path or place)
+        layout, wanted = open_layout(name)
+        path = str(layout.root)
         reference = Reference.parse(_called(os.path.basename(path)) or "layout")
         return _ImageLocation(layout, wanted, reference, name, path)
 

@@ -139,20 +139,28 @@ def open_stdin(
     """The request, its context an archive on `stdin` that was unpacked below `scratch`; and the
     input left to read. Raises UsageError for no input, ContentError for a damaged archive.
     """
+    begun = begin_stdin(request, stdin)
+    context = _unpacked(request.context, begun, scratch)
+    return (request, begun) if context is None else (replace(request, context=context), None)
+
+
+def begin_stdin(request: BuildRequest, stdin: Reader | None) -> BegunReader:
+    """Standard input, which is the context or the Dockerfile alone; its head tells which.
+
+    Raises UsageError for no input, and for a Dockerfile beside another one.
+    """
     if stdin is None:
         raise UsageError("the context is standard input, which is closed")
-    joined = _Joined(_head(stdin), stdin)
-    if not joined.head:
+    begun = BegunReader(_head(stdin), stdin)
+    if not begun.head:
         raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
-    context = _unpacked(request.context, joined, scratch)
-    if context is not None:
-        return replace(request, context=context), None
-    if request.dockerfile is not None and not is_http(request.dockerfile):
+    other = request.dockerfile is not None and not is_http(request.dockerfile)
+    if other and sniff(begun.head) is None:
         raise UsageError(
             "standard input is not a tar archive, so it cannot contain --file",
             hint="send the Dockerfile without --file, or an archive that contains the file",
         )
-    return request, joined
+    return begun
 
 
 def _open_git(request: BuildRequest, remotes: Remotes, step: Step) -> Context:
@@ -175,7 +183,7 @@ def _open_http(request: BuildRequest, remotes: Remotes, step: Step) -> BuildRequ
         modified = seconds_of(file)
         context = replace(context, digest=str(file.content.digest))
         with downloader.store.fetch(file.content) as reader:
-            unpacked = _unpacked(context, _Joined(_head(reader), reader), remotes.scratch)
+            unpacked = _unpacked(context, BegunReader(_head(reader), reader), remotes.scratch)
         if unpacked is not None:
             return replace(request, context=replace(unpacked, newest=modified or unpacked.newest))
         place = remotes.scratch / "context"
@@ -195,7 +203,7 @@ def _is_inside(request: BuildRequest) -> bool:
     return file != "-" and not is_http(file) and not os.path.isabs(file)
 
 
-def _unpacked(context: Context, reader: _Joined, scratch: Path) -> Context | None:
+def _unpacked(context: Context, reader: BegunReader, scratch: Path) -> Context | None:
     """The context with the files of an archive, unpacked below `scratch`; None if `reader` does not
     give one.
 
@@ -236,7 +244,7 @@ def _head(stdin: Reader) -> bytes:
     return head
 
 
-class _Joined:
+class BegunReader:
     """A reader of the bytes in `head`, and then of the rest."""
 
     def __init__(self, head: bytes, rest: Reader) -> None:
@@ -279,28 +287,33 @@ def _content(
         assert request.dockerfile is not None
         found = remotes.downloader.fetch(request.dockerfile, "", step)
         with remotes.downloader.store.fetch(found.content) as reader:
-            return without_logins(request.dockerfile), b"".join(_bounded(reader))
-    path = _dockerfile_path(request)
+            return without_logins(request.dockerfile), b"".join(bounded(reader))
+    path = dockerfile_path(request)
     if path is None:
         if stdin is None:
             raise UsageError("the Dockerfile is standard input, which is closed")
-        return "Dockerfile", b"".join(_bounded(stdin))
+        return "Dockerfile", b"".join(bounded(stdin))
     name = str(path)
     try:
         if not request.context.is_local and (request.dockerfile is None or _is_inside(request)):
             name = request.dockerfile or "Dockerfile"
             path = Path(request.context.directory) / name.lstrip("/")
             path = resolve_in_root(Path(request.context.directory), name)
-        with _existing(path).open("rb") as file:
+        with existing(path).open("rb") as file:
             return name, file.read(_LIMIT + 1)
     except (OSError, SandboxError) as error:
         why = error.strerror if isinstance(error, OSError) else error.message
-        raise UsageError(
-            f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(request, path)
-        ) from None
+        raise unreadable_dockerfile(request, path, name, str(why)) from None
 
 
-def _existing(path: Path) -> Path:
+def unreadable_dockerfile(request: BuildRequest, path: Path, name: str, why: str) -> UsageError:
+    """The error for a Dockerfile at `path`, shown as `name`; perhaps another file was meant."""
+    return UsageError(
+        f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(request, path)
+    )
+
+
+def existing(path: Path) -> Path:
     """`path`, or `dockerfile` for a `Dockerfile` that is not there, as in BuildKit."""
     lower = path.with_name("dockerfile")
     missing = path.name == "Dockerfile" and not os.path.lexists(path)
@@ -330,7 +343,8 @@ def _similar(name: str, names: Iterable[str]) -> list[str]:
     return get_close_matches(name, found, 1, 0.7) or [one for one in found if one == _PODMAN]
 
 
-def _bounded(stdin: Reader) -> Iterator[bytes]:
+def bounded(stdin: Reader) -> Iterator[bytes]:
+    """What can be read, up to more than a Dockerfile may have."""
     left = _LIMIT + 1
     while left and (data := stdin.read(left)):
         left -= len(data)
@@ -350,7 +364,7 @@ def open_contexts(
     return contexts
 
 
-def _dockerfile_path(request: BuildRequest) -> Path | None:
+def dockerfile_path(request: BuildRequest) -> Path | None:
     """The path of the Dockerfile, None for standard input or a URL."""
     file, place = request.dockerfile, request.context.place
     if file == "-" or is_http(file or "") or not place:
@@ -428,7 +442,7 @@ def main_rules(request: BuildRequest) -> df.IgnoreRules:
 def _rules(name: str, path: Path, request: BuildRequest) -> df.IgnoreRules:
     """`<Dockerfile>.dockerignore` if it exists, else `.dockerignore`."""
     candidates = [path / ".dockerignore"]
-    dockerfile = _dockerfile_path(request)
+    dockerfile = dockerfile_path(request)
     if name == MAIN_CONTEXT and dockerfile is not None:
         candidates.insert(0, dockerfile.with_name(f"{dockerfile.name}.dockerignore"))
     for candidate in candidates:

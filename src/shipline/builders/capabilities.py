@@ -44,10 +44,7 @@ _ALL = frozenset(Capability)
 _NATIVE_ONLY = frozenset(
     {
         Capability.LAYOUTS,
-        Capability.CACHE_LOCAL,
         Capability.CACHE_MOUNTS,
-        Capability.CONTEXT_STDIN,
-        Capability.CONTEXT_LAYOUT,
         Capability.LIMITS,
     }
 )
@@ -60,6 +57,7 @@ _OWN_STORE = frozenset(
         Capability.FILES,
         Capability.CACHE_FROM_REGISTRY,
         Capability.CACHE_INLINE,
+        Capability.CONTEXT_STDIN,
     }
 )
 

@@ -11,15 +11,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from msgspec import Struct
-
 from shipline.build.base_images import Repositories
 from shipline.build.request import Annotation, BuildRequest, Level, Output
 from shipline.build.settings import Settings
+from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, facts_of, open_node
-from shipline.builders.solving import build_on
-from shipline.buildkit.control import Control
+from shipline.builders.solving import Job, OpenNode, build_on
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
 from shipline.errors import BuilderError
@@ -29,14 +27,6 @@ from shipline.tasks import TaskGroup
 from shipline.values import replace
 
 _DESCRIPTOR = "containerimage.descriptor"
-
-
-class OpenNode(Struct, frozen=True):
-    """A node that answered."""
-
-    node: Node
-    facts: NodeFacts
-    control: Control
 
 
 def place(
@@ -85,14 +75,16 @@ def build_on_nodes(
 
     Raises BuilderError, and the errors of `run_build`. No tag has changed when it raises.
     """
-    with _opened(builder, settings, step) as nodes:
+    with ExitStack() as stack:
+        inputs = stack.enter_context(open_inputs(request, settings))
+        job = Job(builder, request, inputs, settings, login)
+        nodes = stack.enter_context(_opened(builder, settings, step))
         wanted = request.platforms
         placed = place(wanted, _known(nodes)) if wanted else [(0, ())]
         if len(placed) == 1:
-            one = nodes[placed[0][0]]
-            return build_on(one.control, one.facts, builder, request, settings, login, step)
+            return build_on(nodes[placed[0][0]], job, step)
         _check_joinable(builder, request)
-        responses = _build_everywhere(builder, nodes, request, settings, login, step)
+        responses = _build_everywhere(nodes, job, step)
         return _join(request, responses, settings.repositories, step)
 
 
@@ -134,14 +126,10 @@ def _check_joinable(builder: Builder, request: BuildRequest) -> None:
 
 
 def _build_everywhere(
-    builder: Builder,
-    nodes: Sequence[OpenNode],
-    request: BuildRequest,
-    settings: Settings,
-    login: Login,
-    step: Step,
+    nodes: Sequence[OpenNode], job: Job, step: Step
 ) -> dict[Platform, Mapping[str, str]]:
     """What each platform's node says, after every platform was built."""
+    request = job.request
     left, able = list(request.platforms), list(nodes)
     done: dict[Platform, Mapping[str, str]] = {}
     while left:
@@ -149,9 +137,9 @@ def _build_everywhere(
 
         def build(one: OpenNode, platforms: tuple[Platform, ...], alone: bool) -> OpenNode | None:
             """The node, if it was lost."""
-            part = _part(request, platforms)
+            part = replace(job, request=_part(request, platforms))
             try:
-                response = build_on(one.control, one.facts, builder, part, settings, login, step)
+                response = build_on(one, part, step)
             except BuilderError as error:
                 if not error.retriable or alone:
                     raise
@@ -172,7 +160,7 @@ def _build_everywhere(
         left = [platform for platform in left if platform not in done]
         able = [one for one in able if one not in lost]
         if left and not able:
-            raise BuilderError(f"all nodes of {builder.name} are lost", retriable=True)
+            raise BuilderError(f"all nodes of {job.builder.name} are lost", retriable=True)
     return done
 
 

@@ -11,11 +11,10 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from msgspec import Struct, field
@@ -24,85 +23,110 @@ from shipline.build.request import (
     SHM_SIZE,
     Annotation,
     BuildRequest,
-    CacheBackend,
-    Context,
-    ContextKind,
     Output,
     ProvenanceOptions,
     SbomOptions,
 )
 from shipline.build.settings import Settings
 from shipline.build.ssh import Agent, Answer, agents_of, guarded
+from shipline.builders.caches import open_caches
 from shipline.builders.capabilities import require_capable
-from shipline.builders.instances import Builder
+from shipline.builders.inputs import Inputs
+from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, capability_name
 from shipline.buildkit.control import Control
-from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry, Exporter, SolveRequest
+from shipline.buildkit.messages import Exporter, SolveRequest
 from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Login, Services, Sink, open_session
+from shipline.content import OciLayout
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.grpc.connection import Metadata
 from shipline.layer import read_tar, unpack
 
-_CONTEXT, _DOCKERFILE = "context", "dockerfile"  # names of directories
+
+class Job(Struct, frozen=True):
+    """A build: what is asked for, what it reads, and what it uses of this process."""
+
+    builder: Builder
+    request: BuildRequest
+    inputs: Inputs
+    settings: Settings
+    login: Login
 
 
-class _Assignment(Struct):
-    """What the daemon is asked for, and what it may ask for in return."""
+class OpenNode(Struct, frozen=True):
+    """A node that answered."""
 
-    attributes: dict[str, str]
-    directories: dict[str, Path] = field(default_factory=dict)
+    node: Node
+    facts: NodeFacts
+    control: Control
+
+
+class _Results(Struct):
+    """The exporters of a build, and for those that make a file, by position, where it goes."""
+
     exporters: list[Exporter] = field(default_factory=list)
     sinks: dict[int, Sink] = field(default_factory=dict)
 
 
-def build_on(
-    control: Control,
-    facts: NodeFacts,
-    builder: Builder,
-    request: BuildRequest,
-    settings: Settings,
-    login: Login,
-    step: Step,
-) -> dict[str, str]:
-    """Build `request` on a node; what its exporters say, as in buildx's metadata.
+def build_on(node: OpenNode, job: Job, step: Step) -> dict[str, str]:
+    """Build on a node; what its exporters say, as in buildx's metadata.
 
     Raises BuilderError for what the node cannot do, and the errors of `run_build`.
     """
-    _check(request, builder, facts)
+    request, settings = job.request, job.settings
+    _check(request, job.builder, node)
+    results = _Results()
+    for output in request.outputs:
+        _add_output(output, job, node.facts, results)
+    caches = open_caches(request.cache, settings.environment, step)
+    attributes = _attributes(request) | job.inputs.attributes
+    if caches.options.imports:
+        imports = [{"Type": one.type, "Attrs": one.attrs} for one in caches.options.imports]
+        attributes["cache-imports"] = json.dumps(imports)
+    first = results.exporters[0] if results.exporters else Exporter()
+    solve = SolveRequest(
+        ref=uuid.uuid4().hex,
+        exporter_deprecated=first.type,
+        exporter_attrs_deprecated=first.attrs,
+        frontend="dockerfile.v0",
+        frontend_attrs=attributes,
+        cache=caches.options,
+        entitlements=sorted(request.run.entitlements),
+        exporters=results.exporters,
+    )
+    services = _services(job, results.sinks, caches.stores)
+    key = _shared_key(request)
+    with open_session(node.control.connection, services, shared_key=key) as session:
+        solve.session = session
+        response = run_build(node.control, solve, step)
+    caches.name(response)
+    return response
+
+
+def _services(job: Job, sinks: Mapping[int, Sink], caches: Mapping[str, OciLayout]) -> Services:
+    request, environment = job.request, job.settings.environment
+    secrets = {secret.id: secret for secret in request.secrets}
     agents = {
         name: partial(_connect_agent, agent)
-        for name, agent in agents_of(request.ssh, settings.environment).items()
+        for name, agent in agents_of(request.ssh, environment).items()
     }
-    secrets = {secret.id: secret for secret in request.secrets}
 
     def secret(name: str) -> bytes | None:
         found = secrets.get(name)
-        return None if found is None else found.value(settings.environment)
+        return None if found is None else found.value(environment)
 
-    with ExitStack() as stack:
-        work = _Assignment(_attributes(request))
-        _add_contexts(request, settings, work, stack)
-        for output in request.outputs:
-            _add_output(output, request, builder, facts, settings, work)
-        services = Services(work.directories, secret, login, agents, work.sinks)
-        first = work.exporters[0] if work.exporters else Exporter()
-        solve = SolveRequest(
-            ref=uuid.uuid4().hex,
-            exporter_deprecated=first.type,
-            exporter_attrs_deprecated=first.attrs,
-            frontend="dockerfile.v0",
-            frontend_attrs=work.attributes,
-            cache=_caches(request),
-            entitlements=sorted(request.run.entitlements),
-            exporters=work.exporters,
-        )
-        key = _shared_key(request)
-        with open_session(control.connection, services, shared_key=key) as session:
-            solve.session = session
-            return run_build(control, solve, step)
+    return Services(
+        directories=job.inputs.directories,
+        uploads=job.inputs.uploads,
+        stores={**job.inputs.stores, **caches},
+        secret=secret,
+        login=job.login,
+        agents=agents,
+        sinks=sinks,
+    )
 
 
 @contextmanager
@@ -111,15 +135,14 @@ def _connect_agent(agent: Agent) -> Iterator[Answer]:
         yield guarded(answer)
 
 
-def _check(request: BuildRequest, builder: Builder, facts: NodeFacts) -> None:
-    missing = [one for one in request.platforms if one not in facts.platforms]
-    if missing:
-        able = ", ".join(map(str, facts.platforms)) or "none"
+def _check(request: BuildRequest, builder: Builder, node: OpenNode) -> None:
+    able = {*node.facts.platforms, *node.node.platforms}
+    if missing := [one for one in request.platforms if one not in able]:
         raise BuilderError(
             f"the builder {builder.name} cannot build for {', '.join(map(str, missing))}",
-            hint=f"it can build for {able}",
+            hint=f"it can build for {', '.join(sorted(map(str, able))) or 'none'}",
         )
-    require_capable(builder.name, capability_name(builder, facts), request)
+    require_capable(builder.name, capability_name(builder, node.facts), request)
 
 
 def _attributes(request: BuildRequest) -> dict[str, str]:
@@ -139,11 +162,6 @@ def _attributes(request: BuildRequest) -> dict[str, str]:
     found = {name: value for name, value in found.items() if value}
     if request.cache.disabled:
         found["no-cache"] = ""
-    if request.cache.sources:
-        imports = [_cache(one) for one in request.cache.sources]
-        found["cache-imports"] = json.dumps(
-            [{"Type": one.type, "Attrs": one.attrs} for one in imports]
-        )
     found |= {f"build-arg:{name}": value for name, value in request.build_args.items()}
     found |= {f"label:{name}": value for name, value in request.labels.items()}
     if request.provenance is not None:
@@ -171,47 +189,8 @@ def _sbom(options: SbomOptions) -> str:
     return _comma(f"{name}={value}" for name, value in (*generator, *options.parameters))
 
 
-def _add_contexts(
-    request: BuildRequest, settings: Settings, work: _Assignment, stack: ExitStack
-) -> None:
-    context = request.context
-    if context.is_local:
-        work.directories[_CONTEXT] = Path(context.location).absolute()
-    else:
-        work.attributes["context"] = context.location
-    for name, one in request.build_contexts.items():
-        work.attributes[f"context:{name}"] = _context(name, one, work)
-    if request.dockerfile == "-":
-        place = Path(stack.enter_context(TemporaryDirectory()))
-        assert settings.stdin is not None
-        (place / "Dockerfile").write_bytes(settings.stdin.read())
-        work.directories[_DOCKERFILE] = place
-    elif context.is_local:
-        path = Path(request.dockerfile or Path(context.location, "Dockerfile")).absolute()
-        if not path.exists():
-            raise UsageError(f"there is no Dockerfile at {path}", hint="name it with --file")
-        work.directories[_DOCKERFILE] = path.parent
-        work.attributes["filename"] = path.name
-    elif request.dockerfile:
-        work.attributes["filename"] = request.dockerfile
-
-
-def _context(name: str, context: Context, work: _Assignment) -> str:
-    if context.is_local:
-        work.directories[name] = Path(context.location).absolute()
-        return f"local:{name}"
-    scheme = "docker-image://" if context.kind is ContextKind.IMAGE else ""
-    return f"{scheme}{context.location}"
-
-
-def _add_output(
-    output: Output,
-    request: BuildRequest,
-    builder: Builder,
-    facts: NodeFacts,
-    settings: Settings,
-    work: _Assignment,
-) -> None:
+def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> None:
+    request, builder, settings = job.request, job.builder, job.settings
     names = ",".join(map(str, request.names_of(output)))
     number = len(work.exporters)
     if output.type == "image" or output.loads:
@@ -304,20 +283,6 @@ class _Pieces:
             self._rest = piece
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
-
-
-def _caches(request: BuildRequest) -> CacheOptions:
-    exports = []
-    for target in request.cache.targets:
-        entry = _cache(target.backend)
-        entry.attrs |= {"mode": target.mode}
-        entry.attrs |= {} if target.required else {"ignore-error": "true"}
-        exports.append(entry)
-    return CacheOptions(exports, [_cache(one) for one in request.cache.sources])
-
-
-def _cache(backend: CacheBackend) -> CacheOptionsEntry:
-    return CacheOptionsEntry(backend.type, dict(backend.attributes))
 
 
 def _shared_key(request: BuildRequest) -> str:

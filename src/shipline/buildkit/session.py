@@ -1,11 +1,12 @@
 """What a build asks of the machine that started it: files, secrets, SSH agents, logins, and where
 its results go. The daemon calls these services through a tunnel in its own connection.
 
-Sources: moby/buildkit, session/: grpc.go, filesync, auth, secrets, sshforward.
+Sources: moby/buildkit, session/: grpc.go, filesync, auth, secrets, sshforward, upload.
 """
 
 from __future__ import annotations
 
+import posixpath
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from shipline.buildkit.content import content_handlers
 from shipline.buildkit.filesync import send_directories
 from shipline.buildkit.messages import (
     CheckAgentRequest,
@@ -22,6 +24,7 @@ from shipline.buildkit.messages import (
     Empty,
     GetSecretRequest,
 )
+from shipline.content import OciLayout, chunks
 from shipline.grpc.connection import (
     Code,
     Connection,
@@ -31,9 +34,9 @@ from shipline.grpc.connection import (
     RpcError,
     connected,
 )
-from shipline.grpc.protobuf import M, decode, encode
+from shipline.grpc.protobuf import decode, encode
 
-_PIECE = 256 << 10  # bytes of the tunnel in one message
+_PIECE = 256 << 10  # bytes in one message
 _LONGEST_AGENT_MESSAGE = 256 << 10  # bytes, as in OpenSSH
 
 Login = Callable[[str], tuple[str, str] | None]
@@ -56,11 +59,13 @@ def no_secret(name: str) -> bytes | None:
 
 
 class Services(Struct, frozen=True):
-    """What a build may ask for: directories by name, secrets and agents by id, and for each of its
-    exporters that makes a file, by position, where that goes.
+    """What a build may ask for: directories and uploads by name, content stores, secrets and agents
+    by id, and for each of its exporters that makes a file, by position, where that goes.
     """
 
     directories: Mapping[str, Path] = field(default_factory=dict)
+    uploads: Mapping[str, Path] = field(default_factory=dict)
+    stores: Mapping[str, OciLayout] = field(default_factory=dict)
     secret: Callable[[str], bytes | None] = no_secret
     login: Login = no_login
     agents: Mapping[str, AgentConnection] = field(default_factory=dict)
@@ -76,21 +81,23 @@ class Services(Struct, frozen=True):
             "/moby.buildkit.secrets.v1.Secrets/GetSecret": self._answer_secret,
             "/moby.sshforward.v1.SSH/CheckAgent": self._check_agent,
             "/moby.sshforward.v1.SSH/ForwardAgent": self._forward_agent,
+            "/moby.upload.v1.Upload/Pull": self._upload,
+            **content_handlers(self.stores),
         }
 
     def _answer_login(self, stream: RpcCall) -> None:
-        name, secret = self.login(_request(stream, CredentialsRequest).host) or ("", "")
+        name, secret = self.login(stream.request(CredentialsRequest).host) or ("", "")
         stream.send(encode(CredentialsResponse(name, secret)))
 
     def _answer_secret(self, stream: RpcCall) -> None:
-        name = _request(stream, GetSecretRequest).id
+        name = stream.request(GetSecretRequest).id
         value = self.secret(name)
         if value is None:
             raise RpcError(Code.NOT_FOUND, f"secret {name}: not found")
         stream.send(encode(Data(value)))
 
     def _check_agent(self, stream: RpcCall) -> None:
-        self._agent(_request(stream, CheckAgentRequest).id)
+        self._agent(stream.request(CheckAgentRequest).id)
         stream.send(encode(Empty()))
 
     def _forward_agent(self, stream: RpcCall) -> None:
@@ -102,6 +109,14 @@ class Services(Struct, frozen=True):
                 for request in _agent_requests(buffer):
                     reply = answer(request)
                     stream.send(encode(Data(len(reply).to_bytes(4) + reply)))
+
+    def _upload(self, stream: RpcCall) -> None:
+        name = posixpath.basename(next(iter(stream.metadata.get("urlpath", ())), ""))
+        if (path := self.uploads.get(name)) is None:
+            raise RpcError(Code.NOT_FOUND, f"there is nothing to upload as {name!r}")
+        with path.open("rb") as file:
+            for piece in chunks(file, _PIECE):
+                stream.send(encode(Data(piece)))
 
     def _agent(self, name: str) -> AgentConnection:
         agent = self.agents.get(name or "default")
@@ -166,10 +181,6 @@ class _Tunnel:
 
     def close(self) -> None:
         self._stream.cancel()
-
-
-def _request(stream: RpcCall, cls: type[M]) -> M:
-    return decode(cls, stream.receive() or b"")
 
 
 def _agent_requests(buffer: bytearray) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from shipline.content import Reader, chunks
 from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
 from shipline.grpc.connection import Code, Connection, RpcCall, RpcError, SocketPipe, connected
+from shipline.grpc.containerd import ContentInfo, WriteAction, WriteRequest, WriteResponse
 from shipline.grpc.protobuf import M, decode, encode
 from shipline.net import connect_unix
 from shipline.oci import Descriptor, Digest, Index, Platform, media, parse_manifest
@@ -28,7 +29,6 @@ _SERVICES = "/containerd.services"
 _KEEPS = "containerd.io/gc.ref.content"
 _START = "start it (`systemctl start containerd` as root), or set CONTAINERD_ADDRESS to its socket"
 _CHUNK = 1 << 20  # bytes
-_DATA, _COMMIT = 1, 2  # WriteAction; 0 is STAT
 
 
 class _Empty(Struct):
@@ -48,33 +48,14 @@ class _Lease(Struct):
     labels: Annotated[dict[str, str], 3] = field(default_factory=dict)
 
 
-class _Write(Struct):
-    action: Annotated[int, 1] = 0
-    ref: Annotated[str, 2] = ""
-    total: Annotated[int, 3] = 0
-    expected: Annotated[str, 4] = ""
-    offset: Annotated[int, 5] = 0
-    data: Annotated[bytes, 6] = b""
-    labels: Annotated[dict[str, str], 7] = field(default_factory=dict)
-
-
-class _Written(Struct):
-    offset: Annotated[int, 4] = 0
-
-
 class _Mask(Struct):
     """google.protobuf.FieldMask."""
 
     paths: Annotated[list[str], 1] = field(default_factory=list)
 
 
-class _ContentInfo(Struct):
-    digest: Annotated[str, 1] = ""
-    labels: Annotated[dict[str, str], 5] = field(default_factory=dict)
-
-
 class _ContentUpdate(Struct):
-    info: Annotated[_ContentInfo | None, 1] = None
+    info: Annotated[ContentInfo | None, 1] = None
     mask: Annotated[_Mask | None, 2] = None
 
 
@@ -259,7 +240,7 @@ def _write(
             raise
         if labels:
             mask = _Mask([f"labels.{key}" for key in labels])
-            info = _ContentInfo(str(target.digest), labels)
+            info = ContentInfo(str(target.digest), labels=labels)
             channel.tell("content.v1.Content/Update", _ContentUpdate(info, mask))
 
 
@@ -269,20 +250,20 @@ def _send(
     labels: dict[str, str],
     open_: Callable[[], AbstractContextManager[Reader]],
 ) -> None:
-    def written(request: _Write) -> int:
+    def written(request: WriteRequest) -> int:
         call.send(encode(request))
-        return decode(_Written, call.receive() or b"").offset
+        return decode(WriteResponse, call.receive() or b"").offset
 
     digest = str(target.digest)
     reference = f"shipline-{digest}-{os.urandom(4).hex()}"
     try:
-        offset = written(_Write(ref=reference, total=target.size, expected=digest))
+        offset = written(WriteRequest(ref=reference, total=target.size, expected=digest))
         if offset < target.size:
             with open_() as reader:
                 for data in chunks(reader, _CHUNK):
-                    written(_Write(_DATA, offset=offset, data=data))
+                    written(WriteRequest(WriteAction.WRITE, offset=offset, data=data))
                     offset += len(data)
-        commit = _Write(_COMMIT, "", target.size, digest, offset, labels=labels)
+        commit = WriteRequest(WriteAction.COMMIT, "", target.size, digest, offset, labels=labels)
         written(commit)
         call.end()
         call.receive()

@@ -53,9 +53,11 @@ class Code(IntEnum):
     OK = 0
     CANCELLED = 1
     UNKNOWN = 2
+    INVALID_ARGUMENT = 3
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
+    OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -126,6 +128,10 @@ class RpcCall:
     def receive(self) -> bytes | None:
         """The next message, None after the last one. Raises RpcError."""
         return self._connection.receive(self)
+
+    def request(self, cls: type[M]) -> M:
+        """The only message of a call that is answered. Raises RpcError."""
+        return decode(cls, self.receive() or b"")
 
     @property
     def has_more(self) -> bool:

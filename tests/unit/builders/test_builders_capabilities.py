@@ -27,7 +27,12 @@ def asked(*flags: tuple[str, Any], context: str = ".") -> BuildRequest:
         ("docker (own image store)", [("platform", ["linux/amd64,linux/arm64"])], "several", ""),
         ("docker (own image store)", [("output", ["type=oci,dest=x"])], "type=oci", "remote"),
         ("docker-container", [("output", ["type=oci,tar=false,dest=x"])], "tar=false", "native"),
-        ("remote", [("cache_from", ["type=local,src=x"])], "type=local", "native"),
+        (
+            "docker (own image store)",
+            [("cache_from", ["type=local,src=x"])],
+            "type=local",
+            "remote",
+        ),
     ],
 )
 def test_what_a_driver_cannot_do_is_refused(
@@ -37,11 +42,6 @@ def test_what_a_driver_cannot_do_is_refused(
         require_capable("farm", driver, asked(*flags))
     assert "native" in raised.value.hint and able in raised.value.hint
     require_capable("native", "native", asked(*flags))
-
-
-def test_a_context_on_standard_input_is_one_of_this_machine() -> None:
-    with pytest.raises(BuilderError, match="standard input"):
-        require_capable("farm", "remote", asked(context="-"))
 
 
 def test_the_documents_have_the_table() -> None:

@@ -1,0 +1,106 @@
+"""Caches of builds as BuildKit takes them; those in directories are served from here.
+
+Source: moby/buildkit, client/solve.go (parseCacheOptions); docker/buildx, util/buildflags/cache.go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from shipline.build.request import CacheBackend
+from shipline.build.request import CacheOptions as Caches
+from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry
+from shipline.content import OciLayout
+from shipline.errors import NotFound, UsageError
+from shipline.events import Step
+from shipline.oci import Descriptor
+
+_VARIABLES = {
+    "gha": {
+        "token": "ACTIONS_RUNTIME_TOKEN",
+        "url": "ACTIONS_CACHE_URL",
+        "url_v2": "ACTIONS_RESULTS_URL",
+    },
+    "s3": {
+        "access_key_id": "AWS_ACCESS_KEY_ID",
+        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+        "session_token": "AWS_SESSION_TOKEN",
+    },
+}
+"""Attributes that variables of this process stand in for: the daemon has others."""
+
+
+class OpenCaches(Struct, frozen=True):
+    """The caches of a build; `stores` are those in directories here, `tags` the names that the
+    written ones get.
+    """
+
+    options: CacheOptions
+    stores: dict[str, OciLayout] = field(default_factory=dict)
+    tags: list[tuple[OciLayout, str]] = field(default_factory=list)
+
+    def name(self, response: Mapping[str, str]) -> None:
+        """Name what was written in directories, as the exporters say."""
+        if not (found := response.get("cache.manifest")):
+            return
+        manifest = Descriptor.from_json(json.loads(found))
+        for layout, tag in self.tags:
+            layout.tag(manifest, layout, tag)
+
+
+def open_caches(caches: Caches, environment: Mapping[str, str], step: Step) -> OpenCaches:
+    """The caches that a build reads and writes. A directory without a cache is a warning, as it is
+    before the first build. Raises UsageError for one that cannot be opened.
+    """
+    found = OpenCaches(CacheOptions())
+    for source in caches.sources:
+        if (entry := _import(source, environment, found, step)) is not None:
+            found.options.imports.append(entry)
+    for target in caches.targets:
+        entry = _entry(target.backend, environment)
+        entry.attrs["mode"] = target.mode
+        if not target.required:
+            entry.attrs["ignore-error"] = "true"
+        if entry.type == "local":
+            layout = _layout(entry.attrs.get("dest", ""), found, create=True)
+            found.tags.append((layout, entry.attrs.get("tag", "latest")))
+        found.options.exports.append(entry)
+    return found
+
+
+def _import(
+    source: CacheBackend, environment: Mapping[str, str], found: OpenCaches, step: Step
+) -> CacheOptionsEntry | None:
+    entry = _entry(source, environment)
+    if entry.type == "local":
+        name = entry.attrs.get("digest") or entry.attrs.get("tag", "latest")
+        try:
+            layout = _layout(entry.attrs.get("src", ""), found)
+            entry.attrs["digest"] = str(layout.resolve(name).digest)
+        except NotFound as error:
+            step.warn(f"the {source} is left out: {error.message}")
+            return None
+    return entry
+
+
+def _layout(place: str, found: OpenCaches, *, create: bool = False) -> OciLayout:
+    """The layout in a directory, which the daemon knows by the path that it was given."""
+    if not place:
+        raise UsageError("a cache of type=local needs dest=DIRECTORY to write, src= to read")
+    try:
+        layout = OciLayout(Path(place), create=create)
+    except OSError as error:
+        raise UsageError(f"the cache {place} cannot be opened: {error.strerror}") from None
+    found.stores[f"local:{place}"] = layout
+    return layout
+
+
+def _entry(backend: CacheBackend, environment: Mapping[str, str]) -> CacheOptionsEntry:
+    variables = _VARIABLES.get(backend.type, {})
+    implied = {name: environment.get(variable, "") for name, variable in variables.items()}
+    given = {name: value for name, value in implied.items() if value}
+    return CacheOptionsEntry(backend.type, given | dict(backend.attributes))
