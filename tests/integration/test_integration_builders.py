@@ -309,3 +309,94 @@ def test_the_disk_of_a_builder_is_listed_and_freed(shipline: Shipline, context: 
     removed = run("prune", "--force", "--filter=type=source.local")
     assert all(line.split()[0] in removed for line in lines)
     assert run("du", "--filter=type=source.local", "--format={{.ID}}") == ""
+
+
+LINKED = """\
+group "default" {{ targets = ["one", "two", "base"] }}
+target "made" {{
+  dockerfile-inline = <<EOT
+FROM busybox
+COPY file /file
+RUN cat /proc/sys/kernel/random/uuid > /uuid
+EOT
+  network = "none"
+}}
+target "base" {{
+  contexts = {{ made = "target:made" }}
+  dockerfile-inline = "FROM made\\nENV KIND=base\\nRUN cat /uuid > /id\\n"
+  network = "none"
+  {base}
+}}
+target "one" {{
+  contexts = {{ base = "target:base", other = "target:made" }}
+  dockerfile-inline = "FROM base\\nCOPY --from=other /file /copied\\nRUN echo $KIND > /kind\\n"
+  network = "none"
+  {one}
+}}
+target "two" {{
+  contexts = {{ base = "target:base" }}
+  dockerfile-inline = "FROM scratch\\nCOPY --from=base /id /file /\\n"
+  {two}
+}}
+"""
+
+
+def bake(shipline: Shipline, place: Path, *words: str) -> Done:
+    command = ("bake", "--progress=plain", "--allow=fs=*", *words)
+    done = run_shipline(*command, environ=shipline.environ(), cwd=place, stdin=b"", timeout_s=300)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("words", [(), ("--no-cache",)])
+def test_a_step_of_a_linked_target_runs_once_for_all_that_use_it(
+    shipline: Shipline, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    outputs = {name: f'output = ["type=local,dest=out/{name}"]' for name in ("base", "one", "two")}
+    (tmp_path / "docker-bake.hcl").write_text(LINKED.format(**outputs))
+    (tmp_path / "file").write_text("x")
+    metadata = tmp_path / "metadata.json"
+    done = bake(shipline, tmp_path, "--builder=docker", f"--metadata-file={metadata}", *words).ok()
+    out = tmp_path / "out"
+    ids = {path.read_text() for path in (out / "base/id", out / "one/id", out / "two/id")}
+    assert len(ids) == 1 and (out / "one/uuid").read_text() in ids
+    assert (out / "one/kind").read_text() == "base\n" and (out / "one/copied").read_text() == "x"
+    assert "[made] " in done.err and "one: wrote out/one" in done.err
+    assert set(json.loads(metadata.read_text())) == {"base", "made", "one", "two"}
+
+
+def test_a_failure_in_a_linked_target_names_it(shipline: Shipline, tmp_path: Path) -> None:
+    (tmp_path / "docker-bake.hcl").write_text("""\
+target "base" {
+  dockerfile-inline = "FROM busybox\\nRUN echo oops; exit 3\\n"
+  network = "none"
+}
+target "default" {
+  contexts = { base = "target:base" }
+  dockerfile-inline = "FROM base\\nCOPY file /\\n"
+}
+""")
+    (tmp_path / "file").write_text("x")
+    said = bake(shipline, tmp_path, "--builder=docker").failed(5)
+    assert "target base: " in said and "oops" in said and "Dockerfile:2" in said
+    said = bake(
+        shipline, tmp_path, "--builder=docker", "--set=base.platform=linux/mips64le"
+    ).failed(14)
+    assert "target base: " in said and "linux/mips64le" in said
+
+
+def test_linked_targets_are_built_where_each_platform_is(
+    farm: Farm, tmp_path: Path, base_images: Registry
+) -> None:
+    names = {one: f"{base_images.address}/bake/{one}" for one in ("base", "one", "two")}
+    both = 'platforms = ["linux/amd64", "linux/arm64"]'
+    outputs = {one: f'{both}\n  tags = ["{name}:1"]' for one, name in names.items()}
+    text = LINKED.format(**outputs).replace('target "made" {', f'target "made" {{\n  {both}')
+    (tmp_path / "docker-bake.hcl").write_text(text)
+    (tmp_path / "file").write_text("x")
+    done = bake(farm.shipline, tmp_path, "--builder=farm", "--push").ok()
+    for one, name in names.items():
+        assert f"{one}: pushed {name}:1@sha256:" in done.err
+        command = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:1"]
+        raw = subprocess.run(command, capture_output=True, check=True).stdout
+        entries = json.loads(raw)["manifests"]
+        assert [one["platform"]["architecture"] for one in entries] == ["amd64", "arm64"]

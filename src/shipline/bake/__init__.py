@@ -20,7 +20,7 @@ from shipline.bake.permissions import (
     missing_permissions,
     parse_permissions,
 )
-from shipline.bake.requests import CWD, in_target, is_remote, prepare, request_of
+from shipline.bake.requests import CWD, is_remote, prepare, request_of
 from shipline.bake.selection import Selection, select
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
@@ -38,7 +38,6 @@ __all__ = [
     "Target",
     "VariableInfo",
     "Wanted",
-    "in_target",
     "is_remote",
     "missing_permissions",
     "parse_files",

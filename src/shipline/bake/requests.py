@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shipline.build import (
     BuildRequest,
     Context,
     ContextKind,
+    in_target,
     parse_annotation,
     parse_platforms,
     parse_request,
@@ -27,7 +27,6 @@ from shipline.build import (
     parse_ssh,
     parse_ulimit,
 )
-from shipline.errors import ShiplineError
 from shipline.git import parse_git_source
 from shipline.values import replace
 
@@ -97,16 +96,6 @@ def shortest(path: str) -> str:
         return path
     clean = posixpath.normpath(local) if local else "."
     return clean.replace("//", "/", 1) if clean.startswith("//") else clean
-
-
-@contextmanager
-def in_target(name: str) -> Iterator[None]:
-    """Errors inside of the block name the target."""
-    try:
-        yield
-    except ShiplineError as error:
-        error.name_part(f"target {name}")
-        raise
 
 
 def _check(target: Target, environ: Mapping[str, str]) -> None:

@@ -40,6 +40,7 @@ from shipline.build.request import (
     SbomOptions,
     Secret,
     Ssh,
+    in_target,
     insecure_hosts,
     linked_targets,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "call",
     "check_request",
     "fetched",
+    "in_target",
     "insecure_hosts",
     "linked_targets",
     "parse_annotation",

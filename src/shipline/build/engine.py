@@ -6,8 +6,8 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,13 @@ from shipline.build.publish import (
     push_targets,
 )
 from shipline.build.remotes import Remotes, open_remotes
-from shipline.build.request import BuildRequest, ContextKind, OutputFormat, linked_targets
+from shipline.build.request import (
+    BuildRequest,
+    ContextKind,
+    OutputFormat,
+    in_target,
+    linked_targets,
+)
 from shipline.build.selecting import ContextDirectory
 from shipline.build.settings import Settings
 from shipline.build.snapshots import Snapshots
@@ -126,7 +132,7 @@ def build_targets(
     """
     settings = replace(settings, home=settings.home.absolute())
     for name, request in requests.items():
-        with _naming(name):
+        with in_target(name):
             _check(request, settings)
     damage = Damage(step)
     with system_errors(settings.home):
@@ -158,17 +164,6 @@ def _check(request: BuildRequest, settings: Settings) -> None:
         check_generator(request.sbom, settings.environment)
     check_outputs(request, settings.home)
     check_engines(request, settings.environment)
-
-
-@contextmanager
-def _naming(target: str) -> Iterator[None]:
-    """Errors have the name of the target, if it has one."""
-    try:
-        yield
-    except ShiplineError as error:
-        if target:
-            error.name_part(f"target {target}")
-        raise
 
 
 def _without_sources(request: BuildRequest) -> BuildRequest:
@@ -276,7 +271,7 @@ def _build_all(
 
         def run(name: str) -> None:
             below = step.within(target=name) if name else step
-            with _naming(name):
+            with in_target(name):
                 result, made = _build(requests[name], session, below)
             results[name] = result
             exported.update(_exported(requests[name], made))

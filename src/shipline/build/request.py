@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
 
+from shipline.errors import ShiplineError
 from shipline.oci import Platform, Reference, Resources, Ulimit
 
 if TYPE_CHECKING:
@@ -291,6 +293,11 @@ class BuildRequest(Struct, frozen=True):
         return self.provenance is not None or self.sbom is not None
 
     @property
+    def is_dropped(self) -> bool:
+        """Whether the result goes nowhere, by request."""
+        return bool(self.outputs) and all(output.type == "cacheonly" for output in self.outputs)
+
+    @property
     def push(self) -> bool:
         return any(output.push for output in self.outputs)
 
@@ -308,6 +315,17 @@ class BuildRequest(Struct, frozen=True):
         others = {name for one in self.outputs for name in one.names}
         tags = (tag for tag in self.tags if tag not in others)
         return tuple(dict.fromkeys([*output.names, *tags]))
+
+
+@contextmanager
+def in_target(name: str) -> Iterator[None]:
+    """Errors inside of the block begin with the name of the target, if it has one."""
+    try:
+        yield
+    except ShiplineError as error:
+        if name:
+            error.name_part(f"target {name}")
+        raise
 
 
 def linked_targets(request: BuildRequest) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ class Inputs(Struct, frozen=True):
 
 @contextmanager
 def open_inputs(request: BuildRequest, settings: Settings) -> Iterator[Inputs]:
-    """The inputs of `request`, inside the block; standard input is read.
+    """The inputs of `request`, inside the block, without results of other targets; standard input
+    is read.
 
     Raises UsageError, NotFound for an image that is not in its layout, RegistryError for a
     Dockerfile at a URL that cannot be fetched.
@@ -55,6 +56,8 @@ def open_inputs(request: BuildRequest, settings: Settings) -> Iterator[Inputs]:
     with TemporaryDirectory(prefix="shipline-") as scratch:
         _add_context(request, settings, inputs, Path(scratch))
         for name, context in request.build_contexts.items():
+            if context.kind is ContextKind.TARGET:
+                continue
             inputs.attributes[f"context:{name}"] = _named(name, context, inputs)
         yield inputs
 

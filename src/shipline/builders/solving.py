@@ -6,12 +6,13 @@ Source: docker/buildx, build/opt.go; moby/buildkit, frontend/dockerui, exporter/
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from shipline.build.request import (
     SHM_SIZE,
     Annotation,
     BuildRequest,
+    ContextKind,
     Output,
     ProvenanceOptions,
     SbomOptions,
@@ -35,6 +37,7 @@ from shipline.builders.inputs import Inputs
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, capability_name
 from shipline.buildkit.control import Control
+from shipline.buildkit.gateway import BuildInput, run_open_build
 from shipline.buildkit.messages import Exporter, SolveRequest
 from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Login, Services, Sink, open_session
@@ -71,8 +74,17 @@ class _Results(Struct):
     sinks: dict[int, Sink] = field(default_factory=dict)
 
 
-def build_on(node: OpenNode, job: Job, step: Step) -> dict[str, str]:
-    """Build on a node; what its exporters say, as in buildx's metadata.
+def build_on(
+    node: OpenNode,
+    job: Job,
+    target: Callable[[str], BuildInput],
+    step: Step,
+    *,
+    use: Callable[[BuildInput], object] | None = None,
+) -> dict[str, str]:
+    """Build on a node; what its exporters say, as in buildx's metadata. `target` has the results of
+    other targets, by name; `use` is called with the result of this one, which stays until it
+    returns.
 
     Raises BuilderError for what the node cannot do, and the errors of `run_build`.
     """
@@ -86,6 +98,10 @@ def build_on(node: OpenNode, job: Job, step: Step) -> dict[str, str]:
     if caches.options.imports:
         imports = [{"Type": one.type, "Attrs": one.attrs} for one in caches.options.imports]
         attributes["cache-imports"] = json.dumps(imports)
+    inputs: dict[str, bytes] = {}
+    for name, one in request.build_contexts.items():
+        if one.kind is ContextKind.TARGET:
+            _add_input(name, one.location, target(one.location), attributes, inputs)
     first = results.exporters[0] if results.exporters else Exporter()
     solve = SolveRequest(
         ref=uuid.uuid4().hex,
@@ -95,15 +111,32 @@ def build_on(node: OpenNode, job: Job, step: Step) -> dict[str, str]:
         frontend_attrs=attributes,
         cache=caches.options,
         entitlements=sorted(request.run.entitlements),
+        frontend_inputs=inputs,
         exporters=results.exporters,
     )
     services = _services(job, results.sinks, caches.stores)
     key = _shared_key(request)
     with open_session(node.control.connection, services, shared_key=key) as session:
         solve.session = session
-        response = run_build(node.control, solve, step)
+        if use is None:
+            response = run_build(node.control, solve, step)
+        else:
+            response = run_open_build(node.control, solve, step, use)
     caches.name(response)
     return response
+
+
+def _add_input(
+    name: str, target: str, found: BuildInput, attributes: dict[str, str], inputs: dict[str, bytes]
+) -> None:
+    """Make the result of a target the context `name` (frontend/dockerui/namedcontext.go)."""
+    for platform, definition in found.definitions.items():
+        suffix = f"::{platform}" if platform else ""
+        inputs[target + suffix] = definition
+        attributes[f"context:{name}{suffix}"] = f"input:{target}{suffix}"
+        if config := found.configs[platform]:
+            described = {"containerimage.config": base64.b64encode(config).decode()}
+            attributes[f"input-metadata:{target}{suffix}"] = json.dumps(described)
 
 
 def _services(job: Job, sinks: Mapping[int, Sink], caches: Mapping[str, OciLayout]) -> Services:

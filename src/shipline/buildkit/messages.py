@@ -135,11 +135,51 @@ class SolveRequest(Struct):
     frontend_attrs: Annotated[dict[str, str], 7] = field(default_factory=dict)
     cache: Annotated[CacheOptions | None, 8] = None
     entitlements: Annotated[list[str], 9] = field(default_factory=list)
+    frontend_inputs: Annotated[dict[str, bytes], 10] = field(default_factory=dict)  # definitions
     exporters: Annotated[list[Exporter], 13] = field(default_factory=list)
 
 
 class SolveResponse(Struct):
     exporter_response: Annotated[dict[str, str], 1] = field(default_factory=dict)
+
+
+class FrontendRequest(Struct):
+    """What a frontend is to do inside of a build; definitions of inputs are encoded."""
+
+    frontend: Annotated[str, 2] = ""
+    options: Annotated[dict[str, str], 3] = field(default_factory=dict)
+    returns_result: Annotated[bool, 5] = False
+    returns_references: Annotated[bool, 6] = False
+    inputs: Annotated[dict[str, bytes], 13] = field(default_factory=dict)
+    evaluate: Annotated[bool, 14] = False
+
+
+class FrontendResponse(Struct):
+    """The encoded FrontendResult, which is returned to the daemon as it came."""
+
+    result: Annotated[bytes, 3] = b""
+
+
+class ResultReference(Struct):
+    id: Annotated[str, 1] = ""
+    definition: Annotated[bytes, 2] = b""
+
+
+class ResultReferences(Struct):
+    references: Annotated[dict[str, ResultReference], 1] = field(default_factory=dict)
+
+
+class FrontendResult(Struct):
+    """One reference, or one for each platform."""
+
+    reference: Annotated[ResultReference | None, 3] = None
+    references: Annotated[ResultReferences | None, 4] = None
+    metadata: Annotated[dict[str, bytes], 10] = field(default_factory=dict)
+
+
+class ReturnRequest(Struct):
+    result: Annotated[bytes, 1] = b""
+    error: Annotated[Status | None, 2] = None
 
 
 class StatusRequest(Struct):

@@ -21,6 +21,7 @@ from shipline.build import (
     Context,
     ContextKind,
     check_request,
+    in_target,
     linked_targets,
     parse_attributes,
     parse_boolean,
@@ -33,7 +34,12 @@ from shipline.cli.build import completed, shown
 from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
-from shipline.cli.results import show_outcome, write_metadata
+from shipline.cli.results import (
+    response_facts,
+    result_facts,
+    show_outcome,
+    write_whole,
+)
 from shipline.errors import UsageError
 from shipline.observe import open_sinks
 from shipline.oci import Platform
@@ -122,18 +128,13 @@ def command(
         if print_:
             click.echo(as_json(selection.to_json()))
             return 0
-        if name := other_builder(builder, environ):
-            raise UsageError(
-                f"bake does not build on other builders yet, and {name} is selected",
-                hint="add --builder default to build in this process",
-            )
         _ask(selection, permissions, environ, remote=bool(url))
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         requests = requests_of(selection, environ, scratch, metadata_file)
         called = [name for name, one in requests.items() if one.call.method != "build"]
         if called:
             return _call(selection, requests, flags["call"], progress, settings, scratch)
-        return _build(requests, progress, metadata_file)
+        return _build(requests, progress, metadata_file, other_builder(builder, environ))
 
 
 def split_arguments(words: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
@@ -372,7 +373,7 @@ def requests_of(
     selection: Selection, environ: Mapping[str, str], scratch: Path, metadata_file: str | None
 ) -> dict[str, BuildRequest]:
     """The requests by the names of their targets. Raises UsageError with the name of a target."""
-    from shipline.bake import in_target, request_of
+    from shipline.bake import request_of
 
     found = {}
     for name, target in selection.targets.items():
@@ -396,24 +397,31 @@ def requests_of(
     return found
 
 
-def _build(requests: Mapping[str, BuildRequest], mode: str, metadata_file: str | None) -> int:
-    engine.enter()
+def _build(
+    requests: Mapping[str, BuildRequest], mode: str, metadata_file: str | None, builder: str
+) -> int:
+    """Build in this process, or on `builder`."""
     warned: list[dict[str, Any]] = []
-    results = shown("bake", lambda step: engine.start_targets(requests, step), mode, warned)
+    facts: dict[str, Any]
+    if builder:
+        from shipline.cli.builders import build_on_builder
+
+        found = shown("bake", lambda step: build_on_builder(builder, requests, step), mode, warned)
+        facts = {name: response_facts(one) for name, one in found.items()}
+    else:
+        engine.enter()
+        made = shown("bake", lambda step: engine.start_targets(requests, step), mode, warned)
+        facts = {name: result_facts(one) for name, one in made.items()}
     if metadata_file:
-        asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
-        told = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
-        write_metadata(Path(metadata_file), results, told)
+        asked, told = os.environ.get("BUILDX_METADATA_WARNINGS", ""), {}
+        if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS"):
+            told["buildx.build.warnings"] = warned
+        write_whole(Path(metadata_file), json.dumps({**facts, **told}, indent=2) + "\n")
     needed = {name for one in requests.values() for name in linked_targets(one)}
-    for name, result in results.items():
-        if mode in ("auto", "plain", "tty") and not _is_internal(requests[name], name in needed):
-            show_outcome(requests[name], result, f"{name}: ")
+    for name, request in requests.items():
+        if mode in ("auto", "plain", "tty") and not (name in needed and request.is_dropped):
+            show_outcome(request, facts[name], f"{name}: ")
     return 0
-
-
-def _is_internal(request: BuildRequest, needed: bool) -> bool:
-    """Whether a result is for other targets alone."""
-    return needed and all(output.type == "cacheonly" for output in request.outputs)
 
 
 def _call(

@@ -53,8 +53,10 @@ def command(
     if name := other_builder(builder, os.environ):
         from shipline.cli.builders import build_on_builder
 
-        response = _build(request, mode, warned, lambda step: build_on_builder(name, request, step))
-        write_response(request, response, mode=mode)
+        found = _build(
+            request, mode, warned, lambda step: build_on_builder(name, {"": request}, step)
+        )
+        write_response(request, found[""], mode=mode)
         return 0
     engine.enter()
     result = _build(request, mode, warned, lambda step: engine.start(request, step))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,10 @@ def open_nodes(name: str) -> Iterator[list[Control]]:
         yield [stack.enter_context(open_node(builder, one, os.environ)) for one in builder.nodes]
 
 
-def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, str]:
-    """Build on the nodes of a builder; what it says of the result, as in buildx's metadata."""
+def build_on_builder(
+    name: str, requests: Mapping[str, BuildRequest], step: Step
+) -> dict[str, dict[str, str]]:
+    """Build on the nodes of a builder; what it says of each result, as in buildx's metadata."""
     from shipline.builders.farm import build_on_nodes
     from shipline.registry import keychain_from
 
@@ -89,8 +91,8 @@ def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, 
             return "", found.identity_token
         return found.username, found.password
 
-    with open_settings(request) as settings:
-        return build_on_nodes(builder, request, settings, login, step)
+    with open_settings(*requests.values()) as settings:
+        return build_on_nodes(builder, requests, settings, login, step)
 
 
 @click.command("create")

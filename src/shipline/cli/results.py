@@ -31,38 +31,32 @@ def write_result(
     """Write --iidfile and --metadata-file, and print a summary: the ID alone if the mode of
     --progress is quiet, else digest and names.
     """
-    if request.iidfile is not None:
-        write_whole(request.iidfile, str(image_id(result)))
-    if request.metadata_file is not None:
-        facts = metadata(result, reference=f"native/native0/{result.invocation}")
-        if warnings is not None:
-            facts["buildx.build.warnings"] = warnings
-        write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
-    if mode in ("auto", "plain", "tty"):
-        show_outcome(request, result)
-    if mode == "quiet" and not any(output.destination == "-" for output in request.outputs):
-        click.echo(str(image_id(result)))
+    facts = result_facts(result)
+    if warnings is not None:
+        facts["buildx.build.warnings"] = warnings
+    _write(request, facts, str(image_id(result)), mode)
 
 
 def write_response(request: BuildRequest, response: Mapping[str, str], *, mode: str) -> None:
     """As `write_result`, of what another builder says: buildx's metadata is the same."""
     found = response.get("containerimage.config.digest") or response.get("containerimage.digest")
-    if request.iidfile is not None and found:
-        write_whole(request.iidfile, found)
+    _write(request, response_facts(response), found or "", mode)
+
+
+def _write(request: BuildRequest, facts: Mapping[str, Any], image: str, mode: str) -> None:
+    if request.iidfile is not None and image:
+        write_whole(request.iidfile, image)
     if request.metadata_file is not None:
-        facts = {name: _decoded(value) for name, value in sorted(response.items())}
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
     if mode in ("auto", "plain", "tty"):
-        digest = response.get("containerimage.digest", "")
-        names = response.get("image.name", "").split(",") if digest else []
-        verb = "pushed" if request.push else "loaded" if request.load else "built"
-        for name in names:
-            click.echo(f"{verb} {name}@{digest}" if name else f"{verb} {digest}", err=True)
-        for output in request.outputs:
-            if output.destination not in ("", "-"):
-                click.echo(f"wrote {output.destination}", err=True)
-    if mode == "quiet" and found and not any(one.destination == "-" for one in request.outputs):
-        click.echo(found)
+        show_outcome(request, facts)
+    if mode == "quiet" and image and not any(one.destination == "-" for one in request.outputs):
+        click.echo(image)
+
+
+def response_facts(response: Mapping[str, str]) -> dict[str, Any]:
+    """What another builder says, as metadata."""
+    return {name: _decoded(value) for name, value in sorted(response.items())}
 
 
 def _decoded(value: str) -> object:
@@ -74,48 +68,36 @@ def _decoded(value: str) -> object:
     return document if isinstance(document, dict) else value
 
 
-def write_metadata(
-    path: Path, results: Mapping[str, BuildResult], warnings: Sequence[object] | None
-) -> None:
-    """Write the metadata of several targets, by name."""
-    facts: dict[str, Any] = {
-        name: metadata(one, reference=f"native/native0/{one.invocation}")
-        for name, one in results.items()
-    }
-    if warnings is not None:
-        facts["buildx.build.warnings"] = warnings
-    write_whole(path, json.dumps(facts, indent=2) + "\n")
-
-
-def show_outcome(request: BuildRequest, result: BuildResult, before: str = "") -> None:
-    """Print what was made to standard error, each line after `before`."""
-    lines = "".join(f"{before}{line}\n" for line in _outcome(request, result))
+def show_outcome(request: BuildRequest, facts: Mapping[str, Any], before: str = "") -> None:
+    """Print what was made, as its metadata says, to standard error, each line after `before`."""
+    lines = "".join(f"{before}{line}\n" for line in _outcome(request, facts))
     click.echo(lines, err=True, nl=False)
 
 
-def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
+def _outcome(request: BuildRequest, facts: Mapping[str, Any]) -> Iterator[str]:
     """Images by name and digest, files by path."""
     kinds = {output.type for output in request.outputs}
-    digest = result.root.digest
-    if not kinds or kinds - _FILES:
+    digest = facts.get("containerimage.digest")
+    if digest and (not kinds or kinds - _FILES):
         verb = "pushed" if request.push else "loaded" if request.load else "built"
-        yield from (f"{verb} {name}@{digest}" for name in result.names or ())
-        if not result.names:
+        names = [name for name in facts.get("image.name", "").split(",") if name]
+        yield from (f"{verb} {name}@{digest}" for name in names)
+        if not names:
             yield f"{verb} {digest}"
     for output in request.outputs:
         if output.destination not in ("", "-"):
             yield f"wrote {output.destination}"
 
 
-def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
-    """The metadata in the form of buildx; `reference` identifies this run. A remote context adds
-    `shipline.build.context`: its URL and commit or digest.
+def result_facts(result: BuildResult) -> dict[str, Any]:
+    """The metadata in the form of buildx. A remote context adds `shipline.build.context`: its URL
+    and commit or digest.
     """
     facts: dict[str, Any] = {}
     for platform, predicate in result.provenance.items():
         several = f"/{platform}" if len(result.provenance) > 1 else ""
         facts[f"buildx.build.provenance{several}"] = predicate
-    facts["buildx.build.ref"] = reference
+    facts["buildx.build.ref"] = f"native/native0/{result.invocation}"
     if result.root.media_type not in media.INDEXES:
         facts["containerimage.config.digest"] = str(image_id(result))
     facts["containerimage.descriptor"] = result.root.to_json()
