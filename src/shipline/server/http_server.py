@@ -263,7 +263,7 @@ class _Server(web.Server):
         self._addresses: dict[web.RequestHandler, str] = {}
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+        return _RequestHandler(self, loop=asyncio.get_running_loop(), **self._options)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -296,7 +296,7 @@ class _Server(web.Server):
         return client_network(address)
 
 
-class _Connection(web.RequestHandler):
+class _RequestHandler(web.RequestHandler):
     """Answers malformed requests as the node answers others."""
 
     __slots__ = ()
