@@ -136,7 +136,7 @@ def du(
         return
     for record in records:
         values = _values(record)
-        line = json.dumps(values) if template == "json" else render(template, values)
+        line = json.dumps(values) if template == "json" else render(template, values, indent=None)
         click.echo(line)
 
 

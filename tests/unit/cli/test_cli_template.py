@@ -1,4 +1,4 @@
-"""--format: the part of Go's templates that people use."""
+"""--format: values and mistakes; test_integration_templates.py has the language."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ def test_what_is_not_named_is_never_made() -> None:
         "{{len .Yes}}",
         "{{.Name | }}",
         "{{@}}",
+        '{{define "a"}}{{template "a"}}{{end}}{{template "a"}}',
+        "{{if 1}}" * 5000,
+        "{{" + "(" * 5000,
     ],
 )
 def test_mistakes_are_usage_errors(template: str) -> None:
