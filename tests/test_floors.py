@@ -14,7 +14,7 @@ FLOORS = (
     {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},
     {"content"},
     {"layer", "registry", "supply"},
-    {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit"},
+    {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes"},
     {"trust", "engines"},
     {"build"},
     {"server", "builders", "bake"},

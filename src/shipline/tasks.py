@@ -192,6 +192,19 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"no answer within {seconds:g} seconds") from None
 
 
+@contextmanager
+def after_cancel(seconds: float) -> Iterator[None]:
+    """A time limit for what is undone after a failure, which an interruption of the calling
+    thread's work does not end. Raises TimeoutError.
+    """
+    token = _current.set(CancelScope())
+    try:
+        with time_limit(seconds):
+            yield
+    finally:
+        _current.reset(token)
+
+
 class Task(Generic[T]):
     """The future result of one thread."""
 

@@ -69,6 +69,7 @@ CAPABILITIES: Mapping[str, Capabilities] = {
     "docker": (_BUILDKIT | {Capability.LOAD}) - {Capability.CACHE_S3, Capability.CACHE_AZBLOB},
     OWN_STORE: _OWN_STORE,
     "docker-container": _BUILDKIT,
+    "kubernetes": _BUILDKIT,
     "remote": _BUILDKIT,
 }
 """By driver, in the order in which they are named."""

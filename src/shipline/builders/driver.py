@@ -36,8 +36,10 @@ class Driver(Protocol):
         does not answer.
         """
 
-    def open(self) -> AbstractContextManager[Control]:
-        """Its API, inside the block; the daemon must run."""
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
+        """Its API, inside the block; the daemon must run. Of several that are equal, the same `key`
+        leads to the same, for the sake of its cache.
+        """
 
     def stop(self) -> None:
         """Stop the daemon, if it runs; what it keeps stays."""

@@ -27,7 +27,7 @@ from shipline.build.settings import Settings
 from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, facts_of, open_node
-from shipline.builders.solving import Job, OpenNode, build_on
+from shipline.builders.solving import Job, OpenNode, build_on, shared_key
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
@@ -96,20 +96,21 @@ def build_on_nodes(
             with in_target(name):
                 inputs = stack.enter_context(open_inputs(request, settings))
             jobs[name] = Job(builder, request, inputs, settings, login)
-        nodes = stack.enter_context(_opened(builder, settings, step))
+        key = shared_key(next(iter(requests.values())))
+        nodes = stack.enter_context(_opened(builder, settings, key, step))
         return Farm(nodes, jobs).build(step)
 
 
 @contextmanager
-def _opened(builder: Builder, settings: Settings, step: Step) -> Iterator[list[OpenNode]]:
-    """The nodes that answer. Raises BuilderError if none does."""
+def _opened(builder: Builder, settings: Settings, key: str, step: Step) -> Iterator[list[OpenNode]]:
+    """The nodes that answer, for a build with that key. Raises BuilderError if none does."""
     with ExitStack() as stack:
         found: list[OpenNode] = []
         failure: BuilderError | None = None
         for node in builder.nodes:
             try:
                 with ExitStack() as opening:
-                    opened = open_node(builder, node, settings.environment)
+                    opened = open_node(builder, node, settings.environment, key)
                     control = opening.enter_context(opened)
                     found.append(OpenNode(node, facts_of(control), control))
                     stack.push(opening.pop_all())

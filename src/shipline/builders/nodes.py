@@ -10,6 +10,7 @@ from msgspec import Struct
 from shipline.builders.capabilities import OWN_STORE
 from shipline.builders.driver import Driver, State
 from shipline.builders.instances import Builder, Node
+from shipline.builders.kubernetes import KubernetesDriver, open_pod
 from shipline.buildkit.connecting import CONNECT_S, TlsFiles, open_buildkit, open_engine
 from shipline.buildkit.control import Control
 from shipline.engines.finding import docker_address
@@ -50,10 +51,10 @@ def driver_of(
 
 
 def open_node(
-    builder: Builder, node: Node, environment: Mapping[str, str]
+    builder: Builder, node: Node, environment: Mapping[str, str], key: str = ""
 ) -> AbstractContextManager[Control]:
-    """The daemon of a node, inside the block. Raises BuilderError."""
-    return driver_of(builder, node, environment).open()
+    """The daemon of a node, inside the block; see `Driver.open`. Raises BuilderError."""
+    return driver_of(builder, node, environment).open(key)
 
 
 def facts_of(control: Control) -> NodeFacts:
@@ -80,7 +81,7 @@ class _Kept:
     def __init__(self, node: Node, environment: Mapping[str, str], timeout_s: float) -> None:
         self._node, self._environment, self._timeout_s = node, environment, timeout_s
 
-    def open(self) -> AbstractContextManager[Control]:
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
         raise NotImplementedError
 
     def state(self) -> State:
@@ -105,7 +106,7 @@ class _Kept:
 class _Docker(_Kept):
     """The BuildKit inside an engine; the endpoint is a context of docker."""
 
-    def open(self) -> AbstractContextManager[Control]:
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
         address = docker_address(self._environment, self._node.endpoint)
         return open_engine(address.connect, address.url)
 
@@ -113,7 +114,9 @@ class _Docker(_Kept):
 class _Remote(_Kept):
     """A buildkitd, at an endpoint of `buildkit.connecting`."""
 
-    def open(self) -> AbstractContextManager[Control]:
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
+        if self._node.endpoint.startswith("kube-pod://"):
+            return open_pod(self._node.endpoint, self._environment, self._timeout_s)
         options = self._node.driver_options
         files = TlsFiles(
             options.get("cacert", ""),
@@ -128,7 +131,7 @@ class _Remote(_Kept):
 class _Container(_Kept):
     """A buildkitd in a container of buildx; the endpoint is a context of docker."""
 
-    def open(self) -> AbstractContextManager[Control]:
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
         node = self._node
         engine = "" if "://" in node.endpoint else f"?context={node.endpoint}"
         return open_buildkit(f"docker-container://buildx_buildkit_{node.name}{engine}")
@@ -137,5 +140,6 @@ class _Container(_Kept):
 _DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
     "docker": _Docker,
     "docker-container": _Container,
+    "kubernetes": KubernetesDriver,
     "remote": _Remote,
 }

@@ -115,7 +115,7 @@ def build_on(
         exporters=results.exporters,
     )
     services = _services(job, results.sinks, caches.stores)
-    key = _shared_key(request)
+    key = shared_key(request)
     with open_session(node.control.connection, services, shared_key=key) as session:
         solve.session = session
         if use is None:
@@ -318,7 +318,7 @@ class _Pieces:
         return data
 
 
-def _shared_key(request: BuildRequest) -> str:
+def shared_key(request: BuildRequest) -> str:
     """Names the directories of this build for the daemon, which keeps what it received."""
     machine = f"{uuid.getnode()}:{Path(request.context.location).absolute()}"
     return hashlib.sha256(machine.encode()).hexdigest()

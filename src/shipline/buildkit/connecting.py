@@ -2,8 +2,8 @@
 engine, or through a program that passes bytes on.
 
 Endpoints are those of buildx: unix:///SOCKET, tcp://HOST:PORT, docker-container://NAME,
-kube-pod://POD?namespace=NAME&container=NAME, ssh://[USER@]HOST[:PORT][/SOCKET]. Source:
-moby/buildkit, client/connhelper; the upgrade is RFC 9110, section 7.8.
+ssh://[USER@]HOST[:PORT][/SOCKET]. Source: moby/buildkit, client/connhelper; the upgrade is RFC
+9110, section 7.8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from msgspec import Struct
@@ -50,7 +50,16 @@ def open_buildkit(
     """The BuildKit at `endpoint`, inside the block. Raises BuilderError, also for an RpcError that
     leaves the block.
     """
-    with _named(endpoint), _opened(endpoint, tls, timeout_s) as pipe, connected(pipe) as found:
+    with open_pipe(_opened(endpoint, tls, timeout_s), endpoint, timeout_s=timeout_s) as control:
+        yield control
+
+
+@contextmanager
+def open_pipe(
+    pipe: AbstractContextManager[Pipe], shown: str, *, timeout_s: float = CONNECT_S
+) -> Iterator[Control]:
+    """The BuildKit at the other end of `pipe`: as `open_buildkit`; errors name it as `shown`."""
+    with _named(shown), pipe as opened, connected(opened) as found:
         found.wait_until_answered(timeout_s)
         yield Control(found)
 
@@ -134,14 +143,6 @@ def _program(parts: SplitResult) -> list[str]:
     if parts.scheme == "docker-container":
         engine = ["--context", query["context"]] if "context" in query else []
         return ["docker", *engine, "exec", "-i", parts.netloc, "buildctl", "dial-stdio"]
-    if parts.scheme == "kube-pod":
-        options = [
-            word
-            for name in ("context", "namespace", "container")
-            if name in query
-            for word in (f"--{name}", query[name])
-        ]
-        return ["kubectl", "exec", "-i", *options, parts.netloc, "--", "buildctl", "dial-stdio"]
     if parts.scheme == "ssh" and parts.hostname:
         user = f"{parts.username}@" if parts.username else ""
         port = ["-p", str(parts.port)] if parts.port else []
