@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def second(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> I
 
 WAITING = """\
 FROM busybox AS wait-amd64
-RUN sleep 30
+RUN sleep 8
 FROM busybox AS wait-arm64
 FROM wait-$TARGETARCH
 COPY . /app
@@ -283,7 +284,7 @@ def test_the_platforms_of_a_lost_node_move(
     process = farm.shipline.start(*BOTH, "--push", "-t", name, "--progress=plain", context)
     said = b""
     assert process.stderr is not None
-    while b"RUN sleep 30" not in said:
+    while b"RUN sleep 8" not in said:
         line = process.stderr.readline()
         assert line, said.decode()
         said += line
@@ -293,6 +294,53 @@ def test_the_platforms_of_a_lost_node_move(
     said += rest
     assert process.returncode == 0, said.decode()
     assert b"is lost" in said and f"pushed {name}".encode() in said
+
+
+def test_nodes_that_do_not_answer_are_named_and_left_out(
+    farm: Farm, context: Path, base_images: Registry
+) -> None:
+    """One refuses, one accepts and says nothing: neither is waited for as long as it may take."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for endpoint in ("127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"):
+            words = ("builder", "create", "--name=farm", "--append", f"tcp://{endpoint}")
+            environ = farm.shipline.environ()
+            done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
+            assert done.returncode == 0, done.stderr
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY . /app\n")
+        name = f"{base_images.address}/builders/dead:1"
+        started = time.monotonic()
+        said = farm.shipline.build(*BOTH, "--push", "-t", name, "--progress=plain", context).ok()
+        assert time.monotonic() - started < 18, "connecting may take 20 seconds"
+    assert "the node farm2 is left out" in said.err and "Connection refused" in said.err
+    assert "the node farm3 is left out" in said.err
+
+
+def test_a_single_platform_moves_and_files_are_made_on_one_node(
+    farm: Farm, context: Path, tmp_path: Path
+) -> None:
+    """Both nodes can build both platforms, but files and archives are never joined."""
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY deep /\n")
+    out = ("-o", tmp_path / "out")
+    farm.shipline.build("--builder=farm", "--platform=linux/amd64", *out, context).ok()
+    farm.lose()
+    done = farm.shipline.build("--builder=farm", "--platform=linux/amd64", *out, context).ok()
+    assert "the node farm1 is left out" in done.err
+    assert (tmp_path / "out/file").read_text() == "x" * 100
+
+
+def test_a_platform_that_is_fixed_is_built_though_the_daemon_does_not_name_it(
+    shipline: Shipline, docker: Docker, context: Path, tmp_path: Path
+) -> None:
+    environ = shipline.environ() | {"BUILDX_CONFIG": str(tmp_path / "buildx")}
+    placed = Shipline(shipline.home, shipline.mirror, environ)
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY deep /\n")
+    with relay(docker.host.removeprefix("unix://")) as port:
+        words = ("--name=fixed", f"tcp://127.0.0.1:{port}", "--platform=linux/mips64le")
+        done = run_shipline("builder", "create", *words, environ=environ, stdin=b"", timeout_s=60)
+        assert done.returncode == 0, done.stderr
+        out = ("-o", tmp_path / "out")
+        placed.build("--builder=fixed", "--platform=linux/mips64le", *out, context).ok()
+    assert (tmp_path / "out/file").exists()
 
 
 def test_the_disk_of_a_builder_is_listed_and_freed(shipline: Shipline, context: Path) -> None:

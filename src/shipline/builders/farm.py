@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -25,9 +27,10 @@ from shipline.build.request import (
 )
 from shipline.build.settings import Settings
 from shipline.builders.inputs import open_inputs
-from shipline.builders.instances import Builder, Node
-from shipline.builders.nodes import NodeFacts, facts_of, open_node
-from shipline.builders.solving import Job, OpenNode, build_on, shared_key
+from shipline.builders.instances import Builder
+from shipline.builders.opening import open_nodes
+from shipline.builders.placement import Claims, Placement, affinity_key, place
+from shipline.builders.solving import Job, OpenNode, build_on
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
@@ -40,41 +43,6 @@ from shipline.values import replace
 _DESCRIPTOR = "containerimage.descriptor"
 _NOWHERE = (Output("cacheonly"),)
 _TARGETS_AT_ONCE = 16
-
-
-def place(
-    platforms: Sequence[Platform], nodes: Sequence[tuple[Node, NodeFacts]]
-) -> list[tuple[int, tuple[Platform, ...]]]:
-    """The nodes that build, by index, each with its platforms: those that are fixed for a node go
-    there, others to a node of their own architecture, before one that emulates it; of equal nodes
-    to the one with the least to do. Raises BuilderError for a platform that no node can build.
-    """
-    chosen: dict[int, list[Platform]] = {}
-    for platform in platforms:
-        ranked = [
-            (rank, len(chosen.get(index, ())), index)
-            for index, (node, facts) in enumerate(nodes)
-            if (rank := _rank(platform, node, facts)) is not None
-        ]
-        if not ranked:
-            able = sorted({str(one) for _, facts in nodes for one in facts.platforms})
-            raise BuilderError(
-                f"no node of the builder can build for {platform}",
-                hint=f"they can build for {', '.join(able) or 'nothing'}; register emulators there,"
-                " or add a node",
-            )
-        chosen.setdefault(min(ranked)[2], []).append(platform)
-    return [(index, tuple(found)) for index, found in sorted(chosen.items())]
-
-
-def _rank(platform: Platform, node: Node, facts: NodeFacts) -> int | None:
-    """How well a node suits a platform, 0 is best; None if it cannot build it."""
-    if platform in node.platforms:
-        return 0
-    if platform not in facts.platforms:
-        return None
-    native = facts.platforms[0].architecture == platform.architecture
-    return 1 if native else 2
 
 
 def build_on_nodes(
@@ -96,40 +64,64 @@ def build_on_nodes(
             with in_target(name):
                 inputs = stack.enter_context(open_inputs(request, settings))
             jobs[name] = Job(builder, request, inputs, settings, login)
-        key = shared_key(next(iter(requests.values())))
-        nodes = stack.enter_context(_opened(builder, settings, key, step))
-        return Farm(nodes, jobs).build(step)
+        key = affinity_key(next(iter(requests.values())))
+        enough = partial(_can_build, jobs)
+        opened = open_nodes(builder, settings.environment, key, step, enough)
+        nodes = stack.enter_context(opened)
+        if len(builder.nodes) > 1:
+            jobs = {name: _with_platforms(job, nodes) for name, job in jobs.items()}
+            placed = _claimed(jobs, nodes, Claims(settings.home, builder), stack)
+        else:
+            placed = {name: [(0, job.request.platforms)] for name, job in jobs.items()}
+        return Farm(nodes, jobs, placed).build(step)
 
 
-@contextmanager
-def _opened(builder: Builder, settings: Settings, key: str, step: Step) -> Iterator[list[OpenNode]]:
-    """The nodes that answer, for a build with that key. Raises BuilderError if none does."""
-    with ExitStack() as stack:
-        found: list[OpenNode] = []
-        failure: BuilderError | None = None
-        for node in builder.nodes:
-            try:
-                with ExitStack() as opening:
-                    opened = open_node(builder, node, settings.environment, key)
-                    control = opening.enter_context(opened)
-                    found.append(OpenNode(node, facts_of(control), control))
-                    stack.push(opening.pop_all())
-            except BuilderError as error:
-                failure = error
-                if len(builder.nodes) > 1:
-                    step.warn(f"the node {node.name} is left out: {error.message}")
-        if not found:
-            raise failure or BuilderError(f"the builder {builder.name} has no nodes")
-        yield found
+def _can_build(jobs: Mapping[str, Job], nodes: Sequence[OpenNode]) -> bool:
+    """Whether all platforms can be built on these nodes."""
+    try:
+        for job in jobs.values():
+            place(job.request.platforms, nodes)
+    except BuilderError:
+        return False
+    return True
 
 
-def _known(nodes: Sequence[OpenNode]) -> list[tuple[Node, NodeFacts]]:
-    return [(one.node, one.facts) for one in nodes]
+def _with_platforms(job: Job, nodes: Sequence[OpenNode]) -> Job:
+    """The job for the platforms that were asked for, or else for that of the first node, wherever
+    it is built.
+    """
+    platforms = job.request.platforms or nodes[0].facts.platforms[:1]
+    return replace(job, request=replace(job.request, platforms=platforms))
+
+
+def _claimed(
+    jobs: Mapping[str, Job], nodes: Sequence[OpenNode], claims: Claims, stack: ExitStack
+) -> dict[str, Placement]:
+    """Where targets are built, each beside those before it; other builds know until `stack`
+    closes.
+    """
+    placed = {}
+    with claims.deciding():
+        loads = Counter(claims.loads(nodes))
+        for name, job in jobs.items():
+            with in_target(name):
+                request, key = job.request, affinity_key(job.request)
+                together = not _is_joinable(request)
+                placed[name] = place(request.platforms, nodes, key, loads, together=together)
+            for index, _ in placed[name]:
+                loads[nodes[index].node.name] += 1
+                claims.claim(nodes[index].node, stack)
+    return placed
+
+
+def _is_joinable(request: BuildRequest) -> bool:
+    outputs = request.outputs
+    return bool(outputs) and all(one.type == "image" and one.push for one in outputs)
 
 
 def _check_joinable(builder: Builder, request: BuildRequest) -> None:
     """Raises BuilderError for outputs that cannot be joined, or if nothing would be kept."""
-    if request.outputs and all(one.type == "image" and one.push for one in request.outputs):
+    if _is_joinable(request):
         return
     raise BuilderError(
         f"several nodes of {builder.name} build for {len(request.platforms)} platforms, and only"
@@ -150,11 +142,16 @@ class Farm:
     each node that needs it, and stays open there until all others are built.
     """
 
-    def __init__(self, nodes: Sequence[OpenNode], jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[OpenNode],
+        jobs: Mapping[str, Job],
+        placed: Mapping[str, Placement],
+    ) -> None:
         self.nodes = nodes
         self.jobs = jobs
         self._used = {name for one in jobs.values() for name in linked_targets(one.request)}
-        self._placed = {name: self._places(name) for name in jobs}
+        self._placed = placed
         self._open: Once[_OpenBuild] = Once()
         self._others = TaskGroup()
         self._finished: Task[None] = Task()
@@ -172,59 +169,52 @@ class Farm:
             self._finished.settle((None,))
         return {name: tasks[name].result() if name in tasks else {} for name in self.jobs}
 
-    def _places(self, name: str) -> list[tuple[int, tuple[Platform, ...]]]:
-        platforms = self.jobs[name].request.platforms
-        with in_target(name):
-            return place(platforms, _known(self.nodes)) if platforms else [(0, ())]
-
     def _target(self, name: str, step: Step) -> dict[str, str]:
         job, placed = self.jobs[name], self._placed[name]
         step = step.within(target=name) if name else step
         with in_target(name):
+            if len(placed) > 1:
+                _check_joinable(job.builder, job.request)
+            responses = self._build_everywhere(name, job, placed, step)
             if len(placed) == 1:
-                return self._build(self.nodes[placed[0][0]], name, job, step)
-            _check_joinable(job.builder, job.request)
-            responses = self._build_everywhere(name, job, step)
+                return dict(next(iter(responses.values())))
             return _join(job.request, responses, job.settings.repositories, step)
 
     def _build_everywhere(
-        self, name: str, job: Job, step: Step
-    ) -> dict[Platform, Mapping[str, str]]:
-        """What each platform's node says, after every platform was built."""
-        request = job.request
-        left, able = list(request.platforms), list(self.nodes)
-        done: dict[Platform, Mapping[str, str]] = {}
-        while left:
-            placed = place(left, _known(able))
+        self, name: str, job: Job, placed: Placement, step: Step
+    ) -> dict[Platform | None, Mapping[str, str]]:
+        """What each platform's node says, after every platform was built; None stands for that of
+        the node. The platforms of a lost node move to others at once.
+        """
+        done: dict[Platform | None, Mapping[str, str]] = {}
 
-            def build(
-                one: OpenNode, platforms: tuple[Platform, ...], alone: bool
-            ) -> OpenNode | None:
-                """The node, if it was lost."""
-                part = replace(job, request=_part(request, platforms))
-                try:
-                    response = self._build(one, name, part, step)
-                except BuilderError as error:
-                    if not error.retriable or alone:
-                        raise
-                    step.warn(
-                        f"the node {one.node.name} is lost: {error.message}",
-                        f"another node builds {', '.join(map(str, platforms))}",
-                    )
-                    return one
-                done.update(dict.fromkeys(platforms, response))
-                return None
+        def build(one: OpenNode, platforms: tuple[Platform, ...]) -> None:
+            part = job
+            if len(placed) > 1:
+                part = replace(job, request=_part(job.request, platforms))
+            try:
+                response = self._build(one, name, part, step)
+            except BuilderError as error:
+                if not one.is_lost or len(self.nodes) == 1:
+                    raise
+                move(one, platforms, error)
+            else:
+                done.update(dict.fromkeys(platforms or (None,), response))
 
-            with TaskGroup() as group:
-                tasks = [
-                    group.start(build, able[index], platforms, len(able) == 1)
-                    for index, platforms in placed
-                ]
-            lost = [task.result() for task in tasks]
-            left = [platform for platform in left if platform not in done]
-            able = [one for one in able if one not in lost]
-            if left and not able:
+        def move(lost: OpenNode, platforms: tuple[Platform, ...], error: BuilderError) -> None:
+            able = [one for one in self.nodes if not one.is_lost]
+            if not able:
                 raise BuilderError(f"all nodes of {job.builder.name} are lost", retriable=True)
+            for index, moved in place(platforms, able, affinity_key(job.request)):
+                step.warn(
+                    f"the node {lost.node.name} is lost: {error.message}",
+                    f"{able[index].node.name} builds {', '.join(map(str, moved))}",
+                )
+                group.start(build, able[index], moved)
+
+        with TaskGroup() as group:
+            for index, platforms in placed:
+                group.start(build, self.nodes[index], platforms)
         return done
 
     def _build(self, one: OpenNode, name: str, job: Job, step: Step) -> dict[str, str]:
@@ -297,7 +287,7 @@ def _by_digest(request: BuildRequest, output: Output) -> Output:
 
 def _join(
     request: BuildRequest,
-    responses: Mapping[Platform, Mapping[str, str]],
+    responses: Mapping[Platform | None, Mapping[str, str]],
     repositories: Repositories,
     step: Step,
 ) -> dict[str, str]:

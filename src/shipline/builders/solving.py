@@ -60,11 +60,16 @@ class Job(Struct, frozen=True):
 
 
 class OpenNode(Struct, frozen=True):
-    """A node that answered."""
+    """A node that answered; `running` is how many builds it had then, of whomever."""
 
     node: Node
     facts: NodeFacts
     control: Control
+    running: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        return not self.control.connection.is_open
 
 
 class _Results(Struct):
@@ -115,7 +120,7 @@ def build_on(
         exporters=results.exporters,
     )
     services = _services(job, results.sinks, caches.stores)
-    key = shared_key(request)
+    key = _shared_key(request)
     with open_session(node.control.connection, services, shared_key=key) as session:
         solve.session = session
         if use is None:
@@ -318,7 +323,7 @@ class _Pieces:
         return data
 
 
-def shared_key(request: BuildRequest) -> str:
+def _shared_key(request: BuildRequest) -> str:
     """Names the directories of this build for the daemon, which keeps what it received."""
     machine = f"{uuid.getnode()}:{Path(request.context.location).absolute()}"
     return hashlib.sha256(machine.encode()).hexdigest()

@@ -22,11 +22,12 @@ from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
 from shipline.grpc.connection import Pipe, RpcError, SocketPipe, connected
 from shipline.net import connect_unix
-from shipline.tasks import on_cancel
+from shipline.tasks import check, on_cancel
 
 CONNECT_S = 20.0
 
 _PORT = 1234  # of buildkitd, by convention
+_STREAM = socket.SOCK_STREAM
 _LONGEST_HEAD = 16 << 10  # bytes of an HTTP answer
 _UPGRADE = (
     b"POST /grpc HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
@@ -65,17 +66,23 @@ def open_pipe(
 
 
 @contextmanager
-def open_engine(connect: Callable[[], socket.socket], shown: str) -> Iterator[Control]:
+def open_engine(
+    connect: Callable[[], socket.socket], shown: str, *, timeout_s: float = CONNECT_S
+) -> Iterator[Control]:
     """The BuildKit inside the container engine that `connect` leads to: as `open_buildkit`; errors
     name it as `shown`.
     """
     with _named(shown):
         with connect() as connection:
-            if (upgraded := _upgrade(SocketPipe(connection))) is not None:
+            with _limited(connection, timeout_s):
+                upgraded = _upgrade(SocketPipe(connection))
+            if upgraded is not None:
                 with connected(upgraded) as found:
+                    found.wait_until_answered(timeout_s)
                     yield Control(found)
                 return
         with connect() as connection, connected(SocketPipe(connection)) as found:
+            found.wait_until_answered(timeout_s)
             yield Control(found)  # newer engines speak HTTP/2 from the start
 
 
@@ -106,8 +113,11 @@ def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[P
             yield SocketPipe(connection)
             return
         name = tls.server_name or parts.hostname
-        with _tls_context(tls).wrap_socket(connection, server_hostname=name) as secured:
-            secured.settimeout(None)
+        with _tls_context(tls).wrap_socket(
+            connection, server_hostname=name, do_handshake_on_connect=False
+        ) as secured:
+            with _limited(secured, timeout_s):
+                secured.do_handshake()
             yield SocketPipe(secured)
 
 
@@ -115,7 +125,7 @@ def _socket(parts: SplitResult, endpoint: str, timeout_s: float) -> socket.socke
     if parts.scheme == "unix":
         return connect_unix(parts.netloc + parts.path, timeout_s)
     if parts.scheme == "tcp" and parts.hostname:
-        found = socket.create_connection((parts.hostname, parts.port or _PORT), timeout_s)
+        found = _connect(parts.hostname, parts.port or _PORT, timeout_s)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return found
@@ -124,6 +134,34 @@ def _socket(parts: SplitResult, endpoint: str, timeout_s: float) -> socket.socke
         hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
         " kube-pod://POD",
     )
+
+
+def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """As `socket.create_connection`; an interrupt ends it."""
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=_STREAM):
+        found = socket.socket(family, kind, protocol)
+        try:
+            with _limited(found, timeout_s):
+                found.connect(address)
+            return found
+        except OSError as error:
+            failure = error
+            found.close()
+        except BaseException:
+            found.close()
+            raise
+    raise failure
+
+
+@contextmanager
+def _limited(connection: socket.socket, timeout_s: float) -> Iterator[None]:
+    """The other end is waited for no longer than `timeout_s`; an interrupt ends the wait."""
+    connection.settimeout(timeout_s)
+    with on_cancel(SocketPipe(connection).close):
+        yield
+    check()
+    connection.settimeout(None)
 
 
 def _tls_context(tls: TlsFiles) -> ssl.SSLContext:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from shipline.buildkit.messages import (
+    BuildHistoryEvent,
+    BuildHistoryRequest,
     DiskUsageRequest,
     DiskUsageResponse,
     Empty,
@@ -18,7 +20,7 @@ from shipline.buildkit.messages import (
     UsageRecord,
     WorkerRecord,
 )
-from shipline.grpc.connection import Connection, RpcCall
+from shipline.grpc.connection import Code, Connection, RpcCall, RpcError
 from shipline.grpc.protobuf import decode
 
 _SERVICE = "/moby.buildkit.v1.Control/"
@@ -37,6 +39,18 @@ class Control:
 
     def workers(self) -> list[WorkerRecord]:
         return self.connection.ask(_SERVICE + "ListWorkers", Empty(), ListWorkersResponse).record
+
+    def running(self) -> int:
+        """How many builds run, of whomever; 0 if the daemon keeps no history."""
+        request = BuildHistoryRequest(active_only=True, early_exit=True)
+        try:
+            with self.connection.called(_SERVICE + "ListenBuildHistory", request) as stream:
+                events = [decode(BuildHistoryEvent, message) for message in stream]
+        except RpcError as error:
+            if error.code != Code.UNIMPLEMENTED:
+                raise
+            return 0
+        return sum(one.record is not None and one.record.completed_at is None for one in events)
 
     def disk_usage(self, filters: list[str]) -> list[UsageRecord]:
         """The entries of its disk that match one of `filters`, in containerd's syntax."""

@@ -186,6 +186,26 @@ class StatusRequest(Struct):
     ref: Annotated[str, 1] = ""
 
 
+class BuildHistoryRequest(Struct):
+    """Builds that run, or all that are known; with `early_exit` not those that begin later."""
+
+    active_only: Annotated[bool, 1] = False
+    ref: Annotated[str, 2] = ""
+    early_exit: Annotated[bool, 3] = False
+
+
+class BuildHistoryRecord(Struct):
+    ref: Annotated[str, 1] = ""
+    frontend: Annotated[str, 2] = ""
+    frontend_attrs: Annotated[dict[str, str], 3] = field(default_factory=dict)
+    created_at: Annotated[Timestamp | None, 6] = None
+    completed_at: Annotated[Timestamp | None, 7] = None
+
+
+class BuildHistoryEvent(Struct):
+    record: Annotated[BuildHistoryRecord | None, 2] = None
+
+
 class Vertex(Struct):
     digest: Annotated[str, 1] = ""
     inputs: Annotated[list[str], 2] = field(default_factory=list)

@@ -13,7 +13,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from shipline.buildkit.control import Control
@@ -29,10 +29,12 @@ from shipline.errors import (
 from shipline.events import Step
 from shipline.grpc.connection import Code, RpcCall, RpcError
 from shipline.grpc.protobuf import MalformedMessage, decode
-from shipline.tasks import TaskGroup
+from shipline.tasks import TaskGroup, on_cancel
 
 _LOG_LINES = 20  # of a step that failed
 _STATUS_S = 5.0  # for the last words of a build that failed
+_QUIET_S, _LOST_S = 15.0, 60.0  # without a byte from the daemon
+_WATCH_S = 5.0
 _SOURCE, _VERTEX, _EXIT = (
     "errdefs.Source+json",
     "errdefs.Vertex+json",
@@ -127,7 +129,7 @@ def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, 
     Raises StepFailed, DockerfileError, BuilderError. Interrupted, the build ends there, too.
     """
     progress = ProgressReader(step)
-    with control.status(request.ref) as stream, TaskGroup() as group:
+    with watched(control), control.status(request.ref) as stream, TaskGroup() as group:
         group.start(progress.follow, _responses(stream))
         try:
             return control.solve(request)
@@ -138,6 +140,34 @@ def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, 
             late.start()
     late.cancel()
     raise build_error(failure, progress)
+
+
+@contextmanager
+def watched(control: Control) -> Iterator[None]:
+    """Notice inside the block when the daemon is gone, though no connection was closed: one that
+    says nothing for a while is asked something, and given up where no byte comes for a minute.
+    """
+    connection, ended = control.connection, threading.Event()
+
+    def ask() -> None:
+        with suppress(RpcError):
+            control.version()
+
+    def watch() -> None:
+        asking = None
+        while not ended.wait(_WATCH_S):
+            if connection.silent_s > _LOST_S:
+                connection.fail(f"nothing has come from it for {_LOST_S:g} seconds")
+                return
+            if connection.silent_s > _QUIET_S and (asking is None or asking.settled):
+                asking = group.start(ask)
+
+    with TaskGroup() as group, on_cancel(ended.set):
+        group.start(watch)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def _responses(stream: RpcCall) -> Iterator[StatusResponse]:

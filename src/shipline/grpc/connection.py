@@ -236,6 +236,7 @@ class Connection:
         self._closing = False
         self._answered = False
         self._written = False  # all that there was to send
+        self._heard = time.monotonic()
         config = h2.config.H2Configuration(client_side=not server, header_encoding=None)
         self._http = h2.connection.H2Connection(config)
         settings = h2.settings.SettingCodes
@@ -260,6 +261,21 @@ class Connection:
                 self._check_open()
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     raise RpcError(Code.UNAVAILABLE, f"no answer within {timeout_s:g} seconds")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made: nothing has broken the connection."""
+        return self._failure is None
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds nothing has come from the other end."""
+        return time.monotonic() - self._heard
+
+    def fail(self, problem: str) -> None:
+        """Give the connection up: every call on it fails with `problem`."""
+        self._fail(problem)
+        self._pipe.close()
 
     def call(self, path: str, metadata: Metadata) -> RpcCall:
         """Start a call of `/package.Service/Method`. Raises RpcError."""
@@ -359,6 +375,7 @@ class Connection:
                 if data.startswith(b"HTTP/1."):  # to HTTP/2 it is a part of a frame
                     line = data.split(b"\r\n")[0].decode(errors="replace")
                     raise ConnectionError(f"it does not speak HTTP/2: {line}")
+                self._heard = time.monotonic()
                 with self._changed:
                     for event in self._http.receive_data(data):
                         self._take(event)
