@@ -1,8 +1,8 @@
 """A runner of GitHub workflows for tests: real steps, in order, on a real repository.
 
 It runs `run:` steps with bash as hosted runners do, keeps `GITHUB_ENV`, `GITHUB_PATH`,
-`GITHUB_OUTPUT` and the job summary, expands matrices, and stands in for the few actions that
-generated workflows use: checkout, setup, cache, artifacts, upload-sarif.
+`GITHUB_OUTPUT` and the job summary, expands matrices, runs composite actions, and stands in for the
+few actions that generated workflows use: checkout, setup, cache, artifacts, upload-sarif, script.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Event:
     ref: str
     sha: str
     payload: Mapping[str, Any] = field(default_factory=dict)
+    server: str = "https://git.example"
 
     def context(self) -> Node:
         kind, _, short = self.ref.removeprefix("refs/").partition("/")
@@ -43,7 +44,7 @@ class Event:
             "ref_type": "tag" if kind == "tags" else "branch",
             "sha": self.sha,
             "repository": "team/links",
-            "server_url": "https://git.example",
+            "server_url": self.server,
             "actor": "someone",
             "workflow": "shipline",
             "event": self.payload,
@@ -64,8 +65,20 @@ class Ran:
 class Runner:
     """Machines below `work`: artifacts and caches outlive jobs, workspaces and homes do not."""
 
-    def __init__(self, work: Path, origin: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        work: Path,
+        origin: Path,
+        environment: Mapping[str, str],
+        *,
+        actions: Mapping[str, Path] | None = None,
+        action_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`actions` are directories of composite actions, by name; `action_environment` are
+        variables that actions have and steps have not.
+        """
         self.work, self.origin, self.environment = work, origin, environment
+        self.actions, self.action_environment = actions or {}, action_environment or {}
         self.artifacts, self.caches = work / "artifacts", work / "caches"
         self.programs = work / "programs"
         self.programs.mkdir(parents=True)
@@ -123,6 +136,7 @@ class Machine:
     contexts: Node
     variables: dict[str, str]
     path: list[str] = field(default_factory=list)
+    action: Path | None = None  # the composite action that runs
 
     @property
     def workspace(self) -> Path:
@@ -134,7 +148,10 @@ class Machine:
         if "uses" in step:
             action = re.sub(r"@[0-9a-f]{40}\Z", "", step["uses"])
             options = {k: text(v, self.contexts) for k, v in step.get("with", {}).items()}
-            ACTIONS[action](self, options)
+            if action in self.runner.actions:
+                self._composite(self.runner.actions[action], options, ran)
+            else:
+                self._keep(step, ACTIONS[action](self, options) or {}, ran)
             return
         files = {name: self.place / f"{name}-{number}" for name in ("ENV", "PATH", "OUTPUT")}
         files["STEP_SUMMARY"] = self.place / f"summary-{number}"
@@ -156,8 +173,36 @@ class Machine:
         assert done.returncode == 0, ran.log[-6000:]
         self.variables |= dict(_pairs(files["ENV"].read_text()))
         self.path = [*files["PATH"].read_text().split(), *self.path]
-        ran.outputs |= dict(_pairs(files["OUTPUT"].read_text()))
+        self._keep(step, dict(_pairs(files["OUTPUT"].read_text())), ran)
         ran.summary += files["STEP_SUMMARY"].read_text()
+
+    def _keep(self, step: Node, outputs: Node, ran: Ran) -> None:
+        ran.outputs |= outputs
+        if "id" in step:
+            self.contexts["steps"] = {
+                **self.contexts.get("steps", {}),
+                step["id"]: {"outputs": outputs},
+            }
+
+    def _composite(self, place: Path, given: Node, ran: Ran) -> None:
+        document = YAML(typ="safe").load(place / "action.yml")
+        unknown = given.keys() - document["inputs"].keys()
+        assert not unknown, f"the action has no inputs {unknown}"
+        inputs = {
+            name: text(one.get("default", ""), self.contexts)
+            for name, one in document["inputs"].items()
+        }
+        outer = self.contexts, self.action
+        self.contexts = {**self.contexts, "inputs": inputs | given, "steps": {}}
+        self.action, caller = place, ran.steps[-1]
+        for number, step in enumerate(document["runs"]["steps"], 100):
+            if evaluate(step.get("if", "true"), self.contexts):
+                ran.steps.append(f"{caller}/{step['name']}")
+                self.step(number, step, ran)
+        ran.outputs = {
+            name: text(one["value"], self.contexts) for name, one in document["outputs"].items()
+        }
+        self.contexts, self.action = outer
 
     def _environment(self, own: dict[str, str], files: Mapping[str, Path]) -> dict[str, str]:
         github = self.contexts["github"]
@@ -177,6 +222,7 @@ class Machine:
             "SHIPLINE_HOME": str(home / ".local/state/shipline"),  # for root it is elsewhere
             **{f"GITHUB_{k.upper()}": v for k, v in github.items() if isinstance(v, str)},
             **{f"GITHUB_{name}": str(file) for name, file in files.items()},
+            **({"GITHUB_ACTION_PATH": str(self.action)} if self.action else {}),
             **self.runner.environment,
             **self.variables,
             **own,
@@ -198,12 +244,16 @@ def _pairs(content: str) -> Iterator[tuple[str, str]]:
 
 
 def evaluate(condition: str, contexts: Node) -> Any:
-    """An expression: context values, comparison, &&, ||, ! and status functions of a good run."""
+    """An expression: context values, contains, comparison, &&, ||, ! and status functions of a
+    good run.
+    """
     words = re.sub(r"\A\$\{\{(.*)\}\}\Z", r"\1", str(condition).strip(), flags=re.DOTALL)
     for ours, theirs in (("&&", " and "), ("||", " or "), ("!cancelled()", "True")):
         words = words.replace(ours, theirs)
     words = re.sub(r"\btrue\b", "True", words)
-    words = re.sub(r"\b(github|secrets|matrix)((?:\.[\w-]+)+)", r"value('\1\2')", words)
+    words = re.sub(
+        r"\b(github|secrets|matrix|inputs|steps)((?:\.[\w-]+)+)", r"value('\1\2')", words
+    )
 
     def value(name: str) -> Any:
         found: Any = contexts
@@ -211,7 +261,7 @@ def evaluate(condition: str, contexts: Node) -> Any:
             found = found.get(part, "") if isinstance(found, Mapping) else ""
         return found
 
-    return eval(words, {"value": value})
+    return eval(words, {"value": value, "contains": lambda whole, part: part in whole})
 
 
 def text(content: Any, contexts: Node) -> str:
@@ -277,16 +327,30 @@ def _upload_sarif(machine: Machine, options: Node) -> None:
     assert report["version"] == "2.1.0"
 
 
+def _script(machine: Machine, options: Node) -> Node:
+    """Runs the script with node; outputs are lines that it prints."""
+    core = "const core = {setSecret: () => {}, setOutput: (k, v) => console.log(`${k}=${v}`)};\n"
+    done = subprocess.run(
+        ["node", "-e", core + options["script"]],
+        env={"PATH": os.environ["PATH"], **machine.runner.action_environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(_pairs(done.stdout))
+
+
 def _nothing(machine: Machine, options: Node) -> None:
     """Set up a language that this machine has."""
 
 
-ACTIONS: dict[str, Callable[[Machine, Node], None]] = {
+ACTIONS: dict[str, Callable[[Machine, Node], Node | None]] = {
     "actions/checkout": _checkout,
     "actions/setup-node": _nothing,
     "actions/upload-artifact": _upload,
     "actions/download-artifact": _download,
     "actions/cache/restore": _restore,
     "actions/cache/save": _save,
+    "actions/github-script": _script,
     "github/codeql-action/upload-sarif": _upload_sarif,
 }

@@ -119,10 +119,12 @@ def git_server(root: Path, tls: tuple[Path, Path] | None = None) -> Iterator[Git
                 self._reply(401, b"", ("WWW-Authenticate", 'Basic realm="x"'))
                 return
             parts = urlsplit(self.path)
-            name, _, rest = unquote(parts.path).lstrip("/").partition("/")
-            if name.endswith(".git") and rest and name not in found.plain:
+            path = unquote(parts.path).lstrip("/")
+            repository, ending, inside = path.partition(".git/")
+            if ending and inside and f"{repository}.git" not in found.plain:
                 self._backend(parts.path, parts.query)
                 return
+            name, _, rest = path.partition("/")
             place = found.plain.get(name, root / name) / rest
             if not place.is_file():
                 self._reply(404, b"")
