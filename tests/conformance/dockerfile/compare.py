@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Build cases with BuildKit and with shipline, and print what differs.
 
-    python tests/conformance/dockerfile/compare.py [--peer-only] [--jobs N] [CASE...]
+    python tests/conformance/dockerfile/compare.py [--peer-only | --through-docker] [--jobs N]
+        [CASE...]
 
+With --through-docker shipline builds by `--builder docker`, in the same engine.
 CASE is a name or a pattern (`copy-*`); none means all. Starts a registry and an engine, or uses
 those that SHIPLINE_TEST_REGISTRY (HOST:PORT) and SHIPLINE_TEST_DOCKER_HOST (unix://...) name:
 the registry must be the engine's mirror and hold the base images. `--serve` starts such a pair,
@@ -150,6 +152,9 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--peer-only", action="store_true", help="build with BuildKit only")
+    parser.add_argument(
+        "--through-docker", action="store_true", help="shipline builds with --builder docker"
+    )
     parser.add_argument("--show", action="store_true", help="print what BuildKit made")
     parser.add_argument("--serve", action="store_true", help="start the peers and wait")
     arguments = parser.parse_args()
@@ -160,7 +165,8 @@ def main() -> int:
             serve(work)
             return 0
         with peers(work) as (docker, registry), git_server(work / "served") as server:
-            own = Shipline(registry, work / "shipline", server)
+            through = docker if arguments.through_docker else None
+            own = Shipline(registry, work / "shipline", server, through=through)
             peer = BuildKit(docker, registry, server)
             cases = chosen(arguments.cases)
             if arguments.show:

@@ -6,6 +6,7 @@ See `compare.py` for work on single cases.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from corpus import (
     LINKS,
     TREE,
     BuildKit,
+    Case,
     Outcome,
     Shipline,
     load_all,
@@ -31,6 +33,16 @@ CASES = load_all()
 CASE_FILES = Path(__file__).parent / "cases"
 
 
+def _sample() -> list[str]:
+    """The first case of each kind, the first word of its name, and every 40th of the others."""
+    names = [name for name, case in sorted(CASES.items()) if case.for_peer]
+    first = {name.partition("-")[0]: name for name in reversed(names)}
+    return sorted({*first.values(), *names[::40]})
+
+
+SAMPLE = _sample()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
     """A server of repositories and files."""
@@ -38,9 +50,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
         yield running
 
 
+@dataclass(frozen=True)
+class OnceEach:
+    """A builder that is asked once for each case."""
+
+    builder: BuildKit
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def build(self, case: Case) -> Outcome:
+        if case.name not in self.outcomes:
+            self.outcomes[case.name] = self.builder.build(case)
+        return self.outcomes[case.name]
+
+
 @pytest.fixture(scope="session")
-def buildkit(docker: Docker, registry: Registry, server: GitServer) -> BuildKit:
-    return BuildKit(docker, registry, server)
+def buildkit(docker: Docker, registry: Registry, server: GitServer) -> OnceEach:
+    return OnceEach(BuildKit(docker, registry, server))
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +77,7 @@ def shipline(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_image_is_that_of_buildkit(name: str, buildkit: BuildKit, shipline: Shipline) -> None:
+def test_the_image_is_that_of_buildkit(name: str, buildkit: OnceEach, shipline: Shipline) -> None:
     """And neither the results of other cases in the cache nor its own make another image of it."""
     case = CASES[name]
     want = buildkit.build(case) if case.for_peer else None
@@ -66,6 +91,20 @@ def test_the_image_is_that_of_buildkit(name: str, buildkit: BuildKit, shipline: 
     problems += [*_changes(cold, over_others), *_changes(cold, over_its_own)]
     if _configs(over_others) != _configs(over_its_own):
         problems.append(f"built again: {_configs(over_others)} {_configs(over_its_own)}")
+    assert not problems, "\n".join(["", *problems])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_image_is_the_same_through_the_engine(
+    name: str, buildkit: OnceEach, shipline: Shipline, docker: Docker
+) -> None:
+    """Of each kind of case: all of them are compared by `compare.py --through-docker`."""
+    case = CASES[name]
+    got = replace(shipline, through=docker).build(case)
+    problems = verdict(
+        case, buildkit.build(case), got, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS)
+    )
     assert not problems, "\n".join(["", *problems])
 
 

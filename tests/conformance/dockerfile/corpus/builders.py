@@ -86,13 +86,14 @@ class BuildKit:
 @dataclass(frozen=True)
 class Shipline:
     """`shipline build` with `registry` as mirror of Docker Hub and its state in `home`, of which
-    only a `warm` one takes cached results.
+    only a `warm` one takes cached results; or by the BuildKit of an engine, with `through`.
     """
 
     registry: Registry
     home: Path
     server: GitServer
     warm: bool = False
+    through: Docker | None = None
 
     def build(self, case: Case) -> Outcome:
         environment = {
@@ -102,6 +103,9 @@ class Shipline:
         }
         reference = f"{self.registry.address}/shipline/{case.name}"
         words = ["build", "--push", *([] if self.warm else ["--no-cache"]), "-t", reference]
+        if self.through is not None:
+            environment["DOCKER_HOST"] = self.through.host
+            words += ["--builder=docker", "--network=none"]
         with TemporaryDirectory(prefix="corpus-") as temporary:
             prepared = _prepare(case, Path(temporary), self.server)
             start = time.monotonic()
