@@ -113,6 +113,15 @@ def test_an_image_is_loaded_into_the_engine(
     assert docker.run("image", "inspect", "builders-load:1").returncode == 0
 
 
+def test_images_of_the_engine_are_bases_there(
+    shipline: Shipline, context: Path, tmp_path: Path
+) -> None:
+    build(shipline, "--builder=docker", "--load", "-t", "builders-base:1", context).ok()
+    (context / "Dockerfile").write_text("FROM builders-base:1\nCOPY deep /more\n")
+    build(shipline, "--builder=docker", "-o", tmp_path / "out", context).ok()
+    assert (tmp_path / "out/word").exists() and (tmp_path / "out/more/file").exists()
+
+
 def test_a_failure_is_shown_as_one_of_this_machine(shipline: Shipline, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo oops; exit 3\n")
     for builder in ("--builder=docker", "--builder=native"):

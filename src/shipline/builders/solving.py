@@ -99,7 +99,8 @@ def build_on(
     for output in request.outputs:
         _add_output(output, job, node.facts, results)
     caches = open_caches(request.cache, settings.environment, step)
-    attributes = _attributes(request) | job.inputs.attributes
+    attributes = _attributes(request, in_engine=job.builder.driver == "docker")
+    attributes |= job.inputs.attributes
     if caches.options.imports:
         imports = [{"Type": one.type, "Attrs": one.attrs} for one in caches.options.imports]
         attributes["cache-imports"] = json.dumps(imports)
@@ -183,13 +184,15 @@ def _check(request: BuildRequest, builder: Builder, node: OpenNode) -> None:
     require_capable(builder.name, capability_name(builder, node.facts), request)
 
 
-def _attributes(request: BuildRequest) -> dict[str, str]:
-    """The attributes of the Dockerfile frontend (moby/buildkit, frontend/dockerui/config.go)."""
+def _attributes(request: BuildRequest, *, in_engine: bool) -> dict[str, str]:
+    """The attributes of the Dockerfile frontend (moby/buildkit, frontend/dockerui/config.go). In an
+    engine, its own images come before those of registries.
+    """
     run = request.run
     found = {
         "platform": ",".join(map(str, request.platforms)),
         "target": request.target or "",
-        "image-resolve-mode": "pull" if request.pull else "",
+        "image-resolve-mode": "pull" if request.pull else "local" if in_engine else "",
         "force-network-mode": "" if run.network == "default" else run.network,
         "add-hosts": _comma(f"{host.name}={host.address}" for host in run.hosts),
         "shm-size": "" if run.shm_size == SHM_SIZE else str(run.shm_size),

@@ -101,10 +101,9 @@ def test_the_image_is_the_same_through_the_engine(
 ) -> None:
     """Of each kind of case: all of them are compared by `compare.py --through-docker`."""
     case = CASES[name]
+    want = buildkit.build(case)
     got = replace(shipline, through=docker).build(case)
-    problems = verdict(
-        case, buildkit.build(case), got, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS)
-    )
+    problems = verdict(case, want, got, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS))
     assert not problems, "\n".join(["", *problems])
 
 
