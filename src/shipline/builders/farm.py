@@ -318,11 +318,20 @@ def _join(
     }
 
 
+def descriptor_of(response: Mapping[str, str]) -> Descriptor | None:
+    """The image that exporters made; None if they made none."""
+    if (encoded := response.get(_DESCRIPTOR)) is None:
+        return None
+    return Descriptor.from_json(json.loads(base64.b64decode(encoded)))
+
+
 def _entries(
     response: Mapping[str, str], platform: Platform, name: Reference, repositories: Repositories
 ) -> Iterator[Descriptor]:
     """The manifests that a node pushed: those of its index, with attestations, or the only one."""
-    found = Descriptor.from_json(json.loads(base64.b64decode(response[_DESCRIPTOR])))
+    found = descriptor_of(response)
+    if found is None:
+        raise BuilderError(f"the builder does not say what it pushed for {platform}")
     if found.media_type not in media.INDEXES:
         yield replace(found, platform=found.platform or platform)
         return

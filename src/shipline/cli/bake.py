@@ -410,7 +410,7 @@ def _build(
         facts = {name: response_facts(one) for name, one in found.items()}
     else:
         engine.enter()
-        made = shown("bake", lambda step: engine.start_targets(requests, step), mode, warned)
+        made = shown("bake", lambda step: engine.start(requests, step), mode, warned)
         facts = {name: result_facts(one) for name, one in made.items()}
     if metadata_file:
         asked, told = os.environ.get("BUILDX_METADATA_WARNINGS", ""), {}

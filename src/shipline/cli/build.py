@@ -59,7 +59,7 @@ def command(
         write_response(request, found[""], mode=mode)
         return 0
     engine.enter()
-    result = _build(request, mode, warned, lambda step: engine.start(request, step))
+    result = _build(request, mode, warned, lambda step: engine.start({"": request}, step)[""])
     asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
     told = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
     write_result(request, result, warnings=told, mode=mode)

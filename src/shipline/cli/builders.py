@@ -37,6 +37,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.buildkit.control import Control
+    from shipline.oci import Descriptor
 
 DOCKER = "docker"
 """The engine of docker's current context, as a builder without a file."""
@@ -93,6 +94,14 @@ def build_on_builder(
 
     with open_settings(*requests.values()) as settings:
         return build_on_nodes(builder, requests, settings, login, step)
+
+
+def descriptors(found: Mapping[str, Mapping[str, str]]) -> dict[str, Descriptor]:
+    """The images that a builder made, of those targets for which it names one."""
+    from shipline.builders.farm import descriptor_of
+
+    images = {name: descriptor_of(response) for name, response in found.items()}
+    return {name: one for name, one in images.items() if one is not None}
 
 
 @click.command("create")

@@ -114,12 +114,15 @@ def workflow(path: Path | None, cwd: Path) -> tuple[Workflow, Path]:
 
 def _workflow(config: Config, root: Path) -> Workflow:
     pipeline, section = config.pipeline, config.ci or CiSection()
-    if pipeline.image is None:
+    builds = pipeline.builds
+    images = list(pipeline.images.values())
+    places = [*images, *(copy for build in builds.values() for copy in build.copies)]
+    if not images:
         raise ConfigError(
             "shipline.yaml has no image",
             hint="add `image: registry.example/team/app`",
         )
-    for image in (pipeline.image, *pipeline.copies):
+    for image in places:
         if with_variables(str(image), str) != str(image):
             name = with_variables(str(image), "${{{}}}".format)
             raise ConfigError(
@@ -128,16 +131,23 @@ def _workflow(config: Config, root: Path) -> Workflow:
             )
     tests = {name: step for name, step in pipeline.commands.items() if not step.after_build}
     language = detect_project(root).language
+    platforms = tuple(
+        dict.fromkeys(str(one) for build in builds.values() for one in build.platforms)
+    )
     return Workflow(
-        image=pipeline.image.name,
+        image=images[0].name,
         shipline=own_requirement() or f"shipline=={__version__}",
-        platforms=tuple(map(str, pipeline.build.platforms)) or ("linux/amd64",),
+        platforms=platforms or ("linux/amd64",),
         tests=tuple(tests),
         reports=tuple(dict.fromkeys(path for step in tests.values() for path in step.report_paths)),
-        build=tuple(_flags(pipeline.build)),
+        build=tuple(flag for build in builds.values() for flag in _flags(build)),
         context=pipeline.build.context,
-        variables=tuple(_variables(pipeline.build)),
-        logins=tuple(_logins((pipeline.image, *pipeline.copies), section)),
+        targets=tuple(pipeline.targets),
+        variables=tuple(
+            dict.fromkeys(name for build in builds.values() for name in _variables(build))
+        ),
+        logins=tuple(_logins(places, section)),
+        registries=len({image.host for image in images}),
         signing=_signing(pipeline, section, root),
         without=tuple(_without(config)),
         toolchain=language.toolchain if language else None,
@@ -350,6 +360,11 @@ def action_build(settings: ProgramSettings) -> None:
 
 def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, force: bool) -> None:
     workflow, root = _ci_workflow(path)
+    if workflow.targets and kind.endswith("buildx"):
+        raise UsageError(
+            "--style: Docker's action builds one image, and shipline.yaml has targets",
+            hint="leave --style out: `shipline ship` builds them all",
+        )
     default, writer = _WRITERS[kind]
     text = writer(workflow, root)
     if stdout:

@@ -39,18 +39,10 @@ def enter() -> None:
         enter_user_namespace()
 
 
-def start(request: BuildRequest, step: Step) -> BuildResult:
-    """Build, with the registries, the state directory and the streams of this process."""
+def start(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, BuildResult]:
+    """Build targets, with the registries, the state directory and the streams of this process."""
     # a build makes many objects and few cycles: looking for them was 3 % of the smallest one
     gc.set_threshold(50_000, 20, 100)
-    from shipline.build import build
-
-    with open_settings(request) as settings:
-        return build(request, settings, step)
-
-
-def start_targets(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, BuildResult]:
-    """Build several targets, with the registries, state directory and streams of this process."""
     from shipline.build import build_targets
 
     with open_settings(*requests.values()) as settings:
@@ -97,18 +89,30 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 _SPANS = 1 << 32  # spans of a child, per span of ours
 
 
-def builder(stream: Stream) -> Builder:
-    """How a run builds: in this process, or in a child that is root of a user namespace."""
+def builder(stream: Stream, other: str) -> Builder:
+    """How a run builds: on the builder `other` if there is one, else in this process, or in a child
+    that is root of a user namespace.
+    """
 
-    def build(request: BuildRequest, step: Step) -> Descriptor:
+    def build(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, Descriptor]:
+        if other:
+            from shipline.cli.builders import build_on_builder, descriptors
+
+            return descriptors(build_on_builder(other, requests, step))
         if os.geteuid() == 0:
-            return start(request, step).root
-        return _in_child(request, step, stream)
+            return _roots(start(requests, step))
+        return _in_child(requests, step, stream)
 
     return build
 
 
-def _in_child(request: BuildRequest, step: Step, stream: Stream) -> Descriptor:
+def _roots(results: Mapping[str, BuildResult]) -> dict[str, Descriptor]:
+    return {name: result.root for name, result in results.items()}
+
+
+def _in_child(
+    requests: Mapping[str, BuildRequest], step: Step, stream: Stream
+) -> dict[str, Descriptor]:
     import pickle
     import subprocess
 
@@ -116,19 +120,21 @@ def _in_child(request: BuildRequest, step: Step, stream: Stream) -> Descriptor:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     with process, on_cancel(process.terminate):
-        pickle.dump(request, process.stdin)
+        pickle.dump(dict(requests), process.stdin)
         process.stdin.close()
         result = _follow(process.stdout, step, stream)
     check()
-    if isinstance(result, Descriptor):
+    if isinstance(result, dict):
         return result
     raise result or ShiplineError(
         f"the build ended with {process.returncode}, without an error message"
     )
 
 
-def _follow(source: IO[bytes], step: Step, stream: Stream) -> Descriptor | BaseException | None:
-    """Pass the events of a child on, below `step`; the result or error that it ended with."""
+def _follow(
+    source: IO[bytes], step: Step, stream: Stream
+) -> dict[str, Descriptor] | BaseException | None:
+    """Pass the events of a child on, below `step`; the results or error that it ended with."""
     import pickle
 
     root = 0
@@ -141,8 +147,8 @@ def _follow(source: IO[bytes], step: Step, stream: Stream) -> Descriptor | BaseE
             message = pickle.load(source)
         except EOFError:
             return None
-        if isinstance(message, (Descriptor, tuple)):
-            return message if isinstance(message, Descriptor) else _error(*message)
+        if isinstance(message, (dict, tuple)):
+            return message if isinstance(message, dict) else _error(*message)
         if isinstance(message, Started) and not message.parent:
             root = message.span
         elif isinstance(message, Started):
@@ -152,14 +158,14 @@ def _follow(source: IO[bytes], step: Step, stream: Stream) -> Descriptor | BaseE
 
 
 def child() -> None:
-    """Build the request on standard input; events and the result go to standard output."""
+    """Build the requests on standard input; events and results go to standard output."""
     import ctypes
     import pickle
 
     ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     from shipline.cli.interrupts import run_cancellable
 
-    request: BuildRequest = pickle.load(sys.stdin.buffer)
+    requests: dict[str, BuildRequest] = pickle.load(sys.stdin.buffer)
     enter()
     out = sys.stdout.buffer
 
@@ -170,7 +176,7 @@ def child() -> None:
     result: object
     try:
         with Stream(write) as stream, stream.step("build") as step:
-            result = run_cancellable(lambda: start(request, step), lambda: None).root
+            result = run_cancellable(lambda: _roots(start(requests, step)), lambda: None)
     except (ShiplineError, Cancelled) as error:
         result = (type(error).__module__, type(error).__qualname__, error.args, error.__dict__)
     write(result)

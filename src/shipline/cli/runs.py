@@ -125,4 +125,5 @@ def _unnamed(run: RunRecord) -> str:
     from shipline.ship.steps.build import digest_of
 
     outcome = run.error.partition("\n")[0] or digest_of(run)
-    return f"{run.image}: {outcome}" if run.image and outcome else outcome or run.image
+    image = run.shown_image
+    return f"{image}: {outcome}" if image and outcome else outcome or image

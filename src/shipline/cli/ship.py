@@ -21,7 +21,6 @@ from shipline.cli.interrupts import run_cancellable
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
 from shipline.events import Stream
-from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Sink
@@ -39,6 +38,7 @@ class Options:
     resume: str | None
     built: tuple[Path, ...]
     platforms: tuple[str, ...]
+    builder: str | None
     allow_dirty: bool
     keep_going: bool
     mode: str
@@ -90,6 +90,7 @@ def _words(
     metavar="OS/ARCH",
     help="Build only for these platforms.",
 )
+@click.option("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use.")
 @click.option(
     "--metadata-file",
     type=click.Path(path_type=Path),
@@ -172,8 +173,7 @@ def _project(query: CommitQuery, options: Options) -> ProjectConfig:
         raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
     pipeline = config.pipeline
     if options.platforms:
-        platforms = parse_platforms(options.platforms)
-        pipeline = replace(pipeline, build=replace(pipeline.build, platforms=platforms))
+        pipeline = pipeline.only_for(parse_platforms(options.platforms))
     tags = config.tags or TagsSection()
     return ProjectConfig(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
@@ -196,10 +196,10 @@ def _selection(project: ProjectConfig, options: Options) -> Selection:
     from shipline.ship.plan import Selection
     from shipline.ship.steps.build import read_built
 
-    image = project.pipeline.image
-    if options.built and image is None:
+    images = project.pipeline.images
+    if options.built and not images:
         raise UsageError("--built: shipline.yaml names no image")
-    built = read_built(options.built, image) if image is not None else ()
+    built = read_built(options.built, images)
     return Selection(frozenset(options.only), frozenset(options.skip), built)
 
 
@@ -212,11 +212,13 @@ def _ship(
     resume: str | None,
     as_json: bool,
 ) -> int:
+    from shipline.builders.instances import other_builder
     from shipline.cli.engine import builder
     from shipline.ship.runner import ship
     from shipline.ship.runs import Runs, StepLogs
 
     settings.json_lines = options.mode == "rawjson"
+    section = plan.inputs.pipeline.builder
     started: list[str] = []
     stream = Stream(*_sinks(options.mode), StepLogs())
     failure: ShiplineError | Cancelled | None = None
@@ -226,7 +228,7 @@ def _ship(
                 lambda: ship(
                     plan,
                     environment,
-                    builder(stream),
+                    builder(stream, other_builder(options.builder or section, os.environ)),
                     step,
                     resume=resume,
                     keep_going=options.keep_going,
@@ -280,32 +282,32 @@ def _show(run: RunRecord, *, as_json: bool) -> None:
         return
     from shipline.ship.plan import UNGATED, UNGATED_HINT
     from shipline.ship.render import ungated
-    from shipline.ship.steps.build import digest_of
-    from shipline.ship.steps.publish import names_of
+    from shipline.ship.steps.build import shown_images
+    from shipline.ship.steps.publish import tagged_images
 
-    names, digest = names_of(run), digest_of(run)
-    for name in names:
-        click.echo(f"{name}@{digest}")
+    for line in tagged_images(run) or shown_images(run):
+        click.echo(line)
     if ungated(run):
         click.echo(f"warning: {UNGATED}; {UNGATED_HINT}", err=True)
-    if not names and digest:
-        click.echo(f"{run.image}@{digest}")
 
 
 def _write_files(run: RunRecord, options: Options) -> None:
     """Write the files for other programs: metadata, summary, outputs of the CI job."""
     from shipline.cli.results import write_whole
+    from shipline.ship.record import by_target
     from shipline.ship.render import outputs, summary
-    from shipline.ship.steps.build import pushed_image
+    from shipline.ship.steps.build import pushed_images
 
-    image = pushed_image(run)
-    if options.metadata_file is not None and image is not None:
-        facts = {
+    facts = {
+        name: {
             "containerimage.descriptor": image.descriptor.to_json(),
             "containerimage.digest": str(image.digest),
-            "image.name": run.image,
+            "image.name": run.repositories[name],
         }
-        write_whole(options.metadata_file, json.dumps(facts, indent=2) + "\n")
+        for name, image in pushed_images(run).items()
+    }
+    if options.metadata_file is not None and facts:
+        write_whole(options.metadata_file, json.dumps(by_target(facts), indent=2) + "\n")
     environ = os.environ
     actions = environ.get("GITHUB_ACTIONS") == "true"
     for place in (options.summary, environ.get("GITHUB_STEP_SUMMARY") if actions else None):

@@ -202,7 +202,8 @@ def _measurements(gate: Mapping[str, Any]) -> Measurements:
 @dataclass(frozen=True, slots=True)
 class GateContext:
     """`now` decides on ages and waivers; reports older than `built_at`, the time of what is judged,
-    do not count. Waivers may be limited to a `repository` and an `environment`.
+    do not count. Waivers may be limited to a `repository` and an `environment`. `others` are the
+    digests of images that are judged together with this one: reports may be about those, too.
     """
 
     now: datetime
@@ -213,6 +214,7 @@ class GateContext:
     changes: ChangedLines | None = None
     baseline: Baseline | None = None
     built_at: datetime | None = None
+    others: frozenset[str] = frozenset()
 
     def before(self, gate: str) -> Measurements | None:
         """The measurements of the gate in the baseline."""

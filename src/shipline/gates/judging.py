@@ -196,7 +196,9 @@ def report_problems(
         else:
             yield from map(_inconclusive, _inconclusive_reasons(rules, file, file.report, context))
     if isinstance(rules, VulnerabilitiesGate | SbomGate) and context.image is not None:
-        yield from map(_inconclusive, _image_mismatches(rules, files, context.image))
+        yield from map(
+            _inconclusive, _image_mismatches(rules, files, context.image, context.others)
+        )
 
 
 def _unreadable(file: ReportFile) -> Check:
@@ -243,9 +245,12 @@ def _same_commit(left: str, right: str) -> bool:
 
 
 def _image_mismatches(
-    rules: VulnerabilitiesGate | SbomGate, files: Iterable[ReportFile], image: ImageSubject
+    rules: VulnerabilitiesGate | SbomGate,
+    files: Iterable[ReportFile],
+    image: ImageSubject,
+    others: frozenset[str],
 ) -> Iterator[str]:
-    """Reports about other images, and platforms without a report."""
+    """Reports about other images than this one and `others`, and platforms without a report."""
     if rules.about == "source":
         return
     known = {image.digest} | {
@@ -256,7 +261,7 @@ def _image_mismatches(
     for path, subject in images:
         if not subject.digests:
             yield f"{path} does not say which digest it is about"
-        elif not subject.digests & known:
+        elif not subject.digests & (known | others):
             yield f"{path} is about {min(subject.digests)}, not {image.digest}"
     if not images and rules.about == "auto":
         return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.errors import UsageError
 from shipline.git import Git, WorkTree
 from shipline.oci import Descriptor, Digest, Reference
-from shipline.ship.record import RunRecord, StepResult
+from shipline.ship.record import RunRecord, StepResult, by_target
 from shipline.ship.section import Pipeline
 
 if TYPE_CHECKING:
@@ -59,17 +59,19 @@ class Environment:
     clock: Callable[[], float] = time.time
 
 
-Builder = Callable[["BuildRequest", "Span"], Descriptor]
-"""Builds and pushes; returns the index, or the manifest of a single platform."""
+Builder = Callable[[Mapping[str, "BuildRequest"], "Span"], Mapping[str, Descriptor]]
+"""Builds and pushes; returns for each target its index, or the manifest of a single platform."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which steps to run. `built` are images from other machines, merged instead of a build."""
+    """Which steps to run. `built` are images from other machines by target, merged instead of a
+    build.
+    """
 
     only: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
-    built: tuple[Digest, ...] = ()
+    built: Mapping[str, tuple[Digest, ...]] = field(default_factory=dict)
 
     def left_out(self, name: str) -> str:
         """Why the step is not run; empty if it is."""
@@ -89,12 +91,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the tag policy decided; None if no step needs it. `reuse` is the existing image of this
-    commit; `refused` is why nothing may be tagged.
+    """What the tag policy decided; None if no step needs it. `reuse` are the existing images of
+    this commit, by target; `refused` is why nothing may be tagged.
     """
 
     decision: Decision | None = None
-    reuse: Digest | None = None
+    reuse: Mapping[str, Digest] = field(default_factory=dict)
     refused: str = ""
     notes: tuple[str, ...] = ()
 
@@ -125,7 +127,7 @@ class Naming:
             "git_tag": self.new_git_tag,
             "standing": self.existing_git_tag,
             "push": self.push,
-            "reuse": str(self.reuse or ""),
+            "reuse": by_target({name: str(digest) for name, digest in self.reuse.items()}) or "",
             "refused": self.refused,
             "notes": [*self.notes],
         }
@@ -240,6 +242,7 @@ class Plan:
         return {
             "version": 1,
             "image": str(self.inputs.pipeline.image or ""),
+            "images": {name: str(image) for name, image in self.inputs.pipeline.images.items()},
             "commit": work_tree.commit,
             "tree": work_tree.tree,
             "branch": self.inputs.branch,
@@ -333,15 +336,12 @@ class StepContext:
         return decision
 
     @property
-    def image(self) -> Reference:
-        """The repository of the image. Raises UsageError if the project has none."""
-        if self.project.pipeline.image is None:
-            raise UsageError("shipline.yaml names no image")
-        return self.project.pipeline.image
+    def images(self) -> Mapping[str, Reference]:
+        """The repositories of the images, by target."""
+        return self.project.pipeline.images
 
-    @property
-    def repository(self) -> Attachable:
-        return self.environment.repositories(self.image)
+    def repository(self, target: str) -> Attachable:
+        return self.environment.repositories(self.images[target])
 
     @property
     def git(self) -> Git:

@@ -74,7 +74,7 @@ def prepare(
     work_tree = read_work_tree(Git(project.root, environment.environ), ignore=ignored)
     naming, event = Naming(), _located(environment.event, work_tree)
     if any(kind.uses_decision and not selection.left_out(name) for name, kind in names.items()):
-        if pipeline.image is None:
+        if not pipeline.images:
             raise ConfigError(
                 "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
             )
@@ -84,7 +84,8 @@ def prepare(
         event = decision.event
         if not fetch and (doubt := policy.doubt()):
             naming = replace(naming, notes=(*naming.notes, doubt))
-    builds = not (selection.left_out("build") or selection.built or naming.reuse)
+    reused = naming.reuse.keys() == pipeline.images.keys()
+    builds = not (selection.left_out("build") or selection.built or reused)
     if builds and (problem := build_problem(project, environment.environ)):
         if not plan_only:
             raise problem
@@ -156,7 +157,7 @@ class _Policy:
         try:
             if work_tree.dirty and not allow_dirty:
                 raise DirtyWorkTree(work_tree)
-            return Naming(decision, self._reusable(decision), notes=notes)
+            return Naming(decision, dict(self._reusable(decision)), notes=notes)
         except (DirtyWorkTree, TagConflict) as refusal:
             if not plan_only:
                 raise
@@ -184,13 +185,15 @@ class _Policy:
             )
         return remote
 
-    def _reusable(self, decision: Decision) -> Digest | None:
-        """The existing image of this commit."""
-        image = self.project.pipeline.image
-        if image is None or not decision.push:
-            return None
+    def _reusable(self, decision: Decision) -> Iterator[tuple[str, Digest]]:
+        """The existing images of this commit, by target."""
+        if not decision.push:
+            return
         older = commit_order(self.git, self.project.tags.remote, fetch=self.fetch)
-        return reusable(placements(self.environment.repositories(image), decision, older))
+        for name, image in self.project.pipeline.images.items():
+            placed = placements(self.environment.repositories(image), decision, older)
+            if digest := reusable(placed):
+                yield name, digest
 
     def doubt(self) -> str:
         """Why a run, which fetches tags, may get another version than this plan."""

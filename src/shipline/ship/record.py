@@ -46,6 +46,7 @@ Decode = Callable[[str, Mapping[str, Any]], StepResult | None]
 ValueError.
 """
 R = TypeVar("R", bound=StepResult)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,17 @@ class RunRecord:
     error: str = ""
     exit_code: int = 0
     keys: int = KEYS
+    images: Mapping[str, str] = field(default_factory=dict)
+    """The repositories of several images, by target."""
+
+    @property
+    def repositories(self) -> Mapping[str, str]:
+        """The repositories of all images, by target; a single one has the empty name."""
+        return self.images or {"": self.image}
+
+    @property
+    def shown_image(self) -> str:
+        return ", ".join(self.images.values()) or self.image
 
     def step(self, name: str) -> StepRecord | None:
         return next((step for step in self.steps if step.name == name), None)
@@ -142,6 +154,11 @@ class RunRecord:
             return cls(**{**known, "state": RunState(known["state"]), "steps": steps})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ContentError(f"the record is damaged: {error}") from None
+
+
+def by_target(values: Mapping[str, T]) -> T | dict[str, T]:
+    """What a document has for values by target: that of a single image as it is."""
+    return values[""] if values.keys() == {""} else dict(values)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineE
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
 from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.section import Pipeline
-from shipline.ship.steps.build import digest_of
+from shipline.ship.steps.build import digest_of, pushed_images, shown_images
 from shipline.ship.steps.command import COMMAND, LAST_LINES, reproduction
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of
@@ -38,7 +38,11 @@ def plan_text(plan: Plan) -> str:
     inputs, naming = plan.inputs, plan.inputs.naming
     where = f" on {inputs.branch}" if inputs.branch else ""
     dirty = ", with uncommitted changes" if inputs.work_tree.dirty else ""
-    lines = [f"image   {inputs.pipeline.image or '(none)'}"]
+    images = inputs.pipeline.images
+    lines = [
+        f"{'' if index else 'image':<7} {image}{f'  ({name})' if name else ''}"
+        for index, (name, image) in enumerate(images.items())
+    ] or ["image   (none)"]
     lines += [f"commit  {inputs.work_tree.short}{where}{dirty}"]
     lines += ["", "steps", *_step_lines(plan)]
     if plan.ungated:
@@ -100,7 +104,7 @@ def failure_sections(
 
 
 def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:
-    lines = ["digest so far:", digest_of(run)] if digest_of(run) else []
+    lines = ["built so far:", *shown_images(run)] if pushed_images(run) else []
     command = pipeline.commands.get(failed.name) if failed else None
     if command is not None:
         lines.append(f"reproduce: {reproduction(command, Path(run.root))}")
@@ -112,9 +116,10 @@ def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> lis
 
 def summary(run: RunRecord) -> str:
     """A summary in Markdown for CI."""
-    lines = [f"## {run.image or 'shipline'}", ""]
+    lines = [f"## {run.shown_image or 'shipline'}", ""]
     if digest_of(run):
         lines += [f"Digest `{digest_of(run)}`, commit `{run.commit[:_COMMIT]}`", ""]
+        lines += [f"- `{image}`" for image in shown_images(run) if run.images]
     lines += [f"- `{name}`" for name in names_of(run)]
     lines += ["", "| step | result | time | |", "|---|---|---|---|"]
     for step in run.steps:
@@ -136,12 +141,13 @@ def ungated(run: RunRecord) -> bool:
 
 
 def outputs(run: RunRecord) -> Mapping[str, str]:
-    """The outputs for later steps of a CI job."""
+    """The outputs for later steps of a CI job; lists for several images, in one order."""
     names = names_of(run)
+    digests = [str(image.digest) for image in pushed_images(run).values()]
     return {
         "run": run.id,
-        "image": run.image,
-        "digest": digest_of(run),
+        "image": ",".join(run.repositories.values()),
+        "digest": ",".join(digests),
         "tags": ",".join(dict.fromkeys(name.rpartition(":")[2] for name in names)),
         "names": ",".join(names),
         "version": version_of(run),
@@ -154,7 +160,10 @@ def run_text(run: RunRecord) -> str:
     resumed = f", resumed {counted(run.resumed, 'time')}" if run.resumed else ""
     lines = [
         f"run     {run.id}: {run.state.value}",
-        f"image   {run.image or '(none)'}" + (f"@{digest_of(run)}" if digest_of(run) else ""),
+        *(
+            f"{'' if index else 'image':<7} {image}"
+            for index, image in enumerate(shown_images(run) or [run.shown_image or "(none)"])
+        ),
         f"commit  {run.commit}{' (dirty)' if run.dirty else ''} {run.branch}".rstrip(),
         f"started {started}{resumed}",
         "",

@@ -120,25 +120,32 @@ def left_to_gates(section: GatesSection | None, step: StepSection) -> bool:
 
 
 def reports_by_gate(
-    section: GatesSection, pipeline: Pipeline, run: RunRecord
+    section: GatesSection, pipeline: Pipeline, run: RunRecord, target: str
 ) -> dict[str, list[str]]:
-    """The reports of each gate: its own, then those of steps."""
+    """The reports of each gate on the image of a target: its own, then those of steps."""
     own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
     reports: dict[str, list[str]] = {}
     built = run.step("build")
     if _SBOM in own and built is not None and built.reports:
-        reports[_SBOM] = [*own[_SBOM], *built.reports]
+        reports[_SBOM] = [*own[_SBOM], *_about(target, built.reports)]
     for name, step in pipeline.commands.items():
-        for gate, path in _reports(step, run, name):
+        for gate, path in _reports(step, run, name, target):
             if gate in own and path not in reports.setdefault(gate, [*own[gate]]):
                 reports[gate].append(path)
     return reports
 
 
-def _reports(step: StepSection, run: RunRecord, name: str) -> Iterator[tuple[str, str]]:
+def _about(target: str, paths: Iterable[str]) -> Iterator[str]:
+    """The reports about the image of a target, among those that a step wrote for all images."""
+    return (path for path in paths if not target or Path(path).parent.name == target)
+
+
+def _reports(
+    step: StepSection, run: RunRecord, name: str, target: str
+) -> Iterator[tuple[str, str]]:
     record = run.step(name)
     if step.scanner is not None and record is not None and record.state in DONE:
-        yield from ((SCANNERS[step.scanner].gate, path) for path in record.reports)
+        yield from ((SCANNERS[step.scanner].gate, path) for path in _about(target, record.reports))
     elif isinstance(step.reports, Mapping):
         for gate, paths in step.reports.items():
             yield from ((gate, path) for path in as_tuple(paths))

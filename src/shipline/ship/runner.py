@@ -92,6 +92,7 @@ def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
         root=str(inputs.project.root),
         file=inputs.project.file,
         image=str(inputs.pipeline.image or ""),
+        images={name: str(image) for name, image in inputs.pipeline.images.items() if name},
         commit=inputs.work_tree.commit,
         tree=inputs.work_tree.tree,
         branch=inputs.branch,

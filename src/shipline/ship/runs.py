@@ -207,9 +207,11 @@ class Recorder:
         """The log file of a step."""
         return _log_path(self.directory, step)
 
-    def report(self, step: str, what: str) -> Path:
-        """The file for the report of a scanner."""
-        return self.directory / "reports" / f"{_NAME.sub('_', step)}-{_NAME.sub('-', what)}"
+    def report(self, step: str, target: str, what: str) -> Path:
+        """The file for a report about the image of a target."""
+        place = self.directory / "reports" / target
+        place.mkdir(exist_ok=True)
+        return place / f"{_NAME.sub('_', step)}-{_NAME.sub('-', what)}"
 
 
 class StepLogs:

@@ -1,20 +1,22 @@
-"""The keys of shipline.yaml for the pipeline: image, steps, build, sign, copies."""
+"""The keys of shipline.yaml for the pipeline: image, targets, steps, build, sign, copies."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
 
-from shipline.errors import ConfigError
+from shipline.errors import ConfigError, UsageError
 from shipline.oci import Platform, Reference
 from shipline.units import Duration
+from shipline.values import replace
 
 RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 """The steps that every pipeline has, in order."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
 Occasion = Literal["push", "tag", "pull-request", "schedule"]
 
@@ -151,6 +153,50 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetSection(Build):
+    """An image of several that are shipped together, or a target that only others use."""
+
+    image: Reference | None = field(
+        default=None,
+        metadata={
+            "doc": "The repository to push to, without a tag; a target without one is only a"
+            " context of others, as `target:NAME`.",
+            "interpolate": True,
+        },
+    )
+    copies: tuple[Reference, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Repositories that get the image with its signatures and tags.",
+            "interpolate": True,
+        },
+    )
+
+    @property
+    def places(self) -> tuple[Reference, ...]:
+        """The repositories that get the image."""
+        return (self.image, *self.copies) if self.image else ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that it has as contexts."""
+        prefix = "target:"
+        contexts = self.contexts.values()
+        return tuple(one.removeprefix(prefix) for one in contexts if one.startswith(prefix))
+
+    def over(self, shared: Build) -> Self:
+        """With the values of `shared` for keys that are not set; mappings have both."""
+        changed: dict[str, Any] = {}
+        for key in fields(shared):
+            own, theirs = getattr(self, key.name), getattr(shared, key.name)
+            if isinstance(own, Mapping):
+                changed[key.name] = {**theirs, **own}
+            elif own == key.default:
+                changed[key.name] = theirs
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, slots=True)
 class Sign:
     """How an image that passed the gates is signed, and which statements are attached."""
 
@@ -170,7 +216,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The pipeline of one image."""
+    """The pipeline of one image, or of several targets."""
 
     image: Reference | None = field(
         default=None,
@@ -180,7 +226,14 @@ class Pipeline:
         default_factory=dict,
         metadata={"doc": "Commands by name: a script, or a mapping. They run concurrently."},
     )
-    build: Build = field(default_factory=Build, metadata={"doc": "How the image is built."})
+    build: Build = field(
+        default_factory=Build,
+        metadata={"doc": "How the image is built; with `targets`, what they have in common."},
+    )
+    targets: Mapping[str, TargetSection] = field(
+        default_factory=dict,
+        metadata={"doc": "Instead of image and copies: several images by name, shipped together."},
+    )
     sign: Sign | None = field(
         default=None, metadata={"doc": "How the image is signed; by default it is not."}
     )
@@ -191,6 +244,10 @@ class Pipeline:
             "interpolate": True,
         },
     )
+    builder: str | None = field(
+        default=None,
+        metadata={"doc": "The builder that builds, as `shipline builder ls` names it."},
+    )
     keep_runs: int = field(default=50, metadata={"doc": "Number of records of runs to keep."})
 
     def __post_init__(self) -> None:
@@ -199,14 +256,48 @@ class Pipeline:
                 raise ConfigError(f"steps: {name!r} is not a name of letters, digits, . _ and -")
             if name in RESERVED:
                 raise ConfigError(f"steps: {name} is a step that every pipeline has: rename yours")
-        for key, image in (("image", self.image), *(("copies", copy) for copy in self.copies)):
-            if image is not None and (image.tag or image.digest):
-                raise ConfigError(f"{key}: {image} has a tag or digest: name the repository alone")
-        if self.image in self.copies:
-            raise ConfigError(f"copies: {self.image} is the image itself")
+        if self.targets and (self.image or self.copies):
+            key = "image" if self.image else "copies"
+            raise ConfigError(f"targets: each has an image of its own: move {key} into one of them")
+        _check_targets(self.targets)
+        _check_places(self.builds)
         if self.keep_runs < 1:
             raise ConfigError("keep-runs: must be at least 1")
-        _check_needs(self.commands, self.build.needs)
+        _check_needs(self.commands, self.build_needs)
+
+    @property
+    def builds(self) -> Mapping[str, TargetSection]:
+        """What is built, by target; without targets it has the empty name."""
+        if self.targets:
+            return {name: target.over(self.build) for name, target in self.targets.items()}
+        shared = {key.name: getattr(self.build, key.name) for key in fields(self.build)}
+        return {"": TargetSection(**shared, image=self.image, copies=self.copies)}
+
+    @property
+    def images(self) -> Mapping[str, Reference]:
+        """The repositories that images are pushed to, by target."""
+        return {name: one.image for name, one in self.builds.items() if one.image is not None}
+
+    def only_for(self, platforms: tuple[Platform, ...]) -> Self:
+        """Building for `platforms` alone: a target that is for others is no image then. Raises
+        UsageError if none is left.
+        """
+        build = replace(self.build, platforms=platforms)
+        if not self.targets:
+            return replace(self, build=build)
+        targets = {}
+        for name, target in self.builds.items():
+            wanted = tuple(one for one in platforms if one in (target.platforms or platforms))
+            left = target if wanted else replace(target, image=None, copies=())
+            targets[name] = replace(left, platforms=wanted or platforms)
+        if all(target.image is None for target in targets.values()):
+            raise UsageError(f"--platform: no target is for {', '.join(map(str, platforms))}")
+        return replace(self, build=Build(), targets=targets)
+
+    @property
+    def build_needs(self) -> tuple[str, ...]:
+        """The steps that must have passed before the build."""
+        return tuple(dict.fromkeys(name for one in self.builds.values() for name in one.needs))
 
     @property
     def commands(self) -> Mapping[str, StepSection]:
@@ -220,6 +311,46 @@ class Pipeline:
 def as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """The value as a tuple."""
     return (value,) if isinstance(value, str) else value
+
+
+def _check_targets(targets: Mapping[str, TargetSection]) -> None:
+    """Raises ConfigError for bad names, contexts that are no targets, and cycles of them."""
+    for name, target in targets.items():
+        if not _TARGET.match(name):
+            raise ConfigError(f"targets: {name!r} is not a name of letters, digits, _ and -")
+        if twin := next((one for one in targets if _equal(one, name) and one != name), ""):
+            raise ConfigError(f"targets: {name} and {twin} have the same names of variables")
+        for used in target.targets:
+            if used not in targets:
+                known = ", ".join(targets)
+                raise ConfigError(f"targets.{name}.contexts: there is no target {used!r}: {known}")
+    edges = {name: target.targets for name, target in targets.items()}
+    for name in edges:
+        if circle := next(_circles(name, edges, (name,)), None):
+            raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(circle)}")
+    if targets and all(target.image is None for target in targets.values()):
+        raise ConfigError("targets: none of them has an image")
+
+
+def _equal(one: str, other: str) -> bool:
+    """Whether variables of both have one name."""
+    return one.upper().replace("-", "_") == other.upper().replace("-", "_")
+
+
+def _check_places(builds: Mapping[str, TargetSection]) -> None:
+    """Raises ConfigError for repositories with a tag, and for those that two images have."""
+    seen: dict[str, str] = {}
+    for name, build in builds.items():
+        prefix = f"targets.{name}." if name else ""
+        for index, place in enumerate(build.places):
+            key = f"{prefix}copies" if index else f"{prefix}image"
+            if place.tag or place.digest:
+                raise ConfigError(f"{key}: {place} has a tag or digest: name the repository alone")
+            if place.name in seen:
+                what = "the image itself" if seen[place.name] == f"{prefix}image" else "there twice"
+                other = "" if seen[place.name].startswith(prefix) else f", in {seen[place.name]}"
+                raise ConfigError(f"{key}: {place} is {what}{other}")
+            seen[place.name] = key
 
 
 def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]) -> None:

@@ -194,7 +194,7 @@ def test_a_step_runs_where_all_of_its_when_holds(when: str, event: Event, runs: 
 
 def test_an_image_that_is_there_is_not_built() -> None:
     digest = Digest.of(b"x")
-    found = plan(naming=Naming(DECISION, reuse=digest)).step("build")
+    found = plan(naming=Naming(DECISION, reuse={"": digest})).step("build")
     assert str(digest) in found.step.note
 
 

@@ -15,7 +15,7 @@ from shipline.ship.record import KEYS, RunRecord, as_json
 from shipline.ship.runs import Runs
 from shipline.ship.section import RESERVED, Build, Pipeline
 from shipline.ship.steps import KINDS, decode
-from shipline.ship.steps.build import LocalImage, digest_of, pushed_image
+from shipline.ship.steps.build import LocalImages, digest_of, pushed_images
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import ReservedVersion, names_of, version_of
 
@@ -84,20 +84,33 @@ def test_results_are_read_as_they_were_written() -> None:
     run = read(written())
     assert run.keys == 1 != KEYS
     assert digest_of(run) == DIGEST
-    image = pushed_image(run)
-    assert image is not None and image.platforms == (("linux/amd64", Digest.parse(CHILD)),)
-    assert gate_verdicts(run).statements == (("urn:t", {"outcome": "pass", "gates": []}),)
+    image = pushed_images(run)[""]
+    assert image.platforms == (("linux/amd64", Digest.parse(CHILD)),)
+    assert gate_verdicts(run).statements == {"": [("urn:t", {"outcome": "pass", "gates": []})]}
     assert names_of(run) == ("a.example/app:v0.1.0",)
     assert version_of(run) == "0.1.0"
     reserved = run.result("reserve", ReservedVersion)
     assert reserved is not None and reserved.tags == (("v0.1.0", False),)
-    assert json.loads(json.dumps(run.to_json())) == written(keys=1)
+    assert json.loads(json.dumps(run.to_json())) == written(keys=1, images={})
 
 
 def test_an_image_that_was_not_pushed_has_only_a_digest() -> None:
     image = decode("build", {"built": DIGEST})
-    assert image == LocalImage(Digest.parse(DIGEST))
+    assert isinstance(image, LocalImages) and image.digests == {"": Digest.parse(DIGEST)}
     assert image.to_json() == {"built": DIGEST}
+
+
+def test_results_of_several_targets_are_read_as_they_were_written() -> None:
+    build = next(step["results"] for step in written()["steps"] if step["kind"] == "build")
+    statement = {"type": "urn:t", "content": {"outcome": "pass"}}
+    for kind, results in (
+        ("build", {"targets": {"web": build, "worker": build}}),
+        ("build", {"built": {"web": DIGEST, "worker": DIGEST}}),
+        ("gates", {"statements": {"web": [statement], "worker": []}, "verdicts": ["a: pass"]}),
+        ("publish", {"names": ["a/b:1"], "images": [f"a/b:1@{DIGEST}"], "version": ""}),
+    ):
+        found = decode(kind, results)
+        assert found is not None and found.to_json() == results
 
 
 def test_keys_of_a_later_version_are_passed_over() -> None:

@@ -18,7 +18,7 @@ from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.reports import SCANNERS
 from shipline.ship.section import Build, Pipeline, StepSection
-from shipline.ship.steps.build import PushedImage, image_labels, read_built
+from shipline.ship.steps.build import PushedImage, PushedImages, image_labels, read_built
 from shipline.ship.steps.sign import provenance
 from shipline.tags import Event, Situation, TagsSection, decide
 from shipline.tags.decision import built_from
@@ -27,12 +27,13 @@ from shipline.values import replace
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")
 INDEX = Descriptor(media.OCI_INDEX, DIGEST, 5)
+BUILT = PushedImages({"": PushedImage(INDEX, ())})
 RUN = RunRecord(
     "20260101-000000-abcdef", "/project", "shipline.yaml", str(IMAGE), "c" * 40, "t", "main",
     False, 1.0,
     (
         StepRecord("test", "command", "k", RunState.FAILED, 1.0, 3.0, reason="test ended | with 1"),
-        StepRecord("build", "build", "k", RunState.PASSED, result=PushedImage(INDEX, ())),
+        StepRecord("build", "build", "k", RunState.PASSED, result=BUILT),
     ),
     RunState.FAILED,
 )  # fmt: skip
@@ -46,7 +47,7 @@ def built(place: Path, content: object) -> Path:
 
 def test_builds_of_other_machines_are_read(tmp_path: Path) -> None:
     path = built(tmp_path, {"containerimage.digest": str(DIGEST), "image.name": f"{IMAGE}:latest"})
-    assert read_built([path, path], IMAGE) == (DIGEST,)
+    assert read_built([path, path], {"": IMAGE}) == {"": (DIGEST,)}
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,20 @@ def test_builds_of_other_machines_are_read(tmp_path: Path) -> None:
 )
 def test_other_files_are_no_builds(content: object, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--built"):
-        read_built([built(tmp_path, content)], IMAGE)
+        read_built([built(tmp_path, content)], {"": IMAGE})
     with pytest.raises(UsageError, match="cannot read"):
-        read_built([tmp_path / "none"], IMAGE)
+        read_built([tmp_path / "none"], {"": IMAGE})
+
+
+def test_builds_of_several_targets_are_read_by_target(tmp_path: Path) -> None:
+    image, other = {"containerimage.digest": str(DIGEST)}, Reference.parse("a.example/other")
+    images = {"web": IMAGE, "other": other}
+    path = built(tmp_path, {"web": image, "other": image, "base": {}})
+    assert read_built([path], images) == {"web": (DIGEST,), "other": (DIGEST,)}
+    with pytest.raises(UsageError, match="no file has the image of the target other"):
+        read_built([built(tmp_path, {"web": image})], images)
+    with pytest.raises(UsageError, match="no file has a target"):
+        read_built([built(tmp_path, image)], images)
 
 
 def test_a_version_that_is_not_reserved_is_not_written_into_the_image() -> None:

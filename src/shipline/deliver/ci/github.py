@@ -189,7 +189,7 @@ def _build(workflow: Workflow, pins: Pins) -> Node:
         steps.install(),
         steps.cache(pins, save=False),
         *steps.cache_token(workflow, pins),
-        *steps.logins(workflow, workflow.logins[:1]),
+        *steps.logins(workflow, workflow.logins[: workflow.registries]),
         {"name": "Build and push by digest", "env": variables, "run": script},
         steps.cache(pins, save=True),
         steps.keep("built-${{ matrix.name }}", "built/*.json", pins),

@@ -169,7 +169,10 @@ def _build(workflow: Workflow) -> Node:
     job = _matrix(
         workflow,
         _release_rule(),
-        [*_logins(workflow, workflow.logins[:1]), scripts.build("built/$NAME.json")],
+        [
+            *_logins(workflow, workflow.logins[: workflow.registries]),
+            scripts.build("built/$NAME.json"),
+        ],
     )
     return job | {
         "variables": _passphrase(workflow),

@@ -135,8 +135,9 @@ class Workflow:
     """`image` is a repository without a tag, `shipline` the requirement for pip; `without` are
     settings that only shipline supports. `tests` are steps that need no image, `reports` the files
     they write, as shell patterns. `build` are flags of `shipline build`, in which variables may be
-    unread, `variables` the secrets that the build reads; `context` ends the command. `logins` begin
-    with that of the image.
+    unread, `variables` the secrets that the build reads; `context` ends the command. Several
+    `targets` are built as `shipline ship` does. `logins` begin with those of the images, of which
+    there are `registries`.
     """
 
     image: str
@@ -146,8 +147,10 @@ class Workflow:
     reports: tuple[str, ...] = ()
     build: tuple[str, ...] = ()
     context: str = "."
+    targets: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     logins: tuple[Login, ...] = ()
+    registries: int = 1
     signing: SigningSecret | None = None
     without: tuple[str, ...] = ()
     toolchain: Toolchain | None = None

@@ -1,5 +1,5 @@
-"""The step `build`: the image is built, merged from images that other machines built, or exists
-already. In each case it is in the registry by digest, without a tag.
+"""The step `build`: each image is built, merged from images that other machines built, or exists
+already. In each case it is in its registry by digest, without a tag.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from shipline.build import (
     Annotation,
     BuildRequest,
+    Context,
+    ContextKind,
     Level,
     Output,
     OutputFormat,
@@ -42,8 +44,8 @@ from shipline.ship.plan import (
     StepKind,
     StepOutcome,
 )
-from shipline.ship.record import RunRecord, StepResult, as_json
-from shipline.ship.section import Build
+from shipline.ship.record import RunRecord, StepResult, as_json, by_target
+from shipline.ship.section import Build, Pipeline, TargetSection
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ _METADATA_LIMIT = 1 << 20  # bytes
 _DOCKERFILE_HINT = (
     "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
 )
+_BUILT_HINT = "pass a file written by `shipline build --metadata-file` or `shipline ship`"
+_TARGET = "target:"
 _ARCHITECTURES = (
     *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
     *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
@@ -77,6 +81,11 @@ class PushedImage:
     def digest(self) -> Digest:
         return self.descriptor.digest
 
+    @property
+    def digests(self) -> frozenset[Digest]:
+        """Those of all its manifests."""
+        return frozenset((self.digest, *(digest for _, digest in self.platforms)))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "digest": str(self.digest),
@@ -96,88 +105,149 @@ class PushedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalImage:
-    """The digest of an image that was built but not pushed."""
+class PushedImages:
+    """The images of a run, by target."""
 
-    digest: Digest
+    images: Mapping[str, PushedImage]
 
     def to_json(self) -> dict[str, Any]:
-        return {"built": str(self.digest)}
+        found = {name: image.to_json() for name, image in self.images.items()}
+        return {"targets": found} if any(found) else found[""]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        targets = value.get("targets", {"": value})
+        return cls({name: PushedImage.from_json(image) for name, image in targets.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImages:
+    """The digests of images that were built but not pushed, by target."""
+
+    digests: Mapping[str, Digest]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"built": by_target({name: str(one) for name, one in self.digests.items()})}
 
 
 def _decode(results: Mapping[str, Any]) -> StepResult:
     if "built" in results:
-        return LocalImage(Digest.parse(results["built"]))
-    return PushedImage.from_json(results)
+        built = results["built"]
+        found = {"": built} if isinstance(built, str) else built
+        return LocalImages({name: Digest.parse(digest) for name, digest in found.items()})
+    return PushedImages.from_json(results)
 
 
 def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
-    build, image = inputs.pipeline.build, inputs.pipeline.image
-    built, reuse = [str(image) for image in inputs.selection.built], inputs.naming.reuse
-    note = "" if inputs.naming.push else "not pushed"
-    if built or reuse:
-        note = "built elsewhere, merged here" if built else f"the image of this commit is {reuse}"
+    pipeline, naming = inputs.pipeline, inputs.naming
+    built = {
+        name: [str(digest) for digest in digests]
+        for name, digests in inputs.selection.built.items()
+    }
+    note = "" if naming.push else "not pushed"
+    if built:
+        note = "built elsewhere, merged here"
+    elif naming.reuse:
+        note = "; ".join(_reused(name, digest) for name, digest in naming.reuse.items())
+    several = len(pipeline.builds) > 1
     yield PipelineStep(
         name="build",
         kind="build",
-        title="build the image",
-        command=f"merge {' '.join(built)}" if built else command_line(build, image),
-        compared={"image": str(image), "build": as_json(replace(build, needs=())), "built": built},
+        title=f"build {len(pipeline.builds)} targets" if several else "build the image",
+        command="\n".join(
+            f"merge {' '.join(built[name])}" if name in built else command_line(build, build.image)
+            for name, build in pipeline.builds.items()
+        ),
+        compared=_compared(pipeline, built),
         run=_run,
-        needs=build.needs,
-        skip="" if image else "shipline.yaml names no image",
+        needs=pipeline.build_needs,
+        skip="" if pipeline.images else "shipline.yaml names no image",
         note=note,
     )
 
 
+def _reused(name: str, digest: Digest) -> str:
+    return f"the image of this commit{f' for {name}' if name else ''} is {digest}"
+
+
+def _compared(pipeline: Pipeline, built: Mapping[str, list[str]]) -> object:
+    if not pipeline.targets:
+        build = as_json(replace(pipeline.build, needs=()))
+        return {"image": str(pipeline.image), "build": build, "built": built.get("", [])}
+    targets = {name: as_json(replace(one, needs=())) for name, one in pipeline.builds.items()}
+    return {"targets": targets, "built": built}
+
+
 def _missing(project: ProjectConfig) -> Iterator[str]:
-    build = project.pipeline.build
-    for platform in build.platforms:
-        for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
-            if word not in known:
-                close = nearest(word, known)
-                meant = f" (did you mean {close}?)" if close else ""
-                yield f"build.platforms: {platform}: {word!r} is unknown{meant}"
-    if project.pipeline.image is not None and not build.needs:
-        yield from _missing_sources(build, project.root)
+    for name, build in project.pipeline.builds.items():
+        key = f"targets.{name}" if name else "build"
+        for platform in build.platforms:
+            for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
+                if word not in known:
+                    close = nearest(word, known)
+                    meant = f" (did you mean {close}?)" if close else ""
+                    yield f"{key}.platforms: {platform}: {word!r} is unknown{meant}"
+        if (name or build.image is not None) and not build.needs:
+            yield from _missing_sources(build, project.root, key)
 
 
 BUILD = StepKind(name="build", steps=_steps, decode=_decode, missing=_missing)
 
 
 def _run(context: StepContext, span: Span) -> StepOutcome:
-    decision, inputs = context.decision, context.inputs
-    repository, note = context.repository, context.plan.step("build").step.note
-    if inputs.naming.reuse is not None:
-        target = repository.resolve(str(inputs.naming.reuse))
-        image = replace(read_image(repository, target), reused=True)
-        reports = _listed_packages(context, target)
-        return StepOutcome(result=image, reports=reports, reason=note, cached=True)
+    decision, inputs, builds = context.decision, context.inputs, context.project.pipeline.builds
     fixed = decision.git_tag is None or not decision.git_tag.new
+    labels = image_labels(decision.labels, fixed=fixed)
     annotations = image_labels(decision.annotations, fixed=fixed)
-    if inputs.selection.built:
-        target = merge(repository, inputs.selection.built, annotations)
-    else:
-        request = build_request(
-            context.project,
+    made: dict[str, Descriptor] = {}
+    for name, digest in inputs.naming.reuse.items():
+        made[name] = context.repository(name).resolve(str(digest))
+    for name, digests in inputs.selection.built.items():
+        made[name] = merge(context.repository(name), digests, annotations)
+    requests = {
+        name: build_request(
+            context.project.root,
+            builds[name],
             context.environment.environ,
-            labels=image_labels(decision.labels, fixed=fixed),
+            labels=labels,
             annotations=annotations,
-            push=decision.push,
+            push=decision.push and builds[name].image is not None and name not in made,
         )
-        target = context.build(request, span)
+        for name in _needed(builds, [name for name in context.images if name not in made])
+    }
+    built = dict(context.build(requests, span)) if requests else {}
+    made = {**built, **made}
+    note = context.plan.step("build").step.note
     if not decision.push:
-        return StepOutcome(result=LocalImage(target.digest), reason=note)
-    reports = _listed_packages(context, target)
-    return StepOutcome(result=read_image(repository, target), reports=reports, reason=note)
+        local = {name: made[name].digest for name in context.images if name in made}
+        return StepOutcome(result=LocalImages(local), reason=note)
+    images, reports = {}, dict[str, str]()
+    for name in context.images:
+        reused = name in inputs.naming.reuse
+        image = read_image(context.repository(name), made[name])
+        images[name] = replace(image, reused=reused)
+        reports |= _listed_packages(context, name, made[name])
+    cached = not requests and not inputs.selection.built
+    return StepOutcome(result=PushedImages(images), reports=reports, reason=note, cached=cached)
 
 
-def _listed_packages(context: StepContext, target: Descriptor) -> dict[str, str]:
+def _needed(builds: Mapping[str, TargetSection], names: Iterable[str]) -> list[str]:
+    """The targets, and those that they have as contexts."""
+    found: dict[str, None] = {}
+    left = list(names)
+    while left:
+        name = left.pop(0)
+        found[name] = None
+        left += [one for one in builds[name].targets if one not in found]
+    return list(found)
+
+
+def _listed_packages(context: StepContext, name: str, target: Descriptor) -> dict[str, str]:
     """Reports with the packages of the image for each platform, if the build is to list them."""
     reports = {}
-    if context.project.pipeline.build.sbom:
-        for part, raw in sboms(context.repository, target):
-            report = context.recorder.report("build", f"{part.platform}.spdx.json")
+    if context.project.pipeline.builds[name].sbom:
+        for part, raw in sboms(context.repository(name), target):
+            report = context.recorder.report("build", name, f"{part.platform}.spdx.json")
             report.write_bytes(raw)
             reports[str(report)] = str(Digest.of(raw))
     return reports
@@ -196,23 +266,29 @@ def sboms(repository: Repository, target: Descriptor) -> Iterator[tuple[Descript
                 yield image, first
 
 
-def pushed_image(run: RunRecord) -> PushedImage | None:
-    """The image of a run; None before it is built, or if it was not pushed."""
-    return run.result("build", PushedImage)
+def pushed_images(run: RunRecord) -> Mapping[str, PushedImage]:
+    """The images of a run by target; none before they are built, or if they were not pushed."""
+    found = run.result("build", PushedImages)
+    return found.images if found is not None else {}
 
 
-def require_image(run: RunRecord) -> Descriptor:
-    """The image of a run. Raises UsageError if there is none."""
-    image = pushed_image(run)
-    if image is None:
+def require_images(run: RunRecord) -> Mapping[str, Descriptor]:
+    """The images of a run by target. Raises UsageError if there are none."""
+    images = pushed_images(run)
+    if not images:
         raise UsageError("there is no image yet: the build has not run")
-    return image.descriptor
+    return {name: image.descriptor for name, image in images.items()}
+
+
+def shown_images(run: RunRecord) -> list[str]:
+    """The images of a run, as `repository@digest`; empty if none was pushed."""
+    images = pushed_images(run)
+    return [f"{run.repositories[name]}@{image.digest}" for name, image in images.items()]
 
 
 def digest_of(run: RunRecord) -> str:
-    """The digest of the image of a run; empty if none was pushed."""
-    image = pushed_image(run)
-    return str(image.digest) if image else ""
+    """The digests of the images of a run; empty if none was pushed."""
+    return ", ".join(str(image.digest) for image in pushed_images(run).values())
 
 
 def image_labels(labels: Mapping[str, str], *, fixed: bool) -> dict[str, str]:
@@ -241,7 +317,8 @@ def command_line(build: Build, image: Reference | None) -> str:
 
 
 def build_request(
-    project: ProjectConfig,
+    root: Path,
+    build: TargetSection,
     environ: Mapping[str, str],
     *,
     labels: Mapping[str, str],
@@ -249,13 +326,17 @@ def build_request(
     push: bool,
 ) -> BuildRequest:
     """The request of that command. Raises UsageError for invalid values."""
-    build, root, image = project.pipeline.build, project.root, project.pipeline.image
+    image = build.image
     request = parse_request(
         _placed(build.context, root),
         environ,
         file=None if build.file is None else str(root / build.file),
         target=build.target,
-        build_context=[f"{name}={_placed(at, root)}" for name, at in build.contexts.items()],
+        build_context=[
+            f"{name}={_placed(at, root)}"
+            for name, at in build.contexts.items()
+            if not at.startswith(_TARGET)
+        ],
         pull=build.pull,
         secret=build.secrets,
         ssh=build.ssh,
@@ -265,8 +346,14 @@ def build_request(
         provenance=f"mode={build.provenance}" if build.provenance else None,
         sbom="true" if build.sbom else None,
     )
+    targets = {
+        name.lower(): Context(ContextKind.TARGET, at.removeprefix(_TARGET))
+        for name, at in build.contexts.items()
+        if at.startswith(_TARGET)
+    }
     return replace(
         request,
+        build_contexts={**request.build_contexts, **targets},
         build_args=build.args,
         labels={**labels, **build.labels},
         annotations=tuple(_annotations(annotations, len(set(build.platforms)) > 1)),
@@ -294,17 +381,21 @@ def _annotations(values: Mapping[str, str], several: bool) -> Iterator[Annotatio
 
 
 def build_problem(project: ProjectConfig, environ: Mapping[str, str]) -> ConfigError | None:
-    """Why the image cannot be built, as far as that is known before any work."""
-    build, place = project.pipeline.build, _dockerfile(project.pipeline.build)
-    try:
-        check_request(build_request(project, environ, labels={}, annotations={}, push=False))
-    except UsageError as error:
-        return ConfigError(f"{project.file}: build: {error.message}", hint=error.hint)
-    if build.needs or "://" in build.context:  # the Dockerfile may come from there
-        return None
-    if (project.root / place).exists():
-        return None
-    return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
+    """Why an image cannot be built, as far as that is known before any work."""
+    for name, build in project.pipeline.builds.items():
+        key, place = f"targets.{name}" if name else "build", _dockerfile(build)
+        try:
+            request = build_request(
+                project.root, build, environ, labels={}, annotations={}, push=False
+            )
+            check_request(request)
+        except UsageError as error:
+            return ConfigError(f"{project.file}: {key}: {error.message}", hint=error.hint)
+        if build.needs or "://" in build.context:  # the Dockerfile may come from there
+            continue
+        if not (project.root / place).exists():
+            return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
+    return None
 
 
 def _dockerfile(build: Build) -> Path:
@@ -312,44 +403,61 @@ def _dockerfile(build: Build) -> Path:
     return Path(build.file) if build.file else Path(build.context, "Dockerfile")
 
 
-def _missing_sources(build: Build, root: Path) -> Iterator[str]:
+def _missing_sources(build: Build, root: Path, key: str) -> Iterator[str]:
     if "://" not in build.context:
         if not (root / build.context).is_dir():
-            yield f"build.context: there is no directory {build.context}"
+            yield f"{key}.context: there is no directory {build.context}"
         elif not (root / _dockerfile(build)).is_file():
-            yield f"build.file: there is no Dockerfile at {_dockerfile(build)}"
+            yield f"{key}.file: there is no Dockerfile at {_dockerfile(build)}"
     for name, place in build.contexts.items():
-        if "://" not in place and not (root / place).is_dir():
-            yield f"build.contexts.{name}: there is no directory {place}"
+        if "://" not in place and not place.startswith(_TARGET) and not (root / place).is_dir():
+            yield f"{key}.contexts.{name}: there is no directory {place}"
     for secret in build.secrets:
         fields = dict(part.partition("=")[::2] for part in secret.split(","))
         source = fields.get("src") or fields.get("source") or ""
         if source and not (root / source).is_file():
-            yield f"build.secrets: there is no file {source}"
+            yield f"{key}.secrets: there is no file {source}"
 
 
-def read_built(paths: Iterable[Path], image: Reference) -> tuple[Digest, ...]:
-    """The digests in metadata files of builds. Raises UsageError for other files, and for builds
-    of another image.
+def read_built(
+    paths: Iterable[Path], images: Mapping[str, Reference]
+) -> dict[str, tuple[Digest, ...]]:
+    """The digests in metadata files of builds, by target. Raises UsageError for other files, for
+    builds of other images, and if one of `images` is missing.
     """
-    return tuple(dict.fromkeys(_built(path, image) for path in paths))
+    found: dict[str, dict[Digest, None]] = {}
+    for path in paths:
+        document = _metadata(path)
+        for name, image in images.items():
+            facts = document.get(name) if name else document
+            if facts is not None:
+                found.setdefault(name, {})[_built(path, facts, image)] = None
+    if found and (missing := images.keys() - found.keys()):
+        raise UsageError(f"--built: no file has the image of the target {min(missing)}")
+    if paths and not found:
+        raise UsageError(f"--built: no file has a target of {', '.join(images)}", hint=_BUILT_HINT)
+    return {name: tuple(digests) for name, digests in found.items()}
 
 
-def _built(path: Path, image: Reference) -> Digest:
+def _metadata(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_METADATA_LIMIT))
-        digest = Digest.parse(document["containerimage.digest"])
-        names = [
-            Reference.parse(text) for text in document.get("image.name", "").split(",") if text
-        ]
     except OSError as error:
         raise UsageError(f"--built: cannot read {path}: {error.strerror}") from error
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise UsageError(f"--built: {path} names no image", hint=_BUILT_HINT)
+    return document
+
+
+def _built(path: Path, facts: Mapping[str, Any], image: Reference) -> Digest:
+    try:
+        digest = Digest.parse(facts["containerimage.digest"])
+        names = [Reference.parse(text) for text in facts.get("image.name", "").split(",") if text]
     except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
-        raise UsageError(
-            f"--built: {path} names no image",
-            hint="pass a file written by `shipline build --metadata-file`",
-        ) from None
+        raise UsageError(f"--built: {path} names no image", hint=_BUILT_HINT) from None
     if names and image.name not in {name.name for name in names}:
         raise UsageError(f"--built: {path} is a build of {names[0].name}, not of {image.name}")
     return digest

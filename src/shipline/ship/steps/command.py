@@ -31,10 +31,11 @@ from shipline.ship.plan import (
 from shipline.ship.record import as_json
 from shipline.ship.reports import SCANNERS, findings_in, left_to_gates
 from shipline.ship.section import StepSection, When, as_tuple
-from shipline.ship.steps.build import PushedImage, pushed_image
+from shipline.ship.steps.build import PushedImage, pushed_images
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span
+    from shipline.oci import Digest, Reference
     from shipline.tags import Event
 
 LAST_LINES = 30
@@ -139,16 +140,16 @@ class _CommandRunner:
         too.
         """
         step = self.step
-        image = pushed_image(context.run) if step.after_build else None
+        images = pushed_images(context.run) if step.after_build else {}
         if step.scanner is None:
-            variables = image_variables(image, context) if image else {}
+            variables = image_variables(images, context.images)
             return self._start(argv_of(step.run), variables, context, span), {}
-        if image is None:
+        if not images:
             raise UsageError(f"{self.name}: there is no image to scan")
-        scanner, repository = SCANNERS[step.scanner], context.image
-        ended, reports = CommandResult(0, ()), dict[str, str]()
-        for platform, digest in image.platforms:
-            report = context.recorder.report(self.name, f"{platform}.{scanner.suffix}")
+        scanner, ended, reports = SCANNERS[step.scanner], CommandResult(0, ()), dict[str, str]()
+        for target, platform, digest in _manifests(images):
+            repository = context.images[target]
+            report = context.recorder.report(self.name, target, f"{platform}.{scanner.suffix}")
             report.unlink(missing_ok=True)
             argv = scanner.command(str(repository.at(digest)), str(report))
             ended = self._start(argv, scanner.environ(repository.host), context, span)
@@ -241,19 +242,38 @@ def command_text(step: StepSection) -> str:
     return step.run if isinstance(step.run, str) else shlex.join(step.run)
 
 
-def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
-    """The variables with the image and its platforms."""
-    name = context.image.at(image.digest)
-    variables = {
-        "SHIPLINE_IMAGE": str(name),
-        "SHIPLINE_DIGEST": str(image.digest),
-        "SHIPLINE_REPOSITORY": name.name,
-        "SHIPLINE_PLATFORMS": ",".join(platform for platform, _ in image.platforms),
-    }
-    for platform, digest in image.platforms:
-        word = platform.upper().replace("/", "_").replace("-", "_")
-        variables[f"SHIPLINE_IMAGE_{word}"] = str(context.image.at(digest))
+def image_variables(
+    images: Mapping[str, PushedImage], repositories: Mapping[str, Reference]
+) -> dict[str, str]:
+    """The variables with the images and their platforms; of several, the name of the target is in
+    those of each image.
+    """
+    variables: dict[str, str] = {}
+    for target, image in images.items():
+        name = repositories[target].at(image.digest)
+        prefix = f"SHIPLINE_{_variable(target)}_" if target else "SHIPLINE_"
+        variables |= {
+            f"{prefix}IMAGE": str(name),
+            f"{prefix}DIGEST": str(image.digest),
+            f"{prefix}REPOSITORY": name.name,
+            f"{prefix}PLATFORMS": ",".join(platform for platform, _ in image.platforms),
+        }
+        for platform, digest in image.platforms:
+            variables[f"{prefix}IMAGE_{_variable(platform)}"] = str(name.at(digest))
+    if any(images):
+        variables["SHIPLINE_TARGETS"] = ",".join(images)
     return variables
+
+
+def _variable(text: str) -> str:
+    """The text as part of the name of a variable."""
+    return text.upper().replace("/", "_").replace("-", "_")
+
+
+def _manifests(images: Mapping[str, PushedImage]) -> Iterator[tuple[str, str, Digest]]:
+    """Each platform of each image: its target, platform, and manifest."""
+    for target, image in images.items():
+        yield from ((target, platform, digest) for platform, digest in image.platforms)
 
 
 def reproduction(step: StepSection, root: Path) -> str:

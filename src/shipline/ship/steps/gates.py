@@ -7,8 +7,8 @@ own keys count, so that nothing is compared without a key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,33 +23,42 @@ from shipline.ship.plan import (
     StepKind,
     StepOutcome,
 )
-from shipline.ship.record import RunRecord, as_json
+from shipline.ship.record import RunRecord, as_json, by_target
 from shipline.ship.reports import gates_of, reports_by_gate
 from shipline.ship.section import Pipeline
-from shipline.ship.steps.build import pushed_image, require_image
+from shipline.ship.steps.build import pushed_images
 from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span
-    from shipline.gates import Baseline, GateContext, GatesSection
+    from shipline.gates import Baseline, GateContext, GatesSection, Verdict, Verdicts
+    from shipline.supply import Attachable
 
 
 @dataclass(frozen=True, slots=True)
 class GateVerdicts:
-    """One line for each gate, and the statements to attach: predicates by type."""
+    """One line for each gate, and the statements to attach to the image of each target: predicates
+    by type.
+    """
 
     verdicts: tuple[str, ...] = ()
-    statements: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    statements: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        statements = [{"type": kind, "content": dict(content)} for kind, content in self.statements]
-        return {"statements": statements, "verdicts": [*self.verdicts]}
+        found = {
+            name: [{"type": kind, "content": dict(content)} for kind, content in statements]
+            for name, statements in self.statements.items()
+        }
+        return {"statements": by_target(found) or [], "verdicts": [*self.verdicts]}
 
 
 def _decode(results: Mapping[str, Any]) -> GateVerdicts:
-    statements = tuple(
-        (statement["type"], statement["content"]) for statement in results["statements"]
-    )
+    found = results["statements"]
+    targets = {"": found} if isinstance(found, list) else found
+    statements = {
+        name: [(statement["type"], statement["content"]) for statement in several]
+        for name, several in targets.items()
+    }
     return GateVerdicts(tuple(results["verdicts"]), statements)
 
 
@@ -77,34 +86,60 @@ GATES = StepKind(name="gates", steps=_steps, decode=_decode, missing=_missing, u
 
 
 def _run(context: StepContext, span: Span) -> StepOutcome:
-    """Raises GateRefused, GateUndecided. Gates that inspect an image are left out if none was
-    pushed; then nothing is tagged.
+    """Raises GateRefused, GateUndecided. All gates judge each image; those that inspect an image
+    are left out if none was pushed; then nothing is tagged.
     """
     from shipline.gates import GateEnvironment, predicates, render, run_gates
 
     project = context.project
     assert project.gates is not None
     names: list[str] = []
-    if pushed_image(context.run) is None:
+    images = pushed_images(context.run)
+    targets = [*images] or [""]
+    if not images:
         names = [*_without_image(project.gates, project.pipeline)]
         if not names:
             return StepOutcome(result=GateVerdicts(), reason="all gates need an image")
-    verdicts = run_gates(
-        project.gates,
-        _gate_context(context),
-        GateEnvironment(project.root, context.environment.environ),
-        names=names,
-        reports=reports_by_gate(project.gates, project.pipeline, context.run),
-    )
+    judged = {
+        name: run_gates(
+            project.gates,
+            _gate_context(context, name),
+            GateEnvironment(
+                project.root, context.environment.environ, run_commands=name == targets[0]
+            ),
+            names=names,
+            reports=reports_by_gate(project.gates, project.pipeline, context.run, name),
+        )
+        for name in targets
+    }
+    verdicts = joined(judged)
     span.output(render(verdicts, "text").encode())
     verdicts.require()
-    statements = tuple(
-        (predicate.type, dict(predicate.content)) for predicate in predicates(verdicts)
-    )
+    statements = {
+        name: [(one.type, dict(one.content)) for one in predicates(found)]
+        for name, found in judged.items()
+    }
     return StepOutcome(
         result=GateVerdicts(tuple(verdict.line for verdict in verdicts), statements),
         reason=", ".join(f"{verdict.gate} {verdict.outcome}" for verdict in verdicts),
     )
+
+
+def joined(judged: Mapping[str, Verdicts]) -> Verdicts:
+    """The verdicts on all images, by target, as one: those that differ name their target."""
+    first, *others = judged.values()
+    if not others:
+        return first
+    verdicts: list[Verdict] = []
+    for several in zip(*judged.values(), strict=True):
+        if all(one == several[0] for one in several):
+            verdicts.append(several[0])
+        else:
+            named = zip(judged, several, strict=True)
+            verdicts += [replace(one, gate=f"{one.gate} ({name})") for name, one in named]
+    shared = [one for one in first.warnings if all(one in other.warnings for other in others)]
+    images = ", ".join(found.image for found in judged.values())
+    return replace(first, verdicts=tuple(verdicts), image=images, warnings=tuple(shared))
 
 
 def gate_verdicts(run: RunRecord) -> GateVerdicts:
@@ -116,14 +151,14 @@ def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
     """The gates that neither inspect an image nor read reports of steps that do."""
     after = {
         gate for step in pipeline.commands.values() if step.after_build for gate in gates_of(step)
-    } | ({"sbom"} if pipeline.build.sbom else set())
+    } | ({"sbom"} if any(build.sbom for build in pipeline.builds.values()) else set())
     for name, kind, _ in section.gates():
         if kind != "image" and name not in after:
             yield name
 
 
-def _gate_context(context: StepContext) -> GateContext:
-    """What gates may use besides reports."""
+def _gate_context(context: StepContext, name: str) -> GateContext:
+    """What gates may use besides reports to judge the image of a target."""
     from shipline.gates import GateContext, image_facts
 
     inputs = context.inputs
@@ -133,14 +168,17 @@ def _gate_context(context: StepContext) -> GateContext:
         changes=_changes(context),
         built_at=datetime.fromtimestamp(inputs.work_tree.committed, UTC),
     )
-    if pushed_image(context.run) is None:
+    images = pushed_images(context.run)
+    if name not in images:
         return known
-    target = require_image(context.run)
+    target, repository = images[name].descriptor, context.repository(name)
+    others = [one for other, one in images.items() if other != name]
     return replace(
         known,
-        image=image_facts(context.repository, target),
-        repository=str(inputs.pipeline.image),
-        baseline=_baseline(context, target),
+        image=image_facts(repository, target),
+        repository=str(context.images[name]),
+        others=frozenset(str(digest) for one in others for digest in one.digests),
+        baseline=_baseline(context, repository, target),
     )
 
 
@@ -158,7 +196,7 @@ def _changes(context: StepContext) -> ChangedLines | None:
     return None
 
 
-def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
+def _baseline(context: StepContext, repository: Attachable, target: Descriptor) -> Baseline | None:
     """The verdicts on the image before `target`; None without an image or a statement."""
     from shipline.gates import SUMMARY_TYPE, Baseline
     from shipline.supply import examine_attestations
@@ -166,12 +204,12 @@ def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
     keys = [signer.public for signer in context.signers]
     for name in _earlier_tags(context) if keys else ():
         try:
-            before = context.repository.resolve(name)
+            before = repository.resolve(name)
         except NotFound:
             continue
         if before.digest == target.digest:
             continue
-        proven = examine_attestations(context.repository, before, keys, SUMMARY_TYPE).proven
+        proven = examine_attestations(repository, before, keys, SUMMARY_TYPE).proven
         if proven:
             return Baseline.newest(attestation.statement.predicate for attestation in proven)
     return None

@@ -17,7 +17,7 @@ from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_r
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import PipelineStep, PlanInput, StepContext, StepKind, StepOutcome
 from shipline.ship.record import RunRecord
-from shipline.ship.steps.build import require_image
+from shipline.ship.steps.build import require_images
 from shipline.tags import (
     Decision,
     GitTag,
@@ -72,17 +72,22 @@ class ReservedVersion:
 
 @dataclass(frozen=True, slots=True)
 class PublishedNames:
-    """The full names of the image, in its repository and in the copies."""
+    """The full names of the images, in their repositories and in the copies, with digests."""
 
-    names: tuple[str, ...]
+    images: tuple[str, ...]
     version: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(image.partition("@")[0] for image in self.images)
+
     def to_json(self) -> dict[str, Any]:
-        return {"names": [*self.names], "version": self.version}
+        images = {"images": [*self.images]} if self.images != self.names else {}
+        return {"names": [*self.names], **images, "version": self.version}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(tuple(value["names"]), value["version"])
+        return cls(tuple(value.get("images") or value["names"]), value["version"])
 
 
 def _reserve_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
@@ -135,31 +140,41 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _publish(context: StepContext, span: Span) -> StepOutcome:
-    """Set the tags everywhere, unless one of the places has a conflict. Raises TagConflict."""
-    decision, target = reserved_decision(context), require_image(context.run)
+    """Set the tags of all images everywhere, unless one of the places has a conflict. Raises
+    TagConflict.
+    """
+    decision, targets = reserved_decision(context), require_images(context.run)
     older = commit_order(context.git, context.project.tags.remote, fetch=True)
     destinations = {
-        name: context.environment.repositories(name) for name in _places(context.inputs)
+        place: (context.environment.repositories(place), targets[name])
+        for place, name in _places(context.inputs).items()
     }
-    for repository in destinations.values():
+    for repository, _ in destinations.values():
         placements(repository, decision, older)
-    names: list[str] = []
-    for destination, repository in destinations.items():
+    images: list[str] = []
+    for destination, (repository, target) in destinations.items():
         done = give_tags(repository, target, decision, older)
         _report(destination, done, span)
         lost = lost_races(repository, target, done.added)
         for tag in lost:
             span.warn(f"{destination}:{tag} was moved by another run meanwhile")
         current = (*done.added, *done.present)
-        names += [f"{destination.name}:{tag}" for tag in current if tag not in lost]
-    published = PublishedNames(tuple(names), decision.version)
-    return StepOutcome(result=published, reason=", ".join(names))
+        kept = [tag for tag in current if tag not in lost]
+        images += [f"{destination.name}:{tag}@{target.digest}" for tag in kept]
+    published = PublishedNames(tuple(images), decision.version)
+    return StepOutcome(result=published, reason=", ".join(published.names))
 
 
 def names_of(run: RunRecord) -> tuple[str, ...]:
-    """The names that the image of a run got."""
+    """The names that the images of a run got."""
     published = run.result("publish", PublishedNames)
     return published.names if published else ()
+
+
+def tagged_images(run: RunRecord) -> list[str]:
+    """The names that the images of a run got, with digests."""
+    published = run.result("publish", PublishedNames)
+    return list(published.images) if published else []
 
 
 def version_of(run: RunRecord) -> str:
@@ -174,9 +189,10 @@ def reserved_decision(context: StepContext) -> Decision:
     return reserved.applied_to(context.decision) if reserved else context.decision
 
 
-def _places(inputs: PlanInput) -> tuple[Reference, ...]:
-    image = inputs.pipeline.image
-    return (image, *inputs.pipeline.copies) if image else ()
+def _places(inputs: PlanInput) -> dict[Reference, str]:
+    """The repositories that get tags, each with the target whose image it gets."""
+    builds = inputs.pipeline.builds
+    return {place: name for name, build in builds.items() for place in build.places}
 
 
 def _report(place: Reference, done: TagChanges, span: Span) -> None:

@@ -26,7 +26,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import RunRecord, as_json
 from shipline.ship.section import Build
-from shipline.ship.steps.build import pushed_image, require_image, sboms
+from shipline.ship.steps.build import pushed_images, require_images, sboms
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import reserved_decision
 from shipline.supply import STATEMENT_LIMIT, Statement, attest, copy_with_evidence, sign
@@ -69,7 +69,11 @@ def _sign_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         name="sign",
         kind="sign",
         title="sign and attest",
-        command=f"shipline sign --key {key} {inputs.pipeline.image}@DIGEST" if key else "",
+        command="\n".join(
+            f"shipline sign --key {key} {image}@DIGEST" for image in inputs.pipeline.images.values()
+        )
+        if key
+        else "",
         compared=as_json(section),
         run=_sign,
         needs=("reserve",),
@@ -79,12 +83,15 @@ def _sign_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
 
 
 def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
-    copies = [str(copy) for copy in inputs.pipeline.copies]
+    builds = inputs.pipeline.builds.values()
+    copies = [str(copy) for build in builds for copy in build.copies]
     yield PipelineStep(
         name="copy",
         kind="copy",
         title="copy to other registries",
-        command="; ".join(f"copy {inputs.pipeline.image}@DIGEST to {copy}" for copy in copies),
+        command="; ".join(
+            f"copy {build.image}@DIGEST to {copy}" for build in builds for copy in build.copies
+        ),
         compared=copies,
         run=_copy,
         needs=("sign",),
@@ -113,20 +120,21 @@ COPY = StepKind(
 
 
 def _sign(context: StepContext, span: Span) -> StepOutcome:
-    section = context.project.pipeline.sign
-    added, attached = sign_in(context, context.image), 0
-    for target, statement, replaces in (
-        _statements(context, span) if section and section.attest else ()
-    ):
-        done = attest(
-            context.repository,
-            target,
-            statement,
-            context.signers,
-            replace=replaces,
-            clock=context.environment.clock,
-        )
-        attached += bool(done.attached)
+    section, added, attached = context.project.pipeline.sign, 0, 0
+    for name, image in context.images.items():
+        added += sign_in(context, name, image)
+        for target, statement, replaces in (
+            _statements(context, name, span) if section and section.attest else ()
+        ):
+            done = attest(
+                context.repository(name),
+                target,
+                statement,
+                context.signers,
+                replace=replaces,
+                clock=context.environment.clock,
+            )
+            attached += bool(done.attached)
     return StepOutcome(
         result=SigningKeys(tuple(signer.public.id for signer in context.signers)),
         reason=f"signatures added: {added}, attestations: {attached}",
@@ -134,32 +142,33 @@ def _sign(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _copy(context: StepContext, span: Span) -> StepOutcome:
-    """Copy the image by digest, with everything that refers to it, and sign it there."""
-    copies, target = context.project.pipeline.copies, require_image(context.run)
+    """Copy the images by digest, with everything that refers to them, and sign them there."""
+    images, builds = require_images(context.run), context.project.pipeline.builds
+    copies = [(name, place) for name in images for place in builds[name].copies]
 
-    def copy(place: Reference) -> None:
+    def copy(name: str, place: Reference) -> None:
         with span.step(f"copy to {place}", kind="push", host=place.host):
             destination = context.environment.repositories(place)
-            copy_with_evidence(context.repository, destination, target)
+            copy_with_evidence(context.repository(name), destination, images[name])
             if context.signers:
-                sign_in(context, place)
+                sign_in(context, name, place)
 
     with TaskGroup() as group:
-        for place in copies:
-            group.start(copy, place)
-    return StepOutcome(result=Copies(tuple(map(str, copies))))
+        for name, place in copies:
+            group.start(copy, name, place)
+    return StepOutcome(result=Copies(tuple(str(place) for _, place in copies)))
 
 
-def sign_in(context: StepContext, place: Reference) -> int:
-    """Sign the image in one repository under each name that it will get; returns the number of
-    added signatures.
+def sign_in(context: StepContext, target: str, place: Reference) -> int:
+    """Sign the image of a target in one repository under each name that it will get; returns the
+    number of added signatures.
     """
-    section = context.project.pipeline.sign
+    section, image = context.project.pipeline.sign, require_images(context.run)[target]
     added = 0
     for tag in reserved_decision(context).names:
         done = sign(
             context.environment.repositories(place),
-            require_image(context.run),
+            image,
             place.tagged(tag),
             context.signers,
             annotations=section.annotations if section else {},
@@ -169,25 +178,28 @@ def sign_in(context: StepContext, place: Reference) -> int:
     return added
 
 
-def _statements(context: StepContext, span: Span) -> Iterator[tuple[Descriptor, Statement, bool]]:
+def _statements(
+    context: StepContext, target_name: str, span: Span
+) -> Iterator[tuple[Descriptor, Statement, bool]]:
     """The statements, each with the image that it is about, all of it or that of one platform, and
     whether it replaces earlier ones.
     """
-    target, name = require_image(context.run), context.image.name
-    for kind, predicate in gate_verdicts(context.run).statements:
+    image, record = pushed_images(context.run)[target_name], context.run.step("build")
+    target, name = image.descriptor, context.images[target_name].name
+    build = context.project.pipeline.builds[target_name]
+    for kind, predicate in gate_verdicts(context.run).statements.get(target_name, ()):
         yield target, Statement.about(target, name, kind, predicate), True
-    image, record = pushed_image(context.run), context.run.step("build")
-    if image is not None and record is not None and not image.reused:
+    if record is not None and not image.reused:
         predicate = provenance(
             context.run,
-            context.project.pipeline.build,
+            build,
             context.inputs.work_tree.url,
             context.environment.environ,
             record.finished,
         )
         yield target, Statement.about(target, name, PREDICATE, predicate), False
-    if context.project.pipeline.build.sbom:
-        for part, raw in sboms(context.repository, target):
+    if build.sbom:
+        for part, raw in sboms(context.repository(target_name), target):
             if len(raw) > STATEMENT_LIMIT:
                 span.warn(f"the packages of {part.platform} are too many to be signed")
             else:
