@@ -143,8 +143,12 @@ class Placement:
         A directory in which a name is new or becomes another file gets a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
+        ordered = sorted(items, key=lambda path: path.replace("/", "\0"))
+        if not self._inodes:
+            yield from map(items.__getitem__, ordered)
+            return
         first: dict[object, str] = {}
-        for path in sorted(items, key=lambda path: path.replace("/", "\0")):
+        for path in ordered:
             entry, content = items[path]
             earlier = first.setdefault(self._inodes.get(path, path), path)
             if earlier == path:
@@ -157,8 +161,10 @@ class Placement:
         found: dict[str, Entry] = {}
         changed: set[str] = set()
         for item, (entry, _) in self._items.items():
-            path = posixpath.dirname(item)
-            if path not in changed and (entry.kind != "dir" or self._below.lookup(item) is None):
+            path = item.rpartition("/")[0]
+            if path in changed:
+                continue
+            if entry.kind != "dir" or self._below.lookup(item) is None:
                 changed.add(path)
             while path and path not in self._items and path not in found:
                 directory = self._below.lookup(path)
@@ -379,9 +385,12 @@ class Placement:
             path.startswith(prefix) for path in self._items
         )
         for entry, content in items:
-            placed = attributes.of(entry, prefix + entry.path)
-            if not fresh:
-                self._require_room(placed.path, placed.kind == "dir")
+            path = prefix + entry[0]
+            placed = attributes.of(entry, path)
+            if fresh and placed[1] != "hardlink":
+                self._items[path] = (placed, content)
+                continue
+            self._require_room(path, placed.kind == "dir")
             first = prefix + entry.link if entry.kind == "hardlink" else ""
             self._put(placed, content, same_as=first)
 

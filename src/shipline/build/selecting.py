@@ -25,7 +25,8 @@ _LISTED = 8  # names in a hint
 class Root(Struct, frozen=True):
     """A tree to copy from; `name` is what messages call it. `prune` excludes what `rules` say.
 
-    `trees` holds scanned trees, so that the platforms of a build share one scan.
+    `trees` holds scanned trees, so that the platforms of a build share one scan. Files of a context
+    lose their capabilities.
     """
 
     path: Path
@@ -73,15 +74,9 @@ class Selected(Struct, frozen=True):
     owners: Mapping[str, tuple[int, int]] = {}
 
     def items(self) -> Iterator[Item]:
-        """The files; capabilities of files in a context are dropped."""
-        if not self.is_context:
-            return self.tree.items()
+        """The files."""
         inside = self.path if self.is_directory else posixpath.dirname(self.path)
-        items = self.tree.items(capabilities=False)
-        return (
-            (entry._replace(xattrs=()) if entry.xattrs else entry, content)
-            for entry, content in owned_items(items, self.owners, inside)
-        )
+        return iter(owned_items(self.tree.items(), self.owners, inside))
 
     @property
     def mtime_ns(self) -> int | None:
@@ -229,7 +224,13 @@ def _selected(
         )
     tree = root.trees.get(
         (path, excludes, base),
-        lambda: scan(root.path, path, prune=_pruned(root.prune, excludes, base), cache=root.cache),
+        lambda: scan(
+            root.path,
+            path,
+            prune=_pruned(root.prune, excludes, base),
+            cache=root.cache,
+            capabilities=not root.is_context,
+        ),
     )
     return Selected(
         root.path, written, path, is_directory, tree, pivot, way, root.is_context, owners

@@ -42,7 +42,7 @@ def enter() -> None:
 def start(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, BuildResult]:
     """Build targets, with the registries, the state directory and the streams of this process."""
     # a build makes many objects and few cycles: looking for them was 3 % of the smallest one
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(500_000, 20, 100)
     from shipline.build import build_targets
 
     with open_settings(*requests.values()) as settings:

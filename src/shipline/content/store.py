@@ -37,6 +37,7 @@ class LocalIngest:
         self._committed: Descriptor | None = None
         self._aborted = False
         self._readers = 1
+        self._awaited = sys.maxsize  # the size at which a waiting reader goes on
         self.size = 0
         self._hasher = Hasher()
 
@@ -60,7 +61,9 @@ class LocalIngest:
                 ) from error
         with self._condition:
             self.size += len(data)
-            self._condition.notify_all()
+            if self.size >= self._awaited:
+                self._awaited = sys.maxsize
+                self._condition.notify_all()
 
     def commit(self, target: Descriptor) -> None:
         """Publish the file durably. Raises DigestMismatch if the bytes do not match."""
@@ -97,6 +100,7 @@ class LocalIngest:
                 check()
                 if self._aborted:
                     raise Cancelled("the followed content was abandoned")
+                self._awaited = min(self._awaited, size)
                 self._condition.wait()
             return self._committed
 
@@ -125,10 +129,10 @@ class Follow:
         self._ingest = ingest
 
     def __iter__(self) -> Iterator[bytes]:
-        """All bytes as they arrive, up to the commit. Raises Cancelled if it is abandoned."""
+        """All bytes, a CHUNK at a time, up to the commit. Raises Cancelled if it is abandoned."""
         position = 0
         while True:
-            done = self._ingest._wait(position + 1)
+            done = self._ingest._wait(position + CHUNK)
             data = os.pread(self._ingest._fd, CHUNK, position)
             if not data and done is not None:
                 return

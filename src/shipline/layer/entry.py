@@ -78,17 +78,20 @@ class OpenDirectory:
 
 
 class ContentDigests:
-    """Identifiers of files by name: the BLAKE3 digest of the bytes, and the capability, if any."""
+    """Identifiers of files by name: the BLAKE3 digest of the bytes, and with `capabilities` the
+    capability, if any.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, capabilities: bool) -> None:
         from blake3 import blake3
 
         self.hasher = blake3
+        self._capabilities = capabilities
         self._found: dict[str, bytes] = {}
 
     def add(self, name: str, fd: int, digest: bytes) -> None:
         """Note the digest of the open file `fd`."""
-        self._found[name] = digest + capability(fd)
+        self._found[name] = digest + capability(fd) if self._capabilities else digest
 
     def get(self, name: str) -> bytes | None:
         """The identifier of a file that was read."""

@@ -136,6 +136,10 @@ class TocBuilder:
 
     def _directory(self, path: str) -> dict[str, Row | None]:
         """The rows of a new directory; its parents are implied."""
+        parent, _, name = path.rpartition("/")
+        row = self._toc.rows(parent).get(name)
+        if row is not None and row[0] == "dir":  # no link leads there
+            return self._toc.directories.setdefault(path, {})
         implied = resolve(path, self._toc.lookup)
         rows = self._toc.directories.setdefault(implied, {})
         while implied:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from shipline.tasks import check, ordered_map
 Stat = tuple[str, int, int, int, int, int, int, int, int]
 """Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
 
-_KIND = b"shipline-stat-3\n"
+_KIND = b"shipline-stat-4\n"
 _TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
 _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
 
@@ -161,12 +162,13 @@ def scan(
     prune: Prune | None = None,
     cache: StatCache | None = None,
     whiteouts: bool = False,
+    capabilities: bool = True,
 ) -> Tree:
     """The tree at `path` below the directory `root`: a directory with its content, or one file.
 
     Symbolic links are not followed. Sockets, whiteouts of overlayfs (unless `whiteouts`) and pruned
-    paths are omitted; a pruned directory is not entered. Raises ContentError for absent or
-    unreadable files.
+    paths are omitted; a pruned directory is not entered. Without `capabilities` files have none,
+    and must have none in the `cache`. Raises ContentError for absent or unreadable files.
     """
     opened = OpenDirectory(root)
     started_ns = time.time_ns()
@@ -180,7 +182,7 @@ def scan(
             scanner.directories[directory] = ([(name, *_status(status))], False)
     except OSError as error:
         raise unreadable(error) from error
-    return Tree(opened, path, scanner.directories, started_ns, cache)
+    return Tree(opened, path, scanner.directories, started_ns, cache, capabilities=capabilities)
 
 
 def unpacked_items(root: Path) -> Iterator[Item]:
@@ -285,7 +287,10 @@ class Tree:
         directories: dict[str, tuple[list[Stat], bool]],
         started_ns: int,
         cache: StatCache | None,
+        *,
+        capabilities: bool,
     ) -> None:
+        self._capabilities = capabilities
         self._root = root
         self._path = path
         self._directories = directories
@@ -324,20 +329,18 @@ class Tree:
                 if _is_dir(one):
                     yield from self.shared(names, path)
 
-    def items(self, *, capabilities: bool = True) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """All entries, sorted in each directory, parents before their content.
 
         Paths are relative to the scanned directory; a single file has its name. Further names of a
-        file are hardlinks. Without `capabilities` files may come without theirs.
+        file are hardlinks.
         """
         directory = self._path
         if directory not in self._directories:
             directory = directory.rpartition("/")[0]
-        yield from self._items_in(directory, "", {}, capabilities)
+        yield from self._items_in(directory, "", {})
 
-    def _items_in(
-        self, directory: str, shown: str, first: dict[int, str], capabilities: bool
-    ) -> Iterator[Item]:
+    def _items_in(self, directory: str, shown: str, first: dict[int, str]) -> Iterator[Item]:
         stats = self._directories[directory][0]
         nothing: list[bytes | None] = [None] * len(stats)
         contents = self._read.get(directory) or nothing
@@ -346,31 +349,27 @@ class Tree:
             path = shown + one[0]
             if one[1] & 0o170000 == stat.S_IFDIR:
                 yield _entry(one, path), None
-                yield from self._items_in(inside + one[0], path + "/", first, capabilities)
+                yield from self._items_in(inside + one[0], path + "/", first)
                 continue
             if one[8] > 1:
                 earlier = first.setdefault(one[7], path)
                 if earlier != path:
                     yield _entry(one, path)._replace(kind="hardlink", link=earlier, size=0), None
                     continue
-            yield self._item(one, path, inside + one[0], content, capabilities)
+            yield self._item(one, path, inside + one[0], content)
 
-    def _item(
-        self, one: Stat, path: str, file_path: str, content: bytes | None, capabilities: bool
-    ) -> Item:
+    def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
         entry = _entry(one, path)
-        raw = b""
         try:
-            if entry.kind != "file":
+            if entry[1] != "file":
                 return (entry_at(self._root, file_path) or entry)._replace(path=path), None
-            if content:
-                raw = content[_DIGEST:]
-            elif capabilities:
-                raw = capability(f"{self._root.path}/{file_path}")
+            if self._capabilities:
+                place = f"{self._root.path}/{file_path}"
+                if raw := content[_DIGEST:] if content else capability(place):
+                    entry = entry._replace(xattrs=((CAPABILITY, raw),))
         except OSError as error:
             raise unreadable(error) from error
-        source = Source(self._root, file_path, self._noted)
-        return (entry._replace(xattrs=((CAPABILITY, raw),)) if raw else entry), source
+        return entry, Source(self._root, file_path, self._noted)
 
     def digest(self, owner: tuple[int, int] | None = None) -> Digest:
         """The digest of paths, kinds, modes, owners, links, capabilities and contents, without
@@ -405,7 +404,7 @@ class Tree:
             rows.append(_row(one, content, owner))
         return hashlib.sha256(b"".join(rows)).digest()
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, int]:
         """How many entries there are, and the bytes of all files."""
         sizes = [
@@ -424,7 +423,7 @@ class Tree:
     def note_contents(self) -> None:
         """Let those who read the items from now on note what `digest` would read the files for."""
         with self._lock:
-            self._noted = self._noted or ContentDigests()
+            self._noted = self._noted or ContentDigests(capabilities=self._capabilities)
 
     def _known_contents(self) -> tuple[dict[str, list[bytes | None]], list[_Missing]]:
         """The cached contents, and what is not among them."""
@@ -486,7 +485,7 @@ class Tree:
         kind = one[1] & 0o170000
         try:
             if kind == stat.S_IFREG:
-                return _file_identity(file_path, one[4], self._root.fd)
+                return self._file_identity(file_path, one[4])
             if kind == stat.S_IFLNK:
                 return b">" + os.fsencode(os.readlink(file_path, dir_fd=self._root.fd))
             if kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -495,6 +494,21 @@ class Tree:
         except OSError as error:
             raise unreadable(error) from error
         return b"-"
+
+    def _file_identity(self, file_path: str, size: int) -> bytes:
+        """See `ContentDigests`."""
+        from blake3 import blake3
+
+        fd = os.open(file_path, _READ, dir_fd=self._root.fd)
+        try:
+            data = os.read(fd, min(size, _CHUNK) + 1)
+            seen = blake3(data)
+            while len(data) > size or len(data) > _CHUNK:
+                data = os.read(fd, _CHUNK + 1)
+                seen.update(data)
+            return seen.digest() + capability(fd) if self._capabilities else seen.digest()
+        finally:
+            os.close(fd)
 
 
 _Missing = tuple[str, int, Stat]
@@ -512,22 +526,6 @@ def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _file_identity(file_path: str, size: int, root: int) -> bytes:
-    """See `ContentDigests`."""
-    from blake3 import blake3
-
-    fd = os.open(file_path, _READ, dir_fd=root)
-    try:
-        data = os.read(fd, min(size, _CHUNK) + 1)
-        seen = blake3(data)
-        while len(data) > size or len(data) > _CHUNK:
-            data = os.read(fd, _CHUNK + 1)
-            seen.update(data)
-        return seen.digest() + capability(fd)
-    finally:
-        os.close(fd)
 
 
 def _row(one: Stat, content: bytes, owner: tuple[int, int] | None) -> bytes:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from shipline.content import Follow, LocalStore, MemoryStore, OciLayout, copy_graph, fetch_all
+from shipline.content import (
+    CHUNK,
+    Follow,
+    LocalStore,
+    MemoryStore,
+    OciLayout,
+    copy_graph,
+    fetch_all,
+)
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Index, Manifest, media
 from shipline.tasks import TaskGroup
@@ -20,9 +28,13 @@ BLOB = b"layer" * 1000
 TARGET = Descriptor.of(BLOB, media.OCI_LAYER)
 
 
-def read_all(follow: Follow) -> bytes:
+def pieces(follow: Follow) -> list[bytes]:
     with follow:
-        return b"".join(follow)
+        return list(follow)
+
+
+def read_all(follow: Follow) -> bytes:
+    return b"".join(pieces(follow))
 
 
 def test_what_was_added_is_read_back(tmp_path: Path) -> None:
@@ -74,13 +86,23 @@ def test_follower_sees_every_byte_while_they_are_written(tmp_path: Path) -> None
         assert seen.result() == BLOB
 
 
+def test_follower_waits_for_a_chunk_or_the_end(tmp_path: Path) -> None:
+    content = bytes(CHUNK * 2 + 5)
+    with LocalStore(tmp_path).ingest() as ingest, TaskGroup() as group:
+        seen = group.start(lambda: list(map(len, pieces(ingest.follow()))))
+        for start in range(0, len(content), 70_001):
+            ingest.write(content[start : start + 70_001])
+        ingest.commit(Descriptor.of(content, "text/plain"))
+        assert seen.result() == [CHUNK, CHUNK, 5]
+
+
 def test_follower_of_abandoned_content_is_cancelled(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with store.ingest() as ingest:
-        ingest.write(BLOB)
+        ingest.write(BLOB * (CHUNK // len(BLOB) + 1))
         follow = ingest.follow()
         follower = iter(follow)
-        assert next(follower) == BLOB
+        assert len(next(follower)) == CHUNK
     with follow, pytest.raises(Cancelled):
         next(follower)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import ContentError
-from shipline.layer import Entry, StatCache, scan, tree
+from shipline.layer import Entry, StatCache, Tree, scan
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_owners_and_capabilities_count_unless_replaced(root: Path) -> None:
         assert xattrs == dict.fromkeys(xattrs, ()) | {"a/f": (("security.capability", raw),)}
 
 
-def _digested(root: Path) -> tree.Tree:
+def _digested(root: Path) -> Tree:
     found = scan(root)
     found.digest()
     return found
@@ -127,13 +127,13 @@ def test_unchanged_files_are_not_read_again(root: Path, monkeypatch: pytest.Monk
     (root / "z").write_bytes(b"changed")
     age(root)
     read: list[str] = []
-    original = tree._file_identity
+    original = Tree._file_identity
 
-    def noted(place: str, size: int, fd: int) -> bytes:
+    def noted(self: Tree, place: str, size: int) -> bytes:
         read.append(place)
-        return original(place, size, fd)
+        return original(self, place, size)
 
-    monkeypatch.setattr(tree, "_file_identity", noted)
+    monkeypatch.setattr(Tree, "_file_identity", noted)
     with StatCache.open(file) as cache:
         assert scan(root, cache=cache).digest() != digest
     assert read == ["z"]
