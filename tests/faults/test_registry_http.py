@@ -74,7 +74,7 @@ def test_the_registry_says_how_long_to_wait() -> None:
     with serving(respond) as served, Client() as client:
         begin = time.monotonic()
         client.repository(name(served)).resolve("v1")
-        assert 1.0 <= time.monotonic() - begin < 10
+        assert 1.0 <= time.monotonic() - begin < 30
 
 
 def test_nobody_waits_for_hours() -> None:

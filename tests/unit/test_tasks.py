@@ -44,7 +44,7 @@ def test_first_failure_cancels_the_rest_and_is_raised() -> None:
         for _ in range(3):
             group.start(wait_long)
         group.start(fail)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert not [one for one in threading.enumerate() if one.name == "wait_long"]
 
 
@@ -131,7 +131,7 @@ def test_an_interrupted_caller_does_not_interrupt_others_that_want_the_same() ->
 
 def test_limiter_bounds_what_runs_at_once() -> None:
     limiter = Limiter(2)
-    lock = threading.Lock()
+    lock, both = threading.Lock(), threading.Barrier(2, timeout=60)
     now = most = 0
 
     def work() -> None:
@@ -140,7 +140,7 @@ def test_limiter_bounds_what_runs_at_once() -> None:
             with lock:
                 now += 1
                 most = max(most, now)
-            sleep(0.01)
+            both.wait()
             with lock:
                 now -= 1
 

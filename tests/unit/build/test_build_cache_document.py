@@ -270,8 +270,9 @@ def test_many_records_of_one_digest_take_linear_time() -> None:
         records: list[dict[str, Any]] = [{"digest": "a"}]
         records += [{"digest": "a", "inputs": [[{"link": one}]]} for one in range(count)]
         raw = json.dumps({"layers": [], "records": records}).encode()
-        started = time.process_time()
+        started = time.thread_time()
         CacheDocument.parse(raw)
-        return time.process_time() - started
+        return time.thread_time() - started
 
-    assert time_of(32_000) < 100 * max(time_of(2_000), 0.005), "16 times, 256 if quadratic"
+    few = min(time_of(500) for _ in range(3))
+    assert time_of(32_000) < 600 * few, "64 times, 4,096 if quadratic"

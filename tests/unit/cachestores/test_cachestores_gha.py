@@ -6,6 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -169,12 +170,19 @@ def test_a_limit_that_lasts_too_long_is_an_error_that_says_so(
 def test_each_piece_of_work_has_its_time(
     github_cache: ActionsCache, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = 0.0
+    monkeypatch.setattr(gha, "time", SimpleNamespace(monotonic=lambda: now))
     store = on_main(github_cache, client, timeout="100ms")
-    time.sleep(0.2)  # of the build, before it uses the cache
+    now += 0.2  # of the build, before it uses the cache
     store.push(TARGET, MemoryStore(BLOB))
-    monkeypatch.setattr(gha, "_RETRY_S", 0.1)
     index = "index-buildkit-1-" + hashlib.sha256(MAIN.encode()).hexdigest()[:8]
     github_cache.entries.append(Stored(99, MAIN, f"{index}#1", gha.VERSION))
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(gha, "sleep", wait)
     with pytest.raises(RegistryError, match="timed out"):
         store.update(lambda _: b"1")
 

@@ -279,11 +279,11 @@ def test_a_program_that_gives_no_verdict_is_an_error(
 
 def test_a_program_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
     begin = time.monotonic()
-    verdict = program(tmp_path, "sleep 60 & echo $! > child; sleep 60", timeout="1s")
+    verdict = program(tmp_path, "sleep 600 & echo $! > child; sleep 600", timeout="1s")
     assert verdict.outcome is Outcome.ERROR and "within 1 s" in verdict.reason
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(child)

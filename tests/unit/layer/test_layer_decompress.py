@@ -98,12 +98,12 @@ def test_small_reads_of_a_long_run_copy_no_more_than_they_return() -> None:
 
     def in_pieces() -> None:
         reader = decompress(io.BytesIO(packed), "zstd", ratio=1 << 20)
-        while reader.read(1 << 18):
+        while reader.read(1 << 14):
             pass
 
     at_once = min(cost(lambda: zstandard.decompress(packed)) for _ in range(3))
     pieces = min(cost(in_pieces) for _ in range(3))
-    assert pieces < 30 * at_once, "128 times if each copies the rest"
+    assert pieces < 100 * at_once, "2,000 times if each copies the rest"
 
 
 def test_what_is_no_archive_is_not_taken_for_one() -> None:

@@ -114,7 +114,7 @@ def test_changes_of_two_processes_do_not_lose_each_other(
     other = Forked(add_projects, tmp_path, *names)
     for number in range(20):
         accounts.add_project(f"ours{number}")
-    assert other.wait(30) == 0
+    assert other.wait(60) == 0
     view = directory.view()
     assert len(view.projects) == 40
     assert len({project.id for project in view.projects.values()}) == 40

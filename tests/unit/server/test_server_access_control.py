@@ -153,7 +153,7 @@ def test_renewed_files_are_noticed_and_broken_ones_are_not_taken(tmp_path: Path)
         reloads.append(time.monotonic())
 
     def wait(number: int) -> bool:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while len(reloads) < number and time.monotonic() < end:
             time.sleep(0.01)
         return len(reloads) == number
@@ -181,7 +181,7 @@ def test_a_hangup_takes_new_certificates_and_drops_nobody(tmp_path: Path) -> Non
         renewed = open_certificates(tmp_path / "made", TlsSection(), LOOPBACK)
         os.kill(node.process.pid, signal.SIGHUP)
         leaf = x509.load_pem_x509_certificate(renewed.cert.read_bytes())
-        end, row = time.monotonic() + 20, 0
+        end, row = time.monotonic() + 60, 0
         while row < 5 and time.monotonic() < end:  # for a moment both workers take connections
             row = row + 1 if _serial(node.address) == leaf.serial_number else 0
             time.sleep(0.1)

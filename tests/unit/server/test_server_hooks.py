@@ -98,7 +98,7 @@ def records(tmp_path: Path) -> Iterator[SqliteRecords]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -39,7 +39,7 @@ def begin(target: Target, path: str, **options: Any) -> Answer:
 
 def ended(target: Target, path: str) -> dict[str, Any]:
     """The state of a chore once it has ended."""
-    for _ in range(500):
+    for _ in range(3000):
         state: dict[str, Any] = target.call("GET", path).json
         if not state["running"]:
             return state
