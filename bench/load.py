@@ -42,15 +42,12 @@ class Blob:
 
 
 class Connection:
-    """One kept-alive HTTP/1.1 connection, just good enough for two registries that behave."""
+    """An HTTP/1.1 connection, just good enough for two registries that behave."""
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reader = self._socket.makefile("rb")
-        self._buffer = bytearray(_BUFFER)
         self._host = address
+        self._buffer = bytearray(_BUFFER)
+        self._open()
 
     def push(self, blob: Blob, repository: str) -> None:
         """POST, then PUT with all bytes."""
@@ -85,6 +82,12 @@ class Connection:
         self._reader.close()
         self._socket.close()
 
+    def _open(self) -> None:
+        host, _, port = self._host.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = self._socket.makefile("rb")
+
     def _ask(self, line: str, length: int) -> tuple[int, dict[str, str]]:
         self._send(line, length)
         return self._answer()
@@ -96,6 +99,9 @@ class Connection:
     def _answer(self) -> tuple[int, dict[str, str]]:
         status, headers = self._head()
         self._reader.read(int(headers.get("content-length", 0)))
+        if headers.get("connection") == "close":
+            self.close()
+            self._open()
         return status, headers
 
     def _head(self) -> tuple[int, dict[str, str]]:

@@ -10,11 +10,10 @@ import logging
 import os
 import socket
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -22,12 +21,12 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from shipline.server.app import Application
+from shipline.server.bodies import MIN_READ, SLICE, RequestBody, open_body, wait_ready
 from shipline.server.http import (
     DISK,
     LOOP,
     PAUSE,
     READ,
-    ClientGone,
     Coro,
     File,
     Pool,
@@ -45,16 +44,13 @@ from shipline.server.limits import (
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
-_MIN_READ = 256 << 10  # bytes of a body to gather for a handler
 _READ_AHEAD, _TOTAL_READ_AHEAD = (
     2 << 20,
     64 << 20,
 )  # bytes read ahead of one handler, of all
 _WRITE_BUFFER = 64 << 10  # bytes buffered for one client
-_SENDFILE_SLICE = 32 << 20  # bytes of a file to send before yielding the thread
 _PAUSE_S = 0.05
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 T = TypeVar("T")
 
 
@@ -92,21 +88,16 @@ class AiohttpHandler:
     async def _exchange(
         self, incoming: web.BaseRequest, request: Request, window: RateWindow
     ) -> web.StreamResponse:
-        read_ahead = max(_MIN_READ, min(_READ_AHEAD, _TOTAL_READ_AHEAD // len(self.busy)))
-        body = _Body(
-            incoming,
-            request,
-            window,
-            read_ahead,
-            BufferedBytes(self._buffered, client_network(request.address)),
-        )
+        read_ahead = max(MIN_READ, min(_READ_AHEAD, _TOTAL_READ_AHEAD // len(self.busy)))
+        buffered = BufferedBytes(self._buffered, client_network(request.address))
+        body = open_body(incoming, request, window, read_ahead, buffered)
         try:
             outgoing = await self._respond(request, body)
         finally:
             await body.close()
-        return await self._send(incoming, request, outgoing, window)
+        return await self._send(incoming, request, outgoing, window, ends=body.ends)
 
-    async def _respond(self, request: Request, body: _Body | None) -> _OpenResponse:
+    async def _respond(self, request: Request, body: RequestBody | None) -> _OpenResponse:
         """Run the application's coroutine until it returns a response."""
         coroutine, pool = self._app(request), LOOP
         result = _start(coroutine)
@@ -135,14 +126,17 @@ class AiohttpHandler:
         request: Request,
         outgoing: _OpenResponse,
         window: RateWindow | None,
+        *,
+        ends: bool = False,
     ) -> web.StreamResponse:
+        """`ends` the connection after the response."""
         transport, response = incoming.transport, outgoing.response
         if transport is None or transport.is_closing():
             outgoing.close()
             raise ConnectionResetError
         unread = not incoming.content.is_eof()
         endless = isinstance(response.body, Iterator) and request.version < (1, 1)
-        ends = unread or endless or self.stopping
+        ends = ends or unread or endless or self.stopping
         outcome = _KEEP_ALIVE if incoming.keep_alive and not ends else _CLOSE
         head = _encode_head(request, response, keep_alive=outcome.keep_alive)
         body = response.body
@@ -195,7 +189,7 @@ class AiohttpHandler:
             while position < end:
                 position = await self._run(DISK, request, _sendfile, sock, fd, position, end)
                 if position < end:
-                    await _writable(sock)
+                    await wait_ready(sock, writing=True)
 
     async def _send_chunks(
         self, connection: _Connection, request: Request, chunks: Iterator[bytes]
@@ -218,98 +212,6 @@ class _OpenResponse:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-class _Body:
-    """The body of a request, read ahead in the event loop so that the handler's thread rarely
-    waits.
-    """
-
-    def __init__(
-        self,
-        incoming: web.BaseRequest,
-        request: Request,
-        window: RateWindow,
-        read_ahead: int,
-        buffered: BufferedBytes,
-    ) -> None:
-        """Reads at most about `read_ahead` bytes ahead."""
-        self._incoming = incoming
-        self._request = request
-        self._window = window
-        self._read_ahead = read_ahead
-        self._buffered = buffered
-        self._expects_continue = request.headers.get("expect", "").lower() == "100-continue"
-        self._chunks: deque[bytes] = deque()
-        self._received = self._consumed = self._reported = (
-            0  # bytes; `_consumed` is written by the handler's thread
-        )
-        self._reading: asyncio.Task[None] | None = None
-        self._ended = False
-        self._broken = False
-
-    async def fill(self) -> Problem | None:
-        """Wait for bytes or the end of the body; returns a problem if no more will come."""
-        if self._reading is None:
-            self._loop = asyncio.get_running_loop()
-            self._changed, self._space = asyncio.Event(), asyncio.Event()
-            self._reading = self._loop.create_task(self._read())
-        while (
-            self._received - self._consumed < min(_MIN_READ, self._read_ahead) and not self._ended
-        ):
-            self._space.set()
-            self._changed.clear()
-            await self._changed.wait()
-        if self._broken and not self._chunks:
-            return ClientGone()
-        more, self._reported = self._received - self._reported, self._received
-        self._request.received = self._received
-        return None if self._request.match.streams_body else self._buffered.add(more)
-
-    def take(self) -> bytes:
-        """The next bytes, b"" if none are buffered; called by one thread at a time."""
-        if not self._chunks:
-            return b""
-        data = self._chunks.popleft()
-        before = self._received - self._consumed
-        self._consumed += len(data)
-        if before >= self._read_ahead > before - len(data):
-            self._loop.call_soon_threadsafe(self._space.set)
-        return data
-
-    @property
-    def available(self) -> bool:
-        """Whether `take` returns bytes."""
-        return bool(self._chunks)
-
-    async def close(self) -> None:
-        """Stop reading and release the buffers."""
-        self._buffered.release()
-        if self._reading is not None and not self._reading.done():
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
-
-    async def _read(self) -> None:
-        """Chunk by chunk: joining them costs more than hashing them."""
-        content, sized = self._incoming.content, "transfer-encoding" not in self._request.headers
-        if self._expects_continue and self._incoming.transport is not None:
-            self._incoming.transport.write(_CONTINUE)
-        try:
-            while True:
-                with self._window.active():
-                    data = (await content.readchunk())[0] if sized else await content.readany()
-                if not data:
-                    break
-                self._chunks.append(data)
-                self._received += len(data)
-                self._changed.set()
-                self._space.clear()
-                if self._received - self._consumed >= self._read_ahead:
-                    await self._space.wait()
-        except Exception:  # aiohttp raises many types for a broken body
-            self._broken = True
-        self._ended = True
-        self._changed.set()
 
 
 class _Connection:
@@ -369,15 +271,16 @@ def _start(coroutine: Coro[Response]) -> Pool | Wait | _OpenResponse:
 
 
 def _resume(
-    coroutine: Coro[Response], wait: Pool | Wait, body: _Body | None, problem: Problem | None
+    coroutine: Coro[Response], wait: Pool | Wait, body: RequestBody | None, problem: Problem | None
 ) -> Pool | Wait | _OpenResponse:
     """Resume the coroutine after `wait`, feeding it the bytes that are buffered."""
     try:
         if problem is not None:
             return coroutine.throw(problem)
-        wait = coroutine.send(body.take() if wait is READ and body is not None else b"")
-        while wait is READ and body is not None and body.available:
-            wait = coroutine.send(body.take())
+        if wait is not READ or body is None:
+            wait = coroutine.send(b"")
+        while wait is READ and body is not None and (data := body.take()) is not None:
+            wait = coroutine.send(data)
         return wait
     except StopIteration as stop:
         return _open_response(stop.value)
@@ -404,7 +307,7 @@ def _sendfile(sock: socket.socket, fd: int, position: int, end: int) -> int:
     """Send as much of a file as the socket takes now; returns the new position. Waiting here for a
     fast client is slower: it then takes little at a time.
     """
-    stop = min(end, position + _SENDFILE_SLICE)
+    stop = min(end, position + SLICE)
     while position < stop:
         try:
             sent = os.sendfile(sock.fileno(), fd, position, stop - position)
@@ -414,21 +317,6 @@ def _sendfile(sock: socket.socket, fd: int, position: int, end: int) -> int:
             raise ConnectionAbortedError("the file was truncated")
         position += sent
     return position
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(sock, partial(_set_done, ready))
-    try:
-        await ready
-    finally:
-        loop.remove_writer(sock)
-
-
-def _set_done(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def _request_of(incoming: web.BaseRequest, scheme: str) -> Request:

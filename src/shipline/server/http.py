@@ -170,6 +170,11 @@ class Request:
         return int(text)
 
     @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
+        return self.headers.get("expect", "").lower() == "100-continue"
+
+    @property
     def has_body(self) -> bool:
         return "transfer-encoding" in self.headers or bool(self.content_length)
 

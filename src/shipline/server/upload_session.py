@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
 _SYNC = 16 << 20  # bytes between background syncs
+_SYNC_THREADS = 4
+_HASH_ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -51,7 +53,7 @@ class UploadSession:
             self.fd = -1
 
     def append(
-        self, expected: int | None, threads: Executor, check: Callable[[int, bool], None]
+        self, expected: int | None, threads: UploadThreads, check: Callable[[int, bool], None]
     ) -> Coro[int]:
         """Append the request's body; returns the number of bytes. `check`: see `uploads.Check`.
 
@@ -59,8 +61,7 @@ class UploadSession:
         ClientGone if the connection breaks, keeping what arrived.
         """
         start, before = self.checkpoint()
-        actual = self._hasher()
-        writer = UploadWriter(self.fd, start, threads)
+        writer = UploadWriter(self.fd, start, self._hasher(), threads)
         try:
             while block := (yield READ):
                 if self.cancelled:
@@ -69,7 +70,6 @@ class UploadSession:
                     raise size_invalid(f"the body exceeds the announced {expected} bytes")
                 check(self.size + len(block) - start, False)
                 writer.write(block)
-                actual.update(block)
                 self.size += len(block)
             check(self.size - start, True)
             writer.finish()
@@ -125,21 +125,43 @@ class UploadSession:
         return state
 
 
+class UploadThreads:
+    """Threads for the work on uploads that the handlers' threads do not wait for."""
+
+    def __init__(self) -> None:
+        self.sync = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
+        self.hash = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash")
+
+    def close(self) -> None:
+        for threads in (self.sync, self.hash):
+            threads.shutdown()
+
+
 class UploadWriter:
-    """Writes to a file from a position on, syncing in the background so that the final sync is
-    short. Uses the page cache: a pushed blob is likely to be pulled next.
+    """Writes to a file from a position on. Hashes beside the writes, and syncs in the background so
+    that the final sync is short. Uses the page cache: a pushed blob is likely to be pulled next.
 
     End it with `finish`, or with `abandon`, even after `finish` failed.
     """
 
-    def __init__(self, fd: int, position: int, threads: Executor) -> None:
+    def __init__(
+        self, fd: int, position: int, digest: hashlib._Hash, threads: UploadThreads
+    ) -> None:
+        """`digest` is updated; do not use it before the end."""
         self._fd = fd
         self._position = self._synced = position
+        self._digest = digest
         self._threads = threads
+        self._hashing: Future[None] | None = None
         self._syncing: Future[None] | None = None
 
     def write(self, data: bytes) -> None:
         """Raises OSError, also for earlier bytes."""
+        self._wait_hash()
+        if len(data) < _HASH_ASIDE:
+            self._digest.update(data)
+        else:
+            self._hashing = self._threads.hash.submit(self._digest.update, data)
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, self._position)
@@ -149,7 +171,8 @@ class UploadWriter:
             self._start_sync()
 
     def finish(self) -> None:
-        """Wait for the background sync. Raises OSError."""
+        """Wait for what runs in the background. Raises OSError."""
+        self._wait_hash()
         if self._syncing is not None:
             self._syncing.result()
 
@@ -158,10 +181,16 @@ class UploadWriter:
         with suppress(OSError):  # the caller already has an error
             self.finish()
 
+    def _wait_hash(self) -> None:
+        hashing, self._hashing = self._hashing, None
+        if hashing is not None:
+            hashing.result()
+
     def _start_sync(self) -> None:
         if self._syncing is None or self._syncing.done():
-            self.finish()
-            self._syncing = self._threads.submit(os.fdatasync, self._fd)
+            if self._syncing is not None:
+                self._syncing.result()
+            self._syncing = self._threads.sync.submit(os.fdatasync, self._fd)
             self._synced = self._position
 
 

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +31,10 @@ from shipline.server.problems import (
     upload_unknown,
 )
 from shipline.server.storage import Storage
-from shipline.server.upload_session import UploadSession, expected_size
+from shipline.server.upload_session import UploadSession, UploadThreads, expected_size
 
 _log = logging.getLogger(__name__)
 _MAX_SESSIONS = 2000  # unfinished uploads of one account
-_SYNC_THREADS = 4
 EXPIRY_S = 24 * 3600.0  # after the last byte arrived
 _LOCK_TIMEOUT_S = 10.0  # for another request of the same session
 
@@ -67,7 +65,7 @@ class UploadStore:
         self._max_size = max_size
         self._lock = threading.Lock()
         self._open: dict[str, UploadSession] = {}
-        self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
+        self._threads = UploadThreads()
         self._reserved: dict[str, _ReservedBytes] = {}
         self._sessions: Counter[str] = Counter()  # by account
         self.in_flight = 0  # requests with a body in progress
@@ -212,7 +210,7 @@ class UploadStore:
         """Call after all requests have ended."""
         with self._lock:
             self._open.clear()
-        self._threads.shutdown()
+        self._threads.close()
 
     def _path(self, upload_id: str) -> Path:
         return self._storage.incoming / upload_id

@@ -54,16 +54,25 @@ def ended_after(connection: socket.socket) -> float:
     return time.monotonic() - began
 
 
-def test_client_that_never_finishes_is_cut_off_and_can_go_on(running: Node) -> None:
+def require_cut_off(running: Node, promised: int) -> None:
     target = Target(running.url, "stalled")
     location = target.start()
-    with unfinished(running, location, 10, b"abc") as connection:
+    with unfinished(running, location, promised, b"abc") as connection:
         assert ended_after(connection) < 20
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while target.call("GET", location)["Range"] != "0-2":  # the node is still syncing them
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "stalled" in running.log.read_text()
+
+
+def test_client_that_never_finishes_is_cut_off_and_can_go_on(running: Node) -> None:
+    require_cut_off(running, 10)
+
+
+def test_the_same_for_a_body_that_is_read_from_the_socket(tmp_path: Path) -> None:
+    with served(tmp_path, _IMPATIENT.replace("100kB", "100MB")) as running:
+        require_cut_off(running, 64 << 20)
 
 
 def test_body_that_drips_is_cut_off(running: Node) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from shipline.server.app import Application
@@ -190,6 +194,71 @@ def test_a_truncated_body_is_distinguished_from_a_complete_one() -> None:
 
         serving(receiving(work), talk)
         assert seen == [b"abc", 400]
+
+
+LARGE = 20 << 20  # bytes of a body that is read from the socket
+
+
+@dataclass
+class Counted:
+    """An application that reads a body, and what it has read."""
+
+    size: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    end: str = ""
+
+    def __call__(self, request: Request) -> Coro[Response]:
+        yield DISK
+        try:
+            while data := (yield READ):
+                self.digest.update(data)
+                self.size += len(data)
+            self.end = "whole"
+        except ClientGone:
+            self.end = "broken"
+        assert request.received == self.size
+        return Response.of(200)
+
+    def read(self, sent: bytes) -> bool:
+        return self.size == len(sent) and self.digest.digest() == hashlib.sha256(sent).digest()
+
+
+@pytest.mark.parametrize("fields", [(), ("Expect: 100-continue",)])
+def test_a_large_body_comes_in_order_and_ends_its_connection(fields: tuple[str, ...]) -> None:
+    sent, seen = os.urandom(LARGE), Counted()
+    raw = put(sent, f"Content-Length: {LARGE}", *fields).replace(b"Connection: close\r\n", b"")
+    answer = asked(receiving(seen), raw)
+    assert seen.read(sent) and seen.end == "whole"
+    assert b"HTTP/1.1 200 OK\r\n" in answer and b"Connection: close\r\n" in answer
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n") is bool(fields)
+
+
+@pytest.mark.parametrize("size", [3, 10 << 20])
+def test_of_a_large_body_that_breaks_off_all_that_came_is_read(size: int) -> None:
+    sent, seen = os.urandom(size), Counted()
+
+    async def talk(port: int) -> bytes:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(put(sent, f"Content-Length: {LARGE}"))
+        while not seen.size:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while not seen.end:
+            await asyncio.sleep(0.01)
+        return b""
+
+    serving(receiving(seen), talk)
+    assert seen.read(sent) and seen.end == "broken"
+
+
+def test_a_large_body_can_be_refused_before_its_end() -> None:
+    def work(request: Request) -> Coro[Response]:
+        yield DISK
+        assert (yield READ)
+        return Response.of(413)
+
+    answer = asked(receiving(work), put(bytes(LARGE), f"Content-Length: {LARGE}"))
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"Connection: close" in answer
 
 
 def test_no_address_gets_all_threads() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.server.upload_session import UploadWriter
+from shipline.server.upload_session import UploadThreads, UploadWriter
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)
-_THREADS = ThreadPoolExecutor(4)
+_THREADS = UploadThreads()
 
 
 @settings(max_examples=40, deadline=None)
@@ -39,7 +39,8 @@ def test_file_holds_what_was_written(
     fd = os.open(path, os.O_RDWR)
     end = start + sum(cuts)
     source = (_NOISE * 3)[:end]
-    writer = UploadWriter(fd, start, _THREADS)
+    digest = hashlib.sha256()
+    writer = UploadWriter(fd, start, digest, _THREADS)
     position = start
     for size in cuts:
         writer.write(source[position : position + size])
@@ -47,12 +48,13 @@ def test_file_holds_what_was_written(
     writer.finish()
     os.close(fd)
     assert path.read_bytes() == source
+    assert digest.digest() == hashlib.sha256(source[start:]).digest()
 
 
 @pytest.mark.parametrize("blocks_written", [0, 1, 4])
 def test_refusal_of_the_disk_reaches_the_writer(tmp_path: Path, blocks_written: int) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    writer = UploadWriter(fd, 0, _THREADS)
+    writer = UploadWriter(fd, 0, hashlib.sha256(), _THREADS)
     with _longest_file(blocks_written * BLOCK + 8192), pytest.raises(OSError) as refused:
         for _ in range(6):
             writer.write(_NOISE[:BLOCK])
@@ -65,7 +67,7 @@ def test_refusal_of_the_disk_reaches_the_writer(tmp_path: Path, blocks_written: 
 def test_nothing_is_written_after_the_writer_was_abandoned(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     for _ in range(20):
-        writer = UploadWriter(fd, 0, _THREADS)
+        writer = UploadWriter(fd, 0, hashlib.sha256(), _THREADS)
         for _ in range(20):
             writer.write(_NOISE[:BLOCK])
         writer.abandon()
