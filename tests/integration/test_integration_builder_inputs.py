@@ -114,3 +114,36 @@ def test_caches_in_directories_are_written_and_read(
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "one/made").read_bytes() == (tmp_path / "three/made").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["check", "outline", "targets", "outline,format=json"])
+def test_calls_are_answered_by_the_builder(
+    shipline: Shipline, docker: Docker, tmp_path: Path, method: str
+) -> None:
+    """As buildx prints it."""
+    text = "ARG A=1\n# made\nFROM busybox AS made\nMAINTAINER me\nFROM made AS Other\n"
+    place = context(tmp_path / "place", text)
+    done = shipline.build("--call", method, place)
+    flags = ("buildx", "build", "--progress=quiet", "--call", method)
+    peer = docker.run(*flags, place)
+    assert done.out.strip() == peer.stdout.strip() and done.status == peer.returncode, done.err
+    assert shipline.build("--call=check", "-f", place / "none", place).status == 2
+
+
+def test_builds_are_in_the_history_under_their_names(
+    shipline: Shipline, docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDX_CONFIG", str(tmp_path / "buildx"))  # of the peer
+    place = context(tmp_path / "project", COPY, seen="x")
+    metadata = tmp_path / "metadata.json"
+    store = str(tmp_path / "buildx")
+    shipline.build(f"--metadata-file={metadata}", place, BUILDX_CONFIG=store).ok()
+    reference = json.loads(metadata.read_text())["buildx.build.ref"]
+    builder, node, name = reference.split("/")
+    assert (builder, node) == ("default", "default")
+    listed = docker.run("buildx", "history", "ls", "--format=json").stdout.splitlines()
+    (found,) = [one for one in map(json.loads, listed) if one["ref"].endswith(name)]
+    assert found["name"] == "project" and found["status"] == "Completed"
+    shown = docker.run("buildx", "history", "inspect", name).stdout
+    assert str(place) in shown, shown
+    assert "COPY seen" in docker.run("buildx", "history", "logs", name).stdout

@@ -30,7 +30,7 @@ from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder
 from shipline.builders.opening import open_nodes
 from shipline.builders.placement import Claims, Placement, affinity_key, place
-from shipline.builders.solving import Job, OpenNode, build_on
+from shipline.builders.solving import Job, OpenNode, build_on, call_on
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
@@ -74,6 +74,18 @@ def build_on_nodes(
         else:
             placed = {name: [(0, job.request.platforms)] for name, job in jobs.items()}
         return Farm(nodes, jobs, placed).build(step)
+
+
+def call_on_nodes(
+    builder: Builder, request: BuildRequest, settings: Settings, login: Login, step: Step
+) -> dict[str, bytes]:
+    """What the frontend of a node answers to the `call` of a request (`solving.call_on`)."""
+    with ExitStack() as stack:
+        inputs = stack.enter_context(open_inputs(request, settings))
+        job = Job(builder, request, inputs, settings, login)
+        key = affinity_key(request)
+        opened = open_nodes(builder, settings.environment, key, step, bool)
+        return call_on(stack.enter_context(opened)[0], job, step)
 
 
 def _can_build(jobs: Mapping[str, Job], nodes: Sequence[OpenNode]) -> bool:

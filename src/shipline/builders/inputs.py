@@ -28,6 +28,7 @@ from shipline.build.settings import Settings
 from shipline.content import OciLayout, Reader, chunks
 from shipline.errors import UsageError
 from shipline.layer import decompress, sniff
+from shipline.oci import InvalidReference, Reference
 
 _CONTEXT, _DOCKERFILE = "context", "dockerfile"  # names of directories
 _SESSION = "http://buildkit-session/"  # the client's uploads
@@ -58,7 +59,7 @@ def open_inputs(request: BuildRequest, settings: Settings) -> Iterator[Inputs]:
         for name, context in request.build_contexts.items():
             if context.kind is ContextKind.TARGET:
                 continue
-            inputs.attributes[f"context:{name}"] = _named(name, context, inputs)
+            inputs.attributes[f"context:{_plain(name)}"] = _named(name, context, inputs)
         yield inputs
 
 
@@ -114,6 +115,14 @@ def _add_dockerfile_here(request: BuildRequest, inputs: Inputs) -> None:
         raise unreadable_dockerfile(request, path, str(path), why) from None
     inputs.directories[_DOCKERFILE] = path.absolute().parent
     inputs.attributes.update(filename=path.name, dockerfilekey=_DOCKERFILE)
+
+
+def _plain(name: str) -> str:
+    """The name of a context as the frontend looks it up, in whatever spelling it was given."""
+    try:
+        return Reference.parse(name).familiar.removesuffix(":latest")
+    except InvalidReference:
+        return name
 
 
 def _named(name: str, context: Context, inputs: Inputs) -> str:

@@ -59,7 +59,7 @@ class BuilderStore:
     """The directory of buildx."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> BuilderStore:
@@ -71,7 +71,7 @@ class BuilderStore:
     def stored(self) -> list[Builder]:
         """All builders with a file, by name; files that cannot be read are left out."""
         try:
-            names = sorted(os.listdir(self._directory / "instances"))
+            names = sorted(os.listdir(self.directory / "instances"))
         except FileNotFoundError:
             return []
         found = []
@@ -85,7 +85,7 @@ class BuilderStore:
         """The builder of that name. Raises UsageError for a damaged file."""
         check_name(name)
         try:
-            raw = (self._directory / "instances" / name).read_bytes()
+            raw = (self.directory / "instances" / name).read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -106,10 +106,10 @@ class BuilderStore:
         check_name(name)
         with self._changing():
             try:
-                (self._directory / "instances" / name).unlink()
+                (self.directory / "instances" / name).unlink()
             except FileNotFoundError:
                 return False
-            (self._directory / "activity" / name).unlink(missing_ok=True)
+            (self.directory / "activity" / name).unlink(missing_ok=True)
         if self.selected() == name:
             self.select(NATIVE)
         return True
@@ -117,30 +117,30 @@ class BuilderStore:
     def selected(self) -> str:
         """The builder that is used unless another one is named."""
         try:
-            return (self._directory / "shipline-builder").read_text().strip() or NATIVE
+            return (self.directory / "shipline-builder").read_text().strip() or NATIVE
         except FileNotFoundError:
             return NATIVE
 
     def select(self, name: str) -> None:
         with self._changing():
             if name == NATIVE:
-                (self._directory / "shipline-builder").unlink(missing_ok=True)
+                (self.directory / "shipline-builder").unlink(missing_ok=True)
             else:
                 self._write("shipline-builder", f"{name}\n")
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Alone with the directory, also among processes of buildx."""
-        (self._directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
 
         def lock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-        with locked(self._directory / ".lock", lock, _AGAIN_S):
+        with locked(self.directory / ".lock", lock, _AGAIN_S):
             yield
 
     def _write(self, name: str, text: str) -> None:
-        path = self._directory / name
+        path = self.directory / name
         with open_whole(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(text.encode())

@@ -33,11 +33,12 @@ from shipline.build.settings import Settings
 from shipline.build.ssh import Agent, Answer, agents_of, guarded
 from shipline.builders.caches import open_caches
 from shipline.builders.capabilities import require_capable
+from shipline.builders.history import note_build, reference_of
 from shipline.builders.inputs import Inputs
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, capability_name
 from shipline.buildkit.control import Control
-from shipline.buildkit.gateway import BuildInput, run_open_build
+from shipline.buildkit.gateway import BuildInput, call_frontend, run_open_build
 from shipline.buildkit.messages import Exporter, SolveRequest
 from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Login, Services, Sink, open_session
@@ -99,46 +100,66 @@ def build_on(
     for output in request.outputs:
         _add_output(output, job, node.facts, results)
     caches = open_caches(request.cache, settings.environment, step)
-    attributes = _attributes(request, in_engine=job.builder.driver == "docker")
-    attributes |= job.inputs.attributes
+    solve = _solve_request(job)
+    solve.cache = caches.options
+    solve.exporters = results.exporters
+    if results.exporters:
+        solve.exporter_deprecated = results.exporters[0].type
+        solve.exporter_attrs_deprecated = results.exporters[0].attrs
     if caches.options.imports:
         imports = [{"Type": one.type, "Attrs": one.attrs} for one in caches.options.imports]
-        attributes["cache-imports"] = json.dumps(imports)
-    inputs: dict[str, bytes] = {}
+        solve.frontend_attrs["cache-imports"] = json.dumps(imports)
     for name, one in request.build_contexts.items():
         if one.kind is ContextKind.TARGET:
-            _add_input(name, one.location, target(one.location), attributes, inputs)
-    first = results.exporters[0] if results.exporters else Exporter()
-    solve = SolveRequest(
-        ref=uuid.uuid4().hex,
-        exporter_deprecated=first.type,
-        exporter_attrs_deprecated=first.attrs,
-        frontend="dockerfile.v0",
-        frontend_attrs=attributes,
-        cache=caches.options,
-        entitlements=sorted(request.run.entitlements),
-        frontend_inputs=inputs,
-        exporters=results.exporters,
-    )
+            _add_input(name, one.location, target(one.location), solve)
     services = _services(job, results.sinks, caches.stores)
-    key = _shared_key(request)
-    with open_session(node.control.connection, services, shared_key=key) as session:
-        solve.session = session
+    reference = reference_of(job.builder, node.node, solve.ref)
+    with _session(node, job, services, solve):
+        note_build(request, reference, settings.environment)
         if use is None:
             response = run_build(node.control, solve, step)
         else:
             response = run_open_build(node.control, solve, step, use)
     caches.name(response)
-    return response
+    return {**response, "buildx.build.ref": reference}
 
 
-def _add_input(
-    name: str, target: str, found: BuildInput, attributes: dict[str, str], inputs: dict[str, bytes]
-) -> None:
+def call_on(node: OpenNode, job: Job, step: Step) -> dict[str, bytes]:
+    """What the frontend of a node answers to the `call` of a request, as documents by name:
+    result.json and result.txt. Raises as `build_on`.
+    """
+    _check(job.request, job.builder, node)
+    solve = _solve_request(job)
+    method = job.request.call.method
+    solve.frontend_attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
+    solve.frontend_attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
+    with _session(node, job, _services(job, {}, {}), solve):
+        return call_frontend(node.control, solve, step)
+
+
+def _solve_request(job: Job) -> SolveRequest:
+    attributes = _attributes(job.request, in_engine=job.builder.driver == "docker")
+    return SolveRequest(
+        ref=uuid.uuid4().hex,
+        frontend="dockerfile.v0",
+        frontend_attrs=attributes | job.inputs.attributes,
+        entitlements=sorted(job.request.run.entitlements),
+    )
+
+
+@contextmanager
+def _session(node: OpenNode, job: Job, services: Services, solve: SolveRequest) -> Iterator[None]:
+    key = _shared_key(job.request)
+    with open_session(node.control.connection, services, shared_key=key) as solve.session:
+        yield
+
+
+def _add_input(name: str, target: str, found: BuildInput, solve: SolveRequest) -> None:
     """Make the result of a target the context `name` (frontend/dockerui/namedcontext.go)."""
     for platform, definition in found.definitions.items():
         suffix = f"::{platform}" if platform else ""
-        inputs[target + suffix] = definition
+        solve.frontend_inputs[target + suffix] = definition
+        attributes = solve.frontend_attrs
         attributes[f"context:{name}{suffix}"] = f"input:{target}{suffix}"
         if config := found.configs[platform]:
             described = {"containerimage.config": base64.b64encode(config).decode()}
@@ -203,6 +224,7 @@ def _attributes(request: BuildRequest, *, in_engine: bool) -> dict[str, str]:
     found = {name: value for name, value in found.items() if value}
     if request.cache.disabled:
         found["no-cache"] = ""
+    found |= {f"vcs:{name}": value for name, value in request.vcs.items()}
     found |= {f"build-arg:{name}": value for name, value in request.build_args.items()}
     found |= {f"label:{name}": value for name, value in request.labels.items()}
     if request.provenance is not None:

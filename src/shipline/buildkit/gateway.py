@@ -47,6 +47,26 @@ def run_open_build(
     """As `run_build`; `use` is called with the result once it is built, and exporters begin after
     it returned. What it raises ends the build.
     """
+    return _run(control, request, step, lambda result: use(_input(result)), evaluate=True)
+
+
+def call_frontend(control: Control, request: SolveRequest, step: Step) -> dict[str, bytes]:
+    """What the frontend answers to the subrequest in the attributes of `request`: its documents, by
+    name (frontend/subrequests). Raises as `run_build`; nothing is built.
+    """
+    found: dict[str, bytes] = {}
+    _run(control, request, step, lambda result: found.update(result.metadata), evaluate=False)
+    return found
+
+
+def _run(
+    control: Control,
+    request: SolveRequest,
+    step: Step,
+    use: Callable[[FrontendResult], object],
+    *,
+    evaluate: bool,
+) -> dict[str, str]:
     metadata = {"buildkit-controlapi-buildid": [request.ref]}
     inner = FrontendRequest(
         frontend=request.frontend,
@@ -54,7 +74,7 @@ def run_open_build(
         returns_result=True,
         returns_references=True,
         inputs=request.frontend_inputs,
-        evaluate=True,
+        evaluate=evaluate,
     )
     with TaskGroup() as group:
         outer = replace(request, frontend="", frontend_inputs={})
@@ -67,7 +87,7 @@ def run_open_build(
             with suppress(RpcError):
                 _return(control, ReturnRequest(error=status), metadata)
         else:
-            use(_input(decode(FrontendResult, answer.result)))
+            use(decode(FrontendResult, answer.result))
             with suppress(RpcError):
                 _return(control, ReturnRequest(answer.result), metadata)
     return build.result()

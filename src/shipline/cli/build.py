@@ -42,15 +42,18 @@ def command(
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
     mode = "quiet" if quiet else progress
+    from shipline.builders.instances import other_builder
+
+    name = other_builder(builder, os.environ)
     if request.call.method != "build":
         from shipline.cli.calls import call  # loads all of the Dockerfile language
 
-        return call(request, open_sinks(mode, sys.stderr, os.environ), settings)
+        return call(request, open_sinks(mode, sys.stderr, os.environ), settings, name)
     _refuse_terminal(request)
     warned: list[dict[str, Any]] = []
-    from shipline.builders.instances import other_builder
-
-    if name := other_builder(builder, os.environ):
+    if name:
+        facts = request.vcs or git_facts(os.environ, context, request.dockerfile)
+        request = replace(request, vcs=facts)
         from shipline.cli.builders import build_on_builder
 
         found = _build(

@@ -37,6 +37,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.buildkit.control import Control
+    from shipline.buildkit.session import Login
     from shipline.oci import Descriptor
 
 DOCKER = "docker"
@@ -79,9 +80,25 @@ def build_on_builder(
 ) -> dict[str, dict[str, str]]:
     """Build on the nodes of a builder; what it says of each result, as in buildx's metadata."""
     from shipline.builders.farm import build_on_nodes
-    from shipline.registry import keychain_from
 
     builder = find_builder(name)
+    with open_settings(*requests.values()) as settings:
+        return build_on_nodes(builder, requests, settings, _login(), step)
+
+
+def call_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, bytes]:
+    """What the frontend of a builder answers to --call, as documents by name."""
+    from shipline.builders.farm import call_on_nodes
+
+    builder = find_builder(name)
+    with open_settings(request) as settings:
+        return call_on_nodes(builder, request, settings, _login(), step)
+
+
+def _login() -> Login:
+    """The logins of this process, as daemons ask for them."""
+    from shipline.registry import keychain_from
+
     keychain = keychain_from(os.environ)
 
     def login(host: str) -> tuple[str, str] | None:
@@ -92,8 +109,7 @@ def build_on_builder(
             return "", found.identity_token
         return found.username, found.password
 
-    with open_settings(*requests.values()) as settings:
-        return build_on_nodes(builder, requests, settings, login, step)
+    return login
 
 
 def descriptors(found: Mapping[str, Mapping[str, str]]) -> dict[str, Descriptor]:

@@ -6,6 +6,7 @@ Text and JSON are those of `docker buildx build --call`; the JSON of sources has
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,17 +18,23 @@ from shipline.cli import engine
 from shipline.cli.failures import ProgramSettings, report
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.template import go_json
-from shipline.errors import ShiplineError, Span
+from shipline.errors import BuilderError, ShiplineError, Span
 from shipline.events import Sink, Stream
 
 
-def call(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSettings) -> int:
-    """Print the answer to --call; returns the exit status.
+def call(
+    request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSettings, builder: str = ""
+) -> int:
+    """Print the answer to --call, that of this process or of a `builder`; returns the exit status.
 
     That of the checks is 1 for warnings for any platform, unless those are to be ignored, and for a
     build that would fail before its first step. Raises UsageError where there is no Dockerfile, and
     what else the answer needs and is wrong.
     """
+    if builder:
+        text, status = _answer_of(builder, request, sinks)
+        click.echo(text, nl=False)
+        return status
     if request.call.method == DESCRIBE:
         click.echo(_described(request.call.json))
         return 0
@@ -54,6 +61,42 @@ def answer(request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int, Ship
     return (f"{text}\n" if text else ""), status, found.failure
 
 
+def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int]:
+    """As `answer`, of the frontend that the builder has."""
+    from shipline.build.contexts import dockerfile_path
+    from shipline.cli.builders import call_on_builder
+
+    with Stream(*sinks) as stream, stream.step(request.call.method) as step:
+        found = run_cancellable(
+            lambda: call_on_builder(builder, request, step),
+            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+        )
+    document = found.get("result.json", b"").decode(errors="replace")
+    text = found.get("result.txt", b"").decode(errors="replace")
+    try:
+        facts = json.loads(document)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, (dict, list)):
+        raise BuilderError(f"{builder} has no answer to --call={request.call.method}")
+    if request.call.method != "check" or not isinstance(facts, dict):
+        return (f"{document}\n" if request.call.json else text), 0
+    count, failed = len(facts.get("warnings") or ()), bool(facts.get("buildError"))
+    bad = failed or (bool(count) and not request.call.ignore_status)
+    if request.call.json:
+        return f"{document}\n", int(bad)
+    if path := dockerfile_path(request):  # the builder knows its name alone
+        text = text.replace(f"\n{path.name}:", f"\n{path}:")
+    return f"{_checked_line(count)}\n{text}" if count or not failed else text, int(bad)
+
+
+def _checked_line(count: int) -> str:
+    if not count:
+        return "Check complete, no warnings found."
+    found = "1 warning has" if count == 1 else f"{count} warnings have"
+    return f"Check complete, {found} been found!"
+
+
 def _shown(answer: df.Outline | df.Dockerfile, json: bool) -> str:
     if isinstance(answer, df.Outline):
         return go_json(_outline_json(answer)) if json else _outline_text(answer)
@@ -72,11 +115,9 @@ def _as_text(result: CheckResult) -> str:
         for warning in result.warnings
     ]
     if not blocks:
-        return "" if result.failure else "Check complete, no warnings found."
-    count = "1 warning has" if len(blocks) == 1 else f"{len(blocks)} warnings have"
-    return "\n\n".join([f"Check complete, {count} been found!", *blocks]) + "\n" * (
-        result.failure is not None
-    )
+        return "" if result.failure else _checked_line(0)
+    text = "\n\n".join([_checked_line(len(blocks)), *blocks])
+    return text + "\n" * (result.failure is not None)
 
 
 def _source(span: Span) -> Iterator[str]:

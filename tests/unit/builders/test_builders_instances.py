@@ -69,6 +69,6 @@ def test_damaged_files_are_one_error(tmp_path: Path, text: str) -> None:
 
 
 def test_directories_are_those_of_buildx() -> None:
-    assert BuilderStore.of({"BUILDX_CONFIG": "/x"})._directory == Path("/x")
-    assert BuilderStore.of({"DOCKER_CONFIG": "/d"})._directory == Path("/d/buildx")
-    assert BuilderStore.of({"HOME": "/h"})._directory == Path("/h/.docker/buildx")
+    assert BuilderStore.of({"BUILDX_CONFIG": "/x"}).directory == Path("/x")
+    assert BuilderStore.of({"DOCKER_CONFIG": "/d"}).directory == Path("/d/buildx")
+    assert BuilderStore.of({"HOME": "/h"}).directory == Path("/h/.docker/buildx")
