@@ -412,27 +412,29 @@ def parse_ulimit(text: str) -> Ulimit:
 
 
 def parse_resources(
-    texts: Iterable[str], older: Mapping[str, str | None] | None = None
+    texts: Iterable[str],
+    older: Mapping[str, str | None] | None = None,
+    flag: str = "--resource",
 ) -> Resources:
     """`key=value` lists; later values replace earlier ones, and those of docker's older flags."""
     fields = {key: value for key, value in (older or {}).items() if value}
     for text in texts:
-        fields |= parse_attributes(text, "--resource")
+        fields |= parse_attributes(text, flag)
     memory, swap = fields.pop("memory", "0"), fields.pop("memory-swap", "0")
     shares, period, quota = (
-        parse_integer(fields.pop(key, "0"), f"--resource {key}")
+        parse_integer(fields.pop(key, "0"), f"{flag} {key}")
         for key in ("cpu-shares", "cpu-period", "cpu-quota")
     )
     cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
     if fields:
         raise UsageError(
-            f"--resource: unknown limit {', '.join(fields)}",
+            f"{flag}: unknown limit {', '.join(fields)}",
             hint="known: cpu-period, cpu-quota, cpu-shares, cpuset-cpus, cpuset-mems, memory,"
             " memory-swap",
         )
     return Resources(
-        memory=parse_size(memory or "0", "--resource memory"),
-        memory_swap=-1 if swap == "-1" else parse_size(swap or "0", "--resource memory-swap"),
+        memory=parse_size(memory or "0", f"{flag} memory"),
+        memory_swap=-1 if swap == "-1" else parse_size(swap or "0", f"{flag} memory-swap"),
         cpu_shares=shares,
         cpu_period=period,
         cpu_quota=quota,

@@ -15,7 +15,7 @@ from shipline.events import Step
 
 
 class State(StrEnum):
-    """What a daemon does; `INACTIVE` is one that is not there, or does not answer."""
+    """What a daemon does; `INACTIVE` is one that is not there."""
 
     INACTIVE = "inactive"
     STARTING = "starting"
@@ -32,8 +32,8 @@ class Driver(Protocol):
 
     def boot(self, step: Step) -> None:
         """Have the daemon run and answer: it is made where it is not there, and started where it is
-        stopped. What is done is a step below `step`. Nothing is left of a daemon that was made and
-        does not answer.
+        stopped; one that runs, and one that others start, is left alone. What is done is a step
+        below `step`. Nothing is left of a daemon that was made and does not answer.
         """
 
     def open(self, key: str = "") -> AbstractContextManager[Control]:

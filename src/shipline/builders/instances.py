@@ -11,8 +11,9 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -97,9 +98,30 @@ class BuilderStore:
             ) from None
 
     def save(self, builder: Builder) -> None:
-        check_name(builder.name)
+        self.update(builder.name, lambda _: builder)
+
+    def update(self, name: str, change: Callable[[Builder | None], Builder]) -> Builder | None:
+        """Save what `change` makes of the builder, None if there is none of that name; the builder
+        as it was. No other process changes it at the same time.
+        """
+        check_name(name)
         with self._changing():
-            self._write(f"instances/{builder.name}", _format(builder))
+            before = self.find(name)
+            self._write(f"instances/{name}", _format(change(before)))
+        return before
+
+    def touch(self, name: str) -> None:
+        """Note that a builder is used now; quiet about a directory that cannot be written."""
+        with suppress(OSError):
+            (self.directory / "activity").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(f"activity/{name}", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}")
+
+    def last_activity(self, name: str) -> str:
+        """When a builder was used, as RFC 3339 says; empty if it never was."""
+        try:
+            return (self.directory / "activity" / name).read_text().strip()
+        except OSError:
+            return ""
 
     def remove(self, name: str) -> bool:
         """Forget a builder, and whether there was one."""
@@ -154,19 +176,28 @@ def other_builder(name: str | None, environment: Mapping[str, str]) -> str:
     return "" if chosen in (NATIVE, "default") else chosen
 
 
-def check_name(name: str) -> None:
-    """Raises UsageError for what cannot be the name of a builder."""
+def check_name(name: str) -> str:
+    """The name of a builder or a node. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a builder",
             hint="a name begins with a letter; letters, digits, `.`, `_` and `-` follow",
         )
+    return name
 
 
-def with_node(builder: Builder, node: Node) -> Builder:
-    """The builder with `node`, in place of the one of that name if there is one."""
-    others = tuple(one for one in builder.nodes if one.name != node.name)
-    return replace(builder, nodes=(*others, node))
+def without_node(builder: Builder, name: str) -> Builder:
+    """The builder without a node. Raises UsageError if it is not there, or the only one."""
+    left = tuple(one for one in builder.nodes if one.name != name)
+    if len(left) == len(builder.nodes):
+        names = ", ".join(one.name for one in builder.nodes)
+        raise UsageError(f"--node: {builder.name} has no node {name!r}", hint=f"its nodes: {names}")
+    if not left:
+        raise UsageError(
+            f"{name} is the only node of {builder.name}",
+            hint=f"remove the builder: shipline builder rm {builder.name}",
+        )
+    return replace(builder, nodes=left)
 
 
 def parse_driver(name: str) -> str:

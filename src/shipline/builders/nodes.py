@@ -13,6 +13,7 @@ from shipline.builders.instances import Builder, Node
 from shipline.builders.kubernetes import KubernetesDriver, open_pod
 from shipline.buildkit.connecting import CONNECT_S, TlsFiles, open_buildkit, open_engine
 from shipline.buildkit.control import Control
+from shipline.buildkit.messages import CdiDevice, GcRule
 from shipline.engines.finding import docker_address
 from shipline.errors import BuilderError
 from shipline.events import Step
@@ -27,6 +28,9 @@ class NodeFacts(Struct, frozen=True):
     version: str
     platforms: tuple[Platform, ...]
     labels: Mapping[str, str]
+    ids: tuple[str, ...] = ()
+    gc_policy: tuple[GcRule, ...] = ()
+    devices: tuple[CdiDevice, ...] = ()
 
     @property
     def stores_images(self) -> bool:
@@ -51,10 +55,19 @@ def driver_of(
 
 
 def open_node(
-    builder: Builder, node: Node, environment: Mapping[str, str], key: str = ""
+    builder: Builder,
+    node: Node,
+    environment: Mapping[str, str],
+    key: str = "",
+    step: Step | None = None,
 ) -> AbstractContextManager[Control]:
-    """The daemon of a node, inside the block; see `Driver.open`. Raises BuilderError."""
-    return driver_of(builder, node, environment).open(key)
+    """The daemon of a node, inside the block; see `Driver.open`. With `step` it is started if it
+    does not run. Raises BuilderError.
+    """
+    driver = driver_of(builder, node, environment)
+    if step is not None:
+        driver.boot(step)
+    return driver.open(key)
 
 
 def facts_of(control: Control) -> NodeFacts:
@@ -66,7 +79,14 @@ def facts_of(control: Control) -> NodeFacts:
         for worker in workers
         for one in worker.platforms
     )
-    return NodeFacts(control.version(), tuple(dict.fromkeys(platforms)), labels)
+    return NodeFacts(
+        control.version(),
+        tuple(dict.fromkeys(platforms)),
+        labels,
+        tuple(worker.id for worker in workers),
+        tuple(rule for worker in workers for rule in worker.gc_policy),
+        tuple(device for worker in workers for device in worker.devices),
+    )
 
 
 def capability_name(builder: Builder, facts: NodeFacts) -> str:
@@ -85,16 +105,13 @@ class _Kept:
         raise NotImplementedError
 
     def state(self) -> State:
-        try:
-            with self.open() as control:
-                control.version()
-        except BuilderError:
-            return State.INACTIVE
+        """Running, if it can be reached."""
+        with self.open() as control:
+            control.version()
         return State.RUNNING
 
     def boot(self, step: Step) -> None:
-        with self.open() as control:
-            control.version()
+        """Nothing: it is not ours."""
 
     def stop(self) -> None:
         """Nothing: it is not ours."""
@@ -128,18 +145,15 @@ class _Remote(_Kept):
         return open_buildkit(self._node.endpoint, tls, timeout_s=self._timeout_s)
 
 
-class _Container(_Kept):
-    """A buildkitd in a container of buildx; the endpoint is a context of docker."""
+def _container(node: Node, environment: Mapping[str, str], timeout_s: float) -> Driver:
+    from shipline.builders.container import ContainerDriver  # builds elsewhere need none of it
 
-    def open(self, key: str = "") -> AbstractContextManager[Control]:
-        node = self._node
-        engine = "" if "://" in node.endpoint else f"?context={node.endpoint}"
-        return open_buildkit(f"docker-container://buildx_buildkit_{node.name}{engine}")
+    return ContainerDriver(node, environment, timeout_s)
 
 
 _DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
     "docker": _Docker,
-    "docker-container": _Container,
+    "docker-container": _container,
     "kubernetes": KubernetesDriver,
     "remote": _Remote,
 }

@@ -31,7 +31,7 @@ def open_nodes(
     first answer; until then they have as long as connecting may take. Raises BuilderError if none
     answers.
     """
-    opening = _Opening(builder, environment, key)
+    opening = _Opening(builder, environment, key, step)
     with TaskGroup() as group:
         try:
             for node in builder.nodes:
@@ -45,8 +45,10 @@ def open_nodes(
 class _Opening:
     """Nodes as they answer. Each has a thread, in which its connection begins and ends."""
 
-    def __init__(self, builder: Builder, environment: Mapping[str, str], key: str) -> None:
-        self._builder, self._environment, self._key = builder, environment, key
+    def __init__(
+        self, builder: Builder, environment: Mapping[str, str], key: str, step: Step
+    ) -> None:
+        self._builder, self._environment, self._key, self._step = builder, environment, key, step
         self._changed = threading.Condition()
         self._found: dict[str, OpenNode] = {}
         self._failures: dict[str, BuilderError] = {}
@@ -54,9 +56,13 @@ class _Opening:
         self._released = False
 
     def hold(self, node: Node) -> None:
-        """Connect, and keep the connection until all are released."""
+        """Connect to a daemon, which is started if need be, and keep the connection until all are
+        released.
+        """
         try:
-            with open_node(self._builder, node, self._environment, self._key) as control:
+            with open_node(
+                self._builder, node, self._environment, self._key, self._step
+            ) as control:
                 load = control.running() if len(self._builder.nodes) > 1 else 0
                 self._keep(OpenNode(node, facts_of(control), control, load))
         except BuilderError as error:

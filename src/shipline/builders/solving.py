@@ -143,7 +143,7 @@ def _solve_request(job: Job) -> SolveRequest:
         ref=uuid.uuid4().hex,
         frontend="dockerfile.v0",
         frontend_attrs=attributes | job.inputs.attributes,
-        entitlements=sorted(job.request.run.entitlements),
+        entitlements=_entitlements(job.request),
     )
 
 
@@ -203,6 +203,12 @@ def _check(request: BuildRequest, builder: Builder, node: OpenNode) -> None:
             hint=f"it can build for {', '.join(sorted(map(str, able))) or 'none'}",
         )
     require_capable(builder.name, capability_name(builder, node.facts), request)
+
+
+def _entitlements(request: BuildRequest) -> list[str]:
+    """What RUN is allowed; --network=host asks for its own."""
+    asked = {"network.host"} if request.run.network == "host" else set()
+    return sorted(request.run.entitlements | asked)
 
 
 def _attributes(request: BuildRequest, *, in_engine: bool) -> dict[str, str]:

@@ -63,11 +63,31 @@ class PlatformSpec(Struct):
     os_version: Annotated[str, 4] = ""
 
 
+class GcRule(Struct):
+    """When the disk of a worker is freed; sizes are bytes, `keep_duration` is in nanoseconds."""
+
+    all: Annotated[bool, 1] = False
+    keep_duration: Annotated[int, 2] = 0
+    reserved_space: Annotated[int, 3] = 0
+    filters: Annotated[list[str], 4] = field(default_factory=list)
+    max_used_space: Annotated[int, 5] = 0
+    min_free_space: Annotated[int, 6] = 0
+
+
+class CdiDevice(Struct):
+    name: Annotated[str, 1] = ""
+    auto_allow: Annotated[bool, 2] = False
+    annotations: Annotated[dict[str, str], 3] = field(default_factory=dict)
+    on_demand: Annotated[bool, 4] = False
+
+
 class WorkerRecord(Struct):
     id: Annotated[str, 1] = ""
     labels: Annotated[dict[str, str], 2] = field(default_factory=dict)
     platforms: Annotated[list[PlatformSpec], 3] = field(default_factory=list)
+    gc_policy: Annotated[list[GcRule], 4] = field(default_factory=list)
     version: Annotated[BuildkitVersion | None, 5] = None
+    devices: Annotated[list[CdiDevice], 6] = field(default_factory=list)
 
 
 class ListWorkersResponse(Struct):

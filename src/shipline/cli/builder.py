@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 _COMMANDS = (
     LazyCommand("create", "shipline.cli.builders:create", "Create a builder, or add a node."),
     LazyCommand("use", "shipline.cli.builders:use_command", "Choose the builder for builds."),
-    LazyCommand("ls", "shipline.cli.builders:ls", "List builders and their nodes."),
-    LazyCommand("inspect", "shipline.cli.builders:inspect", "Show a builder."),
-    LazyCommand("rm", "shipline.cli.builders:rm", "Forget builders."),
+    LazyCommand("ls", "shipline.cli.builder_list:ls", "List builders and their nodes."),
+    LazyCommand("inspect", "shipline.cli.builder_list:inspect", "Show a builder, or start it."),
+    LazyCommand("stop", "shipline.cli.builders:stop", "Stop the daemons of a builder."),
+    LazyCommand("rm", "shipline.cli.builders:rm", "Remove builders."),
     LazyCommand("bootstrap", "shipline.cli.builder:bootstrap", "Register emulators."),
     LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
     LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
@@ -107,8 +108,25 @@ _filters = click.option(
 )
 
 
-_builder = click.option(
-    "--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder whose disk is meant."
+builder_option = click.option(
+    "--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder that is meant."
+)
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    try:
+        return Duration.parse(text).seconds
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from None
+
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    default="20s",
+    metavar="SPAN",
+    callback=_seconds,
+    help="How long a builder may take to answer, as 20s or 1m30s.",
 )
 
 
@@ -116,10 +134,14 @@ _builder = click.option(
 @_filters
 @click.option("--format", "template", help="table, pretty, json, or a Go template.")
 @click.option("--verbose", is_flag=True, help="Shorthand for --format=pretty.")
-@_builder
-@click.option("--timeout", hidden=True)
+@builder_option
+@timeout_option
 def du(
-    filters: Sequence[str], template: str | None, verbose: bool, builder: str | None, **_: object
+    filters: Sequence[str],
+    template: str | None,
+    verbose: bool,
+    builder: str | None,
+    timeout_s: float,
 ) -> None:
     """Show what the build cache takes of the disk.
 
@@ -127,7 +149,7 @@ def du(
     changes while it is used.
     """
     chosen = _chosen(filters)
-    records = [record for record in _scan(builder) if chosen(record)]
+    records = [record for record in _scan(builder, timeout_s) if chosen(record)]
     template = template or ("pretty" if verbose else "table")
     if template in ("table", "pretty"):
         click.echo(_table(records) if template == "table" else _pretty(records), nl=False)
@@ -149,8 +171,8 @@ def du(
 @click.option("--reserved-space", help="Always keep this much of the cache.")
 @click.option("--keep-storage", hidden=True)
 @click.option("--verbose", is_flag=True, help="Show the removed records in detail.")
-@_builder
-@click.option("--timeout", hidden=True)
+@builder_option
+@timeout_option
 def prune_command(
     everything: bool,
     filters: Sequence[str],
@@ -161,7 +183,7 @@ def prune_command(
     keep_storage: str | None,
     verbose: bool,
     builder: str | None,
-    **_: object,
+    timeout_s: float,
 ) -> int:
     """Remove build cache, the least recently used first; what running builds use stays."""
     from shipline.build.disk import PruneLimits, total
@@ -172,10 +194,10 @@ def prune_command(
         min_free=_bytes("--min-free-space", min_free_space),
         reserved=_bytes("--reserved-space", reserved_space or keep_storage),
     )
-    if not force and not _confirmed():
+    if not force and not confirmed("WARNING! This will remove all build cache that is not in use."):
         return 0
     removed: list[CacheRecord] = []
-    for record in _prune(builder, limits, chosen if filters else None, everything):
+    for record in _prune(builder, timeout_s, limits, chosen if filters else None, everything):
         if verbose:
             click.echo(_pretty([record]), nl=False)
         else:
@@ -187,14 +209,14 @@ def prune_command(
     return 0
 
 
-def _scan(builder: str | None) -> list[CacheRecord]:
+def _scan(builder: str | None, timeout_s: float) -> list[CacheRecord]:
     from shipline.builders.instances import other_builder
     from shipline.cli.builders import open_nodes
 
     if name := other_builder(builder, os.environ):
         from shipline.builders import disk
 
-        with open_nodes(name) as controls:
+        with open_nodes(name, timeout_s) as controls:
             return [record for control in controls for record in disk.scan(control)]
     from shipline.api import state_directory
     from shipline.build.disk import scan
@@ -207,6 +229,7 @@ def _scan(builder: str | None) -> list[CacheRecord]:
 
 def _prune(
     builder: str | None,
+    timeout_s: float,
     limits: PruneLimits,
     chosen: Callable[[CacheRecord], bool] | None,
     everything: bool,
@@ -217,7 +240,7 @@ def _prune(
     if name := other_builder(builder, os.environ):
         from shipline.builders import disk
 
-        with open_nodes(name) as controls:
+        with open_nodes(name, timeout_s) as controls:
             for control in controls:
                 yield from disk.prune(control, limits, chosen, everything=everything)
         return
@@ -297,12 +320,9 @@ def _bytes(flag: str, text: str | None) -> int | None:
         raise UsageError(f"{flag}: {error}") from None
 
 
-def _confirmed() -> bool:
-    click.echo(
-        "WARNING! This will remove all build cache that is not in use.\n"
-        "Are you sure you want to continue? [y/N] ",
-        nl=False,
-    )
+def confirmed(warning: str) -> bool:
+    """Whether the user, asked on the terminal, agrees."""
+    click.echo(f"{warning}\nAre you sure you want to continue? [y/N] ", nl=False)
     answer = sys.stdin.readline().strip().lower()
     if not sys.stdin.isatty():
         click.echo()

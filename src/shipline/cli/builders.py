@@ -1,56 +1,49 @@
-"""`shipline builder create`, `use`, `ls`, `inspect`, `rm`: other machines and engines that build.
+"""`shipline builder create`, `use`, `stop`, `rm`: other machines and engines that build.
 
-Flags and columns are those of `docker buildx`, and so are the files that keep builders.
+Flags are those of `docker buildx`, and so are the files that keep builders.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
-from shipline import __version__
 from shipline.build import BuildRequest, parse_platforms
+from shipline.builders.creating import NodeRequest, with_new_node
+from shipline.builders.driver import Driver, State
 from shipline.builders.instances import (
     NATIVE,
     Builder,
     BuilderStore,
     Node,
-    check_name,
     other_builder,
-    parse_driver,
-    with_node,
+    without_node,
 )
+from shipline.builders.nodes import driver_of
+from shipline.buildkit.control import Control
+from shipline.buildkit.session import Login
+from shipline.cli.build import shown
+from shipline.cli.builder import builder_option, confirmed, timeout_option
 from shipline.cli.engine import open_settings
-from shipline.cli.template import render
-from shipline.errors import ShiplineError, UsageError
+from shipline.engines import EngineError
+from shipline.engines.finding import docker_address, docker_contexts
+from shipline.errors import BuilderError, ShiplineError, UsageError
 from shipline.events import Step
+from shipline.oci import Descriptor
 from shipline.tasks import TaskGroup
-from shipline.values import replace
-
-if TYPE_CHECKING:
-    from shipline.buildkit.control import Control
-    from shipline.buildkit.session import Login
-    from shipline.oci import Descriptor
 
 DOCKER = "docker"
 """The engine of docker's current context, as a builder without a file."""
 
-_REMOTE = ("tcp", "unix", "ssh", "docker-container", "kube-pod")
-
 
 def find_builder(name: str) -> Builder:
     """The builder of that name: one with a file, or a context of docker. Raises UsageError."""
-    from shipline.engines import EngineError
-    from shipline.engines.finding import docker_address
-
     store = BuilderStore.of(os.environ)
     if found := store.find(name):
         return found
@@ -66,13 +59,12 @@ def find_builder(name: str) -> Builder:
 
 
 @contextmanager
-def open_nodes(name: str) -> Iterator[list[Control]]:
+def open_nodes(name: str, timeout_s: float) -> Iterator[list[Control]]:
     """The daemons of a builder, inside the block."""
-    from shipline.builders.nodes import open_node
-
     builder = find_builder(name)
+    drivers = [driver_of(builder, one, os.environ, timeout_s=timeout_s) for one in builder.nodes]
     with ExitStack() as stack:
-        yield [stack.enter_context(open_node(builder, one, os.environ)) for one in builder.nodes]
+        yield [stack.enter_context(one.open()) for one in drivers]
 
 
 def build_on_builder(
@@ -82,6 +74,7 @@ def build_on_builder(
     from shipline.builders.farm import build_on_nodes
 
     builder = find_builder(name)
+    BuilderStore.of(os.environ).touch(name)
     with open_settings(*requests.values()) as settings:
         return build_on_nodes(builder, requests, settings, _login(), step)
 
@@ -122,111 +115,110 @@ def descriptors(found: Mapping[str, Mapping[str, str]]) -> dict[str, Descriptor]
 
 @click.command("create")
 @click.argument("endpoint", required=False, metavar="[CONTEXT|ENDPOINT]")
-@click.option("--name", help="The name of the builder.")
-@click.option("--driver", help="docker-container or remote; by default what ENDPOINT calls for.")
+@click.option("--name", default="", help="The name of the builder.")
+@click.option(
+    "--driver", default="", help="docker-container, kubernetes or remote; ENDPOINT may call for it."
+)
 @click.option(
     "--driver-opt", "options", multiple=True, metavar="K=V", help="Options of the driver."
 )
-@click.option("--node", help="The name of the node.")
+@click.option("--node", default="", help="The name of the node: a new one, or one to change.")
 @click.option("--append", is_flag=True, help="Add a node to a builder.")
 @click.option("--leave", is_flag=True, help="Take a node out of a builder.")
 @click.option(
     "--platform", "platforms", multiple=True, metavar="OS/ARCH", help="What it builds for."
 )
+@click.option(
+    "--buildkitd-config",
+    "--config",
+    "configuration",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The buildkitd.toml of the node's daemon; certificates in it are copied, too.",
+)
+@click.option(
+    "--buildkitd-flags", "flags", metavar="FLAGS", help="Flags of the node's daemon, in one word."
+)
 @click.option("--use", is_flag=True, help="Use this builder from now on.")
-@click.option("--bootstrap", is_flag=True, help="See whether it answers.")
+@click.option("--bootstrap", is_flag=True, help="Start it, and see whether it answers.")
+@timeout_option
 def create(
     endpoint: str | None,
-    name: str | None,
-    driver: str | None,
+    name: str,
+    driver: str,
     options: Sequence[str],
-    node: str | None,
+    node: str,
     append: bool,
     leave: bool,
     platforms: Sequence[str],
+    configuration: Path | None,
+    flags: str | None,
     use: bool,
     bootstrap: bool,
+    timeout_s: float,
 ) -> None:
     """Create a builder, or change its nodes; buildx sees it, too."""
     store = BuilderStore.of(os.environ)
+    if (append or leave) and not name:
+        raise UsageError("--append and --leave change a builder", hint="name it with --name")
     name = name or f"builder-{secrets.token_hex(3)}"
-    check_name(name)
-    if name in (NATIVE, DOCKER, "default"):
+    if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
         raise UsageError(f"--name: {name} is a builder that is always there", hint="choose another")
-    existing = store.find(name)
-    if (append or leave) and existing is None:
-        raise UsageError(f"there is no builder {name!r} to change", hint="leave --append out")
-    if existing is not None and not (append or leave or node):
-        raise UsageError(
-            f"there is a builder {name!r} already",
-            hint="add a node with --append, or remove it: shipline builder rm " + name,
-        )
     if leave:
-        assert existing is not None
-        store.save(_without(existing, node))
+        store.update(name, lambda before: without_node(_existing(name, before), node))
         return
-    chosen = _driver(driver, endpoint, existing)
-    builder = existing or Builder(name, chosen, ())
-    made = Node(
-        node or _free_name(builder),
+    asked = NodeRequest(
+        node,
         endpoint or "",
+        driver,
         parse_platforms(platforms),
-        _options(options),
+        tuple(options),
+        flags,
+        configuration,
     )
-    builder = with_node(builder, made)
+
+    def change(before: Builder | None) -> Builder:
+        if append:
+            _existing(name, before)
+        elif before is not None and not node:
+            raise UsageError(
+                f"there is a builder {name!r} already",
+                hint=f"add a node with --append, or remove it: shipline builder rm {name}",
+            )
+        builder, made = with_new_node(name, before, asked, os.environ, store.directory)
+        drivers.append(driver_of(builder, made, os.environ, timeout_s=timeout_s))
+        return builder
+
+    drivers: list[Driver] = []
+    before = store.update(name, change)
     if bootstrap:
-        _reach(builder, made)
-    store.save(builder)
+        try:
+            shown("boot", partial(boot, drivers), "auto", [])
+        except BaseException:
+            store.remove(name) if before is None else store.save(before)
+            raise
     if use:
         store.select(name)
     click.echo(name)
 
 
-def _driver(driver: str | None, endpoint: str | None, existing: Builder | None) -> str:
-    if existing is not None and driver not in (None, existing.driver):
-        raise UsageError(
-            f"--driver: the builder has the driver {existing.driver}", hint="leave --driver out"
-        )
-    by_endpoint = "remote" if urlsplit(endpoint or "").scheme in _REMOTE else "docker-container"
-    chosen = parse_driver(driver or (existing.driver if existing else by_endpoint))
-    if chosen == "remote" and urlsplit(endpoint or "").scheme not in _REMOTE:
-        raise UsageError(
-            "a remote builder needs an endpoint",
-            hint="as tcp://HOST:1234, unix:///run/buildkit/buildkitd.sock or ssh://USER@HOST",
-        )
-    return chosen
+def _existing(name: str, builder: Builder | None) -> Builder:
+    if builder is None:
+        raise UsageError(f"there is no builder {name!r} to change", hint="leave --append out")
+    return builder
 
 
-def _options(given: Sequence[str]) -> dict[str, str]:
-    fields = [part for one in given for part in one.split(",")]
-    for one in fields:
-        if "=" not in one:
-            raise UsageError(f"--driver-opt: {one!r} is not K=V")
-    options = dict(one.split("=", 1) for one in fields)
-    for name in ("cacert", "cert", "key"):
-        if name in options:
-            options[name] = str(Path(options[name]).absolute())
-    return options
+def boot(drivers: Sequence[Driver], step: Step) -> None:
+    """Have the daemons run, and see that they answer. Raises BuilderError."""
+    with TaskGroup() as group:
+        for one in drivers:
+            group.start(_boot, one, step)
 
 
-def _free_name(builder: Builder) -> str:
-    taken = {node.name for node in builder.nodes}
-    return next(
-        name for name in (f"{builder.name}{index}" for index in range(1000)) if name not in taken
-    )
-
-
-def _without(builder: Builder, node: str | None) -> Builder:
-    left = tuple(one for one in builder.nodes if one.name != node)
-    if len(left) == len(builder.nodes):
-        names = ", ".join(one.name for one in builder.nodes)
-        raise UsageError(f"--node: {builder.name} has no node {node!r}", hint=f"its nodes: {names}")
-    if not left:
-        raise UsageError(
-            f"{node} is the only node of {builder.name}",
-            hint=f"remove the builder: shipline builder rm {builder.name}",
-        )
-    return replace(builder, nodes=left)
+def _boot(driver: Driver, step: Step) -> None:
+    driver.boot(step)
+    with driver.open() as control:
+        control.version()
 
 
 @click.command("use")
@@ -234,127 +226,110 @@ def _without(builder: Builder, node: str | None) -> Builder:
 @click.option("--default", is_flag=True, hidden=True)
 @click.option("--global", "global_", is_flag=True, hidden=True)
 def use_command(name: str, **_: object) -> None:
-    """Build with NAME from now on; `native` is the engine of this machine."""
+    """Build with NAME from now on; `native` is the engine of this machine.
+
+    The choice holds everywhere, as with --global of buildx.
+    """
     if name != NATIVE:
         find_builder(name)
     BuilderStore.of(os.environ).select(name)
 
 
-@click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME ..")
-@click.option("-f", "--force", is_flag=True, help="Say nothing of builders that are not there.")
-@click.option("--keep-state", is_flag=True, hidden=True)
-@click.option("--keep-daemon", is_flag=True, hidden=True)
-def rm(names: Sequence[str], force: bool, **_: object) -> None:
-    """Forget builders; their daemons go on."""
-    store = BuilderStore.of(os.environ)
-    for name in names:
-        if not store.remove(name) and not force:
-            raise UsageError(f"there is no builder {name!r}", hint="list them: shipline builder ls")
-        click.echo(f"{name} removed", err=True)
-
-
-@click.command("ls")
-@click.option("--format", "template", default="table", help="table, json, or a Go template.")
-def ls(template: str) -> None:
-    """List builders, with their nodes."""
-    store = BuilderStore.of(os.environ)
-    selected = store.selected()
-    with TaskGroup() as group:
-        tasks = [group.start(_described, one) for one in (find_builder(DOCKER), *store.stored())]
-    rows = [_native(), *(task.result() for task in tasks)]
-    if template != "table":
-        for row in rows:
-            values = {**row, "Current": row["Name"] == selected}
-            click.echo(json.dumps(values) if template == "json" else render(template, values))
-        return
-    click.echo(_line("NAME/NODE", "DRIVER/ENDPOINT", "STATUS", "BUILDKIT", "PLATFORMS"))
-    for row in rows:
-        mark = "*" if row["Name"] == selected else ""
-        click.echo(_line(f"{row['Name']}{mark}", row["Driver"], "", "", ""))
-        for node in row["Nodes"]:
-            platforms = ", ".join(node["Platforms"])
-            shown = (f" \\_ {node['Name']}", f" \\_ {node['Endpoint']}", node["Status"])
-            click.echo(_line(*shown, node["Version"], platforms))
-            if node["Error"]:
-                click.echo(f"    {node['Error']}")
-
-
-@click.command("inspect")
+@click.command("stop")
 @click.argument("name", required=False)
-@click.option("--bootstrap", is_flag=True, help="Fail unless it answers.")
-def inspect(name: str | None, bootstrap: bool) -> None:
-    """Show a builder, by default the one in use."""
-    other = other_builder(name, os.environ)
-    row = _described(find_builder(other), raise_errors=bootstrap) if other else _native()
-    click.echo(f"Name:   {row['Name']}\nDriver: {row['Driver']}\n\nNodes:")
-    for node in row["Nodes"]:
-        fields = {
-            "Name": node["Name"],
-            "Endpoint": node["Endpoint"],
-            "Error": node["Error"],
-            "Status": node["Status"],
-            "BuildKit version": node["Version"],
-            "Platforms": ", ".join(node["Platforms"]),
-        }
-        for title, value in fields.items():
-            if value:
-                click.echo(f"{title + ':':<18}{value}")
-        if node["Labels"]:
-            click.echo("Labels:")
-        for title, value in sorted(node["Labels"].items()):
-            click.echo(f" {title + ':':<50} {value}")
+@builder_option
+@timeout_option
+def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
+    """Stop the daemons of a builder, by default of the one in use; what they keep stays.
+
+    The next build starts them again. Daemons that others start go on.
+    """
+    if other := other_builder(name or builder, os.environ):
+        found = find_builder(other)
+        with TaskGroup() as group:
+            for node in found.nodes:
+                group.start(driver_of(found, node, os.environ, timeout_s=timeout_s).stop)
 
 
-def _native() -> dict[str, Any]:
-    from shipline.sandbox import supported_platforms
-
-    node = {
-        "Name": NATIVE,
-        "Endpoint": "this process",
-        "Status": "running",
-        "Version": f"shipline {__version__}",
-        "Platforms": [str(one) for one in supported_platforms()],
-        "Labels": {},
-        "Error": "",
-    }
-    return {"Name": NATIVE, "Driver": NATIVE, "Nodes": [node]}
-
-
-def _described(builder: Builder, *, raise_errors: bool = False) -> dict[str, Any]:
-    nodes = []
-    for node in builder.nodes:
-        found: dict[str, Any] = {
-            "Name": node.name,
-            "Endpoint": node.endpoint or "default",
-            "Status": "running",
-            "Version": "",
-            "Platforms": [f"{one}*" for one in node.platforms],
-            "Labels": {},
-            "Error": "",
-        }
+@click.command("rm")
+@click.argument("names", nargs=-1, metavar="[NAME ..]")
+@click.option("--all-inactive", is_flag=True, help="Remove all builders that do not run.")
+@click.option("-f", "--force", is_flag=True, help="Ask nothing; ignore what is not there.")
+@click.option("--keep-daemon", is_flag=True, help="Leave the daemons running.")
+@click.option("--keep-state", is_flag=True, help="Leave what the daemons keep on disk.")
+@builder_option
+@timeout_option
+def rm(
+    names: Sequence[str],
+    all_inactive: bool,
+    force: bool,
+    keep_daemon: bool,
+    keep_state: bool,
+    builder: str | None,
+    timeout_s: float,
+) -> None:
+    """Remove builders, by default the one in use, with the daemons that were started for them."""
+    store = BuilderStore.of(os.environ)
+    if all_inactive:
+        if names:
+            raise UsageError("--all-inactive: no names go with it", hint="leave one of both out")
+        if not force and not confirmed(
+            "WARNING! This will remove all builders that are not in running state."
+        ):
+            return
+        names = [one.name for one in store.stored() if _is_inactive(one, timeout_s)]
+    elif not names:
+        names = [other_builder(builder, os.environ) or NATIVE]
+    failures = []
+    for name in names:
         try:
-            facts = _reach(builder, node)
+            if not _remove(store, name, timeout_s, keep_daemon, keep_state) and not force:
+                raise UsageError(
+                    f"there is no builder {name!r} to remove", hint="see: shipline builder ls"
+                )
+            click.echo(f"{name} removed", err=True)
         except ShiplineError as error:
-            if raise_errors:
-                raise
-            found |= {"Status": "inactive", "Error": error.message}
-        else:
-            fixed = set(node.platforms)
-            found["Version"] = facts.version
-            found["Platforms"] += [str(one) for one in facts.platforms if one not in fixed]
-            found["Labels"] = dict(facts.labels)
-        nodes.append(found)
-    return {"Name": builder.name, "Driver": builder.driver, "Nodes": nodes}
+            failures.append((name, error))
+    for name, failure in failures[1:]:
+        click.echo(f"failed to remove {name}: {failure.message}", err=True)
+    if failures:
+        raise failures[0][1]
 
 
-def _reach(builder: Builder, node: Node) -> Any:
-    from shipline.builders.nodes import facts_of, open_node
+def _remove(
+    store: BuilderStore, name: str, timeout_s: float, keep_daemon: bool, keep_state: bool
+) -> bool:
+    """Remove a builder with its daemons, and whether there was one. Its file goes in any case."""
+    try:
+        builder = store.find(name)
+    except UsageError:  # damaged
+        builder = None
+    else:
+        if builder is None and name in (NATIVE, DOCKER, *docker_contexts(os.environ)):
+            raise UsageError(f"the builder {name} is always there", hint="name another one")
+    failure: ShiplineError | None = None
+    if builder is not None:
+        try:
+            for node in builder.nodes:
+                driver = driver_of(builder, node, os.environ, timeout_s=timeout_s)
+                driver.remove(keep_state=keep_state, keep_daemon=keep_daemon)
+        except ShiplineError as error:
+            failure = error
+    existed = store.remove(name)
+    if failure is not None:
+        raise BuilderError(
+            f"{name} is forgotten, and a daemon of it may be left: {failure.message}",
+            hint="remove it where it runs",
+        )
+    return existed
 
-    with open_node(builder, node, os.environ) as control:
-        return facts_of(control)
 
+def _is_inactive(builder: Builder, timeout_s: float) -> bool:
+    def runs(node: Node) -> bool:
+        try:
+            driver = driver_of(builder, node, os.environ, timeout_s=timeout_s)
+            return driver.state() is State.RUNNING
+        except ShiplineError:
+            return False
 
-def _line(*columns: str) -> str:
-    widths = (20, 34, 10, 22, 0)
-    return "".join(f"{text:<{width}}" for text, width in zip(columns, widths, strict=True)).rstrip()
+    return not any(map(runs, builder.nodes))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from shipline.build import BuildRequest, CheckResult
 from shipline.cli import engine
 from shipline.cli.failures import ProgramSettings, report
 from shipline.cli.interrupts import run_cancellable
+from shipline.cli.tables import columns
 from shipline.cli.template import go_json
 from shipline.errors import BuilderError, ShiplineError, Span
 from shipline.events import Sink, Stream
@@ -188,7 +189,7 @@ def _described(json: bool) -> str:
     if not json:
         head = ("NAME", "VERSION", "DESCRIPTION")
         rows = [head, *((name, _VERSION, text) for name, text, _ in _METHODS)]
-        return _table(rows, 1).removesuffix("\n")
+        return columns(rows, 1).removesuffix("\n")
     return go_json(
         [
             {
@@ -209,31 +210,20 @@ def _described(json: bool) -> str:
     )
 
 
-def _table(rows: Iterable[Sequence[str]], padding: int) -> str:
-    """Lines of columns, of which all but the last have the width of their widest cell and `padding`
-    more.
-    """
-    from shipline.observe import clean
-
-    cleaned = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) + padding for column in zip(*cleaned, strict=True)]
-    return "".join("".join(map(str.ljust, row[:-1], widths)) + row[-1] + "\n" for row in cleaned)
-
-
 def _outline_text(outline: df.Outline) -> str:
     blocks = []
     name, text = outline.target.name, _stage_description(outline.target)
     if name or text:
         rows = [("TARGET:", name or "(default)"), *([("DESCRIPTION:", text)] if text else ())]
-        blocks.append(_table(rows, 1))
+        blocks.append(columns(rows, 1))
     if outline.args:
         head = ("BUILD ARG", "VALUE", "DESCRIPTION")
         rows = [(one.name, one.value, one.description) for one in outline.args]
-        blocks.append(_table([head, *rows], 3))
+        blocks.append(columns([head, *rows], 3))
     for title, mounts in (("SECRET", outline.secrets), ("SSH", outline.agents)):
         if mounts:
             rows = [(one.name, "true" if one.required else "") for one in mounts]
-            blocks.append(_table([(title, "REQUIRED"), *rows], 3))
+            blocks.append(columns([(title, "REQUIRED"), *rows], 3))
     return "".join(f"{block}\n" for block in blocks)
 
 
@@ -278,7 +268,7 @@ def _targets_text(dockerfile: df.Dockerfile) -> str:
     for stage in dockerfile.stages:
         words = [stage.name, *(["(default)"] if stage is dockerfile.stages[-1] else [])]
         rows.append((" ".join(filter(None, words)), _stage_description(stage)))
-    return _table(rows, 1)
+    return columns(rows, 1)
 
 
 def _targets_json(dockerfile: df.Dockerfile) -> dict[str, Any]:

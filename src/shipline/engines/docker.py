@@ -6,10 +6,10 @@ import http.client
 import json
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
@@ -20,6 +20,8 @@ from shipline.tasks import on_cancel
 
 _CONNECT_S = 10  # seconds
 _LIMIT = 4 << 20  # bytes of an answer
+_SAME = 304  # the container is as it was asked to be
+_NO_HEADERS: Mapping[str, str] = {}
 _CONTAINERD = ["driver-type", "io.containerd.snapshotter.v1"]
 
 
@@ -98,48 +100,83 @@ def _ssh(url: str) -> socket.socket:
     return ours
 
 
-class Docker:
-    """The engine at an address, which was asked what it can do."""
+class Refused(EngineError):
+    """The engine answers with an error, of this HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DockerApi:
+    """Requests to the engine at an address. All raise EngineError, and Refused."""
 
     def __init__(self, address: Address) -> None:
-        """Raises EngineError."""
         self._address = address
-        (info,) = self._read(self._ask("GET", "/info"))
-        self.several = _CONTAINERD in (info.get("DriverStatus") or ())
-
-    def load(self, image: LoadableImage) -> None:
-        """Keep the image: `POST /images/load`."""
-        answer = self._ask("POST", "/images/load?quiet=1", image.archive())
-        for said in self._read(answer):
-            if "error" in said:
-                raise EngineError(f"the engine at {self} refuses the image: {said['error']}")
 
     def __str__(self) -> str:
         return self._address.url
 
-    def _read(self, answer: bytes) -> list[dict[str, Any]]:
-        """The documents of an answer, one a line."""
-        try:
-            found = [json.loads(line) for line in answer.splitlines() if line.strip()]
-        except ValueError:
-            found = []
-        if not found or not all(isinstance(one, dict) for one in found):
-            raise EngineError(f"what answers at {self} is no engine: {answer[:200]!r}")
-        return found
+    def ask(self, method: str, path: str, document: object = None) -> Any:
+        """The answer of the engine, None for an empty one; `document` is sent as JSON."""
+        answer = self.read(method, path, document)
+        return self._document(answer) if answer.strip() else None
 
-    def _ask(self, method: str, path: str, body: Iterable[bytes] | None = None) -> bytes:
-        headers = {"Content-Type": "application/x-tar"} if body is not None else {}
-        with connecting(str(self)), self._connected() as connection:
-            with suppress(BrokenPipeError, ConnectionResetError):  # it answers why
-                connection.request(method, path, body, headers, encode_chunked=body is not None)
-            try:
-                response = connection.getresponse()
-                answer = response.read(_LIMIT)
-            except http.client.HTTPException as error:
-                raise EngineError(f"no engine answers at {self}: {error!r}") from error
-        if response.status >= 300:
-            raise EngineError(f"the engine at {self} refuses: {_message(answer)}")
-        return answer
+    def read(self, method: str, path: str, document: object = None) -> bytes:
+        """The answer of the engine as it is; of a long one, the beginning."""
+        with self._errors(), self._connected() as connection:
+            return self._request(connection, method, path, *_json(document)).read(_LIMIT)
+
+    def follow(
+        self,
+        method: str,
+        path: str,
+        archive: Iterable[bytes] | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> Iterator[dict[str, Any]]:
+        """What the engine says while it works; a tar archive is sent first."""
+        kind = {} if archive is None else {"Content-Type": "application/x-tar"}
+        with self._errors(), self._connected() as connection:
+            response = self._request(connection, method, path, archive, {**headers, **kind})
+            while line := response.readline(_LIMIT):
+                if line.strip():
+                    yield self._document(line)
+
+    @contextmanager
+    def attached(self, path: str, document: object) -> Iterator[tuple[socket.socket, BinaryIO]]:
+        """A connection that becomes that of a program, to write to and to read from (Engine API,
+        "Attach to a container", on hijacking).
+        """
+        body, headers = _json(document)
+        upgrade = {**headers, "Connection": "Upgrade", "Upgrade": "tcp"}
+        with ExitStack() as stack:
+            with self._errors():
+                connection = stack.enter_context(self._connected())
+                response = self._request(connection, "POST", path, body, upgrade)
+            yield connection.sock, cast(BinaryIO, response.fp)
+
+    def _document(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError:
+            raise EngineError(f"what answers at {self} is no engine: {answer[:200]!r}") from None
+
+    def _request(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None,
+        headers: Mapping[str, str],
+    ) -> http.client.HTTPResponse:
+        """An answer that is none of an error."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # it answers why
+            connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        if response.status < 300 or response.status == _SAME:
+            return response
+        text = f"the engine at {self} refuses: {_message(response.read(_LIMIT))}"
+        raise Refused(text, response.status)
 
     @contextmanager
     def _connected(self) -> Iterator[http.client.HTTPConnection]:
@@ -147,6 +184,41 @@ class Docker:
         connection.sock = self._address.connect()
         with closing(connection), on_cancel(lambda: connection.sock.shutdown(socket.SHUT_RDWR)):
             yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with connecting(str(self)):
+            try:
+                yield
+            except http.client.HTTPException as error:
+                raise EngineError(f"no engine answers at {self}: {error!r}") from error
+
+
+def _json(document: object) -> tuple[bytes | None, Mapping[str, str]]:
+    if document is None:
+        return None, {}
+    return json.dumps(document).encode(), {"Content-Type": "application/json"}
+
+
+class Docker:
+    """The engine at an address, which was asked what it can do."""
+
+    def __init__(self, address: Address) -> None:
+        """Raises EngineError."""
+        self._api = DockerApi(address)
+        info = self._api.ask("GET", "/info")
+        if not isinstance(info, dict):
+            raise EngineError(f"what answers at {self} is no engine: {info!r}")
+        self.several = _CONTAINERD in (info.get("DriverStatus") or ())
+
+    def load(self, image: LoadableImage) -> None:
+        """Keep the image: `POST /images/load`."""
+        for said in self._api.follow("POST", "/images/load?quiet=1", image.archive()):
+            if "error" in said:
+                raise EngineError(f"the engine at {self} refuses the image: {said['error']}")
+
+    def __str__(self) -> str:
+        return str(self._api)
 
 
 def _message(answer: bytes) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,31 @@ def docker_address(environment: Mapping[str, str], context: str = "") -> Address
     machine. Raises EngineError for a context that is not there.
     """
     return _docker_address(environment, context) or Address(f"unix://{_DOCKER}")
+
+
+def docker_endpoint(environment: Mapping[str, str], given: str = "") -> str:
+    """The engine that docker's command would use, or the `given` one, as buildx records it: the
+    name of a context, or an address. Raises EngineError for a context that is not there.
+    """
+    if "://" in given:
+        return given
+    if given in ("", "default"):
+        if not given and not environment.get("DOCKER_HOST"):
+            place = docker_directory(environment)
+            given = environment.get("DOCKER_CONTEXT") or _current_context(place)
+        if given in ("", "default"):
+            return docker_address({**environment, "DOCKER_CONTEXT": "default"}).url
+    docker_address(environment, given)
+    return given
+
+
+def docker_contexts(environment: Mapping[str, str]) -> list[str]:
+    """The names of docker's contexts, besides the default."""
+    found = []
+    for path in (docker_directory(environment) / "contexts/meta").glob("*/meta.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found.append(str(json.loads(path.read_bytes())["Name"]))
+    return sorted(found)
 
 
 def _places(environment: Mapping[str, str]) -> Iterator[tuple[Path, Callable[[Path], Engine]]]:
