@@ -1,26 +1,31 @@
 """`shipline build --push` beside `docker buildx build --push`: same run, registry and Dockerfile.
 
     make bench                     the workloads of the README's table, and its plot
-    make bench BENCH='--files 5000 --bytes 100000000 --rounds 1'
+    make bench BENCH='--rows big,small --minutes 12'
+    make bench BENCH='--files 2000 --bytes 40000000 --repeats 1'
 
 Every run starts on a settled machine: nothing dirty, daemons idle, the context in the page cache.
 BuildKit goes second in each pair, as it leaves several times the size of the tree in the cache.
-Prints medians, ratios, CPU time and peak memory, and writes bench/results/build.json and the plot
-docs/build-time.svg. Needs root, the Debian packages docker.io, docker-buildx, docker-registry and
-buildah, and the npm registry for the Node.js example.
+Prints medians, ratios, CPU time, peak memory, and how long the row took to measure. Each row is
+written to bench/results/build.json when it is there, and at the end the plot docs/build-time.svg,
+where the sizes were measured. Needs root, the Debian packages docker.io, docker-buildx,
+docker-registry and buildah, and the npm registry for the Node.js example.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import shlex
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +36,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from bench.meter import Cost, descendants, measure, read_all, settle  # noqa: E402
 from bench.plot import plot  # noqa: E402
-from bench.tree import BYTES, FILES, make_tree  # noqa: E402
+from bench.tree import BYTES, FILES  # noqa: E402
 from peers import Docker, Registry, docker_registry, dockerd, push_base_images  # noqa: E402
 
 PLATFORMS = "linux/amd64,linux/arm64"
@@ -180,16 +185,13 @@ def shared(bench: Bench, context: Path, name: str, rounds: int) -> tuple[list[Co
     return ours, theirs
 
 
-def contexts(place: Path, files: int, size: int) -> tuple[Path, Path]:
-    return tree(place / "big", files, size), small(place / "small", SMALL)
-
-
 def tree(place: Path, files: int, size: int) -> Path:
     """A context of so many files and bytes."""
     (place / "tree").mkdir(parents=True)
     (place / "Dockerfile").write_text(BIG)
-    count, total = make_tree(place / "tree", files=files, size=size)
-    print(f"tree: {count} files, {total / 1e9:.2f} GB", flush=True)
+    # in a process of its own: what this one has held counts as the peak of those it starts
+    command = [sys.executable, "-m", "bench.tree", str(place / "tree"), str(files), str(size)]
+    subprocess.run(command, cwd=ROOT, check=True)
     return place
 
 
@@ -201,113 +203,182 @@ def small(place: Path, dockerfile: str) -> Path:
     return place
 
 
-def show(workload: str, ours: list[Cost], theirs: list[Cost], budget: float) -> dict[str, object]:
-    """Print one row; the ratio is the median of the pairs."""
-    ratios = [b.wall_s / a.wall_s for a, b in zip(ours, theirs, strict=True)]
-    ratio = statistics.median(ratios)
-    median = {
-        name: {key: statistics.median(cost.json()[key] for cost in costs) for key in ours[0].json()}
-        for name, costs in (("shipline", ours), ("buildkit", theirs))
-    }
-    a, b = median["shipline"], median["buildkit"]
-    print(
-        f"{workload:<22}{b['wall_s']:>9.2f} s{a['wall_s']:>9.2f} s{ratio:>8.1f}x"
-        f"{b['cpu_s']:>9.1f} s{a['cpu_s']:>8.1f} s"
-        f"{b['peak_bytes'] / 1e6:>8.0f} MB{a['peak_bytes'] / 1e6:>7.0f} MB   goal {budget:g}x",
-        flush=True,
-    )
-    return {"workload": workload, "ratio": ratio, "goal": budget, "ratios": ratios, **median}
+class Report:
+    """The rows: printed, and written to a file as they come."""
+
+    def __init__(self, file: Path) -> None:
+        self.rows: list[dict[str, object]] = []
+        self._file = file
+        self._before = time.monotonic()
+        file.parent.mkdir(exist_ok=True)
+        print(f"{'':<24}{'BuildKit':>10}{'shipline':>10}{'ratio':>8}{'CPU':>10}{'CPU':>8}"
+              f"{'peak':>10}{'peak':>8}{'goal':>8}{'took':>8}", flush=True)  # fmt: skip
+
+    def row(
+        self,
+        workload: str,
+        costs: tuple[list[Cost], list[Cost]],
+        goal: float = 1,
+        **more: object,
+    ) -> None:
+        """Add the costs of both builders; the ratio is the median of the pairs."""
+        ours, theirs = costs
+        ratios = [b.wall_s / a.wall_s for a, b in zip(ours, theirs, strict=True)]
+        ratio = statistics.median(ratios)
+        took = time.monotonic() - self._before
+        a, b = _median(ours), _median(theirs)
+        print(
+            f"{workload:<24}{b['wall_s']:>8.2f} s{a['wall_s']:>8.2f} s{ratio:>7.1f}x"
+            f"{b['cpu_s']:>8.1f} s{a['cpu_s']:>6.1f} s{b['peak_bytes'] / 1e6:>7.0f} MB"
+            f"{a['peak_bytes'] / 1e6:>5.0f} MB{goal:>7g}x{took:>6.0f} s",
+            flush=True,
+        )
+        measured = {"ratio": ratio, "ratios": ratios, "goal": goal, "took_s": took}
+        self.rows.append({"workload": workload, **measured, "shipline": a, "buildkit": b, **more})
+        self._file.write_text(json.dumps(self.rows, indent=2) + "\n")
+        self._before = time.monotonic()
+
+
+def _median(costs: list[Cost]) -> dict[str, float]:
+    return {key: statistics.median(cost.json()[key] for cost in costs) for key in costs[0].json()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What rows need: `rounds` is how many pairs a row with the big tree has, `repeats` others."""
+
+    bench: Bench
+    report: Report
+    place: Path
+    files: int
+    size: int
+    rounds: int
+    repeats: int
+
+
+def big(run: Run) -> None:
+    """The tree of the README's table."""
+    bench, report, rounds = run.bench, run.report, run.rounds
+    context = tree(run.place / "big", run.files, run.size)
+    costs = cold(bench, context, "big", rounds)
+    report.row("big, cold", costs, 20, files=run.files)
+    costs = warm(bench, context, f"big{rounds - 1}", run.repeats)
+    report.row("big, nothing changed", costs, 4)
+    victim = next(path for path in sorted((context / "tree").rglob("*")) if path.is_file())
+
+    def one_file(number: int) -> None:
+        with victim.open("ab") as file:
+            file.write(b"changed %d\n" % number)
+
+    report.row("big, one file changed", warm(bench, context, "big", rounds, one_file), 30)
+
+
+def sizes(run: Run) -> None:
+    """Cold builds of smaller trees, for the plot."""
+    for count in SIZES:
+        if count < run.files:
+            context = tree(run.place / f"tree{count}", count, run.size * count // run.files)
+            costs = cold(run.bench, context, f"tree{count}", 1)
+            run.report.row(f"{count} files, cold", costs, files=count)
+
+
+def few(run: Run) -> None:
+    """A context with one file."""
+    bench, context = run.bench, small(run.place / "small", SMALL)
+    run.report.row("small, cold", cold(bench, context, "small", run.repeats), 2)
+    name = f"small{run.repeats - 1}"
+    run.report.row("small, nothing changed", warm(bench, context, name, run.repeats), 2.5)
+    run.report.row("small, shared cache", shared(bench, context, "shared", run.repeats))
+
+
+def stages(run: Run) -> None:
+    """Many stages that do not need each other."""
+    context = small(run.place / "many", MANY)
+    run.report.row(f"{STAGES} stages, cold", cold(run.bench, context, "many", run.repeats))
+
+
+def cache_mount(run: Run) -> None:
+    """A step with a cache mount, whose input changes."""
+    context = small(run.place / "cached", CACHED)
+
+    def another(number: int) -> None:
+        (context / "app" / "run").write_text(f"line {number}\n")
+
+    run.bench.forget()
+    warm(run.bench, context, "cached", 1)
+    run.report.row("cache mount, changed", warm(run.bench, context, "cached", run.repeats, another))
+
+
+def node(run: Run) -> None:
+    """The example with Node.js."""
+    context = run.place / "node"
+    shutil.copytree(ROOT / "examples" / "node-app", context)
+    dockerfile = context / "Dockerfile"  # with the built-in frontend, not one from Docker Hub
+    dockerfile.write_text(dockerfile.read_text().replace("# syntax=", "# ", 1))
+
+    def source(number: int) -> None:
+        with (context / "src" / "server.js").open("a") as file:
+            file.write(f"// changed {number}\n")
+
+    run.report.row("Node.js, cold", cold(run.bench, context, "node", 1))
+    run.report.row("Node.js, changed", warm(run.bench, context, "node0", run.repeats, source))
+
+
+def buildah(run: Run) -> None:
+    """buildah as the peer."""
+    bench, context = run.bench, small(run.place / "buildah", SMALL)
+    peer, repeats = bench.buildah, run.repeats
+    costs = cold(bench, context, "b", repeats, peer)
+    run.report.row("buildah: small, cold", costs, peer="buildah")
+    costs = warm(bench, context, f"b{repeats - 1}", repeats, peer=peer)
+    run.report.row("buildah: nothing changed", costs, peer="buildah")
+
+
+ROWS: dict[str, Callable[[Run], None]] = {
+    "big": big,
+    "small": few,
+    "sizes": sizes,
+    "stages": stages,
+    "cache-mount": cache_mount,
+    "node": node,
+    "buildah": buildah,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--bytes", type=int, default=BYTES)
-    parser.add_argument("--rounds", type=int, default=1, help="of the cold and changed builds")
+    parser.add_argument("--rounds", type=int, default=1, help="pairs of a row with the big tree")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of the quick rows")
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones: {', '.join(ROWS)}")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no rows after them")
     parser.add_argument("--work", type=Path, default=None, help="directory with enough space")
     arguments = parser.parse_args()
+    names = arguments.rows.split(",")
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"no such rows: {', '.join(unknown)}")
     if os.geteuid() != 0:
         sys.exit("the benchmark starts a Docker engine: run it as root")
+    deadline = time.monotonic() + arguments.minutes * 60
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.work)))
-        big, small_ = contexts(place, arguments.files, arguments.bytes)
         registry = stack.enter_context(docker_registry(place))
-        push_base_images(registry, "busybox", "node")
+        push_base_images(registry, "busybox", *(["node"] if "node" in names else []))
         docker = stack.enter_context(dockerd(place, registry))
         daemon = int((place / "docker" / "pid").read_text())
         bench = Bench(registry, docker, descendants(daemon), place / "home")
-        rows = run(bench, big, small_, place, arguments.rounds)
-        if arguments.files > max(SIZES):
-            sizes = by_size(bench, place, arguments.files, arguments.bytes, rows[0])
-            (ROOT / "docs" / "build-time.svg").write_text(plot(sizes))
-            rows += sizes[:-1]
-    results = ROOT / "bench" / "results"
-    results.mkdir(exist_ok=True)
-    (results / "build.json").write_text(json.dumps(rows, indent=2) + "\n")
-
-
-def run(bench: Bench, big: Path, small_: Path, place: Path, rounds: int) -> list[dict[str, object]]:
-    print(f"{'':<22}{'BuildKit':>11}{'shipline':>11}{'ratio':>9}"
-          f"{'CPU':>11}{'CPU':>10}{'peak':>11}{'peak':>10}")  # fmt: skip
-
-    def one_file(number: int) -> None:
-        victim = next(path for path in sorted((big / "tree").rglob("*")) if path.is_file())
-        with victim.open("ab") as file:
-            file.write(b"changed %d\n" % number)
-
-    rows = [
-        show("big, cold", *cold(bench, big, "big", rounds), 20),
-        show("big, nothing changed", *warm(bench, big, f"big{rounds - 1}", 3), 4),
-        show("big, one file changed", *warm(bench, big, "big", rounds, one_file), 30),
-        show("small, cold", *cold(bench, small_, "small", 3), 2),
-        show("small, nothing changed", *warm(bench, small_, "small2", 7), 2.5),
-        show("small, shared cache", *shared(bench, small_, "shared", 5), 1),
-    ]
-    return [*rows, *more(bench, small_, place)]
-
-
-def more(bench: Bench, small_: Path, place: Path) -> list[dict[str, object]]:
-    """Workloads of other shapes, and buildah as the peer."""
-    many, cached, node = (
-        small(place / "many", MANY),
-        small(place / "cached", CACHED),
-        place / "node",
-    )
-    shutil.copytree(ROOT / "examples" / "node-app", node)
-    text = (node / "Dockerfile").read_text()  # with the built-in frontend, not one from Docker Hub
-    (node / "Dockerfile").write_text(text.replace("# syntax=", "# ", 1))
-
-    def another(number: int) -> None:
-        (cached / "app" / "run").write_text(f"line {number}\n")
-
-    def source(number: int) -> None:
-        with (node / "src" / "server.js").open("a") as file:
-            file.write(f"// changed {number}\n")
-
-    rows = [show(f"{STAGES} stages, cold", *cold(bench, many, "many", 3), 1)]
-    bench.forget()
-    warm(bench, cached, "cached", 1)
-    rows.append(show("cache mount, changed", *warm(bench, cached, "cached", 5, another), 1))
-    rows.append(show("Node.js, cold", *cold(bench, node, "node", 1), 1))
-    rows.append(show("Node.js, changed", *warm(bench, node, "node0", 3, source), 1))
-    print(f"{'':<22}{'buildah':>11}")
-    rows.append(show("small, cold", *cold(bench, small_, "b", 3, bench.buildah), 1))
-    rows.append(
-        show("small, nothing changed", *warm(bench, small_, "b2", 3, peer=bench.buildah), 1)
-    )
-    return [*rows[:-2], *({**row, "peer": "buildah"} for row in rows[-2:])]
-
-
-def by_size(
-    bench: Bench, place: Path, files: int, size: int, largest: dict[str, object]
-) -> list[dict[str, object]]:
-    """Cold builds of smaller trees, and the `largest`, which was measured before."""
-    rows = []
-    for count in SIZES:
-        context = tree(place / f"tree{count}", count, size * count // files)
-        costs = cold(bench, context, f"tree{count}", 1)
-        rows.append(show(f"{count} files, cold", *costs, 1) | {"files": count})
-    return [*rows, largest | {"files": files}]
+        report = Report(ROOT / "bench" / "results" / "build.json")
+        limits = (arguments.files, arguments.bytes, arguments.rounds, arguments.repeats)
+        run = Run(bench, report, place, *limits)
+        for name in names:
+            if time.monotonic() < deadline:
+                ROWS[name](run)
+            else:
+                print(f"{name}: left out, as {arguments.minutes:g} minutes are over")
+    by_size = sorted((row for row in report.rows if "files" in row), key=lambda row: row["files"])
+    if len(by_size) > len(SIZES):
+        (ROOT / "docs" / "build-time.svg").write_text(plot(by_size))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""A big tree of real files for benchmarks, made of what the machine has."""
+"""A big tree of real files for benchmarks, made of what the machine has.
+
+python -m bench.tree DIRECTORY FILES BYTES
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +55,8 @@ def _candidates() -> Iterator[tuple[str, int]]:
                     length = os.path.getsize(path)
                     if 0 < length <= _LARGEST:
                         yield path, length
+
+
+if __name__ == "__main__":
+    count, total = make_tree(Path(sys.argv[1]), files=int(sys.argv[2]), size=int(sys.argv[3]))
+    print(f"tree: {count} files, {total / 1e9:.2f} GB", flush=True)
