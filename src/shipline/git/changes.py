@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from msgspec import Struct
 
 from shipline.git.history import merge_base
 from shipline.git.repository import resolve
@@ -24,8 +25,7 @@ _ESCAPE = re.compile(rb'\\([abfnrtv"\\]|[0-7]{3})')
 _ESCAPED = dict(zip(b'abfnrtv"\\', b'\a\b\f\n\r\t\v"\\', strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedLines:
+class ChangedLines(Struct, frozen=True):
     """`lines` has the added and changed lines of each changed file, by path from the top of the
     repository; `files` are all paths of the repository. Deletions have no lines.
     """
@@ -111,8 +111,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 _SHOWN = 12  # digits of a commit
 
 
-@dataclass(frozen=True, slots=True)
-class WorkTree:
+class WorkTree(Struct, frozen=True):
     """The checked-out commit. `tree` is the tree object of the current files, and differs from the
     commit's if there are `changes`: paths that differ. `committed` is in Unix time.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.git.run import Git, GitError
 
@@ -11,8 +12,7 @@ _FIELDS = "%H%n%P%n%ct%n%cn <%ce>%n%an%n%B"
 _LOG = ("log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """A commit: `time` is the committer's, in seconds since 1970; `message` is complete. Bytes that
     are invalid in the commit's encoding are replaced (U+FFFD).
     """

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from shipline.git.run import GitError, GitMissing, RemoteUnreachable, explain
 from shipline.git.source import PROTOCOLS
 from shipline.net import without_logins
@@ -63,8 +65,7 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SshAccess:
+class SshAccess(Struct, frozen=True):
     """How hosts are reached over SSH: by the agent at a socket, by keys, or as ssh is set up."""
 
     agent: str = ""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.git.history import Commit, is_ancestor
 from shipline.git.run import Git, GitError, GitResult
@@ -15,8 +16,7 @@ from shipline.git.run import Git, GitError, GitResult
 _TAGS = "%(refname)%00%(objectname)%00%(*objectname)"
 
 
-@dataclass(frozen=True, slots=True)
-class GitRepository:
+class GitRepository(Struct, frozen=True):
     """The state of a clone: `head` is empty before the first commit, `branch` on a detached HEAD.
     `remote` is the remote of releases and `url` its address; both are empty without a remote.
     """

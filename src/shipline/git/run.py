@@ -13,8 +13,9 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import ShiplineError
 from shipline.tasks import check, on_cancel
@@ -121,8 +122,7 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GitResult:
+class GitResult(Struct, frozen=True):
     """The result of a git command: exit `status`, standard `output` and standard `errors`."""
 
     status: int
@@ -130,8 +130,7 @@ class GitResult:
     errors: str
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Struct, frozen=True):
     """git in `directory`; `environ` is the environment it inherits (HOME, PATH, agents)."""
 
     directory: Path

@@ -12,9 +12,10 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.git.isolated import IsolatedGit
@@ -35,8 +36,7 @@ class RefNotFound(GitError):
     code = "git-not-found"
 
 
-@dataclass(frozen=True, slots=True)
-class GitCommit:
+class GitCommit(Struct, frozen=True):
     """A resolved source: `object` is what `ref`, its full name, stands for: `commit`, or a tag of
     it. `ref` is empty for a commit that was named by its hash.
     """
@@ -63,8 +63,7 @@ class GitCommit:
         return key + ("(mtime=commit)" if self.source.mtime == "commit" else "")
 
 
-@dataclass(frozen=True, slots=True)
-class GitStore:
+class GitStore(Struct, frozen=True):
     """Repositories below `root`; `on_use` is called with each one that is used, and its URL."""
 
     root: Path

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.git.run import GitError, RemoteUnreachable
@@ -56,8 +57,7 @@ def commit_time(store: GitStore, found: GitCommit) -> int:
         return _seconds(store, repository, found.object)
 
 
-@dataclass(frozen=True, slots=True)
-class _Module:
+class _Module(Struct, frozen=True):
     """A submodule: its source, commit and path, and where its `.git` directory belongs, both
     relative to the top of the tree.
     """
@@ -68,13 +68,12 @@ class _Module:
     git_dir: str
 
 
-@dataclass(slots=True)
-class _Checkout:
+class _Checkout(Struct):
     """One checkout; `used` are the repositories of the store that it has used."""
 
     store: GitStore
     place: Path
-    used: list[Path] = field(default_factory=list)
+    used: list[Path] = []
     submodules: int = 0
 
     def write(self, found: GitCommit) -> Path:
