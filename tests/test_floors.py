@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
-    {"errors", "events", "files", "units", "globs", "home", "net", "values"},
+    {"errors", "events", "files", "units", "globs", "home", "net", "regular_expressions", "values"},
     {"tasks"},
     {"processes"},
     {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},

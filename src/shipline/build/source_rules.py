@@ -18,13 +18,13 @@ from msgspec import Struct, field
 from shipline.errors import GateRefused, UsageError
 from shipline.git import GitSource
 from shipline.oci import Reference
+from shipline.regular_expressions import Expression, Match, compiled
 from shipline.values import replace
 
 VARIABLE = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 _IMAGE, _GIT, _FULL_URL, _CHECKSUM = "docker-image://", "git://", "git.fullurl", "http.checksum"
 _MOST_CHANGES = 20
 _SIZE_LIMIT = 1 << 20  # bytes
-_PLACEHOLDER = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))")
 _MATCH_TYPES = ("WILDCARD", "EXACT", "REGEX")
 _CONDITIONS = ("EQUAL", "NOTEQUAL", "MATCHES")
 
@@ -37,7 +37,7 @@ class _Constraint(Struct, frozen=True):
     def holds(self, attributes: Mapping[str, str]) -> bool:
         found = attributes.get(self.key, "")
         if self.condition == "MATCHES":
-            return re.search(self.value, found) is not None
+            return compiled(self.value).search(found) is not None
         return (found == self.value) is (self.condition == "EQUAL")
 
 
@@ -46,13 +46,11 @@ class _Selector(Struct, frozen=True, rename="camel"):
     match_type: str = "WILDCARD"
     constraints: tuple[_Constraint, ...] = ()
 
-    def pattern(self) -> re.Pattern[str]:
+    def pattern(self) -> Expression:
         if self.match_type == "REGEX":
-            return re.compile(self.identifier)
-        exact = re.escape(self.identifier)
-        if self.match_type == "EXACT":
-            return re.compile(rf"{exact}\Z")
-        return re.compile(rf"{exact}\Z".replace(r"\*", "(.*)"))
+            return compiled(self.identifier)
+        exact = rf"{re.escape(self.identifier)}\z"
+        return compiled(exact if self.match_type == "EXACT" else exact.replace(r"\*", "(.*)"))
 
 
 class _Updates(Struct, frozen=True):
@@ -65,7 +63,7 @@ class _Rule(Struct, frozen=True):
     action: str = "ALLOW"
     updates: _Updates | None = None
 
-    def match(self, identifier: str, attributes: Mapping[str, str]) -> re.Match[str] | None:
+    def match(self, identifier: str, attributes: Mapping[str, str]) -> Match | None:
         found = self.selector.pattern().search(identifier)
         if found is None or not all(one.holds(attributes) for one in self.selector.constraints):
             return None
@@ -102,7 +100,7 @@ class SourcePolicy(Struct, frozen=True):
                 continue
             if rule.action == "CONVERT":
                 updates = rule.updates or _Updates()
-                wanted = _filled(updates.identifier, found) or identifier
+                wanted = found.expand(updates.identifier) or identifier
                 changed = (wanted, {**attributes, **updates.attrs})
                 if changed != (identifier, dict(attributes)):
                     return changed
@@ -164,22 +162,6 @@ def _unsuitable(what: str, identifier: str) -> UsageError:
     )
 
 
-def _filled(text: str, match: re.Match[str]) -> str:
-    """`text` with the groups that $1 or ${name} stand for, as Go expands them."""
-
-    def group(found: re.Match[str]) -> str:
-        name = found[2] or found[3]
-        if found[1]:
-            return "$"
-        key: int | str = int(name) if name.isdigit() else name
-        try:
-            return match[key] or ""
-        except (IndexError, KeyError):
-            return ""
-
-    return _PLACEHOLDER.sub(group, text)
-
-
 def source_policy(environ: Mapping[str, str]) -> SourcePolicy:
     """The policy in the file that the variable names, an empty one if it is not set.
 
@@ -195,7 +177,7 @@ def source_policy(environ: Mapping[str, str]) -> SourcePolicy:
             _check(rule)
     except OSError as error:
         raise UsageError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, re.error, ValueError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise UsageError(
             f"{VARIABLE}: {path} is not a source policy: {error}",
             hint='write {"rules": [{"action": "DENY", "selector": {"identifier": "..."}}]}',
@@ -214,4 +196,5 @@ def _check(rule: _Rule) -> None:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     rule.selector.pattern()
     for constraint in rule.selector.constraints:
-        re.compile(constraint.value)
+        if constraint.condition == "MATCHES":
+            compiled(constraint.value)

@@ -21,6 +21,7 @@ from shipline.cli import engine
 from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.template import render
 from shipline.errors import SandboxError, UsageError
+from shipline.regular_expressions import compiled
 from shipline.units import ByteSize, Duration, parse_boolean
 
 if TYPE_CHECKING:
@@ -304,8 +305,8 @@ def _test(text: str) -> Callable[[CacheRecord], bool]:
         raise UsageError(f"--filter: there is no {name!r}{operator}", hint=f"filters are {names}")
     if operator == "~=":
         try:
-            pattern = re.compile(value)
-        except re.error as error:
+            pattern = compiled(value)
+        except ValueError as error:
             raise UsageError(f"--filter {name}: {value!r} is no pattern: {error}") from None
         return lambda record: pattern.search(_TEXTS[name](record)) is not None
     return lambda record: (_TEXTS[name](record) == value) == (operator == "=")

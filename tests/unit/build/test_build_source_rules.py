@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,10 @@ def test_a_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         source_policy({VARIABLE: str(tmp_path / "p")})
     with pytest.raises(UsageError, match="cannot read"):
         source_policy({VARIABLE: str(tmp_path / "none")})
+
+
+def test_an_expression_that_could_backtrack_takes_no_time(policy_of) -> None:  # type: ignore[no-untyped-def]
+    policy = policy_of(rule("DENY", "(a+)+$", "REGEX"), rule("DENY", "*".join("a" * 30)))
+    start = time.process_time()
+    assert policy.image("host/" + "a" * 60 + "/b:1")
+    assert time.process_time() - start < 5
