@@ -72,7 +72,7 @@ from shipline.build.selecting import ContextDirectory
 from shipline.build.settings import Settings
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver, command_limiter
-from shipline.build.ssh import Agent, agents_of
+from shipline.build.ssh import Agent
 from shipline.build.stages import StageState
 from shipline.build.validation import (
     check_environment,
@@ -347,7 +347,7 @@ def _build(request: BuildRequest, session: _Session, step: Step) -> tuple[BuildR
 
 def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: ExitStack) -> _Tools:
     settings, blobs = session.settings, session.blobs
-    agents = agents_of(request.ssh, settings.environment)
+    agents = settings.agents_of(request)
     scratch = session.scratch / f"target-{new_id()}"
     scratch.mkdir()
     caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
@@ -407,7 +407,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     )
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),
-        secrets={secret.id: secret for secret in request.secrets},
+        secrets=tools.settings.secrets_of(request),
         agents=tools.agents,
         environment=environment,
         state=home,

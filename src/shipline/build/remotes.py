@@ -206,7 +206,7 @@ def open_remotes(
     policy: SourcePolicy | None = None,
 ) -> Remotes:
     """The remotes of a build, with the secrets and SSH agents of `request`."""
-    secrets = {secret.id: secret for secret in request.secrets}
+    secrets = settings.secrets_of(request)
     authorization = partial(_http_authorization, secrets, settings.environment)
     downloader = Downloader(settings.get, cache, store, authorization, policy)
     ssh = _ssh(request, settings.environment)

@@ -14,7 +14,9 @@ from shipline.content import CacheStore, OpenCache
 from shipline.errors import UsageError
 
 if TYPE_CHECKING:
+    from shipline.build.request import BuildRequest, Secret
     from shipline.build.source_rules import SourcePolicy
+    from shipline.build.ssh import Agent
 
 
 def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
@@ -23,7 +25,9 @@ def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
 
 
 class Settings(Struct, frozen=True):
-    """What a build uses of its process: state directory, registries, environment, streams."""
+    """What a build uses of its process: state directory, registries, environment, streams. Secrets
+    and agents, by id, take the place of those of the request, where they are on another machine.
+    """
 
     home: Path
     repositories: Repositories
@@ -32,6 +36,22 @@ class Settings(Struct, frozen=True):
     open_cache: OpenCache = no_caches
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
+    secrets: Mapping[str, Secret] | None = None
+    agents: Mapping[str, Agent] | None = None
+
+    def secrets_of(self, request: BuildRequest) -> Mapping[str, Secret]:
+        """The secrets of a build, by id."""
+        if self.secrets is not None:
+            return self.secrets
+        return {secret.id: secret for secret in request.secrets}
+
+    def agents_of(self, request: BuildRequest) -> Mapping[str, Agent]:
+        """The SSH agents of a build, by id. Raises UsageError."""
+        if self.agents is not None:
+            return self.agents
+        from shipline.build.ssh import agents_of  # slow to import
+
+        return agents_of(request.ssh, self.environment)
 
     def source_policy(self) -> SourcePolicy | None:
         """The policy that the environment names, None without one. Raises UsageError."""

@@ -71,6 +71,7 @@ CAPABILITIES: Mapping[str, Capabilities] = {
     "docker-container": _BUILDKIT,
     "kubernetes": _BUILDKIT,
     "remote": _BUILDKIT,
+    "ssh": _BUILDKIT - {Capability.CONTEXT_LAYOUT, Capability.CACHE_LOCAL},
 }
 """By driver, in the order in which they are named."""
 

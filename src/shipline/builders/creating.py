@@ -109,14 +109,18 @@ def _endpoint(
                 hint="as tcp://HOST:1234, unix:///run/buildkit/buildkitd.sock or ssh://USER@HOST",
             )
         return endpoint
-    if driver == "kubernetes":
-        if given:
+    if driver == "kubernetes" and given:
+        if urlsplit(given).scheme != "kubernetes":
             raise UsageError(
-                f"the driver kubernetes takes no endpoint, and {given!r} is one",
-                hint="it uses the cluster of KUBECONFIG, with --driver-opt namespace=NAME",
+                f"{given!r} is no endpoint of the driver kubernetes",
+                hint="leave it out, or name a file: 'kubernetes://?kubeconfig=FILE&context=NAME'",
             )
+        return given
+    if driver == "kubernetes":
         query = {"deployment": node, "kubeconfig": environment.get("KUBECONFIG", "")}
         return f"kubernetes:///{quote(builder)}?{urlencode(query)}"
+    if driver == "ssh":
+        return given
     return docker_endpoint(environment, given)
 
 

@@ -29,7 +29,7 @@ from shipline.values import replace
 NATIVE = "native"
 """The engine of this machine, which needs no file."""
 
-Driver = Literal["docker", "docker-container", "kubernetes", "remote"]
+Driver = Literal["docker", "docker-container", "kubernetes", "remote", "ssh"]
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
 _AGAIN_S = 0.05
 

@@ -261,18 +261,11 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
 
 
 def _query(endpoint: str) -> Mapping[str, str]:
-    if not endpoint:
-        return {}
     try:
-        parts = urlsplit(endpoint)
+        query = urlsplit(endpoint).query
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("kubernetes", "kube-pod"):
-        raise UsageError(
-            f"{endpoint!r} is no endpoint of the driver kubernetes",
-            hint="leave it out, or name a file: 'kubernetes://?kubeconfig=FILE&context=NAME'",
-        )
-    return {name: values[0] for name, values in parse_qs(parts.query).items()}
+        raise UsageError(f"{endpoint!r} is no endpoint of a cluster") from None
+    return {name: values[0] for name, values in parse_qs(query).items()}
 
 
 def _ready(workload: Object) -> int:

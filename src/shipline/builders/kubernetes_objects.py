@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from shipline.builders.configuration import CONFIGURATION, PLACE
 from shipline.builders.instances import Node
 from shipline.errors import UsageError
 from shipline.units import Duration, parse_boolean
@@ -32,7 +33,6 @@ _PLATFORM = "buildx.docker.com/platform"
 _APPARMOR = f"container.apparmor.security.beta.kubernetes.io/{CONTAINER}"
 _STATE = "/var/lib/buildkit"
 _ROOTLESS_STATE = "/home/user/.local/share/buildkit"
-_CONFIGURATION = "/etc/buildkit"
 _PROBE = {"exec": {"command": ["buildctl", "debug", "workers"]}, "timeoutSeconds": 30}
 """A builder at work answers late; Kubernetes would wait for one second."""
 
@@ -166,7 +166,11 @@ def _pod(
     elif options.rootless:
         mounts.append({"name": CONTAINER, "mountPath": place})
         volumes.append({"name": CONTAINER, "emptyDir": {}})
-    arguments = [*node.flags, *(["--oci-worker-no-process-sandbox"] if options.rootless else [])]
+    arguments = [*node.flags]
+    if options.rootless:
+        arguments.append("--oci-worker-no-process-sandbox")
+        if CONFIGURATION in node.files:  # else it looks into its home
+            arguments.append(f"--config={PLACE}/{CONFIGURATION}")
     environment = [{"name": key, "value": one} for key, one in options.environment.items()]
     unconfined = {"type": "Unconfined"}
     container = {
@@ -235,7 +239,7 @@ def _files(
             except UnicodeDecodeError:
                 document.setdefault("binaryData", {})[file] = base64.b64encode(data).decode()
         maps.append(document)
-        mounts.append({"name": volume, "mountPath": posixpath.join(_CONFIGURATION, directory)})
+        mounts.append({"name": volume, "mountPath": posixpath.join(PLACE, directory)})
         volumes.append({"name": volume, "configMap": {"name": metadata["name"]}})
     for mount in mounts:
         mount["mountPath"] = str(mount["mountPath"]).rstrip("/")

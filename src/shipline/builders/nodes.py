@@ -11,6 +11,7 @@ from shipline.builders.capabilities import OWN_STORE
 from shipline.builders.driver import Driver, State
 from shipline.builders.instances import Builder, Node
 from shipline.builders.kubernetes import KubernetesDriver, open_pod
+from shipline.builders.ssh import SshDriver
 from shipline.buildkit.connecting import CONNECT_S, TlsFiles, open_buildkit, open_engine
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import CdiDevice, GcRule
@@ -156,4 +157,5 @@ _DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
     "docker-container": _container,
     "kubernetes": KubernetesDriver,
     "remote": _Remote,
+    "ssh": SshDriver,
 }

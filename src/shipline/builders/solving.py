@@ -333,12 +333,12 @@ def _directory_sink(destination: Path) -> Sink:
 
     def take(pieces: Iterator[bytes], metadata: Metadata) -> None:
         destination.mkdir(parents=True, exist_ok=True)
-        unpack(read_tar(_Pieces(pieces)), destination, whiteouts="keep", owner=False)
+        unpack(read_tar(PieceReader(pieces)), destination, whiteouts="keep", owner=False)
 
     return take
 
 
-class _Pieces:
+class PieceReader:
     """A reader of bytes that come in pieces."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

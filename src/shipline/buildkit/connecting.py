@@ -8,7 +8,6 @@ ssh://[USER@]HOST[:PORT][/SOCKET]. Source: moby/buildkit, client/connhelper; the
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import subprocess
@@ -26,6 +25,7 @@ from shipline.tasks import check, on_cancel
 
 CONNECT_S = 20.0
 
+_END_S = 2.0
 _PORT = 1234  # of buildkitd, by convention
 _STREAM = socket.SOCK_STREAM
 _LONGEST_HEAD = 16 << 10  # bytes of an HTTP answer
@@ -104,7 +104,7 @@ def _named(endpoint: str) -> Iterator[None]:
 def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
     parts = urlsplit(endpoint)
     if argv := _program(parts):
-        with _program_pipe(argv) as program:
+        with open_program(argv) as program:
             yield program
         return
     with _socket(parts, endpoint, timeout_s) as connection:
@@ -190,24 +190,27 @@ def _program(parts: SplitResult) -> list[str]:
 
 
 @contextmanager
-def _program_pipe(argv: Sequence[str]) -> Iterator[ProgramPipe]:
+def open_program(argv: Sequence[str]) -> Iterator[ProgramPipe]:
     """The program, which ends with the block; what it has to say goes to the terminal. Raises
     BuilderError if it is not there.
     """
-    try:
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    except FileNotFoundError:
-        raise BuilderError(
-            f"{argv[0]} is not on the PATH; it connects to this builder",
-            hint=f"install {argv[0]}, or name the builder by tcp:// or unix://",
-        ) from None
-    with process:
-        pipe = ProgramPipe(process)
+    ours, theirs = socket.socketpair()
+    with ours:
         try:
-            with on_cancel(pipe.close):
-                yield pipe
-        finally:
-            pipe.close()
+            with theirs:
+                process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno())
+        except FileNotFoundError:
+            raise BuilderError(
+                f"{argv[0]} is not on the PATH; it connects to this builder",
+                hint=f"install {argv[0]}, or name the builder by tcp:// or unix://",
+            ) from None
+        pipe = ProgramPipe(ours, process)
+        with process:
+            try:
+                with on_cancel(pipe.close):
+                    yield pipe
+            finally:
+                pipe.end()
 
 
 def _upgrade(pipe: Pipe) -> Pipe | None:
@@ -224,24 +227,25 @@ def _upgrade(pipe: Pipe) -> Pipe | None:
     return _Begun(pipe, head.partition(b"\r\n\r\n")[2])
 
 
-class ProgramPipe:
-    """The standard input and output of a program."""
+class ProgramPipe(SocketPipe):
+    """The standard input and output of a program, which are one socket: both end at once."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None and process.stdout is not None
+    def __init__(self, connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(connection)
         self._process = process
-        self._input, self._output = process.stdin.fileno(), process.stdout.fileno()
 
-    def read(self, size: int) -> bytes:
-        return os.read(self._output, size)
+    def wait(self, timeout_s: float) -> int | None:
+        """How the program has ended; None if it runs on."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._input, view) :]
-
-    def close(self) -> None:
-        self._process.terminate()
+    def end(self) -> None:
+        """End the program: with its input, or else by a signal."""
+        self.close()
+        if self.wait(_END_S) is None:
+            self._process.terminate()
 
 
 class _Begun:

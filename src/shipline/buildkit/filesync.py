@@ -37,9 +37,9 @@ class PacketType(IntEnum):
     ERROR = 4
 
 
-_GO_TYPES = {"dir": 1 << 31, "symlink": 1 << 27, "block": 1 << 26, "fifo": 1 << 25}
-_GO_TYPES["char"] = 1 << 26 | 1 << 21
-_GO_SPECIAL = {stat.S_ISUID: 1 << 23, stat.S_ISGID: 1 << 22, stat.S_ISVTX: 1 << 20}
+GO_TYPES = {"dir": 1 << 31, "symlink": 1 << 27, "block": 1 << 26, "fifo": 1 << 25}
+GO_TYPES["char"] = 1 << 26 | 1 << 21
+GO_SPECIAL = {stat.S_ISUID: 1 << 23, stat.S_ISGID: 1 << 22, stat.S_ISVTX: 1 << 20}
 
 
 def send_directories(directories: Mapping[str, Path]) -> Callable[[RpcCall], None]:
@@ -110,11 +110,11 @@ def _stat(entry: Entry, sizes: Mapping[str, int]) -> Stat:
     """Owners are left out, as all files of a context belong to root. A further name of a file has
     its size: without it, the daemon takes the file for changed.
     """
-    special = sum(go for bit, go in _GO_SPECIAL.items() if entry.mode & bit)
+    special = sum(go for bit, go in GO_SPECIAL.items() if entry.mode & bit)
     is_link = entry.kind == "hardlink"
     return Stat(
         path=entry.path,
-        mode=entry.mode & 0o777 | special | _GO_TYPES.get(entry.kind, 0),
+        mode=entry.mode & 0o777 | special | GO_TYPES.get(entry.kind, 0),
         size=sizes.get(entry.link, 0) if is_link else entry.size or len(os.fsencode(entry.link)),
         mod_time=entry.mtime_ns,
         link_name=entry.link,

@@ -35,11 +35,14 @@ _LOG_LINES = 20  # of a step that failed
 _STATUS_S = 5.0  # for the last words of a build that failed
 _QUIET_S, _LOST_S = 15.0, 60.0  # without a byte from the daemon
 _WATCH_S = 5.0
-_SOURCE, _VERTEX, _EXIT = (
+DETAILS = "github.com/moby/buildkit/"
+SOURCE, VERTEX, EXIT, HINT = (
     "errdefs.Source+json",
     "errdefs.Vertex+json",
     "gatewayapi.ExitMessage+json",
+    "shipline.Hint+json",
 )
+"""Types of the details of an error; the last one is our own."""
 
 
 class ProgressReader:
@@ -179,9 +182,10 @@ def _responses(stream: RpcCall) -> Iterator[StatusResponse]:
 def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
     """The error that a failed build means: of a step, of the Dockerfile, or of the builder."""
     details = _details(error.details)
-    span = _span(details.get(_SOURCE, ()))
-    digest = next((str(one.get("digest", "")) for one in details.get(_VERTEX, ())), "")
-    status = next((one.get("Code", 0) for one in details.get(_EXIT, ())), 0)
+    span = _span(details.get(SOURCE, ()))
+    digest = next((str(one.get("digest", "")) for one in details.get(VERTEX, ())), "")
+    status = next((one.get("Code", 0) for one in details.get(EXIT, ())), 0)
+    hint = next((str(one.get("hint", "")) for one in details.get(HINT, ())), "")
     if error.code == Code.CANCELLED:
         raise Cancelled
     if status:
@@ -189,8 +193,8 @@ def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
         message = f"{name}: the command exited with status {status}" if name else error.message
         return StepFailed(message, status=status, span=span, log=progress.last_lines(digest))
     if span is not None:
-        return DockerfileError(error.message, span=span)
-    return BuilderError(error.message, retriable=error.code == Code.UNAVAILABLE)
+        return DockerfileError(error.message, span=span, hint=hint)
+    return BuilderError(error.message, hint=hint, retriable=error.code == Code.UNAVAILABLE)
 
 
 def _details(encoded: bytes) -> dict[str, list[dict[str, Any]]]:

@@ -148,11 +148,11 @@ def open_session(
         "x-docker-expose-session-grpc-method": list(handlers),
     }
     tunnel = connection.call("/moby.buildkit.v1.Control/Session", metadata)
-    with connected(_Tunnel(tunnel), handlers):
+    with connected(Tunnel(tunnel), handlers):
         yield session
 
 
-class _Tunnel:
+class Tunnel:
     """The bytes of a connection as messages of a call."""
 
     def __init__(self, stream: RpcCall) -> None:

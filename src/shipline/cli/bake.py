@@ -28,6 +28,7 @@ from shipline.build import (
     parse_call,
     split_csv,
 )
+from shipline.build.metadata import result_facts
 from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build import completed, shown
@@ -36,7 +37,6 @@ from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.results import (
     response_facts,
-    result_facts,
     show_outcome,
     write_whole,
 )

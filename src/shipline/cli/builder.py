@@ -36,6 +36,9 @@ _COMMANDS = (
     LazyCommand("stop", "shipline.cli.builders:stop", "Stop the daemons of a builder."),
     LazyCommand("rm", "shipline.cli.builders:rm", "Remove builders."),
     LazyCommand("bootstrap", "shipline.cli.builder:bootstrap", "Register emulators."),
+    LazyCommand(
+        "serve-stdio", "shipline.cli.serve_stdio:serve_stdio", "Build for another machine."
+    ),
     LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
     LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
 )

@@ -117,7 +117,9 @@ def descriptors(found: Mapping[str, Mapping[str, str]]) -> dict[str, Descriptor]
 @click.argument("endpoint", required=False, metavar="[CONTEXT|ENDPOINT]")
 @click.option("--name", default="", help="The name of the builder.")
 @click.option(
-    "--driver", default="", help="docker-container, kubernetes or remote; ENDPOINT may call for it."
+    "--driver",
+    default="",
+    help="docker-container, kubernetes, remote or ssh; ENDPOINT may call for it.",
 )
 @click.option(
     "--driver-opt", "options", multiple=True, metavar="K=V", help="Options of the driver."

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.build import BuildRequest
+from shipline.build.metadata import image_id, result_facts
 from shipline.errors import UsageError
 from shipline.files import open_whole
-from shipline.oci import Digest, media
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
@@ -87,33 +87,6 @@ def _outcome(request: BuildRequest, facts: Mapping[str, Any]) -> Iterator[str]:
     for output in request.outputs:
         if output.destination not in ("", "-"):
             yield f"wrote {output.destination}"
-
-
-def result_facts(result: BuildResult) -> dict[str, Any]:
-    """The metadata in the form of buildx. A remote context adds `shipline.build.context`: its URL
-    and commit or digest.
-    """
-    facts: dict[str, Any] = {}
-    for platform, predicate in result.provenance.items():
-        several = f"/{platform}" if len(result.provenance) > 1 else ""
-        facts[f"buildx.build.provenance{several}"] = predicate
-    facts["buildx.build.ref"] = f"native/native0/{result.invocation}"
-    if result.root.media_type not in media.INDEXES:
-        facts["containerimage.config.digest"] = str(image_id(result))
-    facts["containerimage.descriptor"] = result.root.to_json()
-    facts["containerimage.digest"] = str(result.root.digest)
-    if result.names:
-        facts["image.name"] = ",".join(map(str, result.names))
-    if context := result.context:
-        facts["shipline.build.context"] = {"uri": context.uri, "digest": dict(context.digests)}
-    return facts
-
-
-def image_id(result: BuildResult) -> Digest:
-    """The digest of the configuration, which docker calls the ID; of an index its own digest."""
-    if result.root.media_type not in media.INDEXES:
-        return result.images[0].config_descriptor.digest
-    return result.root.digest
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -129,6 +129,17 @@ class RpcCall:
         """The next message, None after the last one. Raises RpcError."""
         return self._connection.receive(self)
 
+    @contextmanager
+    def on_given_up(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Call `callback`, on a thread of its own, if the other side gives the call up or is gone
+        while the block runs.
+        """
+        self._connection.watch(self, callback)
+        try:
+            yield
+        finally:
+            self._connection.unwatch(self)
+
     def request(self, cls: type[M]) -> M:
         """The only message of a call that is answered. Raises RpcError."""
         return decode(cls, self.receive() or b"")
@@ -232,6 +243,7 @@ class Connection:
         self._changed = threading.Condition()
         self._output = bytearray()
         self._streams: dict[int, RpcCall] = {}
+        self._watched: dict[int, Callable[[], object]] = {}
         self._failure: RpcError | None = None
         self._closing = False
         self._answered = False
@@ -276,6 +288,28 @@ class Connection:
         """Give the connection up: every call on it fails with `problem`."""
         self._fail(problem)
         self._pipe.close()
+
+    def wait_until_closed(self, timeout_s: float | None = None) -> bool:
+        """Wait until the other end is gone; whether it is."""
+        with on_cancel(self._wake), self._changed:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            while self._failure is None:
+                check()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def watch(self, stream: RpcCall, callback: Callable[[], object]) -> None:
+        with self._changed:
+            self._watched[stream.number] = callback
+            if self._failure is not None or stream.number not in self._streams:
+                self._give_up(stream.number)
+
+    def unwatch(self, stream: RpcCall) -> None:
+        with self._changed:
+            self._watched.pop(stream.number, None)
 
     def call(self, path: str, metadata: Metadata) -> RpcCall:
         """Start a call of `/package.Service/Method`. Raises RpcError."""
@@ -421,6 +455,8 @@ class Connection:
             self._failure = self._failure or RpcError(Code.UNAVAILABLE, problem)
             for stream in self._streams.values():
                 stream.incoming.fail(self._failure)
+            for number in list(self._watched):
+                self._give_up(number)
             self._changed.notify_all()
 
     def _check_open(self) -> None:
@@ -465,12 +501,17 @@ class Connection:
                 if stream := self._streams.get(event.stream_id):
                     code = Code.CANCELLED if event.error_code == _CANCEL else Code.UNAVAILABLE
                     stream.incoming.fail(RpcError(code, "the other side gave the call up"))
+                    self._give_up(event.stream_id)
                     self._drop(stream)
             case h2.events.RemoteSettingsChanged():
                 self._answered = True
             case h2.events.ConnectionTerminated() if event.error_code:
                 reason = (event.additional_data or b"").decode(errors="replace")
                 self._fail(f"the other side ended the connection: {reason or event.error_code}")
+
+    def _give_up(self, number: int) -> None:
+        if callback := self._watched.pop(number, None):
+            self._group.start(callback)
 
     def _take_data(self, event: h2.events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
@@ -523,6 +564,9 @@ class Connection:
             ("grpc-status", str(int(status.code))),
             ("grpc-message", quote(status.message, safe=" ")),
         ]
+        if status.details:
+            details = base64.b64encode(status.details).decode().rstrip("=")
+            trailers.append(("grpc-status-details-bin", details))
         with suppress(h2.exceptions.ProtocolError):
             self._http.send_headers(stream.number, trailers, end_stream=True)
         self._drop(stream)

@@ -97,15 +97,15 @@ def load_access(
     context: str = "",
     service_account: Path = SERVICE_ACCOUNT,
 ) -> ClusterAccess:
-    """The cluster of `context`, by default the current one, in the file `kubeconfig`, by default
+    """The cluster of `context`, by default the current one, in the files `kubeconfig`, by default
     those of KUBECONFIG or ~/.kube/config; without any, the one that this process runs in.
 
     Raises BuilderError.
     """
-    paths = [kubeconfig] if kubeconfig else environment.get("KUBECONFIG", "").split(os.pathsep)
-    named = [Path(path) for path in paths if path]
+    paths = kubeconfig or environment.get("KUBECONFIG", "")
+    named = [Path(path) for path in paths.split(os.pathsep) if path]
     files = named or [Path(environment.get("HOME", "/root"), ".kube/config")]
-    if kubeconfig and not files[0].exists():
+    if kubeconfig and not any(path.exists() for path in files):
         raise BuilderError(f"there is no kubeconfig {kubeconfig}", hint=_HINT)
     merged = _Merged([path for path in files if path.exists()])
     if name := context or merged.current:

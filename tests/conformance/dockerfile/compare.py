@@ -165,7 +165,8 @@ def main() -> int:
             serve(work)
             return 0
         with peers(work) as (docker, registry), git_server(work / "served") as server:
-            through = docker if arguments.through_docker else None
+            variables = {"DOCKER_HOST": docker.host, "BUILDX_BUILDER": "docker"}
+            through = variables if arguments.through_docker else {}
             own = Shipline(registry, work / "shipline", server, through=through)
             peer = BuildKit(docker, registry, server)
             cases = chosen(arguments.cases)

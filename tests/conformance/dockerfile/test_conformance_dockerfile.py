@@ -5,7 +5,9 @@ See `compare.py` for work on single cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +27,10 @@ from corpus import (
 )
 from corpus.difference import compare
 
+from commands import run_shipline
 from peers import Docker, GitServer, Registry, git_server
+from peers.kubernetes import buildkit_commands, kubernetes_api
+from peers.sshd import sshd
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -94,15 +99,57 @@ def test_the_image_is_that_of_buildkit(name: str, buildkit: OnceEach, shipline: 
     assert not problems, "\n".join(["", *problems])
 
 
+@pytest.fixture(scope="session")
+def builders(
+    docker: Docker, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Mapping[str, str]]]:
+    """The variables that choose a builder, by driver."""
+    work = tmp_path_factory.mktemp("builders")
+    chosen = {"BUILDX_CONFIG": str(work / "buildx")}
+    far = {"SHIPLINE_HOME": str(work / "far"), "SHIPLINE_MIRRORS": f"docker.io={registry.url}"}
+    command = ["env", *(f"{name}={value}" for name, value in far.items()), sys.executable]
+    images = {"moby/buildkit:buildx-stable-1"}
+    commands = buildkit_commands(docker.host.removeprefix("unix://"))
+    with (
+        sshd(work / "ssh") as server,
+        kubernetes_api(images=images, commands=commands, ready_after_s=0) as api,
+    ):
+        path = f"{server.programs}{os.pathsep}{os.environ['PATH']}"
+        config = api.kubeconfig(work / "kubeconfig", {})
+        variables = {"PATH": path, "KUBECONFIG": str(config), **chosen}
+        words = [["--driver=kubernetes"], ["--driver=ssh", "ssh://far"]]
+        words[1].append(f"--driver-opt=command={' '.join(command)} -m shipline")
+        for driver, one in zip(("kubernetes", "ssh"), words, strict=True):
+            created = ["builder", "create", f"--name={driver}", *one]
+            done = run_shipline(*created, environ=os.environ | variables, timeout_s=60)
+            assert done.returncode == 0, done.stderr
+        yield {
+            "docker": {"DOCKER_HOST": docker.host, "BUILDX_BUILDER": "docker"},
+            "kubernetes": {**variables, "BUILDX_BUILDER": "kubernetes"},
+            "ssh": {**variables, "BUILDX_BUILDER": "ssh"},
+        }
+
+
 @pytest.mark.root
-@pytest.mark.parametrize("name", SAMPLE)
-def test_the_image_is_the_same_through_the_engine(
-    name: str, buildkit: OnceEach, shipline: Shipline, docker: Docker
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        *(("docker", name) for name in SAMPLE),
+        *(("kubernetes", name) for name in SAMPLE[::4]),  # the BuildKit of docker
+        *(("ssh", name) for name in SAMPLE[::2]),
+    ],
+)
+def test_the_image_is_the_same_through_another_builder(
+    driver: str,
+    name: str,
+    buildkit: OnceEach,
+    shipline: Shipline,
+    builders: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Of each kind of case: all of them are compared by `compare.py --through-docker`."""
     case = CASES[name]
     want = buildkit.build(case)
-    got = replace(shipline, through=docker).build(case)
+    got = replace(shipline, through=builders[driver]).build(case)
     problems = verdict(case, want, got, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS))
     assert not problems, "\n".join(["", *problems])
 

@@ -48,7 +48,10 @@ def test_pods_have_an_endpoint_of_their_own() -> None:
     asked = NodeRequest(driver="kubernetes", name="n")
     _, node = made(asked, environment=HOST | {"KUBECONFIG": "/k"})
     assert node.endpoint == "kubernetes:///farm?deployment=n&kubeconfig=%2Fk"
-    with pytest.raises(UsageError, match="takes no endpoint"):
+    given = "kubernetes://?kubeconfig=/k&context=c"
+    _, node = made(NodeRequest(driver="kubernetes", endpoint=given))
+    assert node.endpoint == given
+    with pytest.raises(UsageError, match="no endpoint of the driver kubernetes"):
         made(NodeRequest(driver="kubernetes", endpoint="tcp://b"))
 
 

@@ -86,26 +86,25 @@ class BuildKit:
 @dataclass(frozen=True)
 class Shipline:
     """`shipline build` with `registry` as mirror of Docker Hub and its state in `home`, of which
-    only a `warm` one takes cached results; or by the BuildKit of an engine, with `through`.
+    only a `warm` one takes cached results; or by the builder that variables (`through`) choose.
     """
 
     registry: Registry
     home: Path
     server: GitServer
     warm: bool = False
-    through: Docker | None = None
+    through: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, case: Case) -> Outcome:
         environment = {
             **os.environ,
             "SHIPLINE_HOME": str(self.home),
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
+            **self.through,
         }
         reference = f"{self.registry.address}/shipline/{case.name}"
         words = ["build", "--push", *([] if self.warm else ["--no-cache"]), "-t", reference]
-        if self.through is not None:
-            environment["DOCKER_HOST"] = self.through.host
-            words += ["--builder=docker", "--network=none"]
+        words += ["--network=none"] if self.through else []
         with TemporaryDirectory(prefix="corpus-") as temporary:
             prepared = _prepare(case, Path(temporary), self.server)
             start = time.monotonic()

@@ -1,0 +1,118 @@
+"""The driver `ssh`: this program on another machine, whose engine builds there.
+
+The ssh command makes the connection, with its configuration, keys, agent and known hosts. What runs
+there (`shipline builder serve-stdio`) answers in BuildKit's API on its standard input and output.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from urllib.parse import urlsplit
+
+from shipline import __version__
+from shipline.builders.driver import State
+from shipline.builders.instances import Node
+from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
+from shipline.buildkit.control import Control
+from shipline.errors import BuilderError, UsageError
+from shipline.events import Step
+
+_COMMAND = "shipline"
+_NOT_FOUND = (126, 127)  # statuses of shells
+_SSH_FAILED = 255
+_ALIVE_S = 15
+
+
+class SshDriver:
+    """The engine of another machine; it runs while there is a connection, and needs no start."""
+
+    def __init__(self, node: Node, environment: Mapping[str, str], timeout_s: float) -> None:
+        """Raises UsageError for an endpoint or options that cannot be used."""
+        options = dict(node.driver_options)
+        self._command = options.pop("command", "") or _COMMAND
+        if options:
+            raise UsageError(
+                f"--driver-opt: the driver ssh has no option {next(iter(options))!r}",
+                hint="it has command=, what runs shipline on the other machine",
+            )
+        self._endpoint = node.endpoint
+        self._argv = _ssh_command(node.endpoint, self._command, timeout_s)
+        self._timeout_s = timeout_s
+
+    def state(self) -> State:
+        try:
+            with self.open():
+                return State.RUNNING
+        except BuilderError:
+            return State.INACTIVE
+
+    def boot(self, step: Step) -> None:
+        with self.open():
+            pass
+
+    @contextmanager
+    def open(self, key: str = "") -> Iterator[Control]:
+        with open_program(self._argv) as pipe:
+            begun = False
+            try:
+                with open_pipe(
+                    nullcontext(pipe), self._endpoint, timeout_s=self._timeout_s
+                ) as control:
+                    self._check_version(control)
+                    begun = True
+                    yield control
+            except BuilderError as error:
+                if begun:
+                    raise
+                raise self._explained(pipe, error) from None
+
+    def stop(self) -> None:
+        """Nothing: it runs only while it is used."""
+
+    def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
+        """Nothing: its cache belongs to the other machine, which may build by itself."""
+
+    def _check_version(self, control: Control) -> None:
+        if (version := control.version()) != __version__:
+            raise BuilderError(
+                f"shipline on {self._endpoint} has the version {version}, and this one"
+                f" {__version__}",
+                hint="install the same version on both machines",
+            )
+
+    def _explained(self, pipe: ProgramPipe, error: BuilderError) -> BuilderError:
+        """Why there was no connection: ssh says it by its status, and on standard error."""
+        status = pipe.wait(1.0)
+        if status in _NOT_FOUND:
+            return BuilderError(
+                f"there is no {self._command.split()[0]} on {self._endpoint}",
+                hint="install shipline there, or say where it is: --driver-opt command=PATH",
+            )
+        if status == _SSH_FAILED:
+            return BuilderError(
+                f"ssh cannot connect to {self._endpoint}",
+                hint=f"see what it says: {shlex.join(self._argv[:-1])} true",
+                retriable=True,
+            )
+        return error
+
+
+def _ssh_command(endpoint: str, command: str, timeout_s: float) -> list[str]:
+    """Raises UsageError for an endpoint that is not ssh://[USER@]HOST[:PORT]."""
+    try:
+        parts = urlsplit(endpoint)
+        host, user, port = parts.hostname or "-", parts.username or "", parts.port
+    except ValueError:
+        parts, host, user, port = urlsplit(""), "-", "", None
+    is_wrong = parts.scheme != "ssh" or parts.password or parts.query or parts.path.strip("/")
+    if is_wrong or "-" in (host[0], user[:1]):
+        raise UsageError(
+            f"{endpoint!r} is no endpoint of the driver ssh", hint="write ssh://[USER@]HOST[:PORT]"
+        )
+    words = ["ssh", "-T", "-o", f"ConnectTimeout={max(1, round(timeout_s))}"]
+    words += ["-o", f"ServerAliveInterval={_ALIVE_S}"]
+    words += ["-l", user] if user else []
+    words += ["-p", str(port)] if port else []
+    return [*words, "--", host, f"{command} builder serve-stdio"]
