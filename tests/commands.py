@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -17,15 +16,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-import shipline
 from shipline.cli import main
+from sources import SOURCE
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
-        module.name
-        for module in pkgutil.walk_packages(shipline.__path__, "shipline.")
-        if module.name != "shipline.__main__"
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name != "__main__.py"
     ]
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src" / "shipline"
+from shipline.values import replace
+from sources import SOURCE, SourceFile, read_source, source_files
+
 FLOORS = (
     {"errors", "events", "files", "units", "globs", "home", "net", "regular_expressions", "values"},
     {"tasks"},
@@ -38,27 +39,15 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "shipline":
-                yield from ((f"shipline.{alias.name}", node.lineno) for alias in node.names)
-            else:
-                yield node.module, node.lineno
-
-
-def violations(path: Path) -> Iterator[str]:
-    room = room_of(path)
+def violations(file: SourceFile) -> Iterator[str]:
+    room = room_of(file.path)
     if room in ("__init__", "__main__"):
         return
-    for module, line in imports(path):
+    for module, line in file.imports:
         parts = module.split(".")
         if parts[0] != "shipline" or len(parts) == 1 or parts[1] in (room, "__version__"):
             continue
-        place = f"{path.relative_to(SOURCE)}:{line}: {room} -> {parts[1]}"
+        place = f"{file.path.relative_to(SOURCE)}:{line}: {room} -> {parts[1]}"
         if (room, parts[1]) in NEVER:
             yield f"{place}: {NEVER[room, parts[1]]}"
         elif FLOOR[parts[1]] >= FLOOR[room] and (room, parts[1]) not in SAME_FLOOR:
@@ -66,7 +55,7 @@ def violations(path: Path) -> Iterator[str]:
 
 
 def test_imports_go_down() -> None:
-    found = [one for path in sorted(SOURCE.rglob("*.py")) for one in violations(path)]
+    found = [one for file in source_files() for one in violations(file)]
     assert not found, "\n".join(found)
 
 
@@ -77,24 +66,12 @@ def test_every_room_has_a_floor_and_every_floor_its_rooms() -> None:
 
 def test_no_module_shares_its_name_with_what_it_holds() -> None:
     """A package that passes such a name on hides the module; commands are not passed on."""
-    shared = [
-        path.relative_to(SOURCE)
-        for path in SOURCE.rglob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == path.stem
-    ]
-    assert [path for path in shared if path.parts[0] != "cli"] == []
+    shared = [file.path for file in source_files() if file.path.stem in file.holds]
+    assert [path for path in shared if room_of(path) != "cli"] == []
 
 
 def test_an_upward_import_is_found(tmp_path: Path) -> None:
-    offender = SOURCE / "oci" / "offender.py"
-    text = "from shipline.build import build\n"
-    found = [module for module, _ in _imports_of(text, tmp_path)]
-    assert found == ["shipline.build"]
-    assert FLOOR["build"] >= FLOOR[room_of(offender)]
-
-
-def _imports_of(text: str, directory: Path) -> Iterator[tuple[str, int]]:
-    path = directory / "module.py"
-    path.write_text(text)
-    return imports(path)
+    path = tmp_path / "offender.py"
+    path.write_text("from shipline.build import build\n")
+    file = replace(read_source(path), path=SOURCE / "oci" / "offender.py")
+    assert list(violations(file)) == ["oci/offender.py:1: oci -> build: not a lower floor"]

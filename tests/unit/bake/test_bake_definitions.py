@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from shipline.bake import BakeError, DefinitionFile, Selection, parse_files, select
+from shipline.bake import BakeError, DefinitionFile, Selection, definitions, parse_files, select
+from shipline.bake.evaluation import Budget
 from shipline.errors import ShiplineError
 
 
@@ -72,11 +74,14 @@ def test_a_cycle_is_named() -> None:
         'target "default" { args = { a = format("%999999999d", 1) } }',
     ],
 )
-def test_what_does_not_end_is_refused_soon(definition: str) -> None:
-    begun = time.process_time()
+def test_what_does_not_end_is_refused_soon(
+    definition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(definitions, "Budget", partial(Budget, steps=100_000))
+    begun = time.thread_time()
     error = refused(definition)
     assert error.span is not None
-    assert time.process_time() - begun < 20
+    assert time.thread_time() - begun < 20
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import click
 
-import shipline
 from shipline.cli.program import program
+from sources import Hint, source_files
 
-SOURCE = Path(shipline.__file__).parent
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z][a-z-]*)+)")
 _FOREIGN = re.compile(
@@ -24,57 +20,6 @@ _FOREIGN = re.compile(
 _INSTRUCTIONS = {
     *("--from", "--retries", "--mount", "--device", "--chmod", "--chown", "--link", "--parents")
 }
-
-
-@dataclass(frozen=True)
-class Hint:
-    place: str
-    text: str
-
-
-def text_of(node: ast.AST) -> str:
-    """What a string expression says, with WORD where something is put in."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=values):
-            return "".join(map(text_of, values))
-        case ast.FormattedValue():
-            return "WORD"
-        case ast.BinOp(left=left, right=right):
-            return text_of(left) + text_of(right)
-        case ast.IfExp(body=body, orelse=orelse):
-            return f"{text_of(body)} | {text_of(orelse)}"
-        case ast.Tuple(elts=elements):
-            return " | ".join(map(text_of, elements))
-    return ""
-
-
-def hints(path: Path) -> Iterator[Hint]:
-    """What a module advises: hints, and whatever holds a command in backquotes."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        found: list[ast.AST] = []
-        match node:
-            case ast.keyword(arg="hint", value=value):
-                found = [value]
-            case ast.Assign(targets=targets, value=value) if any(map(is_hint, targets)):
-                found = [value]
-            case ast.AugAssign(target=target, value=value) if is_hint(target):
-                found = [value]
-            case ast.Call(args=arguments):
-                found = [one for one in arguments if "`shipline " in text_of(one)]
-        for one in found:
-            if text := text_of(one):
-                yield Hint(f"{path.relative_to(SOURCE)}:{one.lineno}", text)  # type: ignore[attr-defined]
-
-
-def is_hint(target: ast.AST) -> bool:
-    match target:
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return "hint" in name.lower()
-        case ast.Tuple(elts=elements):
-            return any(map(is_hint, elements))
-    return False
 
 
 def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -112,9 +57,8 @@ def every_option() -> set[str]:
     return set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
 
 
-@cache
 def every_hint() -> list[Hint]:
-    return [hint for path in sorted(SOURCE.rglob("*.py")) for hint in hints(path)]
+    return [hint for file in source_files() for hint in file.hints]
 
 
 def test_what_a_hint_names_is_there() -> None:

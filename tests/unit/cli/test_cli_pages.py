@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import click
@@ -14,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from shipline.cli.build import command
+from sources import source_files
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -39,26 +38,6 @@ MESSAGES = [
 ]
 
 
-@cache
-def _texts() -> tuple[str, ...]:
-    """Every string of the program; values that are filled in are NUL."""
-    found = []
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                parts = node.values
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                parts = [node]
-            else:
-                continue
-            found.append(
-                "".join(
-                    str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts
-                )
-            )
-    return tuple(found)
-
-
 def test_there_are_messages_to_look_for() -> None:
     assert len(MESSAGES) >= 25
 
@@ -66,7 +45,7 @@ def test_there_are_messages_to_look_for() -> None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_every_message_that_is_explained_is_in_the_program(message: str) -> None:
     pattern = re.compile(".*".join(re.escape(part) for part in message.split("..")))
-    assert any(pattern.search(text) for text in _texts())
+    assert any(pattern.search(text) for file in source_files() for text in file.texts)
 
 
 @pytest.mark.parametrize("name", ["build-pod.yaml", "build-pod-restricted.yaml"])

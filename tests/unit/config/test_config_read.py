@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 from shipline.config.loading import Config
 from shipline.config.shape import Either, Many, Named, Record, Shape
 from shipline.gates import GatesSection
 from shipline.gates.section import REPORT_GATES
-
-SOURCE = Path(__file__).parents[3] / "src" / "shipline"
+from sources import source_files
 
 
 def records(shape: Shape, known: set[type]) -> Iterator[type]:
@@ -29,18 +26,8 @@ def records(shape: Shape, known: set[type]) -> Iterator[type]:
             yield from records(option, known)
 
 
-def attributes() -> set[str]:
-    """All names that the program reads as attributes."""
-    return {
-        node.attr
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
-
-
 def test_every_key_is_read() -> None:
-    read = attributes()
+    read = frozenset().union(*(file.attributes for file in source_files()))
     keys = [(cls, field) for cls in records(Record(Config), set()) for field in Record(cls).fields]
     assert len(keys) > 250
     by_kind = {(GatesSection, kind) for kind in REPORT_GATES}  # `GatesSection.gates` reads these

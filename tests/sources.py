@@ -1,0 +1,113 @@
+"""What the program's sources say, read once for all tests of a process that ask."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "shipline"
+
+
+@dataclass(frozen=True)
+class Hint:
+    place: str
+    text: str
+
+
+def text_of(node: ast.AST, filled: str = "WORD") -> str:
+    """What a string expression says, with `filled` where something is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(text_of(one, filled) for one in values)
+        case ast.FormattedValue():
+            return filled
+        case ast.BinOp(left=left, right=right):
+            return text_of(left) + text_of(right)
+        case ast.IfExp(body=body, orelse=orelse):
+            return f"{text_of(body)} | {text_of(orelse)}"
+        case ast.Tuple(elts=elements):
+            return " | ".join(map(text_of, elements))
+    return ""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A module: what it imports, with lines; the functions and classes that it holds; the names
+    that it reads as attributes; its strings, with NUL for what is filled in; its hints.
+    """
+
+    path: Path
+    imports: tuple[tuple[str, int], ...]
+    holds: frozenset[str]
+    attributes: frozenset[str]
+    texts: tuple[str, ...]
+    hints: tuple[Hint, ...]
+
+
+@cache
+def source_files() -> tuple[SourceFile, ...]:
+    return tuple(read_source(path) for path in sorted(SOURCE.rglob("*.py")))
+
+
+def read_source(path: Path) -> SourceFile:
+    tree = ast.parse(path.read_text())
+    imports: list[tuple[str, int]] = []
+    attributes: set[str] = set()
+    texts: list[str] = []
+    hints: list[Hint] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(ctx=ast.Load()):
+                attributes.add(node.attr)
+            case ast.Import() | ast.ImportFrom():
+                imports += _imported(node)
+            case ast.Constant(value=str(text)):
+                texts.append(text)
+            case ast.JoinedStr():
+                texts.append(text_of(node, "\0"))
+        for advice in _advice(node):
+            if text := text_of(advice):
+                place = f"{path.relative_to(SOURCE)}:{advice.lineno}"
+                hints.append(Hint(place, text))
+    definitions = (one for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef))
+    holds = frozenset(one.name for one in definitions)
+    return SourceFile(
+        path, tuple(imports), holds, frozenset(attributes), tuple(texts), tuple(hints)
+    )
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, node.lineno) for alias in node.names)
+    elif node.module == "shipline":
+        yield from ((f"shipline.{alias.name}", node.lineno) for alias in node.names)
+    elif node.module:
+        yield node.module, node.lineno
+
+
+def _advice(node: ast.AST) -> list[ast.expr]:
+    """Hints, and whatever holds a command in backquotes."""
+    match node:
+        case ast.keyword(arg="hint", value=value):
+            return [value]
+        case ast.Assign(targets=targets, value=value) if any(map(_is_hint, targets)):
+            return [value]
+        case ast.AugAssign(target=target, value=value) if _is_hint(target):
+            return [value]
+        case ast.Call(args=arguments):
+            return [one for one in arguments if "`shipline " in text_of(one)]
+    return []
+
+
+def _is_hint(target: ast.AST) -> bool:
+    match target:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return "hint" in name.lower()
+        case ast.Tuple(elts=elements):
+            return any(map(_is_hint, elements))
+    return False
