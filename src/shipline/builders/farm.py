@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from shipline.build.base_images import Repositories
+from shipline.build.flags import parse_boolean
 from shipline.build.request import (
     Annotation,
     BuildRequest,
@@ -26,10 +27,11 @@ from shipline.build.request import (
     linked_targets,
 )
 from shipline.build.settings import Settings
+from shipline.builders.capabilities import CAPABILITIES, Capability
 from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder
 from shipline.builders.opening import open_nodes
-from shipline.builders.placement import Claims, Placement, affinity_key, place
+from shipline.builders.placement import Claims, Placement, affinity_key, can_build, place
 from shipline.builders.solving import Job, OpenNode, build_on, call_on
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
@@ -43,6 +45,7 @@ from shipline.values import replace
 _DESCRIPTOR = "containerimage.descriptor"
 _NOWHERE = (Output("cacheonly"),)
 _TARGETS_AT_ONCE = 16
+_NO_LOAD = "BUILDX_NO_DEFAULT_LOAD"
 
 
 def build_on_nodes(
@@ -63,7 +66,8 @@ def build_on_nodes(
         for name, request in requests.items():
             with in_target(name):
                 inputs = stack.enter_context(open_inputs(request, settings))
-            jobs[name] = Job(builder, request, inputs, settings, login)
+                job = Job(builder, request, inputs, settings, login)
+                jobs[name] = _with_output(job, step.within(target=name) if name else step)
         key = affinity_key(next(iter(requests.values())))
         enough = partial(_can_build, jobs)
         opened = open_nodes(builder, settings.environment, key, step, enough)
@@ -89,13 +93,32 @@ def call_on_nodes(
 
 
 def _can_build(jobs: Mapping[str, Job], nodes: Sequence[OpenNode]) -> bool:
-    """Whether all platforms can be built on these nodes."""
-    try:
-        for job in jobs.values():
-            place(job.request.platforms, nodes)
-    except BuilderError:
-        return False
-    return True
+    return all(can_build(job.request.platforms, nodes) for job in jobs.values())
+
+
+def _with_output(job: Job, step: Step) -> Job:
+    """The job; without outputs an engine keeps the image, and elsewhere it is only in the cache."""
+    request, builder = job.request, job.builder
+    if request.outputs:
+        return job
+    if _loads_by_default(job):
+        return replace(job, request=replace(request, outputs=(Output("docker"),)))
+    step.warn(
+        f"No output specified with {builder.driver} driver. Build result will only remain in the"
+        " build cache. To push result image into registry use --push or to load image into docker"
+        " use --load",
+        "use --output type=cacheonly to build without this warning",
+    )
+    return job
+
+
+def _loads_by_default(job: Job) -> bool:
+    """Whether results go to an engine unless another output is named (buildx, default-load)."""
+    if job.builder.driver == "docker":
+        return not parse_boolean(job.settings.environment.get(_NO_LOAD) or "false", _NO_LOAD)
+    wanted = job.builder.nodes[0].driver_options.get("default-load") or "false"
+    able = Capability.LOAD in CAPABILITIES.get(job.builder.driver, ())
+    return able and parse_boolean(wanted, "default-load")
 
 
 def _with_platforms(job: Job, nodes: Sequence[OpenNode]) -> Job:
@@ -204,8 +227,11 @@ class Farm:
             part = job
             if len(placed) > 1:
                 part = replace(job, request=_part(job.request, platforms))
+            within = step
+            if len(placed) > 1 and len(platforms) == 1:
+                within = step.within(platform=str(platforms[0]))
             try:
-                response = self._build(one, name, part, step)
+                response = self._build(one, name, part, within)
             except BuilderError as error:
                 if not one.is_lost or len(self.nodes) == 1:
                     raise

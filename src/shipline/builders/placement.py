@@ -15,15 +15,14 @@ from pathlib import Path
 
 from shipline.build.request import BuildRequest
 from shipline.builders.instances import Builder, Node
-from shipline.builders.nodes import NodeFacts
 from shipline.builders.solving import OpenNode
 from shipline.content import try_lock
-from shipline.errors import BuilderError
 from shipline.oci import Platform
 from shipline.tasks import locked
 
 _SLACK = 2  # builds that a node may have more than the least busy one, for the sake of its cache
 _AGAIN_S = 0.05
+_UNNAMED = 3  # the rank of a node that does not say that it can build a platform
 
 Placement = list[tuple[int, tuple[Platform, ...]]]
 """The nodes that build, by index, each with its platforms."""
@@ -41,9 +40,8 @@ def place(
     their own architecture, before one that emulates it. Of equal nodes those with fewest platforms
     of this build remain, then those that are not busier by more than two builds (`loads`, by name),
     then the first in an order that is always the same for a build with this `key`. All go
-    `together` to one node, if there is one that suits none worse than another node does.
-
-    Raises BuilderError for a platform that no node can build.
+    `together` to one node, if there is one that suits none worse than another node does. What no
+    daemon names may still be built, of files alone.
     """
     chosen: dict[int, list[Platform]] = {}
     best = {platform: _best(platform, nodes) for platform in platforms}
@@ -60,26 +58,24 @@ def place(
     return [(index, tuple(found)) for index, found in sorted(chosen.items())]
 
 
+def can_build(platforms: Sequence[Platform], nodes: Sequence[OpenNode]) -> bool:
+    """Whether there is a node for each platform that says so."""
+    return all(any(_rank(one, node) < _UNNAMED for node in nodes) for one in platforms)
+
+
 def _best(platform: Platform, nodes: Sequence[OpenNode]) -> list[int]:
-    """The nodes that suit a platform best, by index. Raises BuilderError if there is none."""
-    ranks = {
-        index: rank
-        for index, one in enumerate(nodes)
-        if (rank := _rank(platform, one.node, one.facts)) is not None
-    }
-    if not ranks:
-        raise _unable(platform, nodes)
-    return [index for index, rank in ranks.items() if rank == min(ranks.values())]
+    """The nodes that suit a platform best, by index."""
+    ranks = [_rank(platform, one) for one in nodes]
+    return [index for index, rank in enumerate(ranks) if rank == min(ranks)]
 
 
-def _rank(platform: Platform, node: Node, facts: NodeFacts) -> int | None:
-    """How well a node suits a platform, 0 is best; None if it cannot build it."""
-    if platform in node.platforms:
+def _rank(platform: Platform, one: OpenNode) -> int:
+    """How well a node suits a platform, 0 is best."""
+    if platform in one.node.platforms:
         return 0
-    if platform not in facts.platforms:
-        return None
-    native = facts.platforms[0].architecture == platform.architecture
-    return 1 if native else 2
+    if platform not in one.facts.platforms:
+        return _UNNAMED
+    return 1 if one.facts.platforms[0].architecture == platform.architecture else 2
 
 
 def _weight(key: str, group: tuple[Platform, ...], name: str) -> bytes:
@@ -87,15 +83,6 @@ def _weight(key: str, group: tuple[Platform, ...], name: str) -> bytes:
     Ravishankar, 1998).
     """
     return hashlib.sha256(f"{key}\0{','.join(map(str, group))}\0{name}".encode()).digest()
-
-
-def _unable(platform: Platform, nodes: Sequence[OpenNode]) -> BuilderError:
-    able = {str(one) for open_ in nodes for one in (*open_.facts.platforms, *open_.node.platforms)}
-    return BuilderError(
-        f"no node of the builder can build for {platform}",
-        hint=f"they can build for {', '.join(sorted(able)) or 'nothing'}; register emulators there,"
-        " or add a node",
-    )
 
 
 def affinity_key(request: BuildRequest) -> str:

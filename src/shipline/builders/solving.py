@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct, field
 
@@ -39,15 +39,26 @@ from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts, capability_name
 from shipline.buildkit.control import Control
 from shipline.buildkit.gateway import BuildInput, call_frontend, run_open_build
-from shipline.buildkit.messages import Exporter, SolveRequest
+from shipline.buildkit.messages import (
+    Exporter,
+    PolicyConstraint,
+    PolicyMessage,
+    PolicyRule,
+    PolicySelector,
+    PolicyUpdate,
+    SolveRequest,
+)
 from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Login, Services, Sink, open_session
 from shipline.content import OciLayout
-from shipline.errors import BuilderError, UsageError
+from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.grpc.connection import Metadata
 from shipline.layer import read_tar, unpack
+
+if TYPE_CHECKING:
+    from shipline.build.source_rules import SourcePolicy
 
 
 class Job(Struct, frozen=True):
@@ -95,7 +106,7 @@ def build_on(
     Raises BuilderError for what the node cannot do, and the errors of `run_build`.
     """
     request, settings = job.request, job.settings
-    _check(request, job.builder, node)
+    require_capable(job.builder.name, capability_name(job.builder, node.facts), request)
     results = _Results()
     for output in request.outputs:
         _add_output(output, job, node.facts, results)
@@ -128,7 +139,8 @@ def call_on(node: OpenNode, job: Job, step: Step) -> dict[str, bytes]:
     """What the frontend of a node answers to the `call` of a request, as documents by name:
     result.json and result.txt. Raises as `build_on`.
     """
-    _check(job.request, job.builder, node)
+    name = capability_name(job.builder, node.facts)
+    require_capable(job.builder.name, name, job.request)
     solve = _solve_request(job)
     method = job.request.call.method
     solve.frontend_attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
@@ -144,7 +156,32 @@ def _solve_request(job: Job) -> SolveRequest:
         frontend="dockerfile.v0",
         frontend_attrs=attributes | job.inputs.attributes,
         entitlements=_entitlements(job.request),
+        source_policy=_policy(job.settings.source_policy()),
     )
+
+
+_ACTIONS = ("ALLOW", "DENY", "CONVERT")
+_MATCHES = ("WILDCARD", "EXACT", "REGEX")
+_CONDITIONS = ("EQUAL", "NOTEQUAL", "MATCHES")
+
+
+def _policy(policy: SourcePolicy | None) -> PolicyMessage | None:
+    """The source policy for a daemon, which judges what it reads."""
+    if policy is None:
+        return None
+    rules = []
+    for rule in policy.rules:
+        constraints = [
+            PolicyConstraint(one.key, one.value, _CONDITIONS.index(one.condition))
+            for one in rule.selector.constraints
+        ]
+        match_type = _MATCHES.index(rule.selector.match_type)
+        selector = PolicySelector(rule.selector.identifier, match_type, constraints)
+        found = PolicyRule(_ACTIONS.index(rule.action), selector)
+        if rule.updates is not None:
+            found.updates = PolicyUpdate(rule.updates.identifier, dict(rule.updates.attrs))
+        rules.append(found)
+    return PolicyMessage(rules=rules)
 
 
 @contextmanager
@@ -193,16 +230,6 @@ def _services(job: Job, sinks: Mapping[int, Sink], caches: Mapping[str, OciLayou
 def _connect_agent(agent: Agent) -> Iterator[Answer]:
     with agent.connected() as answer:
         yield guarded(answer)
-
-
-def _check(request: BuildRequest, builder: Builder, node: OpenNode) -> None:
-    able = {*node.facts.platforms, *node.node.platforms}
-    if missing := [one for one in request.platforms if one not in able]:
-        raise BuilderError(
-            f"the builder {builder.name} cannot build for {', '.join(map(str, missing))}",
-            hint=f"it can build for {', '.join(sorted(map(str, able))) or 'none'}",
-        )
-    require_capable(builder.name, capability_name(builder, node.facts), request)
 
 
 def _entitlements(request: BuildRequest) -> list[str]:

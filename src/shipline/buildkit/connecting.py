@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
-from shipline.grpc.connection import Pipe, RpcError, SocketPipe, connected
+from shipline.grpc.connection import Connection, Pipe, RpcError, SocketPipe, connected
 from shipline.net import connect_unix
-from shipline.tasks import check, on_cancel
+from shipline.tasks import check, on_cancel, time_limit
 
 CONNECT_S = 20.0
 
@@ -61,8 +61,7 @@ def open_pipe(
 ) -> Iterator[Control]:
     """The BuildKit at the other end of `pipe`: as `open_buildkit`; errors name it as `shown`."""
     with _named(shown), pipe as opened, connected(opened) as found:
-        found.wait_until_answered(timeout_s)
-        yield Control(found)
+        yield _answering(found, timeout_s)
 
 
 @contextmanager
@@ -78,12 +77,18 @@ def open_engine(
                 upgraded = _upgrade(SocketPipe(connection))
             if upgraded is not None:
                 with connected(upgraded) as found:
-                    found.wait_until_answered(timeout_s)
-                    yield Control(found)
+                    yield _answering(found, timeout_s)
                 return
         with connect() as connection, connected(SocketPipe(connection)) as found:
-            found.wait_until_answered(timeout_s)
-            yield Control(found)  # newer engines speak HTTP/2 from the start
+            yield _answering(found, timeout_s)  # newer engines speak HTTP/2 from the start
+
+
+def _answering(connection: Connection, timeout_s: float) -> Control:
+    """The daemon, which has answered a call: it is no other server, and does not hang."""
+    control = Control(connection)
+    with time_limit(timeout_s):
+        control.version()
+    return control
 
 
 @contextmanager

@@ -144,6 +144,36 @@ class Exporter(Struct):
     attrs: Annotated[dict[str, str], 2] = field(default_factory=dict)
 
 
+class PolicyConstraint(Struct):
+    key: Annotated[str, 1] = ""
+    value: Annotated[str, 2] = ""
+    condition: Annotated[int, 3] = 0
+
+
+class PolicySelector(Struct):
+    identifier: Annotated[str, 1] = ""
+    match_type: Annotated[int, 2] = 0
+    constraints: Annotated[list[PolicyConstraint], 3] = field(default_factory=list)
+
+
+class PolicyUpdate(Struct):
+    identifier: Annotated[str, 1] = ""
+    attrs: Annotated[dict[str, str], 2] = field(default_factory=dict)
+
+
+class PolicyRule(Struct):
+    action: Annotated[int, 1] = 0
+    selector: Annotated[PolicySelector | None, 2] = None
+    updates: Annotated[PolicyUpdate | None, 3] = None
+
+
+class PolicyMessage(Struct):
+    """Rules for what a build may read (sourcepolicy/pb/policy.proto); enumerations are numbers."""
+
+    version: Annotated[int, 1] = 1
+    rules: Annotated[list[PolicyRule], 2] = field(default_factory=list)
+
+
 class SolveRequest(Struct):
     """A build. The first exporter is repeated in the fields that daemons before 0.13 read."""
 
@@ -156,6 +186,7 @@ class SolveRequest(Struct):
     cache: Annotated[CacheOptions | None, 8] = None
     entitlements: Annotated[list[str], 9] = field(default_factory=list)
     frontend_inputs: Annotated[dict[str, bytes], 10] = field(default_factory=dict)  # definitions
+    source_policy: Annotated[PolicyMessage | None, 12] = None
     exporters: Annotated[list[Exporter], 13] = field(default_factory=list)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,9 +20,12 @@ from typing import Any
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import SolveRequest, Status, StatusResponse, Vertex, VertexStatus
 from shipline.errors import (
+    AuthError,
     BuilderError,
     Cancelled,
     DockerfileError,
+    GateRefused,
+    RegistryError,
     ShiplineError,
     Span,
     StepFailed,
@@ -29,6 +33,7 @@ from shipline.errors import (
 from shipline.events import Step
 from shipline.grpc.connection import Code, RpcCall, RpcError
 from shipline.grpc.protobuf import MalformedMessage, decode
+from shipline.oci import InvalidReference, Reference
 from shipline.tasks import TaskGroup, on_cancel
 
 _LOG_LINES = 20  # of a step that failed
@@ -44,6 +49,13 @@ SOURCE, VERTEX, EXIT, HINT = (
 )
 """Types of the details of an error; the last one is our own."""
 
+_OF_FILE = re.compile(
+    "lint violation found|Dockerfile cannot be empty|file with no instructions"
+    "|target stage .* could not be found|dockerfile parse error|failed to (read|parse) dockerfile"
+)
+_OF_REGISTRY = re.compile(r"failed to (?:resolve source metadata for|push) ([^\s]+?):? ")
+_OF_LOGIN = re.compile(r"authorization failed|insufficient_scope|401 Unauthorized|access denied")
+
 
 class ProgressReader:
     """The steps of one build below `step`. Used by one thread."""
@@ -52,6 +64,8 @@ class ProgressReader:
         self._step = step
         self._open: dict[str, tuple[Step, ExitStack]] = {}
         self._names: dict[str, str] = {}
+        self._running: set[str] = set()
+        self._done: set[str] = set()
         self._logs: dict[str, deque[bytes]] = {}
 
     def follow(self, responses: Iterable[StatusResponse]) -> None:
@@ -82,29 +96,43 @@ class ProgressReader:
         for status in response.statuses:
             self._take_status(status)
         for log in response.logs:
-            if found := self._open.get(log.vertex):
-                found[0].output(log.msg, 2 if log.stream == 2 else 1)
+            if (step := self._opened(log.vertex)) is not None:
+                step.output(log.msg, 2 if log.stream == 2 else 1)
             self._logs.setdefault(log.vertex, deque(maxlen=200)).append(log.msg)
         for warning in response.warnings:
             self._step.warn(warning.short.decode(errors="replace"), warning.url)
 
     def _take_vertex(self, vertex: Vertex) -> None:
-        """A vertex may start again after it was completed: that is another step."""
+        """A vertex may start again after it was completed, as when an image that was resolved is
+        then pulled: that is another step only if there is something to say of it.
+        """
+        again = vertex.digest in self._done
         self._names[vertex.digest] = vertex.name
         if vertex.started and not vertex.completed:
-            self._start(vertex.digest, self._step, vertex.name)
+            self._running.add(vertex.digest)
+            if not again:
+                self._start(vertex.digest, self._step, vertex.name)
         elif vertex.completed:
+            self._running.discard(vertex.digest)
+            if again and not vertex.error and vertex.digest not in self._open:
+                return
             step = self._start(vertex.digest, self._step, vertex.name)
             if vertex.cached:
                 step.cached()
             self._end(vertex.digest, vertex.error)
+            self._done.add(vertex.digest)
+
+    def _opened(self, digest: str) -> Step | None:
+        """The step of a vertex that runs."""
+        if digest in self._running:
+            return self._start(digest, self._step, self._names[digest])
+        return None
 
     def _take_status(self, status: VertexStatus) -> None:
-        key = f"{status.vertex} {status.id}"
-        parent = self._open.get(status.vertex)
-        if parent is None or not status.total:
+        if not status.total or (parent := self._opened(status.vertex)) is None:
             return
-        part = self._start(key, parent[0], status.name or status.id)
+        key = f"{status.vertex} {status.id}"
+        part = self._start(key, parent, status.name or status.id)
         part.progress(status.current, status.total)
         if status.completed:
             self._end(key, "")
@@ -192,9 +220,32 @@ def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
         name = progress.name_of(digest)
         message = f"{name}: the command exited with status {status}" if name else error.message
         return StepFailed(message, status=status, span=span, log=progress.last_lines(digest))
-    if span is not None:
-        return DockerfileError(error.message, span=span, hint=hint)
-    return BuilderError(error.message, hint=hint, retriable=error.code == Code.UNAVAILABLE)
+    found = _known_error(error.message)
+    if found is None and span is not None:
+        found = DockerfileError(error.message, span=span)
+    if found is None:
+        return BuilderError(error.message, hint=hint, retriable=error.code == Code.UNAVAILABLE)
+    found.span, found.hint = span, hint or found.hint
+    return found
+
+
+def _known_error(message: str) -> ShiplineError | None:
+    """The error that a message of BuildKit means, None for others: it gives no codes."""
+    if _OF_FILE.search(message):
+        return DockerfileError(message)
+    if "denied by policy" in message:
+        return GateRefused(message)
+    if (found := _OF_REGISTRY.search(message)) is None:
+        return None
+    try:
+        host = Reference.parse(found[1]).host
+    except InvalidReference:
+        return None
+    if _OF_LOGIN.search(message):
+        return AuthError(message, host=host, hint=f"log in: shipline login {host}")
+    is_missing = message.endswith("not found") and "no match for platform" not in message
+    hint = "check the name" if is_missing else ""
+    return RegistryError(message, host=host, hint=hint)
 
 
 def _details(encoded: bytes) -> dict[str, list[dict[str, Any]]]:

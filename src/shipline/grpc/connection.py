@@ -37,6 +37,7 @@ _LONGEST_MESSAGE = 64 << 20  # bytes
 _WINDOW = 4 << 20  # bytes of a call that may arrive before they are used
 _WINDOW_OF_ALL = 64 << 20  # of all calls, so that one does not hold up the others
 _BACKLOG = 1 << 20  # bytes that may wait for the writer
+_MOST_OUTPUT = 64 << 20  # bytes, with headers and answers to pings
 _READ = 256 << 10  # bytes
 _CLOSE_S = 2.0  # for what is left to send
 _CANCEL = 8  # an error code of HTTP/2
@@ -246,7 +247,6 @@ class Connection:
         self._watched: dict[int, Callable[[], object]] = {}
         self._failure: RpcError | None = None
         self._closing = False
-        self._answered = False
         self._written = False  # all that there was to send
         self._heard = time.monotonic()
         config = h2.config.H2Configuration(client_side=not server, header_encoding=None)
@@ -264,15 +264,6 @@ class Connection:
         self._http.initiate_connection()
         self._http.increment_flow_control_window(_WINDOW_OF_ALL)
         self._output += self._http.data_to_send()
-
-    def wait_until_answered(self, timeout_s: float) -> None:
-        """Wait for the first words of the other end. Raises RpcError if there are none."""
-        with on_cancel(self._wake), self._changed:
-            deadline = time.monotonic() + timeout_s
-            while not self._answered:
-                self._check_open()
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise RpcError(Code.UNAVAILABLE, f"no answer within {timeout_s:g} seconds")
 
     @property
     def is_open(self) -> bool:
@@ -414,6 +405,8 @@ class Connection:
                     for event in self._http.receive_data(data):
                         self._take(event)
                     self._flush()
+                    if len(self._output) > _MOST_OUTPUT:
+                        raise ConnectionError("it sends, and reads no answers")
             problem = "the connection was closed"
         except (OSError, h2.exceptions.ProtocolError) as error:
             problem = str(error) or type(error).__name__
@@ -503,8 +496,6 @@ class Connection:
                     stream.incoming.fail(RpcError(code, "the other side gave the call up"))
                     self._give_up(event.stream_id)
                     self._drop(stream)
-            case h2.events.RemoteSettingsChanged():
-                self._answered = True
             case h2.events.ConnectionTerminated() if event.error_code:
                 reason = (event.additional_data or b"").decode(errors="replace")
                 self._fail(f"the other side ended the connection: {reason or event.error_code}")

@@ -12,10 +12,9 @@ import pytest
 
 from shipline.builders.instances import Builder, Node
 from shipline.builders.nodes import NodeFacts
-from shipline.builders.placement import Claims, place
+from shipline.builders.placement import Claims, can_build, place
 from shipline.builders.solving import OpenNode
 from shipline.buildkit.control import Control
-from shipline.errors import BuilderError
 from shipline.grpc.connection import SocketPipe, connected
 from shipline.oci import Platform
 
@@ -116,7 +115,9 @@ def test_builds_that_begin_at_once_are_spread(node: Nodes, tmp_path: Path) -> No
     assert sum(claims.loads(nodes).values()) == 0 and not stale.exists()
 
 
-def test_a_platform_that_nobody_builds_is_one_error(node: Nodes) -> None:
-    with pytest.raises(BuilderError, match="linux/arm/v7") as caught:
-        place([AMD, V7], [node(AMD, ARM)])
-    assert "linux/amd64, linux/arm64" in caught.value.hint
+def test_a_platform_that_nobody_names_may_still_be_built(node: Nodes) -> None:
+    """Of files alone; but a node that names it comes first, also if it emulates it."""
+    assert place([V7], [node(AMD), node(ARM, V7)]) == [(1, (V7,))]
+    assert place([V7], [node(AMD)]) == [(0, (V7,))]
+    assert can_build([AMD, ARM], [node(AMD), node(ARM)])
+    assert not can_build([AMD, V7], [node(AMD), node(ARM)])

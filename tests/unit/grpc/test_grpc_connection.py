@@ -181,15 +181,3 @@ def test_many_calls_at_once() -> None:
 
         tasks = [group.start(talk, number) for number in range(40)]
         assert [task.result() for task in tasks] == [b"%d" % number for number in range(40)]
-
-
-def test_who_never_answers_is_not_waited_for() -> None:
-    ours, theirs = socket.socketpair()
-    with (
-        theirs,
-        connected(SocketPipe(ours)) as client,
-        pytest.raises(RpcError, match="no answer within"),
-    ):
-        client.wait_until_answered(0.2)
-    with ends({}) as client:
-        client.wait_until_answered(10)

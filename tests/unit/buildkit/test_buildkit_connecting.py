@@ -1,0 +1,74 @@
+"""Who answers no call is no builder, and is not waited for without end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from shipline.buildkit.connecting import open_buildkit
+from shipline.errors import BuilderError
+
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+PING = b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+
+
+@contextmanager
+def server(said: bytes, *, again: bool = False) -> Iterator[str]:
+    """The endpoint of one that says `said`, and nothing else; `again` says it without end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                try:
+                    connection.sendall(said)
+                    while again:
+                        connection.sendall(PING)
+                    while connection.recv(1 << 16):
+                        pass
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        (b"", "no answer within 0.5 seconds"),
+        (SETTINGS, "no answer within 0.5 seconds"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not speak HTTP/2: HTTP/1.1 400"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "no answer within 0.5 seconds"),
+        (bytes(100), ""),
+    ],
+)
+def test_what_is_no_buildkit_is_one_error(said: bytes, message: str) -> None:
+    with (
+        server(said) as endpoint,
+        pytest.raises(BuilderError, match=message) as caught,
+        open_buildkit(endpoint, timeout_s=0.5),
+    ):
+        pytest.fail("it never answered")
+    assert endpoint in caught.value.message
+
+
+def test_pings_without_end_are_no_answer() -> None:
+    with (
+        server(SETTINGS, again=True) as endpoint,
+        pytest.raises(BuilderError),
+        open_buildkit(endpoint, timeout_s=0.5),
+    ):
+        pytest.fail("it never answered")
+
+
+def test_a_port_where_nobody_listens_is_one_error() -> None:
+    refused = pytest.raises(BuilderError, match="Connection refused")
+    with refused, open_buildkit("tcp://127.0.0.1:9", timeout_s=5):
+        pytest.fail("nobody listens there")
