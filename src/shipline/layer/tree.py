@@ -36,17 +36,24 @@ from shipline.tasks import check, ordered_map
 Stat = tuple[str, int, int, int, int, int, int, int, int]
 """Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
 
-_KIND = b"shipline-stat-4\n"
+_KIND = b"shipline-stat-5\n"
 _TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
 _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
+_Directories = dict[str, tuple[list[Stat], bool]]  # sorted by name; and whether it is all there is
+_KEPT_TREES = 64
 
 
 class StatCache:
-    """Cached contents of the directories of one root. Safe to use from any thread."""
+    """Cached contents of the directories of one root, and digests of its trees. Safe to use from
+    any thread.
+    """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, directories: dict[str, _Record] | None = None, trees: dict[bytes, str] | None = None
+    ) -> None:
         self._lock = threading.Lock()
-        self._directories: dict[str, _Record] = {}
+        self._directories = directories or {}
+        self._trees = trees or {}
         self.changed = False
 
     @classmethod
@@ -56,11 +63,11 @@ class StatCache:
 
         If two processes save at once, one wins, and the other's entries are recomputed next time.
         """
-        cache = cls()
-        cache._directories = _load(file)
+        cache = cls(*_load(file))
         yield cache
         if cache.changed:
-            _save(file, cache._directories)
+            trees = dict(list(cache._trees.items())[-_KEPT_TREES:])
+            _save(file, (cache._directories, trees))
 
     def find(self, directory: str, stats: list[Stat]) -> list[bytes | None]:
         """The cached content of each of `stats`, sorted by name; None for files to read."""
@@ -94,6 +101,31 @@ class StatCache:
             self._directories[directory] = (_pack(stats), kept)
             self.changed = True
 
+    def fingerprint(self, path: str, directories: _Directories) -> bytes:
+        """What identifies the tree at `path` by its stats, if all of its contents are cached; else
+        empty.
+        """
+        seen = hashlib.sha256(marshal.dumps(path, 2))
+        with self._lock:
+            for directory, (stats, _) in directories.items():
+                packed, contents = self._directories.get(directory, (b"", ()))
+                if packed != _pack(stats) or b"" in contents:
+                    return b""
+                seen.update(marshal.dumps((directory, packed), 2))
+        return seen.digest()
+
+    def find_tree(self, key: bytes) -> str | None:
+        """The digest that `put_tree` cached."""
+        with self._lock:
+            return self._trees.get(key)
+
+    def put_tree(self, key: bytes, digest: str) -> None:
+        """Cache the digest of a tree; `key` has its fingerprint."""
+        with self._lock:
+            self._trees.pop(key, None)  # the last one is kept for longest
+            self._trees[key] = digest
+            self.changed = True
+
 
 def _pack(stats: list[Stat]) -> bytes:
     return marshal.dumps(stats, 2)  # from version 3 on, equal values may serialise differently
@@ -118,23 +150,26 @@ def _merged(
     return [stat for stat, _ in ordered], [content for _, content in ordered]
 
 
-def _load(file: Path) -> dict[str, _Record]:
+_Cached = tuple[dict[str, _Record], dict[bytes, str]]
+
+
+def _load(file: Path) -> _Cached:
     try:
         stored = unseal(_KIND, read_file(file))
     except OSError:
-        return {}
+        return {}, {}
     if stored is None:
-        return {}
-    found: dict[str, _Record] = marshal.loads(stored)
+        return {}, {}
+    found: _Cached = marshal.loads(stored)
     return found
 
 
-def _save(file: Path, directories: dict[str, _Record]) -> None:
+def _save(file: Path, cached: _Cached) -> None:
     """Replace the file; errors are ignored."""
     new = file.with_name(f".{file.name}-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(seal(_KIND, marshal.dumps(directories, 4)))
+        new.write_bytes(seal(_KIND, marshal.dumps(cached, 4)))
         os.replace(new, file)
     except OSError:
         with suppress(OSError):
@@ -207,7 +242,7 @@ class _Scanner:
     def __init__(self, root: OpenDirectory, prune: Prune | None, *, whiteouts: bool) -> None:
         self._whiteouts = whiteouts
         self._prune = prune
-        self.directories: dict[str, tuple[list[Stat], bool]] = {}
+        self.directories: _Directories = {}
 
     def enter(self, parent: int, name: str, path: str) -> None:
         check()
@@ -284,7 +319,7 @@ class Tree:
         self,
         root: OpenDirectory,
         path: str,
-        directories: dict[str, tuple[list[Stat], bool]],
+        directories: _Directories,
         started_ns: int,
         cache: StatCache | None,
         *,
@@ -301,6 +336,7 @@ class Tree:
         self._missing: list[_Missing] = []
         self._noted: ContentDigests | None = None
         self._read: dict[str, list[bytes]] = {}
+        self._fingerprint = b""
         self._digests: dict[tuple[int, int] | None, Digest] = {}
 
     def __len__(self) -> int:
@@ -379,11 +415,33 @@ class Tree:
         files that are not cached; raises ContentError if that fails.
         """
         with self._lock:
-            if not self._read:
-                self._read = self._contents()
             if owner not in self._digests:
-                self._digests[owner] = self._digest(owner)
+                self._digests[owner] = self._cached_digest(owner)
             return self._digests[owner]
+
+    def _cached_digest(self, owner: tuple[int, int] | None) -> Digest:
+        if self._cache is None:
+            return self._read_digest(owner)
+        if self._is_cached() and (found := self._cache.find_tree(self._key(owner))):
+            return Digest.parse(found)
+        digest = self._read_digest(owner)
+        if self._is_cached():
+            self._cache.put_tree(self._key(owner), str(digest))
+        return digest
+
+    def _is_cached(self) -> bool:
+        """Whether the cache has all contents."""
+        if not self._fingerprint and self._cache is not None:
+            self._fingerprint = self._cache.fingerprint(self._path, self._directories)
+        return self._fingerprint != b""
+
+    def _key(self, owner: tuple[int, int] | None) -> bytes:
+        return self._fingerprint + repr(owner).encode()
+
+    def _read_digest(self, owner: tuple[int, int] | None) -> Digest:
+        if not self._read:
+            self._read = self._contents()
+        return self._digest(owner)
 
     def _digest(self, owner: tuple[int, int] | None) -> Digest:
         if self._path in self._directories:
@@ -415,7 +473,7 @@ class Tree:
     def unread(self) -> int:
         """The bytes of files that `digest` would read."""
         with self._lock:
-            if self._read:
+            if self._read or self._is_cached():
                 return 0
             _, missing = self._known_contents()
             return sum(one[4] for _, _, one in missing if _is_file(one))

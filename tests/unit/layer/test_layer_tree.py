@@ -112,8 +112,9 @@ def test_a_cached_digest_is_the_digest(tmp_path: Path) -> None:
             for where in chance.choice([("",), ("", "c"), ("c", "")]):
                 if (root / where).exists():
                     prune = (lambda path, _: path.endswith("b")) if step % 3 == 0 else None
-                    cached = scan(root, where, prune=prune, cache=cache).digest()
-                    assert cached == scan(root, where, prune=prune).digest()
+                    owner = chance.choice([None, (0, 0), (1, 1)])
+                    cached = scan(root, where, prune=prune, cache=cache).digest(owner)
+                    assert cached == scan(root, where, prune=prune).digest(owner)
             if path.exists():
                 single = str(path.relative_to(root))
                 assert scan(root, single, cache=cache).digest() == scan(root, single).digest()
@@ -141,6 +142,20 @@ def test_unchanged_files_are_not_read_again(root: Path, monkeypatch: pytest.Monk
         scan(root, cache=cache).digest()
         assert not cache.changed
     assert read == ["z"]
+
+
+def test_an_unchanged_tree_is_not_digested_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = root.parent / "cache"
+    age(root)
+    with StatCache.open(file) as cache:
+        digest = scan(root, cache=cache).digest((0, 0))
+    monkeypatch.setattr(Tree, "_digest", lambda self, owner: pytest.fail("digested again"))
+    with StatCache.open(file) as cache:
+        found = scan(root, cache=cache)
+        assert found.unread() == 0
+        assert found.digest((0, 0)) == digest
 
 
 def test_a_file_changed_within_a_clock_tick_is_read_again(root: Path) -> None:
