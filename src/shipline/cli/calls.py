@@ -32,7 +32,7 @@ def call(
     build that would fail before its first step. Raises UsageError where there is no Dockerfile, and
     what else the answer needs and is wrong.
     """
-    if builder:
+    if builder and not _is_shipline(builder):
         text, status = _answer_of(builder, request, sinks)
         click.echo(text, nl=False)
         return status
@@ -60,6 +60,13 @@ def answer(request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int, Ship
     bad = bool(found.warnings) and not request.call.ignore_status
     status = int(bad or found.failure is not None)
     return (f"{text}\n" if text else ""), status, found.failure
+
+
+def _is_shipline(builder: str) -> bool:
+    """Whether the frontend of a builder is that of this process."""
+    from shipline.cli.builders import find_builder
+
+    return find_builder(builder).driver == "ssh"
 
 
 def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int]:
