@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -276,6 +277,43 @@ def test_stopped_pods_come_back_and_a_removed_builder_keeps_its_cache_if_told(
     driver.remove(keep_state=False, keep_daemon=False)
     assert not cluster.api.of("persistentvolumeclaims", NAMESPACE)
     assert not cluster.api.of("statefulsets", NAMESPACE)
+
+
+def test_a_builder_is_made_stopped_started_and_removed(
+    cluster: Cluster, context: Path, docker: Docker
+) -> None:
+    options = '--driver-opt=replicas=2,"labels=team=a,tier=b"'
+    cluster.builder(*CREATE, options, "--bootstrap", "--buildkitd-flags=--debug")
+    assert cluster.workload()["metadata"]["labels"] == {"app": "kube0", "team": "a", "tier": "b"}
+    assert "running" in cluster.builder("ls")
+    cluster.builder("stop", "kube")
+    assert not cluster.api.of("pods", NAMESPACE) and "stopped" in cluster.builder("ls")
+    cluster.shipline.build(*BUILD, context).ok()
+    assert len(cluster.api.of("pods", NAMESPACE)) == 2
+    environ = {**docker.environment, **cluster.environ, **newest()}
+    environ["DOCKER_CONFIG"] = str(docker.config)
+    words = ["docker", "buildx", "rm", "kube", "--keep-daemon"]  # it is theirs as well
+    assert subprocess.run(words, env=environ, capture_output=True).returncode == 0
+    cluster.builder(*CREATE, options)
+    cluster.builder("rm", "kube")
+    assert not cluster.api.of("deployments", NAMESPACE) and "kube" not in cluster.builder("ls")
+
+
+def test_an_interruption_while_pods_start_leaves_nothing(cluster: Cluster) -> None:
+    words = [*CREATE, "--bootstrap", "--driver-opt=nodeselector=disk=none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shipline", "builder", *words],
+        env=cluster.environ,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not cluster.api.of("pods", NAMESPACE):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said.decode()
+    assert not cluster.api.of("deployments", NAMESPACE) and "kube" not in cluster.builder("ls")
 
 
 def version_of(cluster: Cluster, driver: KubernetesDriver | None = None) -> str:
