@@ -100,6 +100,8 @@ class Step:
         self._stream.emit(Logged(self.span, self._stream.clock(), data, stream))
 
     def warn(self, message: str, hint: str = "") -> None:
+        if target := self._common.get("target"):
+            message = f"target {target}: {message}"
         self._stream.emit(Warned(self.span, self._stream.clock(), message, hint))
 
     def cached(self) -> None:

@@ -181,6 +181,8 @@ target "here" {
   dockerfile-inline = "FROM scratch\\nCOPY own /\\n"
   output = ["type=local,dest=out"]
 }
+target "takes" { dockerfile = "/etc/hostname" }
+target "reaches" { dockerfile = "cwd://../outside" }
 """,
     }
     (tmp_path / "own").write_text("from here\n")
@@ -189,6 +191,10 @@ target "here" {
         url = f"{server.url}/project.git"
         bake(shipline, tmp_path, url).ok()
         bake(shipline, tmp_path, url, "here").ok()
+        printed = json.loads(bake(shipline, tmp_path, url, "--print").ok().out)
+        assert printed["target"]["default"]["context"] == "sub"
+        assert "--allow=fs.read=/etc/hostname" in bake(shipline, tmp_path, url, "takes").failed(2)
+        assert "--allow=fs.read=" in bake(shipline, tmp_path, url, "reaches").failed(2)
     assert (tmp_path / "out" / "file").read_text() == "from git\n"
     assert (tmp_path / "out" / "own").read_text() == "from here\n"
 

@@ -20,7 +20,7 @@ from shipline.bake.permissions import (
     missing_permissions,
     parse_permissions,
 )
-from shipline.bake.requests import CWD, is_remote, prepare, request_of
+from shipline.bake.requests import CWD, is_remote, place_at, prepare, request_of
 from shipline.bake.selection import Selection, select
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
@@ -42,6 +42,7 @@ __all__ = [
     "missing_permissions",
     "parse_files",
     "parse_permissions",
+    "place_at",
     "prepare",
     "read_files",
     "request_of",

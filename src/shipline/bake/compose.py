@@ -14,6 +14,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from msgspec import Struct
+
 from shipline.bake.definitions import NAME_HINT, Config
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError
@@ -68,7 +70,7 @@ def add_compose(config: Config, files: Sequence[Any], environ: Mapping[str, str]
     environ = {**_dotenv(".env", environ), **environ}
     project = YamlMap("")
     for file in files:
-        for document in _with_included(file.name, file.content, environ):
+        for document in _with_included(file, environ):
             config.warnings.extend(_notes(document))
             project = _merged(project, document)
     group = Group("default")
@@ -96,8 +98,10 @@ def _fail(where: Mapping[str, Any], key: str, message: str, hint: str = "") -> N
 # reading
 
 
-def _load(name: str, content: bytes, environ: Mapping[str, str]) -> YamlMap:
-    """A compose file with its variables replaced. Raises BakeError for unknown keys."""
+def _load(name: str, content: bytes, environ: Mapping[str, str], directory: str = "") -> YamlMap:
+    """A compose file with its variables replaced, and its paths those below `directory`. Raises
+    BakeError for unknown keys.
+    """
     document = parse_yaml(name, content)
     services = document.get("services")
     if services is None:
@@ -124,7 +128,43 @@ def _load(name: str, content: bytes, environ: Mapping[str, str]) -> YamlMap:
             document[part] = _interpolated(document[part], document, part, environ)
     for service in (document.get("services") or {}).values():
         _normalize(service)
+        _place(service, directory, os.path.dirname(name))
+    for secret in (document.get("secrets") or {}).values():
+        if isinstance(secret, YamlMap) and secret.get("file"):
+            secret["file"] = _below(directory, secret["file"])
     return document
+
+
+def _place(service: YamlMap, directory: str, beside: str) -> None:
+    """Make the paths of a service those of the project: contexts are below `directory`, files of
+    variables beside the file.
+    """
+    build = service.get("build")
+    if isinstance(build, YamlMap) and directory:
+        build["context"] = _below(directory, build.get("context") or ".")
+        contexts = build.get("additional_contexts") or {}
+        for name, value in contexts.items() if isinstance(contexts, YamlMap) else ():
+            kind, colon, _ = str(value).partition(":")
+            if not (colon and kind in ("service", "target")):
+                contexts[name] = _below(directory, value)
+    files = service.get("env_file")
+    listed = files if isinstance(files, list) else [] if files is None else [files]
+    placed: list[Any] = []
+    for one in listed:
+        if isinstance(one, YamlMap):
+            one["path"] = os.path.join(beside, str(one.get("path")))
+            placed.append(one)
+        else:
+            placed.append(os.path.join(beside, str(one)))
+    if placed:
+        service["env_file"] = placed
+
+
+def _below(directory: str, path: Any) -> Any:
+    """A relative path below `directory`; URLs and other values stay."""
+    if not directory or not isinstance(path, str) or any(mark in path for mark in ("://", "@")):
+        return path
+    return posixpath.normpath(os.path.join(directory, path))
 
 
 def _check(mapping: YamlMap, known: Iterable[str], what: str) -> None:
@@ -180,26 +220,63 @@ def _hosts(place: Mapping[str, Any]) -> YamlMap:
     return found
 
 
-def _with_included(name: str, content: bytes, environ: Mapping[str, str]) -> Iterator[YamlMap]:
+class _Inclusion(Struct, frozen=True):
+    """A file to load: the paths in it are below `directory`; `path` are those that include it."""
+
+    name: str
+    content: bytes
+    environ: Mapping[str, str]
+    directory: str = ""
+    path: tuple[str, ...] = ()
+
+
+def _with_included(file: Any, environ: Mapping[str, str]) -> Iterator[YamlMap]:
     """The documents that a file includes, each before the one that includes it."""
-    waiting: list[tuple[str, bytes, tuple[str, ...]]] = [(name, content, (name,))]
+    waiting = [_Inclusion(file.name, file.content, environ)]
     documents: list[YamlMap] = []
     while waiting:
-        place, text, path = waiting.pop()
+        one = waiting.pop()
         if len(documents) > _MOST_FILES:
-            raise BakeError(f"{name} includes more than {_MOST_FILES} files")
-        document = _load(place, text, environ)
+            raise BakeError(f"{file.name} includes more than {_MOST_FILES} files")
+        document = _load(one.name, one.content, one.environ, one.directory)
         documents.append(document)
-        for one in document.get("include") or ():
-            paths = one.get("path") if isinstance(one, dict) else one
-            for included in [paths] if isinstance(paths, str) else paths or ():
-                if "://" in included:
-                    _fail(document, "include", f"{included} cannot be included: it is remote")
-                found = os.path.join(os.path.dirname(place), included)
-                if found in path:
-                    _fail(document, "include", f"the files include each other: {found}")
-                waiting.append((found, _read(document, "include", found), (*path, found)))
+        for entry in document.get("include") or ():
+            waiting.extend(_included(document, entry, one))
     yield from reversed(documents)
+
+
+def _included(document: YamlMap, entry: Any, outer: _Inclusion) -> Iterator[_Inclusion]:
+    """The files of an entry of `include`: a path, or a mapping with path, project_directory and
+    env_file.
+    """
+    here = os.path.dirname(outer.name)
+    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {"path": entry}
+    paths = _listed(fields.get("path"))
+    directory = fields.get("project_directory")
+    for path in paths:
+        if "://" in path:
+            _fail(document, "include", f"{path} cannot be included: it is remote")
+    names = [os.path.join(here, path) for path in paths]
+    if not names:
+        _fail(document, "include", "what is included has a path")
+    place = os.path.join(here, directory) if directory else os.path.dirname(names[0])
+    files = [os.path.join(here, path) for path in _listed(fields.get("env_file"))]
+    for file in files:
+        if not os.path.exists(file):
+            _fail(document, "include", f"cannot read {file}")
+    environ = dict(outer.environ)
+    for file in files or [os.path.join(place, ".env")]:
+        environ = {**_dotenv(file, outer.environ), **environ}
+    for name in names:
+        if name in (outer.name, *outer.path):
+            _fail(document, "include", f"the files include each other: {name}")
+        content = _read(document, "include", name)
+        yield _Inclusion(name, content, environ, place or ".", (*outer.path, outer.name))
+
+
+def _listed(value: Any) -> list[str]:
+    several = value if isinstance(value, list) else [] if value is None else [value]
+    return [str(one) for one in several]
 
 
 def _read(where: Mapping[str, Any], key: str, path: str) -> bytes:
@@ -225,7 +302,7 @@ def _extended(
     if isinstance(extends, dict) and extends.get("file"):
         place = os.path.join(os.path.dirname(service.file), str(extends["file"]))
         content = _read(service, "extends", place)
-        others = _load(place, content, environ).get("services") or {}
+        others = _load(place, content, environ, os.path.dirname(place)).get("services") or {}
         if os.path.abspath(place) != os.path.abspath(service.file):
             path = ()
     if base not in others:
@@ -236,12 +313,17 @@ def _extended(
 
 
 def _merged(first: Any, second: Any) -> Any:
-    """Mappings are merged, lists joined, and other values replaced."""
+    """Mappings are merged, lists joined, and other values replaced; `!reset` takes a key away, and
+    `!override` replaces what there was.
+    """
     if isinstance(first, YamlMap) and isinstance(second, YamlMap):
         found = YamlMap(second.file)
         for part in (first, second):
+            for key in part.resets:
+                found.pop(key, None)
             for key, value in part.items():
-                found[key] = _merged(found[key], value) if key in found else value
+                kept = key in found and key not in part.overrides
+                found[key] = _merged(found[key], value) if kept else value
                 found.lines[key] = part.lines.get(key, 1)
         return found
     if isinstance(first, list) and isinstance(second, list):
@@ -494,7 +576,7 @@ class _Service:
                 if isinstance(one, dict)
                 else (one, True)
             )
-            path = os.path.join(os.path.dirname(self.service.file), str(path))
+            path = str(path)
             if required and not os.path.exists(path):
                 self.fail(self.service, "env_file", f"cannot read {path}")
             found |= _dotenv(path, self.environ)

@@ -7,11 +7,12 @@ keeps a build from beginning for ever.
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.bake import typed
 from shipline.bake.syntax import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _MOST_STEPS = 2_000_000
 _MOST_TEXT = 64 << 20  # characters that all evaluations make
+_MOST_SECONDS = 60
 
 
 class Budget(Struct):
@@ -60,11 +62,21 @@ class Budget(Struct):
 
     steps: int = _MOST_STEPS
     characters: int = _MOST_TEXT
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_spent(self) -> bool:
+        return self.steps < 0 or self.characters < 0
+
+    def spend_time(self, place: Range) -> None:
+        if time.monotonic() - self.started > _MOST_SECONDS:
+            self.steps = -1
+            self.spend(place)
 
     def spend(self, place: Range, characters: int = 0) -> None:
         self.steps -= 1
         self.characters -= characters
-        if self.steps < 0 or self.characters < 0:
+        if self.is_spent:
             refuse("this takes too long to evaluate: it does not end, or is huge", place)
 
 
@@ -99,25 +111,25 @@ def evaluate(expression: Expression, scope: Scope) -> Value:
 
 def evaluate_as(expression: Expression, wanted: typed.Type, scope: Scope) -> Value:
     """The value, converted. Raises BakeError with its place."""
-    found = evaluate(expression, scope)
+    return _converted(evaluate(expression, scope), wanted, expression.place)
+
+
+def _converted(value: Value, wanted: typed.Type, place: Range) -> Value:
     try:
-        return convert(found, wanted)
+        return convert(value, wanted)
     except TypeMismatch as error:
-        refuse(f"this is of a wrong type: {error}", expression.place)
+        refuse(f"this is of a wrong type: {error}", place)
 
 
-def _literal(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Literal)
+def _literal(expression: Literal, scope: Scope) -> Value:
     return expression.value
 
 
-def _wrapped(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Wrapped)
+def _wrapped(expression: Wrapped, scope: Scope) -> Value:
     return evaluate(expression.inner, scope)
 
 
-def _template(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Template)
+def _template(expression: Template, scope: Scope) -> Value:
     found = "".join(_part(part, scope) for part in expression.parts)
     scope.budget.spend(expression.place, len(found))
     return text(found)
@@ -137,14 +149,12 @@ def _part(part: Expression, scope: Scope) -> str:
         )
 
 
-def _joined(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Joined)
+def _joined(expression: Joined, scope: Scope) -> Value:
     found = evaluate(expression.inner, scope)
     return text("".join(str(one.data) for one in found.elements))
 
 
-def _variable(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Variable)
+def _variable(expression: Variable, scope: Scope) -> Value:
     name = expression.name
     for one in scope.chain():
         if name in one.variables:
@@ -169,8 +179,7 @@ class CycleError(Exception):
     """Something is defined by itself."""
 
 
-def _attribute(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Attribute_)
+def _attribute(expression: Attribute_, scope: Scope) -> Value:
     if (block := _block_attribute(expression, scope)) is not None:
         return block
     found = evaluate(expression.object, scope)
@@ -214,8 +223,7 @@ def _among(name: str, found: Value) -> str:
     return f"did you mean {meant[0]}?" if meant else ""
 
 
-def _index(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Index)
+def _index(expression: Index, scope: Scope) -> Value:
     collection = evaluate(expression.collection, scope)
     key = evaluate(expression.key, scope)
     try:
@@ -244,8 +252,7 @@ def index(collection: Value, key: Value) -> Value:
     raise LookupError(f"a {collection.type} has no elements that an index finds")
 
 
-def _splat(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Splat)
+def _splat(expression: Splat, scope: Scope) -> Value:
     source = evaluate(expression.source, scope)
     if source.is_null:
         return typed.tuple_of([])
@@ -256,8 +263,7 @@ def _splat(expression: Expression, scope: Scope) -> Value:
     return typed.tuple_of(found)
 
 
-def _call(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Call)
+def _call(expression: Call, scope: Scope) -> Value:
     function = _function(expression, scope)
     if function.lazy is not None:
         return function.lazy(expression, scope)
@@ -276,6 +282,7 @@ def _call(expression: Expression, scope: Scope) -> Value:
         if isinstance(error, ArithmeticError):
             reason = "the result is not a number, or too big"
         refuse(f"{expression.name}(): {reason}", expression.place)
+    scope.budget.spend_time(expression.place)
     size = len(found.data) if isinstance(found.data, str | tuple | dict) else 0
     scope.budget.spend(expression.place, size)
     return found
@@ -336,17 +343,29 @@ def modulo(left: typed.Number, right: typed.Number) -> typed.Number:
     return typed.whole(NUMBERS.remainder(left, right))
 
 
-def _binary(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Binary)
+def _binary(expression: Binary, scope: Scope) -> Value:
+    """Operators of one level are in each other on the left: a chain of any length is no depth."""
+    chain = [expression]
+    while isinstance(chain[-1].left, Binary):
+        chain.append(chain[-1].left)
+    value = evaluate(chain[-1].left, scope)
+    for one in reversed(chain):
+        scope.budget.spend(one.place)
+        value = _operation(one, value, scope)
+    return value
+
+
+def _operation(expression: Binary, value: Value, scope: Scope) -> Value:
+    """The value of an expression with an operator, whose left side is `value`."""
     sign = expression.operator
     if sign in ("==", "!="):
-        same = typed.equal(evaluate(expression.left, scope), evaluate(expression.right, scope))
+        same = typed.equal(value, evaluate(expression.right, scope))
         return boolean(same == (sign == "=="))
     wanted = BOOL if sign in ("&&", "||") else NUMBER
-    left = _operand(expression.left, wanted, scope)
+    left = _as_operand(expression.left, value, wanted)
     if sign in ("&&", "||") and left.data == (sign == "||"):
         return left
-    right = _operand(expression.right, wanted, scope)
+    right = _as_operand(expression.right, evaluate(expression.right, scope), wanted)
     if sign in ("&&", "||"):
         return right
     if sign in _COMPARISONS:
@@ -359,25 +378,24 @@ def _binary(expression: Expression, scope: Scope) -> Value:
         refuse("the result is not a number, or too big", expression.place)
 
 
-def _operand(expression: Expression, wanted: typed.Type, scope: Scope) -> Value:
-    found = evaluate_as(expression, wanted, scope)
+def _as_operand(expression: Expression, value: Value, wanted: typed.Type) -> Value:
+    found = _converted(value, wanted, expression.place)
     if found.is_null:
         refuse("null is no operand", expression.place)
     return found
 
 
-def _unary(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Unary)
+def _unary(expression: Unary, scope: Scope) -> Value:
+    value = evaluate(expression.operand, scope)
     if expression.operator == "!":
-        return boolean(not _operand(expression.operand, BOOL, scope).data)
-    return number(-_operand(expression.operand, NUMBER, scope).data)
+        return boolean(not _as_operand(expression.operand, value, BOOL).data)
+    return number(-_as_operand(expression.operand, value, NUMBER).data)
 
 
-def _conditional(expression: Expression, scope: Scope) -> Value:
+def _conditional(expression: Conditional, scope: Scope) -> Value:
     """Both sides are evaluated, since the result is of a type that both have; the error of the side
     that is not taken does not count.
     """
-    assert isinstance(expression, Conditional)
     condition = evaluate_as(expression.condition, BOOL, scope)
     if condition.is_null:
         refuse("the condition is null", expression.condition.place)
@@ -398,13 +416,11 @@ def _conditional(expression: Expression, scope: Scope) -> Value:
     return convert(found, common)
 
 
-def _tuple(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Tuple)
+def _tuple(expression: Tuple, scope: Scope) -> Value:
     return typed.tuple_of([evaluate(one, scope) for one in expression.items])
 
 
-def _object(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, Object)
+def _object(expression: Object, scope: Scope) -> Value:
     found = {}
     for key, value in expression.items:
         found[_key(key, scope)] = evaluate(value, scope)
@@ -418,8 +434,7 @@ def _key(expression: Expression, scope: Scope) -> str:
     return str(key.data)
 
 
-def _for(expression: Expression, scope: Scope) -> Value:
-    assert isinstance(expression, For)
+def _for(expression: For, scope: Scope) -> Value:
     source = evaluate(expression.collection, scope)
     if source.is_null or not (source.type.is_sequence or source.type.is_mapping):
         what = "null" if source.is_null else f"a {source.type}"
@@ -435,7 +450,7 @@ def _for(expression: Expression, scope: Scope) -> Value:
             if not kept.data:
                 continue
         if expression.new_key is None:
-            values.append(_of_template(expression, inner))
+            values.append(evaluate(expression.result, inner))
             continue
         name = _key(expression.new_key, inner)
         if name in named and not expression.grouped:
@@ -452,11 +467,7 @@ def _for(expression: Expression, scope: Scope) -> Value:
     return typed.object_with({name: found[0] for name, found in named.items()})
 
 
-def _of_template(expression: For, scope: Scope) -> Value:
-    return evaluate(expression.result, scope)
-
-
-_EVALUATORS: dict[type[Expression], Callable[[Expression, Scope], Value]] = {
+_EVALUATORS: dict[type[Expression], Callable[[Any, Scope], Value]] = {
     Literal: _literal,
     Wrapped: _wrapped,
     Template: _template,

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shipline.bake.definitions import Config, add_definitions
 from shipline.bake.json_syntax import parse_json
-from shipline.bake.syntax import Body, parse_hcl
+from shipline.bake.syntax import BakeError, Body, parse_hcl
 from shipline.errors import UsageError
 
 COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
@@ -76,6 +76,19 @@ def parse_files(
     """What the files define: compose files first, then HCL and JSON, each later one over those
     before. `variables` win over the environment; `builtin` are the constants. Raises BakeError.
     """
+    try:
+        return _parsed(files, environ, variables=variables, builtin=builtin)
+    except RecursionError:
+        raise BakeError("an expression or a document is nested too deeply") from None
+
+
+def _parsed(
+    files: Iterable[DefinitionFile],
+    environ: Mapping[str, str],
+    *,
+    variables: Mapping[str, str],
+    builtin: Mapping[str, str],
+) -> Config:
     environ = visible_environment(environ)
     given = {**environ, **variables}
     compose: list[DefinitionFile] = []

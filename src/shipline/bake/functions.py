@@ -636,7 +636,7 @@ def _try(call: Call, scope: Scope) -> Value:
         try:
             return evaluate(one, scope)
         except BakeError:
-            if scope.budget.steps < 0 or scope.budget.characters < 0:
+            if scope.budget.is_spent:
                 raise
     return evaluate(call.arguments[-1], scope)
 
@@ -648,7 +648,7 @@ def _can(call: Call, scope: Scope) -> Value:
     try:
         evaluate(call.arguments[0], scope)
     except BakeError:
-        if scope.budget.steps < 0 or scope.budget.characters < 0:
+        if scope.budget.is_spent:
             raise
         return boolean(False)
     return boolean(True)

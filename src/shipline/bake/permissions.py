@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from shipline.bake.requests import is_local, local_path
+from shipline.bake.requests import CWD, is_local, local_path, secret_file
 from shipline.bake.selection import Selection
 from shipline.bake.target import Target
 from shipline.errors import UsageError
@@ -66,15 +66,17 @@ def parse_permissions(texts: Iterable[str]) -> Permissions:
 
 
 def missing_permissions(
-    selection: Selection, given: Permissions, *, files: bool = True
+    selection: Selection, given: Permissions, environ: Mapping[str, str], *, files: bool = True
 ) -> list[Wanted]:
-    """What the targets ask for and is not given; with `files` false paths are not looked at."""
+    """What the targets ask for and is not given; with `files` false paths are not looked at.
+    `environ` is where secrets are looked for first.
+    """
     found: dict[Wanted, None] = {}
     for target in selection.targets.values():
         for word in _words(target):
             if word not in given.words and word not in selection.named:
                 found[Wanted(word, _PLAIN[word])] = None
-        for kind, path in _paths(target) if files else ():
+        for kind, path in _paths(target, environ) if files else ():
             real = _existing(path)
             if path in selection.named or given.allows(kind, real):
                 continue
@@ -102,14 +104,17 @@ def _words(target: Target) -> Iterator[str]:
         yield "ssh"
 
 
-def _paths(target: Target) -> Iterator[tuple[str, str]]:
+def _paths(target: Target, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     values: Mapping[str, Any] = target.values
     context = str(values.get("context") or ".")
+    dockerfile = str(values.get("dockerfile") or "Dockerfile")
+    reads = "dockerfile-inline" not in values and is_local(dockerfile)
     if is_local(context):
         yield "fs.read", local_path(context)
-        dockerfile = str(values.get("dockerfile") or "Dockerfile")
-        if "dockerfile-inline" not in values and is_local(dockerfile):
-            yield "fs.read", os.path.join(local_path(context), local_path(dockerfile))
+    if reads and (dockerfile.startswith(CWD) or os.path.isabs(dockerfile)):
+        yield "fs.read", local_path(dockerfile)
+    elif reads and is_local(context):
+        yield "fs.read", os.path.join(local_path(context), dockerfile)
     for named in (values.get("contexts") or {}).values():
         if is_local(named):
             yield "fs.read", local_path(named)
@@ -122,8 +127,8 @@ def _paths(target: Target) -> Iterator[tuple[str, str]]:
         if cache["type"] == "local" and cache.get("dest"):
             yield "fs.write", cache["dest"]
     for secret in values.get("secret") or ():
-        if secret.get("src"):
-            yield "fs.read", secret["src"]
+        if path := secret_file(secret, environ):
+            yield "fs.read", path
     for agent in values.get("ssh") or ():
         yield from (("fs.read", path) for path in agent.get("paths") or ())
     for output in values.get("output") or ():

@@ -19,6 +19,7 @@ from shipline.build import (
     BuildRequest,
     Context,
     ContextKind,
+    check_url,
     in_target,
     parse_annotation,
     parse_platforms,
@@ -27,6 +28,7 @@ from shipline.build import (
     parse_ssh,
     parse_ulimit,
 )
+from shipline.errors import UsageError
 from shipline.git import parse_git_source
 from shipline.values import replace
 
@@ -35,7 +37,11 @@ EPOCH = "SOURCE_DATE_EPOCH"
 
 
 def is_remote(text: str) -> bool:
-    """Whether a context or a definition is a URL of Git or HTTP."""
+    """Whether a context or a definition is a URL of Git or HTTP. Raises UsageError for a broken
+    URL.
+    """
+    if "://" in text:
+        check_url(text)
     if text.lower().startswith(("http://", "https://")):
         return True
     return any(mark in text for mark in ("://", "@", "github.com/")) and (
@@ -43,14 +49,10 @@ def is_remote(text: str) -> bool:
     )
 
 
-def prepare(
-    selection: Selection,
-    environ: Mapping[str, str],
-    url: str = "",
-    directory: Path | None = None,
-) -> None:
-    """Complete the targets: paths in their shortest form, SOURCE_DATE_EPOCH of the environment. The
-    contexts of a definition that comes from `url`, whose files are in `directory`, are there, too.
+def prepare(selection: Selection, environ: Mapping[str, str], *, remote: bool = False) -> None:
+    """Complete the targets: paths in their shortest form, SOURCE_DATE_EPOCH of the environment. In
+    `remote` definitions, `cwd://` stays, since other paths are not of this machine.
+
     Raises BakeError, with the name of the target, for what no build can do.
     """
     for target in selection.targets.values():
@@ -59,11 +61,18 @@ def prepare(
         for attribute in ("context", "dockerfile"):
             if target.values.get(attribute) == "-":
                 raise BakeError(f"target {target.name}: {attribute} cannot be standard input")
-        if directory is not None:
-            _at_remote(target, url, directory)
-        target.values["context"] = shortest(str(target.values["context"]))
+        target.values["context"] = shortest(str(target.values["context"]), remote=remote)
         with in_target(target.name):
             _check(target, environ)
+
+
+def place_at(selection: Selection, url: str, directory: Path) -> None:
+    """The contexts of a definition from `url`, whose files are in `directory`, are there, too.
+    Raises SandboxError for a path outside.
+    """
+    for target in selection.targets.values():
+        with in_target(target.name):
+            _at_remote(target, url, directory)
 
 
 def _at_remote(target: Target, url: str, directory: Path) -> None:
@@ -83,16 +92,16 @@ def _at_remote(target: Target, url: str, directory: Path) -> None:
         ref, _, subdir = fragment.partition(":")
         return f"{head}#{ref}:{posixpath.join(subdir, inner)}"
 
-    target.values["context"] = moved(str(target.values["context"]))
+    target.values["context"] = shortest(moved(str(target.values["context"])))
     contexts = target.values.get("contexts") or {}
     if contexts:
         target.values["contexts"] = {name: moved(one) for name, one in contexts.items()}
 
 
-def shortest(path: str) -> str:
-    """A path as Go's path.Clean has it; a URL as it is."""
+def shortest(path: str, *, remote: bool = False) -> str:
+    """A path as Go's path.Clean has it; a URL as it is, and `cwd://` in `remote` definitions."""
     local = path.removeprefix(CWD)
-    if local == path and is_remote(path):
+    if remote if local != path else is_remote(path):
         return path
     clean = posixpath.normpath(local) if local else "."
     return clean.replace("//", "/", 1) if clean.startswith("//") else clean
@@ -113,27 +122,25 @@ def _check(target: Target, environ: Mapping[str, str]) -> None:
 
         agents_of(tuple(parse_ssh(written("ssh", one)) for one in agents), environ)
     for secret in values.get("secret") or ():
-        path = _secret_file(secret, environ)
+        path = secret_file(secret, environ)
         if path and not os.path.exists(path):
             raise BakeError(f"the secret {secret.get('id', '')} has no file {path}")
 
 
-def _secret_file(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
+def secret_file(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """The file that a secret is read from, which may be named by its id; empty if none is."""
     if secret.get("src") or secret.get("env"):
         return secret.get("src", "")
     name = secret.get("id", "")
     return "" if name in environ else name
 
 
-def request_of(
-    target: Target, environ: Mapping[str, str], scratch: Path, **further: Any
-) -> BuildRequest:
-    """The request for a target; `further` are more flags of `build`. A Dockerfile that is written
-    in the definition becomes a file below `scratch`. Raises UsageError.
-    """
+def request_of(target: Target, environ: Mapping[str, str], **further: Any) -> BuildRequest:
+    """The request for a target; `further` are more flags of `build`. Raises UsageError."""
     values = target.values
-    context = str(values["context"])
-    flags = {**dict(_flags(target)), "file": _dockerfile(target, scratch), **further}
+    context, inline = str(values["context"]), values.get("dockerfile-inline")
+    file = _dockerfile(target) if inline is None else "-"
+    flags = {**dict(_flags(target)), "file": file, **further}
     contexts: dict[str, str] = values.get("contexts") or {}
     linked = {
         name.lower(): Context(ContextKind.TARGET, value.removeprefix("target:"))
@@ -146,18 +153,19 @@ def request_of(
         if not value.startswith("target:")
     ]
     request = parse_request(context, environ, **flags)
-    return replace(request, build_contexts={**request.build_contexts, **linked})
+    for name, one in request.build_contexts.items():
+        if one.is_local and not os.path.isdir(one.location):
+            raise UsageError(f"the context {name} is not a directory: {one.location!r}")
+    return replace(
+        request,
+        build_contexts={**request.build_contexts, **linked},
+        inline=None if inline is None else inline.encode(),
+    )
 
 
-def _dockerfile(target: Target, scratch: Path) -> str:
+def _dockerfile(target: Target) -> str:
     """The path of the Dockerfile; in a directory it is below the context."""
-    inline = target.values.get("dockerfile-inline")
     context, file = str(target.values["context"]), str(target.values["dockerfile"])
-    if inline is not None:
-        place = scratch / target.name
-        place.mkdir(exist_ok=True)
-        (place / "Dockerfile").write_text(inline)
-        return str(place / "Dockerfile")
     if file.startswith(CWD):
         return os.path.abspath(local_path(file))
     if is_remote(file) or not is_local(context):

@@ -15,6 +15,7 @@ from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import ATTRIBUTES, Group, Target
 from shipline.build import parse_boolean
+from shipline.dockerfile import nearest
 from shipline.errors import UsageError
 from shipline.globs import glob
 
@@ -116,11 +117,13 @@ class _Selector:
             name for name in (*self.config.groups, *self.config.targets) if _matches(pattern, name)
         ]
         if not found:
-            raise UsageError(f"no target matches {pattern!r}", hint=self.offered())
+            raise UsageError(f"no target matches {pattern!r}", hint=self.offered(pattern))
         return found
 
-    def offered(self) -> str:
+    def offered(self, name: str) -> str:
         known = [one for one in (*self.config.groups, *self.config.targets) if one[:1] != "_"]
+        if close := nearest(name, known):
+            return f"did you mean {close}?"
         return f"there are {', '.join(known[:20])}" if known else "no target is defined"
 
     def members(self, name: str) -> tuple[list[str], list[str]]:
@@ -162,7 +165,7 @@ class _Selector:
         own = self.config.targets.get(name)
         if own is None:
             child = f" that {path[-1]} inherits" if path else ""
-            raise BakeError(f"there is no target {name!r}{child}", hint=self.offered())
+            raise BakeError(f"there is no target {name!r}{child}", hint=self.offered(name))
         found = Target(name)
         for parent in own.texts("inherits"):
             found.merge(self.inherited(parent, done, [*path, name]))
@@ -209,13 +212,16 @@ class _Selector:
         pattern, *rest = left.removesuffix("+").split(".", 2)
         key, name = (rest[0], rest[1] if len(rest) > 1 else "") if rest else ("", "")
         if not key:
-            raise UsageError(f"--set: {written!r} is not target.key=value")
+            raise UsageError(
+                f"--set: {written!r} is not target.key=value",
+                hint="write TARGET.KEY=VALUE, as in web.args.VERSION=1, or *.push=true",
+            )
+        if key not in _KEYS:
+            close = nearest(key, _KEYS)
+            hint = f"did you mean {close}?" if close else f"it is one of {', '.join(_KEYS)}"
+            raise UsageError(f"--set: targets have no key {key!r}", hint=hint)
         if not equals and key != "args":
             raise UsageError(f"--set: {written!r} has no value", hint="write target.key=value")
-        if key not in _KEYS:
-            raise UsageError(
-                f"--set: targets have no key {key!r}", hint=f"it is one of {', '.join(_KEYS)}"
-            )
         if key in _NAMED and not name:
             raise UsageError(f"--set: {key} needs a name: {pattern}.{key}.NAME=value")
         if not equals:
@@ -225,7 +231,7 @@ class _Selector:
         names = [one for one in self.config.targets if one == pattern]
         names = names or [one for one in self.config.targets if _matches(pattern, one)]
         if not names:
-            raise UsageError(f"--set: no target matches {pattern!r}", hint=self.offered())
+            raise UsageError(f"--set: no target matches {pattern!r}", hint=self.offered(pattern))
         for one in names:
             known = self.overrides.setdefault(one, {})
             override = known.setdefault((key, name), Override(key, name))

@@ -16,12 +16,17 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class YamlMap(dict[str, Any]):
-    """A mapping of a file; `lines` has the line of each key."""
+    """A mapping of a file; `lines` has the line of each key. `resets` are keys with the tag
+    `!reset`, which are not in it, and `overrides` those with `!override`: compose-spec,
+    13-merge.md.
+    """
 
     def __init__(self, file: str) -> None:
         super().__init__()
         self.file = file
         self.lines: dict[str, int] = {}
+        self.resets: set[str] = set()
+        self.overrides: set[str] = set()
 
 
 def fail(file: str, line: int, message: str, hint: str = "", source: str = "") -> NoReturn:
@@ -92,6 +97,11 @@ class _Reader:
                 continue
             if key.value in found:
                 self.fail(key, f"the key {key.value} is there twice")
+            if str(value.tag) == "!reset":
+                found.resets.add(key.value)
+                continue
+            if str(value.tag) == "!override":
+                found.overrides.add(key.value)
             found[key.value] = self.read(value, depth + 1)
             found.lines[key.value] = line
         for other in merged:

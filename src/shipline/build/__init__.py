@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shipline.build.flags import (
+    check_url,
     parse_annotation,
     parse_attributes,
     parse_boolean,
@@ -79,6 +80,7 @@ __all__ = [
     "build_targets",
     "call",
     "check_request",
+    "check_url",
     "fetched",
     "in_target",
     "insecure_hosts",

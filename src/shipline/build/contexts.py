@@ -7,6 +7,7 @@ so may a URL. Ignore rules apply to directories that the user named.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -63,6 +64,8 @@ def load_dockerfile(
     if (policy := remotes.downloader.policy) is not None and request.context.is_local:
         policy.check_local("dockerfile")
         policy.check_local("context")
+    if request.inline is not None:
+        stdin = io.BytesIO(request.inline)
     with step.step("load Dockerfile", kind="internal") as loading:
         request, rest = open_context(request, stdin, remotes, loading)
         written = configured(read_dockerfile(request, rest, remotes, loading), request)

@@ -63,7 +63,6 @@ from shipline.build.publish import (
 from shipline.build.remotes import Remotes, open_remotes
 from shipline.build.request import (
     BuildRequest,
-    ContextKind,
     OutputFormat,
     in_target,
     linked_targets,
@@ -172,8 +171,7 @@ def _without_sources(request: BuildRequest) -> BuildRequest:
 
 def _is_piped(request: BuildRequest) -> bool:
     """Whether the build reads or writes a stream, and cannot be repeated."""
-    reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
-    return reads or any(output.destination == "-" for output in request.outputs)
+    return request.reads_stdin or any(output.destination == "-" for output in request.outputs)
 
 
 def _on_threads(

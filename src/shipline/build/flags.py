@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 from shipline import units
 from shipline.build.request import (
@@ -180,10 +181,19 @@ def parse_build_context(text: str) -> tuple[str, Context]:
     return name.lower(), _remote(value) or Context(ContextKind.LOCAL, value)
 
 
+def check_url(text: str) -> None:
+    """Raises UsageError for a URL with a host that cannot be one."""
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a URL: {error}") from None
+
+
 def _remote(text: str) -> Context | None:
     """The context at a URL, None for another text. Raises UsageError for a wrong Git URL."""
     if not any(mark in text for mark in ("://", "@", "github.com/")):
         return None
+    check_url(text)
     from shipline.git import parse_git_source  # slow to import
 
     if parse_git_source(text, short=True) is not None:

@@ -259,14 +259,16 @@ class Call(Struct, frozen=True):
 class BuildRequest(Struct, frozen=True):
     """Everything that `shipline build` is asked for.
 
-    `dockerfile` None is `Dockerfile` in the context, `-` is standard input. Without `platforms`,
-    the build is for this machine. `outputs` includes those of --push and --load. `build_args` has
-    values only: names without a value are resolved or left out. `vcs` says what the context is in a
-    repository: source, revision. Paths are relative to the working directory.
+    `dockerfile` None is `Dockerfile` in the context, `-` is `inline`, or else standard input.
+    Without `platforms`, the build is for this machine. `outputs` includes those of --push and
+    --load. `build_args` has values only: names without a value are resolved or left out. `vcs` says
+    what the context is in a repository: source, revision. Paths are relative to the working
+    directory.
     """
 
     context: Context
     dockerfile: str | None = None
+    inline: bytes | None = None
     target: str | None = None
     build_contexts: Mapping[str, Context] = field(default_factory=dict)
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -291,6 +293,12 @@ class BuildRequest(Struct, frozen=True):
     @property
     def attested(self) -> bool:
         return self.provenance is not None or self.sbom is not None
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the context or the Dockerfile is standard input."""
+        typed = self.dockerfile == "-" and self.inline is None
+        return typed or self.context.kind is ContextKind.STDIN
 
     @property
     def is_dropped(self) -> bool:

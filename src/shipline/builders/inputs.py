@@ -6,6 +6,7 @@ Source: docker/buildx, build/opt.go (loadInputs); moby/buildkit, frontend/docker
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -67,6 +68,8 @@ def _add_context(request: BuildRequest, settings: Settings, inputs: Inputs, scra
     """The main context, and the Dockerfile: in it, beside it, or elsewhere."""
     context, attributes = request.context, inputs.attributes
     text: Reader | None = settings.stdin if request.dockerfile == "-" else None
+    if request.inline is not None:
+        text = io.BytesIO(request.inline)
     if context.is_local:
         inputs.directories[_CONTEXT] = _directory(context, "the context")
     elif context.kind is ContextKind.STDIN:

@@ -41,7 +41,7 @@ from shipline.cli.results import (
     write_whole,
 )
 from shipline.errors import UsageError
-from shipline.observe import open_sinks
+from shipline.observe import clean, open_sinks
 from shipline.oci import Platform
 from shipline.values import replace
 
@@ -104,7 +104,7 @@ def command(
     Without -f these are docker-bake.hcl, docker-bake.json, their overrides, and compose files of
     this directory; without TARGET the group or target `default`.
     """
-    from shipline.bake import parse_permissions, prepare, select
+    from shipline.bake import parse_permissions, place_at, prepare, select
 
     settings.json_lines = progress == "rawjson"
     list_ = list_ or ("targets" if list_targets else "variables" if list_variables else None)
@@ -119,21 +119,22 @@ def command(
         directory = stack.enter_context(_fetched(url, progress)) if url else None
         config = _config(directory, url, files, variables, command_context, environ)
         for warning in config.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(f"warning: {clean(warning)}", err=True)
         if wanted:
             click.echo(_listed(config, *wanted), nl=False)
             return 0
         selection = select(config, names or ("default",), (*sets, *overrides_of(flags)), environ)
-        prepare(selection, environ, url, directory and _tree(directory))
+        prepare(selection, environ, remote=bool(url))
         if print_:
             click.echo(as_json(selection.to_json()))
             return 0
+        if tree := directory and _tree(directory):
+            place_at(selection, url, tree)
         _ask(selection, permissions, environ, remote=bool(url))
-        scratch = Path(stack.enter_context(TemporaryDirectory()))
-        requests = requests_of(selection, environ, scratch, metadata_file)
+        requests = requests_of(selection, environ, metadata_file)
         called = [name for name, one in requests.items() if one.call.method != "build"]
         if called:
-            return _call(selection, requests, flags["call"], progress, settings, scratch)
+            return _call(selection, requests, flags["call"], progress, settings, stack)
         return _build(requests, progress, metadata_file, other_builder(builder, environ))
 
 
@@ -308,7 +309,7 @@ def _listed(config: Config, kind: str, form: str) -> str:
     else:
         head, keys = ("TARGET", "DESCRIPTION"), ("name", "description")
     absent = {"value": "<null>"}
-    cells = [[str(row.get(key, absent.get(key, ""))) for key in keys] for row in rows]
+    cells = [[clean(str(row.get(key, absent.get(key, "")))) for key in keys] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     lines = (
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -352,11 +353,11 @@ def _ask(selection: Selection, given: Any, environ: Mapping[str, str], *, remote
     from shipline.bake import missing_permissions
 
     checked = parse_boolean(environ.get(_CHECK_FILES) or "true", _CHECK_FILES)
-    missing = missing_permissions(selection, given, files=checked)
+    missing = missing_permissions(selection, given, environ, files=checked)
     if not missing:
         return
     flags = " ".join(f"--allow={one.flag}" for one in missing)
-    asked = "".join(f"\n - {one.purpose}" for one in missing)
+    asked = "".join(f"\n - {clean(one.purpose)}" for one in missing)
     whose = "a remote definition asks" if remote else "the targets ask"
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         click.echo(f"{whose} for permission to:{asked}\n", err=True)
@@ -370,7 +371,7 @@ def _ask(selection: Selection, given: Any, environ: Mapping[str, str], *, remote
 
 
 def requests_of(
-    selection: Selection, environ: Mapping[str, str], scratch: Path, metadata_file: str | None
+    selection: Selection, environ: Mapping[str, str], metadata_file: str | None
 ) -> dict[str, BuildRequest]:
     """The requests by the names of their targets. Raises UsageError with the name of a target."""
     from shipline.bake import request_of
@@ -378,7 +379,7 @@ def requests_of(
     found = {}
     for name, target in selection.targets.items():
         with in_target(name):
-            request = request_of(target, environ, scratch, metadata_file=metadata_file)
+            request = request_of(target, environ, metadata_file=metadata_file)
             request = completed(request, str(target.values["context"]), environ)
             check_request(request)
             found[name] = replace(request, metadata_file=None)
@@ -430,22 +431,21 @@ def _call(
     asked: Any,
     mode: str,
     settings: ProgramSettings,
-    scratch: Path,
+    stack: ExitStack,
 ) -> int:
     """Answer --call for each target that has it; returns the highest status."""
     from shipline.cli.calls import answer
     from shipline.cli.failures import report
 
-    empty = scratch / "nothing"
-    empty.mkdir(exist_ok=True)
     status, documents, first = 0, {}, True
+    empty = stack.enter_context(TemporaryDirectory())
     for name in sorted(requests):
         request = requests[name]
         if request.call.method == "build":
             continue
         call = replace(request.call, json=asked.json, ignore_status=asked.ignore_status)
         contexts = {
-            key: Context(ContextKind.LOCAL, str(empty)) if one.kind is ContextKind.TARGET else one
+            key: Context(ContextKind.LOCAL, empty) if one.kind is ContextKind.TARGET else one
             for key, one in request.build_contexts.items()
         }
         request = replace(request, call=call, build_contexts=contexts)
@@ -459,7 +459,7 @@ def _call(
             continue
         described = selection.targets[name].values.get("description")
         click.echo("" if first else "\n", nl=False)
-        click.echo("\n".join(filter(None, (name, described))) + "\n")
+        click.echo("\n".join(filter(None, (name, clean(described or "")))) + "\n")
         click.echo(text, nl=False)
         first = False
         if failure is not None:

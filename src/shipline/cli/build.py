@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shipline.build import BuildRequest, ContextKind, check_request, parse_boolean, parse_request
+from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
@@ -127,8 +127,7 @@ def shown(name: str, work: Callable[[Step], T], mode: str, warned: list[dict[str
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:
-    reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
-    if reads and sys.stdin is not None and sys.stdin.isatty():
+    if request.reads_stdin and sys.stdin is not None and sys.stdin.isatty():
         raise UsageError(
             "standard input is a terminal, and the build is to read it",
             hint="redirect it: shipline build - < Dockerfile, or tar c . | shipline build -",

@@ -26,12 +26,18 @@ class SwitchCommand(click.Command):
             for name in parameter.opts
         }
         try:
-            return super().parse_args(ctx, plain_switches(args, names))
+            left = super().parse_args(ctx, plain_switches(args, names))
         except click.NoSuchOption as error:
             options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
             hidden = {name for one in options if one.hidden for name in one.opts}
             shown = [one for one in error.possibilities or () if one not in hidden]
             raise click.NoSuchOption(error.option_name, possibilities=shown, ctx=ctx) from None
+        for parameter in self.get_params(ctx):  # false is not absent where that is told apart
+            if parameter.name and ctx.params.get(parameter.name, ...) is None:
+                given = [word for word in args if word.partition("=")[0] in parameter.opts]
+                if given and parameter.opts[0] in names:
+                    ctx.params[parameter.name] = False
+        return left
 
 
 def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from shipline.errors import Cancelled, ShiplineError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _BROKEN_PIPE = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # files of builds have a name, and own errors
 _MAX_WIDTH = 100  # columns of a message
 
 
@@ -31,6 +33,9 @@ def report(failure: BaseException, settings: ProgramSettings) -> int:
     if isinstance(failure, SystemExit):
         return failure.code if isinstance(failure.code, int) else 1
     if isinstance(failure, BrokenPipeError):
+        return _discard_output()
+    if isinstance(failure, OSError) and failure.errno in _FULL and failure.filename is None:
+        click.echo(f"cannot write standard output: {failure.strerror}", err=True)
         return _discard_output()
     try:
         return _report(failure, settings)

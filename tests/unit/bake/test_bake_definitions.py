@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from shipline.bake import BakeError, DefinitionFile, Selection, definitions, parse_files, select
+from shipline.bake import (
+    BakeError,
+    DefinitionFile,
+    Selection,
+    definitions,
+    missing_permissions,
+    parse_files,
+    parse_permissions,
+    select,
+)
 from shipline.bake.evaluation import Budget
 from shipline.errors import ShiplineError
 
@@ -171,3 +181,103 @@ def test_functions_of_chance_and_of_secrets(tmp_path: Path) -> None:
     assert found["a"].startswith("$2a$10$") and len(found["a"]) == 60
     assert len(found["b"]) == 36
     assert found["c"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        " + ".join("1" for _ in range(5000)),
+        "-".join("9" for _ in range(5000)),
+        " || ".join("false" for _ in range(5000)),
+        " == ".join("1" for _ in range(500)),
+    ],
+)
+def test_a_chain_of_operators_may_have_any_length(expression: str) -> None:
+    assert selected(f'target "default" {{ args = {{ a = {expression} }} }}').targets["default"]
+
+
+@pytest.mark.parametrize(
+    "expression", ["a" + ".b" * 5000, "[[1]]" + "[0]" * 5000, "[1]" + "[*]" * 5000]
+)
+def test_what_is_too_deep_is_one_message(expression: str) -> None:
+    assert refused(f'target "default" {{ args = {{ a = {expression} }} }}').message
+
+
+def project(files: Mapping[str, str], *names: str) -> Selection:
+    """Compose files, written to the current directory."""
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    read = [DefinitionFile(name, Path(name).read_bytes()) for name in names or ["compose.yaml"]]
+    config = parse_files(read, {}, variables={}, builtin={})
+    return select(config, ("default",), (), {})
+
+
+def test_paths_of_other_compose_files_are_below_their_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = project(
+        {
+            "compose.yaml": "include:\n- sub/c.yaml\n"
+            "- {path: other/d.yaml, project_directory: place, env_file: own.env}\n"
+            "services:\n a: {build: .}\n e: {extends: {file: sub/f.yaml, service: e}}\n",
+            "own.env": "TAG=one\n",
+            "sub/.env": "TAG=two\n",
+            "sub/c.yaml": "services: {b: {build: {context: ./b, tags: ['b:$TAG'], secrets: [s],"
+            " additional_contexts: [q=./q]}}}\nsecrets: {s: {file: ./s.txt}}\n",
+            "sub/f.yaml": "services: {e: {build: ./e}}\n",
+            "sub/s.txt": "x",
+            "other/d.yaml": "services: {d: {build: {context: d, tags: ['d:$TAG']}}}\n",
+        }
+    ).targets
+    contexts = {name: target.values["context"] for name, target in found.items()}
+    assert contexts == {"a": ".", "b": "sub/b", "d": "place/d", "e": "sub/e"}
+    assert found["b"].values["contexts"] == {"q": "sub/q"}
+    assert found["b"].values["secret"] == [{"id": "s", "src": "sub/s.txt"}]
+    assert (found["b"].values["tags"], found["d"].values["tags"]) == (["b:two"], ["d:one"])
+
+
+def test_values_of_earlier_compose_files_are_taken_away_or_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = "services: {a: {build: {context: ., tags: [x], args: {A: 1, B: 2}, target: t}}}\n"
+    second = "services: {a: {build: {tags: !reset [], args: !override {B: 3}, target: !reset x}}}\n"
+    found = project({"c.yaml": first, "o.yaml": second}, "c.yaml", "o.yaml").targets["a"].values
+    assert "tags" not in found and "target" not in found and found["args"] == {"B": "3"}
+
+
+def missing(text: str, environ: Mapping[str, str]) -> list[str]:
+    found = selected(text)
+    return [one.flag for one in missing_permissions(found, parse_permissions(()), environ)]
+
+
+def test_every_file_that_is_read_needs_permission(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("x")
+    remote = 'context = "https://example.com/r.git"'
+    for attributes in (
+        f'{remote}\n dockerfile = "{outside}"',
+        f'{remote}\n dockerfile = "cwd://{outside}"',
+        f'secret = ["id={outside}"]',
+        f'secret = ["type=file,id={outside}"]',
+        f'secret = [{{ id = "{outside}" }}]',
+    ):
+        assert missing(f'target "default" {{\n {attributes}\n}}', {}) == [f"fs.read={outside}"]
+    named = f'target "default" {{\n secret = ["id={outside}"]\n}}'
+    assert missing(named, {str(outside): "x"}) == []
+    assert missing(f'target "default" {{\n {remote}\n dockerfile = "a/b"\n}}', {}) == []
+
+
+def test_what_was_meant_is_in_the_hint() -> None:
+    text = 'target "svc-api" {}'
+    with pytest.raises(ShiplineError) as found:
+        selected(text, "svc-ap")
+    assert found.value.hint == "did you mean svc-api?"
+    for override, hint in (("svc-api.tag=x", "did you mean tags?"), ("svc-api", "TARGET.KEY")):
+        file = DefinitionFile("docker-bake.hcl", text.encode())
+        config = parse_files([file], {}, variables={}, builtin={})
+        with pytest.raises(ShiplineError) as found:
+            select(config, ("svc-api",), (override,), {})
+        assert hint in found.value.hint
