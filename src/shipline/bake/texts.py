@@ -1,7 +1,6 @@
 """The functions of bake definitions for text, times and network addresses.
 
-Reference: docs/bake-stdlib.md of docker/buildx. Patterns are those of
-Python's `re`, which knows what RE2 knows.
+Reference: docs/bake-stdlib.md of docker/buildx.
 """
 
 from __future__ import annotations
@@ -32,8 +31,10 @@ from shipline.bake.typed import (
     text,
     tuple_of,
 )
+from shipline.regular_expressions import Expression, Match, compiled
 
 _MOST_WIDTH = 1 << 16  # characters of a padded value
+_LONGEST_SEARCHED = 1 << 18  # characters
 
 
 def _textual(name: str, work: Callable[..., str], count: int = 1) -> None:
@@ -129,23 +130,23 @@ def _split(separator: Value, source: Value) -> Value:
     return list_with([*map(text, words)], STRING)
 
 
-def _pattern(source: str) -> re.Pattern[str]:
-    try:
-        return re.compile(source)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+def _pattern(pattern: Value, source: Value) -> Expression:
+    """The expression for a text; one of megabytes would take minutes."""
+    if len(source.data) > _LONGEST_SEARCHED:
+        raise ValueError(f"the text has more than {_LONGEST_SEARCHED:,} characters")
+    return compiled(pattern.data)
 
 
-def _captured(found: re.Match[str]) -> Value:
+def _captured(found: Match) -> Value:
     """A text, a tuple of what groups matched, or an object by their names."""
-    if not found.re.groups:
-        return text(found[0])
-    named = found.re.groupindex
-    if named:
-        if len(named) < found.re.groups:
-            raise ValueError("either all groups have names, or none has one")
-        return object_with({name: _group(found[name]) for name in named})
-    return tuple_of([_group(one) for one in found.groups()])
+    groups = found.groups()
+    if not groups:
+        return text(found[0] or "")
+    if not found.names:
+        return tuple_of([_group(one) for one in groups])
+    if len(found.names) < len(groups):
+        raise ValueError("either all groups have names, or none has one")
+    return object_with({name: _group(found[name]) for name in found.names})
 
 
 def _group(found: str | None) -> Value:
@@ -154,7 +155,7 @@ def _group(found: str | None) -> Value:
 
 @function("regex", STRING, STRING)
 def _regex(pattern: Value, source: Value) -> Value:
-    found = _pattern(pattern.data).search(source.data)
+    found = _pattern(pattern, source).search(source.data)
     if found is None:
         raise ValueError("the pattern matches nothing in the text")
     return _captured(found)
@@ -162,31 +163,14 @@ def _regex(pattern: Value, source: Value) -> Value:
 
 @function("regexall", STRING, STRING)
 def _regexall(pattern: Value, source: Value) -> Value:
-    found = [_captured(one) for one in _pattern(pattern.data).finditer(source.data)]
+    found = [_captured(one) for one in _pattern(pattern, source).finditer(source.data)]
     return list_with(found, found[0].type if found else DYNAMIC)
-
-
-_REFERENCE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})")
 
 
 @function("regex_replace", STRING, STRING, STRING)
 def _regex_replace(source: Value, pattern: Value, new: Value) -> Value:
     """`$1` and `${name}` in `new` are what a group matched."""
-    groups = _pattern(pattern.data)
-
-    def expand(found: re.Match[str]) -> str:
-        def value(reference: re.Match[str]) -> str:
-            name = reference[1] or reference[2]
-            if name is None:
-                return "$"
-            try:
-                return found[int(name) if name.isdecimal() else name] or ""
-            except IndexError:
-                return ""
-
-        return _REFERENCE.sub(value, new.data)
-
-    return text(groups.sub(expand, source.data))
+    return text(_pattern(pattern, source).sub(new.data, source.data))
 
 
 # format()

@@ -82,6 +82,7 @@ def test_a_cycle_is_named() -> None:
         'target "default" { args = { a = pow(10, 100000) } }',
         'target "default" { args = { a = "${9999999999 * 9e999999}" } }',
         'target "default" { args = { a = format("%999999999d", 1) } }',
+        'target "default" { args = { a = regex("(a+)+$", "' + "a" * 60 + 'b") } }',
     ],
 )
 def test_what_does_not_end_is_refused_soon(
