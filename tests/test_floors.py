@@ -26,7 +26,7 @@ FLOORS = (
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {("oci", "errors"), ("events", "errors")}
+SAME_FLOOR = {("events", "errors"), ("net", "errors")}
 NEVER = {
     ("build", "registry"): "a build is handed a Repository",
     ("build", "cachestores"): "a build is handed a CacheStore",

@@ -1,4 +1,4 @@
-"""Addresses: which are loopback, link-local or public, and URLs without their logins.
+"""Addresses: which are loopback, link-local or public; URLs, their parts, and without their logins.
 
 The one rule for requests made on behalf of others, and for trust by address.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from functools import cache
 from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from shipline.errors import UsageError
 
 if TYPE_CHECKING:  # 3 ms, for programs without a network
     import socket
@@ -28,6 +31,21 @@ _LOGIN = re.compile(r"://[^/?#\s]*@")
 def without_logins(text: str) -> str:
     """A URL, or a text with URLs, without their logins."""
     return _LOGIN.sub("://", text)
+
+
+def split_url(text: str) -> SplitResult:
+    """The parts of a URL from elsewhere. Raises UsageError for one without parts, and for a port
+    that is no number.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        shown = without_logins(text)[:200]
+        raise UsageError(
+            f"{shown!r} is not a URL: {error}", hint="write an IPv6 address as [::1]"
+        ) from None
+    return parts
 
 
 def read_address(text: str) -> Address | None:

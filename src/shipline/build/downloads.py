@@ -14,7 +14,7 @@ from contextlib import closing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlunsplit
 
 from msgspec import Struct
 
@@ -22,7 +22,7 @@ from shipline.build.cache import Cache, RemoteFile
 from shipline.content import CHUNK, LocalStore, chunks
 from shipline.errors import DockerfileError, RegistryError, Span, UsageError
 from shipline.events import Step
-from shipline.net import without_logins
+from shipline.net import split_url, without_logins
 from shipline.oci import Descriptor, Digest, InvalidDigest
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Downloader(Struct, frozen=True):
             step.cached()
             return known
         etag = known.etag if known is not None and known.etag.startswith('"') else ""
-        header = self.authorization(urlsplit(url).hostname or "")
+        header = self.authorization(split_url(url).hostname or "")
         with closing(_request(self.get, url, etag, header)) as reply:
             if reply.status == 304 and known is not None:
                 step.cached()
@@ -133,7 +133,7 @@ def is_http(source: str) -> bool:
 
 def file_name(url: str) -> str:
     """The name of the file in a directory."""
-    name = posixpath.basename(unquote(urlsplit(url).path))
+    name = posixpath.basename(unquote(split_url(url).path))
     return _UNNAMED if name in ("", ".", "..") or "\0" in name else name
 
 
@@ -149,7 +149,7 @@ def parse_checksum(text: str, span: Span | None) -> str:
 
 def _request(get: Get, url: str, etag: str = "", authorization: str = "") -> Reply:
     """The response for `url`, whose login goes into a header; 304 is possible with an `etag`."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     login, _, host = parts.netloc.rpartition("@")
     given = {"If-None-Match": etag, "Authorization": authorization}
     headers = {name: value for name, value in given.items() if value}

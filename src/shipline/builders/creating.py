@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from shipline.builders.configuration import insecure_entitlements, read_configur
 from shipline.builders.instances import Builder, Node, check_name, parse_driver
 from shipline.engines.finding import docker_endpoint
 from shipline.errors import UsageError
+from shipline.net import split_url
 from shipline.oci import Platform
 from shipline.values import replace
 
@@ -95,7 +96,7 @@ def _driver(existing: Builder | None, asked: NodeRequest, environment: Mapping[s
     if asked.driver:
         return parse_driver(asked.driver)
     endpoint = asked.endpoint or environment.get("BUILDKIT_HOST", "")
-    return "remote" if urlsplit(endpoint).scheme in _REMOTE else "docker-container"
+    return "remote" if split_url(endpoint).scheme in _REMOTE else "docker-container"
 
 
 def _endpoint(
@@ -103,14 +104,14 @@ def _endpoint(
 ) -> str:
     if driver == "remote":
         endpoint = given or environment.get("BUILDKIT_HOST", "")
-        if urlsplit(endpoint).scheme not in _REMOTE:
+        if split_url(endpoint).scheme not in _REMOTE:
             raise UsageError(
                 "a remote builder needs an endpoint",
                 hint="as tcp://HOST:1234, unix:///run/buildkit/buildkitd.sock or ssh://USER@HOST",
             )
         return endpoint
     if driver == "kubernetes" and given:
-        if urlsplit(given).scheme != "kubernetes":
+        if split_url(given).scheme != "kubernetes":
             raise UsageError(
                 f"{given!r} is no endpoint of the driver kubernetes",
                 hint="leave it out, or name a file: 'kubernetes://?kubeconfig=FILE&context=NAME'",

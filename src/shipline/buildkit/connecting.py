@@ -13,14 +13,14 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs
 
 from msgspec import Struct
 
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
 from shipline.grpc.connection import Connection, Pipe, RpcError, SocketPipe, connected
-from shipline.net import connect_unix
+from shipline.net import connect_unix, split_url
 from shipline.tasks import check, on_cancel, time_limit
 
 CONNECT_S = 20.0
@@ -107,7 +107,7 @@ def _named(endpoint: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
-    parts = urlsplit(endpoint)
+    parts = split_url(endpoint)
     if argv := _program(parts):
         with open_program(argv) as program:
             yield program

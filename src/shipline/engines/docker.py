@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from msgspec import Struct
 
 from shipline.engines.engine import EngineError, LoadableImage, connecting
-from shipline.net import connect_unix
+from shipline.errors import UsageError
+from shipline.net import connect_unix, split_url
 from shipline.tasks import on_cancel
 
 _CONNECT_S = 10  # seconds
@@ -66,9 +67,8 @@ class Address(Struct, frozen=True):
 def _parts(url: str) -> SplitResult:
     """The parts of an address, with a port that is a number."""
     try:
-        found = urlsplit(url)
-        _ = found.port
-    except ValueError:
+        found = split_url(url)
+    except UsageError:
         raise _unusable(url) from None
     return found
 

@@ -13,12 +13,12 @@ import posixpath
 import re
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from msgspec import Struct
 
 from shipline.errors import UsageError
-from shipline.net import without_logins
+from shipline.net import split_url, without_logins
 from shipline.units import parse_boolean
 from shipline.values import replace
 
@@ -70,7 +70,7 @@ class GitSource(Struct, frozen=True):
     @property
     def host(self) -> str:
         """The host, with the port if there is one; empty for `git@host:path`."""
-        return urlsplit(self.remote).netloc.rpartition("@")[2]
+        return split_url(self.remote).netloc.rpartition("@")[2]
 
     def with_checksum(self, checksum: str) -> GitSource:
         """The source with the checksum of `ADD --checksum`. Raises UsageError for another one."""
@@ -151,6 +151,7 @@ def parse_remote(text: str) -> tuple[str, str]:
             f"{shown!r} is not the URL of a Git repository: the host or the path is missing"
         )
     _refuse_options(text, login, host)
+    split_url(f"{scheme}://{host}")
     if scheme in ("http", "https"):
         user, _, password = login.partition(":")
         kept, login = "", f"{unquote(user)}:{unquote(password)}" if at else ""

@@ -18,7 +18,7 @@ from typing import Self
 from msgspec import Struct
 
 from shipline.errors import AuthError, RegistryError, UsageError
-from shipline.net import is_link_local, is_loopback, is_public, read_address
+from shipline.net import is_link_local, is_loopback, is_public, read_address, split_url
 from shipline.registry.request import Origin, Url
 
 
@@ -50,11 +50,20 @@ class Proxies(Struct, frozen=True):
         )
 
     def of(self, origin: Origin) -> str:
-        """The URL of the proxy for `origin`, empty for a direct connection; loopback is direct."""
+        """The URL of the proxy for `origin`, empty for a direct connection; loopback is direct.
+
+        Raises UsageError for one that is no URL.
+        """
         url = self.https if origin.scheme == "https" else self.http
         if not url or is_loopback(origin.host) or self._excepted(origin):
             return ""
-        return url if "://" in url else f"http://{url}"
+        proxy = url if "://" in url else f"http://{url}"
+        try:
+            split_url(proxy)
+        except UsageError as error:
+            error.name_part("the proxy in the environment")
+            raise
+        return proxy
 
     def _excepted(self, origin: Origin) -> bool:
         return any(_matches(entry, origin) for entry in self.no_proxy)

@@ -73,7 +73,10 @@ class Url(Struct, frozen=True):
         """`location`, absolute or relative, resolved against this URL (RFC 3986, section 5)."""
         if _UNSAFE.search(location):
             raise _bad(location, "it has spaces or control characters")
-        return self.parse(urljoin(str(self), location))
+        try:
+            return self.parse(urljoin(str(self), location))
+        except ValueError as error:
+            raise _bad(location, str(error)) from None
 
     def with_query(self, *parameters: tuple[str, str]) -> Self:
         """With these query parameters appended."""
