@@ -6,7 +6,7 @@ docker/buildx.
 
 from __future__ import annotations
 
-from shipline.bake.definitions import Config, VariableInfo
+from shipline.bake.definitions import Definitions, VariableInfo
 from shipline.bake.files import (
     BAKE_FILES,
     COMPOSE_FILES,
@@ -21,7 +21,7 @@ from shipline.bake.permissions import (
     parse_permissions,
 )
 from shipline.bake.requests import CWD, is_remote, place_at, prepare, request_of
-from shipline.bake.selection import Selection, select
+from shipline.bake.selection import SelectedTargets, select
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
 
@@ -30,11 +30,11 @@ __all__ = [
     "COMPOSE_FILES",
     "CWD",
     "BakeError",
-    "Config",
     "DefinitionFile",
+    "Definitions",
     "Group",
     "Permissions",
-    "Selection",
+    "SelectedTargets",
     "Target",
     "VariableInfo",
     "Wanted",

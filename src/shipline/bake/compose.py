@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from shipline.bake.definitions import NAME_HINT, Config
+from shipline.bake.definitions import NAME_HINT, Definitions
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
@@ -63,7 +63,7 @@ def is_compose(file: Any, environ: Mapping[str, str]) -> bool:
         return False
 
 
-def add_compose(config: Config, files: Sequence[Any], environ: Mapping[str, str]) -> None:
+def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str, str]) -> None:
     """Add the services that are built to `config`, and a group `default` of them. Several files are
     one project, in which later ones win. Raises BakeError.
     """

@@ -20,7 +20,7 @@ from shipline.bake import texts
 from shipline.bake.evaluation import (
     Budget,
     CycleError,
-    Scope,
+    EvalContext,
     evaluate,
     keyword,
     names_of,
@@ -31,8 +31,8 @@ from shipline.bake.syntax import (
     Attribute,
     Block,
     Body,
-    Call,
     Expression,
+    FunctionCall,
     Literal,
     Range,
     parse_expression,
@@ -78,7 +78,7 @@ class VariableInfo(Struct, frozen=True):
     value: str | None
 
 
-class Config(Struct):
+class Definitions(Struct):
     """All targets and groups, by name, in their order."""
 
     targets: dict[str, Target] = field(default_factory=dict)
@@ -88,25 +88,29 @@ class Config(Struct):
 
 
 def add_definitions(
-    config: Config, bodies: Sequence[Body], builtin: Mapping[str, str], lookup: Lookup
+    config: Definitions, bodies: Sequence[Body], builtin: Mapping[str, str], lookup: Lookup
 ) -> None:
     """Add what HCL and JSON files define to `config`; later files win. Raises BakeError."""
-    _Definitions(config, bodies, builtin, lookup).add()
+    _Evaluation(config, bodies, builtin, lookup).add()
 
 
 class _Instance(Struct):
     """A block with one combination of its matrix; `running` are the attributes being decoded."""
 
     block: Block
-    scope: Scope
+    scope: EvalContext
     name: str
     done: dict[str, Any] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
 
 
-class _Definitions:
+class _Evaluation:
     def __init__(
-        self, config: Config, bodies: Sequence[Body], builtin: Mapping[str, str], lookup: Lookup
+        self,
+        config: Definitions,
+        bodies: Sequence[Body],
+        builtin: Mapping[str, str],
+        lookup: Lookup,
     ) -> None:
         self.config = config
         self.lookup = lookup
@@ -120,7 +124,7 @@ class _Definitions:
         self.known: dict[str, Value] = {name: text(value) for name, value in builtin.items()}
         self.builtin = builtin
         self.own: dict[str, Function] = {}
-        self.scope = Scope(
+        self.scope = EvalContext(
             self.known,
             texts.STDLIB,
             Budget(),
@@ -337,7 +341,7 @@ class _Definitions:
                 known += [] if name in known else [name]
         return renamed
 
-    def scopes(self, block: Block) -> Iterator[Scope]:
+    def scopes(self, block: Block) -> Iterator[EvalContext]:
         """A scope for each combination of the matrix; the global one without a matrix."""
         matrix = block.body.get("matrix")
         if matrix is None:
@@ -361,7 +365,7 @@ class _Definitions:
         for row in itertools.product(*(columns[name] for name in names)):
             yield self.scope.inside(dict(zip(names, row, strict=True)))
 
-    def name_of(self, block: Block, label: str, scope: Scope) -> str:
+    def name_of(self, block: Block, label: str, scope: EvalContext) -> str:
         written = block.body.get("name")
         if written is None:
             return label
@@ -485,8 +489,8 @@ def _parameter(expression: Expression) -> str:
     return name
 
 
-def _calls_of(expression: Expression) -> Iterator[Call]:
-    if isinstance(expression, Call):
+def _calls_of(expression: Expression) -> Iterator[FunctionCall]:
+    if isinstance(expression, FunctionCall):
         yield expression
     for name in expression.__struct_fields__:
         value = getattr(expression, name)

@@ -16,19 +16,19 @@ from msgspec import Struct, field
 
 from shipline.bake import typed
 from shipline.bake.syntax import (
-    Attribute_,
+    AttributeAccess,
     BakeError,
     Binary,
-    Call,
     Conditional,
     Expression,
     For,
-    Index,
+    FunctionCall,
     Joined,
     Literal,
     Object,
     Range,
     Splat,
+    Subscript,
     Template,
     Tuple,
     Unary,
@@ -80,7 +80,7 @@ class Budget(Struct):
             refuse("this takes too long to evaluate: it does not end, or is huge", place)
 
 
-class Scope(Struct, frozen=True):
+class EvalContext(Struct, frozen=True):
     """What names mean. `resolve` gives a function or a variable that is not yet known; it raises
     LookupError for one that does not exist.
     """
@@ -88,28 +88,28 @@ class Scope(Struct, frozen=True):
     variables: Mapping[str, Value]
     functions: Mapping[str, Function]
     budget: Budget
-    outer: Scope | None = None
+    outer: EvalContext | None = None
     resolve: Callable[[str], Value] | None = None
     resolve_function: Callable[[str, Range], Function] | None = None
     resolve_block: Callable[[str, str, str, Range], Value] | None = None
 
-    def inside(self, variables: Mapping[str, Value]) -> Scope:
-        return Scope(variables, {}, self.budget, self)
+    def inside(self, variables: Mapping[str, Value]) -> EvalContext:
+        return EvalContext(variables, {}, self.budget, self)
 
-    def chain(self) -> Iterator[Scope]:
-        scope: Scope | None = self
+    def chain(self) -> Iterator[EvalContext]:
+        scope: EvalContext | None = self
         while scope is not None:
             yield scope
             scope = scope.outer
 
 
-def evaluate(expression: Expression, scope: Scope) -> Value:
+def evaluate(expression: Expression, scope: EvalContext) -> Value:
     """The value of an expression. Raises BakeError with its place."""
     scope.budget.spend(expression.place)
     return _EVALUATORS[type(expression)](expression, scope)
 
 
-def evaluate_as(expression: Expression, wanted: typed.Type, scope: Scope) -> Value:
+def evaluate_as(expression: Expression, wanted: typed.Type, scope: EvalContext) -> Value:
     """The value, converted. Raises BakeError with its place."""
     return _converted(evaluate(expression, scope), wanted, expression.place)
 
@@ -121,21 +121,21 @@ def _converted(value: Value, wanted: typed.Type, place: Range) -> Value:
         refuse(f"this is of a wrong type: {error}", place)
 
 
-def _literal(expression: Literal, scope: Scope) -> Value:
+def _literal(expression: Literal, scope: EvalContext) -> Value:
     return expression.value
 
 
-def _wrapped(expression: Wrapped, scope: Scope) -> Value:
+def _wrapped(expression: Wrapped, scope: EvalContext) -> Value:
     return evaluate(expression.inner, scope)
 
 
-def _template(expression: Template, scope: Scope) -> Value:
+def _template(expression: Template, scope: EvalContext) -> Value:
     found = "".join(_part(part, scope) for part in expression.parts)
     scope.budget.spend(expression.place, len(found))
     return text(found)
 
 
-def _part(part: Expression, scope: Scope) -> str:
+def _part(part: Expression, scope: EvalContext) -> str:
     value = evaluate(part, scope)
     if value.is_null:
         refuse("the value is null, which cannot be part of a string", part.place)
@@ -149,12 +149,12 @@ def _part(part: Expression, scope: Scope) -> str:
         )
 
 
-def _joined(expression: Joined, scope: Scope) -> Value:
+def _joined(expression: Joined, scope: EvalContext) -> Value:
     found = evaluate(expression.inner, scope)
     return text("".join(str(one.data) for one in found.elements))
 
 
-def _variable(expression: Variable, scope: Scope) -> Value:
+def _variable(expression: Variable, scope: EvalContext) -> Value:
     name = expression.name
     for one in scope.chain():
         if name in one.variables:
@@ -179,7 +179,7 @@ class CycleError(Exception):
     """Something is defined by itself."""
 
 
-def _attribute(expression: Attribute_, scope: Scope) -> Value:
+def _attribute(expression: AttributeAccess, scope: EvalContext) -> Value:
     if (block := _block_attribute(expression, scope)) is not None:
         return block
     found = evaluate(expression.object, scope)
@@ -193,12 +193,12 @@ def _attribute(expression: Attribute_, scope: Scope) -> Value:
     return _item(found, name)
 
 
-def _block_attribute(expression: Attribute_, scope: Scope) -> Value | None:
+def _block_attribute(expression: AttributeAccess, scope: EvalContext) -> Value | None:
     """`target.name.attribute`, of which only this attribute is evaluated; None for others."""
     match expression.object:
-        case Attribute_(object=Variable(name=type), name=label):
+        case AttributeAccess(object=Variable(name=type), name=label):
             pass
-        case Index(collection=Variable(name=type), key=Literal(value=Value(data=str(label)))):
+        case Subscript(collection=Variable(name=type), key=Literal(value=Value(data=str(label)))):
             pass
         case _:
             return None
@@ -223,7 +223,7 @@ def _among(name: str, found: Value) -> str:
     return f"did you mean {meant[0]}?" if meant else ""
 
 
-def _index(expression: Index, scope: Scope) -> Value:
+def _index(expression: Subscript, scope: EvalContext) -> Value:
     collection = evaluate(expression.collection, scope)
     key = evaluate(expression.key, scope)
     try:
@@ -252,7 +252,7 @@ def index(collection: Value, key: Value) -> Value:
     raise LookupError(f"a {collection.type} has no elements that an index finds")
 
 
-def _splat(expression: Splat, scope: Scope) -> Value:
+def _splat(expression: Splat, scope: EvalContext) -> Value:
     source = evaluate(expression.source, scope)
     if source.is_null:
         return typed.tuple_of([])
@@ -263,7 +263,7 @@ def _splat(expression: Splat, scope: Scope) -> Value:
     return typed.tuple_of(found)
 
 
-def _call(expression: Call, scope: Scope) -> Value:
+def _call(expression: FunctionCall, scope: EvalContext) -> Value:
     function = _function(expression, scope)
     if function.lazy is not None:
         return function.lazy(expression, scope)
@@ -288,7 +288,7 @@ def _call(expression: Call, scope: Scope) -> Value:
     return found
 
 
-def _function(expression: Call, scope: Scope) -> Function:
+def _function(expression: FunctionCall, scope: EvalContext) -> Function:
     name = expression.name
     for one in scope.chain():
         if name in one.functions:
@@ -343,7 +343,7 @@ def modulo(left: typed.Number, right: typed.Number) -> typed.Number:
     return typed.whole(NUMBERS.remainder(left, right))
 
 
-def _binary(expression: Binary, scope: Scope) -> Value:
+def _binary(expression: Binary, scope: EvalContext) -> Value:
     """Operators of one level are in each other on the left: a chain of any length is no depth."""
     chain = [expression]
     while isinstance(chain[-1].left, Binary):
@@ -355,7 +355,7 @@ def _binary(expression: Binary, scope: Scope) -> Value:
     return value
 
 
-def _operation(expression: Binary, value: Value, scope: Scope) -> Value:
+def _operation(expression: Binary, value: Value, scope: EvalContext) -> Value:
     """The value of an expression with an operator, whose left side is `value`."""
     sign = expression.operator
     if sign in ("==", "!="):
@@ -385,14 +385,14 @@ def _as_operand(expression: Expression, value: Value, wanted: typed.Type) -> Val
     return found
 
 
-def _unary(expression: Unary, scope: Scope) -> Value:
+def _unary(expression: Unary, scope: EvalContext) -> Value:
     value = evaluate(expression.operand, scope)
     if expression.operator == "!":
         return boolean(not _as_operand(expression.operand, value, BOOL).data)
     return number(-_as_operand(expression.operand, value, NUMBER).data)
 
 
-def _conditional(expression: Conditional, scope: Scope) -> Value:
+def _conditional(expression: Conditional, scope: EvalContext) -> Value:
     """Both sides are evaluated, since the result is of a type that both have; the error of the side
     that is not taken does not count.
     """
@@ -416,25 +416,25 @@ def _conditional(expression: Conditional, scope: Scope) -> Value:
     return convert(found, common)
 
 
-def _tuple(expression: Tuple, scope: Scope) -> Value:
+def _tuple(expression: Tuple, scope: EvalContext) -> Value:
     return typed.tuple_of([evaluate(one, scope) for one in expression.items])
 
 
-def _object(expression: Object, scope: Scope) -> Value:
+def _object(expression: Object, scope: EvalContext) -> Value:
     found = {}
     for key, value in expression.items:
         found[_key(key, scope)] = evaluate(value, scope)
     return typed.object_with(found)
 
 
-def _key(expression: Expression, scope: Scope) -> str:
+def _key(expression: Expression, scope: EvalContext) -> str:
     key = evaluate_as(expression, STRING, scope)
     if key.is_null:
         refuse("the key is null", expression.place)
     return str(key.data)
 
 
-def _for(expression: For, scope: Scope) -> Value:
+def _for(expression: For, scope: EvalContext) -> Value:
     source = evaluate(expression.collection, scope)
     if source.is_null or not (source.type.is_sequence or source.type.is_mapping):
         what = "null" if source.is_null else f"a {source.type}"
@@ -467,16 +467,16 @@ def _for(expression: For, scope: Scope) -> Value:
     return typed.object_with({name: found[0] for name, found in named.items()})
 
 
-_EVALUATORS: dict[type[Expression], Callable[[Any, Scope], Value]] = {
+_EVALUATORS: dict[type[Expression], Callable[[Any, EvalContext], Value]] = {
     Literal: _literal,
     Wrapped: _wrapped,
     Template: _template,
     Joined: _joined,
     Variable: _variable,
-    Attribute_: _attribute,
-    Index: _index,
+    AttributeAccess: _attribute,
+    Subscript: _index,
     Splat: _splat,
-    Call: _call,
+    FunctionCall: _call,
     Unary: _unary,
     Binary: _binary,
     Conditional: _conditional,

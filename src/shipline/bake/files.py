@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from shipline.bake.definitions import Config, add_definitions
+from shipline.bake.definitions import Definitions, add_definitions
 from shipline.bake.json_syntax import parse_json
 from shipline.bake.syntax import BakeError, Body, parse_hcl
 from shipline.errors import UsageError
@@ -72,7 +72,7 @@ def parse_files(
     *,
     variables: Mapping[str, str],
     builtin: Mapping[str, str],
-) -> Config:
+) -> Definitions:
     """What the files define: compose files first, then HCL and JSON, each later one over those
     before. `variables` win over the environment; `builtin` are the constants. Raises BakeError.
     """
@@ -88,7 +88,7 @@ def _parsed(
     *,
     variables: Mapping[str, str],
     builtin: Mapping[str, str],
-) -> Config:
+) -> Definitions:
     environ = visible_environment(environ)
     given = {**environ, **variables}
     compose: list[DefinitionFile] = []
@@ -99,7 +99,7 @@ def _parsed(
             compose.append(file)
         else:
             bodies.append(parsed)
-    config = Config()
+    config = Definitions()
     if compose:
         from shipline.bake.compose import add_compose
 

@@ -20,9 +20,9 @@ from decimal import Decimal
 from msgspec import Struct
 
 from shipline.bake import typed
-from shipline.bake.evaluation import Scope, add, divide, evaluate, index, modulo, multiply
+from shipline.bake.evaluation import EvalContext, add, divide, evaluate, index, modulo, multiply
 from shipline.bake.json_values import encode, parse_json_value
-from shipline.bake.syntax import BakeError, Call, refuse
+from shipline.bake.syntax import BakeError, FunctionCall, refuse
 from shipline.bake.type_syntax import parse_type
 from shipline.bake.typed import (
     BOOL,
@@ -59,7 +59,7 @@ class Function(Struct, frozen=True):
     further: Type | None = None
     implementation: Implementation | None = None
     nullable: bool = False
-    lazy: Callable[[Call, Scope], Value] | None = None
+    lazy: Callable[[FunctionCall, EvalContext], Value] | None = None
 
     def call(self, arguments: Sequence[Value]) -> Value:
         """Raises TypeMismatch, LookupError, ValueError and ArithmeticError with a message."""
@@ -628,7 +628,7 @@ function("bytesslice", DYNAMIC, NUMBER, NUMBER)(_bytes)
 # functions of expressions
 
 
-def _try(call: Call, scope: Scope) -> Value:
+def _try(call: FunctionCall, scope: EvalContext) -> Value:
     """The first argument that has a value."""
     if not call.arguments:
         refuse("try() needs an argument", call.place)
@@ -641,7 +641,7 @@ def _try(call: Call, scope: Scope) -> Value:
     return evaluate(call.arguments[-1], scope)
 
 
-def _can(call: Call, scope: Scope) -> Value:
+def _can(call: FunctionCall, scope: EvalContext) -> Value:
     """Whether the argument has a value."""
     if len(call.arguments) != 1:
         refuse("can() takes one argument", call.place)
@@ -654,7 +654,7 @@ def _can(call: Call, scope: Scope) -> Value:
     return boolean(True)
 
 
-def _convert(call: Call, scope: Scope) -> Value:
+def _convert(call: FunctionCall, scope: EvalContext) -> Value:
     """`convert(value, type)`"""
     if len(call.arguments) != 2:
         refuse("convert() takes a value and a type", call.place)

@@ -20,7 +20,7 @@ from shipline.bake.syntax import (
     Literal,
     Object,
     Range,
-    Source,
+    SourceText,
     Tuple,
     parse_template,
     refuse,
@@ -49,7 +49,7 @@ class _Node(Struct):
 def parse_json(name: str, content: bytes) -> Body:
     """The body of a file. Raises BakeError with the place."""
     try:
-        source = Source.of(name, content.decode().removeprefix("\ufeff"))
+        source = SourceText.of(name, content.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
         refuse_file(name, "it is not UTF-8 text")
     parser = _Parser(source)
@@ -63,7 +63,7 @@ def parse_json(name: str, content: bytes) -> Body:
 
 
 class _Parser:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceText) -> None:
         self.source = source
         self.text = source.content
         self.at = 0

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from shipline.bake.requests import CWD, is_local, local_path, secret_file
-from shipline.bake.selection import Selection
+from shipline.bake.selection import SelectedTargets
 from shipline.bake.target import Target
 from shipline.errors import UsageError
 
@@ -66,7 +66,11 @@ def parse_permissions(texts: Iterable[str]) -> Permissions:
 
 
 def missing_permissions(
-    selection: Selection, given: Permissions, environ: Mapping[str, str], *, files: bool = True
+    selection: SelectedTargets,
+    given: Permissions,
+    environ: Mapping[str, str],
+    *,
+    files: bool = True,
 ) -> list[Wanted]:
     """What the targets ask for and is not given; with `files` false paths are not looked at.
     `environ` is where secrets are looked for first.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline.bake.entries import written
-from shipline.bake.selection import Selection
+from shipline.bake.selection import SelectedTargets
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Target
 from shipline.build import (
@@ -49,7 +49,9 @@ def is_remote(text: str) -> bool:
     )
 
 
-def prepare(selection: Selection, environ: Mapping[str, str], *, remote: bool = False) -> None:
+def prepare(
+    selection: SelectedTargets, environ: Mapping[str, str], *, remote: bool = False
+) -> None:
     """Complete the targets: paths in their shortest form, SOURCE_DATE_EPOCH of the environment. In
     `remote` definitions, `cwd://` stays, since other paths are not of this machine.
 
@@ -66,7 +68,7 @@ def prepare(selection: Selection, environ: Mapping[str, str], *, remote: bool = 
             _check(target, environ)
 
 
-def place_at(selection: Selection, url: str, directory: Path) -> None:
+def place_at(selection: SelectedTargets, url: str, directory: Path) -> None:
     """The contexts of a definition from `url`, whose files are in `directory`, are there, too.
     Raises SandboxError for a path outside.
     """

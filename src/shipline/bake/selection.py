@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from shipline.bake.definitions import Config
+from shipline.bake.definitions import Definitions
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import ATTRIBUTES, Group, Target
@@ -46,7 +46,7 @@ class Override(Struct):
     append: bool = False
 
 
-class Selection(Struct, frozen=True):
+class SelectedTargets(Struct, frozen=True):
     """Targets by name, those that others need among them, and groups."""
 
     targets: dict[str, Target]
@@ -64,11 +64,11 @@ class Selection(Struct, frozen=True):
 
 
 def select(
-    config: Config,
+    config: Definitions,
     wanted: Sequence[str],
     overrides: Iterable[str],
     environ: Mapping[str, str],
-) -> Selection:
+) -> SelectedTargets:
     """The targets that `wanted` means: names or patterns of targets and groups.
 
     Raises BakeError for a target that is wrong, UsageError for a wrong override.
@@ -78,7 +78,7 @@ def select(
 
 class _Selector:
     def __init__(
-        self, config: Config, overrides: Iterable[str], environ: Mapping[str, str]
+        self, config: Definitions, overrides: Iterable[str], environ: Mapping[str, str]
     ) -> None:
         self.config = config
         self.named: set[str] = set()
@@ -86,7 +86,7 @@ class _Selector:
         for written in overrides:
             self.add_override(written, environ)
 
-    def select(self, wanted: Sequence[str]) -> Selection:
+    def select(self, wanted: Sequence[str]) -> SelectedTargets:
         names = list(
             dict.fromkeys(name for one in wanted for name in self.matching(one.replace(".", "_")))
         )
@@ -108,7 +108,7 @@ class _Selector:
             groups["default"].targets = sorted(dict.fromkeys(groups["default"].targets))
         for name in list(targets):
             self.link(targets[name], targets, [])
-        return Selection(targets, groups, frozenset(self.named))
+        return SelectedTargets(targets, groups, frozenset(self.named))
 
     def matching(self, pattern: str) -> list[str]:
         if not any(sign in pattern for sign in _GLOB):

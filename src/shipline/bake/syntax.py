@@ -26,7 +26,7 @@ class BakeError(ConfigError):
     title = "bake definition error"
 
 
-class Source(Struct, frozen=True):
+class SourceText(Struct, frozen=True):
     """A file of definitions; `name` is for messages."""
 
     name: str
@@ -34,7 +34,7 @@ class Source(Struct, frozen=True):
     starts: tuple[int, ...] = ()  # of the lines
 
     @classmethod
-    def of(cls, name: str, content: str) -> Source:
+    def of(cls, name: str, content: str) -> SourceText:
         starts = [0, *(found.end() for found in re.finditer("\n", content))]
         return cls(name, content, tuple(starts))
 
@@ -42,7 +42,7 @@ class Source(Struct, frozen=True):
 class Range(Struct, frozen=True):
     """A part of a file, from `start` up to `end`, in characters."""
 
-    source: Source
+    source: SourceText
     start: int
     end: int
 
@@ -105,14 +105,14 @@ class Variable(Expression, frozen=True):
     name: str
 
 
-class Attribute_(Expression, frozen=True):
+class AttributeAccess(Expression, frozen=True):
     """`object.name`"""
 
     object: Expression
     name: str
 
 
-class Index(Expression, frozen=True):
+class Subscript(Expression, frozen=True):
     """`collection[key]`"""
 
     collection: Expression
@@ -127,7 +127,7 @@ class Splat(Expression, frozen=True):
     slot: str
 
 
-class Call(Expression, frozen=True):
+class FunctionCall(Expression, frozen=True):
     """A function call; with `expanded` the last argument is a list of further ones."""
 
     name: str
@@ -209,7 +209,7 @@ class Body(Struct, frozen=True):
 def parse_hcl(name: str, content: bytes) -> Body:
     """The body of a file. Raises BakeError with the place."""
     try:
-        source = Source.of(name, content.decode().removeprefix("\ufeff"))
+        source = SourceText.of(name, content.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         refuse_file(name, f"it is not UTF-8 text (line {line})")
@@ -220,9 +220,9 @@ def refuse_file(name: str, reason: str, hint: str = "") -> NoReturn:
     raise BakeError(f"cannot read {name}: {reason}", hint=hint)
 
 
-def parse_template(source: Source, start: int, content: str) -> Expression:
+def parse_template(source: SourceText, start: int, content: str) -> Expression:
     """A template that is a whole string, as in JSON; places are those of the string."""
-    parser = _Parser(Source.of(source.name, content))
+    parser = _Parser(SourceText.of(source.name, content))
     place = Range(source, start, start + 1)
     try:
         parts = parser.template_parts("")
@@ -234,7 +234,7 @@ def parse_template(source: Source, start: int, content: str) -> Expression:
 
 def parse_expression(place: Range, content: str) -> Expression:
     """An expression in a text of another language; errors are at `place`."""
-    parser = _Parser(Source.of(place.source.name, content))
+    parser = _Parser(SourceText.of(place.source.name, content))
     try:
         found = parser.expression()
         parser.skip(newlines=True)
@@ -269,7 +269,7 @@ class _Part(Struct):
 
 
 class _Parser:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceText) -> None:
         self.source = source
         self.text = source.content
         self.at = 0
@@ -472,9 +472,9 @@ class _Parser:
                         self.place(self.at, digits.end()), number(int(digits[0]))
                     )
                     self.at = digits.end()
-                    found = Index(self.place(start), found, key)
+                    found = Subscript(self.place(start), found, key)
                 elif word := self.name():
-                    found = Attribute_(self.place(start), found, word)
+                    found = AttributeAccess(self.place(start), found, word)
                 else:
                     self.fail("after the dot there has to be the name of an attribute")
             elif self.text.startswith("[", self.at):
@@ -485,7 +485,7 @@ class _Parser:
                     return self.traversal(self.splat(found, start, slots, full=True), slots)
                 key = self.expression()
                 self.close("]")
-                found = Index(self.place(start), found, key)
+                found = Subscript(self.place(start), found, key)
             else:
                 self.at = begin
                 return found
@@ -503,12 +503,12 @@ class _Parser:
                 if digits := re.compile(r"\d+").match(self.text, self.at):
                     self.at = digits.end()
                     key: Expression = Literal(self.place(before), number(int(digits[0])))
-                    each = Index(self.place(start), each, key)
+                    each = Subscript(self.place(start), each, key)
                     continue
                 word = self.name()
                 if not word:
                     self.fail("after the dot there has to be the name of an attribute")
-                each = Attribute_(self.place(start), each, word)
+                each = AttributeAccess(self.place(start), each, word)
             elif (
                 full
                 and self.text.startswith("[", self.at)
@@ -518,7 +518,7 @@ class _Parser:
                 self.newlines.append(False)
                 key = self.expression()
                 self.close("]")
-                each = Index(self.place(start), each, key)
+                each = Subscript(self.place(start), each, key)
             else:
                 return Splat(self.place(start), found, each, slot)
 
@@ -590,7 +590,7 @@ class _Parser:
             if not self.take(","):
                 break
         self.close(")")
-        return Call(self.place(start), name, tuple(arguments), expanded)
+        return FunctionCall(self.place(start), name, tuple(arguments), expanded)
 
     def tuple_literal(self) -> Expression:
         start = self.at
@@ -637,7 +637,7 @@ class _Parser:
                 return Literal(self.place(begin, begin + len(name)), text(name))
             self.at = begin
         found = self.expression()
-        if isinstance(found, Attribute_):
+        if isinstance(found, AttributeAccess):
             refuse("a key with dots has to be in quotes, or in parentheses", found.place)
         return found
 

@@ -5,7 +5,7 @@ Reference: github.com/hashicorp/hcl, ext/typeexpr/README.md.
 
 from __future__ import annotations
 
-from shipline.bake.syntax import Call, Expression, Literal, Object, Tuple, Variable, refuse
+from shipline.bake.syntax import Expression, FunctionCall, Literal, Object, Tuple, Variable, refuse
 from shipline.bake.typed import BOOL, DYNAMIC, NUMBER, STRING, Type, object_of
 
 _NAMED = {"string": STRING, "number": NUMBER, "bool": BOOL, "any": DYNAMIC}
@@ -29,7 +29,7 @@ def parse_type(expression: Expression) -> Type:
             "types are string, number, bool, any, list(..), set(..), map(..), tuple([..]),"
             " object({..})",
         )
-    if not isinstance(expression, Call) or len(expression.arguments) != 1:
+    if not isinstance(expression, FunctionCall) or len(expression.arguments) != 1:
         refuse("this is not a type", expression.place)
     argument = expression.arguments[0]
     if expression.name in _COLLECTIONS:
@@ -48,7 +48,7 @@ def _object(written: Object) -> Type:
         if not isinstance(key, Literal):
             refuse("the name of an attribute has to be a plain word", key.place)
         name = str(key.value.data)
-        if isinstance(value, Call) and value.name == "optional":
+        if isinstance(value, FunctionCall) and value.name == "optional":
             if len(value.arguments) != 1:
                 refuse("optional() takes one argument: a type", value.place)
             optional.add(name)

@@ -46,7 +46,7 @@ from shipline.oci import Platform
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.bake import Config, DefinitionFile, Selection, VariableInfo
+    from shipline.bake import DefinitionFile, Definitions, SelectedTargets, VariableInfo
 
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
 _CHECK_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS"
@@ -191,7 +191,7 @@ def _config(
     variables: Sequence[str],
     command_context: str,
     environ: Mapping[str, str],
-) -> Config:
+) -> Definitions:
     from shipline.bake import parse_files
 
     if environ.get(_RELATIVE, "").strip() and parse_boolean(environ[_RELATIVE].strip(), _RELATIVE):
@@ -299,7 +299,7 @@ def parse_list(text: str) -> tuple[str, str]:
     return kind, form
 
 
-def _listed(config: Config, kind: str, form: str) -> str:
+def _listed(config: Definitions, kind: str, form: str) -> str:
     rows = _variable_rows(config.variables) if kind == "variables" else _target_rows(config)
     if form == "json":
         return as_json(rows) + "\n"
@@ -328,7 +328,7 @@ def _variable_rows(variables: Sequence[VariableInfo]) -> list[dict[str, Any]]:
     return rows
 
 
-def _target_rows(config: Config) -> list[dict[str, Any]]:
+def _target_rows(config: Definitions) -> list[dict[str, Any]]:
     """Targets and groups, without those whose name begins with an underscore."""
     rows: list[dict[str, Any]] = []
     for name in sorted({*config.targets, *config.groups}):
@@ -348,7 +348,9 @@ def _target_rows(config: Config) -> list[dict[str, Any]]:
 # permissions
 
 
-def _ask(selection: Selection, given: Any, environ: Mapping[str, str], *, remote: bool) -> None:
+def _ask(
+    selection: SelectedTargets, given: Any, environ: Mapping[str, str], *, remote: bool
+) -> None:
     """Ask on a terminal for the permissions that are missing. Raises UsageError without them."""
     from shipline.bake import missing_permissions
 
@@ -371,7 +373,7 @@ def _ask(selection: Selection, given: Any, environ: Mapping[str, str], *, remote
 
 
 def requests_of(
-    selection: Selection, environ: Mapping[str, str], metadata_file: str | None
+    selection: SelectedTargets, environ: Mapping[str, str], metadata_file: str | None
 ) -> dict[str, BuildRequest]:
     """The requests by the names of their targets. Raises UsageError with the name of a target."""
     from shipline.bake import request_of
@@ -426,7 +428,7 @@ def _build(
 
 
 def _call(
-    selection: Selection,
+    selection: SelectedTargets,
     requests: Mapping[str, BuildRequest],
     asked: Any,
     mode: str,

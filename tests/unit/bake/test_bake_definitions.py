@@ -12,7 +12,7 @@ import pytest
 from shipline.bake import (
     BakeError,
     DefinitionFile,
-    Selection,
+    SelectedTargets,
     definitions,
     missing_permissions,
     parse_files,
@@ -23,7 +23,7 @@ from shipline.bake.evaluation import Budget
 from shipline.errors import ShiplineError
 
 
-def selected(text: str, *wanted: str, name: str = "docker-bake.hcl") -> Selection:
+def selected(text: str, *wanted: str, name: str = "docker-bake.hcl") -> SelectedTargets:
     file = DefinitionFile(name, text.encode())
     config = parse_files([file], {}, variables={}, builtin={})
     return select(config, wanted or ("default",), (), {})
@@ -204,7 +204,7 @@ def test_what_is_too_deep_is_one_message(expression: str) -> None:
     assert refused(f'target "default" {{ args = {{ a = {expression} }} }}').message
 
 
-def project(files: Mapping[str, str], *names: str) -> Selection:
+def project(files: Mapping[str, str], *names: str) -> SelectedTargets:
     """Compose files, written to the current directory."""
     for name, text in files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
