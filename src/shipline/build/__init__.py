@@ -49,8 +49,8 @@ from shipline.build.validation import check_request
 
 if TYPE_CHECKING:
     from shipline.build.checks import CheckResult, call
+    from shipline.build.contexts import fetched
     from shipline.build.engine import BuildResult, build, build_targets
-    from shipline.build.fetching import fetched
     from shipline.build.remotes import CONTEXT_FILE
     from shipline.build.settings import Settings
 
@@ -103,7 +103,7 @@ _LOADED_WHEN_NAMED = {
     "CheckResult": "checks",
     "Settings": "settings",
     "CONTEXT_FILE": "remotes",
-    "fetched": "fetching",
+    "fetched": "contexts",
     "build": "engine",
     "build_targets": "engine",
     "call": "checks",

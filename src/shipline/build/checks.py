@@ -12,11 +12,10 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.base_images import Blobs, RegistryImages
-from shipline.build.cache import Cache, open_records
 from shipline.build.contexts import load_dockerfile, main_rules
-from shipline.build.faults import Damage, system_errors
+from shipline.build.faults import system_errors
 from shipline.build.plan import PlatformPlan, plan_platforms
-from shipline.build.remotes import open_remotes
+from shipline.build.remotes import remotes_alone
 from shipline.build.request import BuildRequest
 from shipline.build.settings import Settings
 from shipline.build.validation import check_frontend
@@ -57,9 +56,9 @@ def call(
         blobs = Blobs(LocalStore(settings.home / "content"), step)
         policy = settings.source_policy()
         images = RegistryImages(settings.repositories, blobs, step, policy)
-        records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
-        cache = Cache(records, blobs, settings.home)
-        remotes = open_remotes(request, settings, Path(scratch), cache, blobs.store, policy)
+        remotes = stack.enter_context(
+            remotes_alone(request, settings, step, Path(scratch), blobs, policy)
+        )
         try:
             request, dockerfile = load_dockerfile(request, settings.stdin, remotes, images, step)
         except DockerfileError as error:

@@ -10,15 +10,16 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.base_images import RegistryImages
+from shipline.build.base_images import Blobs, RegistryImages
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.downloads import is_http, last_modified, place_file, seconds_of
+from shipline.build.faults import system_errors
 from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Material, ScratchOp, key_of
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.plan import plan_platforms
@@ -29,16 +30,18 @@ from shipline.build.remotes import (
     commit_uri,
     context_source,
     material_of,
+    remotes_alone,
 )
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory
+from shipline.build.settings import Settings
 from shipline.build.validation import check_frontend
-from shipline.content import Reader, Recency
+from shipline.content import LocalStore, Reader, Recency
 from shipline.errors import DockerfileError, SandboxError, UsageError
 from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
 from shipline.net import without_logins
-from shipline.sandbox import resolve_in_root
+from shipline.sandbox import open_workspace, resolve_in_root
 from shipline.values import replace
 
 _PODMAN = "Containerfile"
@@ -461,3 +464,23 @@ def _stat_cache(state: Path, path: Path, stack: ExitStack) -> StatCache:
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
     Recency(state / USE_LOCK).touch(directory / name)
     return stack.enter_context(StatCache.open(directory / name))
+
+
+@contextmanager
+def fetched(request: BuildRequest, settings: Settings, step: Step) -> Iterator[Context]:
+    """The context of `request`, a Git repository or an archive at a URL, with the directory that
+    has its files, which goes with the block; a file that is no archive is alone in there.
+
+    For readers of definitions. Raises GitError, RegistryError, UsageError.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    blobs = Blobs(LocalStore(settings.home / "content"), step)
+    with (
+        system_errors(settings.home),
+        open_workspace(settings.home) as scratch,
+        remotes_alone(request, settings, step, scratch, blobs) as remotes,
+    ):
+        opened, _ = open_context(request, None, remotes, step)
+        if not opened.context.directory or not Path(opened.context.directory).is_dir():
+            raise UsageError(f"{request.context.location} has no such directory")
+        yield opened.context

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.build.cache import Cache
+from shipline.build.base_images import Blobs
+from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import Downloader, last_modified, place_file
+from shipline.build.faults import Damage
 from shipline.build.graph import HttpOp, Material
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import BuildRequest, Context, ContextKind, Secret
@@ -211,6 +214,21 @@ def open_remotes(
     downloader = Downloader(settings.get, cache, store, authorization, policy)
     ssh = _ssh(request, settings.environment)
     return Remotes(settings.home, scratch, downloader, settings.environment, secrets, ssh)
+
+
+@contextmanager
+def remotes_alone(
+    request: BuildRequest,
+    settings: Settings,
+    step: Step,
+    scratch: Path,
+    blobs: Blobs,
+    policy: SourcePolicy | None = None,
+) -> Iterator[Remotes]:
+    """The remotes where nothing is built; the records of downloads are open inside the block."""
+    with open_records(settings.home / "cache.db", Damage(step)) as records:
+        cache = Cache(records, blobs, settings.home)
+        yield open_remotes(request, settings, scratch, cache, blobs.store, policy)
 
 
 def _ssh(request: BuildRequest, environment: Mapping[str, str]) -> SshAccess | None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from shipline.metadata.protocols import NOTHING, Key, encode
+
 _GATHER_S = 0.0001  # lets writers of the last group return; measured: 2-4 times
 Changes = Mapping[bytes, bytes | None]
 Counters = Mapping[bytes, int]
@@ -42,9 +44,19 @@ class GroupCommit:
         self._has_leader = False
         self._contended = False  # the last group had more than one
 
-    def write(self, changes: Changes, add: Counters, durable: bool) -> None:
-        """Returns once written. Raises what `apply` raised."""
-        own = PendingWrite(changes, add, durable)
+    def write(
+        self,
+        changes: Mapping[Key, bytes | None],
+        *,
+        add: Mapping[Key, int] = NOTHING,
+        durable: bool = True,
+    ) -> None:
+        """As `Records.write`. Raises what `apply` raised."""
+        own = PendingWrite(
+            {encode(key): value for key, value in changes.items()},
+            {encode(key): delta for key, delta in add.items()},
+            durable,
+        )
         own.wakeup.acquire()
         with self._lock:
             self._waiting.append(own)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipline.errors import ConfigError
 from shipline.metadata.group import Changes, Counters, GroupCommit
-from shipline.metadata.protocols import NOTHING, Key, bounds, decode, encode
+from shipline.metadata.protocols import Key, bounds, decode, encode
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
@@ -49,7 +49,7 @@ class RocksRecords:
         with _translated(path):
             self._store = self._open()
             self._check_version()
-        self._group = GroupCommit(self._apply)
+        self.write = GroupCommit(self._apply).write
 
     def get(self, key: Key) -> bytes | None:
         with self._readable() as store:
@@ -69,19 +69,6 @@ class RocksRecords:
                 cursor.next()
             cursor.status()
         return records
-
-    def write(
-        self,
-        changes: Mapping[Key, bytes | None],
-        *,
-        add: Mapping[Key, int] = NOTHING,
-        durable: bool = True,
-    ) -> None:
-        self._group.write(
-            {encode(key): value for key, value in changes.items()},
-            {encode(key): delta for key, delta in add.items()},
-            durable,
-        )
 
     def close(self) -> None:
         with _translated(self._path):

@@ -10,13 +10,13 @@ import errno
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shipline.errors import ConfigError
 from shipline.metadata.group import Changes, Counters, GroupCommit
-from shipline.metadata.protocols import NOTHING, DamagedRecords, Key, bounds, decode, encode
+from shipline.metadata.protocols import DamagedRecords, Key, bounds, decode, encode
 
 _VERSION = 1
 _WAIT_S = 60.0
@@ -33,7 +33,7 @@ class SqliteRecords:
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = self._connect()
         self._durable = True
-        self._group = GroupCommit(self._apply)
+        self.write = GroupCommit(self._apply).write
         with _translated(self._path):
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._prepare()
@@ -53,19 +53,6 @@ class SqliteRecords:
                 (beyond, end, limit),
             ).fetchall()
         return [(decode(key, cut), value) for key, value in rows]
-
-    def write(
-        self,
-        changes: Mapping[Key, bytes | None],
-        *,
-        add: Mapping[Key, int] = NOTHING,
-        durable: bool = True,
-    ) -> None:
-        self._group.write(
-            {encode(key): value for key, value in changes.items()},
-            {encode(key): delta for key, delta in add.items()},
-            durable,
-        )
 
     @staticmethod
     def remove(path: Path) -> None:

@@ -48,8 +48,8 @@ from shipline.supply.statement import (
     predicate_type,
     short_name,
     stated_time,
+    stored_statements,
 )
-from shipline.supply.stored import stored_statements
 from shipline.supply.verification import (
     OPTIONAL,
     SAME_REPOSITORY,

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from shipline.content import Fetcher, fetch_all
 from shipline.errors import ContentError, UsageError
-from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, from_bytes, to_bytes
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    NO_ANNOTATIONS,
+    PREDICATE_TYPE,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    from_bytes,
+    parse_manifest,
+    to_bytes,
+)
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 _KNOWN = (STATEMENT, "https://in-toto.io/Statement/v0.1")
@@ -135,6 +147,25 @@ _TIMES = (
     ("timestamp",),  # OpenVEX
     ("Timestamp",),  # cosign's custom
 )
+
+
+def stored_statements(
+    source: Fetcher, index: Index, image: Descriptor
+) -> Iterator[tuple[str, bytes]]:
+    """The unsigned statements about `image` that a build kept in `index` beside it (BuildKit,
+    docs/attestations/attestation-storage.md): type of the predicate, and the bytes.
+
+    Raises NotFound, ContentError.
+    """
+    entry = index.attestation_of(image)
+    if entry is None:
+        return
+    manifest = parse_manifest(fetch_all(source, entry, MANIFEST_LIMIT), entry.media_type)
+    if not isinstance(manifest, Manifest):
+        raise ContentError(f"{entry.digest} is an index inside an index")
+    for layer in manifest.layers:
+        if kind := layer.annotations.get(PREDICATE_TYPE, ""):
+            yield kind, fetch_all(source, layer, LARGEST)
 
 
 def predicate_type(text: str) -> str:

@@ -41,7 +41,7 @@ def run(slow: Slow, keys: list[bytes]) -> dict[bytes, BaseException]:
 
     def write(key: bytes) -> None:
         try:
-            group.write({key: b""}, {}, True)
+            group.write({(key.decode(),): b""})
         except OSError as failure:
             failures[key] = failure
 
@@ -78,7 +78,7 @@ def test_a_failing_disk_fails_every_writer() -> None:
     group = GroupCommit(apply)
     for _ in range(2):
         with pytest.raises(OSError, match="broken"):
-            group.write({b"a": b""}, {}, True)
+            group.write({("a",): b""})
 
 
 @given(st.lists(st.tuples(st.dictionaries(_KEYS, _VALUES), st.dictionaries(_KEYS, st.integers()))))
