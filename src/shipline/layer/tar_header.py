@@ -24,8 +24,8 @@ _TYPE_FLAGS = {
     "block": b"4",
     "dir": b"5",
     "fifo": b"6",
+    "records": b"x",
 }
-_TRAILER = bytes(64) + b"0000000\x000000000\x00"  # no owner names, device 0/0
 
 
 def encode(entry: Entry) -> bytes:
@@ -34,11 +34,12 @@ def encode(entry: Entry) -> bytes:
     Raises ContentError for what tar cannot represent: NUL in a name, a negative number.
     """
     path, kind, mode, uid, gid, size, mtime_ns, link, major, minor, xattrs = entry
-    name = path.encode("utf-8", "surrogateescape") + (b"/" if kind == "dir" else b"")
+    name = path.encode("utf-8", "surrogateescape")
+    if kind == "dir":
+        name += b"/"
     seconds, fraction = divmod(mtime_ns, _SECOND)
     if (
-        len(name) <= 100
-        and name.isascii()
+        name.isascii()
         and not (link or fraction or xattrs or major or minor)
         and 0 <= seconds <= _OCTAL_11
         and 0 <= uid <= _OCTAL_7
@@ -46,7 +47,9 @@ def encode(entry: Entry) -> bytes:
         and 0 <= size <= _OCTAL_11
         and b"\0" not in name
     ):
-        return _block(name, mode, uid, gid, size, seconds, _TYPE_FLAGS[kind], b"", _TRAILER)
+        prefix, short = (b"", name) if len(name) <= 100 else _split(name)
+        if short:
+            return _block(short, _owner(mode, uid, gid), size, seconds, _tail(kind, prefix))
     return _encode_with_records(entry, name)
 
 
@@ -70,9 +73,8 @@ def _encode_with_records(entry: Entry, name: bytes) -> bytes:
         seconds = min(max(seconds, 0), _OCTAL_11)
     for key, value in entry.xattrs:
         records.append((b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape"), value))
-    tail = bytes(64) + b"%07o\0%07o\0" % (entry.major, entry.minor) + prefix
-    flag = _TYPE_FLAGS[entry.kind]
-    header = _block(short, entry.mode, uid, gid, size, seconds, flag, link, tail)
+    tail = _tail(entry.kind, prefix, link, entry.major, entry.minor)
+    header = _block(short, _owner(entry.mode, uid, gid), size, seconds, tail)
     return _extended(short, records) + header if records else header
 
 
@@ -90,7 +92,7 @@ def _check(entry: Entry) -> None:
 def _extended(short: bytes, records: list[tuple[bytes, bytes]]) -> bytes:
     body = b"".join(_record(key, value) for key, value in records)
     name = b"PaxHeaders.0/" + short.rstrip(b"/").rpartition(b"/")[2][:80]
-    head = _block(name, 0o644, 0, 0, len(body), 0, b"x", b"", _TRAILER)
+    head = _block(name, _owner(0o644, 0, 0), len(body), 0, _tail("records", b""))
     return head + body + bytes(-len(body) % BLOCK)
 
 
@@ -132,31 +134,35 @@ def _decimal(nanoseconds: int) -> bytes:
     return sign + text.rstrip(b"0").rstrip(b".")
 
 
-def _block(
-    name: bytes,
-    mode: int,
-    uid: int,
-    gid: int,
-    size: int,
-    seconds: int,
-    flag: bytes,
-    link: bytes,
-    tail: bytes,
-) -> bytes:
-    block = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%bustar\x0000%b" % (
-        name.ljust(100, b"\0"),
-        mode,
-        uid,
-        gid,
-        size,
-        seconds,
-        flag,
+def _block(name: bytes, owner: bytes, size: int, seconds: int, tail: tuple[bytes, int]) -> bytes:
+    head = b"%b%b%011o\0%011o\0" % (name.ljust(100, b"\0"), owner, size, seconds)
+    rest, its_sum = tail
+    return b"%b%06o\0 %b" % (head, (zlib.adler32(head, 0) & 0xFFFF) + its_sum, rest)
+
+
+@functools.lru_cache(1024)
+def _owner(mode: int, uid: int, gid: int) -> bytes:
+    """The fields from the mode on, which most files share."""
+    return b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
+
+
+@functools.lru_cache(1024)
+def _tail(
+    kind: str, prefix: bytes, link: bytes = b"", major: int = 0, minor: int = 0
+) -> tuple[bytes, int]:
+    """What comes after the checksum, and its part of that, in which the checksum is spaces. The
+    files of a directory share it.
+    """
+    tail = b"%b%bustar\x0000%b%07o\0%07o\0%b" % (
+        _TYPE_FLAGS[kind],
         link.ljust(100, b"\0"),
-        tail,
+        bytes(64),  # no owner names
+        major,
+        minor,
+        prefix,
     )
-    # all ASCII, so the sum stays below 65521 and Adler-32's lower half is the sum
-    checksum = zlib.adler32(block, 0) & 0xFFFF
-    return b"%b%06o\0 %b" % (block[:148], checksum, block[156:].ljust(356, b"\0"))
+    # all ASCII, so a sum stays below 65521 and is the lower half of Adler-32
+    return tail.ljust(356, b"\0"), (zlib.adler32(tail, 0) & 0xFFFF) + 8 * ord(" ")
 
 
 Records = dict[bytes, bytes]

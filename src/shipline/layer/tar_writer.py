@@ -12,7 +12,6 @@ from shipline.layer.blocks import LONGEST, ends_block
 from shipline.layer.entry import Content, Entry, Item, Source
 from shipline.layer.tar_header import BLOCK, encode
 
-_ZEROS = bytes(LONGEST)
 # O_NONBLOCK: open(2) must not block on a file that has become a FIFO
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -51,8 +50,10 @@ class _BlockBuffer:
         self._extra_byte = bytearray(1)
 
     def _reset(self) -> None:
-        # BytesIO returns its buffer without a copy unless it was resized
-        self._bytes = io.BytesIO(_ZEROS)
+        # BytesIO fills what it skips with zeros, and returns its bytes without a copy
+        self._bytes = io.BytesIO()
+        self._bytes.seek(LONGEST - 1)
+        self._bytes.write(b"\0")
         self._view = self._bytes.getbuffer()
         self.position = 0
         self.free = LONGEST
