@@ -294,3 +294,24 @@ def test_a_machine_that_cannot_be_used_is_named(
     said = far.create("far", "--bootstrap", command=str(script), status=14)
     assert "has the version 9.9" in said and "same version" in said
     assert "is no endpoint" in far.create("far/path", "--bootstrap", status=2)
+
+
+def test_a_machine_with_python_alone_is_sent_the_program_once(
+    far: Far, server: SshServer, context: Path, tmp_path: Path, base_images: Registry
+) -> None:
+    bare = Shipline(far.shipline.home, base_images.address, {**far.shipline.environment})
+    words = ["create", "--name=bare", "--driver=ssh", "ssh://far", "--driver-opt=copy=true"]
+    done = run_shipline("builder", *words, environ=bare.environ(), stdin=b"", timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY deep /\n")
+    took = []
+    for number in range(2):
+        start = time.monotonic()
+        out = tmp_path / f"out{number}"
+        bare.build("--builder=bare", "-o", out, context).ok()
+        took.append(time.monotonic() - start)
+        assert (out / "file").read_text() == "x" * 100
+    assert took[1] < took[0], took
+    programs = server.programs.parent / "cache/shipline/program"
+    (one,) = programs.iterdir()
+    assert (one / "shipline/__main__.py").exists() and (one / "msgspec").is_dir()

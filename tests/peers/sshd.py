@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +39,15 @@ def sshd(work: Path) -> Iterator[SshServer]:
     port = free_port()
     shutil.copy(work / "user.pub", work / "authorized")
     Path("/run/sshd").mkdir(exist_ok=True)  # for its separated privileges
+    python = str(
+        Path(getattr(sys, "_base_executable", sys.executable)).parent
+    )  # without what is installed for the tests
+    path = os.pathsep.join([python, "/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"])
     (work / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {work}/host\nPidFile none\n"
         f"AuthorizedKeysFile {work}/authorized\nPasswordAuthentication no\nUsePAM no\n"
         "PermitRootLogin yes\nStrictModes no\nLogLevel VERBOSE\n"
+        f"SetEnv SHIPLINE_HOME={work}/state XDG_CACHE_HOME={work}/cache PATH={path}\n"
     )
     known = (work / "host.pub").read_text()
     other = (work / "other.pub").read_text()

@@ -18,6 +18,7 @@ from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
+from shipline.units import parse_boolean
 
 _COMMAND = "shipline"
 _NOT_FOUND = (126, 127)  # statuses of shells
@@ -31,14 +32,19 @@ class SshDriver:
     def __init__(self, node: Node, environment: Mapping[str, str], timeout_s: float) -> None:
         """Raises UsageError for an endpoint or options that cannot be used."""
         options = dict(node.driver_options)
+        self._copies = _boolean(options.pop("copy", "false"))
         self._command = options.pop("command", "") or _COMMAND
+        if self._copies and "command" in node.driver_options:
+            raise UsageError(
+                "--driver-opt: copy=true and command= exclude each other", hint="leave one out"
+            )
         if options:
             raise UsageError(
                 f"--driver-opt: the driver ssh has no option {next(iter(options))!r}",
-                hint="it has command=, what runs shipline on the other machine",
+                hint="it has command=, what runs shipline on the other machine, and copy=true",
             )
         self._endpoint = node.endpoint
-        self._argv = _ssh_command(node.endpoint, self._command, timeout_s)
+        self._argv = _ssh_command(node.endpoint, timeout_s)
         self._timeout_s = timeout_s
 
     def state(self) -> State:
@@ -54,9 +60,11 @@ class SshDriver:
 
     @contextmanager
     def open(self, key: str = "") -> Iterator[Control]:
-        with open_program(self._argv) as pipe:
+        with open_program([*self._argv, self._remote_command()]) as pipe:
             begun = False
             try:
+                if self._copies:
+                    self._carry(pipe)
                 with open_pipe(
                     nullcontext(pipe), self._endpoint, timeout_s=self._timeout_s
                 ) as control:
@@ -67,6 +75,19 @@ class SshDriver:
                 if begun:
                     raise
                 raise self._explained(pipe, error) from None
+
+    def _remote_command(self) -> str:
+        words = "builder serve-stdio"
+        if not self._copies:
+            return f"{self._command} {words}"
+        from shipline.builders.carrying import carried_command  # slow to import
+
+        return carried_command(words)
+
+    def _carry(self, pipe: ProgramPipe) -> None:
+        from shipline.builders.carrying import carry
+
+        carry(pipe, self._endpoint)
 
     def stop(self) -> None:
         """Nothing: it runs only while it is used."""
@@ -86,21 +107,31 @@ class SshDriver:
         """Why there was no connection: ssh says it by its status, and on standard error."""
         status = pipe.wait(1.0)
         if status in _NOT_FOUND:
+            missing = "python3" if self._copies else self._command.split()[0]
             return BuilderError(
-                f"there is no {self._command.split()[0]} on {self._endpoint}",
-                hint="install shipline there, or say where it is: --driver-opt command=PATH",
+                f"there is no {missing} on {self._endpoint}",
+                hint="install shipline there, or say where it is: --driver-opt command=PATH; or"
+                " have it copied to where Python is: --driver-opt copy=true",
             )
         if status == _SSH_FAILED:
             return BuilderError(
                 f"ssh cannot connect to {self._endpoint}",
-                hint=f"see what it says: {shlex.join(self._argv[:-1])} true",
+                hint=f"see what it says: {shlex.join(self._argv)} true",
                 retriable=True,
             )
         return error
 
 
-def _ssh_command(endpoint: str, command: str, timeout_s: float) -> list[str]:
-    """Raises UsageError for an endpoint that is not ssh://[USER@]HOST[:PORT]."""
+def _boolean(value: str) -> bool:
+    if (found := parse_boolean(value)) is None:
+        raise UsageError(f"--driver-opt copy: {value!r} is neither true nor false")
+    return found
+
+
+def _ssh_command(endpoint: str, timeout_s: float) -> list[str]:
+    """The command, to which that of the other machine is added. Raises UsageError for an endpoint
+    that is not ssh://[USER@]HOST[:PORT].
+    """
     try:
         parts = urlsplit(endpoint)
         host, user, port = parts.hostname or "-", parts.username or "", parts.port
@@ -115,4 +146,4 @@ def _ssh_command(endpoint: str, command: str, timeout_s: float) -> list[str]:
     words += ["-o", f"ServerAliveInterval={_ALIVE_S}"]
     words += ["-l", user] if user else []
     words += ["-p", str(port)] if port else []
-    return [*words, "--", host, f"{command} builder serve-stdio"]
+    return [*words, "--", host]

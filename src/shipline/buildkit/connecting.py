@@ -96,8 +96,10 @@ def _named(endpoint: str) -> Iterator[None]:
     try:
         yield
     except RpcError as error:
+        check()  # an interruption breaks the connection, too
         raise BuilderError(f"the builder at {endpoint}: {error.message}") from None
     except OSError as error:
+        check()
         raise BuilderError(
             f"the builder at {endpoint} cannot be reached: {error.strerror or error}",
             hint="see whether it runs there: shipline builder ls",

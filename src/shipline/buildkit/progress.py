@@ -34,7 +34,7 @@ from shipline.events import Step
 from shipline.grpc.connection import Code, RpcCall, RpcError
 from shipline.grpc.protobuf import MalformedMessage, decode
 from shipline.oci import InvalidReference, Reference
-from shipline.tasks import TaskGroup, on_cancel
+from shipline.tasks import TaskGroup, check, on_cancel
 
 _LOG_LINES = 20  # of a step that failed
 _STATUS_S = 5.0  # for the last words of a build that failed
@@ -208,12 +208,15 @@ def _responses(stream: RpcCall) -> Iterator[StatusResponse]:
 
 
 def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
-    """The error that a failed build means: of a step, of the Dockerfile, or of the builder."""
+    """The error that a failed build means: of a step, of the Dockerfile, or of the builder. Raises
+    Cancelled for one that was interrupted.
+    """
     details = _details(error.details)
     span = _span(details.get(SOURCE, ()))
     digest = next((str(one.get("digest", "")) for one in details.get(VERTEX, ())), "")
     status = next((one.get("Code", 0) for one in details.get(EXIT, ())), 0)
     hint = next((str(one.get("hint", "")) for one in details.get(HINT, ())), "")
+    check()  # an interruption breaks the connection, too
     if error.code == Code.CANCELLED:
         raise Cancelled
     if status:
