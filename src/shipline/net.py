@@ -25,6 +25,7 @@ _NOT_PUBLIC = (
     "192.88.99.0/24",  # RFC 7526, was 6to4
 )
 
+_PASSWORD = re.compile(r"(?<=://)([^/?#\s:@]*):[^/?#\s]*@")
 _LOGIN = re.compile(r"://[^/?#\s]*@")
 
 
@@ -46,6 +47,11 @@ def split_url(text: str) -> SplitResult:
             f"{shown!r} is not a URL: {error}", hint="write an IPv6 address as [::1]"
         ) from None
     return parts
+
+
+def without_passwords(text: str) -> str:
+    """A URL, or a text with URLs, with the users of their logins alone."""
+    return _PASSWORD.sub(r"\1@", text)
 
 
 def read_address(text: str) -> Address | None:

@@ -128,6 +128,10 @@ def test_a_container_lives_as_its_builder(
     assert compared(shown) == compared(builders.buildx("inspect", "box"))
     assert "Last Activity:" in shown
 
+    builders.run("create", "--name=named", f"docker-container://{name}", "--use", "--bootstrap")
+    assert "running" in builders.run("inspect")
+    builders.run("rm", "named")
+
     builders.run("stop", "box")
     assert "stopped" in builders.run("ls")
     builders.shipline.build("--builder=box", *NO_NETWORK, "-o", tmp_path / "again", context).ok()

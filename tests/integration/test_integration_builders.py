@@ -260,9 +260,9 @@ def test_a_daemon_is_reached_through_a_program(
 ) -> None:
     script = Path(buildkit_relay.__file__)
     (tmp_path / "bin").mkdir()
-    fake = tmp_path / "bin/docker"
+    fake = tmp_path / "bin/ssh"
     fake.write_text(
-        f'#!/bin/sh\n[ "$*" = "exec -i box buildctl dial-stdio" ] || exit 9\n'
+        f'#!/bin/sh\n[ "$*" = "-p 22 -- me@box buildctl dial-stdio" ] || exit 9\n'
         f'exec "{sys.executable}" "{script}" "{docker.host.removeprefix("unix://")}"\n'
     )
     fake.chmod(0o755)
@@ -272,13 +272,13 @@ def test_a_daemon_is_reached_through_a_program(
         "TOKEN": "hunter2",
     }
     placed = Shipline(shipline.home, shipline.mirror, environ)
-    words = ("builder", "create", "--name=box", "docker-container://box", "--use", "--bootstrap")
+    words = ("builder", "create", "--name=box", "ssh://me@box:22", "--use", "--bootstrap")
     done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
     assert done.returncode == 0, done.stderr
     placed.build(*FLAGS, "-o", tmp_path / "out", context).ok()
     assert (tmp_path / "out/word").read_text() == "spoken\n"
-    fake.write_text("#!/bin/sh\necho no such container: box >&2\nexit 1\n")
-    placed.build(*FLAGS, context).failed(14)
+    fake.write_text("#!/bin/sh\necho Host key verification failed. >&2\nexit 255\n")
+    assert "Host key verification failed." in placed.build(*FLAGS, context).failed(14)
 
 
 @pytest.fixture(scope="module")

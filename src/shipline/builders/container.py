@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from msgspec import Struct
 from shipline.build import parse_boolean
 from shipline.build.flags import parse_integer, parse_resources
 from shipline.builders.configuration import CONFIGURATION, PLACE
-from shipline.builders.driver import State
+from shipline.builders.driver import State, engine_errors
 from shipline.builders.instances import Node
 from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
 from shipline.engines.containers import Containers
-from shipline.engines.docker import Address, DockerApi
+from shipline.engines.docker import DockerApi
 from shipline.engines.engine import EngineError
 from shipline.engines.finding import docker_address
 from shipline.errors import BuilderError, UsageError
@@ -101,14 +101,12 @@ class ContainerDriver:
         """Raises UsageError for options that cannot be used, and BuilderError for an engine."""
         self._node, self._environment, self._timeout_s = node, environment, timeout_s
         self._options = parse_options(node.driver_options)
-        with _engine_errors():
-            address = engine_address(node.endpoint, environment)
-        self._engine = Containers(DockerApi(address))
+        self._engine = containers_of(node.endpoint, environment)
         self._name = f"buildx_buildkit_{node.name}"
         self._volume = f"{self._name}_state"
 
     def state(self) -> State:
-        with _engine_errors():
+        with engine_errors():
             found = self._engine.find(self._name)
         if found is None:
             return State.INACTIVE
@@ -118,7 +116,7 @@ class ContainerDriver:
         state = self.state()
         if state is State.RUNNING:
             return
-        with step.step(f"boot BuildKit in {self._name}") as booting, _engine_errors():
+        with step.step(f"boot BuildKit in {self._name}") as booting, engine_errors():
             if state is State.STOPPED:
                 self._engine.start(self._name)
                 self._wait()
@@ -138,27 +136,17 @@ class ContainerDriver:
                         self._remove(keep_state=kept)
                 raise
 
-    @contextmanager
-    def open(self, key: str = "") -> Iterator[Control]:
-        with ExitStack() as stack:
-            with _engine_errors():
-                pipe = stack.enter_context(self._engine.running(self._name, _DIAL))
-            try:
-                opening = open_pipe(nullcontext(pipe), self._name, timeout_s=self._timeout_s)
-                control = stack.enter_context(opening)
-            except BuilderError as error:
-                said = pipe.said.decode(errors="replace").strip()
-                raise BuilderError(": ".join(filter(None, (error.message, said)))) from None
-            yield control
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
+        return open_container(self._engine, self._name, self._timeout_s)
 
     def stop(self) -> None:
-        with _engine_errors():
+        with engine_errors():
             if self._engine.find(self._name) is not None:
                 self._engine.stop(self._name)
 
     def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
         if not keep_daemon:
-            with _engine_errors():
+            with engine_errors():
                 self._remove(keep_state=keep_state)
 
     def _remove(self, *, keep_state: bool) -> None:
@@ -254,11 +242,23 @@ class ContainerDriver:
         )
 
 
-def engine_address(endpoint: str, environment: Mapping[str, str]) -> Address:
-    """The engine of an endpoint: an address, or a context of docker. Raises EngineError."""
-    if "://" in endpoint:
-        return docker_address({**environment, "DOCKER_HOST": endpoint})
-    return docker_address(environment, endpoint)
+@contextmanager
+def open_container(engine: Containers, name: str, timeout_s: float) -> Iterator[Control]:
+    """The BuildKit in a container, which must run. Raises BuilderError."""
+    with ExitStack() as stack:
+        with engine_errors():
+            pipe = stack.enter_context(engine.running(name, _DIAL))
+        yield stack.enter_context(open_pipe(nullcontext(pipe), name, timeout_s=timeout_s))
+
+
+def containers_of(endpoint: str, environment: Mapping[str, str]) -> Containers:
+    """Those of the engine at an address, or in a context of docker. Raises BuilderError."""
+    with engine_errors():
+        if "://" in endpoint:
+            address = docker_address({**environment, "DOCKER_HOST": endpoint})
+        else:
+            address = docker_address(environment, endpoint)
+        return Containers(DockerApi(address))
 
 
 def _is_coming(container: Mapping[str, Any] | None) -> bool:
@@ -277,16 +277,3 @@ def _github_event(environment: Mapping[str, str]) -> bytes:
         with suppress(OSError, ValueError):
             event["github_event_payload"] = json.loads(Path(path).read_bytes())
     return json.dumps(event).encode() if event else b""
-
-
-@contextmanager
-def _engine_errors() -> Iterator[None]:
-    try:
-        yield
-    except EngineError as error:
-        raise BuilderError(
-            error.message,
-            hint="the builder's container is in that engine: see `docker info`, or name another"
-            " engine with `shipline builder create`",
-            retriable=True,
-        ) from None

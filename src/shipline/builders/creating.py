@@ -15,16 +15,15 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from shipline.builders.configuration import insecure_entitlements, read_configuration
-from shipline.builders.instances import Builder, Node, check_name, parse_driver
+from shipline.builders.driver import engine_errors
+from shipline.builders.instances import FOREIGN, Builder, Node, check_name, parse_driver
 from shipline.engines.finding import docker_endpoint
 from shipline.errors import UsageError
-from shipline.net import split_url
+from shipline.net import split_url, without_passwords
 from shipline.oci import Platform
 from shipline.values import replace
 
 _REMOTE = ("tcp", "unix", "ssh", "docker-container", "kube-pod")
-_OWN_DAEMON = ("docker-container", "kubernetes")
-"""Drivers that start a daemon, which takes flags and files."""
 _FILES = ("cacert", "cert", "key")
 _ALLOW = "--allow-insecure-entitlement"
 _NETWORK_HOST = "network.host"
@@ -55,7 +54,7 @@ def with_new_node(
     driver = _driver(existing, asked, environment)
     builder = existing or Builder(name, driver, ())
     before = next((one for one in builder.nodes if one.name == asked.name), None)
-    if driver not in _OWN_DAEMON and (asked.flags or asked.configuration):
+    if driver in FOREIGN and (asked.flags or asked.configuration):
         raise UsageError(
             f"the driver {driver} starts no daemon that takes --buildkitd-flags or"
             " --buildkitd-config",
@@ -78,7 +77,7 @@ def with_new_node(
     node = replace(node, **changes)
     if any(one.endpoint == node.endpoint for one in builder.nodes if one.name != node.name):
         raise UsageError(
-            f"another node of {name} has the endpoint {node.endpoint}",
+            f"another node of {name} has the endpoint {without_passwords(node.endpoint)}",
             hint="name another engine or daemon, or change that node with --node",
         )
     nodes = [node if one.name == node.name else one for one in builder.nodes]
@@ -103,13 +102,7 @@ def _endpoint(
     builder: str, node: str, driver: str, given: str, environment: Mapping[str, str]
 ) -> str:
     if driver == "remote":
-        endpoint = given or environment.get("BUILDKIT_HOST", "")
-        if split_url(endpoint).scheme not in _REMOTE:
-            raise UsageError(
-                "a remote builder needs an endpoint",
-                hint="as tcp://HOST:1234, unix:///run/buildkit/buildkitd.sock or ssh://USER@HOST",
-            )
-        return endpoint
+        return given or environment.get("BUILDKIT_HOST", "")
     if driver == "kubernetes" and given:
         if split_url(given).scheme != "kubernetes":
             raise UsageError(
@@ -122,7 +115,8 @@ def _endpoint(
         return f"kubernetes:///{quote(builder)}?{urlencode(query)}"
     if driver == "ssh":
         return given
-    return docker_endpoint(environment, given)
+    with engine_errors():
+        return docker_endpoint(environment, given)
 
 
 def parse_driver_options(given: Sequence[str]) -> dict[str, str]:
@@ -134,6 +128,8 @@ def parse_driver_options(given: Sequence[str]) -> dict[str, str]:
         key, equals, value = one.partition("=")
         if not equals:
             raise UsageError(f"--driver-opt: {one!r} is not K=V")
+        if key in _FILES and not Path(value).is_file():
+            raise UsageError(f"--driver-opt {key}: there is no file {value}")
         options[key] = str(Path(value).absolute()) if key in _FILES else value
     return options
 
@@ -142,7 +138,7 @@ def _flags(
     driver: str, given: str, options: Mapping[str, str], files: Mapping[str, bytes]
 ) -> tuple[str, ...]:
     """The flags of the daemon; its network is its own, so that builds may have it, as in buildx."""
-    if driver not in _OWN_DAEMON:
+    if driver in FOREIGN:
         return ()
     try:
         flags = shlex.split(given)
@@ -163,7 +159,7 @@ def _allowed(flags: Sequence[str]) -> list[str]:
 
 
 def _files(driver: str, asked: NodeRequest, directory: Path) -> dict[str, bytes]:
-    if driver not in _OWN_DAEMON:
+    if driver in FOREIGN:
         return {}
     standard = directory / "buildkitd.default.toml"
     path = asked.configuration or (standard if standard.is_file() else None)

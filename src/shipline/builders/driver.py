@@ -6,11 +6,14 @@ driver/driver.go.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Protocol
 
 from shipline.buildkit.control import Control
+from shipline.engines import EngineError
+from shipline.errors import BuilderError
 from shipline.events import Step
 
 
@@ -46,3 +49,17 @@ class Driver(Protocol):
 
     def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
         """Remove the daemon and what it keeps; quiet about what is not there."""
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Raises BuilderError for the errors of a container engine."""
+    try:
+        yield
+    except EngineError as error:
+        raise BuilderError(
+            error.message,
+            hint="the builder is in that engine: see `docker info`, or name another engine with"
+            " `shipline builder create`",
+            retriable=True,
+        ) from None

@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct, field
 
-from shipline.errors import UsageError
-from shipline.files import open_whole
+from shipline.errors import ConfigError, UsageError
+from shipline.files import open_whole, read_bounded
 from shipline.home import docker_directory
 from shipline.oci import Platform
 from shipline.tasks import locked
@@ -30,8 +30,11 @@ NATIVE = "native"
 """The engine of this machine, which needs no file."""
 
 Driver = Literal["docker", "docker-container", "kubernetes", "remote", "ssh"]
+FOREIGN = ("docker", "remote", "ssh")
+"""Drivers whose daemons others start, so that they take no flags and files."""
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
 _AGAIN_S = 0.05
+_LARGEST = 16 << 20  # bytes of a file, which may have certificates in it
 
 
 class Node(Struct, frozen=True):
@@ -73,11 +76,11 @@ class BuilderStore:
         """All builders with a file, by name; files that cannot be read are left out."""
         try:
             names = sorted(os.listdir(self.directory / "instances"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         found = []
         for name in filter(_NAME.fullmatch, names):
-            with suppress(UsageError):
+            with suppress(UsageError, ConfigError):
                 if builder := self.find(name):
                     found.append(builder)
         return found
@@ -85,17 +88,20 @@ class BuilderStore:
     def find(self, name: str) -> Builder | None:
         """The builder of that name. Raises UsageError for a damaged file."""
         check_name(name)
-        try:
-            raw = (self.directory / "instances" / name).read_bytes()
-        except FileNotFoundError:
+        if (raw := self._read(f"instances/{name}")) is None:
             return None
         try:
-            return _parse(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"the file of the builder {name} is damaged: {error!r}",
-                hint=f"remove it: shipline builder rm {name}",
-            ) from None
+            return _parse(name, json.loads(raw))
+        except KeyError as error:
+            reason = f"it has no {error}"
+        except ValueError as error:
+            reason = str(error)
+        except (TypeError, AttributeError, RecursionError):
+            reason = "it is not what buildx writes"
+        raise UsageError(
+            f"the file of the builder {name} is damaged: {reason}",
+            hint=f"remove it: shipline builder rm {name}",
+        )
 
     def save(self, builder: Builder) -> None:
         self.update(builder.name, lambda _: builder)
@@ -118,10 +124,9 @@ class BuilderStore:
 
     def last_activity(self, name: str) -> str:
         """When a builder was used, as RFC 3339 says; empty if it never was."""
-        try:
-            return (self.directory / "activity" / name).read_text().strip()
-        except OSError:
-            return ""
+        with suppress(ConfigError):
+            return (self._read(f"activity/{name}") or b"").decode(errors="replace").strip()
+        return ""
 
     def remove(self, name: str) -> bool:
         """Forget a builder, and whether there was one."""
@@ -138,10 +143,8 @@ class BuilderStore:
 
     def selected(self) -> str:
         """The builder that is used unless another one is named."""
-        try:
-            return (self.directory / "shipline-builder").read_text().strip() or NATIVE
-        except FileNotFoundError:
-            return NATIVE
+        raw = self._read("shipline-builder") or b""
+        return raw.decode(errors="replace").strip() or NATIVE
 
     def select(self, name: str) -> None:
         with self._changing():
@@ -152,14 +155,35 @@ class BuilderStore:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Alone with the directory, also among processes of buildx."""
-        (self.directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Alone with the directory, also among processes of buildx. Raises ConfigError for one that
+        cannot be written.
+        """
 
         def lock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-        with locked(self.directory / ".lock", lock, _AGAIN_S):
-            yield
+        try:
+            (self.directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self.directory / ".lock", lock, _AGAIN_S):
+                yield
+        except OSError as error:
+            raise self._unusable("written", error) from None
+
+    def _read(self, name: str) -> bytes | None:
+        """A file, None if it is not there. Raises ConfigError."""
+        try:
+            return read_bounded(self.directory / name, _LARGEST)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._unusable("read", error) from None
+
+    def _unusable(self, verb: str, error: OSError) -> ConfigError:
+        place = error.filename or self.directory
+        return ConfigError(
+            f"the files of builders cannot be {verb}: {place}: {error.strerror}",
+            hint="mend the file, or name another directory with BUILDX_CONFIG",
+        )
 
     def _write(self, name: str, text: str) -> None:
         path = self.directory / name
@@ -210,10 +234,10 @@ def parse_driver(name: str) -> str:
     return name
 
 
-def _parse(document: Any) -> Builder:
+def _parse(name: str, document: Any) -> Builder:
     nodes = tuple(
         Node(
-            str(one["Name"]),
+            check_name(str(one["Name"])),
             str(one["Endpoint"]),
             tuple(_platform(platform) for platform in one.get("Platforms") or ()),
             {str(key): str(value) for key, value in (one.get("DriverOpts") or {}).items()},
@@ -222,7 +246,7 @@ def _parse(document: Any) -> Builder:
         )
         for one in document["Nodes"] or ()
     )
-    return Builder(str(document["Name"]), str(document["Driver"]), nodes)
+    return Builder(name, str(document["Driver"]), nodes)
 
 
 def _platform(document: Mapping[str, str]) -> Platform:

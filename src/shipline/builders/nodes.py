@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from urllib.parse import parse_qs
 
 from msgspec import Struct
 
 from shipline.builders.capabilities import OWN_STORE
-from shipline.builders.driver import Driver, State
+from shipline.builders.driver import Driver, State, engine_errors
 from shipline.builders.instances import Builder, Node
 from shipline.builders.kubernetes import KubernetesDriver, open_pod
 from shipline.builders.ssh import SshDriver
-from shipline.buildkit.connecting import CONNECT_S, TlsFiles, open_buildkit, open_engine
+from shipline.buildkit.connecting import (
+    CONNECT_S,
+    TlsFiles,
+    open_buildkit,
+    open_engine,
+    parse_endpoint,
+)
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import CdiDevice, GcRule
 from shipline.engines.finding import docker_address
-from shipline.errors import BuilderError
+from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.oci import Platform
 
@@ -124,26 +131,53 @@ class _Kept:
 class _Docker(_Kept):
     """The BuildKit inside an engine; the endpoint is a context of docker."""
 
-    def open(self, key: str = "") -> AbstractContextManager[Control]:
-        address = docker_address(self._environment, self._node.endpoint)
-        return open_engine(address.connect, address.url)
+    @contextmanager
+    def open(self, key: str = "") -> Iterator[Control]:
+        with ExitStack() as stack:
+            with engine_errors():
+                address = docker_address(self._environment, self._node.endpoint)
+                opening = open_engine(address.connect, address.url, timeout_s=self._timeout_s)
+                control = stack.enter_context(opening)
+            yield control
 
 
 class _Remote(_Kept):
     """A buildkitd, at an endpoint of `buildkit.connecting`."""
 
-    def open(self, key: str = "") -> AbstractContextManager[Control]:
-        if self._node.endpoint.startswith("kube-pod://"):
-            return open_pod(self._node.endpoint, self._environment, self._timeout_s)
-        options = self._node.driver_options
+    def __init__(self, node: Node, environment: Mapping[str, str], timeout_s: float) -> None:
+        """Raises UsageError for options, and BuilderError for an endpoint, that cannot be used."""
+        super().__init__(node, environment, timeout_s)
+        options = node.driver_options
+        for name in options:
+            if name not in _REMOTE_OPTIONS:
+                raise UsageError(
+                    f"--driver-opt: the driver remote has no option {name!r}",
+                    hint=f"its options are {', '.join(_REMOTE_OPTIONS)}",
+                )
+        if ("cert" in options) != ("key" in options):
+            raise UsageError(
+                "--driver-opt: cert and key go together", hint="give both, or neither of them"
+            )
+        self._parts = parse_endpoint(node.endpoint)
         files = TlsFiles(
-            options.get("cacert", ""),
-            options.get("cert", ""),
-            options.get("key", ""),
-            options.get("servername", ""),
+            *(options.get(name, "") for name in ("cacert", "cert", "key", "servername"))
         )
-        tls = files if any((files.ca, files.certificate)) else None
-        return open_buildkit(self._node.endpoint, tls, timeout_s=self._timeout_s)
+        self._tls = files if files != TlsFiles() else None
+
+    def open(self, key: str = "") -> AbstractContextManager[Control]:
+        endpoint, environment = self._node.endpoint, self._environment
+        if self._parts.scheme == "kube-pod":
+            return open_pod(endpoint, environment, self._timeout_s)
+        if self._parts.scheme == "docker-container":
+            return self._open_container()
+        return open_buildkit(endpoint, self._tls, timeout_s=self._timeout_s)
+
+    def _open_container(self) -> AbstractContextManager[Control]:
+        from shipline.builders.container import containers_of, open_container
+
+        context = parse_qs(self._parts.query).get("context", [""])[0]
+        engine = containers_of(context, self._environment)
+        return open_container(engine, self._parts.netloc, self._timeout_s)
 
 
 def _container(node: Node, environment: Mapping[str, str], timeout_s: float) -> Driver:
@@ -152,6 +186,7 @@ def _container(node: Node, environment: Mapping[str, str], timeout_s: float) -> 
     return ContainerDriver(node, environment, timeout_s)
 
 
+_REMOTE_OPTIONS = ("cacert", "cert", "key", "servername", "default-load")
 _DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
     "docker": _Docker,
     "docker-container": _container,

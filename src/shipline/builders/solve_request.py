@@ -104,7 +104,7 @@ def _flags(attributes: Mapping[str, str]) -> dict[str, Any]:
         elif name not in _IGNORED and group not in ("context", "input-metadata"):
             raise UsageError(
                 f"the attribute {name} of a build is not known here",
-                hint="use the same version of shipline on both machines",
+                hint="install the same version on both machines",
             )
     return found
 

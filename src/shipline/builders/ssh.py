@@ -18,6 +18,8 @@ from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
+from shipline.net import without_passwords
+from shipline.observe import clean
 from shipline.units import parse_boolean
 
 _COMMAND = "shipline"
@@ -41,7 +43,7 @@ class SshDriver:
         if options:
             raise UsageError(
                 f"--driver-opt: the driver ssh has no option {next(iter(options))!r}",
-                hint="it has command=, what runs shipline on the other machine, and copy=true",
+                hint="its options are command, which is run on the other machine, and copy",
             )
         self._endpoint = node.endpoint
         self._argv = _ssh_command(node.endpoint, timeout_s)
@@ -114,9 +116,10 @@ class SshDriver:
                 " have it copied to where Python is: --driver-opt copy=true",
             )
         if status == _SSH_FAILED:
+            said = clean(pipe.said.strip().replace(b"\n", b"; "))
             return BuilderError(
-                f"ssh cannot connect to {self._endpoint}",
-                hint=f"see what it says: {shlex.join(self._argv)} true",
+                f"ssh cannot connect to {self._endpoint}: {said}",
+                hint=f"this has to work: {shlex.join(self._argv)} true",
                 retriable=True,
             )
         return error
@@ -140,7 +143,8 @@ def _ssh_command(endpoint: str, timeout_s: float) -> list[str]:
     is_wrong = parts.scheme != "ssh" or parts.password or parts.query or parts.path.strip("/")
     if is_wrong or "-" in (host[0], user[:1]):
         raise UsageError(
-            f"{endpoint!r} is no endpoint of the driver ssh", hint="write ssh://[USER@]HOST[:PORT]"
+            f"{without_passwords(endpoint)!r} is no endpoint of the driver ssh",
+            hint="write ssh://[USER@]HOST[:PORT]",
         )
     words = ["ssh", "-T", "-o", f"ConnectTimeout={max(1, round(timeout_s))}"]
     words += ["-o", f"ServerAliveInterval={_ALIVE_S}"]

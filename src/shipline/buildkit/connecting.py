@@ -1,26 +1,30 @@
 """Connections to BuildKit: over a socket with or without TLS, through the API of a container
 engine, or through a program that passes bytes on.
 
-Endpoints are those of buildx: unix:///SOCKET, tcp://HOST:PORT, docker-container://NAME,
-ssh://[USER@]HOST[:PORT][/SOCKET]. Source: moby/buildkit, client/connhelper; the upgrade is RFC
-9110, section 7.8.
+Endpoints are those of buildx: unix:///SOCKET, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET],
+and those of containers and pods, which are reached elsewhere. Source: moby/buildkit,
+client/connhelper; the upgrade is RFC 9110, section 7.8.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from urllib.parse import SplitResult, parse_qs
+from tempfile import TemporaryFile
+from typing import IO, Protocol, runtime_checkable
+from urllib.parse import SplitResult
 
 from msgspec import Struct
 
 from shipline.buildkit.control import Control
-from shipline.errors import BuilderError
+from shipline.errors import BuilderError, UsageError
 from shipline.grpc.connection import Connection, Pipe, RpcError, SocketPipe, connected
-from shipline.net import connect_unix, split_url
+from shipline.net import connect_unix, split_url, without_passwords
+from shipline.observe import clean
 from shipline.tasks import check, on_cancel, time_limit
 
 CONNECT_S = 20.0
@@ -28,6 +32,7 @@ CONNECT_S = 20.0
 _END_S = 2.0
 _PORT = 1234  # of buildkitd, by convention
 _STREAM = socket.SOCK_STREAM
+_LONGEST_WORDS = 2000  # bytes of what a program says
 _LONGEST_HEAD = 16 << 10  # bytes of an HTTP answer
 _UPGRADE = (
     b"POST /grpc HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
@@ -51,17 +56,57 @@ def open_buildkit(
     """The BuildKit at `endpoint`, inside the block. Raises BuilderError, also for an RpcError that
     leaves the block.
     """
-    with open_pipe(_opened(endpoint, tls, timeout_s), endpoint, timeout_s=timeout_s) as control:
+    pipe = _opened(parse_endpoint(endpoint), tls, timeout_s)
+    with open_pipe(pipe, endpoint, timeout_s=timeout_s) as control:
         yield control
+
+
+def parse_endpoint(text: str) -> SplitResult:
+    """The parts of an endpoint. Raises BuilderError for one that leads nowhere."""
+    try:
+        parts = split_url(text)
+    except UsageError:
+        raise _no_endpoint(text) from None
+    if parts.password is not None:
+        raise BuilderError(
+            f"the endpoint {without_passwords(text)} has a password, which nothing takes",
+            hint="let ssh log in with a key, and buildkitd with certificates",
+        )
+    names = {
+        "unix": parts.path and parts.netloc + parts.path,
+        "tcp": parts.hostname,
+        "ssh": parts.hostname,
+        "docker-container": parts.netloc,
+        "kube-pod": parts.netloc,
+    }
+    if not (name := names.get(parts.scheme)) or name.startswith("-") or parts.port == 0:
+        raise _no_endpoint(text)
+    return parts
+
+
+def _no_endpoint(text: str) -> BuilderError:
+    return BuilderError(
+        f"{without_passwords(text)!r} is no endpoint of a builder",
+        hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
+        " kube-pod://POD",
+    )
 
 
 @contextmanager
 def open_pipe(
     pipe: AbstractContextManager[Pipe], shown: str, *, timeout_s: float = CONNECT_S
 ) -> Iterator[Control]:
-    """The BuildKit at the other end of `pipe`: as `open_buildkit`; errors name it as `shown`."""
+    """The BuildKit at the other end of `pipe`: as `open_buildkit`; errors name it as `shown`, with
+    what a program between said.
+    """
     with _named(shown), pipe as opened, connected(opened) as found:
-        yield _answering(found, timeout_s)
+        try:
+            control = _answering(found, timeout_s)
+        except RpcError as error:
+            said = opened.said if isinstance(opened, _Speaking) else b""
+            text = clean(said.strip().replace(b"\n", b"; "))
+            raise RpcError(error.code, ": ".join(filter(None, (error.message, text)))) from None
+        yield control
 
 
 @contextmanager
@@ -108,13 +153,12 @@ def _named(endpoint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
-    parts = split_url(endpoint)
+def _opened(parts: SplitResult, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
     if argv := _program(parts):
         with open_program(argv) as program:
             yield program
         return
-    with _socket(parts, endpoint, timeout_s) as connection:
+    with _socket(parts, timeout_s) as connection:
         if tls is None:
             connection.settimeout(None)
             yield SocketPipe(connection)
@@ -128,19 +172,13 @@ def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[P
             yield SocketPipe(secured)
 
 
-def _socket(parts: SplitResult, endpoint: str, timeout_s: float) -> socket.socket:
+def _socket(parts: SplitResult, timeout_s: float) -> socket.socket:
     if parts.scheme == "unix":
         return connect_unix(parts.netloc + parts.path, timeout_s)
-    if parts.scheme == "tcp" and parts.hostname:
-        found = _connect(parts.hostname, parts.port or _PORT, timeout_s)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return found
-    raise BuilderError(
-        f"{endpoint!r} is no endpoint of a builder",
-        hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
-        " kube-pod://POD",
-    )
+    found = _connect(parts.hostname or "", parts.port or _PORT, timeout_s)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
 
 
 def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
@@ -184,34 +222,29 @@ def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
 
 def _program(parts: SplitResult) -> list[str]:
     """The command whose input and output lead to a daemon; empty for sockets."""
-    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    if parts.scheme == "docker-container":
-        engine = ["--context", query["context"]] if "context" in query else []
-        return ["docker", *engine, "exec", "-i", parts.netloc, "buildctl", "dial-stdio"]
-    if parts.scheme == "ssh" and parts.hostname:
-        user = f"{parts.username}@" if parts.username else ""
-        port = ["-p", str(parts.port)] if parts.port else []
-        address = ["--addr", f"unix://{parts.path}"] if parts.path else []
-        return ["ssh", *port, "--", f"{user}{parts.hostname}", "buildctl", *address, "dial-stdio"]
-    return []
+    if parts.scheme != "ssh":
+        return []
+    user = f"{parts.username}@" if parts.username else ""
+    port = ["-p", str(parts.port)] if parts.port else []
+    address = ["--addr", f"unix://{parts.path}"] if parts.path else []
+    return ["ssh", *port, "--", f"{user}{parts.hostname}", "buildctl", *address, "dial-stdio"]
 
 
 @contextmanager
 def open_program(argv: Sequence[str]) -> Iterator[ProgramPipe]:
-    """The program, which ends with the block; what it has to say goes to the terminal. Raises
-    BuilderError if it is not there.
-    """
+    """The program, which ends with the block. Raises BuilderError if it is not there."""
     ours, theirs = socket.socketpair()
-    with ours:
+    with ours, TemporaryFile() as errors:
         try:
             with theirs:
-                process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno())
+                fd = theirs.fileno()
+                process = subprocess.Popen(argv, stdin=fd, stdout=fd, stderr=errors)
         except FileNotFoundError:
             raise BuilderError(
                 f"{argv[0]} is not on the PATH; it connects to this builder",
                 hint=f"install {argv[0]}, or name the builder by tcp:// or unix://",
             ) from None
-        pipe = ProgramPipe(ours, process)
+        pipe = ProgramPipe(ours, process, errors)
         with process:
             try:
                 with on_cancel(pipe.close):
@@ -234,12 +267,24 @@ def _upgrade(pipe: Pipe) -> Pipe | None:
     return _Begun(pipe, head.partition(b"\r\n\r\n")[2])
 
 
-class ProgramPipe(SocketPipe):
-    """The standard input and output of a program, which are one socket: both end at once."""
+@runtime_checkable
+class _Speaking(Protocol):
+    """A pipe through a program, with the last of what that wrote to its standard error."""
 
-    def __init__(self, connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    @property
+    def said(self) -> bytes: ...
+
+
+class ProgramPipe(SocketPipe):
+    """The standard input and output of a program, which are one socket: both end at once. It writes
+    its errors to a file.
+    """
+
+    def __init__(
+        self, connection: socket.socket, process: subprocess.Popen[bytes], errors: IO[bytes]
+    ) -> None:
         super().__init__(connection)
-        self._process = process
+        self._process, self._errors = process, errors
 
     def wait(self, timeout_s: float) -> int | None:
         """How the program has ended; None if it runs on."""
@@ -247,6 +292,12 @@ class ProgramPipe(SocketPipe):
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
+
+    @property
+    def said(self) -> bytes:
+        """The last of what the program wrote to its standard error."""
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), _LONGEST_WORDS, max(0, size - _LONGEST_WORDS))
 
     def end(self) -> None:
         """End the program: with its input, or else by a signal."""

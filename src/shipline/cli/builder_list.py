@@ -24,6 +24,8 @@ from shipline.cli.tables import columns, table
 from shipline.cli.template import render
 from shipline.engines.finding import docker_contexts
 from shipline.errors import ShiplineError
+from shipline.net import without_passwords
+from shipline.observe import clean
 from shipline.tasks import TaskGroup
 
 _HEADS = {
@@ -87,7 +89,8 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
             click.echo(render(template, row))
     for row in rows:
         if row["Error"] and not row["Builder"]["Dynamic"]:
-            click.echo(f"{row['Builder']['Name']} ({row['Name']}): {row['Error']}", err=True)
+            told = f"{row['Builder']['Name']} ({row['Name']}): {row['Error']}"
+            click.echo(clean(told), err=True)
 
 
 @click.command("inspect")
@@ -170,10 +173,10 @@ def _rows(seen: _SeenBuilder, whole: bool) -> Iterator[dict[str, Any]]:
     for one in seen.nodes:
         yield common | {
             "Name": one.node.name,
-            "DriverEndpoint": one.node.endpoint or "default",
+            "DriverEndpoint": without_passwords(one.node.endpoint) or "default",
             "Status": one.status,
             "Buildkit": one.facts.version,
-            "Platforms": ", ".join(one.platforms) if whole else _shortened(one.platforms),
+            "Platforms": ", ".join(one.platforms) if whole else shortened(one.platforms),
             "Error": one.error,
             "Node": one.node.name,
         }
@@ -189,7 +192,7 @@ def _marked(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield {**row, **names}
 
 
-def _shortened(platforms: Sequence[str]) -> str:
+def shortened(platforms: Sequence[str]) -> str:
     """At most four architectures, common ones first; `linux/amd64 (+3)` has three variants."""
     groups: dict[str, list[str]] = {}
     for one in platforms:
@@ -220,7 +223,7 @@ def _node_json(seen: _SeenNode) -> dict[str, Any]:
     node, facts = seen.node, seen.facts
     fields = {
         "DriverOpts": dict(node.driver_options),
-        "Endpoint": node.endpoint,
+        "Endpoint": without_passwords(node.endpoint),
         "Err": seen.error,
         "Files": {name: base64.b64encode(content).decode() for name, content in node.files.items()},
         "Flags": [*node.flags],
@@ -261,7 +264,7 @@ def _node_text(seen: _SeenNode) -> str:
     options = " ".join(f"{key}={json.dumps(value)}" for key, value in node.driver_options.items())
     fields = {
         "Name": node.name,
-        "Endpoint": node.endpoint or "default",
+        "Endpoint": without_passwords(node.endpoint) or "default",
         "Driver Options": options,
         "Error": seen.error,
         "Status": seen.status,

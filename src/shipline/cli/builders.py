@@ -18,6 +18,7 @@ from shipline.build import BuildRequest, parse_platforms
 from shipline.builders.creating import NodeRequest, with_new_node
 from shipline.builders.driver import Driver, State
 from shipline.builders.instances import (
+    FOREIGN,
     NATIVE,
     Builder,
     BuilderStore,
@@ -33,7 +34,7 @@ from shipline.cli.builder import builder_option, confirmed, timeout_option
 from shipline.cli.engine import open_settings
 from shipline.engines import EngineError
 from shipline.engines.finding import docker_address, docker_contexts
-from shipline.errors import BuilderError, ShiplineError, UsageError
+from shipline.errors import BuilderError, ConfigError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.oci import Descriptor
 from shipline.tasks import TaskGroup
@@ -47,10 +48,11 @@ def find_builder(name: str) -> Builder:
     store = BuilderStore.of(os.environ)
     if found := store.find(name):
         return found
-    context = "" if name == DOCKER else name
+    if name == DOCKER:
+        return Builder(name, "docker", (Node(name, ""),), dynamic=True)
     with suppress(EngineError):
-        docker_address(os.environ, context)
-        return Builder(name, "docker", (Node(name, context),), dynamic=True)
+        docker_address(os.environ, name)
+        return Builder(name, "docker", (Node(name, name),), dynamic=True)
     known = ", ".join([NATIVE, DOCKER, *(one.name for one in store.stored())])
     raise UsageError(
         f"there is no builder {name!r}",
@@ -166,6 +168,8 @@ def create(
     name = name or f"builder-{secrets.token_hex(3)}"
     if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
         raise UsageError(f"--name: {name} is a builder that is always there", hint="choose another")
+    if leave and not node:
+        raise UsageError("--leave takes a node out of a builder", hint="name it with --node")
     if leave:
         store.update(name, lambda before: without_node(_existing(name, before), node))
         return
@@ -304,13 +308,13 @@ def _remove(
     """Remove a builder with its daemons, and whether there was one. Its file goes in any case."""
     try:
         builder = store.find(name)
-    except UsageError:  # damaged
+    except (UsageError, ConfigError):  # damaged
         builder = None
     else:
         if builder is None and name in (NATIVE, DOCKER, *docker_contexts(os.environ)):
             raise UsageError(f"the builder {name} is always there", hint="name another one")
     failure: ShiplineError | None = None
-    if builder is not None:
+    if builder is not None and builder.driver not in FOREIGN:
         try:
             for node in builder.nodes:
                 driver = driver_of(builder, node, os.environ, timeout_s=timeout_s)

@@ -26,7 +26,7 @@ _WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--
     "--tlsverify"
 }
 _DEBUG = ("-D", "--debug")
-_BUILDERS = ("create", "use", "ls", "inspect", "rm")
+_BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop")
 """Commands of buildx that are below `shipline builder`."""
 
 

@@ -49,9 +49,14 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
     if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    if isinstance(failure, click.exceptions.NoArgsIsHelpError):
+        click.echo(failure.format_message(), err=True)
+        return failure.exit_code
     if isinstance(failure, click.ClickException):
         click.echo(explain(_usage_error(failure)), err=True)
         return failure.exit_code
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and not failure.filename:
+        failure = ShiplineError("the output cannot be written: no space is left where it goes")
     if settings.debug or not isinstance(failure, ShiplineError):
         _traceback(failure)
     if not isinstance(failure, ShiplineError):

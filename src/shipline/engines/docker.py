@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from shipline.engines.engine import EngineError, LoadableImage, connecting
 from shipline.errors import UsageError
-from shipline.net import connect_unix, split_url
+from shipline.net import connect_unix, split_url, without_passwords
 from shipline.tasks import on_cancel
 
 _CONNECT_S = 10  # seconds
+_ANSWER_S = 30  # seconds for the answer to a question; to stop a container takes ten
 _LIMIT = 4 << 20  # bytes of an answer
 _SAME = 304  # the container is as it was asked to be
 _NO_HEADERS: Mapping[str, str] = {}
@@ -46,9 +47,11 @@ class Address(Struct, frozen=True):
             raise _unusable(self.url)
         secure = self.certificates is not None or parts.scheme == "https"
         port = parts.port or (2376 if secure else 2375)
-        plain = socket.create_connection((parts.hostname, port), _CONNECT_S)
-        plain.settimeout(None)
-        return self._secured(plain, parts.hostname) if secure else plain
+        connection = socket.create_connection((parts.hostname, port), _CONNECT_S)
+        if secure:
+            connection = self._secured(connection, parts.hostname)
+        connection.settimeout(None)
+        return connection
 
     def _secured(self, plain: socket.socket, host: str) -> socket.socket:
         import ssl
@@ -73,9 +76,17 @@ def _parts(url: str) -> SplitResult:
     return found
 
 
+def check_address(url: str) -> None:
+    """Raises EngineError for what is no address of an engine."""
+    parts = _parts(url)
+    named = parts.path if parts.scheme == "unix" else parts.hostname
+    if parts.scheme not in ("unix", "tcp", "ssh") or not named or parts.password is not None:
+        raise _unusable(url)
+
+
 def _unusable(url: str) -> EngineError:
     return EngineError(
-        f"the address of the engine is {url!r}, which cannot be used here",
+        f"the address of the engine is {without_passwords(url)!r}, which cannot be used here",
         "set DOCKER_HOST to unix://SOCKET, tcp://HOST:PORT or ssh://USER@HOST",
     )
 
@@ -86,7 +97,8 @@ def _ssh(url: str) -> socket.socket:
     host, user = parts.hostname or "-", parts.username or ""
     if "-" in (host[0], user[:1]) or parts.password or parts.query or parts.path.strip("/"):
         raise EngineError(
-            f"the address of the engine is {url!r}, which is not ssh://USER@HOST:PORT",
+            f"the address of the engine is {without_passwords(url)!r}, which is not"
+            " ssh://USER@HOST:PORT",
             "correct DOCKER_HOST, or the context",
         )
     words = ["ssh", "-o", "ConnectTimeout=30", "-T"]
@@ -115,7 +127,7 @@ class DockerApi:
         self._address = address
 
     def __str__(self) -> str:
-        return self._address.url
+        return without_passwords(self._address.url)
 
     def ask(self, method: str, path: str, document: object = None) -> Any:
         """The answer of the engine, None for an empty one; `document` is sent as JSON."""
@@ -125,6 +137,7 @@ class DockerApi:
     def read(self, method: str, path: str, document: object = None) -> bytes:
         """The answer of the engine as it is; of a long one, the beginning."""
         with self._errors(), self._connected() as connection:
+            connection.sock.settimeout(_ANSWER_S)
             return self._request(connection, method, path, *_json(document)).read(_LIMIT)
 
     def follow(
@@ -152,7 +165,9 @@ class DockerApi:
         with ExitStack() as stack:
             with self._errors():
                 connection = stack.enter_context(self._connected())
+                connection.sock.settimeout(_ANSWER_S)
                 response = self._request(connection, "POST", path, body, upgrade)
+                connection.sock.settimeout(None)
             yield connection.sock, cast(BinaryIO, response.fp)
 
     def _document(self, answer: bytes) -> Any:

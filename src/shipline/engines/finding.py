@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipline.engines.docker import Address, Docker, PodmanCommand
+from shipline.engines.docker import Address, Docker, PodmanCommand, check_address
 from shipline.engines.engine import Engine, EngineError
 from shipline.home import docker_directory
 from shipline.sandbox import in_user_namespace
@@ -66,6 +66,7 @@ def docker_endpoint(environment: Mapping[str, str], given: str = "") -> str:
     name of a context, or an address. Raises EngineError for a context that is not there.
     """
     if "://" in given:
+        check_address(given)
         return given
     if given in ("", "default"):
         if not given and not environment.get("DOCKER_HOST"):
@@ -145,6 +146,12 @@ def _context_address(place: Path, name: str) -> Address:
         raw = (place / "contexts/meta" / directory / "meta.json").read_bytes()
         endpoint: dict[str, Any] = json.loads(raw)["Endpoints"]["docker"]
         url = str(endpoint["Host"])
+    except FileNotFoundError:
+        raise EngineError(
+            f"docker has no context {name!r}",
+            "choose one that `docker context ls` lists: DOCKER_CONTEXT and docker's configuration"
+            " name it",
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"docker's context {name!r} cannot be read: {error!r}",

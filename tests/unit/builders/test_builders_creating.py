@@ -94,7 +94,6 @@ def test_a_node_keeps_what_is_not_changed() -> None:
     "asked, said",
     [
         (NodeRequest(driver="cloud"), "there is no driver 'cloud'"),
-        (NodeRequest(driver="remote"), "needs an endpoint"),
         (NodeRequest(driver_options=("memory",)), "is not K=V"),
         (NodeRequest(flags="'"), "cannot be read"),
         (NodeRequest(name="-x"), "cannot be the name"),

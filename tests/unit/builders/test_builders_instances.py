@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from shipline.builders.instances import NATIVE, Builder, BuilderStore, Node
-from shipline.errors import UsageError
+from shipline.errors import ConfigError, UsageError
 from shipline.oci import Platform
 
 FARM = Builder(
@@ -59,13 +61,44 @@ def test_names_are_no_paths(tmp_path: Path, name: str) -> None:
             use(name)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"Name": 1}', '{"Nodes": [{}], "Name": "a"}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"Name": 1}', '{"Nodes": [{}], "Name": "a"}', "\xff", "[" * 100_000]
+)
 def test_damaged_files_are_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "instances").mkdir()
     (tmp_path / "instances/farm").write_text(text)
     with pytest.raises(UsageError, match="builder farm is damaged"):
         BuilderStore(tmp_path).find("farm")
     assert BuilderStore(tmp_path).stored() == []
+
+
+def test_what_is_no_file_is_one_error_and_never_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "instances").mkdir()
+    (tmp_path / "instances/zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "instances/fifo")
+    (tmp_path / "instances/directory").mkdir()
+    store = BuilderStore(tmp_path)
+    for name in ("zero", "fifo", "directory"):
+        with pytest.raises(ConfigError, match="files of builders cannot be read"):
+            store.find(name)
+    assert store.stored() == []
+    (tmp_path / "shipline-builder").mkdir()
+    with pytest.raises(ConfigError, match="shipline-builder"):
+        store.selected()
+
+
+def test_a_directory_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        BuilderStore(tmp_path / "file").save(FARM)
+    BuilderStore(tmp_path / "file").touch("farm")
+
+
+def test_the_time_of_the_last_build_is_kept(tmp_path: Path) -> None:
+    store = BuilderStore(tmp_path)
+    assert store.last_activity("farm") == ""
+    store.touch("farm")
+    assert datetime.fromisoformat(store.last_activity("farm")).tzinfo is not None
 
 
 def test_directories_are_those_of_buildx() -> None:

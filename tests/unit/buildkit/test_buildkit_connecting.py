@@ -1,4 +1,4 @@
-"""Who answers no call is no builder, and is not waited for without end."""
+"""Endpoints that lead somewhere; who answers no call is no builder, and is not waited for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shipline.buildkit.connecting import open_buildkit
+from shipline.buildkit.connecting import open_buildkit, parse_endpoint
 from shipline.errors import BuilderError
 
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
@@ -72,3 +72,45 @@ def test_a_port_where_nobody_listens_is_one_error() -> None:
     refused = pytest.raises(BuilderError, match="Connection refused")
     with refused, open_buildkit("tcp://127.0.0.1:9", timeout_s=5):
         pytest.fail("nobody listens there")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unix:///run/buildkit.sock",
+        "tcp://host",
+        "tcp://[::1]:1234",
+        "ssh://user@host:22/socket",
+        "docker-container://name?context=x",
+        "kube-pod://name?namespace=x",
+    ],
+)
+def test_endpoints_of_buildx_are_read(text: str) -> None:
+    assert parse_endpoint(text).scheme == text.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "name",
+            "unix://",
+            "tcp://",
+            "tcp://[::1",
+            "tcp://h:abc",
+            "tcp://h:0",
+            "tcp://h:99999",
+        ),
+        *("http://h", "docker-container://-eX=1", "kube-pod://--kubeconfig=/x", "ssh://-oProxy/x"),
+    ],
+)
+def test_what_leads_nowhere_is_refused(text: str) -> None:
+    with pytest.raises(BuilderError, match="is no endpoint of a builder"):
+        parse_endpoint(text)
+
+
+def test_a_password_is_refused_and_never_shown() -> None:
+    with pytest.raises(BuilderError, match="has a password") as raised:
+        parse_endpoint("ssh://user:PASS@host")
+    assert "PASS" not in f"{raised.value.message}{raised.value.hint}"

@@ -27,7 +27,7 @@ PAGES = (
     *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("docs/*.md")),
     *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("examples/*/README.md")),
 )
-FOREIGN = {"docker": "containers-registries.d(5)"}
+FOREIGN = {"docker": "containers-registries.d(5)", "apiVersion": "objects of Kubernetes"}
 """Files of other programs, by their first key."""
 
 

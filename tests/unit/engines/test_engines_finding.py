@@ -110,8 +110,18 @@ def test_variables_come_before_contexts_and_those_before_podman(
         find_engine({**variables, "DOCKER_HOST": tcp(server)}, "asked")
     with pytest.raises(EngineError, match="/nowhere/podman"):
         find_engine({**variables, "DOCKER_CONTEXT": "default"})
-    with pytest.raises(EngineError, match="'none' cannot be read"):
+    with pytest.raises(EngineError, match="docker has no context 'none'"):
         find_engine({**variables, "DOCKER_CONTEXT": "none"})
+
+
+def test_an_engine_that_says_nothing_is_waited_for_with_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shipline.engines.docker._ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EngineError, match="timed out"):
+            find_engine({"DOCKER_HOST": host})
 
 
 def test_tls_trusts_what_the_context_or_the_variables_say(engine: Engine, tmp_path: Path) -> None:
