@@ -2,6 +2,7 @@
 # make test    everything that CI runs; sets up its own environment
 # make bench   side by side with docker buildx
 # make bench-metadata   durable write latencies of the metadata stores
+# make bench-builders   builds on 1, 2 and 4 nodes, side by side with docker buildx
 # make bench-registry   the registry node side by side with docker-registry
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
@@ -13,7 +14,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo test check fuzz bench bench-metadata bench-registry packages clean
+.PHONY: demo test check fuzz bench bench-builders bench-metadata bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -36,6 +37,9 @@ fuzz: $(VENV)/.installed-dev
 
 bench: packages $(VENV)/.installed
 	$(BIN)/python -m bench.build $(BENCH)
+
+bench-builders: packages $(VENV)/.installed-dev
+	$(BIN)/python -m bench.builders $(BENCH)
 
 bench-metadata: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.metadata $(BENCH)

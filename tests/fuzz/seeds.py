@@ -11,7 +11,21 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hpack
 import zstandard
+
+from shipline.buildkit.messages import (
+    Exporter,
+    Packet,
+    SolveRequest,
+    Stat,
+    StatusResponse,
+    Timestamp,
+    Vertex,
+    VertexLog,
+    VertexStatus,
+)
+from shipline.grpc.protobuf import encode
 
 _CASES = Path(__file__).parent.parent / "conformance/dockerfile/cases"
 _WORDS = (
@@ -89,6 +103,36 @@ def _compressed() -> Iterator[bytes]:
             yield compress(archive)
 
 
+def _messages() -> Iterator[bytes]:
+    vertex = Vertex("sha256:a", ["sha256:b"], "[1/2] RUN x", True, Timestamp(1, 2), error="e")
+    status = VertexStatus("id", "sha256:a", "name", 1, 2, Timestamp(3, 4))
+    log = VertexLog("sha256:a", None, 2, b"x\n")
+    yield encode(StatusResponse([vertex, vertex], [status], [log]))
+    yield encode(Packet(2, Stat("a/b", 0o644, size=3, xattrs={"user.x": b"1"}), 4, b"data"))
+    exporter = Exporter("image", {"name": "x", "push": "true"})
+    yield encode(SolveRequest("r", "image", {"a": "b"}, "s", "dockerfile.v0", {"target": "x"}))
+    yield encode(SolveRequest(exporters=[exporter], entitlements=["network.host"]))
+
+
+def _frames() -> Iterator[bytes]:
+    """An answer: headers, a message in DATA, trailers; and what else a server may send."""
+    encoder = hpack.Encoder()
+    headers = encoder.encode([(":status", "200"), ("content-type", "application/grpc")])
+    trailers = encoder.encode([("grpc-status", "2"), ("grpc-message", "no"), ("x-bin", "AAE")])
+    body = b"\0\0\0\0\x03abc"
+    answer = [_frame(1, 4, 1, headers), _frame(0, 0, 1, body), _frame(1, 5, 1, trailers)]
+    yield b"".join(answer)
+    yield _frame(4, 1, 0, b"") + _frame(6, 0, 0, bytes(8)) + _frame(8, 0, 0, b"\0\0\1\0")
+    yield answer[0] + _frame(3, 0, 1, b"\0\0\0\x08")
+    yield answer[0] + _frame(0, 8, 1, b"\x02\0\0\0\0\x01a\0\0") + answer[2]
+    yield _frame(7, 0, 0, bytes(7) + b"\x02gone")
+    yield _frame(1, 0, 1, headers[:2]) + _frame(9, 4, 1, headers[2:]) + answer[1]
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "parser": _dockerfiles,
     "words": lambda: (one.encode() for one in _WORDS),
@@ -96,4 +140,6 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "tar": lambda: (bytes([kind]) + one for one in _archives() for kind in range(3)),
     "archive": _compressed,
     "cache": lambda: iter([json.dumps(_CACHE).encode()]),
+    "protobuf": _messages,
+    "http2": _frames,
 }

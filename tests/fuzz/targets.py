@@ -16,11 +16,17 @@ from typing import get_args
 
 from shipline import dockerfile as df
 from shipline.build.caching.document import CacheDocument, CacheKey
+from shipline.buildkit.messages import FrontendResult, Packet, SolveRequest, StatusResponse
 from shipline.errors import ContentError, DockerfileError
+from shipline.grpc.connection import Connection, RpcError
+from shipline.grpc.containerd import ReadResponse
+from shipline.grpc.protobuf import MalformedMessage, decode, encode
 from shipline.layer import Whiteouts, decompress, read_tar, sniff, unpack, write_tar
+from shipline.tasks import TaskGroup
 
 _PLATFORMS = df.PlatformArgs("linux/arm64", "linux/amd64")
 _BLOCK = 512  # bytes
+_PREFACE = b"\0\0\0\x04\0\0\0\0\0"  # SETTINGS, with which a server begins
 _LARGEST = 1 << 20  # bytes that an archive may unpack to
 
 
@@ -153,6 +159,45 @@ def cache(raw: bytes) -> None:
         document.merge(CacheDocument.parse(dumped))
 
 
+_MESSAGES = (StatusResponse, Packet, FrontendResult, SolveRequest, ReadResponse)
+
+
+def protobuf(raw: bytes) -> None:
+    """A message of BuildKit: what was read is written, and read as the same."""
+    for cls in _MESSAGES:
+        with suppress(MalformedMessage):
+            message = decode(cls, raw)
+            assert decode(cls, encode(message)) == message
+
+
+class _Said:
+    """A pipe on which all has been said."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._rest = io.BytesIO(raw)
+
+    def read(self, size: int) -> bytes:
+        return self._rest.read(size)
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def http2(raw: bytes) -> None:
+    """What a server sends to a call: the call ends, and whatever goes wrong is its error."""
+    for head in (b"", _PREFACE):
+        with TaskGroup() as group:
+            connection = Connection(_Said(head + raw), group, {}, server=False)
+            call = connection.call("/a.B/C", {})
+            connection.read()
+            with suppress(RpcError, MalformedMessage):
+                while call.receive() is not None:
+                    pass
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    one.__name__: one for one in (parser, words, ignore, tar, archive, cache)
+    one.__name__: one for one in (parser, words, ignore, tar, archive, cache, protobuf, http2)
 }

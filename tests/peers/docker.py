@@ -18,6 +18,7 @@ from peers.process import PeerFailed, running
 from peers.registry import Registry
 
 _IN_NAMESPACE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+_IN_CGROUP = ("sh", "-c", 'echo $$ > "$0" && exec "$@"')
 _SCRIPT = Path(__file__).parents[2] / "scripts" / "peers.sh"
 
 
@@ -101,10 +102,12 @@ def dockerd(
     containerd: bool = True,
     programs: Mapping[str, str] | None = None,
     bridged: bool = False,
+    cgroup: Path | None = None,
 ) -> Iterator[Docker]:
     """An engine with the containerd image store, or with Docker's own, without bridge: build with
     network none or host. One that is `bridged` has a bridge, in a network namespace of its own, and
-    there `registry` alone, at its usual address.
+    there `registry` alone, at its usual address. Engine and steps are in the control group
+    `cgroup`, a directory of a hierarchy, if it is given.
 
     What a Dockerfile names without a registry (`FROM alpine`) comes from `registry`. Needs root.
     """
@@ -114,21 +117,22 @@ def dockerd(
     base = work / name
     base.mkdir()
     configuration = base / "daemon.json"
-    configuration.write_text(
-        json.dumps(
-            {
-                "features": {"containerd-snapshotter": containerd},
-                "insecure-registries": ["127.0.0.0/8"],
-                "registry-mirrors": [registry.url],
-            }
-        )
-    )
+    settings: dict[str, object] = {
+        "features": {"containerd-snapshotter": containerd},
+        "insecure-registries": ["127.0.0.0/8"],
+        "registry-mirrors": [registry.url],
+    }
+    command_prefix: tuple[str, ...] = _IN_NAMESPACE if bridged else ()
+    if cgroup is not None:
+        settings["cgroup-parent"] = f"/{cgroup.name}/steps"
+        command_prefix = (*_IN_CGROUP, str(cgroup / "engine/cgroup.procs"), *command_prefix)
+    configuration.write_text(json.dumps(settings))
     socket, log = base / "socket", work / f"{name}.log"
     docker = Docker(f"unix://{socket}", base / "client", log, programs)
     command: list[str | Path] = [program, "--config-file", configuration, "--host", docker.host]
     command += ["--data-root", base / "data", "--exec-root", base / "run"]
     command += ["--pidfile", base / "pid", "--iptables=false", "--ip6tables=false"]
-    command = [*_IN_NAMESPACE, *command] if bridged else [*command, "--bridge=none"]
+    command = [*command_prefix, *command, *([] if bridged else ["--bridge=none"])]
     try:
         ready = partial(_answers, docker, socket)
         with (

@@ -170,6 +170,8 @@ def main() -> int:
             own = Shipline(registry, work / "shipline", server, through=through)
             peer = BuildKit(docker, registry, server)
             cases = chosen(arguments.cases)
+            if through is not None:
+                cases = [case for case in cases if case.for_peer]
             if arguments.show:
                 for case in cases:
                     show(case, peer.build(case))
