@@ -122,9 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
         arguments = own_arguments(program, arguments, os.environ)
         cancel_with_docker(os.environ)
-    if arguments == ["--version"]:
-        print(f"shipline {__version__}")
-        return 0
+    if arguments == ["--version"] and sys.stdout is not None:
+        try:
+            print(f"shipline {__version__}", flush=True)
+            return 0
+        except OSError:  # `run` reports it
+            pass
     from shipline.cli.program import run  # four times as long as the line above
 
     return run(arguments)

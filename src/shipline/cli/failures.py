@@ -1,20 +1,27 @@
-"""The one place that turns failures into messages on standard error and exit statuses."""
+"""The one place that turns failures into messages on standard error and exit statuses, also those
+of standard output itself.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from shipline.errors import Cancelled, ShiplineError, UsageError
+from shipline.errors import Cancelled, ContentError, ShiplineError, UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _BROKEN_PIPE = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # files of builds have a name, and own errors
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_WIDTH = 100  # columns of a message
 
 
@@ -26,6 +33,41 @@ class ProgramSettings:
     json_lines: bool = False
 
 
+class _StandardOutput(io.FileIO):
+    """Standard output. Raises ContentError where it is full, UsageError for other errors."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message = f"cannot write standard output: {error.strerror}"
+            if error.errno in _FULL:
+                raise ContentError(message, hint="free some space there") from error
+            hint = "send standard output to a file or program that takes it"
+            raise UsageError(message, hint=hint) from error
+
+
+def open_standard_streams() -> None:
+    """Have errors of standard output reported. A closed one stays an error for those who write;
+    the numbers of closed streams are taken, so that no other file gets them.
+    """
+    while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    before = sys.stdout
+    if before is None or (isinstance(before, io.TextIOWrapper) and before.fileno() == 1):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_StandardOutput(1, "w", closefd=False)),
+            before.encoding if before else None,
+            before.errors if before else None,
+            line_buffering=bool(before and before.line_buffering),
+        )
+
+
 def report(failure: BaseException, settings: ProgramSettings) -> int:
     """Report the failure; returns the exit status."""
     if isinstance(failure, click.exceptions.Exit):
@@ -34,13 +76,15 @@ def report(failure: BaseException, settings: ProgramSettings) -> int:
         return failure.code if isinstance(failure.code, int) else 1
     if isinstance(failure, BrokenPipeError):
         return _discard_output()
-    if isinstance(failure, OSError) and failure.errno in _FULL and failure.filename is None:
-        click.echo(f"cannot write standard output: {failure.strerror}", err=True)
+    try:
+        status = _report(failure, settings)
+    except OSError:  # of standard error
         return _discard_output()
     try:
-        return _report(failure, settings)
-    except BrokenPipeError:
-        return _discard_output()
+        sys.stdout.flush()
+    except (OSError, ShiplineError):
+        _discard_output()
+    return status
 
 
 def _report(failure: BaseException, settings: ProgramSettings) -> int:
@@ -111,7 +155,7 @@ def _traceback(failure: BaseException) -> None:
 
 
 def _discard_output() -> int:
-    """The reader is gone: discard further output, including that of interpreter exit."""
+    """Nothing takes it: discard further output, including that of interpreter exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(devnull, stream.fileno())

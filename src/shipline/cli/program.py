@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from shipline import __version__
-from shipline.cli.failures import ProgramSettings, report
+from shipline.cli.failures import ProgramSettings, open_standard_streams, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,7 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(100_000, 20, 20)  # builds create many small, long-lived values
     settings = ProgramSettings()
+    open_standard_streams()
     try:
         status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
         sys.stdout.flush()

@@ -283,3 +283,32 @@ def test_a_check_of_no_dockerfile_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "Containerfile").write_text("FROM scratch\n")
     done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
     assert f"did you mean -f {tmp_path}/Containerfile?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "bake --print", "builder ls", "du", "completion bash"]
+)
+@pytest.mark.parametrize(
+    ("redirection", "reason", "status"),
+    [(">/dev/full", "No space left on device", 8), (">&-", "Bad file descriptor", 2)],
+)
+def test_standard_output_that_cannot_be_written_is_one_message(
+    tmp_path: Path, command: str, redirection: str, reason: str, status: int
+) -> None:
+    (tmp_path / "docker-bake.hcl").write_text('target "default" {}\n')
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m shipline {command} {redirection}"],
+        cwd=tmp_path,
+        env={**os.environ, "SHIPLINE_HOME": str(tmp_path / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert f"cannot write standard output: {reason}" in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("cannot write") == 1
+    assert done.returncode == status
+
+
+def test_standard_error_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "shipline", "bake", "--print"]
+        assert subprocess.run(command, cwd=tmp_path, stdout=full, stderr=full).returncode == 1
