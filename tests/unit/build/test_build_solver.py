@@ -92,7 +92,7 @@ def test_equal_content_is_one_layer_for_different_bases(tmp_path: Path) -> None:
 
 
 def test_independent_stages_run_at_the_same_time(tmp_path: Path) -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
 
     def meet(path: str, is_directory: bool) -> bool:
         meeting.wait()
@@ -112,7 +112,7 @@ def test_the_first_failure_cancels_the_rest(tmp_path: Path) -> None:
         return False
 
     def refuse(path: str, is_directory: bool) -> bool:
-        started.wait(10)
+        started.wait(60)
         return True
 
     slow, wrong = directory(tmp_path / "slow", wait), directory(tmp_path / "wrong", refuse)
@@ -190,7 +190,7 @@ class Meeting(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.barrier = threading.Barrier(2, timeout=10)
+        self.barrier = threading.Barrier(2, timeout=60)
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:

@@ -99,7 +99,7 @@ def test_the_end_of_the_block_ends_all_connections(tmp_path: Path) -> None:
         for client in clients:
             client.connect(path)
     for client in clients:
-        client.settimeout(10)
+        client.settimeout(60)
         with suppress(ConnectionResetError):
             assert client.recv(1) == b""
         client.close()

@@ -110,7 +110,7 @@ def test_bytes_arrive_before_the_layer_is_complete(
             uploads.follow(ingest)
             ingest.write(bytes(PART))
             ingest.write(bytes(PART))
-            assert remote.arrived.wait(10)
+            assert remote.arrived.wait(60)
             assert not remote.blobs
             ingest.write(b"end")
             layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
@@ -139,7 +139,7 @@ def test_a_cache_gets_the_bytes_of_a_layer_while_it_is_made(
         with blobs.store.ingest() as ingest:
             stream.follow(ingest)
             ingest.write(bytes(2 * PART))
-            assert remote.arrived.wait(10)
+            assert remote.arrived.wait(60)
             assert not remote.blobs
             layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
             ingest.commit(layer)

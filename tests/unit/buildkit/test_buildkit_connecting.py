@@ -36,7 +36,7 @@ def server(said: bytes, *, again: bool = False) -> Iterator[str]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Slow:
         self, changes: Mapping[bytes, bytes | None], add: Mapping[bytes, int], durable: bool
     ) -> None:
         self.begun.set()
-        self.go.wait(10)
+        self.go.wait(60)
         if self._fails_on in changes:
             raise OSError(errno.ENOSPC, "full")
         self.groups.append(list(changes))
@@ -47,14 +47,14 @@ def run(slow: Slow, keys: list[bytes]) -> dict[bytes, BaseException]:
 
     threads = [threading.Thread(target=write, args=(key,)) for key in keys]
     threads[0].start()
-    slow.begun.wait(10)
+    slow.begun.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(group._waiting) < len(keys) - 1:
         pass
     slow.go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     return failures
 
 

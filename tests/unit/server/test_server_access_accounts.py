@@ -444,7 +444,7 @@ def test_logins_at_once_leave_threads_for_others(
 
     def slow(secret: str, kept: str) -> bool:
         entered.release()
-        return bool(go_on.wait(10)) and False
+        return bool(go_on.wait(60)) and False
 
     monkeypatch.setattr("shipline.server.access.login.same_password", slow)
     monkeypatch.setattr(logins, "_waiting", threading.BoundedSemaphore(1))

@@ -43,7 +43,7 @@ def serving(app: Application, talk: Callable[[int], Coroutine[Any, Any, bytes]])
         server = web.Server(conversation.handle, access_log=None, lingering_time=0.5)
         listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         try:
-            return await asyncio.wait_for(talk(listening.sockets[0].getsockname()[1]), 20)
+            return await asyncio.wait_for(talk(listening.sockets[0].getsockname()[1]), 60)
         finally:
             listening.close()
             await server.shutdown(0.1)

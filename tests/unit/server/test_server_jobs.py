@@ -112,7 +112,7 @@ def test_a_job_runs_once_at_a_time_and_ends_with_the_node() -> None:
     with TaskGroup() as group:
         job.start(group)
         job.begin({}, "me")
-        assert inside.wait(10)
+        assert inside.wait(60)
         with pytest.raises(Problem, match="already running"):
             job.begin({}, "me")
         group.scope.cancel()

@@ -117,7 +117,7 @@ def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Up
     def body() -> Iterator[bytes]:
         yield B
         begun.set()
-        cancelled.wait(10)
+        cancelled.wait(60)
         yield B
 
     def push() -> None:
@@ -128,7 +128,7 @@ def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Up
 
     thread = threading.Thread(target=push)
     thread.start()
-    begun.wait(10)
+    begun.wait(60)
     uploads.cancel("repo", identity)
     cancelled.set()
     thread.join()

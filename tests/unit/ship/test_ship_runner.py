@@ -106,7 +106,7 @@ def test_each_step_runs_once_and_after_its_needs(tmp_path: Path) -> None:
 
 
 def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
 
     def meet(step: str) -> StepOutcome:
         if step in ("b", "c"):
