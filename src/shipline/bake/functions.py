@@ -11,11 +11,14 @@ import hashlib
 import io
 import itertools
 import math
+import operator
 import os
 import posixpath
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
 from msgspec import Struct
 
@@ -97,15 +100,18 @@ def function(
     return add_
 
 
+def plain_function(
+    name: str, make: Callable[[Any], Value], work: Callable[..., Any], *parameters: Type
+) -> None:
+    """Add a function of plain values: `make` has the value of what `work` returns."""
+    function(name, *parameters)(lambda *values: make(work(*(one.data for one in values))))
+
+
 # numbers
 
 
-def _numeric(name: str, work: Callable[..., typed.Number | float], count: int) -> None:
-    def call(*values: Value) -> Value:
-        found = work(*(one.data for one in values))
-        return number(Decimal(repr(found)) if isinstance(found, float) else found)
-
-    function(name, *(NUMBER,) * count)(call)
+def _number(found: typed.Number | float) -> Value:
+    return number(Decimal(repr(found)) if isinstance(found, float) else found)
 
 
 def _power(base: typed.Number, exponent: typed.Number) -> float:
@@ -118,29 +124,21 @@ def _logarithm(value: typed.Number, base: typed.Number) -> float:
     return math.log(float(value)) / math.log(float(base))
 
 
-_numeric("absolute", abs, 1)
-_numeric("add", add, 2)
-_numeric("subtract", lambda left, right: add(left, -right), 2)
-_numeric("multiply", multiply, 2)
-_numeric("divide", divide, 2)
-_numeric("modulo", modulo, 2)
-_numeric("negate", lambda value: -value, 1)
-_numeric("ceil", math.ceil, 1)
-_numeric("floor", math.floor, 1)
-_numeric("int", math.trunc, 1)
-_numeric("signum", lambda value: (value > 0) - (value < 0), 1)
-_numeric("pow", _power, 2)
-_numeric("log", _logarithm, 2)
-
-
-@function("max", further=NUMBER)
-def _max(*values: Value) -> Value:
-    return number(max(_some(values), key=lambda one: one.data).data)
-
-
-@function("min", further=NUMBER)
-def _min(*values: Value) -> Value:
-    return number(min(_some(values), key=lambda one: one.data).data)
+plain_function("absolute", _number, abs, NUMBER)
+plain_function("add", _number, add, NUMBER, NUMBER)
+plain_function("subtract", _number, lambda left, right: add(left, -right), NUMBER, NUMBER)
+plain_function("multiply", _number, multiply, NUMBER, NUMBER)
+plain_function("divide", _number, divide, NUMBER, NUMBER)
+plain_function("modulo", _number, modulo, NUMBER, NUMBER)
+plain_function("negate", _number, operator.neg, NUMBER)
+plain_function("ceil", _number, math.ceil, NUMBER)
+plain_function("floor", _number, math.floor, NUMBER)
+plain_function("int", _number, math.trunc, NUMBER)
+plain_function("signum", _number, lambda value: (value > 0) - (value < 0), NUMBER)
+plain_function("pow", _number, _power, NUMBER, NUMBER)
+plain_function("log", _number, _logarithm, NUMBER, NUMBER)
+function("max", further=NUMBER)(lambda *values: max(_some(values), key=lambda one: one.data))
+function("min", further=NUMBER)(lambda *values: min(_some(values), key=lambda one: one.data))
 
 
 def _some(values: Sequence[Value]) -> Sequence[Value]:
@@ -190,30 +188,15 @@ def _range(*values: Value) -> Value:
 # logic
 
 
-def _logical(name: str, work: Callable[..., bool], type: Type, count: int) -> None:
-    def call(*values: Value) -> Value:
-        return boolean(work(*(one.data for one in values)))
-
-    function(name, *(type,) * count)(call)
-
-
-_logical("and", lambda left, right: left and right, BOOL, 2)
-_logical("or", lambda left, right: left or right, BOOL, 2)
-_logical("not", lambda value: not value, BOOL, 1)
-_logical("greaterthan", lambda left, right: left > right, NUMBER, 2)
-_logical("greaterthanorequalto", lambda left, right: left >= right, NUMBER, 2)
-_logical("lessthan", lambda left, right: left < right, NUMBER, 2)
-_logical("lessthanorequalto", lambda left, right: left <= right, NUMBER, 2)
-
-
-@function("equal", DYNAMIC, DYNAMIC, nullable=True)
-def _equal(left: Value, right: Value) -> Value:
-    return boolean(equal(left, right))
-
-
-@function("notequal", DYNAMIC, DYNAMIC, nullable=True)
-def _notequal(left: Value, right: Value) -> Value:
-    return boolean(not equal(left, right))
+plain_function("and", boolean, operator.and_, BOOL, BOOL)
+plain_function("or", boolean, operator.or_, BOOL, BOOL)
+plain_function("not", boolean, operator.not_, BOOL)
+plain_function("greaterthan", boolean, operator.gt, NUMBER, NUMBER)
+plain_function("greaterthanorequalto", boolean, operator.ge, NUMBER, NUMBER)
+plain_function("lessthan", boolean, operator.lt, NUMBER, NUMBER)
+plain_function("lessthanorequalto", boolean, operator.le, NUMBER, NUMBER)
+function("equal", DYNAMIC, DYNAMIC, nullable=True)(lambda a, b: boolean(equal(a, b)))
+function("notequal", DYNAMIC, DYNAMIC, nullable=True)(lambda a, b: boolean(not equal(a, b)))
 
 
 @function("coalesce", further=DYNAMIC, nullable=True)
@@ -272,9 +255,12 @@ def _coalescelist(*values: Value) -> Value:
     raise ValueError("there is no list that is not empty")
 
 
-@function("compact", STRINGS)
-def _compact(source: Value) -> Value:
-    return list_with([one for one in source.data if one.data], STRING)
+plain_function(
+    "compact",
+    lambda found: list_with(found, STRING),
+    lambda all_: [x for x in all_ if x.data],
+    STRINGS,
+)
 
 
 @function("concat", further=DYNAMIC)
@@ -335,9 +321,7 @@ def _hasindex(source: Value, key: Value) -> Value:
     return boolean(True)
 
 
-@function("index", DYNAMIC, DYNAMIC)
-def _index(source: Value, key: Value) -> Value:
-    return index(source, key)
+function("index", DYNAMIC, DYNAMIC)(index)
 
 
 @function("indexof", DYNAMIC, DYNAMIC, nullable=True)
@@ -466,35 +450,25 @@ _sets("setsymmetricdifference", lambda left, right: left ^ right, several=True)
 _sets("setsubtract", lambda left, right: left - right, several=False)
 
 
-@function("sethaselement", set_of(DYNAMIC), DYNAMIC)
-def _sethaselement(source: Value, wanted: Value) -> Value:
-    return boolean(any(equal(one, wanted) for one in source.data))
+function("sethaselement", set_of(DYNAMIC), DYNAMIC)(
+    lambda source, wanted: boolean(any(equal(one, wanted) for one in source.data))
+)
 
 
 # encodings
 
 
-@function("base64encode", STRING)
-def _base64encode(source: Value) -> Value:
-    return text(base64.b64encode(source.data.encode()).decode())
-
-
-@function("base64decode", STRING)
-def _base64decode(source: Value) -> Value:
+def _base64decode(source: str) -> str:
     try:
-        return text(base64.b64decode(source.data, validate=True).decode())
+        return base64.b64decode(source, validate=True).decode()
     except ValueError:
         raise ValueError("this is not base64, or not of a UTF-8 text") from None
 
 
-@function("jsonencode", DYNAMIC, nullable=True)
-def _jsonencode(value: Value) -> Value:
-    return text(encode(value))
-
-
-@function("jsondecode", STRING)
-def _jsondecode(source: Value) -> Value:
-    return parse_json_value(source.data)
+plain_function("base64encode", text, lambda s: base64.b64encode(s.encode()).decode(), STRING)
+plain_function("base64decode", text, _base64decode, STRING)
+function("jsonencode", DYNAMIC, nullable=True)(lambda value: text(encode(value)))
+function("jsondecode", STRING)(lambda source: parse_json_value(source.data))
 
 
 @function("csvdecode", STRING)
@@ -516,15 +490,12 @@ def _csvdecode(source: Value) -> Value:
     return list_with([typed.object_with(one) for one in pairs], item)
 
 
-def _hash(name: str) -> None:
-    @function(name, STRING)
-    def digest(source: Value) -> Value:
-        found = hashlib.new(name, source.data.encode(), usedforsecurity=False)
-        return text(found.hexdigest())
+def _digest(name: str, source: str) -> str:
+    return hashlib.new(name, source.encode(), usedforsecurity=False).hexdigest()
 
 
 for _name in ("md5", "sha1", "sha256", "sha512"):
-    _hash(_name)
+    plain_function(_name, text, partial(_digest, _name), STRING)
 
 
 _COST = 10  # rounds, as a power of two
@@ -577,11 +548,7 @@ def _rsadecrypt(source: Value, key: Value) -> Value:
     return text(private.decrypt(ciphertext, padding.PKCS1v15()).decode())
 
 
-@function("uuidv4")
-def _uuidv4() -> Value:
-    return text(str(uuid.uuid4()))
-
-
+plain_function("uuidv4", text, lambda: str(uuid.uuid4()))
 _SPACES = {
     "dns": uuid.NAMESPACE_DNS,
     "url": uuid.NAMESPACE_URL,
@@ -590,31 +557,27 @@ _SPACES = {
 }
 
 
-@function("uuidv5", STRING, STRING)
-def _uuidv5(space: Value, name: Value) -> Value:
+def _uuidv5(space: str, name: str) -> str:
     try:
-        found = _SPACES.get(space.data) or uuid.UUID(space.data)
+        found = _SPACES.get(space) or uuid.UUID(space)
     except ValueError:
-        raise ValueError(f"not a UUID, and not one of {', '.join(_SPACES)}: {space.data}") from None
-    return text(str(uuid.uuid5(found, name.data)))
+        raise ValueError(f"not a UUID, and not one of {', '.join(_SPACES)}: {space}") from None
+    return str(uuid.uuid5(found, name))
 
 
-@function("basename", STRING)
-def _basename(path: Value) -> Value:
-    if not path.data:
-        return text(".")
-    return text(posixpath.basename(path.data.rstrip("/")) or "/")
+def _basename(path: str) -> str:
+    return (posixpath.basename(path.rstrip("/")) or "/") if path else "."
 
 
-@function("dirname", STRING)
-def _dirname(path: Value) -> Value:
-    directory = posixpath.dirname(path.data)
-    return text(posixpath.normpath(directory).replace("//", "/") if directory else ".")
+def _dirname(path: str) -> str:
+    directory = posixpath.dirname(path)
+    return posixpath.normpath(directory).replace("//", "/") if directory else "."
 
 
-@function("homedir")
-def _homedir() -> Value:
-    return text(os.path.expanduser("~"))
+plain_function("uuidv5", text, _uuidv5, STRING, STRING)
+plain_function("basename", text, _basename, STRING)
+plain_function("dirname", text, _dirname, STRING)
+plain_function("homedir", text, lambda: os.path.expanduser("~"))
 
 
 def _bytes(*values: Value) -> Value:

@@ -250,6 +250,7 @@ _NAME = re.compile(r"[^\W\d][\w-]*")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _SPACE = re.compile(r"(?:[ \t\r]|/\*.*?\*/)+", re.DOTALL)
 _COMMENT = re.compile(r"(?:#|//)[^\n]*")
+_SPLAT = re.compile(r"\.\s*\*|\[\s*\*\s*\]")
 _HEREDOC = re.compile(r"<<(-?)([^\W\d][\w-]*)\r?\n")
 _PLAIN = re.compile(r'[^\\"$%\n]+|.', re.DOTALL)
 _LEVELS = (("||",), ("&&",), ("==", "!="), (">=", "<=", ">", "<"), ("+", "-"), ("*", "/", "%"))
@@ -447,80 +448,58 @@ class _Parser:
                 operand = self.unary()
                 self.depth -= 1
                 return Unary(self.place(start, operand.place.end), operator, operand)
-        return self.traversal(self.term(), slots=0)
+        return self.traversal(self.term())
 
-    def traversal(self, found: Expression, slots: int) -> Expression:
-        """`found` with the attributes and indexes after it."""
+    def traversal(self, found: Expression) -> Expression:
+        """`found` with the attributes, indexes and splats after it."""
+        start = found.place.start
         while True:
             begin = self.at
-            if self.newlines[-1]:
-                self.skip(newlines=False)
-            else:
-                self.skip()
-            start = found.place.start
-            if self.text.startswith("...", self.at):
-                self.at = begin
-                return found
-            if self.text.startswith(".", self.at):
-                self.at += 1
-                self.skip()
-                if self.text.startswith("*", self.at):
-                    self.at += 1
-                    return self.traversal(self.splat(found, start, slots, full=False), slots)
-                if digits := re.compile(r"\d+").match(self.text, self.at):
-                    key: Expression = Literal(
-                        self.place(self.at, digits.end()), number(int(digits[0]))
-                    )
-                    self.at = digits.end()
-                    found = Subscript(self.place(start), found, key)
-                elif word := self.name():
-                    found = AttributeAccess(self.place(start), found, word)
-                else:
-                    self.fail("after the dot there has to be the name of an attribute")
-            elif self.text.startswith("[", self.at):
-                self.at += 1
-                self.newlines.append(False)
-                if self.take("*"):
-                    self.close("]")
-                    return self.traversal(self.splat(found, start, slots, full=True), slots)
-                key = self.expression()
-                self.close("]")
-                found = Subscript(self.place(start), found, key)
+            self.skip(newlines=False if self.newlines[-1] else None)
+            if splat := _SPLAT.match(self.text, self.at):
+                self.at = splat.end()
+                found = self.splat(found, start, full=splat[0][0] == "[")
+            elif (after := self.access(found, start, indexes=True)) is not None:
+                found = after
             else:
                 self.at = begin
                 return found
 
-    def splat(self, found: Expression, start: int, slots: int, *, full: bool) -> Expression:
+    def splat(self, found: Expression, start: int, *, full: bool) -> Expression:
+        """The rest of a splat is done with each element; without brackets, only attributes are."""
         slot = f"*{self.at}"
         each: Expression = Variable(self.place(self.at), slot)
         while True:
             self.skip()
-            if self.text.startswith(".", self.at) and not self.text.startswith(
-                (".*", "..."), self.at
-            ):
-                before = self.at
-                self.at += 1
-                if digits := re.compile(r"\d+").match(self.text, self.at):
-                    self.at = digits.end()
-                    key: Expression = Literal(self.place(before), number(int(digits[0])))
-                    each = Subscript(self.place(start), each, key)
-                    continue
-                word = self.name()
-                if not word:
-                    self.fail("after the dot there has to be the name of an attribute")
-                each = AttributeAccess(self.place(start), each, word)
-            elif (
-                full
-                and self.text.startswith("[", self.at)
-                and not self.text.startswith("[*]", self.at)
-            ):
-                self.at += 1
-                self.newlines.append(False)
-                key = self.expression()
-                self.close("]")
-                each = Subscript(self.place(start), each, key)
-            else:
-                return Splat(self.place(start), found, each, slot)
+            if _SPLAT.match(self.text, self.at):
+                break
+            after = self.access(each, start, indexes=full)
+            if after is None:
+                break
+            each = after
+        return Splat(self.place(start), found, each, slot)
+
+    def access(self, found: Expression, start: int, *, indexes: bool) -> Expression | None:
+        """`found` with the attribute or index here; None if there is none."""
+        if self.text.startswith("...", self.at):
+            return None
+        if self.text.startswith(".", self.at):
+            self.at += 1
+            self.skip()
+            if digits := re.compile(r"\d+").match(self.text, self.at):
+                key: Expression = Literal(self.place(self.at, digits.end()), number(int(digits[0])))
+                self.at = digits.end()
+                return Subscript(self.place(start), found, key)
+            if word := self.name():
+                return AttributeAccess(self.place(start), found, word)
+            self.fail("after the dot there has to be the name of an attribute")
+        if not indexes or not self.text.startswith("[", self.at):
+            return None
+        self.at += 1
+        self.newlines.append(False)
+        key = self.expression()
+        self.close("]")
+        return Subscript(self.place(start), found, key)
 
     def close(self, word: str) -> None:
         if not self.take(word):
@@ -643,12 +622,7 @@ class _Parser:
 
     def for_(self, start: int, closing: str) -> Expression:
         self.name()
-        key, item = "", self.variable()
-        if self.take(","):
-            key, item = item, self.variable()
-        if self.name() != "in":
-            self.fail("the for expression has no `in`")
-        collection = self.expression()
+        (key, item), collection = self.iteration()
         if not self.take(":"):
             self.fail("there has to be a : after the collection of a for expression")
         result, new_key = self.expression(), None
@@ -667,6 +641,15 @@ class _Parser:
         self.close(closing)
         place = self.place(start)
         return For(place, key, item, collection, new_key, result, condition, grouped)
+
+    def iteration(self) -> tuple[tuple[str, str], Expression]:
+        """`key, item in collection`, or `item in collection`."""
+        key, item = "", self.variable()
+        if self.take(","):
+            key, item = item, self.variable()
+        if self.name() != "in":
+            self.fail("`for` has no `in`")
+        return (key, item), self.expression()
 
     def variable(self) -> str:
         name = self.name()
@@ -791,12 +774,7 @@ class _Parser:
         if word == "if":
             part.expression = self.expression()
         elif word == "for":
-            key, item = "", self.variable()
-            if self.take(","):
-                key, item = item, self.variable()
-            if self.name() != "in":
-                self.fail("the for directive has no `in`")
-            part.names, part.expression = (key, item), self.expression()
+            part.names, part.expression = self.iteration()
         elif word not in ("else", "endif", "endfor"):
             self.fail("a directive is one of if, else, endif, for, endfor", part.place.start)
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 from shipline.bake import typed
-from shipline.bake.functions import STDLIB, STRINGS, function
+from shipline.bake.functions import STDLIB, STRINGS, function, plain_function
 from shipline.bake.json_values import encode, quote
 from shipline.bake.typed import (
     DYNAMIC,
@@ -37,33 +37,25 @@ _MOST_WIDTH = 1 << 16  # characters of a padded value
 _LONGEST_SEARCHED = 1 << 18  # characters
 
 
-def _textual(name: str, work: Callable[..., str], count: int = 1) -> None:
-    def call(*values: Value) -> Value:
-        return text(work(*(one.data for one in values)))
-
-    function(name, *(STRING,) * count)(call)
-
-
 def _title(source: str) -> str:
     return re.sub(r"(?<![\w'])\w", lambda found: found[0].upper(), source)
 
 
-def _sanitize(name: str) -> str:
-    return re.sub("[^a-zA-Z0-9_-]", "_", name)
-
-
-_textual("upper", str.upper)
-_textual("lower", str.lower)
-_textual("title", _title)
-_textual("chomp", lambda source: re.sub(r"(?:\r\n?|\n)*\Z", "", source))
-_textual("trim", lambda source, characters: source.strip(characters) if characters else source, 2)
-_textual("trimspace", lambda source: source.strip())
-_textual("trimprefix", lambda source, prefix: source.removeprefix(prefix), 2)
-_textual("trimsuffix", lambda source, suffix: source.removesuffix(suffix), 2)
-_textual("sanitize", _sanitize)
-_textual("urlencode", lambda source: urllib.parse.quote_plus(source, safe=""))
-_textual("replace", lambda source, old, new: source.replace(old, new), 3)
-_textual("reverse", lambda source: "".join(reversed(graphemes(source))))
+plain_function("upper", text, str.upper, STRING)
+plain_function("lower", text, str.lower, STRING)
+plain_function("title", text, _title, STRING)
+plain_function("chomp", text, lambda source: re.sub(r"(?:\r\n?|\n)*\Z", "", source), STRING)
+plain_function(
+    "trim", text, lambda source, ends: source.strip(ends) if ends else source, STRING, STRING
+)
+plain_function("trimspace", text, str.strip, STRING)
+plain_function("trimprefix", text, str.removeprefix, STRING, STRING)
+plain_function("trimsuffix", text, str.removesuffix, STRING, STRING)
+plain_function("sanitize", text, lambda name: re.sub("[^a-zA-Z0-9_-]", "_", name), STRING)
+plain_function("urlencode", text, lambda source: urllib.parse.quote_plus(source, safe=""), STRING)
+plain_function("replace", text, str.replace, STRING, STRING, STRING)
+plain_function("reverse", text, lambda source: "".join(reversed(graphemes(source))), STRING)
+plain_function("strlen", number, lambda source: len(graphemes(source)), STRING)
 
 
 def graphemes(source: str) -> list[str]:
@@ -91,27 +83,23 @@ def _is_flag(character: str) -> bool:
     return 0x1F1E6 <= ord(character) <= 0x1F1FF
 
 
-@function("strlen", STRING)
-def _strlen(source: Value) -> Value:
-    return number(len(graphemes(source.data)))
-
-
-@function("substr", STRING, NUMBER, NUMBER)
-def _substr(source: Value, offset: Value, length: Value) -> Value:
-    found = graphemes(source.data)
-    start, count = offset.data, length.data
+def _substr(source: str, start: typed.Number, count: typed.Number) -> str:
+    found = graphemes(source)
     if not isinstance(start, int) or not isinstance(count, int):
         raise ValueError("offset and length have to be whole numbers")
     start = max(0, start + len(found)) if start < 0 else start
     end = len(found) if count < 0 else start + count
-    return text("".join(found[start:end]))
+    return "".join(found[start:end])
 
 
-@function("indent", NUMBER, STRING)
-def _indent(spaces: Value, source: Value) -> Value:
-    if not isinstance(spaces.data, int) or not 0 <= spaces.data <= _MOST_WIDTH:
+def _indent(spaces: typed.Number, source: str) -> str:
+    if not isinstance(spaces, int) or not 0 <= spaces <= _MOST_WIDTH:
         raise ValueError("the number of spaces has to be a whole number, and not huge")
-    return text(source.data.replace("\n", "\n" + " " * spaces.data))
+    return source.replace("\n", "\n" + " " * spaces)
+
+
+plain_function("substr", text, _substr, STRING, NUMBER, NUMBER)
+plain_function("indent", text, _indent, NUMBER, STRING)
 
 
 @function("join", STRING, further=STRINGS)
@@ -350,9 +338,7 @@ def _timeadd(source: Value, span: Value) -> Value:
         raise ValueError(f"there is no such time: {source.data} and {written}") from None
 
 
-@function("timestamp")
-def _timestamp() -> Value:
-    return text(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+plain_function("timestamp", text, lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 
 _TIME_PARTS: dict[str, Callable[[datetime], str]] = {
@@ -383,11 +369,6 @@ _TIME_PARTS: dict[str, Callable[[datetime], str]] = {
 }
 
 
-@function("formatdate", STRING, STRING)
-def _formatdate(form: Value, source: Value) -> Value:
-    return text("".join(_time_words(form.data, parse_time(source.data))))
-
-
 def _time_words(form: str, at: datetime) -> Iterator[str]:
     for found in re.finditer(r"'((?:[^']|'')*)('?)|([a-zA-Z])\3*|.", form, re.DOTALL):
         word = found[0]
@@ -401,6 +382,15 @@ def _time_words(form: str, at: datetime) -> Iterator[str]:
             yield _TIME_PARTS[word](at)
         else:
             raise ValueError(f"the format has {word!r}, which is no part of a time; quote it")
+
+
+plain_function(
+    "formatdate",
+    text,
+    lambda form, source: "".join(_time_words(form, parse_time(source))),
+    STRING,
+    STRING,
+)
 
 
 # networks
