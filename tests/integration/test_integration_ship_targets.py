@@ -12,6 +12,7 @@ import pytest
 
 from builds import config, document, tags
 from nodes import Node, node
+from peers import Docker
 from ships import Project, coverage, new_project
 
 TARGETS = """\
@@ -50,16 +51,16 @@ IMAGES = ("web", "worker", "copy")
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with node(tmp_path_factory.mktemp("targets") / "data") as running:
         yield running
 
 
 @pytest.fixture
-def project(tmp_path: Path, registry: Node) -> Project:
+def project(tmp_path: Path, shared_node: Node) -> Project:
     """Images of its own in the registry that all tests share."""
     text = TARGETS.replace("{image}", f"{{image}}-{tmp_path.name.replace('_', '-')}")
-    project = new_project(tmp_path, registry, text, **FILES)
+    project = new_project(tmp_path, shared_node, text, **FILES)
     project.run("key", "generate", "-o", "team", SHIPLINE_KEY_PASSWORD="x").ok()
     return project
 
@@ -173,3 +174,19 @@ def test_machines_for_each_architecture_build_all_targets(project: Project) -> N
     assert all_tags(project) == ALL
     index = document(project.node, repository(project, "worker"), "v0.1.0")
     assert {one["platform"]["architecture"] for one in index["manifests"]} == {"amd64", "arm64"}
+
+
+def test_a_builder_of_buildkit_builds_what_is_shipped(project: Project, docker: Docker) -> None:
+    text = (project.root / "shipline.yaml").read_text()
+    project.commit("feat: elsewhere", shipline__yaml=f"builder: docker\n{text}")
+    done = project.ship(SHIPLINE_KEY_PASSWORD="x", DOCKER_HOST=docker.host).ok()
+    assert all_tags(project) == ALL
+    assert "load build definition" in done.err  # as BuildKit names it
+    index = document(project.node, repository(project, "worker"), "v0.1.0")
+    platforms = {one["platform"]["architecture"] for one in index["manifests"]}
+    assert platforms >= {"amd64", "arm64"}
+    manifest = next(one for one in index["manifests"] if one["platform"]["architecture"] == "arm64")
+    made = document(project.node, repository(project, "worker"), manifest["digest"])
+    assert (
+        "WORD=shared" in config(project.node, repository(project, "worker"), made)["config"]["Env"]
+    )

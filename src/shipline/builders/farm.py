@@ -312,15 +312,12 @@ class Farm:
 
 def _part(request: BuildRequest, platforms: tuple[Platform, ...]) -> BuildRequest:
     """The request for one node: its platforms, pushed by digest."""
-    outputs = tuple(_by_digest(request, output) for output in request.outputs)
+    outputs = tuple(
+        replace(output, names=request.names_of(output), push_by_digest=True)
+        for output in request.outputs
+    )
     annotations = tuple(one for one in request.annotations if not one.level.of_index)
     return replace(request, platforms=platforms, outputs=outputs, tags=(), annotations=annotations)
-
-
-def _by_digest(request: BuildRequest, output: Output) -> Output:
-    names = request.names_of(output)
-    places = tuple(dict.fromkeys(replace(name, tag="", digest=None) for name in names))
-    return replace(output, names=places, push_by_digest=True)
 
 
 def _join(

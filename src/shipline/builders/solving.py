@@ -59,6 +59,7 @@ from shipline.layer import read_tar, unpack
 
 if TYPE_CHECKING:
     from shipline.build.source_rules import SourcePolicy
+from shipline.values import replace
 
 
 class Job(Struct, frozen=True):
@@ -287,7 +288,10 @@ def _sbom(options: SbomOptions) -> str:
 
 def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> None:
     request, builder, settings = job.request, job.builder, job.settings
-    names = ",".join(map(str, request.names_of(output)))
+    named = request.names_of(output)
+    if output.push_by_digest:  # BuildKit refuses tags then
+        named = tuple(dict.fromkeys(replace(name, tag="", digest=None) for name in named))
+    names = ",".join(map(str, named))
     number = len(work.exporters)
     if output.type == "image" or output.loads:
         work.exporters.append(_image_exporter(output, request, builder, facts, names))

@@ -40,6 +40,7 @@ from shipline.cli.results import (
     show_outcome,
     write_whole,
 )
+from shipline.cli.template import go_json
 from shipline.errors import UsageError
 from shipline.observe import clean, open_sinks
 from shipline.oci import Platform
@@ -126,7 +127,7 @@ def command(
         selection = select(config, names or ("default",), (*sets, *overrides_of(flags)), environ)
         prepare(selection, environ, remote=bool(url))
         if print_:
-            click.echo(as_json(selection.to_json()))
+            click.echo(go_json(selection.to_json()))
             return 0
         if tree := directory and _tree(directory):
             place_at(selection, url, tree)
@@ -171,14 +172,6 @@ def _attributes(kind: str, value: str) -> str:
         return f"disabled={str(not parse_boolean(value, kind)).lower()}"
     except UsageError:
         return value
-
-
-def as_json(document: Any) -> str:
-    """JSON as Go writes it: with two spaces, and what HTML has a meaning for escaped."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 # definitions
@@ -302,7 +295,7 @@ def parse_list(text: str) -> tuple[str, str]:
 def _listed(config: Definitions, kind: str, form: str) -> str:
     rows = _variable_rows(config.variables) if kind == "variables" else _target_rows(config)
     if form == "json":
-        return as_json(rows) + "\n"
+        return go_json(rows) + "\n"
     if kind == "variables":
         head: tuple[str, ...] = ("VARIABLE", "TYPE", "VALUE", "DESCRIPTION")
         keys: tuple[str, ...] = ("name", "type", "value", "description")
@@ -468,5 +461,5 @@ def _call(
             report(failure, settings)
     if asked.json:
         groups = {name: one.to_json() for name, one in sorted(selection.groups.items())}
-        click.echo(as_json({"group": groups, "target": documents}))
+        click.echo(go_json({"group": groups, "target": documents}))
     return status
