@@ -27,7 +27,12 @@ from shipline.build.request import BuildRequest, insecure_hosts
 from shipline.build.settings import Settings
 from shipline.builders.client_session import ClientSession, SessionAgents, SessionSecrets
 from shipline.builders.reporting import StatusReporter, rpc_error
-from shipline.builders.solve_request import SolveWork, named_contexts, read_request
+from shipline.builders.solve_request import (
+    SolveWork,
+    check_frontend,
+    named_contexts,
+    read_request,
+)
 from shipline.builders.solving import PieceReader
 from shipline.buildkit.messages import (
     BuildkitVersion,
@@ -64,10 +69,12 @@ _SESSION_URL = "http://buildkit-session/"
 
 
 def serve(pipe: Pipe, home: Path) -> None:
-    """Answer a client until it is gone, which ends its builds; `home` is the state directory."""
+    """Answer a client until it is gone, or no longer answers, which ends its builds; `home` is the
+    state directory.
+    """
     _forget_contexts(home / _CONTEXTS)
     service = _Service(home)
-    with connected(pipe, service.handlers()) as connection:
+    with suppress(TimeoutError), connected(pipe, service.handlers()) as connection:
         connection.wait_until_closed()
 
 
@@ -140,6 +147,7 @@ class _Service:
         reporter = self._reporter(request.ref)
         try:
             with TaskGroup() as group, stream.on_given_up(group.scope.cancel):
+                check_frontend(request)
                 session = self._open_session(request.session)
                 facts = group.start(self._build, request, session, reporter).result()
         except ShiplineError as error:

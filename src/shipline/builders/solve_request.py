@@ -41,18 +41,22 @@ class SolveWork(Struct, frozen=True):
     files: Mapping[int, Path]
 
 
+def check_frontend(solve: SolveRequest) -> None:
+    """Raises UsageError for anything else than a Dockerfile that stands alone."""
+    if solve.frontend != "dockerfile.v0" or solve.frontend_inputs:
+        raise UsageError(
+            "this builder is shipline, and builds Dockerfiles only: no other frontends, and no"
+            " results of other builds as contexts",
+            hint="use a builder with BuildKit, or this machine: --builder native",
+        )
+
+
 def read_request(
     solve: SolveRequest, context: str, dockerfile: str, contexts: Mapping[str, str], scratch: Path
 ) -> SolveWork:
     """The build of `solve`, with directories of this machine in place of those of the client:
     `contexts` has the named ones. Its files are written below `scratch`. Raises UsageError.
     """
-    if solve.frontend != "dockerfile.v0" or solve.frontend_inputs:
-        raise UsageError(
-            "this builder is shipline, and builds Dockerfiles only: no other frontends, and no"
-            " results of other builds as contexts",
-            hint="use a builder with BuildKit",
-        )
     files: dict[int, Path] = {}
     outputs, annotations = [], list[str]()
     for number, one in enumerate(solve.exporters):

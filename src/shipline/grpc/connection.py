@@ -366,11 +366,11 @@ class Connection:
         incoming = stream.incoming
         with on_cancel(self._wake), self._changed:
             while not incoming.messages:
+                check()  # an interruption may have ended the call as well
                 if incoming.error is not None:
                     raise incoming.error
                 if incoming.ended:
                     return None
-                check()
                 self._changed.wait()
             message = incoming.take()
             self._acknowledge(stream)
