@@ -169,6 +169,25 @@ def test_a_builder_of_buildx_is_used_and_removed(
     assert "other0" in builders.buildx("ls") and "theirs" not in builders.names()
 
 
+def test_results_are_loaded_into_the_engine(
+    builders: Builders, port: int, context: Path, base_images: Registry
+) -> None:
+    loading = ("--driver-opt=default-load=true",)
+    builders.run("create", "--name=load", *options(port), *loading, "--use", "--bootstrap")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+    both = "--platform=linux/amd64,linux/arm64"
+    builders.shipline.build("-t", "container-default:1", context).ok()
+    builders.shipline.build("--load", "-t", "container-both:1", both, context).ok()
+    builders.shipline.build("--load", "-t", "container-stated:1", "--provenance=true", context).ok()
+    for name in ("container-default:1", "container-both:1", "container-stated:1"):
+        assert builders.docker.run("image", "inspect", name).returncode == 0
+    pushed = f"{base_images.address}/container-both:1"
+    for words in (("tag", "container-both:1", pushed), ("push", pushed)):
+        assert builders.docker.run(*words).returncode == 0
+    said = builders.docker.run("buildx", "imagetools", "inspect", "--raw", pushed).stdout
+    assert {one["platform"]["architecture"] for one in json.loads(said)["manifests"]} >= {"arm64"}
+
+
 def test_a_daemon_that_does_not_start_leaves_nothing(builders: Builders, port: int) -> None:
     words = ("create", "--name=broken", *options(port), "--driver-opt=env.FAIL=no such worker")
     said = builders.run(*words, "--driver-opt=restart-policy=no", "--bootstrap", code=14)

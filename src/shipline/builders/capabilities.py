@@ -49,7 +49,7 @@ _NATIVE_ONLY = frozenset(
     }
 )
 """What no driver of BuildKit is asked for."""
-_BUILDKIT = _ALL - _NATIVE_ONLY - {Capability.LOAD}
+_BUILDKIT = _ALL - _NATIVE_ONLY
 _OWN_STORE = frozenset(
     {
         Capability.PUSH,
@@ -66,7 +66,7 @@ OWN_STORE = "docker (own image store)"
 
 CAPABILITIES: Mapping[str, Capabilities] = {
     "native": _ALL,
-    "docker": (_BUILDKIT | {Capability.LOAD}) - {Capability.CACHE_S3, Capability.CACHE_AZBLOB},
+    "docker": _BUILDKIT - {Capability.CACHE_S3, Capability.CACHE_AZBLOB},
     OWN_STORE: _OWN_STORE,
     "docker-container": _BUILDKIT,
     "kubernetes": _BUILDKIT,

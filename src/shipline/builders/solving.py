@@ -51,7 +51,8 @@ from shipline.buildkit.messages import (
 from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Login, Services, Sink, open_session
 from shipline.content import OciLayout
-from shipline.errors import UsageError
+from shipline.engines import Engine, find_engine
+from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.grpc.connection import Metadata
@@ -293,7 +294,11 @@ def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> N
         named = tuple(dict.fromkeys(replace(name, tag="", digest=None) for name in named))
     names = ",".join(map(str, named))
     number = len(work.exporters)
-    if output.type == "image" or output.loads:
+    if output.loads and builder.driver != "docker":
+        engine = find_engine(settings.environment, output.context)
+        work.exporters.append(_archive_exporter(output, job, engine, names))
+        work.sinks[number] = lambda pieces, _: engine.load_archive(pieces)
+    elif output.type == "image" or output.loads:
         work.exporters.append(_image_exporter(output, request, builder, facts, names))
     elif output.type in ("oci", "docker"):
         attributes = _format(output, request) | ({"name": names} if names else {})
@@ -308,6 +313,21 @@ def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> N
             if is_file
             else _directory_sink(Path(output.destination))
         )
+
+
+def _archive_exporter(output: Output, job: Job, engine: Engine, names: str) -> Exporter:
+    """An archive that an engine loads. Raises BuilderError for one that it does not know."""
+    request = job.request
+    if len(request.platforms) > 1 and not engine.several:
+        raise BuilderError(
+            f"the engine at {engine} keeps one platform of an image, and this one has"
+            f" {len(request.platforms)}",
+            hint="let it keep images in containerd (docker's containerd-snapshotter), or load one"
+            " platform",
+        )
+    is_index = len(request.platforms) > 1 or request.attested
+    attributes = _format(output, request) | ({"name": names} if names else {})
+    return Exporter("oci" if is_index and engine.several else "docker", attributes)
 
 
 def _image_exporter(

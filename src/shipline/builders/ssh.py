@@ -112,7 +112,7 @@ class SshDriver:
             missing = "python3" if self._copies else self._command.split()[0]
             return BuilderError(
                 f"there is no {missing} on {self._endpoint}",
-                hint="install shipline there, or say where it is: --driver-opt command=PATH; or"
+                hint="install it there, or say where it is: --driver-opt command=PATH; or"
                 " have it copied to where Python is: --driver-opt copy=true",
             )
         if status == _SSH_FAILED:

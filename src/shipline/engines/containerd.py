@@ -7,7 +7,7 @@ leaves it alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -134,6 +134,12 @@ class Containerd:
     def load(self, image: LoadableImage) -> None:
         """Store the image, and unpack it for this machine where it has a platform for it."""
         self.store(image, unpack=True)
+
+    def load_archive(self, archive: Iterable[bytes]) -> None:
+        raise EngineError(
+            f"containerd at {self} takes no archives, which is how other builders send an image",
+            "build in this process (--builder native), or push the image",
+        )
 
     def store(self, image: LoadableImage, *, unpack: bool) -> None:
         """Store the image under its names; `unpack` makes snapshots of the image for this machine,

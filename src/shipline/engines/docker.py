@@ -227,8 +227,11 @@ class Docker:
         self.several = _CONTAINERD in (info.get("DriverStatus") or ())
 
     def load(self, image: LoadableImage) -> None:
+        self.load_archive(image.archive())
+
+    def load_archive(self, archive: Iterable[bytes]) -> None:
         """Keep the image: `POST /images/load`."""
-        for said in self._api.follow("POST", "/images/load?quiet=1", image.archive()):
+        for said in self._api.follow("POST", "/images/load?quiet=1", archive):
             if "error" in said:
                 raise EngineError(f"the engine at {self} refuses the image: {said['error']}")
 
@@ -249,6 +252,9 @@ class PodmanCommand:
     several = False
 
     def load(self, image: LoadableImage) -> None:
+        self.load_archive(image.archive())
+
+    def load_archive(self, archive: Iterable[bytes]) -> None:
         process = subprocess.Popen(
             ["podman", "load", "--quiet"],
             stdin=subprocess.PIPE,
@@ -258,7 +264,7 @@ class PodmanCommand:
         assert process.stdin is not None and process.stderr is not None
         with process, on_cancel(process.kill):
             try:
-                for data in image.archive():
+                for data in archive:
                     process.stdin.write(data)
                 process.stdin.close()
             except BrokenPipeError:

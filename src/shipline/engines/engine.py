@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -60,6 +60,9 @@ class Engine(Protocol):
 
     def load(self, image: LoadableImage) -> None:
         """Keep the image under its names."""
+
+    def load_archive(self, archive: Iterable[bytes]) -> None:
+        """Keep an image that comes as an archive which `docker load` reads."""
 
 
 @contextmanager

@@ -21,7 +21,6 @@ def asked(*flags: tuple[str, Any], context: str = ".") -> BuildRequest:
 @pytest.mark.parametrize(
     "driver, flags, what, able",
     [
-        ("remote", [("load", True)], "--load", "native, docker"),
         ("remote", [("resource", ["memory=1g"])], "--resource", "native"),
         ("docker", [("cache_to", ["type=s3,bucket=b,region=r"])], "type=s3", "remote"),
         ("docker (own image store)", [("platform", ["linux/amd64,linux/arm64"])], "several", ""),
