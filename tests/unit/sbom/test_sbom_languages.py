@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shipline.layer import scan
-from shipline.sbom import Inventory, read_tree, take_inventory
+from shipline.sbom import Inventory, languages, read_tree, take_inventory
 from shipline.sbom.languages import read_go, read_java, read_package_json, read_python
 from shipline.sbom.packages import Package, Unreadable
 
@@ -145,8 +145,9 @@ def test_java_archives_say_what_they_are(tmp_path: Path) -> None:
     ]
 
 
-def test_bombs_are_refused() -> None:
-    zeros = archive(**{"a.jar": b"\0" * (129 << 20)})
+def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(languages, "_INNER", 1 << 20)
+    zeros = archive(**{"a.jar": b"\0" * ((1 << 20) + 1)})
     with pytest.raises(Unreadable, match="too big"):
         read_java("bomb.jar", zeros)
     many = (
