@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import pytest
 from builds import Shipline
 from commands import run_shipline
 from peers import Docker, Registry, newest
+from peers.buildkit_relay import copy
 from peers.kubernetes import KubernetesApi, buildkit_commands, kubernetes_api
 from peers.registry import certificate
 from shipline.builders.driver import State
@@ -443,3 +448,53 @@ def test_kubectl_finds_the_api_server_in_order(cluster: Cluster) -> None:
         timeout=60,
     )
     assert done.stdout == b"x" * 100_000, done.stderr
+
+
+@contextmanager
+def http_proxy() -> Iterator[tuple[int, list[str]]]:
+    """The port of a proxy for tunnels, and the heads of the requests that it has had."""
+    heads: list[str] = []
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += client.recv(1)
+            heads.append(head.decode())
+            host, _, port = heads[-1].split()[1].rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=copy, args=(server.recv, client.sendall))
+                back.start()
+                copy(client.recv, server.sendall)
+                with suppress(OSError):
+                    server.shutdown(socket.SHUT_RDWR)
+                back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], heads
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_cluster_behind_a_proxy_is_reached_through_it(
+    cluster: Cluster, api: KubernetesApi, tmp_path: Path
+) -> None:
+    path = tmp_path / "kubeconfig"
+    with http_proxy() as (port, heads):
+        document = json.loads(path.read_text())
+        document["clusters"][0]["cluster"]["proxy-url"] = f"http://me:word@127.0.0.1:{port}"
+        path.write_text(json.dumps(document))
+        assert version_of(cluster)
+    target = api.url.removeprefix("https://")
+    assert heads and all(head.startswith(f"CONNECT {target} HTTP/1.") for head in heads)
+    assert all("Proxy-Authorization: Basic bWU6d29yZA==" in head for head in heads)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from shipline.errors import BuilderError
 from shipline.tasks import on_cancel
@@ -161,7 +162,7 @@ class _Merged:
         if context.get("user"):
             owner, user = self._entry("user", str(context["user"]))
         server = str(cluster.get("server") or "")
-        if not server.startswith(("https://", "http://")):
+        if not _is_address(server):
             raise _unreadable(place, f"the server of a cluster is {server!r}")
         return ClusterAccess(
             server.rstrip("/"),
@@ -183,6 +184,14 @@ class _Merged:
             raise BuilderError(
                 f"the kubeconfig has no {kind} {name!r}", hint=f"it has: {known}; {_HINT}"
             ) from None
+
+
+def _is_address(server: str) -> bool:
+    try:
+        parts = urlsplit(server)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _document(path: Path) -> Mapping[str, Any]:

@@ -163,6 +163,8 @@ class Cluster:
     def _connection(self, credential: Credential) -> http.client.HTTPConnection:
         access, parts = self.access, urlsplit(self.access.server)
         host, port = parts.hostname or "", parts.port
+        if parts.scheme == "http":  # of `kubectl proxy`, on this machine
+            return http.client.HTTPConnection(host, port or 80, timeout=_CONNECT_S)
         proxy = urlsplit(access.proxy or self._proxies.of(Url.parse(access.server).origin))
         near, near_port = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
         if proxy.scheme not in ("", "http"):
@@ -171,8 +173,6 @@ class Cluster:
                 " supported",
                 hint="correct proxy-url in the kubeconfig, or HTTPS_PROXY",
             )
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(near, near_port or 80, timeout=_CONNECT_S)
         found = _NamedConnection(
             near, near_port, context=_tls(access, credential), timeout=_CONNECT_S
         )

@@ -94,6 +94,8 @@ def test_a_pod_uses_its_account_where_no_context_is_chosen(tmp_path: Path) -> No
         ({"clusters": []}, "no cluster 'a'"),
         ({"users": []}, "no user 'a'"),
         ({"clusters": [{"name": "a", "cluster": {"server": "a.example"}}]}, "the server"),
+        ({"clusters": [{"name": "a", "cluster": {"server": "https://a:b"}}]}, "the server"),
+        ({"clusters": [{"name": "a", "cluster": {"server": "https://"}}]}, "the server"),
         ({"clusters": [{"cluster": {}}]}, "has no name"),
         ({"users": [{"name": "a", "user": {"client-key-data": "?"}}]}, "not base64"),
         ({"users": [{"name": "a", "user": {"exec": {"command": "x"}}}]}, "lacks apiVersion"),
