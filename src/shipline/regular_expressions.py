@@ -280,8 +280,10 @@ class _Parser:
         return _taking(self._folded(self._member()))
 
     def _folded(self, test: Test) -> Test:
-        """Also for the other case, where that does not count."""
-        return _folding(test) if "i" in self.flags and not isinstance(test, _Negated) else test
+        """Also for the other case, where that does not count; what is excluded is so in any."""
+        if "i" not in self.flags:
+            return test
+        return _Negated(_folding(test.test)) if isinstance(test, _Negated) else _folding(test)
 
     def _open(self) -> None:
         rest = self.pattern[self.position : self.position + 2]

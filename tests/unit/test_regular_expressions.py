@@ -7,7 +7,7 @@ import time
 
 import pytest
 import re2
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipline.regular_expressions import compiled
@@ -28,6 +28,10 @@ QUIET.log_errors = False
     st.lists(st.sampled_from(PARTS), max_size=9).map("".join),
     st.text("aabcKk.d1 \né_", max_size=8),
 )
+@example(r"(?i)\P{Lu}", "a")
+@example(r"(?i)[^\P{Lu}]", "a")
+@example("(?i)[[:^upper:]]", "a")
+@example(r"(?i)\W", "\u212a")
 def test_expressions_match_what_those_of_re2_match(pattern: str, text: str) -> None:
     try:
         expected = re2.compile(pattern, QUIET)
@@ -44,11 +48,11 @@ def test_expressions_match_what_those_of_re2_match(pattern: str, text: str) -> N
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(.*)*b", "(x?a?){20}a{20}$"])
 def test_time_does_not_grow_exponentially(pattern: str) -> None:
     def seconds(size: int) -> float:
-        start = time.process_time()
+        start = time.thread_time()
         compiled(pattern).search("a" * size + "/c")
-        return time.process_time() - start
+        return time.thread_time() - start
 
-    assert seconds(320) < 400 * max(seconds(20), 1e-4)
+    assert seconds(320) < 20, "2^300 steps if it did"
 
 
 @pytest.mark.parametrize(
