@@ -11,17 +11,29 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
 from shipline.build.base_images import Blobs, RegistryImages
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
-from shipline.build.downloads import is_http, last_modified, place_file, seconds_of
+from shipline.build.downloads import last_modified, place_file, seconds_of
 from shipline.build.faults import system_errors
 from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Material, ScratchOp, key_of
 from shipline.build.layer_files import USE_LOCK
+from shipline.build.locating import (
+    DOCKERFILE_LIMIT,
+    HEAD,
+    BegunReader,
+    begin_stdin,
+    bounded,
+    dockerfile_path,
+    existing,
+    is_http,
+    is_inside,
+    read_head,
+    unreadable_dockerfile,
+)
 from shipline.build.plan import plan_platforms
 from shipline.build.remotes import (
     CONTEXT_FILE,
@@ -44,10 +56,7 @@ from shipline.net import without_logins
 from shipline.sandbox import open_workspace, resolve_in_root
 from shipline.values import replace
 
-_PODMAN = "Containerfile"
 _CHECK_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
-_LIMIT = 16 << 20  # bytes of a Dockerfile
-_HEAD = 512  # bytes, enough to recognise an archive
 _SECOND = 1_000_000_000  # nanoseconds
 _UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # byte order marks of Windows editors
 
@@ -150,25 +159,6 @@ def open_stdin(
     return (request, begun) if context is None else (replace(request, context=context), None)
 
 
-def begin_stdin(request: BuildRequest, stdin: Reader | None) -> BegunReader:
-    """Standard input, which is the context or the Dockerfile alone; its head tells which.
-
-    Raises UsageError for no input, and for a Dockerfile beside another one.
-    """
-    if stdin is None:
-        raise UsageError("the context is standard input, which is closed")
-    begun = BegunReader(_head(stdin), stdin)
-    if not begun.head:
-        raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
-    other = request.dockerfile is not None and not is_http(request.dockerfile)
-    if other and sniff(begun.head) is None:
-        raise UsageError(
-            "standard input is not a tar archive, so it cannot contain --file",
-            hint="send the Dockerfile without --file, or an archive that contains the file",
-        )
-    return begun
-
-
 def _open_git(request: BuildRequest, remotes: Remotes, step: Step) -> Context:
     source = context_source(request.context.location, request.build_args)
     with step.step(f"load git source {source.shown}", kind="git") as loading:
@@ -189,24 +179,16 @@ def _open_http(request: BuildRequest, remotes: Remotes, step: Step) -> BuildRequ
         modified = seconds_of(file)
         context = replace(context, digest=str(file.content.digest))
         with downloader.store.fetch(file.content) as reader:
-            unpacked = _unpacked(context, BegunReader(_head(reader), reader), remotes.scratch)
+            unpacked = _unpacked(context, BegunReader(read_head(reader), reader), remotes.scratch)
         if unpacked is not None:
             return replace(request, context=replace(unpacked, newest=modified or unpacked.newest))
         place = remotes.scratch / "context"
         place.mkdir()
         place_file(file, downloader.store, place / CONTEXT_FILE)
     opened = replace(context, directory=str(place), newest=modified or None)
-    if request.dockerfile is None or _is_inside(request):
+    if request.dockerfile is None or is_inside(request):
         request = replace(request, dockerfile=CONTEXT_FILE)
     return replace(request, context=opened)
-
-
-def _is_inside(request: BuildRequest) -> bool:
-    """Whether --file names a file of a context that is not a directory of this machine."""
-    file = request.dockerfile or ""
-    if request.context.kind is ContextKind.STDIN:
-        return file != "-" and not is_http(file)
-    return file != "-" and not is_http(file) and not os.path.isabs(file)
 
 
 def _unpacked(context: Context, reader: BegunReader, scratch: Path) -> Context | None:
@@ -243,40 +225,16 @@ def _noted(
         yield entry, content
 
 
-def _head(stdin: Reader) -> bytes:
-    head = b""
-    while len(head) < _HEAD and (data := stdin.read(_HEAD - len(head))):
-        head += data
-    return head
-
-
-class BegunReader:
-    """A reader of the bytes in `head`, and then of the rest."""
-
-    def __init__(self, head: bytes, rest: Reader) -> None:
-        self.head = head
-        self._waiting = head
-        self._rest = rest
-
-    def read(self, size: int = -1, /) -> bytes:
-        if size < 0:
-            return b"".join(iter(lambda: self.read(1 << 20), b""))
-        if not self._waiting:
-            return self._rest.read(size)
-        data, self._waiting = self._waiting[:size], self._waiting[size:]
-        return data
-
-
 def read_dockerfile(
     request: BuildRequest, stdin: Reader | None, remotes: Remotes, step: Step
 ) -> df.Dockerfile:
     """The parsed Dockerfile. Raises UsageError if there is none, DockerfileError for its errors."""
     name, content = _content(request, stdin, remotes, step)
-    if len(content) > _LIMIT:
-        raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
+    if len(content) > DOCKERFILE_LIMIT:
+        raise UsageError(f"{name} is too big for a Dockerfile: more than {DOCKERFILE_LIMIT} bytes")
     if content[:2] in _UTF_16:
         raise UsageError(f"{name} is written in UTF-16", hint="save it as UTF-8")
-    if b"\0" in content[:_HEAD]:
+    if b"\0" in content[:HEAD]:
         raise UsageError(
             f"{name} is neither a Dockerfile nor a context: it is a binary file",
             hint="a context is a tar archive, plain or compressed with gzip, bzip2, xz or zstd",
@@ -301,60 +259,15 @@ def _content(
         return "Dockerfile", b"".join(bounded(stdin))
     name = str(path)
     try:
-        if not request.context.is_local and (request.dockerfile is None or _is_inside(request)):
+        if not request.context.is_local and (request.dockerfile is None or is_inside(request)):
             name = request.dockerfile or "Dockerfile"
             path = Path(request.context.directory) / name.lstrip("/")
             path = resolve_in_root(Path(request.context.directory), name)
         with existing(path).open("rb") as file:
-            return name, file.read(_LIMIT + 1)
+            return name, file.read(DOCKERFILE_LIMIT + 1)
     except (OSError, SandboxError) as error:
         why = error.strerror if isinstance(error, OSError) else error.message
         raise unreadable_dockerfile(request, path, name, str(why)) from None
-
-
-def unreadable_dockerfile(request: BuildRequest, path: Path, name: str, why: str) -> UsageError:
-    """The error for a Dockerfile at `path`, shown as `name`; perhaps another file was meant."""
-    return UsageError(
-        f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(request, path)
-    )
-
-
-def existing(path: Path) -> Path:
-    """`path`, or `dockerfile` for a `Dockerfile` that is not there, as in BuildKit."""
-    lower = path.with_name("dockerfile")
-    missing = path.name == "Dockerfile" and not os.path.lexists(path)
-    return lower if missing and "dockerfile" in _names(path.parent) else path
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def _other_dockerfile(request: BuildRequest, path: Path) -> str:
-    """A hint for a missing Dockerfile: perhaps a similar name, or that of Podman."""
-    if meant := _similar(path.name, _names(path.parent)):
-        inside = request.context.directory
-        found = path.parent / meant[0]
-        return f"did you mean -f {os.path.relpath(found, inside) if inside else found}?"
-    if request.context.directory:
-        return "name it with -f: a path inside of the context"
-    return "name it with -f, or build in the directory that has it"
-
-
-def _similar(name: str, names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    return get_close_matches(name, found, 1, 0.7) or [one for one in found if one == _PODMAN]
-
-
-def bounded(stdin: Reader) -> Iterator[bytes]:
-    """What can be read, up to more than a Dockerfile may have."""
-    left = _LIMIT + 1
-    while left and (data := stdin.read(left)):
-        left -= len(data)
-        yield data
 
 
 def open_contexts(
@@ -368,20 +281,6 @@ def open_contexts(
         if context.is_local:
             contexts[name] = _open(name, context, request, state, scratch, stack)
     return contexts
-
-
-def dockerfile_path(request: BuildRequest) -> Path | None:
-    """The path of the Dockerfile, None for standard input or a URL."""
-    file, place = request.dockerfile, request.context.place
-    if file == "-" or is_http(file or "") or not place:
-        return None
-    if file is None:
-        return Path(place) / "Dockerfile"
-    given = Path(file)
-    inside = Path(place) / given
-    if not request.context.is_local and _is_inside(request):
-        return inside
-    return inside if not given.exists() and inside.exists() else given
 
 
 def _open(

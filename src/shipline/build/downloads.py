@@ -126,11 +126,6 @@ def seconds_of(file: RemoteFile) -> int:
     return int(_seconds(file.modified))
 
 
-def is_http(source: str) -> bool:
-    """Whether `source` is an HTTP URL."""
-    return source.lower().startswith(("http://", "https://"))
-
-
 def file_name(url: str) -> str:
     """The name of the file in a directory."""
     name = posixpath.basename(unquote(split_url(url).path))

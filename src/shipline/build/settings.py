@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct, field
 
-from shipline.build.base_images import Repositories
 from shipline.build.downloads import Get, no_network
 from shipline.content import CacheStore, OpenCache
 from shipline.errors import UsageError
 
 if TYPE_CHECKING:
+    from shipline.build.base_images import Repositories
     from shipline.build.request import BuildRequest, Secret
     from shipline.build.source_rules import SourcePolicy
     from shipline.build.ssh import Agent

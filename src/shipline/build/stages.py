@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from shipline import dockerfile as df
-from shipline.build.downloads import file_name, is_http, parse_checksum
+from shipline.build.downloads import file_name, parse_checksum
 from shipline.build.entitlements import devices_of, is_insecure, network_of
 from shipline.build.graph import (
     CopyOp,
@@ -22,6 +22,7 @@ from shipline.build.graph import (
     Vertex,
     VertexLabel,
 )
+from shipline.build.locating import is_http
 from shipline.build.placing import parse_mode
 from shipline.build.request import RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from shipline.build.base_images import Repositories
 from shipline.build.flags import parse_boolean
 from shipline.build.request import (
     Annotation,
@@ -41,6 +40,9 @@ from shipline.events import Step
 from shipline.oci import Descriptor, Index, Platform, Reference, media
 from shipline.tasks import Once, Task, TaskGroup
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.build.base_images import Repositories
 
 _DESCRIPTOR = "containerimage.descriptor"
 _NOWHERE = (Output("cacheonly"),)

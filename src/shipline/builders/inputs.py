@@ -15,15 +15,14 @@ from tempfile import TemporaryDirectory
 
 from msgspec import Struct, field
 
-from shipline.build.base_images import LAYOUT, open_layout
-from shipline.build.contexts import (
+from shipline.build.locating import (
     begin_stdin,
     bounded,
     dockerfile_path,
     existing,
+    is_http,
     unreadable_dockerfile,
 )
-from shipline.build.downloads import is_http
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.settings import Settings
 from shipline.content import OciLayout, Reader, chunks
@@ -135,6 +134,8 @@ def _named(name: str, context: Context, inputs: Inputs) -> str:
         inputs.directories[local] = _directory(context, f"--build-context {name}:")
         return f"local:{local}"
     if context.kind is ContextKind.LAYOUT:
+        from shipline.build.base_images import LAYOUT, open_layout  # slow to import
+
         layout, wanted = open_layout(f"{LAYOUT}{context.location}")
         digest, store = layout.resolve(wanted).digest, uuid.uuid4().hex
         inputs.stores[f"oci:{store}"] = layout

@@ -11,7 +11,6 @@ from msgspec import Struct
 from shipline.builders.capabilities import OWN_STORE
 from shipline.builders.driver import Driver, State, engine_errors
 from shipline.builders.instances import Builder, Node
-from shipline.builders.kubernetes import KubernetesDriver, open_pod
 from shipline.builders.ssh import SshDriver
 from shipline.buildkit.connecting import (
     CONNECT_S,
@@ -167,6 +166,8 @@ class _Remote(_Kept):
     def open(self, key: str = "") -> AbstractContextManager[Control]:
         endpoint, environment = self._node.endpoint, self._environment
         if self._parts.scheme == "kube-pod":
+            from shipline.builders.kubernetes import open_pod  # slow to import
+
             return open_pod(endpoint, environment, self._timeout_s)
         if self._parts.scheme == "docker-container":
             return self._open_container()
@@ -187,10 +188,18 @@ def _container(node: Node, environment: Mapping[str, str], timeout_s: float) -> 
 
 
 _REMOTE_OPTIONS = ("cacert", "cert", "key", "servername", "default-load")
+
+
+def _kubernetes(node: Node, environment: Mapping[str, str], timeout_s: float) -> Driver:
+    from shipline.builders.kubernetes import KubernetesDriver  # slow to import
+
+    return KubernetesDriver(node, environment, timeout_s)
+
+
 _DRIVERS: Mapping[str, Callable[[Node, Mapping[str, str], float], Driver]] = {
     "docker": _Docker,
     "docker-container": _container,
-    "kubernetes": KubernetesDriver,
+    "kubernetes": _kubernetes,
     "remote": _Remote,
     "ssh": SshDriver,
 }

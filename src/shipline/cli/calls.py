@@ -71,7 +71,7 @@ def _is_shipline(builder: str) -> bool:
 
 def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int]:
     """As `answer`, of the frontend that the builder has."""
-    from shipline.build.contexts import dockerfile_path
+    from shipline.build.locating import dockerfile_path
     from shipline.cli.builders import call_on_builder
 
     with Stream(*sinks) as stream, stream.step(request.call.method) as step:

@@ -69,11 +69,14 @@ def call(request: BuildRequest, step: Step) -> CheckResult | Outline | Dockerfil
 @contextmanager
 def open_settings(*requests: BuildRequest) -> Iterator[Settings]:
     """What builds use of this process, with a client of registries that the block closes."""
-    from shipline.api import open_client, state_directory
     from shipline.build import Settings, insecure_hosts
     from shipline.cachestores import open_cache
+    from shipline.home import state_directory
+    from shipline.registry import Client, keychain_from, settings_from
 
-    with open_client(*(host for one in requests for host in insecure_hosts(one))) as client:
+    insecure = [host for one in requests for host in insecure_hosts(one)]
+    hosts = settings_from(os.environ, insecure=insecure)
+    with Client(hosts, keychain_from(os.environ)) as client:
         yield Settings(
             state_directory(),
             client.repository,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from shipline.engines.docker import Address, Docker, PodmanCommand, check_address
 from shipline.engines.engine import Engine, EngineError
 from shipline.home import docker_directory
-from shipline.sandbox import in_user_namespace
 
 if TYPE_CHECKING:
     from shipline.engines.containerd import Containerd
@@ -40,6 +39,8 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
         if path.exists():
             return open_(path)
     if shutil.which("podman", path=environment.get("PATH")):
+        from shipline.sandbox import in_user_namespace  # slow to import
+
         if in_user_namespace():  # where the command would take this user for root
             raise EngineError(
                 "podman is here, but its service does not run",

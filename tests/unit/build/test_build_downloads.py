@@ -14,11 +14,11 @@ from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import (
     Downloader,
     file_name,
-    is_http,
     last_modified,
     parse_checksum,
     place_file,
 )
+from shipline.build.locating import is_http
 from shipline.content import LocalStore
 from shipline.errors import DockerfileError, RegistryError, UsageError
 from shipline.events import Step, silent

@@ -16,6 +16,7 @@ import pytest
 
 from peers.registry import certificate
 from serving import ReceivedRequest, Reply, Served, serving
+from shipline import sandbox
 from shipline.engines import EngineError, LoadableImage, find_engine, finding
 from shipline.oci import Descriptor
 
@@ -198,7 +199,7 @@ def test_podman_without_service_is_for_root_alone(
     program.touch(mode=0o755)
     monkeypatch.setattr(finding, "_places", lambda environment: iter(()))
     for inside in (False, True):
-        monkeypatch.setattr(finding, "in_user_namespace", lambda inside=inside: inside)
+        monkeypatch.setattr(sandbox, "in_user_namespace", lambda inside=inside: inside)
         if not inside:
             assert not find_engine({"PATH": str(tmp_path)}).several
             continue
