@@ -60,7 +60,8 @@ def _stats(stream: RpcCall) -> list[Stat]:
         if packet.stat is None:
             return found
         path = packet.stat.path
-        if path != posixpath.normpath(path) or path in ("", ".") or path.startswith(("/", "..")):
+        outside = path in ("", ".", "..") or path.startswith(("/", "../"))
+        if outside or path != posixpath.normpath(path):
             raise RpcError(Code.INTERNAL, f"the path of a file is {path!r}")
         if posixpath.dirname(path) not in directories:
             raise RpcError(Code.INTERNAL, f"{path} comes before its directory")
@@ -105,20 +106,21 @@ class _Tree:
             for name in list(directories):
                 if prefix + name not in wanted:
                     directories.remove(name)
-                    _remove(Path(place, name))
+                    _remove(os.path.join(place, name))
 
     def _is_missing(self, one: Stat) -> bool:
-        path = self._root / one.path
+        path = f"{self._root}/{one.path}"
         with suppress(FileNotFoundError):
-            there = path.lstat()
+            there = os.lstat(path)
             if _is_same(one, there, path):
                 return False
             if not (one.mode & GO_TYPES["dir"] and stat.S_ISDIR(there.st_mode)):
                 _remove(path)
         if one.mode & GO_TYPES["dir"]:
-            path.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(path)
         elif one.mode & GO_TYPES["symlink"]:
-            path.symlink_to(one.link_name)
+            os.symlink(one.link_name, path)
         elif one.mode & (GO_TYPES["fifo"] | _DEVICES):
             os.mknod(path, _kind(one.mode), os.makedev(one.device_major, one.device_minor))
         else:
@@ -126,14 +128,14 @@ class _Tree:
         return False
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
-        path.unlink()
+        os.unlink(path)
 
 
-def _is_same(one: Stat, there: os.stat_result, path: Path) -> bool:
+def _is_same(one: Stat, there: os.stat_result, path: str) -> bool:
     """Whether a file, or a symbolic link, is there already; further names are always made anew."""
     if one.mode & GO_TYPES["symlink"]:
         return stat.S_ISLNK(there.st_mode) and os.readlink(path) == one.link_name
@@ -160,7 +162,7 @@ def _fetch(stream: RpcCall, root: Path, stats: Sequence[Stat], numbers: Sequence
         for packet in _packets(stream):
             if packet.type != PacketType.DATA or packet.id not in left:
                 raise RpcError(Code.INTERNAL, f"file {packet.id} was not asked for")
-            path = root / f"{stats[packet.id].path}"
+            path = f"{root}/{stats[packet.id].path}"
             if packet.id not in fds:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fds[packet.id] = os.open(path, flags, 0o600)
@@ -175,7 +177,7 @@ def _fetch(stream: RpcCall, root: Path, stats: Sequence[Stat], numbers: Sequence
     finally:
         for number, fd in fds.items():  # cut off: it must not count as there
             os.close(fd)
-            (root / stats[number].path).unlink(missing_ok=True)
+            os.unlink(f"{root}/{stats[number].path}")
     raise RpcError(Code.UNAVAILABLE, "the content of a directory ended early")
 
 
@@ -185,14 +187,14 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _dress(path: Path, one: Stat) -> None:
+def _dress(path: str, one: Stat) -> None:
     """Give a file or directory its mode, capability and time, unless it has them: the builder knows
     unchanged files by the time of their inode.
     """
-    there = path.lstat()
+    there = os.lstat(path)
     special = sum(bit for bit, go in GO_SPECIAL.items() if one.mode & go)
     if stat.S_IMODE(there.st_mode) != (mode := one.mode & 0o777 | special):
-        path.chmod(mode)
+        os.chmod(path, mode)
     with suppress(OSError):  # as an ordinary user, or where there are no attributes
         wanted, found = one.xattrs.get(CAPABILITY), _capability(path)
         if wanted is not None and wanted != found:
@@ -203,7 +205,7 @@ def _dress(path: Path, one: Stat) -> None:
         os.utime(path, ns=(one.mod_time, one.mod_time))
 
 
-def _capability(path: Path) -> bytes | None:
+def _capability(path: str) -> bytes | None:
     try:
         return os.getxattr(path, CAPABILITY)
     except OSError:
@@ -213,15 +215,14 @@ def _capability(path: Path) -> bytes | None:
 def _finish(root: Path, stats: Sequence[Stat]) -> None:
     """Further names of files, then modes and times: directories last, from below."""
     for one in stats:
-        path = root / one.path
+        path = f"{root}/{one.path}"
         if one.link_name and not one.mode & _NO_FILE:
-            path.unlink(missing_ok=True)
-            os.link(root / one.link_name, path)
+            os.link(f"{root}/{one.link_name}", path)
         elif one.mode & GO_TYPES["symlink"]:
-            if path.lstat().st_mtime_ns != one.mod_time:
+            if os.lstat(path).st_mtime_ns != one.mod_time:
                 os.utime(path, ns=(one.mod_time, one.mod_time), follow_symlinks=False)
         elif not one.mode & GO_TYPES["dir"]:
             _dress(path, one)
     for one in reversed(stats):
         if one.mode & GO_TYPES["dir"]:
-            _dress(root / one.path, one)
+            _dress(f"{root}/{one.path}", one)

@@ -41,7 +41,7 @@ def client_of(handler: Handler) -> Iterator[Connection]:
 
 
 Shape = dict[str, "Shape | str | int"]
-NAMES = st.sampled_from(["a", "b", "a.b", "é", "link"])
+NAMES = st.sampled_from(["a", "b", "a.b", "é", "..c", "link"])
 SHAPES: st.SearchStrategy[Shape] = st.recursive(
     st.dictionaries(NAMES, st.text(max_size=4) | st.sampled_from([0o600, 0o755, 0o4711])),
     lambda inner: st.dictionaries(NAMES, inner | st.text(max_size=4), max_size=4),
