@@ -78,6 +78,10 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
     secrets = project.get("secrets") or {}
     for name in services:
         service = _extended(name, services, environ)
+        for other in service.get("depends_on") or ():
+            if other not in services:
+                _fail(service, "depends_on", f"{name} depends on {other!r}, which is no service")
+        _variables_of(service, environ)
         if service.get("build") is None:
             continue
         target = _Service(name, service, secrets, environ, config.warnings).target()
@@ -131,7 +135,7 @@ def _load(name: str, content: bytes, environ: Mapping[str, str], directory: str 
         _place(service, directory, os.path.dirname(name))
     for secret in (document.get("secrets") or {}).values():
         if isinstance(secret, YamlMap) and secret.get("file"):
-            secret["file"] = _below(directory, secret["file"])
+            secret["file"] = _below(directory or ".", secret["file"])
     return document
 
 
@@ -463,6 +467,20 @@ def _dotenv(path: str, environ: Mapping[str, str]) -> dict[str, str]:
 # services
 
 
+def _variables_of(service: YamlMap, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The environment of a service. Raises BakeError for a file of it that is missing."""
+    found: dict[str, str | None] = {}
+    for one in service.get("env_file") or ():
+        fields = one if isinstance(one, dict) else {"path": one}
+        path = str(fields["path"])
+        if fields.get("required", True) and not os.path.exists(path):
+            _fail(service, "env_file", f"cannot read {path}")
+        found |= _dotenv(path, environ)
+    for name, value in (service.get("environment") or {}).items():
+        found[name] = environ.get(name) if value is None else _plain(value)
+    return found
+
+
 class _Service:
     def __init__(
         self,
@@ -560,28 +578,11 @@ class _Service:
             if value is not None:
                 found[name] = _plain(value)
             else:
-                own = self.environment().get(name)
+                own = _variables_of(self.service, self.environ).get(name)
                 if own is None:
                     own = self.environ.get(name)
                 if own is not None:
                     found[name] = own
-        return found
-
-    def environment(self) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        files = self.service.get("env_file") or []
-        for one in [files] if isinstance(files, (str, dict)) else files:
-            path, required = (
-                (one.get("path"), one.get("required", True))
-                if isinstance(one, dict)
-                else (one, True)
-            )
-            path = str(path)
-            if required and not os.path.exists(path):
-                self.fail(self.service, "env_file", f"cannot read {path}")
-            found |= _dotenv(path, self.environ)
-        for name, value in (self.service.get("environment") or {}).items():
-            found[name] = self.environ.get(name) if value is None else _plain(value)
         return found
 
     def entries(self, kind: str, where: Mapping[str, Any], key: str) -> list[Entry]:

@@ -130,7 +130,7 @@ class Target(Struct):
                 continue
             if name in _ESCAPED:
                 value = _escaped(value)
-            elif kind.entries:
+            elif kind.entries and kind.entries != "secret":  # those have an order of their own
                 value = [dict(sorted(one.items())) for one in value]
             found[name] = dict(sorted(value.items())) if isinstance(value, dict) else value
         return found

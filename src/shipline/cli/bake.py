@@ -153,7 +153,7 @@ def split_arguments(words: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
 
 def overrides_of(flags: Mapping[str, Any]) -> list[str]:
     """What the short flags stand for, as --set has it."""
-    found = [f"*.{name}=true" for name in ("push", "load") if flags.get(name)]
+    found = [f"*.{name}=true" for name in ("load", "push") if flags.get(name)]
     call = flags.get("call")
     if call is not None and call.method != "build":
         found.append(f"*.call={'lint' if call.method == 'check' else call.method}")

@@ -108,6 +108,8 @@ def test_what_does_not_end_is_refused_soon(
         "services:\n  app:\n    build:\n      tags: x\n",
         "services:\n  app:\n    build:\n      contxt: x\n",
         "services:\n  a:\n    extends: b\n    build: .\n  b:\n    extends: a\n",
+        "services:\n  a:\n    build: .\n    depends_on: [b]\n",
+        "services:\n  a:\n    build: .\n    env_file: [no-such-file.env]\n",
     ],
 )
 def test_a_wrong_compose_file_is_one_message(text: str) -> None:
