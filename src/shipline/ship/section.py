@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, Self
 
 from shipline.errors import ConfigError, UsageError
@@ -325,9 +326,8 @@ def _check_targets(targets: Mapping[str, TargetSection]) -> None:
                 known = ", ".join(targets)
                 raise ConfigError(f"targets.{name}.contexts: there is no target {used!r}: {known}")
     edges = {name: target.targets for name, target in targets.items()}
-    for name in edges:
-        if circle := next(_circles(name, edges, (name,)), None):
-            raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(circle)}")
+    if circle := _circle(edges):
+        raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(circle)}")
     if targets and all(target.image is None for target in targets.values()):
         raise ConfigError("targets: none of them has an image")
 
@@ -366,19 +366,19 @@ def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]
                 raise ConfigError(
                     f"{place}: needs {needed!r}, which is not a step; there is {known}"
                 )
-    for name in edges:
-        if circle := next(_circles(name, edges, (name,)), None):
-            raise ConfigError(f"steps: they wait for each other: {' -> '.join(circle)}")
+    if circle := _circle(edges):
+        raise ConfigError(f"steps: they wait for each other: {' -> '.join(circle)}")
 
 
-def _circles(
-    name: str, edges: Mapping[str, tuple[str, ...]], path: tuple[str, ...]
-) -> Iterator[tuple[str, ...]]:
-    for needed in edges[name]:
-        if needed == path[0]:
-            yield (*path, needed)
-        elif needed not in path:
-            yield from _circles(needed, edges, (*path, needed))
+def _circle(edges: Mapping[str, Iterable[str]]) -> list[str]:
+    """Names that lead back to the first of them; none without a cycle."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1][:0:-1]  # each needs the next
+        first = found.index(next(name for name in edges if name in found))
+        return [*found[first:], *found[: first + 1]]
+    return []
 
 
 def _check_inside(key: str, paths: Iterable[str]) -> None:
