@@ -73,7 +73,10 @@ def select(
 
     Raises BakeError for a target that is wrong, UsageError for a wrong override.
     """
-    return _Selector(config, overrides, environ).select(wanted)
+    try:
+        return _Selector(config, overrides, environ).select(wanted)
+    except RecursionError:
+        raise BakeError("too many targets or groups are in each other") from None
 
 
 class _Selector:
@@ -82,6 +85,7 @@ class _Selector:
     ) -> None:
         self.config = config
         self.named: set[str] = set()
+        self.linked: set[str] = set()
         self.overrides: dict[str, dict[tuple[str, str], Override]] = {}
         for written in overrides:
             self.add_override(written, environ)
@@ -192,7 +196,9 @@ class _Selector:
                 linked.linked = True
                 targets[name] = linked
             other = targets[name]
-            self.link(other, targets, path)
+            if name not in self.linked:
+                self.link(other, targets, path)
+                self.linked.add(name)
             added = [*target.texts("entitlements"), *other.texts("entitlements")]
             if added:
                 target.values["entitlements"] = list(dict.fromkeys(added))

@@ -206,6 +206,23 @@ def test_what_is_too_deep_is_one_message(expression: str) -> None:
     assert refused(f'target "default" {{ args = {{ a = {expression} }} }}').message
 
 
+def test_targets_that_all_use_each_other_are_linked_once() -> None:
+    names = [f"t{number}" for number in range(60)]
+    text = "".join(
+        f'target "{name}" {{\n contexts = {{'
+        + "".join(f'\n {one} = "target:{one}"' for one in names[at + 1 :])
+        + "\n }\n}\n"
+        for at, name in enumerate(names)
+    )
+    assert len(selected(text, "t0").targets) == 60
+
+
+@pytest.mark.parametrize("attribute", ['inherits = ["t{}"]', 'contexts = {{ x = "target:t{}" }}'])
+def test_a_chain_of_targets_is_taken_or_one_message(attribute: str) -> None:
+    text = "".join(f'target "t{n}" {{\n {attribute.format(n + 1)}\n}}\n' for n in range(3000))
+    assert refused(text + 'target "t3000" {}\ngroup "default" { targets = ["t0"] }\n').message
+
+
 def project(files: Mapping[str, str], *names: str) -> SelectedTargets:
     """Compose files, written to the current directory."""
     for name, text in files.items():
