@@ -7,6 +7,7 @@ ones. Source: docker/buildx, driver/docker-container; docs.docker.com, Engine AP
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -39,8 +40,10 @@ _CGROUP = "/docker/buildx"  # of engines that make control groups themselves
 _DIAL = ("buildctl", "dial-stdio")
 _POLL_S = 0.1
 _CLEAN_S = 30.0
-_LOG_LINES = 10
+_LOG_LINES, _SHOWN_LINES = 100, 5
 _RESTARTS = 2
+_QUIET = re.compile(r"level=(debug|info|warning)")
+_FAILURE = re.compile(r"error|incorrect|fail|invalid|can't|cannot|denied|panic|no such", re.I)
 _POLICIES = ("no", "always", "unless-stopped", "on-failure")
 _LIMITS = (
     *("memory", "memory-swap", "cpu-period", "cpu-quota", "cpu-shares"),
@@ -234,7 +237,7 @@ class ContainerDriver:
             sleep(_POLL_S)
 
     def _silent(self, found: Mapping[str, Any] | None, error: BuilderError) -> BuilderError:
-        said = "" if found is None else self._engine.logs(self._name, _LOG_LINES)
+        said = "" if found is None else last_words(self._engine.logs(self._name, _LOG_LINES))
         return BuilderError(
             f"BuildKit in the container {self._name} does not answer: {error.message}"
             + (f"; the container says:\n{said}" if said else ""),
@@ -259,6 +262,21 @@ def containers_of(endpoint: str, environment: Mapping[str, str]) -> Containers:
         else:
             address = docker_address(environment, endpoint)
         return Containers(DockerApi(address))
+
+
+def last_words(log: str) -> str:
+    """Why a daemon ended: the last lines that tell of a failure, or else the last ones; without
+    Go's traces, a function and a place with a tab before it each, and what is no error.
+    """
+    lines = log.splitlines()
+    after = [*lines[1:], ""]
+    told = [
+        one
+        for one, next_ in zip(lines, after, strict=True)
+        if not one.startswith("\t") and not next_.startswith("\t") and not _QUIET.search(one)
+    ]
+    failures = [one for one in told if _FAILURE.search(one)]
+    return "\n".join([*dict.fromkeys(failures or told)][-_SHOWN_LINES:])
 
 
 def _is_coming(container: Mapping[str, Any] | None) -> bool:

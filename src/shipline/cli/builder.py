@@ -19,7 +19,7 @@ import click
 from shipline.build import parse_platforms
 from shipline.cli import engine
 from shipline.cli.program import LazyCommand, LazyGroup
-from shipline.cli.template import render
+from shipline.cli.tables import line, table
 from shipline.errors import SandboxError, UsageError
 from shipline.regular_expressions import compiled
 from shipline.units import ByteSize, Duration, parse_boolean
@@ -78,6 +78,18 @@ def bootstrap(platforms: Sequence[str]) -> None:
 
 
 _HEADS = ("ID", "RECLAIMABLE", "SIZE", "LAST ACCESSED")
+_TITLES = {
+    "ID": "ID",
+    "Parents": "PARENTS",
+    "CreatedAt": "CREATED AT",
+    "Mutable": "MUTABLE",
+    "Reclaimable": "RECLAIMABLE",
+    "Shared": "SHARED",
+    "Size": "SIZE",
+    "Description": "DESCRIPTION",
+    "LastUsedAt": "LAST ACCESSED",
+    "Type": "TYPE",
+}
 _FLAGS: dict[str, Callable[[CacheRecord], bool]] = {
     "inuse": lambda record: record.in_use,
     "mutable": lambda record: record.mutable,
@@ -136,7 +148,7 @@ timeout_option = click.option(
 
 @click.command("du")
 @_filters
-@click.option("--format", "template", help="table, pretty, json, or a Go template.")
+@click.option("--format", "template", help="table, pretty, json, a Go template, or table and one.")
 @click.option("--verbose", is_flag=True, help="Shorthand for --format=pretty.")
 @builder_option
 @timeout_option
@@ -160,10 +172,12 @@ def du(
         if not filters:
             click.echo(_summary(records), nl=False)
         return
-    for record in records:
-        values = _values(record)
-        line = json.dumps(values) if template == "json" else render(template, values, indent=None)
-        click.echo(line)
+    rows = map(_values, records)
+    if template.startswith("table "):
+        click.echo(table(template.removeprefix("table "), _TITLES, rows), nl=False)
+        return
+    for row in rows:
+        click.echo(json.dumps(row) if template == "json" else line(template, row))
 
 
 @click.command("prune")

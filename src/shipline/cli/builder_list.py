@@ -20,8 +20,7 @@ from shipline.buildkit.messages import GcRule
 from shipline.cli.build import shown
 from shipline.cli.builder import builder_option, timeout_option
 from shipline.cli.builders import DOCKER, boot, find_builder
-from shipline.cli.tables import columns, table
-from shipline.cli.template import render
+from shipline.cli.tables import columns, line, table
 from shipline.engines.finding import docker_contexts
 from shipline.errors import ShiplineError
 from shipline.net import without_passwords
@@ -86,7 +85,7 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
         click.echo(table(own or _TABLE, _HEADS, _marked(rows)), nl=False)
     else:
         for row in rows:
-            click.echo(render(template, row))
+            click.echo(line(template, row))
     for row in rows:
         if row["Error"] and not row["Builder"]["Dynamic"]:
             told = f"{row['Builder']['Name']} ({row['Name']}): {row['Error']}"

@@ -23,7 +23,18 @@ def columns(rows: Iterable[Sequence[str]], padding: int, least: int = 0) -> str:
     )
 
 
+def line(template: str, values: Mapping[str, Value]) -> str:
+    r"""What docker shows for a template, in which `\t` and `\n` stand for their characters."""
+    return render(_unescaped(template), values, indent=None)
+
+
 def table(template: str, heads: Mapping[str, str], rows: Iterable[Mapping[str, Value]]) -> str:
     """What docker shows for `table TEMPLATE`, a column up to each tab, with heads."""
-    text = template.replace(r"\t", "\t")
-    return columns([render(text, values).split("\t") for values in (heads, *rows)], 3, least=7)
+    text = _unescaped(template)
+    return columns(
+        [render(text, values, indent=None).split("\t") for values in (heads, *rows)], 3, least=7
+    )
+
+
+def _unescaped(template: str) -> str:
+    return template.replace(r"\t", "\t").replace(r"\n", "\n")

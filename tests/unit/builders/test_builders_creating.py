@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipline.builders.configuration import format_toml, read_configuration
-from shipline.builders.container import parse_options
+from shipline.builders.container import last_words, parse_options
 from shipline.builders.creating import NodeRequest, with_new_node
 from shipline.builders.instances import Builder, Node
 from shipline.errors import UsageError
@@ -198,3 +198,19 @@ def test_toml_comes_back() -> None:
         "table": {"é": "ü", "empty": {}, "inner": {"v": []}},
     }
     assert tomllib.loads(format_toml(document)) == document
+
+
+@pytest.mark.parametrize(
+    "log, words",
+    [
+        ("one\ntwo\n", "one\ntwo"),
+        (
+            'level=warning msg="failed to see"\n(1, 1): cannot convert\nmain.load\n\t/load.go:1\n'
+            * 3,
+            "(1, 1): cannot convert",
+        ),
+        ("Incorrect Usage. no flag -x\n\nNAME:\n   buildkitd\n", "Incorrect Usage. no flag -x"),
+    ],
+)
+def test_a_daemon_that_ended_is_quoted_with_its_error(log: str, words: str) -> None:
+    assert last_words(log) == words

@@ -52,6 +52,10 @@ def test_du_fills_templates(home: Path) -> None:
     first = json.loads(run("du", "--format", "json").output.splitlines()[0])
     assert first["Reclaimable"] is True and first["LastUsedAt"] == "3 days ago"
     assert run("du", "--verbose").output.count("Created at:") == 2
+    assert run("du", "--format", r"table {{.Size}}\t{{.Type}}").output.splitlines()[:2] == [
+        "SIZE      TYPE",
+        "8.192kB   regular",
+    ]
 
 
 @pytest.mark.parametrize(
