@@ -170,11 +170,18 @@ def test_builds_of_other_machines_are_merged(project: Project, tmp_path: Path) -
         words = ("--only", "build", "--platform", platform, "--metadata-file", files[-1])
         project.ship(*words).ok()
     project.ship("--only", "test").ok()
+    missing = project.ship("--built", files[0], "--skip", "lint,test").failed(2)
+    assert "no file has a build for linux/arm64" in missing
     built = [word for file in files for word in ("--built", file)]
     project.ship(*built, "--skip", "lint,test").ok()
     index = document(project.node, _repository(project), "v0.1.0")
     assert len(index["manifests"]) == 2
     assert project.states()["test"] == "skipped"
+    commit = project.git("rev-parse", "HEAD")
+    project.git("commit", "--quiet", "--allow-empty", "-m", "feat: later")
+    said = project.ship(*built, "--skip", "lint,test").failed(2)
+    assert f"for linux/amd64 is of another commit: {commit}" in said
+    assert "v0.2.0" not in tags(project.node, _repository(project))
 
 
 def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other: Node) -> None:

@@ -13,6 +13,7 @@ import pytest
 from builds import config, document, tags
 from nodes import Node, node
 from peers import Docker
+from proxy import Answer, FaultProxy
 from ships import Project, coverage, new_project
 
 TARGETS = """\
@@ -190,3 +191,28 @@ def test_a_builder_of_buildkit_builds_what_is_shipped(project: Project, docker: 
     assert (
         "WORD=shared" in config(project.node, repository(project, "worker"), made)["config"]["Env"]
     )
+
+
+def test_copies_that_are_left_out_get_no_tags(project: Project) -> None:
+    project.ship("--skip", "copy", SHIPLINE_KEY_PASSWORD="x").ok()
+    assert all_tags(project) == {**ALL, "copy": []}
+
+
+def test_a_registry_that_refuses_one_image_keeps_no_other_from_its_tags(project: Project) -> None:
+    with FaultProxy(int(project.node.address.rpartition(":")[2])) as proxy:
+        file = project.root / "shipline.yaml"
+        through = f"127.0.0.1:{proxy.port}"
+        place = f"{project.node.address}/{repository(project, 'web')}"
+        text = file.read_text().replace(
+            f"image: {place}", f"image: {through}/{repository(project, 'web')}"
+        )
+        assert through in text
+        project.commit("fix: another way", shipline__yaml=text)
+        proxy.break_next(Answer(403), method="PUT", target="manifests/v", times=9)
+        said = project.ship(SHIPLINE_KEY_PASSWORD="x").failed(7)
+        assert all_tags(project) == {**ALL, "web": []}
+        for image in ("worker", "copy"):
+            assert f"tagged: {project.node.address}/{repository(project, image)}:v0.1.0@" in said
+        proxy.forget()
+        project.ship("--resume", SHIPLINE_KEY_PASSWORD="x").ok()
+        assert all_tags(project) == ALL

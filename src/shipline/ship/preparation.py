@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def missing_parts(project: ProjectConfig) -> Iterator[str]:
 def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
     """Those paths that are in the project, relative to it."""
     for path in paths:
-        absolute = path.absolute()
+        absolute = Path(os.path.abspath(path))  # without ..: links stay as they are named
         if absolute.is_relative_to(root):
             yield str(absolute.relative_to(root))
 

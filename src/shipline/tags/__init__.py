@@ -9,6 +9,7 @@ from shipline.tags.decision import (
     NoRuleMatches,
     Skipped,
     Tag,
+    built_from,
     choose_rule,
     decide,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "TagPlacement",
     "TagRule",
     "TagsSection",
+    "built_from",
     "choose_rule",
     "decide",
     "event_from",

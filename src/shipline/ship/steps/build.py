@@ -5,7 +5,7 @@ already. In each case it is in its registry by digest, without a tag.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -46,6 +46,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import RunRecord, StepResult, as_json, by_target
 from shipline.ship.section import Build, Pipeline, TargetSection
+from shipline.tags import built_from, revision
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -225,10 +226,32 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     for name in context.images:
         reused = name in inputs.naming.reuse
         image = read_image(context.repository(name), made[name])
+        if name in inputs.selection.built:
+            stated = (annotations, {**labels, **builds[name].labels})
+            _check_built(context, name, image, [built_from(one) for one in stated])
         images[name] = replace(image, reused=reused)
         reports |= _listed_packages(context, name, made[name])
     cached = not requests and not inputs.selection.built
     return StepOutcome(result=PushedImages(images), reports=reports, reason=note, cached=cached)
+
+
+def _check_built(
+    context: StepContext, name: str, image: PushedImage, commits: Collection[str]
+) -> None:
+    """Raises UsageError if a platform is missing, or built from none of these commits."""
+    of = f" of the target {name}" if name else ""
+    wanted, found = context.project.pipeline.builds[name].platforms, dict(image.platforms)
+    if missing := [str(one) for one in wanted if str(one) not in found]:
+        hint = "pass the files of all builds; --platform names fewer platforms"
+        raise UsageError(f"--built: no file has a build{of} for {', '.join(missing)}", hint=hint)
+    repository = context.repository(name)
+    for platform, digest in image.platforms:
+        commit = revision(repository, repository.resolve(str(digest)))
+        if commit and commit not in commits:
+            raise UsageError(
+                f"--built: the build{of} for {platform} is of another commit: {commit}",
+                hint="build this one: shipline ship --only build --metadata-file FILE",
+            )
 
 
 def _needed(builds: Mapping[str, TargetSection], names: Iterable[str]) -> list[str]:
@@ -485,11 +508,11 @@ def _part(repository: Repository, digest: Digest) -> Part:
     document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
     if isinstance(document, Index):
         return Part(document)
-    return Part(document, _platform(repository, document.config))
+    return Part(document, _config(repository, document.config).platform)
 
 
-def _platform(repository: Repository, config: Descriptor) -> Platform:
-    return ImageConfig.parse(fetch_all(repository, config, _CONFIG_LIMIT)).platform
+def _config(repository: Repository, config: Descriptor) -> ImageConfig:
+    return ImageConfig.parse(fetch_all(repository, config, _CONFIG_LIMIT))
 
 
 def read_image(repository: Repository, target: Descriptor) -> PushedImage:
@@ -498,5 +521,5 @@ def read_image(repository: Repository, target: Descriptor) -> PushedImage:
     if isinstance(document, Index):
         platforms = tuple((str(one.platform), one.digest) for one in document.images)
     else:
-        platforms = ((str(_platform(repository, document.config)), target.digest),)
+        platforms = ((str(_config(repository, document.config).platform), target.digest),)
     return PushedImage(target.plain, platforms)

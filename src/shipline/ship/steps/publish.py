@@ -6,13 +6,13 @@ image, and a mutable tag must not move back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from shipline.content import MemoryStore, fetch_all
-from shipline.errors import NotFound
+from shipline.errors import NotFound, ShiplineError
 from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import PipelineStep, PlanInput, StepContext, StepKind, StepOutcome
@@ -141,7 +141,7 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
 
 def _publish(context: StepContext, span: Span) -> StepOutcome:
     """Set the tags of all images everywhere, unless one of the places has a conflict. Raises
-    TagConflict.
+    TagConflict before any tag is set; what a registry refuses is raised once all were tried.
     """
     decision, targets = reserved_decision(context), require_images(context.run)
     older = commit_order(context.git, context.project.tags.remote, fetch=True)
@@ -152,8 +152,13 @@ def _publish(context: StepContext, span: Span) -> StepOutcome:
     for repository, _ in destinations.values():
         placements(repository, decision, older)
     images: list[str] = []
+    failures: list[ShiplineError] = []
     for destination, (repository, target) in destinations.items():
-        done = give_tags(repository, target, decision, older)
+        try:
+            done = give_tags(repository, target, decision, older)
+        except ShiplineError as error:
+            failures.append(error)
+            continue
         _report(destination, done, span)
         lost = lost_races(repository, target, done.added)
         for tag in lost:
@@ -161,8 +166,20 @@ def _publish(context: StepContext, span: Span) -> StepOutcome:
         current = (*done.added, *done.present)
         kept = [tag for tag in current if tag not in lost]
         images += [f"{destination.name}:{tag}@{target.digest}" for tag in kept]
+    if failures:
+        raise _incomplete(failures, images)
     published = PublishedNames(tuple(images), decision.version)
     return StepOutcome(result=published, reason=", ".join(published.names))
+
+
+def _incomplete(failures: Sequence[ShiplineError], images: Sequence[str]) -> ShiplineError:
+    """The first failure, which says what got its tags all the same."""
+    first, *others = failures
+    for failure in others:
+        first.add_note(failure.message)
+    for image in images:
+        first.add_note(f"tagged: {image}")
+    return first
 
 
 def names_of(run: RunRecord) -> tuple[str, ...]:
@@ -190,9 +207,15 @@ def reserved_decision(context: StepContext) -> Decision:
 
 
 def _places(inputs: PlanInput) -> dict[Reference, str]:
-    """The repositories that get tags, each with the target whose image it gets."""
-    builds = inputs.pipeline.builds
-    return {place: name for name, build in builds.items() for place in build.places}
+    """The repositories that get tags, each with the target whose image it gets; those of copies
+    only if they are made.
+    """
+    copies = not inputs.selection.left_out("copy")
+    return {
+        place: name
+        for name, build in inputs.pipeline.builds.items()
+        for place in (build.places if copies else build.places[:1])
+    }
 
 
 def _report(place: Reference, done: TagChanges, span: Span) -> None:
