@@ -7,9 +7,9 @@
 Every run starts on a settled machine: nothing dirty, daemons idle, the context in the page cache.
 BuildKit goes second in each pair, as it leaves several times the size of the tree in the cache.
 Prints medians, ratios, CPU time, peak memory, and how long the row took to measure. Each row is
-written to bench/results/build.json when it is there, and at the end the plot docs/build-time.svg,
-where the sizes were measured. Needs root, the Debian packages docker.io, docker-buildx,
-docker-registry and buildah, and the npm registry for the Node.js example.
+written to bench/results/build.json when it is there, and the plot docs/build-time.svg when all
+sizes are. Needs root, the Debian packages docker.io, docker-buildx, docker-registry and buildah,
+and the npm registry for the Node.js example.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -207,7 +208,7 @@ class Report:
     """The rows: printed, and written to a file as they come."""
 
     def __init__(self, file: Path) -> None:
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, Any]] = []
         self._file = file
         self._before = time.monotonic()
         file.parent.mkdir(exist_ok=True)
@@ -374,9 +375,14 @@ def main() -> None:
         for name in names:
             if time.monotonic() < deadline:
                 ROWS[name](run)
+                draw(report.rows)
             else:
                 print(f"{name}: left out, as {arguments.minutes:g} minutes are over")
-    by_size = sorted((row for row in report.rows if "files" in row), key=lambda row: row["files"])
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """The plot, once the big tree and all smaller ones have been measured."""
+    by_size = sorted((row for row in rows if "files" in row), key=lambda row: row["files"])
     if len(by_size) > len(SIZES):
         (ROOT / "docs" / "build-time.svg").write_text(plot(by_size))
 
