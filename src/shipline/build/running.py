@@ -14,6 +14,7 @@ from shipline.build.cache import LayerResult
 from shipline.build.executor import Executor, StepMounts, context_digest
 from shipline.build.faults import full_hint
 from shipline.build.graph import RunOp, key_of
+from shipline.build.request import SHM_SIZE
 from shipline.build.snapshots import Snapshot, Writable
 from shipline.build.worker import Source, StepOptions, Worker
 from shipline.dockerfile import resolve_path
@@ -90,17 +91,23 @@ def executed(
     ensure_platform(Platform.parse(op.platform), options.step)
     with ExitStack() as stack:
         place = stack.enter_context(worker.snapshots.writable(base))
-        _make_mount_points(place.root)
+        _make_mount_points(place.root, op)
         mounts, secrets = StepMounts(inputs, worker, executor, stack).open(op, fresh=options.fresh)
         spec = _spec(op, place.root, (*mounts, *more), secrets)
         _execute(op, spec, place.root, executor, options.step)
         yield place
 
 
-def _make_mount_points(root: Path) -> None:
-    """Create what every container needs; it is part of the layer, as in BuildKit."""
+def _make_mount_points(root: Path, op: RunOp) -> None:
+    """Create what every container needs. It is part of the layer, as in BuildKit, unless a mount of
+    the step is below: what was made for that one is removed after it.
+    """
+    targets = [resolve_path(op.cwd, mount.target) for mount in op.mounts]
+    if op.shm_size not in (0, SHM_SIZE) or op.script[0]:
+        targets.append("/dev/own")
     for name in ("dev", "proc", "sys"):
-        if not os.path.lexists(root / name):
+        below = any(target.startswith(f"/{name}/") for target in targets)
+        if not below and not os.path.lexists(root / name):
             os.mkdir(root / name, 0o755)
 
 
