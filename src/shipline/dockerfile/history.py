@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.parser import chomp, parse_heredoc
 from shipline.dockerfile.scope import VariableScope
-from shipline.dockerfile.text import quote
+from shipline.dockerfile.text import quote, quote_character
 from shipline.dockerfile.values import format_duration
 from shipline.errors import DockerfileError
 
@@ -39,13 +39,14 @@ def command_line(
 
 
 def script_of(instruction: ins.Run) -> ins.InlineFile | None:
-    """The here-document of a RUN that is a script: alone, and starting with `#!`.
+    """The here-document of a RUN that is a script: alone, and starting with `#!` in the file; after
+    tabs, which `<<-` removes, it is the shell's.
 
     It must be executable in `/dev/pipes` under its name while the step runs. Its content is
     final: variables are left to the script.
     """
     document = _only_document(instruction)
-    if document is None or not document.content.startswith("#!"):
+    if document is None or not instruction.files[0].content.startswith("#!"):
         return None
     return document
 
@@ -171,16 +172,16 @@ def _transfer(instruction: ins.Transfer) -> str:
 
 
 def _health_check(instruction: ins.HealthCheck) -> str:
-    """Go's `%+v` of a struct."""
-    durations = {
-        "Interval": instruction.interval_ns,
-        "Timeout": instruction.timeout_ns,
-        "StartPeriod": instruction.start_period_ns,
-        "StartInterval": instruction.start_interval_ns,
-    }
-    words = " ".join(f"{name}:{format_duration(one)}" for name, one in durations.items())
-    test = bare_list(instruction.test)
-    return f"HEALTHCHECK {{Test:{test} {words} Retries:{instruction.retries}}}"
+    """Go's `%q` of the address of a struct."""
+    durations = (
+        instruction.interval_ns,
+        instruction.timeout_ns,
+        instruction.start_period_ns,
+        instruction.start_interval_ns,
+    )
+    words = " ".join(quote(format_duration(one)) for one in durations)
+    retries = quote_character(instruction.retries)
+    return f"HEALTHCHECK &{{{quoted_list(instruction.test)} {words} {retries}}}"
 
 
 def bare_list(words: Iterable[str]) -> str:

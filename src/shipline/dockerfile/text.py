@@ -30,6 +30,13 @@ def quote(text: str) -> str:
     return f'"{"".join(_quoted(char) for char in text)}"'
 
 
+def quote_character(code: int) -> str:
+    """The character with this number in single quotes, as Go prints numbers with `%q`."""
+    valid = 0 <= code < 0xD800 or 0xE000 <= code <= 0x10FFFF
+    char = chr(code) if valid else "\ufffd"
+    return {"'": r"'\''", '"': "'\"'"}.get(char) or f"'{_quoted(char)}'"
+
+
 def _quoted(char: str) -> str:
     if char in _ESCAPES:
         return _ESCAPES[char]

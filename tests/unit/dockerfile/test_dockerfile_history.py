@@ -75,9 +75,17 @@ def run(text: str) -> Run:
         ("MAINTAINER me <a@b>", "MAINTAINER me <a@b>"),
         (
             "HEALTHCHECK --interval=90s --retries=2 CMD a b",
-            "HEALTHCHECK {Test:[CMD-SHELL a b] Interval:1m30s Timeout:0s StartPeriod:0s "
-            "StartInterval:0s Retries:2}",
+            'HEALTHCHECK &{["CMD-SHELL" "a b"] "1m30s" "0s" "0s" "0s" \'\\x02\'}',
         ),
+        (
+            'HEALTHCHECK --retries=65 CMD ["a"]',
+            """HEALTHCHECK &{["CMD" "a"] "0s" "0s" "0s" "0s" 'A'}""",
+        ),
+        (
+            'HEALTHCHECK --retries=39 CMD ["a"]',
+            """HEALTHCHECK &{["CMD" "a"] "0s" "0s" "0s" "0s" '\\''}""",
+        ),
+        ("HEALTHCHECK NONE", r"""HEALTHCHECK &{["NONE"] "0s" "0s" "0s" "0s" '\x00'}"""),
         ("ONBUILD RUN x", None),
     ],
 )
@@ -94,6 +102,7 @@ def test_declared_args_stand_in_front_of_a_command() -> None:
 
 def test_here_documents_reach_the_shell() -> None:
     assert command_line(run("RUN <<-E\n\ta\n\tE"))[-1] == "a\n"
+    assert command_line(run("RUN <<-E\n\t#!/bin/a\n\tE"))[-1] == "#!/bin/a\n"
     assert command_line(run("RUN cat <<A <<-B\n1\nA\n\t2\n\tB"))[-1] == (
         "cat <<A <<-B\n1\nA\n\t2\nB"
     )
@@ -101,7 +110,7 @@ def test_here_documents_reach_the_shell() -> None:
 
 
 def test_a_document_with_an_interpreter_is_a_program() -> None:
-    python = run("RUN <<-E\n\t#!/usr/bin/python3\n\tprint()\n\tE")
+    python = run("RUN <<-E\n#!/usr/bin/python3\n\tprint()\n\tE")
     script = script_of(python)
     assert script is not None
     assert (script.name, script.content) == ("E", "#!/usr/bin/python3\nprint()\n")
