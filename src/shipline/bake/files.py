@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shipline.bake.definitions import Definitions, add_definitions
 from shipline.bake.json_syntax import parse_json
-from shipline.bake.syntax import BakeError, Body, parse_hcl
+from shipline.bake.syntax import Body, not_too_deep, parse_hcl
 from shipline.errors import UsageError
 
 COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
@@ -76,37 +76,25 @@ def parse_files(
     """What the files define: compose files first, then HCL and JSON, each later one over those
     before. `variables` win over the environment; `builtin` are the constants. Raises BakeError.
     """
-    try:
-        return _parsed(files, environ, variables=variables, builtin=builtin)
-    except RecursionError:
-        raise BakeError("an expression or a document is nested too deeply") from None
+    with not_too_deep():
+        environ = visible_environment(environ)
+        given = {**environ, **variables}
+        compose: list[DefinitionFile] = []
+        bodies: list[Body] = []
+        for file in files:
+            parsed = _parse(file, given)
+            if parsed is None:
+                compose.append(file)
+            else:
+                bodies.append(parsed)
+        config = Definitions()
+        if compose:
+            from shipline.bake.compose import add_compose
 
-
-def _parsed(
-    files: Iterable[DefinitionFile],
-    environ: Mapping[str, str],
-    *,
-    variables: Mapping[str, str],
-    builtin: Mapping[str, str],
-) -> Definitions:
-    environ = visible_environment(environ)
-    given = {**environ, **variables}
-    compose: list[DefinitionFile] = []
-    bodies: list[Body] = []
-    for file in files:
-        parsed = _parse(file, given)
-        if parsed is None:
-            compose.append(file)
-        else:
-            bodies.append(parsed)
-    config = Definitions()
-    if compose:
-        from shipline.bake.compose import add_compose
-
-        add_compose(config, compose, given)
-    if bodies:
-        add_definitions(config, bodies, builtin, given.get)
-    return config
+            add_compose(config, compose, given)
+        if bodies:
+            add_definitions(config, bodies, builtin, given.get)
+        return config
 
 
 def visible_environment(environ: Mapping[str, str]) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from shipline.bake.definitions import Definitions
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
-from shipline.bake.syntax import BakeError
+from shipline.bake.syntax import BakeError, not_too_deep
 from shipline.bake.target import ATTRIBUTES, Group, Target
 from shipline.build import parse_boolean
 from shipline.dockerfile import nearest
@@ -73,10 +73,8 @@ def select(
 
     Raises BakeError for a target that is wrong, UsageError for a wrong override.
     """
-    try:
+    with not_too_deep():
         return _Selector(config, overrides, environ).select(wanted)
-    except RecursionError:
-        raise BakeError("too many targets or groups are in each other") from None
 
 
 class _Selector:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from msgspec import Struct
@@ -70,6 +71,15 @@ def refuse(message: str, place: Range | None, hint: str = "") -> NoReturn:
     error = BakeError(message, hint=hint)
     error.span = None if place is None else place.span
     raise error
+
+
+@contextmanager
+def not_too_deep() -> Iterator[None]:
+    """Raises BakeError where definitions are deeper in each other than they can be followed."""
+    try:
+        yield
+    except RecursionError:
+        raise BakeError("expressions, targets or documents are too deep in each other") from None
 
 
 class Expression(Struct, frozen=True):
