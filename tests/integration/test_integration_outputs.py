@@ -97,7 +97,12 @@ def test_delete_spares_what_the_build_needs(shipline: Shipline, own: Path, tmp_p
     ):
         said = shipline.build("-o", f"type=local,dest={place},mode=delete", own).failed(2)
         assert f"also {what}" in " ".join(said.replace("│", " ").split()), said
-    assert (own / "page.html").exists()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/kept").mkdir(parents=True)
+    said = shipline.build("-o", f"type=local,dest={link},mode=delete", own).failed(2)
+    assert "is a symbolic link" in said
+    assert (tmp_path / "elsewhere/kept").exists() and (own / "page.html").exists()
 
 
 def test_archives_go_to_standard_output_by_default(shipline: Shipline, own: Path) -> None:

@@ -243,10 +243,16 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
 
 def check_outputs(request: BuildRequest, state: Path) -> None:
     """Raise UsageError for an output that would remove files which are needed: the directories of
-    contexts, of the user and of this program.
+    contexts, of the user and of this program, and what a symbolic link leads to.
     """
     for output in request.outputs:
         if output.delete:
+            if Path(output.destination).is_symlink():
+                raise UsageError(
+                    f"--output: {output.destination} is a symbolic link, which mode=delete does not"
+                    " follow",
+                    hint=f"name the directory itself: dest={Path(output.destination).resolve()}",
+                )
             _check_removal(Path(output.destination).resolve(), _kept(request, state))
 
 
