@@ -23,7 +23,7 @@ from shipline.errors import BuilderError
 from shipline.kubernetes.access import ClusterAccess, Credential
 from shipline.registry import Proxies
 from shipline.registry.request import Url
-from shipline.tasks import on_cancel, sleep
+from shipline.tasks import check, on_cancel, sleep
 
 Object = dict[str, Any]
 
@@ -135,12 +135,14 @@ class Cluster:
                 hint="correct certificate-authority or tls-server-name in the kubeconfig",
             ) from None
         except OSError as error:
+            check()  # an interruption breaks the connection, too
             raise BuilderError(
                 f"the API server {server} cannot be reached: {error.strerror or error}",
                 hint="see whether `kubectl version` reaches it",
                 retriable=True,
             ) from None
         except http.client.HTTPException as error:
+            check()
             raise BuilderError(
                 f"what answers at {server} is no API server: {error!r}", retriable=True
             ) from None
