@@ -11,6 +11,7 @@ from pathlib import Path
 from shipline.content.protocols import Fetcher
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
+from shipline.files import open_whole
 from shipline.oci import Descriptor, Digest, Index, check_tag, parse_manifest
 from shipline.values import replace
 
@@ -29,7 +30,8 @@ class OciLayout(LocalStore):
             raise NotFound(f"{root} is not an OCI image layout: it has no oci-layout file")
         super().__init__(root, create=create)
         if not marker.exists():
-            marker.write_bytes(_LAYOUT)
+            with open_whole(marker) as file:
+                file.write(_LAYOUT)
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False
@@ -79,12 +81,10 @@ class OciLayout(LocalStore):
         return parsed
 
     def _write(self, raw: bytes) -> None:
-        partial = self.root / f".index.json.{os.getpid()}.{os.urandom(4).hex()}"
-        with partial.open("wb") as file:
+        with open_whole(self.root / "index.json") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(self.root / "index.json")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

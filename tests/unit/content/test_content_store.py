@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -214,3 +215,28 @@ def test_links_in_a_layout_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "layout/index.json").symlink_to(secret)
     with pytest.raises(ContentError, match="symbolic link"):
         layout.index()
+
+
+def test_a_layout_that_cannot_be_written_keeps_its_index_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = OciLayout(tmp_path / "layout", create=True)
+    store, first = _index_of(b"a")
+    layout.tag(first, store, "first")
+    before = sorted(path.name for path in layout.root.iterdir())
+    store, second = _index_of(b"b")
+    layout.push(second, store)
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        layout.tag(second, store, "second")
+    assert sorted(path.name for path in layout.root.iterdir()) == before
+    assert layout.resolve("first") == first
+
+
+def _index_of(data: bytes) -> tuple[MemoryStore, Descriptor]:
+    raw = b'{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s"}}' % data
+    return MemoryStore(raw), Descriptor.of(raw, media.OCI_INDEX)
