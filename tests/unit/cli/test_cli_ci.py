@@ -238,3 +238,19 @@ def test_the_plain_workflow_tells_what_it_leaves_out(project: Path) -> None:
         "versions and tags by rules: images",
     ):
         assert one in said and f"# - {one}" in text
+
+
+def test_jobs_of_several_targets_log_in_to_all_registries_that_they_push_to(project: Path) -> None:
+    (project / "shipline.yaml").write_text(
+        "build: {platforms: [linux/amd64, linux/arm64]}\n"
+        "targets:\n"
+        "  web: {image: one.example/web, copies: [copy.example/web]}\n"
+        "  api: {image: two.example/api, secrets: ['id=t,env=API_TOKEN']}\n"
+    )
+    for system in ("gitlab", "github"):
+        text = run(project, "ci", system, "--stdout").stdout
+        assert text.count('shipline ship --only build --platform "$PLATFORM"') == 2
+        assert "shipline build" not in text and ("API_TOKEN" in text or system == "gitlab")
+        assert text.count("one.example") == text.count("two.example") > text.count("copy.example")
+    refused = run(project, "ci", "github", "--style", "buildx", "--stdout")
+    assert refused.returncode == 2 and "--style" in refused.stderr
