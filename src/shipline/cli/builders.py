@@ -289,11 +289,12 @@ def rm(
     failures = []
     for name in names:
         try:
-            if not _remove(store, name, timeout_s, keep_daemon, keep_state) and not force:
+            if _remove(store, name, timeout_s, keep_daemon, keep_state):
+                click.echo(f"{name} removed", err=True)
+            elif not force:
                 raise UsageError(
                     f"there is no builder {name!r} to remove", hint="see: shipline builder ls"
                 )
-            click.echo(f"{name} removed", err=True)
         except ShiplineError as error:
             failures.append((name, error))
     for name, failure in failures[1:]:
