@@ -20,7 +20,7 @@ from shipline.build import Annotation, Level, parse_annotation, parse_platforms,
 from shipline.cli.build_options import MODES
 from shipline.cli.environment import registry_options
 from shipline.cli.results import write_whole
-from shipline.cli.template import GoStruct, render
+from shipline.cli.template import GoStruct, go_json, render
 from shipline.content import MemoryStore, Repository, copy_graph, fetch_all
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.oci import (
@@ -498,12 +498,24 @@ def _result(
     )
     if platforms:
         index = _of_platforms(index, platforms)
+    index = _as_of_buildx(index)
     kept = {one.digest for one in index.manifests}
     return (
         index.raw,
         index.descriptor,
         lambda image: [one.plain for one in image.part().descriptors if one.digest in kept],
     )
+
+
+def _as_of_buildx(index: Index) -> Index:
+    """The index with the bytes, so the digest, that buildx gives to it."""
+    document = json.loads(index.raw)
+    for one in (document, *document["manifests"]):
+        if "annotations" in one:
+            one["annotations"] = dict(sorted(one["annotations"].items()))
+    parsed = parse_manifest(go_json(document).encode())
+    assert isinstance(parsed, Index)
+    return parsed
 
 
 _ABOUT = "vnd.docker.reference.digest"

@@ -128,6 +128,7 @@ def test_images_are_combined_and_read_back_over_the_network(
     assert added.returncode == 0, added.stderr
     raw = run_shipline("imagetools", "inspect", "--raw", name).stdout
     assert raw + "\n" == dry.stdout
+    assert raw.startswith('{\n  "schemaVersion": 2,\n  "mediaType": ')
     seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
     assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)
 
