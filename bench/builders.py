@@ -1,4 +1,4 @@
-"""Builds on 1, 2 and 4 nodes: one build of four platforms, and forty builds at once.
+"""Builds on 1, 2 and 4 nodes: one build of four platforms, and forty targets of a bake file.
 
     make bench-builders
     make bench-builders BENCH='--percent 40 --builds 10 --only many'
@@ -14,6 +14,7 @@ bench`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -93,17 +94,19 @@ class Bench:
             words += ["--platform", ",".join(platforms)] if fixed else []
             subprocess.run([*_shipline(), *words], env=self._environment("shipline"), check=True)
 
-    def start(self, who: str, builder: str, loops: int, *words: str) -> subprocess.Popen[bytes]:
-        """A build that nothing of an earlier one can be used for."""
+    def run(self, who: str, command: str, builder: str, *words: str) -> float:
+        """Seconds for a command of either program; it fails with what that said."""
         program = _shipline() if who == "shipline" else [str(self.program), "buildx"]
-        own = os.urandom(8).hex()
-        command = [*program, "build", "--builder", builder, "--network=none", *words]
-        command += ["--provenance=false"]
-        command += [f"--build-arg=ROUND={own}", f"--build-arg=LOOPS={loops}", str(self.context)]
-        environment = self._environment(who)
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        begun = time.monotonic()
+        done = subprocess.run(
+            [*program, command, "--builder", builder, *words],
+            env=self._environment(who),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
+        if done.returncode:
+            raise SystemExit(f"{done.args} failed:\n{done.stdout.decode(errors='replace')}")
+        return time.monotonic() - begun
 
     @property
     def program(self) -> Path:
@@ -114,35 +117,34 @@ class Bench:
         return {**own, **self.environment, "BUILDKIT_PROGRESS": "plain"}
 
     def one(self, who: str, nodes: int, loops: int) -> float:
-        """Seconds for a build of all platforms."""
-        name = f"{self.registry.address}/bench/{os.urandom(8).hex()}"
-        words = ("--push", "-t", name, f"--platform={','.join(PLATFORMS)}")
-        return _timed([self.start(who, f"farm{nodes}", loops, *words)])
+        """Seconds for a build of all platforms, for which nothing of an earlier one is used."""
+        own = os.urandom(8).hex()
+        words = ["--push", "-t", f"{self.registry.address}/bench/{own}", "--network=none"]
+        words += [f"--platform={','.join(PLATFORMS)}", "--provenance=false"]
+        words += [f"--build-arg=ROUND={own}", f"--build-arg=LOOPS={loops}", str(self.context)]
+        return self.run(who, "build", f"farm{nodes}", *words)
 
     def many(self, who: str, nodes: int, loops: int, builds: int) -> float:
-        """Seconds until all of `builds`, which begin at once, are done; they go nowhere."""
-        begun = time.monotonic()
-        words = ("--output=type=cacheonly",)
-        started = [self.start(who, f"pool{nodes}", loops, *words) for _ in range(builds)]
-        return _timed(started, begun)
+        """Seconds for `builds` targets of one bake file; the results stay in the caches."""
+        targets = {
+            f"build-{number}": {
+                "context": str(self.context),
+                "args": {"ROUND": os.urandom(8).hex(), "LOOPS": str(loops)},
+                "network": "none",
+                "output": ["type=cacheonly"],
+                "attest": ["type=provenance,disabled=true"],
+            }
+            for number in range(builds)
+        }
+        file = self.context.with_name("docker-bake.json")
+        file.write_text(
+            json.dumps({"group": {"default": {"targets": [*targets]}}, "target": targets})
+        )
+        return self.run(who, "bake", f"pool{nodes}", "--allow=fs=*", "-f", str(file))
 
 
 def _shipline() -> list[str]:
     return [sys.executable, "-m", "shipline"]
-
-
-def _timed(processes: Sequence[subprocess.Popen[bytes]], begun: float | None = None) -> float:
-    begun = begun or time.monotonic()
-    try:
-        outputs = [process.communicate()[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()  # nothing, unless this was interrupted
-    took = time.monotonic() - begun
-    for process, output in zip(processes, outputs, strict=True):
-        if process.returncode:
-            raise SystemExit(f"{process.args} failed:\n{output.decode(errors='replace')}")
-    return took
 
 
 @contextmanager
@@ -197,7 +199,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--percent", type=int, default=25, help="of a processor, for each node")
-    parser.add_argument("--builds", type=int, default=40, help="at once")
+    parser.add_argument("--builds", type=int, default=40, help="targets of the bake file")
     parser.add_argument("--loops", type=int, default=1_000_000, help="of one step of the one build")
     parser.add_argument("--nodes", default="1,2,4")
     parser.add_argument("--only", choices=("one", "many"))
@@ -222,7 +224,7 @@ def main() -> None:
                 }
                 for who in parties
             }
-            show(f"{arguments.builds} builds at once", many)
+            show(f"{arguments.builds} targets of a bake file", many)
 
 
 if __name__ == "__main__":

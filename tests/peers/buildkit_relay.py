@@ -93,7 +93,13 @@ def _answer(
             same.shutdown(socket.SHUT_RDWR)
         return
     with secured, connect(path) as engine:
-        there = threading.Thread(target=copy, args=(engine.recv, secured.sendall), daemon=True)
+
+        def answer() -> None:
+            copy(engine.recv, secured.sendall)
+            with suppress(OSError):  # a daemon that dies closes its connections
+                same.shutdown(socket.SHUT_RDWR)
+
+        there = threading.Thread(target=answer, daemon=True)
         there.start()
         copy(secured.recv, engine.sendall)
         with suppress(OSError):

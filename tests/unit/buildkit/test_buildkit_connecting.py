@@ -46,7 +46,7 @@ def server(said: bytes, *, again: bool = False) -> Iterator[str]:
         (SETTINGS, "no answer within 0.5 seconds"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not speak HTTP/2: HTTP/1.1 400"),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "no answer within 0.5 seconds"),
-        (bytes(100), ""),
+        (bytes(100), "the builder at"),
     ],
 )
 def test_what_is_no_buildkit_is_one_error(said: bytes, message: str) -> None:
