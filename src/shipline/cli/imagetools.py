@@ -170,7 +170,13 @@ _CONFIG = (
     *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
     *("StopSignal", "ArgsEscaped"),
 )
-_HISTORY = ("created", "created_by", "author", "comment", "empty_layer")
+_HISTORY = {
+    "created": "Created",
+    "created_by": "CreatedBy",
+    "author": "Author",
+    "comment": "Comment",
+    "empty_layer": "EmptyLayer",
+}
 """The fields of a configuration in the OCI specification, in the order of its Go types."""
 
 
@@ -181,13 +187,26 @@ def _picked(value: object, names: Iterable[str]) -> dict[str, Any]:
     )
 
 
+def _history(entry: object) -> GoStruct:
+    picked = _picked(entry, _HISTORY)
+    return GoStruct(
+        {_HISTORY[name]: value for name, value in picked.items()},
+        absent=_HISTORY.values(),
+        json={name: _HISTORY[name] for name in picked},
+    )
+
+
 def _image_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration that the OCI specification has."""
     root = config.get("rootfs")
     value = {**_picked(config, _IMAGE), "config": _picked(config.get("config"), _CONFIG)}
-    value["rootfs"] = {"type": "", "diff_ids": None, **(root if isinstance(root, Mapping) else {})}
+    root = root if isinstance(root, Mapping) else {}
+    value["rootfs"] = GoStruct(
+        {"Type": root.get("type", ""), "DiffIDs": root.get("diff_ids")},
+        json={"type": "Type", "diff_ids": "DiffIDs"},
+    )
     if history := config.get("history"):
-        value["history"] = [_picked(one, _HISTORY) for one in history]
+        value["history"] = [_history(one) for one in history]
     return GoStruct(value, absent=(*_IMAGE, "history"))
 
 
