@@ -17,7 +17,7 @@ import click
 from msgspec import Struct
 
 from shipline.build import Annotation, Level, parse_annotation, parse_platforms, parse_tags
-from shipline.cli.build_options import MODES
+from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.results import write_whole
 from shipline.cli.template import GoStruct, go_json, render
@@ -305,7 +305,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
         click.echo(shown or render(template or "", inspected.fields(name)), nl=False)
 
 
-@group.command("create")
+@group.command("create", cls=SwitchCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option(
     "-f",
@@ -329,7 +329,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
 )
 @click.option(
     "--prefer-index/--no-prefer-index",
-    default=True,
+    default=None,  # SwitchCommand reads --prefer-index=false
     help="Create an index even for a single image.",
 )
 @click.option("--metadata-file", metavar="PATH", help="Write the descriptor here, as JSON.")
@@ -344,7 +344,7 @@ def create(
     dry_run: bool,
     annotations: Sequence[str],
     platforms: Sequence[str],
-    prefer_index: bool,
+    prefer_index: bool | None,
     metadata_file: str | None,
     progress: str,
 ) -> None:
@@ -366,7 +366,7 @@ def create(
         remotes = OpenRepositories(stack)
         inspected = [*(_existing(remotes, targets[:1]) if append else ())]
         inspected += [_inspect_source(remotes, *source) for source in named]
-        raw, target, kept = _result(inspected, extra, prefer_index, wanted)
+        raw, target, kept = _result(inspected, extra, prefer_index is not False, wanted)
         if dry_run:
             click.echo(raw.decode())
             return

@@ -137,6 +137,8 @@ def test_images_are_combined_and_read_back_over_the_network(
     name, sources = f"{registry}/team/all:1", (f"{registry}/amd64:amd64", f"{registry}/arm64:arm64")
     dry = run_shipline("imagetools", "create", "--dry-run", "-t", name, *sources)
     assert run_shipline("imagetools", "inspect", name).returncode == 8
+    words = ("imagetools", "create", "--dry-run", "--prefer-index=false", sources[0])
+    assert '"layers"' in run_shipline(*words).stdout
     first = run_shipline("imagetools", "create", "-t", name, sources[0])
     assert first.returncode == 0, first.stderr
     added = run_shipline("imagetools", "create", "--append", "-t", name, sources[1])
