@@ -113,7 +113,7 @@ class ContainerDriver:
             found = self._engine.find(self._name)
         if found is None:
             return State.INACTIVE
-        return State.RUNNING if found["State"]["Running"] else State.STOPPED
+        return State.RUNNING if found["State"].get("Running") else State.STOPPED
 
     def boot(self, step: Step) -> None:
         state = self.state()

@@ -69,7 +69,7 @@ class KubernetesDriver:
         found = self._workload()
         if found is None:
             return State.INACTIVE
-        if not found["spec"].get("replicas", 1):
+        if not _replicas(found):
             return State.STOPPED
         return State.RUNNING if _ready(found) else State.STARTING
 
@@ -138,7 +138,7 @@ class KubernetesDriver:
 
     def _scale_up(self) -> None:
         found = self._workload()
-        if found is not None and not found["spec"].get("replicas", 1):
+        if found is not None and not _replicas(found):
             change = {"spec": {"replicas": self._options.replicas}}
             self._cluster.patch(self._objects.kind, self._objects.name, change)
 
@@ -150,7 +150,7 @@ class KubernetesDriver:
             found = self._workload()
             if found is None:
                 raise BuilderError(f"{self._objects.name} was removed while its pods started")
-            wanted = found["spec"].get("replicas", 1)
+            wanted = _replicas(found)
             if (ready := _ready(found)) >= wanted:
                 return
             problem, is_final = self._problem(found)
@@ -183,7 +183,7 @@ class KubernetesDriver:
         for pod in pods:
             if found := self._problem_of(pod):
                 return found
-        wanted = workload["spec"].get("replicas", 1)
+        wanted = _replicas(workload)
         if self._objects.kind == "statefulsets" and len(pods) < wanted:
             return self._refused(), False
         return "", False
@@ -268,8 +268,13 @@ def _query(endpoint: str) -> Mapping[str, str]:
     return {name: values[0] for name, values in parse_qs(query).items()}
 
 
+def _replicas(workload: Object) -> int:
+    """How many pods it is to have."""
+    return int((workload.get("spec") or {}).get("replicas", 1))
+
+
 def _ready(workload: Object) -> int:
-    return int(workload.get("status", {}).get("readyReplicas") or 0)
+    return int((workload.get("status") or {}).get("readyReplicas") or 0)
 
 
 def _is_ready(pod: Object) -> bool:

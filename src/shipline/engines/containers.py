@@ -31,8 +31,14 @@ class Containers:
         self._api = api
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """What the engine knows of a container; None if there is none of that name."""
-        found: dict[str, Any] | None = self._find(f"/containers/{quote(name)}/json")
+        """What the engine knows of a container, its `State` at least; None if there is none of that
+        name.
+        """
+        found = self._find(f"/containers/{quote(name)}/json")
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("State"), dict):
+            raise EngineError(f"the engine at {self._api} describes no container {name}")
         return found
 
     def create(self, name: str, document: Mapping[str, object]) -> bool:

@@ -153,7 +153,10 @@ class DockerApi:
             response = self._request(connection, method, path, archive, {**headers, **kind})
             while line := response.readline(_LIMIT):
                 if line.strip():
-                    yield self._document(line)
+                    said = self._document(line)
+                    if not isinstance(said, dict):
+                        raise self._no_engine(line)
+                    yield said
 
     @contextmanager
     def attached(self, path: str, document: object) -> Iterator[tuple[socket.socket, BinaryIO]]:
@@ -173,8 +176,11 @@ class DockerApi:
     def _document(self, answer: bytes) -> Any:
         try:
             return json.loads(answer)
-        except ValueError:
-            raise EngineError(f"what answers at {self} is no engine: {answer[:200]!r}") from None
+        except (ValueError, RecursionError):
+            raise self._no_engine(answer) from None
+
+    def _no_engine(self, answer: bytes) -> EngineError:
+        return EngineError(f"what answers at {self} is no engine: {answer[:200]!r}")
 
     def _request(
         self,

@@ -63,7 +63,7 @@ class Cluster:
     def get(self, kind: str, name: str) -> Object | None:
         """The object, None if there is none. Raises BuilderError."""
         try:
-            return self._ask("GET", self.path(kind, name))
+            return self._shaped(self._ask("GET", self.path(kind, name)))
         except KubernetesError as error:
             if error.status == 404:
                 return None
@@ -71,7 +71,10 @@ class Cluster:
 
     def list(self, kind: str, **selectors: str) -> list[Object]:
         """The objects that `labelSelector` and `fieldSelector` choose. Raises BuilderError."""
-        return list(self._ask("GET", self.path(kind), selectors).get("items") or ())
+        items = self._ask("GET", self.path(kind), selectors).get("items") or ()
+        if not isinstance(items, list):
+            raise self._no_server(repr(items))
+        return [self._shaped(item) for item in items]
 
     def create(self, kind: str, document: Object) -> Object:
         """Raises KubernetesError, with the status 409 if there is one already; BuilderError."""
@@ -199,10 +202,19 @@ class Cluster:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise BuilderError(
-                f"what answers at {self.access.server} is no API server: {raw[:200]!r}"
-            )
+            raise self._no_server(repr(raw))
         return found
+
+    def _shaped(self, found: Object) -> Object:
+        """The object, with parts of the kind that every object has. Raises BuilderError."""
+        parts = ("metadata", "spec", "status")
+        known = isinstance(found, dict) and isinstance(found.get("metadata"), dict)
+        if not known or not all(isinstance(found.get(one) or {}, dict) for one in parts):
+            raise self._no_server(repr(found))
+        return found
+
+    def _no_server(self, said: str) -> BuilderError:
+        return BuilderError(f"what answers at {self.access.server} is no API server: {said:.200}")
 
     def _send(
         self,
