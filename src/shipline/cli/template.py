@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shipline.cli.template_functions import (
@@ -56,7 +57,9 @@ def render(template: str, value: Value, *, indent: int | None = 2) -> str:
         body, _ = parser.block("")
         if isinstance(value, dict) and not isinstance(value, GoStruct):
             value = GoStruct(value)
-        state = _State(value, parser.templates, indent)
+        as_json: Callable[..., Value] = partial(go_json, indent=indent)
+        functions = {**FUNCTIONS, "json": as_json}
+        state = _State(value, parser.templates, functions)
         state.run(body)
     except TemplateError as error:
         raise UsageError(f"--format: {error}", hint=error.hint) from None
@@ -378,7 +381,7 @@ class _State:
 
     dot: Value
     templates: Mapping[str, tuple[_Part, ...]]
-    indent: int | None
+    functions: Mapping[str, Callable[..., Value]]
     written: list[str] = field(default_factory=list)
     variables: list[tuple[str, Value]] = field(default_factory=list)
     depth: int = 0
@@ -479,10 +482,8 @@ class _State:
             if command.operands == (_Constant(None),):
                 raise TemplateError("nil is not a command")
             return values[0]
-        if command.function == "json":
-            return go_json(*_exactly_one((*values, *piped)), indent=self.indent)
         try:
-            return FUNCTIONS[command.function](*values, *piped)
+            return self.functions[command.function](*values, *piped)
         except TypeError:
             raise TemplateError(f"wrong number of arguments for {command.function}") from None
 
@@ -519,12 +520,6 @@ class _State:
             if known == name:
                 return value
         raise TemplateError(f"undefined variable {name!r}")
-
-
-def _exactly_one(values: tuple[Value, ...]) -> tuple[Value]:
-    if len(values) != 1:
-        raise TemplateError("wrong number of arguments for json")
-    return values
 
 
 def _items(value: Value) -> list[tuple[Value, Value]]:

@@ -63,7 +63,7 @@ class Cluster:
     def get(self, kind: str, name: str) -> Object | None:
         """The object, None if there is none. Raises BuilderError."""
         try:
-            return self._shaped(self._ask("GET", self.path(kind, name)))
+            return self._shaped(self._object(self._send("GET", self.path(kind, name))))
         except KubernetesError as error:
             if error.status == 404:
                 return None
@@ -71,28 +71,34 @@ class Cluster:
 
     def list(self, kind: str, **selectors: str) -> list[Object]:
         """The objects that `labelSelector` and `fieldSelector` choose. Raises BuilderError."""
-        items = self._ask("GET", self.path(kind), selectors).get("items") or ()
+        items = self._object(self._send("GET", self.path(kind), selectors)).get("items") or ()
         if not isinstance(items, list):
             raise self._no_server(repr(items))
         return [self._shaped(item) for item in items]
 
     def create(self, kind: str, document: Object) -> Object:
         """Raises KubernetesError, with the status 409 if there is one already; BuilderError."""
-        return self._ask("POST", self.path(kind), body=document)
+        return self._object(self._send("POST", self.path(kind), body=document))
 
     def replace(self, kind: str, document: Object) -> Object:
         """Raises BuilderError."""
-        return self._ask("PUT", self.path(kind, document["metadata"]["name"]), body=document)
+        return self._object(
+            self._send("PUT", self.path(kind, document["metadata"]["name"]), body=document)
+        )
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Merge a change into an object (RFC 7396). Raises BuilderError."""
         merge = "application/merge-patch+json"
-        return self._ask("PATCH", self.path(kind, name), body=change, content_type=merge)
+        return self._object(
+            self._send("PATCH", self.path(kind, name), body=change, content_type=merge)
+        )
 
     def delete(self, kind: str, name: str) -> bool:
         """Delete an object and what it owns; whether there was one. Raises BuilderError."""
         try:
-            self._ask("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+            self._object(
+                self._send("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+            )
         except KubernetesError as error:
             if error.status == 404:
                 return False
@@ -187,16 +193,8 @@ class Cluster:
             found.set_tunnel(host, port or 443, _proxy_headers(login))
         return found
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        raw = self._send(method, path, query, body=body, content_type=content_type)
+    def _object(self, raw: bytes) -> Object:
+        """The object in an answer. Raises BuilderError."""
         try:
             found = json.loads(raw)
         except ValueError:
