@@ -30,6 +30,9 @@ _LISTEN = "127.0.0.1:5000"
 @click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
 @click.option("--data", metavar="DIR", help="The data directory.")
 @click.option(
+    "--role", type=click.Choice(["primary", "edge"]), help="The node's role among regions."
+)
+@click.option(
     "--insecure-open",
     is_flag=True,
     help="Listen beyond loopback without accounts: anyone may push.",
@@ -136,6 +139,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
         raise UsageError(f"--drain-timeout: {error}") from None
     changed = _override(
         section,
+        role=options["role"],
         listen=options["listen"],
         data=options["data"],
         access=access,

@@ -62,6 +62,13 @@ class LimitsSection:
 class RegistrySection:
     """A registry node; flags of `shipline registry serve` override it."""
 
+    role: Literal["primary", "edge"] | None = field(
+        default=None,
+        metadata={
+            "doc": "among regions: a primary keeps a journal for its edges, an edge serves what "
+            "other registries have; an edge keeps a journal, too"
+        },
+    )
     listen: str = field(
         default="127.0.0.1:5000", metadata={"doc": "address to listen on, host:port"}
     )
