@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +20,16 @@ from msgspec import Struct
 from shipline.build import Annotation, Level, parse_annotation, parse_platforms, parse_tags
 from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
+from shipline.cli.go_types import GoTypes
 from shipline.cli.results import write_whole
-from shipline.cli.template import GoStruct, go_json, render
+from shipline.cli.template import go_json, render
+from shipline.cli.template_functions import NIL, GoMap, GoStruct
 from shipline.content import MemoryStore, Repository, copy_graph, fetch_all
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.oci import (
     MANIFEST_LIMIT,
     NO_ANNOTATIONS,
+    REFERENCE_DIGEST,
     Descriptor,
     Digest,
     Index,
@@ -34,13 +38,78 @@ from shipline.oci import (
     Platform,
     Reference,
     combine,
+    media,
     parse_manifest,
 )
 from shipline.values import replace
 
 _CONFIG_LIMIT = 8 << 20  # bytes
-_STATED = ("SLSA", "SPDX", "AdditionalSPDXs")
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
+
+_TYPES = GoTypes(
+    Descriptor="""
+        MediaType    string            mediaType
+        Digest       digest.Digest     digest
+        Size         int               size
+        URLs         []string          urls,omitempty
+        Annotations  map[string]string annotations,omitempty
+        Data         []any             data,omitempty
+        Platform     *Platform         platform,omitempty
+        ArtifactType string            artifactType,omitempty
+    """,
+    Platform="""
+        Architecture string   architecture
+        OS           string   os
+        OSVersion    string   os.version,omitempty
+        OSFeatures   []string os.features,omitempty
+        Variant      string   variant,omitempty
+    """,
+    Index="""
+        SchemaVersion int               schemaVersion
+        MediaType     string            mediaType,omitempty
+        Digest        digest.Digest     digest
+        Size          int               size
+        Manifests     []Descriptor      manifests
+        Annotations   map[string]string annotations,omitempty
+    """,
+    Image="""
+        Created  *time.Time  created,omitempty
+        Author   string      author,omitempty
+        Platform Platform
+        Config   ImageConfig config
+        RootFS   RootFS      rootfs
+        History  []History   history,omitempty
+    """,
+    ImageConfig="""
+        User         string              User,omitempty
+        ExposedPorts map[string]struct{} ExposedPorts,omitempty
+        Env          []string            Env,omitempty
+        Entrypoint   []string            Entrypoint,omitempty
+        Cmd          []string            Cmd,omitempty
+        Volumes      map[string]struct{} Volumes,omitempty
+        WorkingDir   string              WorkingDir,omitempty
+        Labels       map[string]string   Labels,omitempty
+        StopSignal   string              StopSignal,omitempty
+        ArgsEscaped  bool                ArgsEscaped,omitempty
+    """,
+    RootFS="""
+        Type    string          type
+        DiffIDs []digest.Digest diff_ids
+    """,
+    History="""
+        Created    *time.Time created,omitempty
+        CreatedBy  string     created_by,omitempty
+        Author     string     author,omitempty
+        Comment    string     comment,omitempty
+        EmptyLayer bool       empty_layer,omitempty
+    """,
+    Provenance="SLSA any SLSA,omitempty",
+    SBOM="""
+        SPDX            any   SPDX,omitempty
+        AdditionalSPDXs []any AdditionalSPDXs,omitempty
+    """,
+)
+"""What templates see: image-spec's specs-go/v1 and buildx's util/imagetools."""
 
 Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
 """Predicates with their types."""
@@ -74,50 +143,54 @@ class Inspection(Struct, frozen=True):
                 "Name": name or str(self.reference),
                 "Manifest": self._manifest(),
                 "Image": self._image,
-                "Provenance": lambda: self._attested(_provenance),
-                "SBOM": lambda: self._attested(_sbom),
+                "Provenance": lambda: self._attested("Provenance", _provenance),
+                "SBOM": lambda: self._attested("SBOM", _sbom),
             },
             json={"name": "Name", "manifest": "Manifest", "image": "Image"},
         )
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> object:
         value = self.descriptor.plain.to_json()
         if not isinstance(self.document, Index):
-            return value
-        value = {"schemaVersion": 2, **value}
-        value["manifests"] = [_entry_json(one) for one in self.document.manifests]
-        if self.document.annotations:
-            value["annotations"] = dict(sorted(self.document.annotations.items()))
-        return value
+            return _TYPES.read("Descriptor", value)
+        return _TYPES.read("Index", {**value, **json.loads(self.document.raw)})
 
     def _image(self) -> object:
-        """The configuration; for an index by platform, each fetched on use."""
+        """The configuration; for an index of several platforms by platform, each fetched on use."""
         if isinstance(self.document, Manifest):
-            return _image_json(self._config(self.document))
-        return self._by_platform(
-            {
-                str(image.platform): lambda image=image: _image_json(
-                    self._config(self._child(image))
-                )
-                for image in self._images
-            }
-        )
+            return _TYPES.read("Image", self._config(self.document))
+        found = {
+            platform: partial(self._image_of, entry) for platform, entry in self._images().items()
+        }
+        return GoMap(found, zero=NIL) if len(found) > 1 else next(iter(found.values()), NIL)
 
-    def _attested(self, select: Callable[[Statements], dict[str, Any]]) -> object:
-        """What `select` returns for the statements about each image; for an index by platform."""
-        found = {str(image.platform): select(self._statements(image)) for image in self._images}
-        if len(found) > 1:
-            return GoStruct({key: one for key, one in sorted(found.items()) if one}, absent=_STATED)
-        return next(iter(found.values()), select(iter(())))
+    def _image_of(self, entry: Descriptor) -> object:
+        return _TYPES.read("Image", self._config(self._child(entry)))
 
-    def _by_platform(self, values: dict[str, Any]) -> object:
-        """The values; that of the only platform where there is one."""
-        return next(iter(values.values())) if len(values) == 1 else dict(sorted(values.items()))
+    def _attested(self, type_: str, select: Callable[[Statements], dict[str, Any]]) -> object:
+        """What `select` returns for the statements about each image; for an index of several
+        platforms by platform.
+        """
+        images = self._images()
+        found = {
+            platform: _TYPES.read(type_, selected)
+            for platform, image in images.items()
+            if (selected := select(self._statements(image)))
+        }
+        zero = _TYPES.read(type_, None)
+        if len(images) > 1:
+            return GoMap(found, zero=zero)
+        return next(iter(found.values()), zero)
 
-    @property
-    def _images(self) -> tuple[Descriptor, ...]:
-        """The entries of an index that are images."""
-        return self.document.images if isinstance(self.document, Index) else ()
+    def _images(self) -> dict[str, Descriptor]:
+        """The images of an index by platform."""
+        entries = self.document.manifests if isinstance(self.document, Index) else ()
+        found = {
+            str(one.platform or _platform(self._config(self._child(one)))): one
+            for one in entries
+            if one.media_type in media.MANIFESTS and REFERENCE_DIGEST not in one.annotations
+        }
+        return dict(sorted(found.items()))
 
     def _statements(self, image: Descriptor) -> Statements:
         """The predicates about `image`, with their types."""
@@ -146,75 +219,14 @@ class Inspection(Struct, frozen=True):
 
 
 def _provenance(statements: Statements) -> dict[str, Any]:
-    found = [_sorted(predicate) for kind, predicate in statements if kind.startswith(_SLSA)]
-    return GoStruct({"SLSA": found[0]} if found else {}, absent=_STATED)
+    found = [predicate for kind, predicate in statements if kind.startswith(_SLSA)]
+    return {"SLSA": found[0]} if found else {}
 
 
 def _sbom(statements: Statements) -> dict[str, Any]:
     """The list of the image's own packages, and those of stages and contexts."""
-    found = [_sorted(predicate) for kind, predicate in statements if kind == _SPDX]
-    more = {"AdditionalSPDXs": found[1:]} if found[1:] else {}
-    value = {"SPDX": found[0], **more} if found else {}
-    return GoStruct(value, absent=_STATED)
-
-
-def _sorted(value: Any) -> Any:
-    """JSON with its keys in order, as Go writes maps."""
-    if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [*map(_sorted, value)] if isinstance(value, list) else value
-
-
-_IMAGE = ("created", "author", "architecture", "os", "os.version", "os.features", "variant")
-_CONFIG = (
-    *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
-    *("StopSignal", "ArgsEscaped"),
-)
-_HISTORY = {
-    "created": "Created",
-    "created_by": "CreatedBy",
-    "author": "Author",
-    "comment": "Comment",
-    "empty_layer": "EmptyLayer",
-}
-"""The fields of a configuration in the OCI specification, in the order of its Go types."""
-
-
-def _picked(value: object, names: Iterable[str]) -> dict[str, Any]:
-    fields = value if isinstance(value, Mapping) else {}
-    return GoStruct(
-        {name: _sorted(fields[name]) for name in names if fields.get(name)}, absent=tuple(names)
-    )
-
-
-def _history(entry: object) -> GoStruct:
-    picked = _picked(entry, _HISTORY)
-    return GoStruct(
-        {_HISTORY[name]: value for name, value in picked.items()},
-        absent=_HISTORY.values(),
-        json={name: _HISTORY[name] for name in picked},
-    )
-
-
-def _image_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration that the OCI specification has."""
-    root = config.get("rootfs")
-    value = {**_picked(config, _IMAGE), "config": _picked(config.get("config"), _CONFIG)}
-    root = root if isinstance(root, Mapping) else {}
-    value["rootfs"] = GoStruct(
-        {"Type": root.get("type", ""), "DiffIDs": root.get("diff_ids")},
-        json={"type": "Type", "diff_ids": "DiffIDs"},
-    )
-    if history := config.get("history"):
-        value["history"] = [_history(one) for one in history]
-    return GoStruct(value, absent=(*_IMAGE, "history"))
-
-
-def _entry_json(entry: Descriptor) -> dict[str, Any]:
-    value = entry.to_json()
-    if entry.annotations:
-        value["annotations"] = dict(sorted(entry.annotations.items()))
-    return value
+    found = [predicate for kind, predicate in statements if kind == _SPDX]
+    return {"SPDX": found[0], "AdditionalSPDXs": found[1:]} if found else {}
 
 
 def inspect_image(repository: Repository, reference: Reference) -> Inspection:
@@ -237,9 +249,13 @@ def describe(inspected: Inspection) -> str:
     if isinstance(inspected.document, Index):
         lines += _columns([("", ""), ("Manifests:", "")])
         rows: list[tuple[str, str]] = []
-        for number, entry in enumerate(inspected.document.manifests):
+        stated = json.loads(inspected.document.raw)["manifests"]
+        entries = zip(inspected.document.manifests, stated, strict=True)
+        for number, (entry, fields) in enumerate(entries):
             rows += [("", "")] if number else []
-            rows += [(f"  {name}:", value) for name, value in _entry(inspected.reference, entry)]
+            rows += [
+                (f"  {name}:", value) for name, value in _entry(inspected.reference, entry, fields)
+            ]
             if entry.platform is not None and entry.annotations:  # ends a block of columns
                 lines += _columns([*rows, ("  Annotations:", "")])
                 annotations = sorted(entry.annotations.items())
@@ -254,12 +270,16 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [name.ljust(width) + value for name, value in rows]
 
 
-def _entry(reference: Reference, child: Descriptor) -> Iterator[tuple[str, str]]:
+def _entry(
+    reference: Reference, child: Descriptor, stated: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """The rows of an entry; its platform is written as `stated`, which may not be normal."""
     tag = f":{reference.tag}" if reference.tag else ""
     yield "Name", f"{reference.name}{tag}@{child.digest}"
     yield "MediaType", child.media_type
     if (platform := child.platform) is not None:
-        yield "Platform", str(platform)
+        words = (stated["platform"].get(key) for key in ("os", "architecture", "variant"))
+        yield "Platform", "/".join(filter(None, words))
         if platform.os_version:
             yield "OSVersion", platform.os_version
         if platform.os_features:
@@ -537,9 +557,6 @@ def _as_of_buildx(index: Index) -> Index:
     return parsed
 
 
-_ABOUT = "vnd.docker.reference.digest"
-
-
 def _of_platforms(index: Index, platforms: Sequence[Platform]) -> Index:
     images = [one for one in index.manifests if one.platform in platforms]
     if not images:
@@ -549,6 +566,8 @@ def _of_platforms(index: Index, platforms: Sequence[Platform]) -> Index:
         )
     digests = {str(one.digest) for one in images}
     kept = [
-        one for one in index.manifests if one in images or one.annotations.get(_ABOUT) in digests
+        one
+        for one in index.manifests
+        if one in images or one.annotations.get(REFERENCE_DIGEST) in digests
     ]
     return Index.make(kept, media_type=index.media_type, annotations=index.annotations)

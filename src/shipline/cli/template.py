@@ -1,7 +1,8 @@
-"""Go's text/template, as `--format` takes it: everything but methods and functions as values.
+"""Go's text/template, as `--format` takes it: everything but functions as values.
 
-Values are those of JSON; a callable is called for its value, so that costly values are computed
-only on use. Field names ignore case: `.MediaType` is the key `mediaType`.
+Values are those of JSON and of template_functions; a callable is called for its value, so that
+costly values are computed only on use. Field names ignore case: `.MediaType` is the key
+`mediaType`.
 
 Source: https://pkg.go.dev/text/template
 """
@@ -18,7 +19,10 @@ from typing import Any
 
 from shipline.cli.template_functions import (
     FUNCTIONS,
+    GoMap,
+    GoMethod,
     GoStruct,
+    GoValue,
     TemplateError,
     Value,
     go_json,
@@ -83,10 +87,15 @@ class _Constant:
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """A function with its operands, or a single operand."""
+    """A function with its operands, a method with its arguments, or a single operand."""
 
     function: str
     operands: tuple[_Operand, ...]
+
+    @property
+    def is_callable(self) -> bool:
+        first = self.operands[:1]
+        return bool(self.function or (first and isinstance(first[0], _Chain) and first[0].fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +279,7 @@ class _Tokens:
         commands = [self._command()]
         while self._take("|"):
             commands.append(self._command())
-            if not commands[-1].function:
+            if not commands[-1].is_callable:
                 raise TemplateError(f"non executable command in pipeline: {self._code!r}")
         return _Pipeline(tuple(commands), names, declares)
 
@@ -304,9 +313,10 @@ class _Tokens:
             operands.append(self._operand())
         if not function and not operands:
             raise TemplateError(f"missing value for {self._keyword}")
-        if not function and len(operands) > 1:
+        command = _Command(function, tuple(operands))
+        if len(operands) > 1 and not command.is_callable:
             raise TemplateError(f"a value takes no arguments: {self._code!r}")
-        return _Command(function, tuple(operands))
+        return command
 
     def _operand(self) -> _Operand:
         kind, text = self._peek()
@@ -477,15 +487,25 @@ class _State:
     def _command(self, command: _Command, piped: tuple[Value, ...]) -> Value:
         if command.function in ("and", "or"):
             return self._first(command, piped)
-        values = [self._value(operand) for operand in command.operands]
         if not command.function:
-            if command.operands == (_Constant(None),):
-                raise TemplateError("nil is not a command")
-            return values[0]
+            return self._plain(command.operands, piped)
+        values = [self._value(operand) for operand in command.operands]
         try:
             return self.functions[command.function](*values, *piped)
         except TypeError:
             raise TemplateError(f"wrong number of arguments for {command.function}") from None
+
+    def _plain(self, operands: Sequence[_Operand], piped: tuple[Value, ...]) -> Value:
+        """The value of an operand without a function; what follows are arguments of its method."""
+        if operands == (_Constant(None),):
+            raise TemplateError("nil is not a command")
+        value = self._unresolved(operands[0])
+        arguments = (*map(self._value, operands[1:]), *piped)
+        if not arguments:
+            return resolve(value)
+        if not isinstance(value, GoMethod):
+            raise TemplateError(f"{printed(value)} has arguments and is no method")
+        return value(*arguments)
 
     def _first(self, command: _Command, piped: tuple[Value, ...]) -> Value:
         """The first operand that decides; later ones are not evaluated."""
@@ -501,6 +521,9 @@ class _State:
         return value
 
     def _value(self, operand: _Operand) -> Value:
+        return resolve(self._unresolved(operand))
+
+    def _unresolved(self, operand: _Operand) -> Value:
         if isinstance(operand, _Constant):
             return operand.value
         if isinstance(operand, _Pipeline):
@@ -512,8 +535,8 @@ class _State:
         else:
             value = self.dot
         for name in operand.fields:
-            value = _field(value, name)
-        return resolve(value)
+            value = _field(resolve(value), name)
+        return value
 
     def _variable(self, name: str) -> Value:
         for known, value in reversed(self.variables):
@@ -535,15 +558,22 @@ def _items(value: Value) -> list[tuple[Value, Value]]:
 
 
 def _field(value: Value, name: str) -> Value:
-    value = resolve(value)
+    """A field, entry or method of a value, as it is."""
+    if isinstance(value, GoValue):
+        if (method := value.method(name)) is None:
+            raise TemplateError(f"{printed(value)} has no field or method .{name}")
+        return method
     if value is None:
         raise TemplateError(f"nil has no field .{name}")
     if not isinstance(value, Mapping):
         raise TemplateError(f"{printed(value)} has no field .{name}")
+    if isinstance(value, GoMap):
+        return value.get(name)
+    fields = value.readable if isinstance(value, GoStruct) else value
     folded = name.lower()
-    found = name if name in value else next((key for key in value if key.lower() == folded), None)
+    found = name if name in fields else next((key for key in fields if key.lower() == folded), None)
     if found is not None:
-        return resolve(value[found])
-    if not isinstance(value, GoStruct) or folded in value.absent:
+        return fields[found]
+    if not isinstance(value, GoStruct):
         return None
-    raise TemplateError(f"unknown field .{name}", f"the fields are {', '.join(sorted(value))}")
+    raise TemplateError(f"unknown field .{name}", f"the fields are {', '.join(sorted(fields))}")

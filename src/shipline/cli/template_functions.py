@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -23,21 +23,85 @@ class TemplateError(Exception):
         self.hint = hint
 
 
+class GoMethod:
+    """A method that takes a number of arguments."""
+
+    __slots__ = ("_function", "arguments")
+
+    def __init__(self, function: Callable[..., Value], arguments: int = 0) -> None:
+        self._function, self.arguments = function, arguments
+
+    def __call__(self, *arguments: Value) -> Value:
+        if len(arguments) != self.arguments:
+            raise TemplateError(
+                f"the method takes {self.arguments} arguments, not {len(arguments)}"
+            )
+        return self._function(*arguments)
+
+
+class GoValue:
+    """A value that is neither a map nor a struct and has methods; `str` is its text."""
+
+    __slots__ = ()
+
+    def method(self, name: str) -> GoMethod | None:
+        """The method of that name, if there is one."""
+        return None
+
+    def json(self) -> str | None:
+        """The value in JSON."""
+        return str(self)
+
+
+class _Nil(GoValue):
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "<nil>"
+
+    def json(self) -> None:
+        return None
+
+
+NIL = _Nil()
+"""A nil pointer, which is shown as `<nil>`; None is a nil interface, `<no value>`, and () a nil
+slice.
+"""
+
+
+class GoMap(dict[str, Any]):
+    """A map whose missing entries are `zero` to `index`; a nil one for None."""
+
+    def __init__(self, entries: Mapping[str, Any] | None, *, zero: Value) -> None:
+        super().__init__(entries or {})
+        self.zero = zero
+        self.is_nil = entries is None
+
+
 class GoStruct(dict[str, Any]):
-    """Fields of a Go struct: those of `absent` are nil where they are missing, and `json`, if it is
-    given, has the names of the fields in JSON.
+    """Fields of a Go struct; those of `embedded` structs are read as if they were its own.
+
+    `json`, if it is given, has the names of the fields in JSON.
     """
 
     def __init__(
         self,
         fields: Mapping[str, Any] | None = None,
         *,
-        absent: Iterable[str] = (),
         json: Mapping[str, str] | None = None,
+        embedded: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(fields or {})
-        self.absent = frozenset(name.lower() for name in absent)
         self.json = json
+        self.embedded = embedded or {}
+
+    @property
+    def readable(self) -> dict[str, Any]:
+        """All fields by name."""
+        return {**self.embedded, **self}
 
 
 def resolve(value: Value) -> Value:
@@ -67,8 +131,13 @@ def go_json(value: Value, *, indent: int | None = 2) -> str:
 def _resolve_all(value: Value) -> Value:
     """The value with all callables resolved."""
     value = resolve(value)
+    if isinstance(value, GoValue):
+        return value.json()
     if isinstance(value, GoStruct) and value.json is not None:
-        value = {key: value[name] for key, name in value.json.items()}
+        fields = value.readable
+        value = {key: fields[name] for key, name in value.json.items()}
+    if value == () or (isinstance(value, GoMap) and value.is_nil):
+        return None
     if isinstance(value, Mapping):
         return {key: _resolve_all(item) for key, item in value.items()}
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
@@ -87,6 +156,8 @@ def formatted(value: Value, verb: str, flags: str = "", precision: int | None = 
     value = resolve(value)
     if verb == "T":
         return go_type(value)
+    if isinstance(value, GoValue) and not isinstance(value, str):
+        return str(value)
     if isinstance(value, GoStruct):
         named = "+" in flags
         items = [f"{key}:" * named + formatted(value[key], verb, flags) for key in value]
@@ -282,7 +353,7 @@ def _index(value: Value, *keys: Value) -> Value:
         if isinstance(value, Mapping) and not isinstance(value, GoStruct):
             if not isinstance(key, str):
                 raise TemplateError(f"an index of a map is a string, not {printed(key)}")
-            value = value.get(key)
+            value = value.get(key, value.zero if isinstance(value, GoMap) else None)
         elif isinstance(value, (list, tuple, str)):
             items = value.encode() if isinstance(value, str) else value
             if isinstance(key, bool) or not isinstance(key, int):
@@ -307,7 +378,7 @@ def _slice(value: Value, *bounds: Value) -> Value:
 def _length(value: Value) -> int:
     if isinstance(value, str):
         return len(value.encode())
-    if isinstance(value, (list, tuple, Mapping)):
+    if isinstance(value, (list, tuple, Mapping)) and not isinstance(value, GoStruct):
         return len(value)
     raise TemplateError(f"{printed(value)} has no length")
 

@@ -10,7 +10,7 @@ import pytest
 
 from commands import run_shipline
 from nodes import node
-from shipline.cli.imagetools import Inspection, _image_json, _result, describe, inspect_image
+from shipline.cli.imagetools import Inspection, _result, describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import NotFound
@@ -76,21 +76,6 @@ def test_templates_reach_the_configuration_of_each_platform(store: MemoryStore) 
     assert one["architecture"] == "arm64"
     assert render("{{.Manifest.Digest}}", index) == str(find(store, "latest").descriptor.digest)
     assert len(json.loads(render("{{json .Manifest}}", index))["manifests"]) == 2
-
-
-def test_fields_of_an_image_have_the_names_of_go(store: MemoryStore) -> None:
-    image = _image_json(
-        {
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:a"]},
-            "history": [{"created_by": "RUN x", "empty_layer": True}, {"comment": "c"}],
-        }
-    )
-    shown = "{{.Image.RootFS.DiffIDs}} {{with index .Image.History 0}}{{.CreatedBy}}{{end}}"
-    assert render(shown, {"Image": image}) == "[sha256:a] RUN x"
-    assert json.loads(render("{{json .Image.history}}", {"Image": image})) == [
-        {"created_by": "RUN x", "empty_layer": True},
-        {"comment": "c"},
-    ]
 
 
 def test_a_missing_name_is_not_found(store: MemoryStore) -> None:
