@@ -7,7 +7,7 @@ packages="binfmt-support crun runc qemu-user-static erofs-utils uidmap python3-v
 attr libcap2-bin iproute2 openssh-client openssh-server curl strace xz-utils bzip2 zstd e2fsprogs
 docker.io docker-buildx docker-cli docker-registry containerd stargz-snapshotter skopeo oras podman
 buildah cosign
-wrk chromium chromium-driver prometheus tmux rpm db5.3-util"
+wrk chromium chromium-driver prometheus tmux rpm db5.3-util nginx-light varnish"
 
 # npm comes with Node.js from elsewhere, and with many packages from Debian
 command -v npm > /dev/null || packages="$packages nodejs npm"
@@ -24,7 +24,8 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "run this as root, or install them: apt-get install$missing" >&2
     exit 1
 fi
-# The engine and the registry are for tests that start their own: keep Debian's from starting.
+# The engine, the registry and the web caches are for tests that start their own: keep Debian's from
+# starting.
 if [ ! -e /usr/sbin/policy-rc.d ]; then
     printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
     chmod +x /usr/sbin/policy-rc.d

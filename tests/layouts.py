@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
-def write_layout(root: Path, name: str = "latest") -> Path:
-    """An image with one file, for linux/amd64; returns the layout's directory."""
+def write_layout(root: Path, name: str = "latest", contents: Sequence[bytes] = (b"hello",)) -> Path:
+    """An image for linux/amd64 with a layer, of one file, for each of `contents`; returns the
+    layout's directory.
+    """
     (root / "blobs" / "sha256").mkdir(parents=True)
-    layer = _put(root, _layer(), _LAYER)
+    layers = [_put(root, _layer(content), _LAYER) for content in contents]
     config = {
         "architecture": "amd64",
         "os": "linux",
         "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
     }
     manifest = {
         "schemaVersion": 2,
         "mediaType": _MANIFEST,
         "config": _put(root, json.dumps(config).encode(), _CONFIG),
-        "layers": [layer],
+        "layers": layers,
     }
     entry = _put(root, json.dumps(manifest).encode(), _MANIFEST)
     entry["annotations"] = {"org.opencontainers.image.ref.name": name}
@@ -38,12 +41,12 @@ def write_layout(root: Path, name: str = "latest") -> Path:
     return root
 
 
-def _layer() -> bytes:
+def _layer(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         entry = tarfile.TarInfo("hello")
-        entry.size = 5
-        tar.addfile(entry, io.BytesIO(b"hello"))
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 

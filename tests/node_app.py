@@ -18,6 +18,7 @@ from shipline.server.admission.rules import AdmissionRules
 from shipline.server.admission.section import AdmissionSection
 from shipline.server.http import READ, ClientGone, Coro, File, Request, Response
 from shipline.server.node import RegistryNode
+from shipline.values import replace
 
 BIG = 1 << 30  # bytes
 T = TypeVar("T")
@@ -59,6 +60,11 @@ class NodeApp:
         admission = AdmissionRules(policy, self.storage, node.manifests, node.metrics, data)
         listeners = (admission, *node.listeners)
         return RegistryNode.over(self.storage, **parts, admission=admission, listeners=listeners)
+
+    def rebuild(self, **parts: Any) -> None:
+        """The same node with other parts."""
+        self.node = replace(self.node, **parts)
+        self.app = make_app(self.node)
 
     def close(self) -> None:
         self.node.uploads.close()

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.cli.registry_accounts import audit, project, robot, token, user
-from shipline.cli.registry_maintenance import check, convert, gc, repair, retention, webhook
+from shipline.cli.registry_maintenance import (
+    check,
+    convert,
+    gc,
+    purge_list,
+    repair,
+    retention,
+    webhook,
+)
 from shipline.errors import UsageError
 from shipline.values import replace
 
@@ -191,6 +199,7 @@ for _command in (
     webhook,
     gc,
     retention,
+    purge_list,
     check,
     repair,
     convert,

@@ -1,4 +1,4 @@
-"""`shipline registry gc`, `check`, `repair`, `convert`, `retention` and `webhook`."""
+"""`shipline registry gc`, `check`, `repair`, `convert`, `retention`, `purge-list` and `webhook`."""
 
 from __future__ import annotations
 
@@ -319,6 +319,17 @@ def _retain(config: Path | None, data: Path | None, dry_run: bool) -> list[Reten
 def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
     verb = "keep" if decision["kept"] else "would remove" if dry_run else "removed"
     return f"{verb:12}  {decision['repository']}:{decision['tag']}  {decision['reason']}"
+
+
+@click.command("purge-list")
+@required_node_option
+@click.option(
+    "--since", callback=_parse_span, metavar="TIME", help="Only the last TIME, such as 90m or 1d."
+)
+def purge_list(node: str, since: Duration | None) -> None:
+    """Print the URLs that the node's CDN must purge, one per line: removed content, moved tags."""
+    query = f"?since={since}" if since and since.milliseconds else ""
+    click.echo(ask(node, "GET", f"/api/cdn/purges{query}"), nl=False)
 
 
 @click.group("webhook")

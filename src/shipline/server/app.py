@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-from shipline.server.http import Coro, Request, Response, match_route
+from shipline.server.http import Coro, Principal, Request, Response, match_route
 from shipline.server.node import RegistryNode
 from shipline.server.pages import page_routes
 from shipline.server.problems import Problem, problem_of
@@ -128,7 +128,11 @@ def _authorize(node: RegistryNode, app: Application) -> Application:
     def authorize(request: Request) -> Coro[Response]:
         requires = request.match.route.requires
         yield node.authenticator.pool(request)
-        request.principal = node.authenticator.authorize(request, requires, request.repository)
+
+        def principal() -> Principal:
+            return node.authenticator.authorize(request, requires, request.repository)
+
+        request.principal = node.cdn.authorize(request, principal) if node.cdn else principal()
         try:
             return (yield from app(request))
         except Problem as problem:
@@ -174,5 +178,9 @@ def _error_response(node: RegistryNode, request: Request, error: Exception) -> R
     if problem.status == 403:
         message = f"{request.method} {request.path}: {problem.message}"
         node.publish(request, "refused", request.repository, message=message)
-    headers = [("Content-Type", "application/json"), ("X-Request-Id", request.id)]
+    headers = [
+        ("Content-Type", "application/json"),
+        ("X-Request-Id", request.id),
+        ("Cache-Control", "no-store"),
+    ]
     return Response.of(problem.status, [*headers, *problem.headers], problem.body())

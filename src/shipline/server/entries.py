@@ -15,6 +15,7 @@ Key parts, then the value (JSON or empty); names and digests as text:
   proven      <name> <subject> <statement>  signed by a trusted key: at, in (the manifest with it)
   vouched     <name> <digest> <index>       a proven index lists this manifest
   upload      <id>                          repository, algorithm, at, by
+  purge       <time> <path>                 a CDN must forget this path
 
 `at` is Unix time in seconds; `by` is the account, left out if unknown. `tagged`, `referrer`,
 `needed`, `holder` and `usage` are derived from the others and from the manifests' bytes.

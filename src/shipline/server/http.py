@@ -72,6 +72,7 @@ NOBODY = Principal("", "anonymous", _nothing)
 
 
 SMALL_BODY = 1 << 20  # default limit of a body in bytes
+YEAR_S = 31_536_000
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -128,6 +129,7 @@ class Request:
     principal: Principal = NOBODY  # set by the authenticator
     kind: str = "other"  # of its route, once matched
     repository: str = ""  # from the path, not validated
+    shared_s: int | None = None  # a CDN asks, which may keep content for so many seconds
     match: RouteMatch = field(init=False, repr=False, compare=False)  # set by routing
     _id: str = ""
 
@@ -328,6 +330,24 @@ def match_route(table: tuple[Route, ...], request: Request) -> RouteMatch:
             )
         return RouteMatch(candidate, handler, match.groupdict())
     raise Problem(404, "UNSUPPORTED", "no such path")
+
+
+def cache_forever(request: Request) -> tuple[str, str]:
+    """Cache-Control of content by digest, which never changes (RFC 9111; RFC 8246). What a client
+    needed credentials for is not for shared caches, except the CDN's.
+    """
+    if (shared_s := request.shared_s) is not None and shared_s < YEAR_S:
+        scope = "public" if shared_s else "private"
+        return "Cache-Control", f"{scope}, max-age={shared_s}"
+    public = shared_s is not None or request.principal.kind == "anonymous"
+    scope = "public" if public else "private"
+    return "Cache-Control", f"{scope}, max-age={YEAR_S}, immutable"
+
+
+def revalidate(request: Request) -> tuple[str, str]:
+    """Cache-Control of a tag, which may move at any time: its ETag is asked about."""
+    scope = "public" if request.principal.kind == "anonymous" else "private"
+    return "Cache-Control", f"{scope}, no-cache"
 
 
 _RANGE = re.compile(r"bytes=(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.IGNORECASE)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from shipline.server.access import Authenticator, OpenAuthenticator
 from shipline.server.admission import Admission, AdmitAll
+from shipline.server.cdn import Cdn
 from shipline.server.events import EventKind, Listener, NodeEvent
 from shipline.server.http import Request, Response, Route
 from shipline.server.manifests import Manifests
@@ -34,6 +35,7 @@ class RegistryNode:
     listeners: tuple[Listener, ...] = ()
     observers: tuple[Observer, ...] = ()
     routes: tuple[Route, ...] = ()
+    cdn: Cdn | None = None
     pulls_in_loop: bool = True  # pulls touch no disk: no rules, no listeners for them
 
     @classmethod

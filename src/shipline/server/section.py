@@ -8,6 +8,7 @@ from typing import Literal
 from shipline.errors import ConfigError
 from shipline.server.access import AccessSection
 from shipline.server.admission.section import AdmissionSection
+from shipline.server.cdn.section import CdnSection
 from shipline.server.gc import GcOptions
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
@@ -96,8 +97,18 @@ class RegistrySection:
     webhooks: tuple[WebhookSection, ...] = field(
         default=(), metadata={"doc": "receivers of the node's events"}
     )
+    cdn: CdnSection | None = field(
+        default=None, metadata={"doc": "the content delivery network in front of the node"}
+    )
+    cdn_accelerate: bool = field(
+        default=False, metadata={"doc": "redirect pulls of blobs to the CDN"}
+    )
 
     def __post_init__(self) -> None:
         names = [hook.name for hook in self.webhooks]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"webhooks: the name {min(twice)} is used twice")
+        if self.cdn_accelerate and self.cdn is None:
+            raise ConfigError(
+                "cdn-accelerate: there is no CDN", hint="set registry.cdn.url and registry.cdn.keys"
+            )

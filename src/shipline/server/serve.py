@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from shipline.errors import Cancelled
+from shipline.errors import Cancelled, ConfigError
 from shipline.server.access import AccessControl, ProjectUsage, check_access, open_access_control
 from shipline.server.admission.retention import retain_forever
 from shipline.server.admission.rules import AdmissionRules, size_limit
 from shipline.server.app import make_app
+from shipline.server.cdn import Cdn, PurgeList, purge_routes
 from shipline.server.events import NodeEvent
 from shipline.server.gc import GcReport, collect_forever
 from shipline.server.hooks import Webhooks, hook_routes
+from shipline.server.http import Route
 from shipline.server.jobs import Job, collection, job_routes, retention
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
@@ -66,6 +68,7 @@ class Assembly:
         notify = partial(publish, listeners)
         gc = collection(storage, section.collection, on_report, notify)
         retain = retention(storage, manifests, section.policy, admission, notify)
+        cdn, cdn_routes = _cdn(section, storage, access_control, environ)
         node = RegistryNode.over(
             storage,
             uploads=uploads,
@@ -75,6 +78,7 @@ class Assembly:
             admission=admission,
             routes=(
                 *health_routes(health),
+                *cdn_routes,
                 *hook_routes(hooks),
                 *job_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
                 *job_routes("/api/retention", retain, "dry_run"),
@@ -82,6 +86,7 @@ class Assembly:
             ),
             listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
+            cdn=cdn,
             pulls_in_loop=_pulls_in_loop(section),
         )
         return cls(node, health, hooks, (gc, retain), section)
@@ -107,6 +112,28 @@ class Assembly:
                 admission=admission,
                 publish=notify,
             )
+
+
+def _cdn(
+    section: RegistrySection,
+    storage: Storage,
+    access_control: AccessControl,
+    environ: Mapping[str, str],
+) -> tuple[Cdn | None, tuple[Route, ...]]:
+    """The CDN with its routes; from now on changes are noted for its purge list."""
+    options = section.cdn
+    if options is None:
+        return None, ()
+    if options.account and not access_control.authenticator.accounts:
+        raise ConfigError(
+            f"cdn.account: this node has no accounts, so {options.account} cannot be told apart",
+            hint="set registry.access.mode to accounts",
+        )
+    proxies, redirects = section.access.proxies, section.cdn_accelerate
+    cdn = Cdn.of(options, environ, redirects=redirects, proxies=proxies, clock=storage.clock)
+    purges = PurgeList(storage.records, options.purge_keep.seconds, storage.clock)
+    storage.derive = purges.changes
+    return cdn, purge_routes(purges, options.url, storage.clock)
 
 
 def _pulls_in_loop(section: RegistrySection) -> bool:

@@ -119,6 +119,7 @@ class Storage:
         self.cache = ReadCache()
         self._sizes = BlobSizes()
         self.totals = UsageTotals()
+        self.derive: Callable[[Mapping[Key, bytes | None]], Changes] = lambda changes: {}
         for (name, counter), value in walk(self.records, ("usage",)):
             self.totals.add({("usage", name, counter): int(value)})
         self.reserve = ReservedSpace(root)
@@ -132,7 +133,8 @@ class Storage:
             os.close(fd)
 
     def commit(self, changes: Mapping[Key, bytes | None], add: Mapping[Key, int] = NOTHING) -> None:
-        """Write records durably and invalidate the caches."""
+        """Write records durably, with those that `derive` adds, and invalidate the caches."""
+        changes = {**changes, **self.derive(changes)}
         try:
             self.records.write(changes, add=add)
             self.totals.add(add)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.server.events import NodeEvent
 from shipline.server.hooks.outbound import DeliveryTarget
+from shipline.server.secrets import read_secret
 from shipline.units import Duration
 
 _ATTEMPT, _THREE_DAYS = Duration(10_000), Duration(259_200_000)
@@ -69,17 +69,5 @@ class WebhookSection:
 
     def secret(self, environ: Mapping[str, str]) -> bytes:
         """The signing key, empty if none is configured. Raises ConfigError if it is missing."""
-        if self.secret_variable:
-            if not (value := environ.get(self.secret_variable)):
-                raise ConfigError(
-                    f"webhook {self.name}: the variable {self.secret_variable} is not set"
-                )
-            return value.encode()
-        if not self.secret_file:
-            return b""
-        try:
-            return Path(self.secret_file).read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"webhook {self.name}: cannot read {self.secret_file}: {error.strerror}"
-            ) from None
+        owner = f"webhook {self.name}"
+        return read_secret(owner, self.secret_variable, self.secret_file, environ)

@@ -17,6 +17,7 @@ from shipline.server.http import (
     Response,
     Route,
     byte_range,
+    cache_forever,
     not_modified,
     route,
 )
@@ -25,8 +26,6 @@ from shipline.server.problems import Problem, blob_unknown, digest_invalid, rece
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 from shipline.server.uploads import Check
-
-FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
 
 def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
@@ -37,6 +36,9 @@ def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
         size = storage.find_blob(check_repository(name), target)
         if size is None:
             raise blob_unknown(digest)
+        location = node.cdn and node.cdn.redirect(request, name, target, size)
+        if location:
+            return _redirect(location, target)
         return _answer(request, target, File(storage.store.path(target), 0, size))
 
     def delete(request: Request, name: str, digest: str) -> Response:
@@ -64,6 +66,12 @@ def check_unneeded(storage: Storage, name: str, digest: Digest) -> None:
         )
 
 
+def _redirect(location: str, digest: Digest) -> Response:
+    """To a signed URL, which expires and may be for this client only, so nobody keeps it."""
+    headers = [("Location", location), ("Docker-Content-Digest", str(digest))]
+    return Response.of(307, [*headers, ("Cache-Control", "no-store")])
+
+
 def _answer(request: Request, digest: Digest, blob: File) -> Response:
     etag = f'"{digest}"'
     headers: Headers = [
@@ -71,7 +79,7 @@ def _answer(request: Request, digest: Digest, blob: File) -> Response:
         ("Docker-Content-Digest", str(digest)),
         ("ETag", etag),
         ("Accept-Ranges", "bytes"),
-        FOREVER,
+        cache_forever(request),
     ]
     if not_modified(request.header("If-None-Match"), etag):
         return Response(304, headers[1:])

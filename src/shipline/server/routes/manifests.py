@@ -29,8 +29,10 @@ from shipline.server.http import (
     Request,
     Response,
     Route,
+    cache_forever,
     not_modified,
     precondition_holds,
+    revalidate,
     route,
 )
 from shipline.server.node import RegistryNode
@@ -40,9 +42,8 @@ from shipline.server.problems import (
     manifest_invalid,
     manifest_unknown,
 )
-from shipline.server.routes.blobs import FOREVER, check_unneeded
+from shipline.server.routes.blobs import check_unneeded
 
-_REVALIDATE = ("Cache-Control", "no-cache")
 _TAGS = 100  # tags in one request
 _PARSE_LIMIT, _ACCOUNT_PARSE_LIMIT = 256 << 20, 96 << 20  # bytes
 _SMALL = 1 << 20  # bytes
@@ -62,7 +63,8 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         if stored is None:
             raise manifest_unknown(reference)
         node.admission.pull(request.principal, name, target, stored)
-        headers = _headers(stored, FOREVER if isinstance(target, Digest) else _REVALIDATE)
+        caching = cache_forever if isinstance(target, Digest) else revalidate
+        headers = _headers(stored, caching(request))
         known = request.header("If-None-Match")
         if known is not None and not_modified(known, f'"{stored.digest}"'):
             return Response(304, headers[1:])
