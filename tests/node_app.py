@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,17 @@ from shipline.server import Application, Storage, make_app
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.rules import AdmissionRules
 from shipline.server.admission.section import AdmissionSection
-from shipline.server.http import READ, ClientGone, Coro, File, Request, Response
+from shipline.server.http import (
+    READ,
+    Beyond,
+    ClientGone,
+    Coro,
+    File,
+    Growing,
+    Progress,
+    Request,
+    Response,
+)
 from shipline.server.node import RegistryNode
 from shipline.values import replace
 
@@ -108,6 +120,8 @@ def respond(app: Application, request: Request, body: bytes = b"") -> Response:
         while True:
             step = steps.send(value)  # type: ignore[arg-type]
             value = next(pieces, b"") if step is READ else b""
+            if isinstance(step, Beyond):
+                _wait(step.progress, step.seen)
             request.received += len(value)
             if step is READ and not value and request.received < (request.content_length or 0):
                 steps.throw(ClientGone())
@@ -133,8 +147,27 @@ def fill(steps: Coro[T], pieces: Iterable[bytes] = ()) -> T:
         return result
 
 
+def _wait(progress: Progress, seen: int) -> None:
+    changed = threading.Event()
+    if progress.wake_beyond(seen, changed.set):
+        assert changed.wait(30)
+
+
+def _read_growing(part: Growing) -> bytes:
+    """What a client gets: less than all of it if it fails."""
+    fd, end, progress = part.open(), part.start + part.size, part.progress
+    try:
+        while progress.value < end and not progress.ended:
+            _wait(progress, progress.value)
+        return os.pread(fd, max(0, min(end, progress.value) - part.start), part.start)
+    finally:
+        os.close(fd)
+
+
 def _reply(request: Request, response: Response) -> Reply:
     body = response.body
+    if isinstance(body, Growing):
+        body = _read_growing(body)
     if isinstance(body, File):
         body = body.path.read_bytes()[body.start : body.start + body.size]
     whole = body if isinstance(body, bytes) else b"".join(body)

@@ -136,12 +136,14 @@ class RegistryError(ShiplineError):
     """A registry refused a request or could not be reached.
 
     `host` is the registry, `status` the HTTP status or 0 without a response, `diagnostics` the
-    error codes of the body (distribution specification, "Error Codes").
+    error codes of the body (distribution specification, "Error Codes"), `retry_after_s` its
+    Retry-After, None without one.
     """
 
     code = "registry"
     title = "registry error"
     exit_code = 6
+    retry_after_s: float | None = None
 
     def __init__(
         self,

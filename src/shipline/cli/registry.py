@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.server import LogSection, RegistrySection
     from shipline.server.access import AccessSection, TlsSection
+    from shipline.server.upstreams.section import UpstreamSection
 
 
 Section = TypeVar("Section", "RegistrySection", "AccessSection", "TlsSection", "LogSection")
@@ -37,6 +38,12 @@ _LISTEN = "127.0.0.1:5000"
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
 @click.option("--data", metavar="DIR", help="The data directory.")
+@click.option(
+    "--upstream",
+    metavar="[MATCH=]URL",
+    multiple=True,
+    help="Fetch repositories from this registry when they are asked for, as docker.io/*=URL.",
+)
 @click.option(
     "--role", type=click.Choice(["primary", "edge"]), help="The node's role among regions."
 )
@@ -74,6 +81,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
     accounts: it creates what is missing and prints the administrator's password, once. Flags
     override `registry:` in shipline.yaml.
     """
+    from shipline.cli.registry_upstreams import connect_upstreams
     from shipline.server import logging_to, serve_registry, startup_line
 
     section, base = _section(config, options)
@@ -88,7 +96,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
         _notify_systemd()
 
     listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
-    with logging_to(sys.stderr, section.log):
+    with logging_to(sys.stderr, section.log), ExitStack() as stack:
         serve_registry(
             listen,
             Path(section.data),
@@ -99,6 +107,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             insecure_http=insecure_http,
             environ=os.environ,
             base=base,
+            connect=connect_upstreams(os.environ, stack) if section.upstreams else None,
         )
 
 
@@ -153,8 +162,16 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
         access=access,
         log=log,
         drain_timeout=drain_timeout,
+        upstreams=tuple(map(_upstream, options["upstream"])),
     )
     return changed, loaded.file.parent if loaded.file else Path.cwd()
+
+
+def _upstream(text: str) -> UpstreamSection:
+    from shipline.server.upstreams.section import UpstreamSection
+
+    match, equals, url = text.rpartition("=")
+    return UpstreamSection(url, match=match) if equals else UpstreamSection(url)
 
 
 def _override(section: Section, **values: Any) -> Section:
@@ -181,6 +198,10 @@ def _resolve_paths(root: Path, section: RegistrySection) -> RegistrySection:
         data=resolved(section.data),
         access=replace(section.access, tls=tls),
         webhooks=hooks,
+        upstreams=tuple(
+            replace(upstream, password_file=resolved(upstream.password_file))
+            for upstream in section.upstreams
+        ),
     )
 
 

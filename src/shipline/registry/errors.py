@@ -49,7 +49,7 @@ class Unreachable(RegistryError):
 
 
 class RequestRefused(RegistryError):
-    """A registry refused a request; `retry_after_s` is its Retry-After, None without one."""
+    """A registry refused a request."""
 
     def __init__(
         self,

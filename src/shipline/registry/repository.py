@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from shipline.registry.manifests import (
     restore_referrer,
 )
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
+from shipline.registry.request import ClientRequest, Url
 from shipline.registry.upload import UploadState, cancel, push_blob
 
 if TYPE_CHECKING:
@@ -342,6 +343,46 @@ class RemoteRepository:
         response.close()
         if response.status == 404:
             raise NotFound(f"{name} is not in {self.name}")
+
+    def digest_of(self, tag: str) -> Digest | None:
+        """The digest of a tag by HEAD, None if the registry does not tell it. Raises NotFound."""
+        headers = self._head(self._registry.manifest(check_tag(tag)), tag, {"Accept": ACCEPT})
+        text = headers("Docker-Content-Digest")
+        return Digest.parse(text) if text else None
+
+    def blob_size(self, digest: Digest) -> int:
+        """The size of a blob in bytes by HEAD. Raises NotFound, ContentError without a size."""
+        size = self._head(self._registry.blob(digest), str(digest), {})("Content-Length")
+        if not re.fullmatch("[0-9]{1,18}", size):
+            raise ContentError(f"{self.name}: the size of {digest} is unknown")
+        return int(size)
+
+    def probe(self, path: str, authorization: str) -> tuple[int, str]:
+        """The status, and the challenge if it has one, of a request for a path below the repository
+        with these credentials instead of the client's own.
+        """
+        listing = path == "tags/list"
+        url = self._registry.url(path)
+        request = ClientRequest(
+            "GET" if listing else "HEAD",
+            url.with_query(("n", "1")) if listing else url,
+            {"Accept": ACCEPT},
+        )
+        expect = {200, 401, 403, 404}
+        response = self._registry.http.call(
+            request.with_authorization(authorization), expect=expect, operation=f"asking for {path}"
+        )
+        response.close()
+        return response.status, response.header("WWW-Authenticate")
+
+    def _head(self, url: Url, name: str, headers: Mapping[str, str]) -> Callable[[str], str]:
+        response = self._registry.call(
+            "HEAD", url, expect={200, 404}, operation=f"looking for {name}", headers=headers
+        )
+        response.close()
+        if response.status == 404:
+            raise NotFound(f"{name} is not in {self.name}")
+        return response.header
 
     def _exists(self, target: Descriptor, actions: frozenset[str]) -> bool:
         is_manifest = target.media_type in media.NAMED

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from time import perf_counter
 
-from shipline.server.http import Coro, Principal, Request, Response, match_route
+from shipline.server.http import LOOP, NOBODY, Coro, Principal, Request, Response, match_route
 from shipline.server.node import RegistryNode
 from shipline.server.pages import page_routes
 from shipline.server.problems import Problem, problem_of
@@ -16,9 +17,12 @@ from shipline.server.routes import (
     operation_routes,
     upload_routes,
 )
+from shipline.values import replace
 
 _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 _HTTP_1_0 = (1, 0)
+_OF_REPOSITORIES = ("repository", "upload")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 Application = Callable[[Request], Coro[Response]]
 """Never raises: every exception becomes a response."""
 Middleware = Callable[[RegistryNode, Application], Application]
@@ -103,7 +107,9 @@ def _refuse_cross_site(node: RegistryNode, app: Application) -> Application:
 
 
 def _route(node: RegistryNode, app: Application) -> Application:
-    """Find the route of the request."""
+    """Find the route of the request, and the repository that it means: a client of a mirror may
+    name another registry in `ns`.
+    """
     table = (  # tried in order, the most frequent first
         *manifest_routes(node),
         *upload_routes(node),
@@ -117,7 +123,16 @@ def _route(node: RegistryNode, app: Application) -> Application:
     def route_request(request: Request) -> Coro[Response]:
         request.match = match_route(table, request)
         request.repository = request.match.arguments.get("name", "")
-        return (yield from app(request))
+        if node.pull_through is None or request.match.route.requires not in _OF_REPOSITORIES:
+            return (yield from app(request))
+        ns = request.parameter("ns") or ""
+        ns = ns if _NAMESPACE.fullmatch(ns) else ""
+        name = request.repository = node.pull_through.local_name(request.repository, ns)
+        request.match = replace(request.match, arguments={**request.match.arguments, "name": name})
+        response = yield from app(request)
+        if ns and node.pull_through.source(name) is not None:
+            response.headers.append(("OCI-Namespace", ns))
+        return response
 
     return route_request
 
@@ -126,13 +141,19 @@ def _authorize(node: RegistryNode, app: Application) -> Application:
     """Authenticate and authorize before anything is done or revealed."""
 
     def authorize(request: Request) -> Coro[Response]:
-        requires = request.match.route.requires
-        yield node.authenticator.pool(request)
+        requires, through = request.match.route.requires, node.pull_through
+        source = None if through is None else through.delegated(request)
+        yield node.authenticator.pool(request) if source is None else LOOP
 
         def principal() -> Principal:
+            if source is not None:
+                return NOBODY
             return node.authenticator.authorize(request, requires, request.repository)
 
         request.principal = node.cdn.authorize(request, principal) if node.cdn else principal()
+        if through is not None and source is not None and request.principal is NOBODY:
+            request.principal = yield from through.permit(request, source)
+            return (yield from app(request))
         try:
             return (yield from app(request))
         except Problem as problem:

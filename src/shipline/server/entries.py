@@ -16,6 +16,8 @@ Key parts, then the value (JSON or empty); names and digests as text:
   vouched     <name> <digest> <index>       a proven index lists this manifest
   upload      <id>                          repository, algorithm, at, by
   purge       <time> <path>                 a CDN must forget this path
+  cached      <name> <digest>               it came from an upstream: size, used (Unix time)
+  checked     <name> <tag>                  the upstream confirmed the tag: at
 
 `at` is Unix time in seconds; `by` is the account, left out if unknown. `tagged`, `referrer`,
 `needed`, `holder` and `usage` are derived from the others and from the manifests' bytes.
@@ -63,12 +65,17 @@ def blob_entries(name: str, digest: Digest, size: int, *, at: float, by: str = "
         ("repository", name): b"",
         ("blob", name, str(digest)): pack(size=size, at=at, by=by),
         ("holder", str(digest), name, "blob"): b"",
+        ("cached", name, str(digest)): None,
     }
 
 
 def no_blob_entries(name: str, digest: str) -> Changes:
     """Deletes the records of a blob in a repository."""
-    return {("blob", name, digest): None, ("holder", digest, name, "blob"): None}
+    return {
+        ("blob", name, digest): None,
+        ("holder", digest, name, "blob"): None,
+        ("cached", name, digest): None,
+    }
 
 
 def manifest_entries(
@@ -84,6 +91,7 @@ def manifest_entries(
         ("manifest", name, str(digest)): record,
         ("holder", str(digest), name, "manifest"): b"",
         ("deleted", name, str(digest)): None,
+        ("cached", name, str(digest)): None,
         **derived_entries(name, digest, content),
     }
 
@@ -104,6 +112,7 @@ def no_manifest_entries(name: str, digest: str, subject: str) -> Changes:
     changes: Changes = {
         ("manifest", name, digest): None,
         ("holder", digest, name, "manifest"): None,
+        ("cached", name, digest): None,
     }
     if subject:
         changes[("referrer", name, subject, digest)] = None

@@ -12,8 +12,9 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -27,12 +28,15 @@ from shipline.server.http import (
     LOOP,
     PAUSE,
     READ,
+    Beyond,
     Coro,
     File,
+    Growing,
     Pool,
+    Progress,
     Request,
     Response,
-    Wait,
+    Step,
 )
 from shipline.server.limits import (
     BufferedBytes,
@@ -50,6 +54,7 @@ _READ_AHEAD, _TOTAL_READ_AHEAD = (
 )  # bytes read ahead of one handler, of all
 _WRITE_BUFFER = 64 << 10  # bytes buffered for one client
 _PAUSE_S = 0.05
+_LOOK_S = 5.0  # between two looks whether a client that waits for a growing file is still there
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 T = TypeVar("T")
 
@@ -62,6 +67,7 @@ class AiohttpHandler:
         self._minimum_rate = minimum_rate
         self._scheme = scheme
         self._buffered: defaultdict[str, int] = defaultdict(int)
+        self._changes: dict[Progress, asyncio.Future[None]] = {}
         self.pools = ThreadPools()
         self.stopping = False  # close connections after the current exchange
         self.busy: set[web.RequestHandler] = set()  # connections with an exchange in progress
@@ -107,6 +113,8 @@ class AiohttpHandler:
                 pool = result
             elif result is PAUSE:
                 await asyncio.sleep(_PAUSE_S)
+            elif isinstance(result, Beyond):
+                await self._beyond(result.progress, result.seen)
             elif body is not None:
                 problem = await body.fill()
             if pool is LOOP:
@@ -114,6 +122,25 @@ class AiohttpHandler:
             else:
                 result = await self._run(pool, request, _resume, coroutine, result, body, problem)
         return result
+
+    async def _beyond(self, progress: Progress, seen: int) -> None:
+        """Wait for the next change of `progress`, or a few seconds. All that wait for it share one
+        future: a change costs its thread one call.
+        """
+        change, loop = self._changes.get(progress), asyncio.get_running_loop()
+        if change is None:
+            change = loop.create_future()
+            wake = partial(_call_in, loop, partial(self._changed, progress))
+            if not progress.wake_beyond(seen, wake):
+                return
+            self._changes[progress] = change
+        if progress.value <= seen:
+            await asyncio.wait({change}, timeout=_LOOK_S)
+
+    def _changed(self, progress: Progress) -> None:
+        change = self._changes.pop(progress, None)
+        if change is not None:
+            change.set_result(None)
 
     async def _run(
         self, pool: Pool, request: Request, work: Callable[..., T], *arguments: Any
@@ -148,13 +175,18 @@ class AiohttpHandler:
             send_window.active(),
         ):
             try:
-                await self._send_all(incoming, request, head, outgoing)
+                await self._send_all(incoming, request, head, outgoing, send_window)
             finally:
                 outgoing.close()
         return outcome
 
     async def _send_all(
-        self, incoming: web.BaseRequest, request: Request, head: bytes, outgoing: _OpenResponse
+        self,
+        incoming: web.BaseRequest,
+        request: Request,
+        head: bytes,
+        outgoing: _OpenResponse,
+        window: RateWindow,
     ) -> None:
         connection, body = _Connection(incoming), outgoing.response.body
         await connection.flush()
@@ -166,22 +198,48 @@ class AiohttpHandler:
                 await connection.write(body[start : start + _WRITE_BUFFER])
         elif isinstance(body, File):
             await connection.write(head)
-            await self._send_file(connection, request, body, outgoing.fd)
+            end = body.start + body.size
+            await self._send_file(connection, request, outgoing.fd, body.start, end)
+        elif isinstance(body, Growing):
+            await connection.write(head)
+            await self._send_growing(connection, request, body, outgoing.fd, window)
         else:
             await connection.write(head)
             await self._send_chunks(connection, request, body)
 
+    async def _send_growing(
+        self,
+        connection: _Connection,
+        request: Request,
+        part: Growing,
+        fd: int,
+        window: RateWindow,
+    ) -> None:
+        """While it waits for the file, the client's rate does not count."""
+        position, end, progress = part.start, part.start + part.size, part.progress
+        while position < end:
+            ended = progress.ended
+            ready = min(end, progress.value)
+            if position < ready:
+                await self._send_file(connection, request, fd, position, ready)
+                position = ready
+            elif ended:
+                raise ConnectionAbortedError("the content could not be completed")
+            else:
+                with window.paused():
+                    await self._beyond(progress, position)
+                connection.check()
+
     async def _send_file(
-        self, connection: _Connection, request: Request, part: File, fd: int
+        self, connection: _Connection, request: Request, fd: int, position: int, end: int
     ) -> None:
         """With sendfile(2) on a thread; TLS needs the bytes in user space."""
-        position, end = part.start, part.start + part.size
         if connection.is_tls:
             while position < end:
                 size = min(_WRITE_BUFFER, end - position)
                 data = await self._run(DISK, request, os.pread, fd, size, position)
                 if not data:
-                    raise ConnectionAbortedError(f"{part.path} was truncated")
+                    raise ConnectionAbortedError("the file was truncated")
                 await connection.write(data)
                 position += len(data)
             return
@@ -223,9 +281,13 @@ class _Connection:
         self._transport.set_write_buffer_limits(0)
         self.is_tls = self._transport.get_extra_info("sslcontext") is not None
 
-    async def write(self, data: bytes) -> None:
+    def check(self) -> None:
+        """Raises ConnectionResetError once the client has gone."""
         if self._transport.is_closing():
             raise ConnectionResetError
+
+    async def write(self, data: bytes) -> None:
+        self.check()
         self._transport.write(data)
         await self.flush()
 
@@ -262,7 +324,12 @@ class AlreadySent(web.StreamResponse):
 _KEEP_ALIVE, _CLOSE = AlreadySent(keep_alive=True), AlreadySent(keep_alive=False)
 
 
-def _start(coroutine: Coro[Response]) -> Pool | Wait | _OpenResponse:
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(call)
+
+
+def _start(coroutine: Coro[Response]) -> Step | _OpenResponse:
     """Start the coroutine; a response is returned with its file open."""
     try:
         return next(coroutine)
@@ -271,8 +338,8 @@ def _start(coroutine: Coro[Response]) -> Pool | Wait | _OpenResponse:
 
 
 def _resume(
-    coroutine: Coro[Response], wait: Pool | Wait, body: RequestBody | None, problem: Problem | None
-) -> Pool | Wait | _OpenResponse:
+    coroutine: Coro[Response], wait: Step, body: RequestBody | None, problem: Problem | None
+) -> Step | _OpenResponse:
     """Resume the coroutine after `wait`, feeding it the bytes that are buffered."""
     try:
         if problem is not None:
@@ -288,9 +355,11 @@ def _resume(
 
 def _open_response(response: Response) -> _OpenResponse:
     part = response.body
-    if not isinstance(part, File):
+    if not isinstance(part, File | Growing):
         return _OpenResponse(response)
     try:
+        if isinstance(part, Growing):
+            return _OpenResponse(response, part.open())
         fd = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         gone = Problem(404, "BLOB_UNKNOWN", "the blob was just deleted")

@@ -144,7 +144,8 @@ def _check_manifest(
             "missing-manifest", subject, "its file is missing or not a manifest", removal
         )
         return
-    if missing := _missing(records, name, content):
+    cached = records.get(("cached", name, digest)) is not None  # the rest is fetched when needed
+    if not cached and (missing := _missing(records, name, content)):
         yield Inconsistency(
             "incomplete-manifest", subject, f"refers to {missing}, which is missing", removal
         )
@@ -235,7 +236,7 @@ def _file_size(store: LocalStore, digest: Digest) -> int | None:
 
 
 _BLOCK = 1 << 20  # bytes
-_UPLOAD_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|single-.*|manifest-.*|gone-[0-9]+")
+_UPLOAD_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(single|manifest|fill|gone)-.*")
 Advance = Callable[[int], object]
 """Called with the size in bytes of each checked file."""
 

@@ -300,7 +300,7 @@ class GcRun:
             if self._holds_something(name):
                 return
             changes: Changes = {("repository", name): None}
-            for kind in ("usage", "deleted", "needed", "referrer", "proven", "vouched"):
+            for kind in ("usage", "deleted", "needed", "referrer", "proven", "vouched", "checked"):
                 changes |= {(kind, name, *key): None for key, _ in walk(records, (kind, name))}
             self.report.repositories += 1
             if not self._dry_run:

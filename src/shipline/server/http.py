@@ -2,14 +2,15 @@
 registry and no server.
 
 A handler is a function of a request. One that reads a large body is a generator-based coroutine: it
-yields a `Wait` or a `Pool`, is sent the next bytes for READ, and returns the response. No handler
-blocks on a client, and each can be called without a server.
+yields a `Wait`, a `Beyond` or a `Pool`, is sent the next bytes for READ, and returns the response.
+No handler blocks on a client, and each can be called without a server.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -102,8 +103,56 @@ class Wait(Enum):
 
 READ, PAUSE = Wait.READ, Wait.PAUSE
 LOOP, DISK, CPU, RESERVED = Pool.LOOP, Pool.DISK, Pool.CPU, Pool.RESERVED
-Coro = Generator[Pool | Wait, bytes, T]
-"""Yields a Wait, or a Pool to continue in; is sent bytes after READ."""
+
+
+class Progress:
+    """A number that grows until it ends, well or with an error: one thread advances it, and any
+    number of requests wait for it without a thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], object]] = []
+        self.value = -1
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def advance(self, value: int) -> None:
+        self._change(max(self.value, value), ended=False)
+
+    def end(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self._change(self.value, ended=True)
+
+    def wake_beyond(self, seen: int, wake: Callable[[], object]) -> bool:
+        """Have `wake` called, once and from any thread, when the number changes or ends; False if
+        it has ended, or is more than `seen`, now.
+        """
+        with self._lock:
+            if self.ended or self.value > seen:
+                return False
+            self._wakers.append(wake)
+            return True
+
+    def _change(self, value: int, *, ended: bool) -> None:
+        with self._lock:
+            self.value, self.ended = value, ended
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Wait until the number is more than `seen`, or has ended; may return early."""
+
+    progress: Progress
+    seen: int
+
+
+Step = Pool | Wait | Beyond
+Coro = Generator[Step, bytes, T]
+"""Yields what to wait for, or a Pool to continue in; is sent bytes after READ."""
 
 
 class ClientGone(Problem):
@@ -233,14 +282,26 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Growing:
+    """`size` bytes from `start` of a file that is still being written: those before `progress` may
+    be sent. If it ends before the last of them, the connection is broken.
+    """
+
+    open: Callable[[], int]  # a descriptor, which the caller closes
+    start: int
+    size: int
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
-    """The body is bytes, a range of a file, or an iterator for content of unknown length; `size` in
-    bytes, 0 for an iterator.
+    """The body is bytes, a range of a file, one that grows, or an iterator for content of unknown
+    length; `size` in bytes, 0 for an iterator.
     """
 
     status: int
     headers: Headers = field(default_factory=list)
-    body: bytes | File | Iterator[bytes] = b""
+    body: bytes | File | Growing | Iterator[bytes] = b""
     size: int = 0
 
     @classmethod
@@ -250,7 +311,8 @@ class Response:
 
 
 Handler = Callable[..., Response]
-StreamHandler = Callable[..., Coro[Response]]
+AnyHandler = Callable[..., Response | Coro[Response]]
+"""One that is a generator function reads the body itself; others may return a coroutine."""
 PoolChoice = Callable[..., Pool]
 """Chooses the pool from the arguments of the path."""
 Requirement = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
@@ -269,7 +331,7 @@ class Route:
 
     pattern: re.Pattern[str]
     requires: Requirement
-    handlers: Mapping[str, Handler | StreamHandler]
+    handlers: Mapping[str, AnyHandler]
     kind: str
     pool: PoolChoice
     body: int  # limit in bytes of a body that is not streamed
@@ -280,7 +342,7 @@ class RouteMatch:
     """The route and handler of a request, with the arguments from its path."""
 
     route: Route
-    handler: Handler | StreamHandler
+    handler: AnyHandler
     arguments: Mapping[str, str]
 
     @property
@@ -299,7 +361,7 @@ def route(
     requires: Requirement,
     pool: PoolChoice | Pool = Pool.DISK,
     body: int = SMALL_BODY,
-    **handlers: Handler | StreamHandler,
+    **handlers: AnyHandler,
 ) -> Route:
     """`route("/v2/", requires="base", GET=base)`; GET handles HEAD too unless HEAD is given.
 

@@ -186,6 +186,15 @@ class RateWindow:
         finally:
             self.counting = False
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not judge the client inside the block, in which it waits for the node."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
+
     def _transferred(self) -> int:
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)

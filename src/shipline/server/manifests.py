@@ -111,8 +111,10 @@ class Manifests:
         *,
         actor: str = "",
         check: Check = _allow,
+        fetched: Changes | None = None,
     ) -> None:
-        """Store a manifest and point `tags` to it, in one transaction.
+        """Store a manifest and point `tags` to it, in one transaction. With the records `fetched`,
+        it comes from an upstream, and what it refers to may be missing.
 
         Raises Problem MANIFEST_BLOB_UNKNOWN if content that it refers to is missing, its subject
         excepted.
@@ -121,7 +123,8 @@ class Manifests:
         keys = [str(digest), *((name, tag) for tag in tags)]
         with storage.stripes.hold(keys), storage.shared():
             check()
-            self._check_dependencies(name, content)
+            if fetched is None:
+                self._check_dependencies(name, content)
             changes, add = self._manifest_changes(name, digest, content, actor)
             for tag in tags:
                 before = self.target(name, tag)
@@ -136,7 +139,7 @@ class Manifests:
                 )
                 changes |= tag_entries(name, tag, digest, at=storage.clock(), by=by)
             self._write(digest, content.raw, known=not add.get(("usage", name, "manifests")))
-            storage.commit(changes, add)
+            storage.commit(changes | (fetched or {}), add)
 
     def delete(self, name: str, digest: Digest, *, check: Check = _allow) -> bool:
         """Delete a manifest and its tags; False if there is none."""

@@ -16,6 +16,7 @@ from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.storage import Storage
 from shipline.server.uploads import UploadStore
+from shipline.server.upstreams.pull_through import PullThrough
 
 _log = logging.getLogger(__name__)
 Observer = Callable[[Request, Response, float], None]
@@ -36,6 +37,7 @@ class RegistryNode:
     observers: tuple[Observer, ...] = ()
     routes: tuple[Route, ...] = ()
     cdn: Cdn | None = None
+    pull_through: PullThrough | None = None
     pulls_in_loop: bool = True  # pulls touch no disk: no rules, no listeners for them
 
     @classmethod
@@ -49,6 +51,11 @@ class RegistryNode:
             "admission": AdmitAll(),
         }
         return cls(storage=storage, uploads=uploads, **(defaults | parts))
+
+    def refuse_push(self, name: str) -> None:
+        """Raises Problem 405 for a repository of an upstream."""
+        if self.pull_through is not None:
+            self.pull_through.refuse_push(name)
 
     def publish(self, request: Request, kind: EventKind, repository: str, **facts: Any) -> None:
         """Publish an event of a request; `facts` are fields of NodeEvent."""

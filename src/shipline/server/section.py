@@ -12,6 +12,7 @@ from shipline.server.cdn.section import CdnSection
 from shipline.server.gc import GcOptions
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
+from shipline.server.upstreams.section import UpstreamSection
 from shipline.units import ByteSize, Duration
 
 _HALF_MINUTE, _MINUTE, _DAY = Duration(30_000), Duration(60_000), Duration(86_400_000)
@@ -103,6 +104,10 @@ class RegistrySection:
     cdn_accelerate: bool = field(
         default=False, metadata={"doc": "redirect pulls of blobs to the CDN"}
     )
+    upstreams: tuple[UpstreamSection, ...] = field(
+        default=(),
+        metadata={"doc": "registries whose content is fetched when it is asked for; first match"},
+    )
 
     def __post_init__(self) -> None:
         names = [hook.name for hook in self.webhooks]
@@ -112,3 +117,6 @@ class RegistrySection:
             raise ConfigError(
                 "cdn-accelerate: there is no CDN", hint="set registry.cdn.url and registry.cdn.keys"
             )
+        patterns = [upstream.match for upstream in self.upstreams]
+        if twice := {match for match in patterns if patterns.count(match) > 1}:
+            raise ConfigError(f"upstreams: {min(twice)} is matched twice")

@@ -29,6 +29,8 @@ from shipline.server.routes.operations import Health, health_routes
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import UploadStore
+from shipline.server.upstreams.pull_through import PullThrough
+from shipline.server.upstreams.upstream import Connect
 from shipline.tasks import TaskGroup, sleep
 
 
@@ -51,6 +53,7 @@ class Assembly:
         section: RegistrySection,
         environ: Mapping[str, str],
         base: Path,
+        connect: Connect | None = None,
     ) -> Self:
         """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
         health = Health(storage, section.limits.disk_floor.bytes)
@@ -64,6 +67,9 @@ class Assembly:
             section.policy, storage, manifests, metrics, base, access_control.projects
         )
         listeners = (admission, *access_control.listeners, hooks)
+        through = None
+        if section.upstreams and connect is not None:
+            through = PullThrough(section.upstreams, connect, storage, manifests, metrics)
         on_report = partial(_count_collection, metrics)
         notify = partial(publish, listeners)
         gc = collection(storage, section.collection, on_report, notify)
@@ -87,6 +93,7 @@ class Assembly:
             listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
             cdn=cdn,
+            pull_through=through,
             pulls_in_loop=_pulls_in_loop(section),
         )
         return cls(node, health, hooks, (gc, retain), section)
@@ -100,6 +107,8 @@ class Assembly:
         group.start(
             collect_forever, storage, section.collection, on_report=on_report, publish=notify
         )
+        if node.pull_through is not None:
+            node.pull_through.start(group)
         for job in self.jobs:
             job.start(group)
         if section.policy.retention:
@@ -200,6 +209,7 @@ def serve_registry(
     insecure_http: bool = False,
     environ: Mapping[str, str] | None = None,
     base: Path = Path(),
+    connect: Connect | None = None,
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.
@@ -209,8 +219,8 @@ def serve_registry(
     accepts connections, `notify` with lines for the operator (such as the initial password). On an
     address that other machines can reach, TLS and accounts are required unless `insecure_open` or
     `insecure_http` is set. `environ` holds the secrets that the section names; paths of keys are
-    relative to `base`. Raises UsageError for an address in use and a directory served by another
-    process, ConfigError for a missing secret or key.
+    relative to `base`; `connect` reaches its upstreams. Raises UsageError for an address in use and
+    a directory served by another process, ConfigError for a missing secret or key.
     """
     from shipline.server.http_server import open_listener, parse_address, url_of
 
@@ -237,7 +247,9 @@ def serve_registry(
                 ),
             )
         )
-        assembly = Assembly.of(storage, uploads, access_control, section, environ or {}, base)
+        assembly = Assembly.of(
+            storage, uploads, access_control, section, environ or {}, base, connect
+        )
         for line in (*access_control.notices, *_warnings(section, access_control)):
             notify(line)
         url = url_of(listener, tls=access_control.certificates is not None)
@@ -271,6 +283,8 @@ def _serve(
         finally:
             stopping.set()
             group.scope.cancel()
+            if (through := assembly.node.pull_through) is not None:
+                through.close()
 
 
 def _warnings(section: RegistrySection, access_control: AccessControl) -> Iterator[str]:

@@ -28,6 +28,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,15 @@ class Storage:
         with self.stripes.hold([(name, digest)]), self.shared():
             self.admit(file, digest)
             self._record_blob(name, digest, size, actor, extra)
+
+    def discard(self, digest: Digest) -> list[Path]:
+        """Take the file of content without a holder out of the store, inside `exclusive`; the
+        caller unlinks what is returned.
+        """
+        try:
+            return [self.store.path(digest).replace(self.incoming / f"gone-{uuid.uuid4()}")]
+        except FileNotFoundError:
+            return []
 
     def with_reserve(self, work: Callable[[], T]) -> T:
         """Run `work`, which removes something; on a full disk, free the reserved space and

@@ -22,9 +22,12 @@ from shipline.server.http import (
     LOOP,
     PAUSE,
     READ,
+    Beyond,
     ClientGone,
     Coro,
     File,
+    Growing,
+    Progress,
     Request,
     Response,
     RouteMatch,
@@ -299,3 +302,83 @@ def test_a_network_of_version_6_is_one_address() -> None:
         return most
 
     assert asyncio.run(main()) <= 12
+
+
+def grows(path: Path, size: int, progress: Progress) -> Response:
+    def opened() -> int:
+        return os.open(path, os.O_RDONLY)
+
+    body = Growing(opened, 0, size, progress)
+    return Response(200, [("Content-Length", str(size))], body, size)
+
+
+def test_a_growing_file_is_sent_as_far_as_it_may_be(tmp_path: Path) -> None:
+    path, content = tmp_path / "file", bytes(range(256)) * 4000
+    path.write_bytes(content)
+    progress = Progress()
+    steps = [0, 1, 1000, 500_000, len(content)]
+
+    def advance() -> None:
+        for step in steps:
+            time.sleep(0.02)
+            progress.advance(step)
+        progress.end()
+
+    thread = threading.Thread(target=advance)
+    thread.start()
+    answer = asked(fixed(grows(path, len(content), progress)), GET)
+    thread.join()
+    assert answer.endswith(b"\r\n\r\n" + content)
+
+
+def test_a_growing_file_that_fails_breaks_the_connection_before_its_last_bytes(
+    tmp_path: Path,
+) -> None:
+    path, content = tmp_path / "file", b"x" * 200_000
+    path.write_bytes(content)
+    progress = Progress()
+    progress.advance(100_000)
+    threading.Timer(0.1, progress.end, [OSError("wrong")]).start()
+    answer = asked(fixed(grows(path, len(content), progress)), GET)
+    assert answer.partition(b"\r\n\r\n")[2] == content[:100_000]
+
+
+def test_all_that_wait_for_a_growing_file_cost_no_thread(tmp_path: Path) -> None:
+    path, content = tmp_path / "file", os.urandom(300_000)
+    path.write_bytes(content)
+    progress = Progress()
+    response = grows(path, len(content), progress)
+
+    async def one(port: int) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        answer = await reader.read()
+        writer.close()
+        return answer.endswith(content)
+
+    async def talk(port: int) -> bytes:
+        tasks = [asyncio.create_task(one(port)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        threads.append(threading.active_count())
+        progress.advance(len(content))
+        progress.end()
+        return bytes(await asyncio.gather(*tasks))
+
+    threads = [threading.active_count()]
+    assert serving(fixed(response), talk) == b"\1" * 100
+    assert threads[1] - threads[0] <= 1
+
+
+def test_requests_wait_for_what_another_thread_does() -> None:
+    progress = Progress()
+
+    def app(request: Request) -> Coro[Response]:
+        seen = progress.value
+        while not progress.ended:
+            yield Beyond(progress, seen)
+            seen = progress.value
+        return Response.of(200, body=b"%d" % progress.value)
+
+    threading.Timer(0.1, progress.advance, [7]).start()
+    threading.Timer(0.2, progress.end).start()
+    assert asked(app, GET).endswith(b"\r\n\r\n7")

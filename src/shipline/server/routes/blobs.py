@@ -11,6 +11,7 @@ from shipline.oci import Digest, check_repository
 from shipline.server.http import (
     Coro,
     File,
+    Growing,
     Headers,
     NotSatisfiable,
     Request,
@@ -26,20 +27,35 @@ from shipline.server.problems import Problem, blob_unknown, digest_invalid, rece
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 from shipline.server.uploads import Check
+from shipline.server.upstreams.pull_through import PullThrough, Source
+from shipline.values import replace
 
 
 def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
-    storage = node.storage
+    storage, through = node.storage, node.pull_through
 
-    def pull(request: Request, name: str, digest: str) -> Response:
+    def pull(request: Request, name: str, digest: str) -> Response | Coro[Response]:
         target = Digest.parse(digest)
         size = storage.find_blob(check_repository(name), target)
-        if size is None:
+        source = None if through is None else through.source(name)
+        if size is not None:
+            if through is not None and source is not None:
+                through.use_blob(source, target)
+            location = node.cdn and node.cdn.redirect(request, name, target, size)
+            if location:
+                return _redirect(location, target)
+            return _answer(request, target, File(storage.store.path(target), 0, size))
+        if through is None or source is None:
             raise blob_unknown(digest)
-        location = node.cdn and node.cdn.redirect(request, name, target, size)
-        if location:
-            return _redirect(location, target)
-        return _answer(request, target, File(storage.store.path(target), 0, size))
+        return pull_through(request, through, source, target)
+
+    def pull_through(
+        request: Request, through: PullThrough, source: Source, target: Digest
+    ) -> Coro[Response]:
+        if request.method != "HEAD":
+            return _answer(request, target, (yield from through.blob(source, target)))
+        size = yield from through.blob_size(source, target)
+        return Response(200, [*_headers(request, target), ("Content-Length", str(size))])
 
     def delete(request: Request, name: str, digest: str) -> Response:
         target = Digest.parse(digest)
@@ -72,15 +88,18 @@ def _redirect(location: str, digest: Digest) -> Response:
     return Response.of(307, [*headers, ("Cache-Control", "no-store")])
 
 
-def _answer(request: Request, digest: Digest, blob: File) -> Response:
-    etag = f'"{digest}"'
-    headers: Headers = [
-        ("Content-Type", "application/octet-stream"),
+def _headers(request: Request, digest: Digest) -> Headers:
+    return [
+        ("Content-Type", _BYTES),
         ("Docker-Content-Digest", str(digest)),
-        ("ETag", etag),
+        ("ETag", f'"{digest}"'),
         ("Accept-Ranges", "bytes"),
         cache_forever(request),
     ]
+
+
+def _answer(request: Request, digest: Digest, blob: File | Growing) -> Response:
+    headers, etag = _headers(request, digest), f'"{digest}"'
     if not_modified(request.header("If-None-Match"), etag):
         return Response(304, headers[1:])
     content_range = _range(request, etag, blob.size)
@@ -88,7 +107,7 @@ def _answer(request: Request, digest: Digest, blob: File) -> Response:
         return _file_response(200, headers, blob)
     first, last = content_range
     headers.append(("Content-Range", f"bytes {first}-{last}/{blob.size}"))
-    return _file_response(206, headers, File(blob.path, first, last - first + 1))
+    return _file_response(206, headers, replace(blob, start=first, size=last - first + 1))
 
 
 def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
@@ -105,7 +124,7 @@ def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
         ) from None
 
 
-def _file_response(status: int, headers: Headers, part: File) -> Response:
+def _file_response(status: int, headers: Headers, part: File | Growing) -> Response:
     return Response(status, [*headers, ("Content-Length", str(part.size))], part, part.size)
 
 
@@ -118,7 +137,7 @@ def upload_routes(node: RegistryNode) -> tuple[Route, ...]:
     uploads = node.uploads
 
     def start(request: Request, name: str) -> Coro[Response]:
-        check_repository(name)
+        node.refuse_push(check_repository(name))
         actor = request.principal.actor
         mount, digest = request.parameter("mount"), request.parameter("digest")
         if mount and _mount(node, request, Digest.parse(mount), name):

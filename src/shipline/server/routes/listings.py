@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
-from shipline.server.http import Headers, Principal, Request, Response, Route, route
+from shipline.server.http import Coro, Headers, Principal, Request, Response, Route, route
 from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, name_unknown
+from shipline.server.upstreams.pull_through import PullThrough, Source
 
 _PAGE = 10_000  # names
 _SCAN = 1000  # names per scan
@@ -20,30 +22,60 @@ _JSON = ("Content-Type", "application/json")
 
 
 def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
-    storage, manifests = node.storage, node.manifests
+    storage, manifests, through = node.storage, node.manifests, node.pull_through
 
-    def tags(request: Request, name: str) -> Response:
-        if not storage.exists(check_repository(name)):
+    def tags(request: Request, name: str) -> Response | Coro[Response]:
+        check_repository(name)
+        if through is not None and (source := through.source(name)) is not None:
+            return upstream_tags(request, through, source)
+        if not storage.exists(name):
             raise name_unknown(name)
         last, count = _page_parameters(request)
         tags = manifests.tags(name, last, count + 1) if count else []
         return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
+
+    def upstream_tags(request: Request, through: PullThrough, source: Source) -> Coro[Response]:
+        last, count = _page_parameters(request)
+        tags, headers = yield from through.tags(source)
+        tags = [tag for tag in tags if tag > last][: count + 1] if count else []
+        name = source.name
+        response = _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
+        response.headers.extend(headers)
+        return response
 
     def catalogue(request: Request) -> Response:
         last, count = _page_parameters(request)
         names = _visible(node, request.principal, last, count + 1) if count else []
         return _page("/v2/_catalog", {}, "repositories", names, count)
 
-    def referrers(request: Request, name: str, digest: str) -> Response:
+    def referrers(request: Request, name: str, digest: str) -> Response | Coro[Response]:
         check_repository(name)
         subject = Digest.parse(digest)
+        if through is not None and (source := through.source(name)) is not None:
+            return upstream_referrers(request, through, source, subject)
+        return list_referrers(
+            request, name, subject, manifests.referrers(name, subject, _last(request))
+        )
+
+    def upstream_referrers(
+        request: Request, through: PullThrough, source: Source, subject: Digest
+    ) -> Coro[Response]:
+        entries, headers = yield from through.referrers(source, subject)
+        last = _last(request)
+        later = (entry for entry in entries if entry["digest"] > last)
+        response = list_referrers(request, source.name, subject, later)
+        response.headers.extend(headers)
+        return response
+
+    def list_referrers(
+        request: Request, name: str, subject: Digest, entries: Iterable[dict[str, Any]]
+    ) -> Response:
         artifact_type = (request.parameter("artifactType") or "").replace(
             " ", "+"
         )  # clients send the + unescaped
-        last = _last(request)
         page: list[dict[str, Any]] = []
         size, more = 0, False
-        for entry in manifests.referrers(name, subject, last):
+        for entry in entries:
             if artifact_type and entry.get("artifactType") != artifact_type:
                 continue
             if len(page) == _ENTRIES or size > _PAGE_BYTES:
@@ -58,7 +90,7 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
             query = {"last": page[-1]["digest"]} | (
                 {"artifactType": artifact_type} if artifact_type else {}
             )
-            headers.append(_next(f"/v2/{name}/referrers/{digest}", query))
+            headers.append(_next(f"/v2/{name}/referrers/{subject}", query))
         document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": page}
         return Response.of(200, headers, json.dumps(document).encode())
 

@@ -23,6 +23,7 @@ from shipline.oci import (
 from shipline.server.cache import StoredManifest
 from shipline.server.http import (
     Action,
+    Coro,
     Headers,
     Pool,
     Principal,
@@ -43,6 +44,7 @@ from shipline.server.problems import (
     manifest_unknown,
 )
 from shipline.server.routes.blobs import check_unneeded
+from shipline.server.upstreams.pull_through import PullThrough, Source
 
 _TAGS = 100  # tags in one request
 _PARSE_LIMIT, _ACCOUNT_PARSE_LIMIT = 256 << 20, 96 << 20  # bytes
@@ -53,15 +55,29 @@ _PARSE_WAIT_S = 10.0
 
 def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
     manifests, parse_memory = node.manifests, ParseMemory()
+    through = node.pull_through
 
-    def pull(request: Request, name: str, reference: str) -> Response:
+    def pull(request: Request, name: str, reference: str) -> Response | Coro[Response]:
         check_repository(name)
         target = _pull_reference(reference)
         if isinstance(target, str) and not request.principal.may("pull", name, target):
             raise Problem(403, "DENIED", f"{request.principal.actor} may not pull {name}:{target}")
+        if through is not None and (source := through.source(name)) is not None:
+            return pull_through(request, through, source, target)
+        return send(request, name, target)
+
+    def pull_through(
+        request: Request, through: PullThrough, source: Source, target: Digest | str
+    ) -> Coro[Response]:
+        headers = yield from through.manifest(source, target)
+        response = send(request, source.name, target)
+        response.headers.extend(headers)
+        return response
+
+    def send(request: Request, name: str, target: Digest | str) -> Response:
         stored = manifests.get(name, target)
         if stored is None:
-            raise manifest_unknown(reference)
+            raise manifest_unknown(target)
         node.admission.pull(request.principal, name, target, stored)
         caching = cache_forever if isinstance(target, Digest) else revalidate
         headers = _headers(stored, caching(request))
@@ -74,7 +90,7 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         return Response(200, headers, stored.raw, len(stored.raw))
 
     def push(request: Request, name: str, reference: str) -> Response:
-        check_repository(name)
+        node.refuse_push(check_repository(name))
         target = _reference(reference)
         tags = _tags(request, target)
         raw = request.read(MANIFEST_LIMIT)

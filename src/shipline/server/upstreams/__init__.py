@@ -1,0 +1,1 @@
+"""Pull-through: content of other registries, fetched when a client asks for it, and kept."""

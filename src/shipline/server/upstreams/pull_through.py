@@ -1,0 +1,455 @@
+"""Repositories of upstreams on this node: names, how fresh a tag is, manifests, blobs, listings.
+
+A tag is served without asking while it is fresh, then at once while it is checked, then after it
+was checked, and with a Warning if the upstream does not answer (RFC 5861). Content with a digest is
+asked for once. Requests wait for an upstream without a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Generic, TypeVar
+
+from shipline.content import fetch_all
+from shipline.errors import ContentError, DigestMismatch, NotFound
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
+from shipline.server.entries import needs
+from shipline.server.http import DISK, Coro, Growing, Headers, Principal, Request
+from shipline.server.manifests import Manifests
+from shipline.server.metrics import Metrics, Readings
+from shipline.server.problems import Problem, blob_unknown, manifest_unknown, name_unknown
+from shipline.server.reachability import needed_by
+from shipline.server.storage import Storage
+from shipline.server.upstreams.cached import CachedContent
+from shipline.server.upstreams.fills import Fill, Flight, Flights
+from shipline.server.upstreams.section import UpstreamSection, namespace, registry_name
+from shipline.server.upstreams.upstream import (
+    Connect,
+    Counters,
+    Kind,
+    Origin,
+    OriginAnswer,
+    Upstream,
+    outage,
+)
+from shipline.tasks import TaskGroup
+
+T = TypeVar("T")
+_THREADS = 32  # requests to upstreams at once, of manifests and of blobs
+_WRONG_S = 30.0  # in which content that was not what its digest says is not fetched again
+_REMEMBERED, _LISTINGS = 10_000, 200  # entries
+_HOLDERS = 1000  # repositories to search for a blob
+_BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A repository of this node, and its upstream."""
+
+    name: str
+    upstream: Upstream
+
+
+class _Memory(Generic[T]):
+    """The latest values, each with its time. Safe to use from any thread."""
+
+    def __init__(self, clock: Callable[[], float], limit: int = _REMEMBERED) -> None:
+        self._clock, self._limit = clock, limit
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
+
+    def put(self, key: Hashable, value: T) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+            self._values[key] = self._clock(), value
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+
+    def get(self, key: Hashable, age_s: float) -> tuple[float, T] | None:
+        """The age and value, unless it is older than `age_s`, or the clock went back."""
+        known = self._values.get(key)
+        age = -1.0 if known is None else self._clock() - known[0]
+        return (age, known[1]) if known is not None and 0 <= age <= age_s else None
+
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+
+
+class PullThrough:
+    """The upstreams of a node. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        sections: Iterable[UpstreamSection],
+        connect: Connect,
+        storage: Storage,
+        manifests: Manifests,
+        metrics: Metrics,
+    ) -> None:
+        """Raises ConfigError for a missing password."""
+        clock = storage.clock
+        self._storage, self._manifests = storage, manifests
+        self._counters = counters = Counters(metrics)
+        self._upstreams = tuple(
+            Upstream(section, connect(section), counters, clock) for section in sections
+        )
+        self._find = lru_cache(_REMEMBERED)(self._match)
+        self.cached = CachedContent(storage, manifests, self._cap, self._count_eviction)
+        self._documents, self._fills = Flights(_THREADS), Flights(_THREADS)
+        self._checked: _Memory[None] = _Memory(clock)
+        self._absent: _Memory[None] = _Memory(clock)
+        self._wrong: _Memory[None] = _Memory(clock)
+        self._permitted: _Memory[None] = _Memory(clock)
+        self._listings: _Memory[Any] = _Memory(clock, _LISTINGS)
+        metrics.gauge(
+            "upstream_retry_seconds", "Until an upstream is asked again.", self._pauses, "upstream"
+        )
+        metrics.gauge("cache_bytes", "Bytes of cached content.", self._sizes, "upstream")
+
+    def start(self, group: TaskGroup) -> None:
+        """Start the background work; it, and requests to upstreams, end with the group's scope."""
+
+        def maintain() -> None:
+            self._documents.attach()
+            self._fills.attach()
+            self.cached.maintain()
+
+        group.start(maintain)
+
+    def close(self) -> None:
+        """Wait for the requests to upstreams."""
+        self._documents.close()
+        self._fills.close()
+
+    def source(self, name: str) -> Source | None:
+        """The upstream of a repository, None if it is this node's own."""
+        upstream = self._find(name)
+        return None if upstream is None else Source(name, upstream)
+
+    def local_name(self, name: str, ns: str | None) -> str:
+        """The repository that a client means by `name`, and by `ns`, the registry that it would ask
+        without this node (distribution specification, "Registry Proxying").
+
+        Raises Problem 404 if this node has content of another registry there.
+        """
+        local = f"{namespace(ns)}/{name}" if ns else name
+        upstream = self._find(local)
+        if ns and (upstream is None or not upstream.section.host_prefix):
+            local, upstream = name, self._find(name)
+            if upstream is not None and upstream.registry != registry_name(ns):
+                raise name_unknown(f"{name} of {ns}")
+        if upstream is None:
+            return name
+        return upstream.section.host_prefix + upstream.section.origin_name(local)
+
+    def refuse_push(self, name: str) -> None:
+        """Raises Problem 405 for a repository of an upstream."""
+        if (source := self.source(name)) is not None:
+            raise Problem(
+                405,
+                "UNSUPPORTED",
+                f"{name} is fetched from {source.upstream.registry}; push it there",
+                headers=(("Allow", "GET, HEAD"),),
+            )
+
+    def delegated(self, request: Request) -> Source | None:
+        """The repository, if its upstream decides whether the client may pull from it."""
+        source = self.source(request.repository) if not request.changes else None
+        asks = source is not None and source.upstream.section.credentials == "client"
+        return source if asks else None
+
+    def permit(self, request: Request, source: Source) -> Coro[Principal]:
+        """The client as the upstream knows it: may its credentials pull what it requests? A yes
+        holds for the repository while a tag is fresh. Raises Problem.
+        """
+        name, upstream = source.name, source.upstream
+        secret = request.header("Authorization") or ""
+        path = "/".join(request.path.split("/")[-2:]).replace("referrers/", "manifests/")
+        key = (name, hashlib.sha256(secret.encode()).digest())
+        if self._permitted.get(key, upstream.section.fresh.seconds) is None:
+            flight, _ = self._documents.join(
+                (*key, path), lambda: Flight(partial(self._ask, source, path, secret))
+            )
+            if (error := (yield from flight.wait())) is not None:
+                raise upstream.problem(error, "manifests", path)
+            _check_answer(upstream, flight.result, path)
+            self._permitted.put(key, None)
+        return Principal(
+            "",
+            "user" if secret else "anonymous",
+            lambda action, asked, _: action == "pull" and asked == name,
+        )
+
+    def manifest(self, source: Source, reference: Digest | str) -> Coro[Headers]:
+        """Bring a manifest into the repository; returns headers for the response.
+
+        Raises Problem.
+        """
+        if isinstance(reference, str):
+            return (yield from self._tag(source, reference))
+        if self._touch(source.name, reference):
+            self._count("manifests", "hit")
+            return []
+        return (yield from self._wait(source, str(reference), self._by_digest, None))
+
+    def blob(self, source: Source, digest: Digest) -> Coro[Growing]:
+        """A blob that the repository does not have, as it arrives. Raises Problem."""
+        key = (source.upstream, digest, source.name)
+        fill = self._fills.get(key)
+        joined = fill is not None
+        if fill is None:
+            target = Descriptor(_BYTES, digest, (yield from self.blob_size(source, digest)))
+            fill, joined = self._fills.join(key, partial(self._new_fill, source, target))
+        self._count("blobs", "coalesced" if joined else "miss")
+        if (error := (yield from fill.wait(beyond=0))) is not None:
+            raise self._problem(source, error, "blobs", digest)
+        assert isinstance(fill, Fill)
+        return fill.part()
+
+    def blob_size(self, source: Source, digest: Digest) -> Coro[int]:
+        """The size of a blob, from a manifest or the upstream. Raises Problem."""
+        yield DISK
+        name, section = source.name, source.upstream.section
+        if self._wrong.get((name, digest), _WRONG_S):
+            raise source.upstream.problem(ContentError(""), "blobs", digest)
+        if self._absent.get((name, str(digest)), section.negative.seconds):
+            self._count("blobs", "negative")
+            raise blob_unknown(digest)
+        if (size := self._listed_size(name, digest)) is not None:
+            return size
+        work = partial(self._head_blob, source, digest)
+        flight, _ = self._documents.join((name, digest, "size"), lambda: Flight(work))
+        if (error := (yield from flight.wait())) is not None:
+            raise self._problem(source, error, "blobs", digest)
+        return int(flight.result)
+
+    def tags(self, source: Source) -> Coro[tuple[list[str], Headers]]:
+        """All tags in byte order, and headers for the response. Raises Problem."""
+        return (yield from self._list(source, "tags", lambda origin: sorted(origin.tags())))
+
+    def referrers(
+        self, source: Source, subject: Digest
+    ) -> Coro[tuple[list[dict[str, Any]], Headers]]:
+        """The descriptors of the manifests with this subject, by digest. Raises Problem."""
+
+        def read(origin: Origin) -> list[dict[str, Any]]:
+            found = origin.referrers(Descriptor(media.OCI_MANIFEST, subject, 0))
+            return [one.to_json() for one in sorted(found, key=lambda one: str(one.digest))]
+
+        return (yield from self._list(source, f"referrers of {subject}", read))
+
+    def use_blob(self, source: Source, digest: Digest) -> None:
+        """A blob that the repository has is about to be sent."""
+        self._count("blobs", "hit")
+        self.cached.touch(source.name, digest)
+
+    def _tag(self, source: Source, tag: str) -> Coro[Headers]:
+        key, section = (source.name, tag), source.upstream.section
+        fresh_s = section.fresh.seconds
+        if self._checked.get(key, fresh_s) and self._touch(*key):
+            self._count("manifests", "hit")
+            return []
+        yield DISK
+        checked = self.cached.checked(*key)
+        if checked is None or not self._touch(*key):
+            return (yield from self._wait(source, tag, self._by_tag, None))
+        age = self._storage.clock() - checked
+        if 0 <= age <= fresh_s:  # after a restart
+            self._count("manifests", "hit")
+            return []
+        meanwhile = section.stale_while_revalidate
+        if meanwhile is not None and 0 <= age <= fresh_s + meanwhile.seconds:
+            work = partial(self._by_tag, source, tag)
+            self._documents.join(key, lambda: Flight(work))
+            self._count("manifests", "stale")
+            return [("Age", str(int(age)))]
+        return (yield from self._wait(source, tag, self._by_tag, max(age, 0.0)))
+
+    def _wait(
+        self, source: Source, reference: str, work: Callable[[Source, str], None], age: float | None
+    ) -> Coro[Headers]:
+        """Wait for `work`; what was checked `age` seconds ago may do if the upstream fails."""
+        key, upstream = (source.name, reference), source.upstream
+        if self._absent.get(key, upstream.section.negative.seconds):
+            self._count("manifests", "negative")
+            raise manifest_unknown(reference)
+        flight, joined = self._documents.join(key, lambda: Flight(partial(work, source, reference)))
+        error = yield from flight.wait()
+        if error is None:
+            known = "miss" if age is None else "revalidated"
+            self._count("manifests", "coalesced" if joined else known)
+            return []
+        longest = upstream.section.stale_if_error
+        if age is not None and outage(error) and longest is not None and age <= longest.seconds:
+            self._count("manifests", "stale")
+            return upstream.stale(age)
+        self._count("manifests", "failed")
+        raise self._problem(source, error, "manifests", reference)
+
+    def _by_tag(self, source: Source, tag: str) -> None:
+        """Check a tag with the upstream: HEAD, and GET if it moved."""
+        name, upstream = source.name, source.upstream
+        origin = upstream.origin(name)
+        try:
+            known = self._manifests.get(name, tag)
+            now = known and upstream.call("manifests", lambda: origin.digest_of(tag))
+            if known is not None and now == known.digest:
+                self.cached.mark_checked(name, tag)
+            else:
+                stored = self._manifests.get(name, now) if isinstance(now, Digest) else None
+                if stored is not None:
+                    target = Descriptor(stored.media_type, stored.digest, len(stored.raw))
+                    content = target, stored.raw
+                else:
+                    content = upstream.call("manifests", partial(_read, origin, tag))
+                self.cached.add_manifest(name, *content, (tag,))
+        except NotFound:
+            self.cached.drop_tag(name, tag)
+            raise
+        self._checked.put((name, tag), None)
+
+    def _by_digest(self, source: Source, digest: str) -> None:
+        if self._manifests.get(source.name, Digest.parse(digest)) is None:  # else just completed
+            origin = source.upstream.origin(source.name)
+            content = source.upstream.call("manifests", partial(_read, origin, digest))
+            self.cached.add_manifest(source.name, *content)
+
+    def _new_fill(self, source: Source, target: Descriptor) -> Fill:
+        name, upstream = source.name, source.upstream
+        call = partial(upstream.call, "blobs")
+        origin = upstream.origin(name)
+        exists = partial(self._is_here, source, target.digest)
+        return Fill(self.cached, name, target, origin, call, exists)
+
+    def _is_here(self, source: Source, digest: Digest) -> bool:
+        """Whether the repository has the blob, perhaps from another one of the same upstream, which
+        says that this one has it, too.
+        """
+        name, records = source.name, self._storage.records
+        if self._storage.find_blob(name, digest) is not None:
+            return True
+
+        def same(other: str) -> bool:
+            return self._find(other) is source.upstream
+
+        holders = records.scan(("holder", str(digest)), limit=_HOLDERS)
+        if not any(kind == "blob" and same(other) for (other, kind), _ in holders):
+            return False
+        if self._listed_size(name, digest) is None:
+            self._head_blob(source, digest)
+        return self.cached.mount_blob(name, digest, same)
+
+    def _head_blob(self, source: Source, digest: Digest) -> int:
+        origin = source.upstream.origin(source.name)
+        return source.upstream.call("blobs", lambda: origin.blob_size(digest))
+
+    def _listed_size(self, name: str, digest: Digest) -> int | None:
+        """The size of a blob that a manifest of the repository refers to."""
+        for user in needed_by(self._storage, name, str(digest)):
+            stored = self._manifests.get(name, Digest.parse(user))
+            if stored is not None:
+                listed = needs(parse_manifest(stored.raw, stored.media_type))
+                return next((need.size for need in listed if need.digest == digest), None)
+        return None
+
+    def _list(
+        self, source: Source, what: str, read: Callable[[Origin], list[T]]
+    ) -> Coro[tuple[list[T], Headers]]:
+        upstream, key = source.upstream, (source.name, what)
+        section = upstream.section
+        if known := self._listings.get(key, section.fresh.seconds):
+            self._count("listings", "hit")
+            return known[1], []
+
+        def ask() -> None:
+            origin = upstream.origin(source.name)
+            self._listings.put(key, upstream.call("manifests", lambda: read(origin)))
+
+        flight, joined = self._documents.join((*key, "list"), lambda: Flight(ask))
+        error = yield from flight.wait()
+        longest = section.stale_if_error
+        if error is None or (longest is not None and outage(error)):
+            known = self._listings.get(key, longest.seconds if error and longest else float("inf"))
+        if known is None:
+            self._count("listings", "failed")
+            raise self._problem(source, error or ContentError(""), "manifests", what)
+        if error is not None:
+            self._count("listings", "stale")
+            return known[1], upstream.stale(known[0])
+        self._count("listings", "coalesced" if joined else "miss")
+        return known[1], []
+
+    def _ask(self, source: Source, path: str, authorization: str) -> OriginAnswer:
+        origin = source.upstream.origin(source.name)
+        return source.upstream.call("manifests", lambda: origin.ask(path, authorization))
+
+    def _problem(
+        self, source: Source, error: BaseException, kind: Kind, reference: object
+    ) -> Problem:
+        """Remembers what is not there, or is not what its digest says."""
+        if isinstance(error, NotFound):
+            self._absent.put((source.name, str(reference)), None)
+        if isinstance(error, DigestMismatch):
+            self._wrong.put((source.name, reference), None)
+        return source.upstream.problem(error, kind, reference)
+
+    def _touch(self, name: str, reference: Digest | str) -> bool:
+        """Whether the repository has the manifest, which is used now."""
+        stored = self._manifests.get(name, reference)
+        if stored is None:
+            return False
+        self.cached.touch(name, stored.digest)
+        return True
+
+    def _match(self, name: str) -> Upstream | None:
+        matching = (one for one in self._upstreams if one.section.pattern.matches(name))
+        return next(matching, None)
+
+    def _cap(self, name: str) -> tuple[str, int | None] | None:
+        upstream = self._find(name)
+        if upstream is None:
+            return None
+        size = upstream.section.cache_size
+        return upstream.section.match, None if size is None else size.bytes
+
+    def _count(self, kind: str, result: str) -> None:
+        self._counters.cache.labels(kind, result).inc()
+
+    def _count_eviction(self, upstream: str, size: int) -> None:
+        self._counters.evicted.labels(upstream).inc(size)
+
+    def _pauses(self) -> Readings:
+        return {(one.section.match,): one.wait_s() for one in self._upstreams}
+
+    def _sizes(self) -> Readings:
+        empty = dict.fromkeys((one.section.match for one in self._upstreams), 0)
+        return {(match,): float(size) for match, size in (empty | self.cached.sizes()).items()}
+
+
+def _read(origin: Origin, reference: str) -> tuple[Descriptor, bytes]:
+    """A manifest of the upstream, verified. Raises ContentError for another kind of document."""
+    target = origin.resolve(reference)
+    if target.media_type not in media.NAMED:
+        raise ContentError(f"{reference} is of an unsupported type, {target.media_type}")
+    return target, fetch_all(origin, target, MANIFEST_LIMIT)
+
+
+def _check_answer(upstream: Upstream, answer: OriginAnswer, path: str) -> None:
+    """Raises Problem unless the credentials may pull."""
+    registry = upstream.registry
+    if answer.status == 401:
+        challenge = (("WWW-Authenticate", answer.challenge),) if answer.challenge else ()
+        message = f"{registry} requires authentication"
+        raise Problem(401, "UNAUTHORIZED", message, headers=challenge)
+    if answer.status == 403:
+        raise Problem(403, "DENIED", f"{registry} does not let this account pull here")
+    if answer.status == 404:
+        raise upstream.problem(NotFound(""), "blobs" if path[:6] == "blobs/" else "manifests", path)
+    if answer.status not in (200, 206):
+        raise Problem(502, "UNKNOWN", f"{registry} answers {answer.status}")
