@@ -32,7 +32,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
 
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	cd tests && ../$(BIN)/python -m fuzz $(TARGET) ../.fuzz/$(TARGET) -max_total_time=600 -timeout=10 -rss_limit_mb=2000
 
 bench: packages $(VENV)/.installed

@@ -72,6 +72,38 @@ def test_what_a_source_policy_denies_is_not_read(shipline: Shipline, scratch: Pa
     assert 'source "https://example.invalid/f" denied by policy' in said
 
 
+REGO = """package docker
+default allow := false
+allow if input.local
+allow if {{ input.image.repo == "{image}"; startswith(input.image.checksum, "sha256:") }}
+deny_msg contains sprintf("%s is no {image}", [input.image.ref]) if {{ input.image; not allow }}
+decision := {{"allow": allow, "deny_msg": deny_msg}}
+"""
+
+
+@pytest.mark.peers
+def test_what_a_policy_in_rego_does_not_allow_is_not_built_from(
+    shipline: Shipline, scratch: Path, base_images: Registry
+) -> None:
+    shipline = Shipline(shipline.home, base_images.address)
+    (scratch / "Dockerfile").write_text(f"{BUSYBOX}COPY file /\n")
+    own = scratch / "Dockerfile.rego"
+    own.write_text(REGO.format(image="busybox"))
+    shipline.build("--policy", "strict=true", "-o", "type=cacheonly", scratch).ok()
+    own.write_text(REGO.format(image="alpine"))
+    for words, status in (
+        ((), 9),
+        (("--call=check",), 1),
+        (("--policy", f"reset=true,filename={own}"), 9),
+    ):
+        said = shipline.build(*words, scratch).failed(status)
+        assert 'source "docker-image://docker.io/library/busybox:latest" not allowed' in said
+        assert "docker.io/library/busybox:latest is no alpine" in said and str(own) in said
+    shipline.build("--policy", "disabled=true", "-o", "type=cacheonly", scratch).ok()
+    (scratch / "Dockerfile").write_text("FROM scratch\nADD https://example.invalid/f /\n")
+    assert 'source "https://example.invalid/f" not allowed' in shipline.build(scratch).failed(9)
+
+
 def test_a_secret_without_its_file_is_refused_though_nothing_mounts_it(
     shipline: Shipline, scratch: Path, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ from shipline.errors import UsageError
 _MOST_TARGETS = 10_000
 _NAME = re.compile(r"[a-zA-Z0-9_-]+\Z")
 NAME_HINT = "names have letters, digits, _ and -"
-_NEWER = ("matrix", "name", "policy", "resource", "resources")
+_NEWER = ("matrix", "name", "resource", "resources")
 
 Lookup = Callable[[str], str | None]
 """The value that the environment or the command line gives to a variable."""

@@ -201,6 +201,8 @@ def _flags(target: Target) -> Iterator[tuple[str, Any]]:
         ("allow", "entitlements"),
     ):
         yield flag, values.get(attribute) or []
+    policies = values.get("policy") or ()
+    yield "policy", [one if "=" in one else f"filename={one}" for one in policies]
     for flag, attribute, kind in (
         ("cache_from", "cache-from", "cache"),
         ("cache_to", "cache-to", "cache"),

@@ -28,7 +28,7 @@ _KEYS = {
 }
 del _KEYS["secret"], _KEYS["platforms"]
 _SEVERAL = frozenset(
-    {"output", "cache-to", "cache-from", "tags", "platform", "secrets", "ssh", "attest"}
+    {"output", "cache-to", "cache-from", "tags", "platform", "secrets", "ssh", "attest", "policy"}
     | {"entitlements", "annotations", "no-cache-filter", "ulimits"}
 )
 _NAMED = ("args", "contexts", "labels", "extra-hosts")

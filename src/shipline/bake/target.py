@@ -72,6 +72,7 @@ ATTRIBUTES: dict[str, AttributeKind] = {
     "ulimits": AttributeKind(_TEXTS, "append"),
     "call": AttributeKind(STRING),
     "entitlements": AttributeKind(_TEXTS, "append"),
+    "policy": AttributeKind(_TEXTS, "append"),
     "extra-hosts": AttributeKind(_TEXT_MAP, "update"),
 }
 """In the order of `--print`."""

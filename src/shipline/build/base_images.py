@@ -11,8 +11,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
@@ -321,17 +322,11 @@ def open_layout(name: str) -> tuple[OciLayout, str]:
 class RegistryImages:
     """Base images from registries; each name is looked up once per build.
 
-    `blobs` is given the origins of their layers. With a `policy`, images are judged by it.
+    `blobs` is given the origins of their layers.
     """
 
-    def __init__(
-        self,
-        repositories: Repositories,
-        blobs: Blobs,
-        step: Step,
-        policy: SourcePolicy | None = None,
-    ) -> None:
-        self.policy = policy
+    def __init__(self, repositories: Repositories, blobs: Blobs, step: Step) -> None:
+        self._policy: SourcePolicy | None = None
         self._repositories = repositories
         self._blobs = blobs
         self._step = step
@@ -340,6 +335,12 @@ class RegistryImages:
         self._known: dict[tuple[str, Platform], BaseImage] = {}
         self._targets: dict[str, tuple[Image, ...]] = {}
         self.found: dict[ImageOp, BaseImage] = {}
+
+    def judged_by(self, policy: SourcePolicy | None) -> Self:
+        """The same images, of which one is resolved only if `policy` allows it."""
+        found = copy(self)
+        found._policy = policy
+        return found
 
     def add_target(self, name: str, images: Sequence[Image]) -> None:
         """Offer the result of another build of this run as `target:name`."""
@@ -352,6 +353,8 @@ class RegistryImages:
         else:
             find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
             image = self._images.get((name, platform), lambda: self._resolve(find(name), platform))
+            if self._policy is not None:
+                self._policy.check_base(name, image, platform)
         self.found[image.manifest] = image
         self._known[name, platform] = image
         return image
@@ -370,8 +373,8 @@ class RegistryImages:
         return BaseImage(reference, ImageOp(digest), found.config, found.layers, target=name)
 
     def _in_registry(self, name: str) -> _ImageLocation:
-        if self.policy is not None:
-            name = self.policy.image(name)
+        if self._policy is not None:
+            name = self._policy.image(name)
         reference = Reference.parse(name).or_latest
         wanted = str(reference.digest or reference.tag)
         return _ImageLocation(self._repositories(reference), wanted, reference, reference.familiar)
@@ -402,8 +405,8 @@ class RegistryImages:
         for layer in manifest.layers:
             self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
         layers = tuple(map(Layer, manifest.layers, config.diff_ids))
-        if self.policy is not None and not origin.layout:
-            self.policy.check_image(origin.reference.at(root.digest))
+        if self._policy is not None and not origin.layout:
+            self._policy.check_image(origin.reference.at(root.digest))
         reference, op = origin.reference.at(root.digest), ImageOp(manifest.descriptor.digest)
         return BaseImage(reference, op, config, layers, origin.layout)
 

@@ -54,8 +54,8 @@ def call(
     """
     with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
         blobs = Blobs(LocalStore(settings.home / "content"), step)
-        policy = settings.source_policy()
-        images = RegistryImages(settings.repositories, blobs, step, policy)
+        policy = settings.source_policy(request)
+        images = RegistryImages(settings.repositories, blobs, step).judged_by(policy)
         remotes = stack.enter_context(
             remotes_alone(request, settings, step, Path(scratch), blobs, policy)
         )

@@ -72,13 +72,15 @@ class Downloader(Struct, frozen=True):
         """
         if self.policy is not None:
             url, checksum = self.policy.http(url, checksum)
+        header = self.authorization(split_url(url).hostname or "")
+        if self.policy is not None:
+            self.policy.check_http(url, checksum, authorized=bool(header))
         name = without_logins(url)
         known = self.cache.remote_file(name)
         if known is not None and checksum and str(known.content.digest) == checksum:
             step.cached()
             return known
         etag = known.etag if known is not None and known.etag.startswith('"') else ""
-        header = self.authorization(split_url(url).hostname or "")
         with closing(_request(self.get, url, etag, header)) as reply:
             if reply.status == 304 and known is not None:
                 step.cached()
@@ -86,9 +88,12 @@ class Downloader(Struct, frozen=True):
             else:
                 found = self._keep(reply, step)
                 self.cache.put_remote_file(name, found)
-        if checksum and str(found.content.digest) != checksum:
+        digest = str(found.content.digest)
+        if self.policy is not None and not checksum:
+            self.policy.check_http(url, digest, authorized=bool(header))
+        if checksum and digest != checksum:
             raise UsageError(
-                f"{name} has the digest {found.content.digest}, not {checksum}",
+                f"{name} has the digest {digest}, not {checksum}",
                 hint="if the file was meant to change, update the checksum",
             )
         return found

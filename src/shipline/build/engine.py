@@ -311,7 +311,7 @@ def _open_session(
         files=files,
         blobs=blobs,
         records=stack.enter_context(open_records(settings.home / "cache.db", damage)),
-        images=RegistryImages(settings.repositories, blobs, step, settings.source_policy()),
+        images=RegistryImages(settings.repositories, blobs, step),
         snapshots=Snapshots(settings.home, scratch, blobs, files, step),
         running=Running(),
         commands=command_limiter(),
@@ -351,7 +351,8 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
     caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
     reading = caches.start_reading(stack.enter_context(TaskGroup()))
     cache = Cache(session.records, blobs, settings.home)
-    remotes = open_remotes(request, settings, scratch, cache, blobs.store, session.images.policy)
+    policy = settings.source_policy(request)
+    remotes = open_remotes(request, settings, scratch, cache, blobs.store, policy)
     return _Tools(
         session=session,
         settings=settings,
@@ -363,7 +364,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
         blobs=blobs,
         records=session.records,
         cache=cache,
-        images=session.images,
+        images=session.images.judged_by(policy),
         remotes=remotes,
         caches=caches,
         reading=reading,

@@ -32,6 +32,7 @@ from shipline.build.request import (
     Output,
     OutputFormat,
     OutputType,
+    PolicyOptions,
     ProvenanceOptions,
     RunOptions,
     SbomOptions,
@@ -86,6 +87,7 @@ def parse_request(
     attest: Iterable[str] = (),
     provenance: str | None = None,
     sbom: str | None = None,
+    policy: Iterable[str] = (),
     call: str = "build",
     iidfile: str | None = None,
     metadata_file: str | None = None,
@@ -139,6 +141,7 @@ def parse_request(
         outputs=outputs,
         provenance=stated,
         sbom=listed,
+        policy=parse_policy(policy),
         call=parse_call(call),
         iidfile=Path(iidfile) if iidfile else None,
         metadata_file=Path(metadata_file) if metadata_file else None,
@@ -555,6 +558,25 @@ def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
 def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
     for name in fields:
         raise UsageError(f"{flag}: unknown attribute {name!r}", hint=f"known: {known}")
+
+
+_LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace", "none")
+
+
+def parse_policy(given: Iterable[str]) -> PolicyOptions:
+    """`filename=path`, which may be repeated, `reset`, `disabled`, `strict`: all values together.
+    The level of a log is read and has no effect.
+    """
+    flag, files, switches = "--policy", [], {"reset": False, "disabled": False, "strict": False}
+    for field in _each(split_csv, given):
+        ((name, value),) = parse_attributes(field, flag).items()
+        if name == "filename" and value:
+            files.append(value)
+        elif name in switches:
+            switches[name] |= parse_boolean(value, f"{flag} {name}")
+        elif name != "log-level" or value.lower() not in _LOG_LEVELS:
+            _refuse_unknown([field], flag, "filename, reset, disabled, strict, log-level")
+    return PolicyOptions(tuple(dict.fromkeys(files)), **switches)
 
 
 _METHODS = ("build", "check", "outline", "targets", "subrequests.describe")

@@ -121,7 +121,10 @@ class Remotes:
         source = self._judged(source)
         key = (source.remote, source.ref, source.checksum, source.by_commit)
         found = self._commits.get(key, lambda: self._store(source).resolve(source))
-        return replace(found, source=replace(source, ref=found.source.ref))
+        found = replace(found, source=replace(source, ref=found.source.ref))
+        if self.downloader.policy is not None:
+            self.downloader.policy.check_git(found)
+        return found
 
     def _judged(self, source: GitSource) -> GitSource:
         policy = self.downloader.policy

@@ -248,6 +248,17 @@ class SbomOptions(Struct, frozen=True):
         return self.generator not in ("", "syft", "builtin")
 
 
+class PolicyOptions(Struct, frozen=True):
+    """Policies in Rego that judge what the build reads: `files`, and without `reset` that of the
+    Dockerfile. With `strict` there must be one.
+    """
+
+    files: tuple[str, ...] = ()
+    reset: bool = False
+    disabled: bool = False
+    strict: bool = False
+
+
 class Call(Struct, frozen=True):
     """What to do with the Dockerfile: build it, or only evaluate `method` (check, outline, ...)."""
 
@@ -284,6 +295,7 @@ class BuildRequest(Struct, frozen=True):
     outputs: tuple[Output, ...] = ()
     provenance: ProvenanceOptions | None = None
     sbom: SbomOptions | None = None
+    policy: PolicyOptions = PolicyOptions()
     vcs: Mapping[str, str] = field(default_factory=dict)
     call: Call = Call()
     iidfile: Path | None = None

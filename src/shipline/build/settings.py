@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -53,10 +54,40 @@ class Settings(Struct, frozen=True):
 
         return agents_of(request.ssh, self.environment)
 
-    def source_policy(self) -> SourcePolicy | None:
-        """The policy that the environment names, None without one. Raises UsageError."""
-        if not self.environment.get("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"):
+    def source_policy(self, request: BuildRequest) -> SourcePolicy | None:
+        """What judges the sources of a build, None without any. Raises UsageError, ConfigError."""
+        paths = _policies(request)
+        if not paths and not self.environment.get("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"):
             return None
         from shipline.build.source_rules import source_policy  # slow to import
 
-        return source_policy(self.environment)
+        rego = None
+        if paths:
+            from shipline.build.rego import rego_policies
+
+            rego = rego_policies(request, paths)
+        return source_policy(self.environment, rego)
+
+
+def _policies(request: BuildRequest) -> tuple[Path, ...]:
+    """The policies of a build: that of the Dockerfile, unless `reset`, and those of --policy.
+
+    Raises UsageError where there is none, and `strict`.
+    """
+    options = request.policy
+    if options.disabled:
+        return ()
+    found = [Path(name) for name in options.files]
+    if not options.reset and (own := _beside(request)) is not None and own.is_file():
+        found.insert(0, own)
+    if options.strict and not found:
+        raise UsageError("--policy strict=true: there is no policy")
+    return tuple(found)
+
+
+def _beside(request: BuildRequest) -> Path | None:
+    """Where the policy of the Dockerfile is, for one in a file of this machine."""
+    if not request.context.is_local or request.inline is not None or request.dockerfile == "-":
+        return None
+    dockerfile = request.dockerfile or os.path.join(request.context.location, "Dockerfile")
+    return Path(f"{dockerfile}.rego")

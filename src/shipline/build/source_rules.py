@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, field
 
 from shipline.errors import GateRefused, UsageError
-from shipline.git import GitSource
-from shipline.oci import Reference
+from shipline.git import GitCommit, GitSource
+from shipline.oci import Platform, Reference
 from shipline.regular_expressions import Expression, Match, compiled
 from shipline.values import replace
 
+if TYPE_CHECKING:
+    from shipline.build.base_images import BaseImage
+    from shipline.build.rego import RegoPolicies
+
 VARIABLE = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+_NO_POLICY = "pass --policy disabled=true to build without policies"
 _IMAGE, _GIT, _FULL_URL, _CHECKSUM = "docker-image://", "git://", "git.fullurl", "http.checksum"
 _MOST_CHANGES = 20
 _SIZE_LIMIT = 1 << 20  # bytes
@@ -70,10 +76,17 @@ class _Rule(Struct, frozen=True):
         return found
 
 
+class _Document(Struct, frozen=True):
+    rules: tuple[_Rule, ...] = ()
+
+
 class SourcePolicy(Struct, frozen=True):
-    """The rules; without any, every source is taken as it is."""
+    """The rules; without any, every source is taken as it is, unless `rego` refuses what came of
+    it.
+    """
 
     rules: tuple[_Rule, ...] = ()
+    rego: RegoPolicies | None = None
 
     def judge(self, identifier: str, attributes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The source after all conversions. Raises GateRefused where it is denied, and UsageError
@@ -129,6 +142,20 @@ class SourcePolicy(Struct, frozen=True):
     def check_local(self, name: str) -> None:
         """Raises GateRefused for the local directory `context` or `dockerfile`, if it is denied."""
         self.judge(f"local://{name}", {})
+        if self.rego is not None:
+            self.rego.check_local(name)
+
+    def check_base(self, name: str, image: BaseImage, platform: Platform) -> None:
+        """Raises GateRefused for an image, called `name`, that may not be used, and UsageError for
+        one in a layout, which a policy in Rego cannot judge.
+        """
+        if self.rego is None or image.target:
+            return
+        if image.layout:
+            raise UsageError(f"policies in Rego cannot judge {name}", hint=_NO_POLICY)
+        self.rego.check_image(
+            Reference.parse(self.image(name)).or_latest, image.reference, platform, image.config
+        )
 
     def http(self, url: str, checksum: str) -> tuple[str, str]:
         """URL and checksum to use instead."""
@@ -136,6 +163,16 @@ class SourcePolicy(Struct, frozen=True):
         if not changed.lower().startswith(("http://", "https://")):
             raise _unsuitable(url, changed)
         return changed, attributes.get(_CHECKSUM, "")
+
+    def check_http(self, url: str, checksum: str, *, authorized: bool) -> None:
+        """Raises GateRefused for a file that may not be used."""
+        if self.rego is not None:
+            self.rego.check_http(url, checksum, authorized=authorized)
+
+    def check_git(self, found: GitCommit) -> None:
+        """Raises GateRefused for a commit that may not be used."""
+        if self.rego is not None:
+            self.rego.check_git(found)
 
     def git(self, source: GitSource) -> GitSource:
         """The source to use instead; its subdirectory and login stay."""
@@ -162,18 +199,18 @@ def _unsuitable(what: str, identifier: str) -> UsageError:
     )
 
 
-def source_policy(environ: Mapping[str, str]) -> SourcePolicy:
-    """The policy in the file that the variable names, an empty one if it is not set.
+def source_policy(environ: Mapping[str, str], rego: RegoPolicies | None = None) -> SourcePolicy:
+    """The rules in the file that the variable names, none if it is not set, with policies in Rego.
 
     Raises UsageError for a file that cannot be read, and for rules that are wrong.
     """
     path = environ.get(VARIABLE, "")
     if not path:
-        return SourcePolicy()
+        return SourcePolicy(rego=rego)
     try:
         with open(path, "rb") as file:
-            policy = msgspec.json.decode(file.read(_SIZE_LIMIT), type=SourcePolicy)
-        for rule in policy.rules:
+            rules = msgspec.json.decode(file.read(_SIZE_LIMIT), type=_Document).rules
+        for rule in rules:
             _check(rule)
     except OSError as error:
         raise UsageError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
@@ -182,7 +219,7 @@ def source_policy(environ: Mapping[str, str]) -> SourcePolicy:
             f"{VARIABLE}: {path} is not a source policy: {error}",
             hint='write {"rules": [{"action": "DENY", "selector": {"identifier": "..."}}]}',
         ) from None
-    return policy
+    return SourcePolicy(rules, rego)
 
 
 def _check(rule: _Rule) -> None:

@@ -158,7 +158,7 @@ def _solve_request(job: Job) -> SolveRequest:
         frontend="dockerfile.v0",
         frontend_attrs=attributes | job.inputs.attributes,
         entitlements=_entitlements(job.request),
-        source_policy=_policy(job.settings.source_policy()),
+        source_policy=_policy(job.settings.source_policy(job.request)),
     )
 
 
@@ -171,6 +171,11 @@ def _policy(policy: SourcePolicy | None) -> PolicyMessage | None:
     """The source policy for a daemon, which judges what it reads."""
     if policy is None:
         return None
+    if policy.rego is not None:
+        raise UsageError(
+            "policies in Rego judge builds of this process, and not those of builders",
+            hint="pass --policy disabled=true, or build without --builder",
+        )
     rules = []
     for rule in policy.rules:
         constraints = [

@@ -71,6 +71,7 @@ _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 @click.option("--push", is_flag=True, help="Push the images.")
 @click.option("--provenance", metavar="BOOL|K=V", help="--set=*.attest=type=provenance")
 @click.option("--sbom", metavar="BOOL|K=V", help="--set=*.attest=type=sbom")
+@click.option("--policy", multiple=True, metavar="K=V", help="A policy in Rego for all targets.")
 @click.option("--metadata-file", metavar="PATH", help="Write metadata of the results, as JSON.")
 @click.option("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use.")
 @click.option(
@@ -163,6 +164,7 @@ def overrides_of(flags: Mapping[str, Any]) -> list[str]:
     for kind in ("sbom", "provenance"):
         if value := flags.get(kind):
             found.append(f"*.attest=type={kind},{_attributes(kind, value)}")
+    found += [f"*.policy+={one}" for one in flags.get("policy") or ()]
     return found
 
 

@@ -128,7 +128,7 @@ _RESULT = (
     _text("--call", default="build", metavar="METHOD", help="build, check, outline or targets."),
     _switch("--check", help="Check the Dockerfile and build nothing: --call=check."),
     _text("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use."),
-    _many("--policy", metavar="K=V", help="A policy for the sources of the build."),
+    _many("--policy", metavar="K=V", help="A policy in Rego for what the build reads."),
 )
 _SHOWN = (
     click.option(
@@ -162,7 +162,7 @@ _OLD = (
     _old("--server-config"),
     debug_option,
 )
-NOT_YET = ("policy", "invoke", "on", "detach", "root", "server_config")
+NOT_YET = ("invoke", "on", "detach", "root", "server_config")
 """Flags without a place in a BuildRequest."""
 
 IGNORED = (

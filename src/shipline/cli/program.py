@@ -160,8 +160,7 @@ POINTERS = {
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
     "history": "`shipline build --metadata-file FILE` and `--progress=rawjson` record a build",
-    "policy": "`shipline gate` judges images; rules for sources are in the file that"
-    " EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names",
+    "policy": "`shipline build --policy filename=FILE` judges what a build reads",
     "dap": "`shipline -D build` shows where an error comes from",
     "debug": "`shipline -D build` shows where an error comes from",
     "dial-stdio": "builds run in this process, which no other program can connect to",

@@ -45,6 +45,7 @@ HONOURED = {
     "--pull": None,
     "--resource": "memory=1g",
     "--sbom": "true",
+    "--policy": "reset=true",
     "--secret": "id=a,src=b",
     "--shm-size": "1g",
     "--ssh": "default",
@@ -58,7 +59,6 @@ SHOWN = {"--progress": "plain", "--quiet": None, "--builder": "default", "--debu
 NEEDLESS = {"--rm": None, "--force-rm": None}
 WARNED = {"--compress": None, "--squash": None, "--isolation": "i", "--security-opt": "s"}
 REFUSED = {
-    "--policy": "reset=true",
     "--invoke": "on-error",
     "--on": "error",
     "--detach": None,
