@@ -60,6 +60,13 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """Pass the request on after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FlipBit:
     """Change one bit, `at` bytes into the body of the response, or of the request."""
 
@@ -75,7 +82,7 @@ class SetHeader:
     value: str
 
 
-Fault = Answer | CutRequest | CutResponse | LoseResponse | Stall | FlipBit | SetHeader
+Fault = Answer | CutRequest | CutResponse | LoseResponse | Stall | Delay | FlipBit | SetHeader
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,8 @@ class FaultProxy:
             if isinstance(fault, Answer):
                 self._answer(stream, client, head, fault)
                 return
+            if isinstance(fault, Delay):
+                self._closing.wait(fault.seconds)
             sent = self._pass_request(stream, server, head, fault)
             if not sent or isinstance(fault, LoseResponse):
                 if isinstance(fault, LoseResponse):

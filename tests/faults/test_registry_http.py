@@ -1,4 +1,4 @@
-"""The gate: retries, waiting, turns, tokens for many at once, interruption, mirrors."""
+"""The gate: retries, waiting, turns, tokens for many at once, interruption."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from images import make_image, make_layer
-from parties import SECRET, client_for, name
+from images import make_layer
+from parties import client_for, name
 from registries import make_identity
 from spec_registry import Peculiar, Spec, spec_registry
 from tunnel import tunnel
 
-from proxy import CutResponse, FaultProxy, FlipBit, Stall
+from proxy import FaultProxy, Stall
 from serving import ReceivedRequest, Reply, Served, serving
-from shipline.content import LocalStore, MemoryStore, copy_graph, fetch_all
-from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, RegistryError
+from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.errors import AuthError, Cancelled, NotFound, RegistryError
 from shipline.oci import Descriptor, Manifest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
 from shipline.tasks import TaskGroup
@@ -233,74 +233,6 @@ def test_a_stalled_body_can_be_interrupted(spec: tuple[Spec, Served]) -> None:
         assert time.monotonic() - begin < HostSettings().read_s / 2
 
 
-def mirrored(served: Served, *mirrors: int) -> Client:
-    urls = tuple(f"http://127.0.0.1:{port}" for port in mirrors)
-    return Client(HostSettings(mirrors={served.host: urls}), tries=2)
-
-
-def test_mirrors_are_asked_first_and_never_written_to(
-    spec: tuple[Spec, Served], store: LocalStore
-) -> None:
-    registry, served = spec
-    image = make_image(store, 1000)
-    with spec_registry() as (_, empty), mirrored(served, 1, empty.port) as client:
-        repository = client.repository(name(served))
-        copy_graph(store, repository, image)
-        repository.tag(image, store, "v1")
-        assert empty.requests == []
-        copy_graph(repository, MemoryStore(), repository.resolve("v1"))
-        assert {one.method for one in empty.requests} == {"GET"} and len(empty.requests) == 3
-        before = len(served.to("GET"))
-        with spec_registry() as (full, mirror), mirrored(served, mirror.port) as other:
-            full.blobs, full.manifests = registry.blobs, registry.manifests
-            there = other.repository(name(served))
-            copy_graph(there, MemoryStore(), there.resolve("v1"))
-            assert len(served.to("GET")) == before
-
-
-def test_a_mirror_that_fails_in_the_middle_is_left(
-    spec: tuple[Spec, Served], store: LocalStore
-) -> None:
-    registry, served = spec
-    layer = make_layer(store, 1_000_000)
-    content = registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
-    with FaultProxy(served.port) as mirror, mirrored(served, mirror.port) as client:
-        mirror.break_next(CutResponse(after=400_000), times=1)
-        mirror.break_next(CutResponse(after=0), times=9)
-        with client.repository(name(served)).fetch(layer) as reader:
-            assert reader.read() == content
-    assert served.requests[-1].headers["range"].startswith("bytes=")
-
-
-def test_a_mirror_that_lies_is_found_out_and_left(
-    spec: tuple[Spec, Served], store: LocalStore
-) -> None:
-    registry, served = spec
-    layer = make_layer(store, 1_000_000)
-    content = registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
-    with FaultProxy(served.port) as mirror, mirrored(served, mirror.port) as client:
-        mirror.break_next(FlipBit(at=1000), times=9)
-        repository = client.repository(name(served))
-        with pytest.raises(DigestMismatch), repository.fetch(layer) as reader:
-            reader.read()
-        with repository.fetch(layer) as reader:
-            assert reader.read() == content
-
-
-def test_a_mirror_never_sees_the_credentials_of_the_registry(spec: tuple[Spec, Served]) -> None:
-    _, served = spec
-
-    def asks(request: ReceivedRequest) -> Reply:
-        return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
-
-    with serving(asks) as mirror:
-        settings = HostSettings(mirrors={served.host: (mirror.url,)})
-        keychain = StaticKeychain({served.host: Credentials("alice", SECRET)})
-        with Client(settings, keychain) as client, pytest.raises(NotFound):
-            client.repository(name(served)).resolve("v1")
-        assert len(mirror.requests) == 1 and "authorization" not in mirror.requests[0].headers
-
-
 PECULIAR = [
     Peculiar(most=200_000),
     Peculiar(most=20_000_000, least=1_000_000),
@@ -434,26 +366,6 @@ def test_a_proxy_that_refuses_the_tunnel_is_blamed() -> None:
         assert (
             f"the proxy 127.0.0.1:{no_tunnel.port} refuses the tunnel: 501" in raised.value.message
         )
-
-
-def test_what_the_mirrors_said_is_told_when_the_registry_fails_too(
-    spec: tuple[Spec, Served],
-) -> None:
-    with spec_registry() as (_, empty), socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        down = f"127.0.0.1:{unused.getsockname()[1]}"
-        settings = HostSettings(mirrors={down: (f"http://127.0.0.1:{empty.port}",)})
-        with Client(settings, tries=1) as client:
-            repository = client.repository(Reference.parse(f"{down}/team/app"))
-            for ask in (
-                lambda: repository.resolve("v1"),
-                lambda: fetch_all(repository, MANIFEST.config, 10),
-            ):
-                with pytest.raises(RegistryError) as raised:
-                    ask()
-                (note,) = raised.value.__notes__
-                assert f"is not in 127.0.0.1:{empty.port}/team/app" in note
-                assert "no mirror has it" in raised.value.hint
 
 
 def test_importing_the_client_imports_no_http() -> None:

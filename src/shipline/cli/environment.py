@@ -17,7 +17,8 @@ from shipline.errors import ConfigError, UsageError
 from shipline.home import docker_directory
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_INSECURE, _CA = "SHIPLINE_INSECURE", "SHIPLINE_CA"
+_INSECURE, _CA, _MIRRORS = "SHIPLINE_INSECURE", "SHIPLINE_CA", "SHIPLINE_MIRRORS"
+_SECTION = b"registry-mirrors"
 
 _PROXIES = {
     "httpProxy": "HTTP_PROXY",
@@ -60,10 +61,11 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def registry_options(command: Command) -> Command:
-    """--insecure and --ca, for every command that uses registries.
+    """--insecure, --ca and --registry-mirror, for every command that uses registries.
 
-    They are added to SHIPLINE_INSECURE and SHIPLINE_CA while the command runs, so that they apply
-    to base images, pushes, caches, and the child process that builds for an ordinary user.
+    They are added to SHIPLINE_INSECURE, SHIPLINE_CA and SHIPLINE_MIRRORS while the command runs, so
+    that they apply to base images, pushes, caches, and the child process that builds for an
+    ordinary user. Without any, the mirrors are those of shipline.yaml in this directory or above.
     """
     insecure = click.option(
         "--insecure",
@@ -82,7 +84,15 @@ def registry_options(command: Command) -> Command:
         callback=_trusted,
         help="Also trust the certificate authorities in this PEM file.",
     )
-    return insecure(ca(command))
+    mirrors = click.option(
+        "--registry-mirror",
+        multiple=True,
+        metavar="[HOST=]URL",
+        expose_value=False,
+        callback=_mirrored,
+        help="Pull from this mirror of a registry, by default of Docker Hub.",
+    )
+    return insecure(ca(mirrors(command)))
 
 
 def debug_option(command: Command) -> Command:
@@ -117,6 +127,33 @@ def _named(context: click.Context, parameter: click.Parameter, hosts: Sequence[s
 
 def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence[str]) -> None:
     _add(context, _CA, os.pathsep, files)
+
+
+def _mirrored(context: click.Context, parameter: click.Parameter, urls: Sequence[str]) -> None:
+    _add(context, _MIRRORS, ",", urls)
+    if _MIRRORS not in os.environ:
+        _add(context, _MIRRORS, ",", project_mirrors(Path.cwd()))
+
+
+def use_mirrors(urls: Sequence[str]) -> None:
+    """Use the mirrors of a shipline.yaml in the current command, unless others were given."""
+    if _MIRRORS not in os.environ:
+        _add(click.get_current_context(), _MIRRORS, ",", urls)
+
+
+def project_mirrors(cwd: Path) -> tuple[str, ...]:
+    """`registry-mirrors` of shipline.yaml in `cwd` or above. Raises ConfigError."""
+    for directory in (cwd, *cwd.parents):
+        for path in (directory / "shipline.yaml", directory / "shipline.yml"):
+            # other files are not parsed: this is the start of every build
+            if path.is_file() and _SECTION in path.read_bytes():
+                from shipline.config import load
+                from shipline.deliver.ci import Unread
+
+                return load(None, cwd, Unread()).registry_mirrors
+        if (directory / ".git").exists():
+            break
+    return ()
 
 
 def _add(context: click.Context, name: str, separator: str, words: Sequence[str]) -> None:

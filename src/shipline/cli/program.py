@@ -136,7 +136,10 @@ COMMANDS = {
             "Verify signed statements about images.",
         ),
     ),
-    "Serve": (LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),),
+    "Serve": (
+        LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
+        LazyCommand("mirror", "shipline.cli.mirror:group", "Show and configure mirrors."),
+    ),
     "Shell": (
         LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
     ),

@@ -15,7 +15,7 @@ import click
 
 from shipline.cli.build_options import MODES
 from shipline.cli.commit import CommitQuery, commit_options
-from shipline.cli.environment import registry_options
+from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.signing import password_option
@@ -159,8 +159,11 @@ def _opened(query: CommitQuery, options: Options) -> Iterator[tuple[ProjectConfi
     """The project, and its environment with an open registry client."""
     from shipline.api import open_client
 
+    project = _project(query, options)
+    assert query.config is not None  # a project has one
+    use_mirrors(query.config.registry_mirrors)
     with open_client() as client:
-        yield _project(query, options), _environment(query, client, options)
+        yield project, _environment(query, client, options)
 
 
 def _project(query: CommitQuery, options: Options) -> ProjectConfig:

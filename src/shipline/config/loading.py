@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
-from shipline.errors import ConfigError
+from shipline.errors import ConfigError, UsageError
 from shipline.ship import Pipeline
 from shipline.values import replace
 
@@ -33,6 +33,13 @@ class Config:
 
     version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
     pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
+    registry_mirrors: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Mirrors to pull from, as [HOST=]URL, by default of Docker Hub; the nearest is"
+            " asked first. One that ends in #digest-only is not asked for tags."
+        },
+    )
     tags: TagsSection | None = field(
         default=None,
         metadata=_section(
@@ -64,6 +71,13 @@ class Config:
     """The file it was read from, if any."""
 
     def __post_init__(self) -> None:
+        if self.registry_mirrors:
+            from shipline.registry import parse_mirrors
+
+            try:
+                parse_mirrors(self.registry_mirrors)
+            except UsageError as error:
+                raise ConfigError(f"registry-mirrors: {error.message}", hint=error.hint) from None
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
             from shipline.ship.reports import with_implied_gates
 

@@ -28,6 +28,7 @@ from shipline.content.protocols import (
 from shipline.content.readers import (
     CHUNK,
     VerifiedReader,
+    again_elsewhere,
     chunks,
     fetch_all,
     read_file,
@@ -76,6 +77,7 @@ __all__ = [
     "Swapper",
     "Tagger",
     "VerifiedReader",
+    "again_elsewhere",
     "chunks",
     "copy_graph",
     "fetch_all",

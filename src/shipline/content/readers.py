@@ -6,16 +6,17 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from shipline.content.protocols import Fetcher, Reader
 from shipline.errors import ContentError, DigestMismatch
 from shipline.oci import Descriptor, Hasher
 
 CHUNK = 1 << 20  # bytes
+T = TypeVar("T")
 
 
 class _Closable(Reader, Protocol):
@@ -115,9 +116,25 @@ def chunks(reader: Reader, size: int = CHUNK) -> Iterator[bytes]:
         yield data
 
 
+def again_elsewhere(read: Callable[[], T]) -> T:
+    """What `read` returns, which begins again as long as it finds wrong bytes whose source knows
+    another one: `DigestMismatch.retriable`.
+    """
+    while True:
+        try:
+            return read()
+        except DigestMismatch as error:
+            if not error.retriable:
+                raise
+
+
 def fetch_all(source: Fetcher, target: Descriptor, limit: int) -> bytes:
     """The whole content, verified. Raises ContentError before reading more than `limit` bytes."""
     if target.size > limit:
         raise ContentError(f"{target.digest} has {target.size} bytes, more than {limit}")
-    with source.fetch(target) as reader:
-        return reader.read()
+
+    def read() -> bytes:
+        with source.fetch(target) as reader:
+            return reader.read()
+
+    return again_elsewhere(read)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from shipline.content.protocols import Advance, Fetcher
-from shipline.content.readers import CHUNK, VerifiedReader, chunks
+from shipline.content.readers import CHUNK, VerifiedReader, again_elsewhere, chunks
 from shipline.content.recency import Recency
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Hasher
@@ -259,8 +259,10 @@ class LocalStore:
             ingest.close()
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
-        if self.exists(target):
-            return
+        if not self.exists(target):
+            again_elsewhere(lambda: self._receive(target, source, advance))
+
+    def _receive(self, target: Descriptor, source: Fetcher, advance: Advance | None) -> None:
         with source.fetch(target) as reader, self.ingest() as ingest:
             for data in chunks(reader):
                 ingest.write(data)

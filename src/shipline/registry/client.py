@@ -8,10 +8,13 @@ from contextlib import closing
 from copy import copy
 from typing import TYPE_CHECKING, Self
 
+from msgspec import Struct
+
 from shipline.oci import Reference
 from shipline.registry.credentials import Keychain, NoKeychain
-from shipline.registry.hosts import HostSettings
+from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
+from shipline.registry.mirrors import Measurement
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import ClientRequest, Url
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse
 
 _DOCUMENT_LIMIT = 256 << 20  # bytes
+
+
+class KnownEndpoint(Struct, frozen=True):
+    """An endpoint with what is known of it; whether it is the one that is asked first."""
+
+    endpoint: Endpoint
+    measurement: Measurement
+    chosen: bool
 
 
 class Client:
@@ -61,10 +72,27 @@ class Client:
     def repository(self, reference: Reference) -> RemoteRepository:
         """The repository of `reference`; its tag and digest are ignored. Makes no request."""
         endpoints = self.settings.endpoints(reference.host)
+        measured = len(endpoints) > 1
         apis = tuple(
-            RepositoryApi(self._http, endpoint, reference.repository) for endpoint in endpoints
+            RepositoryApi(self._http, endpoint, reference.repository, measured=measured)
+            for endpoint in endpoints
         )
         return RemoteRepository(reference.host, reference.repository, apis)
+
+    def known(self, host: str) -> list[KnownEndpoint]:
+        """The endpoints of `host` in the order in which they are asked, the registry itself last.
+        Mirrors of which nothing is known are probed.
+        """
+        *mirrors, registry = self.settings.endpoints(host)
+        memory = self._http.mirrors
+        memory.probe_unknown(mirrors, self._http.probe)
+        order = memory.nearest_first(mirrors, self._http.probe)
+        failed = (one for one in mirrors if one not in order)
+        first = order[0] if order else registry
+        return [
+            KnownEndpoint(one, memory.measurement(one), one == first)
+            for one in (*order, *failed, registry)
+        ]
 
     def check(self, host: str) -> None:
         """Check the credentials for `host` with GET /v2/. Raises AuthError if they are refused; a

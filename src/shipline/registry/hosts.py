@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import socket
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from typing import Self
 from msgspec import Struct
 
 from shipline.errors import AuthError, RegistryError, UsageError
+from shipline.home import state_directory
 from shipline.net import is_link_local, is_loopback, is_public, read_address, split_url
 from shipline.registry.request import Origin, Url
 
@@ -105,12 +107,20 @@ def _empty() -> Mapping[str, tuple[str, ...]]:
 class Endpoint(Struct, frozen=True):
     """A server of a registry's content.
 
-    Credentials are stored under `host`; `prefix` is prepended to repository names.
+    Credentials are stored under `host`; `prefix` is prepended to repository names. A mirror has the
+    host whose content it serves as `mirrored`; with `digest_only` its tags are not asked for.
     """
 
     origin: Origin
     host: str
     prefix: str = ""
+    mirrored: str = ""
+    digest_only: bool = False
+
+    @property
+    def base(self) -> str:
+        """The URL that repository names follow, without `/v2`."""
+        return f"{self.origin}/{self.prefix}".rstrip("/")
 
 
 class TlsTrust(Struct, frozen=True):
@@ -132,10 +142,11 @@ class HostSettings:
     `insecure` hosts use plain HTTP, as does loopback unless it is in `secure`, has a directory of
     certificates, or `probe` (host, port) finds TLS there; `ca` files are trusted in addition to the
     system's; `certificates` is laid out like docker's certs.d; `mirrors` are base URLs per host,
-    tried in order before the host itself; `token_hosts` lists other hosts that may receive a host's
-    credentials. With `strict`, none but these may, and no link of a server is followed to a private
-    address: for programs that fetch on behalf of others. `connect_s` and `read_s` are the longest
-    waits for a connection and for bytes, in seconds.
+    tried before the host itself, the nearest first, and `measurements` is the file that keeps how
+    near they are; `token_hosts` lists other hosts that may receive a host's credentials. With
+    `strict`, none but these may, and no link of a server is followed to a private address: for
+    programs that fetch on behalf of others. `connect_s` and `read_s` are the longest waits for a
+    connection and for bytes, in seconds; at mirrors `mirror_connect_s` and `mirror_read_s`.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -143,12 +154,15 @@ class HostSettings:
     ca: tuple[Path, ...] = ()
     certificates: Path = _CERTIFICATES
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
+    measurements: Path | None = None
     proxies: Proxies = field(default_factory=Proxies)
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
     probe: Callable[[str, int], bool] = field(default=_never, compare=False)
     connect_s: float = 10.0
     read_s: float = 60.0
+    mirror_connect_s: float = 2.0
+    mirror_read_s: float = 10.0
 
     def endpoint(self, host: str) -> Endpoint:
         """The registry itself: content is pushed there, and its tags are authoritative."""
@@ -157,8 +171,9 @@ class HostSettings:
         return Endpoint(Url.parse(f"{scheme}://{authority.lower()}/").origin, host)
 
     def endpoints(self, host: str) -> tuple[Endpoint, ...]:
-        """The endpoints to read from, in order; the registry itself is last."""
-        return (*map(_mirror, self.mirrors.get(host, ())), self.endpoint(host))
+        """The endpoints to read from, as configured; the registry itself is last."""
+        urls = dict.fromkeys(self.mirrors.get(host, ()))
+        return (*(_mirror(host, url) for url in urls), self.endpoint(host))
 
     def trust(self, origin: Origin) -> TlsTrust:
         """The CAs to trust and the client certificate to present at `origin`."""
@@ -185,22 +200,31 @@ class HostSettings:
         return not self.probe(origin.host, origin.port)
 
 
-def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
-    """Read `docker.io=http://127.0.0.1:5000,quay.io=https://mirror.lan/quay`.
+_HUB_NAME = "docker.io"
+_DIGEST_ONLY = "#digest-only"
+_MIRROR_HINT = (
+    "write [HOST=]URL, as in https://mirror.example.com or ghcr.io=https://mirror.example.com"
+)
 
-    A host may be repeated: its mirrors are tried in order. Raises UsageError.
+
+def parse_mirrors(entries: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+    """Base URLs by host, from entries such as `https://mirror.example`, for Docker Hub as in
+    docker's `registry-mirrors`, and `quay.io=https://mirror.example/quay` for another host.
+
+    A URL that ends in `#digest-only` is asked for digests, never for tags. Raises UsageError.
     """
     mirrors: dict[str, tuple[str, ...]] = {}
-    for entry in filter(None, (piece.strip() for piece in text.split(","))):
+    for entry in filter(None, (piece.strip() for piece in entries)):
         host, equals, url = (part.strip() for part in entry.partition("="))
+        if not equals or "://" in host:
+            host, url = _HUB_NAME, entry
         try:
-            if not host or not equals:
-                raise RegistryError("it is not HOST=URL", host="")
-            _mirror(url)
+            if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
+                raise RegistryError(f"{host!r} is no host", host="")
+            _mirror(host, url)
         except RegistryError as error:
             raise UsageError(
-                f"not a mirror: {entry!r}: {error.message}",
-                hint="write HOST=URL, as in docker.io=https://mirror.example.com",
+                f"not a mirror: {entry!r}: {error.message}", hint=_MIRROR_HINT
             ) from None
         mirrors[host] = (*mirrors.get(host, ()), url)
     return types.MappingProxyType(mirrors)
@@ -226,7 +250,8 @@ def settings_from(
         secure=frozenset(secure),
         ca=(*ca, *map(Path, filter(None, (*files, system)))),
         probe=cache(speaks_tls),
-        mirrors=parse_mirrors(environment.get("SHIPLINE_MIRRORS", "")),
+        mirrors=parse_mirrors(environment.get("SHIPLINE_MIRRORS", "").split(",")),
+        measurements=state_directory() / "mirrors.json",
         proxies=Proxies.from_environment(environment),
     )
 
@@ -248,12 +273,13 @@ def speaks_tls(host: str, port: int) -> bool:
         return False
 
 
-def _mirror(text: str) -> Endpoint:
-    url = Url.parse(text)
-    if "?" in url.target:
-        raise RegistryError("a mirror has no query", host=url.origin.host)
-    path = url.path.strip("/").removeprefix("v2").strip("/")
-    return Endpoint(url.origin, url.origin.authority, f"{path}/" if path else "")
+def _mirror(host: str, text: str) -> Endpoint:
+    url = Url.parse(text.removesuffix(_DIGEST_ONLY))
+    if "?" in url.target or "#" in text.removesuffix(_DIGEST_ONLY):
+        raise RegistryError("a mirror has no query or fragment", host=url.origin.host)
+    path = re.sub(r"^v2(/|$)", "", url.path.strip("/")).strip("/")
+    prefix = f"{path}/" if path else ""
+    return Endpoint(url.origin, url.origin.authority, prefix, host, text.endswith(_DIGEST_ONLY))
 
 
 class Quirks(Struct, frozen=True):

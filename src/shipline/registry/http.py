@@ -35,6 +35,7 @@ from shipline.registry.hosts import (
     policy_for_link,
     policy_for_realm,
 )
+from shipline.registry.mirrors import Mirrors
 from shipline.registry.request import ClientRequest, Origin, Url
 from shipline.tasks import Limiter, sleep
 
@@ -90,6 +91,8 @@ class HttpClient:
         self._lock = threading.Lock()
         self._transports: list[Transport] = []
         self._is_patient = True
+        self._is_hasty = False
+        self.mirrors = Mirrors(settings.measurements)
         self._limits: dict[str, HostLimits] = {}
         self._auths: dict[Endpoint, EndpointAuth] = {}
 
@@ -148,8 +151,18 @@ class HttpClient:
         address_policy = self._address_policy(request.url, caller.endpoint.origin)
         return self._open(authorized, length=length, address_policy=address_policy)
 
+    def probe(self, endpoint: Endpoint) -> float:
+        """The seconds until the response to GET /v2/ without credentials, whatever it says. Raises
+        RegistryError for a server that fails or is not reached soon.
+        """
+        request = ClientRequest("GET", Url(endpoint.origin, "/v2/"))
+        response = self.hasty.call(request, expect=range(500), operation="probing", redirects=0)
+        response.close()
+        return response.latency_s
+
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections, and keep what was measured of mirrors."""
+        self.mirrors.save()
         for transport in self._transports:
             transport.close()
 
@@ -169,6 +182,15 @@ class HttpClient:
         client._is_patient = False
         return client
 
+    @property
+    def hasty(self) -> HttpClient:
+        """A client with the same connections for requests that another server can answer as well:
+        it tries once, and does not wait for long.
+        """
+        client = self.impatient
+        client._is_hasty, client.tries = True, 1
+        return client
+
     def _open(
         self, request: ClientRequest, *, length: int | None, address_policy: AddressPolicy
     ) -> RequestWriter:
@@ -179,6 +201,7 @@ class HttpClient:
                 self._headers(request),
                 length=length,
                 address_policy=address_policy,
+                hasty=self._is_hasty,
             )
         except Unreachable as error:
             error.retriable = error.retriable and self._is_patient

@@ -1,5 +1,5 @@
-"""A repository of a registry: the protocols of `content` over HTTP. Blobs are downloaded from
-mirrors first, and resumed with Range after a broken connection.
+"""A repository of a registry: the protocols of `content` over HTTP. Content comes from the nearest
+mirror; a blob is resumed with Range after a broken connection, at the next mirror too.
 """
 
 from __future__ import annotations
@@ -7,11 +7,12 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from shipline.content import Advance, Fetcher, VerifiedReader, fetch_all
+from shipline.content import Advance, Fetcher, VerifiedReader, again_elsewhere, fetch_all
 from shipline.errors import (
     AuthError,
     ContentError,
@@ -21,6 +22,7 @@ from shipline.errors import (
     ShiplineError,
 )
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, check_repository, check_tag, media
+from shipline.registry.errors import Unreachable
 from shipline.registry.http import back_off
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.manifests import (
@@ -47,7 +49,7 @@ class Download:
     """Unverified bytes of one blob, in order, over as many connections as it takes.
 
     Wrap it in a VerifiedReader, which checks the digest of the whole. When one of `apis` fails, the
-    next takes over.
+    next takes over at the same offset; all but the last are mirrors.
     """
 
     def __init__(self, apis: Sequence[RepositoryApi], target: Descriptor) -> None:
@@ -55,9 +57,12 @@ class Download:
         self._target = target
         self._position = 0
         self._failures = 0
+        self._retried = False
         self._errors: list[ShiplineError] = []
         self._use_ranges = True
         self._response: ClientResponse | None = None
+        self._opened = self._waited_s = 0.0
+        self._contributors: list[RepositoryApi] = []
 
     @property
     def api(self) -> RepositoryApi:
@@ -69,6 +74,7 @@ class Download:
         while self._response is None:
             try:
                 self._response = self._request()
+                self._opened, self._waited_s = time.monotonic(), 0.0
             except (RegistryError, AuthError, NotFound) as error:
                 if len(self._apis) == 1:
                     with noting_mirrors(self._errors):
@@ -78,9 +84,8 @@ class Download:
     def read(self, size: int = -1, /) -> bytes:
         while True:
             self.open()
-            assert self._response is not None
             try:
-                data = self._response.read(size)
+                data = self._read(size)
             except RegistryError as error:
                 self._retry_or_next(error)
                 continue
@@ -88,13 +93,40 @@ class Download:
                 self._position += len(data)
                 self._failures = 0 if data else self._failures
                 return data
-            if self._failures:  # truncated twice at the same offset: there is no more
-                return b""
+            if self._failures and len(self._apis) == 1:
+                return b""  # truncated twice at the same offset: there is no more
+            if self._failures:
+                end = f"{self.api.host}: {self._target.digest} ends at byte {self._position}"
+                self._leave(RegistryError(end, host=self.api.host))
+                continue
             self._failures += 1
             self._drop()
 
+    def distrust(self, error: DigestMismatch) -> None:
+        """The bytes were wrong: the mirrors that sent some of them are set aside."""
+        for api in self._contributors:
+            if api.endpoint.mirrored:
+                api.failed(error)
+                error.retriable = True
+
+    def verified(self) -> None:
+        """The bytes were right, if they were all read."""
+        if self._position == self._target.size:
+            self.api.delivered()
+
     def close(self) -> None:
         self._drop()
+
+    def _read(self, size: int) -> bytes:
+        assert self._response is not None
+        if not self._contributors or self._contributors[-1] is not self.api:
+            self._contributors.append(self.api)
+        if not self.api.measured:
+            return self._response.read(size)
+        begin = time.monotonic()
+        data = self.api.http.mirrors.read(self.api.endpoint, self._response.read, size)
+        self._waited_s += time.monotonic() - begin
+        return data
 
     def _request(self) -> ClientResponse:
         """A response positioned at the current offset."""
@@ -130,25 +162,36 @@ class Download:
     def _retry_or_next(self, error: RegistryError) -> None:
         self._drop()
         self._failures += 1
-        if error.retriable and self._failures < self.api.http.tries:
+        if len(self._apis) > 1:
+            if self._retried or isinstance(error, Unreachable) or not error.retriable:
+                self._leave(error)
+            self._retried = True  # a connection may break, once
+        elif error.retriable and self._failures < self.api.http.tries:
             back_off(self._failures, error)
-        elif len(self._apis) > 1:
-            self._next_source(error)
         else:
             with noting_mirrors(self._errors):
                 raise error
+
+    def _leave(self, error: RegistryError) -> None:
+        self.api.failed(error)
+        self._next_source(error)
 
     def _next_source(self, error: ShiplineError) -> None:
         self._errors.append(error)
         self._drop()
         self._apis.pop(0)
         self._failures = 0
+        self._retried = False
         self._use_ranges = True
 
     def _drop(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        if self._response is None:
+            return
+        self._response.close()
+        self._response = None
+        if self.api.measured:
+            waited = 2 * self._waited_s >= time.monotonic() - self._opened
+            self.api.http.mirrors.closed(self.api.endpoint, waited=waited)
 
 
 @contextmanager
@@ -194,7 +237,6 @@ class RemoteRepository:
         self._apis = apis
         self._registry = apis[-1]
         self._manifests = ManifestCache()
-        self._distrusted: set[RepositoryApi] = set()
 
     @property
     def name(self) -> str:
@@ -211,7 +253,9 @@ class RemoteRepository:
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
-        """Open the content, verified while it is read. Raises NotFound."""
+        """Open the content, verified while it is read. Raises NotFound; DigestMismatch, which is
+        retriable where another source may have the right bytes.
+        """
         if target.media_type in media.NAMED:
             content = self._document(target.digest)
             yield VerifiedReader(io.BytesIO(content), target, self.host)
@@ -219,9 +263,12 @@ class RemoteRepository:
         source = Download(self._sources(), target)
         try:
             source.open()
-            yield VerifiedReader(source, target, source.api.host)
-        except DigestMismatch:
-            self._distrusted.add(source.api)
+            where = source.api.host
+            yield VerifiedReader(source, target, where)
+            source.verified()
+        except DigestMismatch as error:
+            if error.where == where:
+                source.distrust(error)
             raise
         finally:
             source.close()
@@ -242,7 +289,7 @@ class RemoteRepository:
         exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
             if not exists:
-                push_blob(self._registry, target, source, advance)
+                again_elsewhere(lambda: push_blob(self._registry, target, source, advance))
             return
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
@@ -398,9 +445,17 @@ class RemoteRepository:
         response.close()
         return response.status == 200
 
-    def _sources(self) -> tuple[RepositoryApi, ...]:
-        trusted = tuple(api for api in self._apis if api not in self._distrusted)
-        return trusted or (self._registry,)
+    def _sources(self, *, tag: bool = False) -> tuple[RepositoryApi, ...]:
+        """Where to read from, the nearest mirror first; a `tag` only from those that tell tags."""
+        mirrors = {
+            api.endpoint: api
+            for api in self._apis[:-1]
+            if not (api.refused or (tag and api.endpoint.digest_only))
+        }
+        if not mirrors:
+            return (self._registry,)
+        order = self._registry.http.mirrors.nearest_first(tuple(mirrors), self._registry.http.probe)
+        return (*(mirrors[endpoint] for endpoint in order), self._registry)
 
     def _document(self, digest: Digest) -> bytes:
         content = self._manifests.get(digest)
@@ -410,16 +465,17 @@ class RemoteRepository:
         return content
 
     def _read_document(self, name: str) -> tuple[Descriptor, bytes]:
-        *mirrors, registry = self._sources()
+        *mirrors, registry = self._sources(tag=":" not in name)
         failures: list[ShiplineError] = []
         for api in mirrors:
             try:
-                return fetch_manifest(api, name)
-            except DigestMismatch as error:
-                self._distrusted.add(api)
+                found = fetch_manifest(api, name)
+            except (RegistryError, AuthError, NotFound, DigestMismatch) as error:
+                api.failed(error)
                 failures.append(error)
-            except (RegistryError, AuthError, NotFound) as error:
-                failures.append(error)
+            else:
+                api.delivered()
+                return found
         with noting_mirrors(failures):
             return fetch_manifest(registry, name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from shipline.errors import RegistryError
+from shipline.errors import AuthError, RegistryError, ShiplineError
 from shipline.oci import Digest
 from shipline.registry.auth import Scope
 from shipline.registry.hosts import Endpoint, Quirks, quirks_of
@@ -20,12 +20,18 @@ WRITE = frozenset({"pull", "push"})
 
 
 class RepositoryApi:
-    """Least privilege: each call names the actions it needs, `READ` or `WRITE`."""
+    """Least privilege: each call names the actions it needs, `READ` or `WRITE`. Where `measured`,
+    they tell how near the endpoint is; `refused` is whether credentials were missing or wrong.
+    """
 
-    def __init__(self, http: HttpClient, endpoint: Endpoint, repository: str) -> None:
-        self.http = http
+    def __init__(
+        self, http: HttpClient, endpoint: Endpoint, repository: str, *, measured: bool = False
+    ) -> None:
+        self.http = http.hasty if endpoint.mirrored else http
         self.endpoint = endpoint
         self.repository = endpoint.prefix + repository
+        self.measured = measured
+        self.refused = False
 
     @property
     def host(self) -> str:
@@ -36,8 +42,12 @@ class RepositoryApi:
         return quirks_of(self.endpoint.origin.host)
 
     def url(self, *path: str) -> Url:
-        """`path` segments are digests, checked tags and constants, which need no escaping."""
-        return Url(self.endpoint.origin, "/".join(("/v2", self.repository, *path)))
+        """`path` segments are digests, checked tags and constants, which need no escaping. A mirror
+        gets the host in `ns`, as from containerd, since it may serve the content of several.
+        """
+        url = Url(self.endpoint.origin, "/".join(("/v2", self.repository, *path)))
+        mirrored = self.endpoint.mirrored
+        return url.with_query(("ns", mirrored)) if mirrored else url
 
     def blob(self, digest: Digest) -> Url:
         """The URL of a blob."""
@@ -63,15 +73,36 @@ class RepositoryApi:
         redirects: int = 5,
     ) -> ClientResponse:
         """See `HttpClient.call`; `also` is another repository to request pull for."""
-        return self.http.call(
-            ClientRequest(method, url, headers or {}, body),
-            expect=expect,
-            operation=f"{operation} ({self.repository})",
-            caller=self._caller(actions, also),
-            limit=limit,
-            tries=tries,
-            redirects=redirects,
-        )
+        try:
+            response = self.http.call(
+                ClientRequest(method, url, headers or {}, body),
+                expect=expect,
+                operation=f"{operation} ({self.repository})",
+                caller=self._caller(actions, also),
+                limit=limit,
+                tries=tries,
+                redirects=redirects,
+            )
+        except AuthError:
+            self.refused = True
+            raise
+        except RegistryError as error:
+            if method == "GET":
+                self.failed(error)
+            raise
+        if self.measured and method == "GET":
+            self.http.mirrors.answered(self.endpoint, response.latency_s)
+        return response
+
+    def failed(self, error: ShiplineError) -> None:
+        """Note that the endpoint failed, if it is measured."""
+        if self.measured:
+            self.http.mirrors.failed(self.endpoint, error)
+
+    def delivered(self) -> None:
+        """Note that content from the endpoint was verified, if it is measured."""
+        if self.measured:
+            self.http.mirrors.delivered(self.endpoint)
 
     def open(self, method: str, url: Url, headers: Mapping[str, str]) -> RequestWriter:
         """Start a request whose body, of unknown length, the caller writes."""

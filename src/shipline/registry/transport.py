@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -114,15 +115,23 @@ _MAX_DRAIN = 64 << 10  # bytes of an unread body to drain for reuse of the conne
 
 
 class RequestWriter:
-    """A request whose head is sent: write the body, then read the response, once."""
+    """A request whose head is sent: write the body, then read the response, once. `began` is when
+    it was to be sent, of the monotonic clock.
+    """
 
     def __init__(
-        self, transport: Transport, key: _Key, connection: InterruptibleConnection, url: Url
+        self,
+        transport: Transport,
+        key: _Key,
+        connection: InterruptibleConnection,
+        url: Url,
+        began: float,
     ) -> None:
         self._transport = transport
         self._key = key
         self._connection = connection
         self.url = url
+        self.began = began
         self._chunked = False
         self._chunk_sent = False
         self._closed = False
@@ -214,7 +223,9 @@ class RequestWriter:
 
 
 class ClientResponse:
-    """Status, headers, and a body to be read; an `HttpResponse`."""
+    """Status, headers, and a body to be read; an `HttpResponse`. `latency_s` are the seconds that
+    its head took, those of a new connection included.
+    """
 
     def __init__(self, writer: RequestWriter, response: http.client.HTTPResponse) -> None:
         self._writer = writer
@@ -222,6 +233,7 @@ class ClientResponse:
         self._open = True
         self.status = response.status
         self.url = writer.url
+        self.latency_s = time.monotonic() - writer.began
 
     def header(self, name: str) -> str:
         return ", ".join(self._response.headers.get_all(name) or ())
@@ -287,11 +299,20 @@ class Transport:
         *,
         length: int | None = 0,
         address_policy: AddressPolicy = AddressPolicy.ANYWHERE,
+        hasty: bool = False,
     ) -> RequestWriter:
-        """Send a request head for a body of `length` bytes, None for unknown."""
+        """Send a request head for a body of `length` bytes, None for unknown. A `hasty` one waits
+        as for a mirror.
+        """
+        began = time.monotonic()
+        settings = self._settings
+        connect_s = settings.mirror_connect_s if hasty else settings.connect_s
+        read_s = settings.mirror_read_s if hasty else settings.read_s
         key = (url.origin, address_policy)
-        connection = self._acquire(key)
-        writer = RequestWriter(self, key, connection, url)
+        connection = self._acquire(key, connect_s)
+        connection.timeout = read_s
+        connection.sock.settimeout(read_s)
+        writer = RequestWriter(self, key, connection, url, began)
         forwarded = url.origin.scheme == "http" and self._settings.proxies.of(url.origin)
         try:
             writer._send_head(method, str(url) if forwarded else url.target, headers, length)
@@ -314,13 +335,13 @@ class Transport:
         for connection in idle:
             connection.discard()
 
-    def _acquire(self, key: _Key) -> InterruptibleConnection:
+    def _acquire(self, key: _Key, connect_s: float) -> InterruptibleConnection:
         while True:
             with self._lock:
                 idle = self._idle.get(key)
                 connection = idle.pop() if idle else None
             if connection is None:
-                return self._connect(key)
+                return self._connect(key, connect_s)
             if connection.is_connected:
                 return connection
             connection.discard()
@@ -333,7 +354,7 @@ class Transport:
                 return
         connection.discard()
 
-    def _connect(self, key: _Key) -> InterruptibleConnection:
+    def _connect(self, key: _Key, connect_s: float) -> InterruptibleConnection:
         origin, address_policy = key
         proxy = self._settings.proxies.of(origin)
         with translate_errors(origin, _authority(proxy)):
@@ -342,11 +363,10 @@ class Transport:
                 if proxy
                 else self._direct_connection(origin, address_policy)
             )
+            connection.timeout = connect_s
             try:
                 with on_cancel(connection.abort):
                     connection.connect()
-                connection.timeout = self._settings.read_s
-                connection.sock.settimeout(self._settings.read_s)
                 if not proxy:
                     with self._lock:
                         self._peers[origin] = str(connection.sock.getpeername()[0])
@@ -360,14 +380,9 @@ class Transport:
     ) -> InterruptibleConnection:
         connection: InterruptibleConnection
         if origin.scheme == "https":
-            connection = TlsConnection(
-                origin.host,
-                origin.port,
-                timeout=self._settings.connect_s,
-                ssl_context=self._context(origin),
-            )
+            connection = TlsConnection(origin.host, origin.port, ssl_context=self._context(origin))
         else:
-            connection = PlainConnection(origin.host, origin.port, timeout=self._settings.connect_s)
+            connection = PlainConnection(origin.host, origin.port)
         connection.address_policy = address_policy
         return connection
 
@@ -390,7 +405,6 @@ class Transport:
         tunnel = TlsConnection(
             host,
             port,
-            timeout=self._settings.connect_s,
             ssl_context=context,
             proxy=proxy,
             proxy_config=ProxyConfig(self._context(None), False, None, None),

@@ -115,7 +115,7 @@ def test_a_flag_that_is_missing_is_refused_by_name(flag: str) -> None:
 def test_there_is_no_flag_besides_those_of_buildx_but_for_registries() -> None:
     known = {*HONOURED, *WITH_ANOTHER, *SHOWN, *NEEDLESS, *WARNED, *REFUSED}
     ours = {name for one in command.params for name in one.opts if name.startswith("--")}
-    assert ours - known == {"--insecure", "--ca"}
+    assert ours - known == {"--insecure", "--ca", "--registry-mirror"}
     assert known <= ours
 
 

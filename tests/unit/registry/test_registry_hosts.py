@@ -51,24 +51,47 @@ def test_certificates_for_loopback_mean_https(tmp_path: Path) -> None:
     assert (trust.certificate, trust.key) == (place / "client.cert", place / "client.key")
 
 
-def test_mirrors_come_before_the_registry_in_their_order() -> None:
-    mirrors = parse_mirrors("docker.io=http://127.0.0.1:5000, docker.io=https://m.lan/v2/hub/,")
-    found = HostSettings(mirrors=mirrors).endpoints("docker.io")
-    assert found == (
-        Endpoint(Origin("http", "127.0.0.1", 5000), "127.0.0.1:5000", ""),
-        Endpoint(Origin("https", "m.lan", 443), "m.lan", "hub/"),
+def test_mirrors_come_before_the_registry() -> None:
+    """One without a host is for Docker Hub, as in docker's daemon.json."""
+    mirrors = parse_mirrors(
+        (
+            "http://127.0.0.1:5000",
+            " docker.io = https://m.lan/v2/hub/",
+            "",
+            "q.io=https://v2q.lan/v2x",
+        )
+    )
+    settings = HostSettings(mirrors=mirrors)
+    assert settings.endpoints("docker.io") == (
+        Endpoint(Origin("http", "127.0.0.1", 5000), "127.0.0.1:5000", "", "docker.io"),
+        Endpoint(Origin("https", "m.lan", 443), "m.lan", "hub/", "docker.io"),
         HostSettings().endpoint("docker.io"),
     )
-    assert len(HostSettings(mirrors=mirrors).endpoints("quay.io")) == 1
-    assert parse_mirrors("") == {}
+    assert settings.endpoints("docker.io")[1].base == "https://m.lan/hub"
+    assert settings.endpoints("q.io")[0].prefix == "v2x/"
+    assert len(settings.endpoints("quay.io")) == 1
+    assert parse_mirrors(()) == {}
+
+
+def test_a_mirror_may_be_for_digests_alone() -> None:
+    settings = HostSettings(
+        mirrors=parse_mirrors(["https://m.lan/hub#digest-only", "https://n.lan"])
+    )
+    first, second, registry = settings.endpoints("docker.io")
+    assert (first.digest_only, second.digest_only, registry.digest_only) == (True, False, False)
+    assert first.base == "https://m.lan/hub"
 
 
 @pytest.mark.parametrize(
-    "text", ["docker.io", "=http://a", "docker.io=", "a=ftp://b", "a=http://u:p@b", "a=http://b?x"]
+    "text",
+    [
+        *("docker.io", "=http://a", "docker.io=", "a=ftp://b", "a=http://u:p@b", "a=http://b?x"),
+        *("http://a#x", "http://a#x#digest-only", "a b=http://c"),
+    ],
 )
 def test_a_wrong_mirror_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a mirror"):
-        parse_mirrors(text)
+        parse_mirrors([text])
 
 
 def test_settings_come_from_flags_and_the_environment() -> None:
