@@ -22,7 +22,7 @@ from shipline.server.entries import needs
 from shipline.server.http import DISK, Coro, Growing, Headers, Principal, Request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
-from shipline.server.problems import Problem, blob_unknown, manifest_unknown, name_unknown
+from shipline.server.problems import Problem, name_unknown
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 from shipline.server.upstreams.cached import CachedContent
@@ -208,25 +208,20 @@ class PullThrough:
             fill, joined = self._fills.join(key, partial(self._new_fill, source, target))
         self._count("blobs", "coalesced" if joined else "miss")
         if (error := (yield from fill.wait(beyond=0))) is not None:
-            raise self._problem(source, error, "blobs", digest)
+            raise source.upstream.problem(error, "blobs", digest)
         assert isinstance(fill, Fill)
         return fill.part()
 
     def blob_size(self, source: Source, digest: Digest) -> Coro[int]:
         """The size of a blob, from a manifest or the upstream. Raises Problem."""
         yield DISK
-        name, section = source.name, source.upstream.section
-        if self._wrong.get((name, digest), _WRONG_S):
-            raise source.upstream.problem(ContentError(""), "blobs", digest)
-        if self._absent.get((name, str(digest)), section.negative.seconds):
-            self._count("blobs", "negative")
-            raise blob_unknown(digest)
-        if (size := self._listed_size(name, digest)) is not None:
+        self._check_known(source, "blobs", str(digest))
+        if (size := self._listed_size(source.name, digest)) is not None:
             return size
         work = partial(self._head_blob, source, digest)
-        flight, _ = self._documents.join((name, digest, "size"), lambda: Flight(work))
+        flight, _ = self._documents.join((source.name, digest, "size"), lambda: Flight(work))
         if (error := (yield from flight.wait())) is not None:
-            raise self._problem(source, error, "blobs", digest)
+            raise source.upstream.problem(error, "blobs", digest)
         return int(flight.result)
 
     def tags(self, source: Source) -> Coro[tuple[list[str], Headers]]:
@@ -276,9 +271,7 @@ class PullThrough:
     ) -> Coro[Headers]:
         """Wait for `work`; what was checked `age` seconds ago may do if the upstream fails."""
         key, upstream = (source.name, reference), source.upstream
-        if self._absent.get(key, upstream.section.negative.seconds):
-            self._count("manifests", "negative")
-            raise manifest_unknown(reference)
+        self._check_known(source, "manifests", reference)
         flight, joined = self._documents.join(key, lambda: Flight(partial(work, source, reference)))
         error = yield from flight.wait()
         if error is None:
@@ -290,24 +283,24 @@ class PullThrough:
             self._count("manifests", "stale")
             return upstream.stale(age)
         self._count("manifests", "failed")
-        raise self._problem(source, error, "manifests", reference)
+        raise upstream.problem(error, "manifests", reference)
 
     def _by_tag(self, source: Source, tag: str) -> None:
         """Check a tag with the upstream: HEAD, and GET if it moved."""
-        name, upstream = source.name, source.upstream
-        origin = upstream.origin(name)
+        name, origin = source.name, source.upstream.origin(source.name)
         try:
             known = self._manifests.get(name, tag)
-            now = known and upstream.call("manifests", lambda: origin.digest_of(tag))
+            head = partial(origin.digest_of, tag)
+            now = None if known is None else self._call(source, "manifests", tag, head)
             if known is not None and now == known.digest:
                 self.cached.mark_checked(name, tag)
             else:
-                stored = self._manifests.get(name, now) if isinstance(now, Digest) else None
+                stored = None if now is None else self._manifests.get(name, now)
                 if stored is not None:
                     target = Descriptor(stored.media_type, stored.digest, len(stored.raw))
                     content = target, stored.raw
                 else:
-                    content = upstream.call("manifests", partial(_read, origin, tag))
+                    content = self._call(source, "manifests", tag, partial(_read, origin, tag))
                 self.cached.add_manifest(name, *content, (tag,))
         except NotFound:
             self.cached.drop_tag(name, tag)
@@ -317,15 +310,14 @@ class PullThrough:
     def _by_digest(self, source: Source, digest: str) -> None:
         if self._manifests.get(source.name, Digest.parse(digest)) is None:  # else just completed
             origin = source.upstream.origin(source.name)
-            content = source.upstream.call("manifests", partial(_read, origin, digest))
+            content = self._call(source, "manifests", digest, partial(_read, origin, digest))
             self.cached.add_manifest(source.name, *content)
 
     def _new_fill(self, source: Source, target: Descriptor) -> Fill:
-        name, upstream = source.name, source.upstream
-        call = partial(upstream.call, "blobs")
-        origin = upstream.origin(name)
+        call = partial(self._call, source, "blobs", str(target.digest))
+        origin = source.upstream.origin(source.name)
         exists = partial(self._is_here, source, target.digest)
-        return Fill(self.cached, name, target, origin, call, exists)
+        return Fill(self.cached, source.name, target, origin, call, exists)
 
     def _is_here(self, source: Source, digest: Digest) -> bool:
         """Whether the repository has the blob, perhaps from another one of the same upstream, which
@@ -347,7 +339,7 @@ class PullThrough:
 
     def _head_blob(self, source: Source, digest: Digest) -> int:
         origin = source.upstream.origin(source.name)
-        return source.upstream.call("blobs", lambda: origin.blob_size(digest))
+        return self._call(source, "blobs", str(digest), lambda: origin.blob_size(digest))
 
     def _listed_size(self, name: str, digest: Digest) -> int | None:
         """The size of a blob that a manifest of the repository refers to."""
@@ -378,7 +370,7 @@ class PullThrough:
             known = self._listings.get(key, longest.seconds if error and longest else float("inf"))
         if known is None:
             self._count("listings", "failed")
-            raise self._problem(source, error or ContentError(""), "manifests", what)
+            raise upstream.problem(error or ContentError(""), "manifests", what)
         if error is not None:
             self._count("listings", "stale")
             return known[1], upstream.stale(known[0])
@@ -389,15 +381,25 @@ class PullThrough:
         origin = source.upstream.origin(source.name)
         return source.upstream.call("manifests", lambda: origin.ask(path, authorization))
 
-    def _problem(
-        self, source: Source, error: BaseException, kind: Kind, reference: object
-    ) -> Problem:
-        """Remembers what is not there, or is not what its digest says."""
-        if isinstance(error, NotFound):
-            self._absent.put((source.name, str(reference)), None)
-        if isinstance(error, DigestMismatch):
+    def _call(self, source: Source, kind: Kind, reference: str, work: Callable[[], T]) -> T:
+        """See `Upstream.call`; remembers what is not there, or not what its digest says."""
+        try:
+            return source.upstream.call(kind, work)
+        except NotFound:
+            self._absent.put((source.name, reference), None)
+            raise
+        except DigestMismatch:
             self._wrong.put((source.name, reference), None)
-        return source.upstream.problem(error, kind, reference)
+            raise
+
+    def _check_known(self, source: Source, kind: Kind, reference: str) -> None:
+        """Raises Problem for what was not there, or wrong, a moment ago."""
+        key, upstream = (source.name, reference), source.upstream
+        if self._wrong.get(key, _WRONG_S):
+            raise upstream.problem(ContentError(""), kind, reference)
+        if self._absent.get(key, upstream.section.negative.seconds):
+            self._count(kind, "negative")
+            raise upstream.problem(NotFound(""), kind, reference)
 
     def _touch(self, name: str, reference: Digest | str) -> bool:
         """Whether the repository has the manifest, which is used now."""
