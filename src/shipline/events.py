@@ -57,12 +57,15 @@ class Logged(Struct, frozen=True):
 
 
 class Warned(Struct, frozen=True):
-    """A warning; the work continues."""
+    """A warning; the work continues. `more` are further fields of BuildKit's VertexWarning, as in
+    its JSON: detail, url, sourceInfo, range.
+    """
 
     span: int
     at: float
     message: str
     hint: str = ""
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 class Finished(Struct, frozen=True):
@@ -99,10 +102,12 @@ class Step:
     def output(self, data: bytes, stream: int = 1) -> None:
         self._stream.emit(Logged(self.span, self._stream.clock(), data, stream))
 
-    def warn(self, message: str, hint: str = "") -> None:
+    def warn(
+        self, message: str, hint: str = "", *, more: Mapping[str, object] | None = None
+    ) -> None:
         if target := self._common.get("target"):
             message = f"target {target}: {message}"
-        self._stream.emit(Warned(self.span, self._stream.clock(), message, hint))
+        self._stream.emit(Warned(self.span, self._stream.clock(), message, hint, more or {}))
 
     def cached(self) -> None:
         """Report that the result was cached."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,43 @@ def test_archives_images_and_metadata(
     build(shipline, "--builder=docker", "-o", f"type=tar,dest={path}", context).ok()
     with tarfile.open(path) as found:
         assert "app/deep/file" in found.getnames()
+
+
+def metadata(docker: Docker, shipline: Shipline, place: Path, *words: str | Path) -> list[Any]:
+    """The metadata of a build by buildx, by shipline on the engine, and by shipline."""
+    files = [place / name for name in ("buildx", "engine", "ours")]
+    common = ("--network=none", "--annotation=manifest-descriptor:c=d", *words, place)
+    environ = {"BUILDX_METADATA_WARNINGS": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    done = subprocess.run(
+        ["docker", "buildx", "build", "--metadata-file", files[0], *common],
+        env=docker.environment | environ,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for builder, file in (("docker", files[1]), ("native", files[2])):
+        options = (f"--builder={builder}", "--metadata-file", file)
+        shipline.build(*options, *common, **environ).ok()  # type: ignore[arg-type]
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.parametrize("output", ["type=image,oci-mediatypes=true", "type=local", "type=oci"])
+def test_metadata_is_that_of_buildx(
+    shipline: Shipline, docker: Docker, tmp_path: Path, output: str
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch as base\nCOPY Dockerfile /\nCMD echo hi\n")
+    wanted = output if "image" in output else f"{output},dest={tmp_path / 'out'}"
+    tag = ("-t", "builders-metadata:1") if "image" in output else ()
+    buildx, engine, ours = metadata(docker, shipline, tmp_path, "-o", wanted, *tag)
+    assert list(buildx) == list(engine) == list(ours) == sorted(buildx)
+    assert set(engine["buildx.build.provenance"]) == set(buildx["buildx.build.provenance"])
+    for key in ("mediaType", "platform"):
+        descriptors = [one.get("containerimage.descriptor", {}) for one in (buildx, engine, ours)]
+        assert len({json.dumps(one.get(key)) for one in descriptors}) == 1
+    for one in (engine, ours):
+        for mine, theirs in zip(
+            one["buildx.build.warnings"], buildx["buildx.build.warnings"], strict=True
+        ):
+            assert mine | {"vertex": ""} == theirs | {"vertex": ""}
 
 
 def test_an_image_is_loaded_into_the_engine(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 from msgspec import Struct
@@ -190,10 +191,30 @@ def unused_arguments(request: BuildRequest, dockerfile: df.Dockerfile) -> Iterat
 
 def show_warnings(warnings: Iterable[df.LintWarning], step: Step) -> None:
     """Show the warnings, as the last step of a build."""
-    lines = [f"- {one.rule}: {one.message} (line {one.span.line})" for one in warnings]
-    if not lines:
+    warnings = tuple(warnings)
+    if not warnings:
         return
     with step.step("check Dockerfile", kind="internal") as check:
-        check.warn(f"{len(lines)} warning{'s' * (len(lines) > 1)} found, see --check:")
-        for line in lines:
-            check.warn(line)
+        for one in warnings:
+            message = f"{one.rule}: {one.message} (line {one.span.line})"
+            check.warn(message, more=_as_of_buildkit(one))
+
+
+def _as_of_buildkit(warning: df.LintWarning) -> dict[str, object]:
+    """The fields of BuildKit's VertexWarning."""
+    span = warning.span
+    lines = range(span.line, span.end + 1)
+    return {
+        "detail": [_encoded(df.DESCRIPTIONS[warning.rule])],
+        "url": df.rule_url(warning.rule),
+        "sourceInfo": {
+            "filename": PurePath(span.file).name,
+            "data": _encoded(span.source),
+            "language": "Dockerfile",
+        },
+        "range": [{"start": {"line": line}, "end": {"line": line}} for line in lines],
+    }
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode(errors="backslashreplace")).decode()

@@ -311,5 +311,7 @@ def _attributes(vertex: Vertex) -> dict[str, str]:
         "platform": label.platform,
         "stage": label.stage,
         "number": label.number,
+        "vertex": vertex.digest,
+        "inputs": " ".join(one.digest for one in vertex.inputs if type(one.op) in _KINDS),
     }
     return {key: value for key, value in found.items() if value}

@@ -134,7 +134,9 @@ def _part(vertex: VertexState, activity: Activity, at: float) -> VertexStatus:
 
 
 def _warning(vertex: str, event: Warned) -> VertexWarning:
-    return VertexWarning(vertex, 1, event.message.encode(), [event.hint.encode()])
+    return VertexWarning(
+        vertex, 1, event.message.encode(), [event.hint.encode()], str(event.more.get("url", ""))
+    )
 
 
 def _time(at: float) -> Timestamp:

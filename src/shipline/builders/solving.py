@@ -55,7 +55,7 @@ from shipline.engines import Engine, find_engine
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
-from shipline.grpc.connection import Metadata
+from shipline.grpc.connection import Metadata, RpcError
 from shipline.layer import read_tar, unpack
 
 if TYPE_CHECKING:
@@ -134,7 +134,30 @@ def build_on(
         else:
             response = run_open_build(node.control, solve, step, use)
     caches.name(response)
-    return {**response, "buildx.build.ref": reference}
+    found = _recorded_provenance(node.control, solve.ref, request.metadata_provenance, step)
+    return {**response, **found, "buildx.build.ref": reference}
+
+
+def _recorded_provenance(
+    control: Control, ref: str, options: ProvenanceOptions | None, step: Step
+) -> dict[str, str]:
+    """The provenance of a build for its metadata, encoded as buildx does it; none for `options`
+    None. A history that cannot be read fails no build.
+    """
+    if options is None:
+        return {}
+    try:
+        found = control.provenance(ref)
+    except (RpcError, ValueError) as error:
+        step.warn(f"the provenance of the build is not in its metadata: {error}")
+        return {}
+    told = {}
+    for platform, predicate in found.items():
+        left_out = ("buildConfig", "metadata") if options.mode == "min" else ()
+        kept = {key: one for key, one in predicate.items() if key not in left_out}
+        name = f"buildx.build.provenance{platform and '/'}{platform}"
+        told[name] = base64.b64encode(json.dumps(kept).encode()).decode()
+    return told
 
 
 def call_on(node: OpenNode, job: Job, step: Step) -> dict[str, bytes]:

@@ -245,12 +245,25 @@ class BuildHistoryRequest(Struct):
     early_exit: Annotated[bool, 3] = False
 
 
+class HistoryDescriptor(Struct):
+    media_type: Annotated[str, 1] = ""
+    digest: Annotated[str, 2] = ""
+    size: Annotated[int, 3] = 0
+    annotations: Annotated[dict[str, str], 5] = field(default_factory=dict)
+
+
+class BuildResultInfo(Struct):
+    attestations: Annotated[list[HistoryDescriptor], 2] = field(default_factory=list)
+
+
 class BuildHistoryRecord(Struct):
     ref: Annotated[str, 1] = ""
     frontend: Annotated[str, 2] = ""
     frontend_attrs: Annotated[dict[str, str], 3] = field(default_factory=dict)
     created_at: Annotated[Timestamp | None, 6] = None
     completed_at: Annotated[Timestamp | None, 7] = None
+    result: Annotated[BuildResultInfo | None, 10] = None
+    results: Annotated[dict[str, BuildResultInfo], 11] = field(default_factory=dict)
 
 
 class BuildHistoryEvent(Struct):
@@ -289,12 +302,30 @@ class VertexLog(Struct):
     msg: Annotated[bytes, 4] = b""
 
 
+class SourceInfo(Struct):
+    filename: Annotated[str, 1] = ""
+    data: Annotated[bytes, 2] = b""
+    language: Annotated[str, 4] = ""
+
+
+class SourcePosition(Struct):
+    line: Annotated[int, 1] = 0
+    character: Annotated[int, 2] = 0
+
+
+class SourceRange(Struct):
+    start: Annotated[SourcePosition | None, 1] = None
+    end: Annotated[SourcePosition | None, 2] = None
+
+
 class VertexWarning(Struct):
     vertex: Annotated[str, 1] = ""
     level: Annotated[int, 2] = 0
     short: Annotated[bytes, 3] = b""
     detail: Annotated[list[bytes], 4] = field(default_factory=list)
     url: Annotated[str, 5] = ""
+    info: Annotated[SourceInfo | None, 6] = None
+    ranges: Annotated[list[SourceRange], 7] = field(default_factory=list)
 
 
 class StatusResponse(Struct):

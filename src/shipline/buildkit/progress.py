@@ -18,7 +18,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from shipline.buildkit.control import Control
-from shipline.buildkit.messages import SolveRequest, Status, StatusResponse, Vertex, VertexStatus
+from shipline.buildkit.messages import (
+    SolveRequest,
+    SourcePosition,
+    Status,
+    StatusResponse,
+    Vertex,
+    VertexStatus,
+    VertexWarning,
+)
 from shipline.errors import (
     AuthError,
     BuilderError,
@@ -100,7 +108,8 @@ class ProgressReader:
                 step.output(log.msg, 2 if log.stream == 2 else 1)
             self._logs.setdefault(log.vertex, deque(maxlen=200)).append(log.msg)
         for warning in response.warnings:
-            self._step.warn(warning.short.decode(errors="replace"), warning.url)
+            short = warning.short.decode(errors="replace")
+            self._step.warn(short, warning.url, more=_more(warning))
 
     def _take_vertex(self, vertex: Vertex) -> None:
         """A vertex may start again after it was completed, as when an image that was resolved is
@@ -111,12 +120,12 @@ class ProgressReader:
         if vertex.started and not vertex.completed:
             self._running.add(vertex.digest)
             if not again:
-                self._start(vertex.digest, self._step, vertex.name)
+                self._start(vertex.digest, self._step, vertex.name, **_graph(vertex))
         elif vertex.completed:
             self._running.discard(vertex.digest)
             if again and not vertex.error and vertex.digest not in self._open:
                 return
-            step = self._start(vertex.digest, self._step, vertex.name)
+            step = self._start(vertex.digest, self._step, vertex.name, **_graph(vertex))
             if vertex.cached:
                 step.cached()
             self._end(vertex.digest, vertex.error)
@@ -137,10 +146,10 @@ class ProgressReader:
         if status.completed:
             self._end(key, "")
 
-    def _start(self, key: str, parent: Step, name: str) -> Step:
+    def _start(self, key: str, parent: Step, name: str, **attributes: str) -> Step:
         if key not in self._open:
             stack = ExitStack()
-            self._open[key] = stack.enter_context(parent.step(name)), stack
+            self._open[key] = stack.enter_context(parent.step(name, **attributes)), stack
         return self._open[key][0]
 
     def _end(self, key: str, error: str) -> None:
@@ -171,6 +180,38 @@ def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, 
             late.start()
     late.cancel()
     raise build_error(failure, progress)
+
+
+def _graph(vertex: Vertex) -> dict[str, str]:
+    """Attributes that say which vertex a step is, and whose results it uses."""
+    plain = [one.removeprefix("sha256:") for one in (vertex.digest, *vertex.inputs)]
+    found = {"vertex": plain[0], "inputs": " ".join(plain[1:])}
+    return {key: value for key, value in found.items() if value}
+
+
+def _more(warning: VertexWarning) -> dict[str, object]:
+    """The fields of a warning besides its text, as in JSON."""
+    more: dict[str, object] = {"vertex": warning.vertex} if warning.vertex else {}
+    if warning.detail:
+        more["detail"] = [base64.b64encode(one).decode() for one in warning.detail]
+    if warning.url:
+        more["url"] = warning.url
+    if info := warning.info:
+        data = base64.b64encode(info.data).decode()
+        found = {"filename": info.filename, "data": data, "language": info.language}
+        more["sourceInfo"] = {key: value for key, value in found.items() if value}
+    if warning.ranges:
+        more["range"] = [
+            {"start": _position(one.start), "end": _position(one.end)} for one in warning.ranges
+        ]
+    return more
+
+
+def _position(position: SourcePosition | None) -> dict[str, int]:
+    found = position or SourcePosition()
+    return {
+        key: value for key, value in (("line", found.line), ("character", found.character)) if value
+    }
 
 
 @contextmanager

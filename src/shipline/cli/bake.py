@@ -38,7 +38,8 @@ from shipline.cli.failures import ProgramSettings
 from shipline.cli.results import (
     response_facts,
     show_outcome,
-    write_whole,
+    warning_facts,
+    write_metadata,
 )
 from shipline.cli.template import go_json
 from shipline.errors import UsageError
@@ -411,10 +412,7 @@ def _build(
         made = shown("bake", lambda step: engine.start(requests, step), mode, warned)
         facts = {name: result_facts(one) for name, one in made.items()}
     if metadata_file:
-        asked, told = os.environ.get("BUILDX_METADATA_WARNINGS", ""), {}
-        if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS"):
-            told["buildx.build.warnings"] = warned
-        write_whole(Path(metadata_file), json.dumps({**facts, **told}, indent=2) + "\n")
+        write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}
     for name, request in requests.items():
         if mode in ("auto", "plain", "tty") and not (name in needed and request.is_dropped):

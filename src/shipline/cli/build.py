@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
+from shipline.build import BuildRequest, check_request, parse_request
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.results import write_response, write_result
+from shipline.cli.results import warning_facts, write_response, write_result
 from shipline.errors import UsageError
 from shipline.events import Event, Step, Stream, Warned
 from shipline.observe import open_sinks, warning_json
@@ -59,13 +59,12 @@ def command(
         found = _build(
             request, mode, warned, lambda step: build_on_builder(name, {"": request}, step)
         )
-        write_response(request, found[""], mode=mode)
+        told = warning_facts(warned, os.environ)
+        write_response(request, found[""], mode=mode, warnings=told)
         return 0
     engine.enter()
     result = _build(request, mode, warned, lambda step: engine.start({"": request}, step)[""])
-    asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
-    told = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
-    write_result(request, result, warnings=told, mode=mode)
+    write_result(request, result, warnings=warning_facts(warned, os.environ), mode=mode)
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.build import BuildRequest
+from shipline.build import BuildRequest, parse_boolean
 from shipline.build.metadata import image_id, result_facts
 from shipline.errors import UsageError
 from shipline.files import open_whole
@@ -18,6 +18,7 @@ from shipline.files import open_whole
 if TYPE_CHECKING:
     from shipline.build import BuildResult
 
+_WARNINGS = "BUILDX_METADATA_WARNINGS"
 _FILES = {"local", "tar"}  # types of outputs that hold the files of an image, and no image
 
 
@@ -26,28 +27,40 @@ def write_result(
     result: BuildResult,
     *,
     mode: str,
-    warnings: Sequence[object] | None = None,
+    warnings: Mapping[str, Any],
 ) -> None:
     """Write --iidfile and --metadata-file, and print a summary: the ID alone if the mode of
     --progress is quiet, else digest and names.
     """
-    facts = result_facts(result)
-    if warnings is not None:
-        facts["buildx.build.warnings"] = warnings
-    _write(request, facts, str(image_id(result)), mode)
+    _write(request, {**result_facts(result), **warnings}, str(image_id(result)), mode)
 
 
-def write_response(request: BuildRequest, response: Mapping[str, str], *, mode: str) -> None:
+def write_response(
+    request: BuildRequest,
+    response: Mapping[str, str],
+    *,
+    mode: str,
+    warnings: Mapping[str, Any],
+) -> None:
     """As `write_result`, of what another builder says: buildx's metadata is the same."""
     found = response.get("containerimage.config.digest") or response.get("containerimage.digest")
-    _write(request, response_facts(response), found or "", mode)
+    _write(request, {**response_facts(response), **warnings}, found or "", mode)
+
+
+def warning_facts(warned: Sequence[object], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The warnings as metadata, where `environ` (BUILDX_METADATA_WARNINGS) wants them."""
+    asked = environ.get(_WARNINGS, "")
+    wanted = bool(warned and asked and parse_boolean(asked, _WARNINGS))
+    return {"buildx.build.warnings": warned} if wanted else {}
 
 
 def _write(request: BuildRequest, facts: Mapping[str, Any], image: str, mode: str) -> None:
+    if request.outputs and all(one.type in _FILES for one in request.outputs):
+        facts = {key: one for key, one in facts.items() if not key.startswith("containerimage.")}
     if request.iidfile is not None and image:
         write_whole(request.iidfile, image)
     if request.metadata_file is not None:
-        write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
+        write_metadata(request.metadata_file, facts)
     if mode in ("auto", "plain", "tty"):
         show_outcome(request, facts)
     if mode == "quiet" and image and not any(one.destination == "-" for one in request.outputs):
@@ -87,6 +100,11 @@ def _outcome(request: BuildRequest, facts: Mapping[str, Any]) -> Iterator[str]:
     for output in request.outputs:
         if output.destination not in ("", "-"):
             yield f"wrote {output.destination}"
+
+
+def write_metadata(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write facts with their names in order, as buildx does."""
+    write_whole(path, json.dumps(dict(sorted(facts.items())), indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:

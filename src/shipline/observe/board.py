@@ -1,7 +1,8 @@
 """The state of a build from its events: numbered vertexes and their transfers.
 
 Attributes of Started used here: `kind` (run, copy, pull, unpack, upload, download,
-export, internal), `platform`, `stage`, `number` ("2/3"), `size`. A root span without a kind is the
+export, internal), `platform`, `stage`, `number` ("2/3"), `size`, `vertex` (a digest) and `inputs`
+(those of the vertexes whose results it uses, apart by spaces). A root span without a kind is the
 whole operation, not a vertex. A pull, upload, download or unpack inside a vertex is a transfer of
 that vertex.
 """
@@ -53,6 +54,8 @@ class VertexState(Activity):
 
     number: int = 0
     span: int = 0
+    digest: str = ""
+    inputs: tuple[str, ...] = ()
     cached: bool = False
     transfers: dict[int, Activity] = field(default_factory=dict)
     lines: dict[int, bytearray] = field(default_factory=dict)
@@ -104,7 +107,15 @@ class Board:
         if event.parent == 0 and not kind:
             return None
         number = len(self.vertexes) + 1
-        vertex = VertexState(label(event), event.at, total=total, number=number, span=event.span)
+        vertex = VertexState(
+            label(event),
+            event.at,
+            total=total,
+            number=number,
+            span=event.span,
+            digest=str(event.attributes.get("vertex", "")),
+            inputs=tuple(str(event.attributes.get("inputs", "")).split()),
+        )
         self.vertexes[event.span] = vertex
         return vertex
 

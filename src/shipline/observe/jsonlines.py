@@ -2,7 +2,7 @@
 
 One object per line, with one of four lists; keys without a value are absent:
 
-    vertexes  digest name started completed cached error   (a digest identifies one run of a step)
+    vertexes  digest inputs name started completed cached error   (inputs are digests)
     statuses  id vertex name current total timestamp started completed            (bytes)
     logs      vertex stream data timestamp                                (data in base64)
     warnings  vertex level short detail                        (short, detail in base64)
@@ -89,6 +89,9 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
 
 
 def _digest(vertex: VertexState) -> str:
+    """The digest of a step; for other work one that identifies this run of it."""
+    if vertex.digest:
+        return f"sha256:{vertex.digest}"
     name = f"{vertex.span} {vertex.started} {vertex.name}"
     return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
 
@@ -96,9 +99,12 @@ def _digest(vertex: VertexState) -> str:
 def _vertex(vertex: VertexState) -> dict[str, Any]:
     value: dict[str, Any] = {
         "digest": _digest(vertex),
+        "inputs": [f"sha256:{one}" for one in vertex.inputs],
         "name": vertex.name,
         "started": _time(vertex.started),
     }
+    if not vertex.inputs:
+        del value["inputs"]
     if vertex.finished is not None:
         value["completed"] = _time(vertex.finished)
     if vertex.cached:
@@ -142,9 +148,9 @@ def warning_json(event: Warned) -> dict[str, Any]:
         "level": 1,
         "short": _base64(event.message.encode(errors="backslashreplace")),
     }
-    if event.hint:
+    if event.hint and not event.more:
         value["detail"] = [_base64(event.hint.encode(errors="backslashreplace"))]
-    return value
+    return {**value, **event.more}
 
 
 def _base64(data: bytes) -> str:

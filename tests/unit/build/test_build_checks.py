@@ -97,10 +97,10 @@ def test_warnings_are_the_last_thing_told_and_silence_is_silent() -> None:
         show_warnings(found, step)
         show_warnings((), step)
     assert [one.name for one in seen if isinstance(one, Started)] == ["build", "check Dockerfile"]
-    first, second = [one.message for one in seen if isinstance(one, Warned)]
-    assert first.startswith("1 warning found")
-    assert second.startswith("- MaintainerDeprecated: ")
-    assert second.endswith("(line 2)")
+    (warned,) = [one for one in seen if isinstance(one, Warned)]
+    assert warned.message.startswith("MaintainerDeprecated: ")
+    assert warned.message.endswith("(line 2)")
+    assert warned.more["range"] == [{"start": {"line": 2}, "end": {"line": 2}}]
 
 
 def test_error_true_forbids_warnings() -> None:

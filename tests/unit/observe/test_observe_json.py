@@ -50,6 +50,17 @@ def test_everything_names_its_vertex() -> None:
     assert {one["vertex"] for one in named} == {vertex["digest"]}
 
 
+def test_steps_are_named_by_what_they_do_and_name_what_they_use() -> None:
+    stream = io.StringIO()
+    script = Script(JsonSink(stream))
+    build = script.start(0, "build")
+    script.start(1, "FROM x", build, vertex="aa")
+    script.start(2, "RUN make", build, vertex="bb", inputs="aa cc")
+    first, second = (json.loads(line)["vertexes"][0] for line in stream.getvalue().splitlines())
+    assert (first["digest"], "inputs" in first) == ("sha256:aa", False)
+    assert (second["digest"], second["inputs"]) == ("sha256:bb", ["sha256:aa", "sha256:cc"])
+
+
 def test_output_travels_unchanged() -> None:
     log = told()[1]["logs"][0]
     assert (base64.b64decode(log["data"]), log["stream"]) == (b"\xffraw\n", 2)
