@@ -19,7 +19,7 @@ FLOORS = (
     {"trust", "engines"},
     {"build"},
     {"server", "builders", "bake"},
-    {"deliver"},
+    {"deliver", "regions"},
     {"ship"},
     {"config"},
     {"api"},

@@ -558,16 +558,10 @@ def _as_of_buildx(index: Index) -> Index:
 
 
 def _of_platforms(index: Index, platforms: Sequence[Platform]) -> Index:
-    images = [one for one in index.manifests if one.platform in platforms]
-    if not images:
+    only = index.only(platforms)
+    if not only.manifests:
         raise UsageError(
             f"no SOURCE is for {', '.join(map(str, platforms))}",
             hint=f"there are {', '.join(map(str, index.platforms))}",
         )
-    digests = {str(one.digest) for one in images}
-    kept = [
-        one
-        for one in index.manifests
-        if one in images or one.annotations.get(REFERENCE_DIGEST) in digests
-    ]
-    return Index.make(kept, media_type=index.media_type, annotations=index.annotations)
+    return only

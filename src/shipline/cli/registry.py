@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.server import LogSection, RegistrySection
     from shipline.server.access import AccessSection, TlsSection
+    from shipline.server.replication import Replicate
     from shipline.server.upstreams.section import UpstreamSection
 
 
@@ -108,7 +110,17 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             environ=os.environ,
             base=base,
             connect=connect_upstreams(os.environ, stack) if section.upstreams else None,
+            **({"replicate": _replicate(stack)} if section.replication else {}),
         )
+
+
+def _replicate(stack: ExitStack) -> Replicate:
+    """Makes replications, whose connections are closed with the stack."""
+    from shipline.regions import open_replications
+    from shipline.registry import Client, keychain_from, settings_from
+
+    client = stack.enter_context(Client(settings_from(os.environ), keychain_from(os.environ)))
+    return partial(open_replications, client, socket.gethostname())
 
 
 def _notify_systemd() -> None:

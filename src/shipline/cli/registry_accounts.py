@@ -172,7 +172,7 @@ def _password(from_stdin: bool) -> str:
     return first
 
 
-_ACTIONS = ("pull", "push", "create", "update", "delete")
+_ACTIONS = ("pull", "push", "create", "update", "delete", "replicate")
 
 
 @click.group("robot")
@@ -191,7 +191,7 @@ def robot() -> None:
     multiple=True,
     default=("pull",),
     show_default=True,
-    help="push may overwrite tags, create may not.",
+    help="push may overwrite tags, create may not; replicate reads the journal, and pulls.",
 )
 @click.option("--repository", multiple=True, metavar="PATTERN", help="Only these repositories.")
 @click.option("--tag", multiple=True, metavar="PATTERN", help="Only these tags.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from shipline.content.protocols import Advance, Fetcher, Reader, Store
-from shipline.content.readers import fetch_all
+from shipline.content.readers import fetch_all, fetch_rest
 from shipline.content.store import LocalStore
 from shipline.errors import NotFound, ShiplineError
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, media, parse_manifest
@@ -85,6 +85,13 @@ class _TrackedSource:
         with ExitStack() as stack:
             with self._tracking():
                 reader = stack.enter_context(self._source.fetch(target))
+            yield _TrackedReader(reader, self)
+
+    @contextmanager
+    def fetch_rest(self, target: Descriptor, start: int) -> Iterator[Reader]:
+        with ExitStack() as stack:
+            with self._tracking():
+                reader = stack.enter_context(fetch_rest(self._source, target, start))
             yield _TrackedReader(reader, self)
 
     @contextmanager

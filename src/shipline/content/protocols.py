@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shipline.oci import Descriptor, Digest
 
@@ -25,6 +25,12 @@ class Reader(Protocol):
 class Fetcher(Protocol):
     def fetch(self, target: Descriptor) -> AbstractContextManager[Reader]:
         """Open the content, verified while it is read. Raises NotFound."""
+
+
+@runtime_checkable
+class RestFetcher(Protocol):
+    def fetch_rest(self, target: Descriptor, start: int) -> AbstractContextManager[Reader]:
+        """Open the content from byte `start` on, not verified. Raises NotFound."""
 
 
 class Exister(Protocol):

@@ -7,11 +7,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from shipline.content.protocols import Fetcher, Reader
+from shipline.content.protocols import Fetcher, Reader, RestFetcher
 from shipline.errors import ContentError, DigestMismatch
 from shipline.oci import Descriptor, Hasher
 
@@ -126,6 +127,22 @@ def again_elsewhere(read: Callable[[], T]) -> T:
         except DigestMismatch as error:
             if not error.retriable:
                 raise
+
+
+@contextmanager
+def fetch_rest(source: Fetcher, target: Descriptor, start: int) -> Iterator[Reader]:
+    """Open the content from byte `start` on. It is verified if `start` is 0; else verify the whole.
+
+    What comes before is read and dropped where the source cannot begin there.
+    """
+    if start and isinstance(source, RestFetcher):
+        with source.fetch_rest(target, start) as reader:
+            yield reader
+        return
+    with source.fetch(target) as reader:
+        while start and (data := reader.read(min(CHUNK, start))):
+            start -= len(data)
+        yield reader
 
 
 def fetch_all(source: Fetcher, target: Descriptor, limit: int) -> bytes:

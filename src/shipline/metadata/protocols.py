@@ -72,9 +72,8 @@ def decode(key: bytes, cut: int = 0) -> Key:
     return tuple(key[cut:].decode().split("\0"))
 
 
-def walk(records: Records, prefix: Key) -> Iterator[tuple[Key, bytes]]:
-    """All records below `prefix`, read in pages; not a snapshot."""
-    after: Key = ()
+def walk(records: Records, prefix: Key, after: Key = ()) -> Iterator[tuple[Key, bytes]]:
+    """All records below `prefix`, those greater than `after`, read in pages; not a snapshot."""
     while page := records.scan(prefix, after=after):
         yield from page
         after = page[-1][0]

@@ -6,7 +6,7 @@ OCI image specification, manifest.md and image-index.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -120,6 +120,16 @@ class Index:
         return next(
             (one for one in self.manifests if one.annotations.get(REFERENCE_DIGEST) == about), None
         )
+
+    def only(self, platforms: Collection[Platform]) -> Index:
+        """An index of the images for `platforms`, and of the attestations about them."""
+        images = {str(one.digest) for one in self.manifests if one.platform in platforms}
+        kept = (
+            one
+            for one in self.manifests
+            if str(one.digest) in images or one.annotations.get(REFERENCE_DIGEST) in images
+        )
+        return Index.make(kept, media_type=self.media_type, annotations=self.annotations)
 
     def select(self, platform: Platform) -> Descriptor | None:
         """The entry that fits `platform` best, None if none does."""

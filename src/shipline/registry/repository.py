@@ -52,10 +52,11 @@ class Download:
     next takes over at the same offset; all but the last are mirrors.
     """
 
-    def __init__(self, apis: Sequence[RepositoryApi], target: Descriptor) -> None:
+    def __init__(self, apis: Sequence[RepositoryApi], target: Descriptor, start: int = 0) -> None:
+        """From byte `start` on."""
         self._apis = list(apis)
         self._target = target
-        self._position = 0
+        self._position = start
         self._failures = 0
         self._retried = False
         self._errors: list[ShiplineError] = []
@@ -270,6 +271,16 @@ class RemoteRepository:
             if error.where == where:
                 source.distrust(error)
             raise
+        finally:
+            source.close()
+
+    @contextmanager
+    def fetch_rest(self, target: Descriptor, start: int) -> Iterator[Download]:
+        """Open a blob from byte `start` on, not verified. Raises NotFound."""
+        source = Download(self._sources(), target, start)
+        try:
+            source.open()
+            yield source
         finally:
             source.close()
 

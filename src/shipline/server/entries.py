@@ -19,6 +19,8 @@ Key parts, then the value (JSON or empty); names and digests as text:
   cached      <name> <digest>               it came from an upstream: size, used (Unix time)
   checked     <name> <tag>                  the upstream confirmed the tag: at
 
+See journal.py for `journal` and `journaling`.
+
 `at` is Unix time in seconds; `by` is the account, left out if unknown. `tagged`, `referrer`,
 `needed`, `holder` and `usage` are derived from the others and from the manifests' bytes.
 """

@@ -114,7 +114,7 @@ class AiohttpHandler:
             elif result is PAUSE:
                 await asyncio.sleep(_PAUSE_S)
             elif isinstance(result, Beyond):
-                await self._beyond(result.progress, result.seen)
+                await self._beyond(result.progress, result.seen, result.timeout_s)
             elif body is not None:
                 problem = await body.fill()
             if pool is LOOP:
@@ -123,8 +123,8 @@ class AiohttpHandler:
                 result = await self._run(pool, request, _resume, coroutine, result, body, problem)
         return result
 
-    async def _beyond(self, progress: Progress, seen: int) -> None:
-        """Wait for the next change of `progress`, or a few seconds. All that wait for it share one
+    async def _beyond(self, progress: Progress, seen: int, timeout_s: float = _LOOK_S) -> None:
+        """Wait for the next change of `progress`, for a while. All that wait for it share one
         future: a change costs its thread one call.
         """
         change, loop = self._changes.get(progress), asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class AiohttpHandler:
                 return
             self._changes[progress] = change
         if progress.value <= seen:
-            await asyncio.wait({change}, timeout=_LOOK_S)
+            await asyncio.wait({change}, timeout=timeout_s)
 
     def _changed(self, progress: Progress) -> None:
         change = self._changes.pop(progress, None)

@@ -21,8 +21,9 @@ from urllib.parse import parse_qsl
 
 from shipline.server.problems import Problem
 
-Action = Literal["pull", "push", "update", "delete"]
-"""`push` adds content and new tags, `update` moves an existing tag."""
+Action = Literal["pull", "push", "update", "delete", "replicate"]
+"""`push` adds content and new tags, `update` moves an existing tag, `replicate` reads the journal.
+"""
 
 Kind = Literal["anonymous", "user", "robot"]
 Rights = Callable[[Action, str, str], bool]
@@ -33,13 +34,14 @@ class Principal:
     """Who makes a request, with the rights of the credentials.
 
     `name` is the login name, empty for anonymous; an `operator` may see and do everything that
-    concerns the node as a whole.
+    concerns the node as a whole, a `replicator` may replicate some of its repositories.
     """
 
     name: str
     kind: Kind
     rights: Rights
     operator: bool = False
+    replicator: bool = False
     account: Rights | None = None  # rights of the account, if the token has fewer
     stamp: str = field(default="", repr=False)  # changes with the account's secrets
 
@@ -65,7 +67,7 @@ def _nothing(action: Action, repository: str, tag: str) -> bool:
     return False
 
 
-ANYONE = Principal("", "anonymous", _everything, operator=True)
+ANYONE = Principal("", "anonymous", _everything, operator=True, replicator=True)
 """Every client of a node without accounts."""
 
 NOBODY = Principal("", "anonymous", _nothing)
@@ -148,6 +150,7 @@ class Beyond:
 
     progress: Progress
     seen: int
+    timeout_s: float = 5.0
 
 
 Step = Pool | Wait | Beyond
@@ -315,13 +318,15 @@ AnyHandler = Callable[..., Response | Coro[Response]]
 """One that is a generator function reads the body itself; others may return a coroutine."""
 PoolChoice = Callable[..., Pool]
 """Chooses the pool from the arguments of the path."""
-Requirement = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
+Requirement = Literal[
+    "repository", "upload", "catalog", "base", "open", "own", "operator", "replicator"
+]
 """What a client must be authorized for.
 
 `repository`: to pull (GET, HEAD), push (POST, PUT, PATCH) or delete in the repository `name`.
 `upload`: to push there, whatever the method. `catalog`: the handler filters the names. `base`: any
 credentials. `open`: nothing. `own`: the handler checks `request.principal`. `operator`: rights of
-an operator.
+an operator. `replicator`: to replicate some repository; the handler filters the names.
 """
 
 

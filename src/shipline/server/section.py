@@ -12,6 +12,7 @@ from shipline.server.cdn.section import CdnSection
 from shipline.server.gc import GcOptions
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
+from shipline.server.replication import JournalSection, ReplicationSection
 from shipline.server.upstreams.section import UpstreamSection
 from shipline.units import ByteSize, Duration
 
@@ -108,11 +109,19 @@ class RegistrySection:
         default=(),
         metadata={"doc": "registries whose content is fetched when it is asked for; first match"},
     )
+    journal: JournalSection = field(
+        default_factory=JournalSection,
+        metadata={"doc": "the journal of changes that a node with a role keeps"},
+    )
+    replication: tuple[ReplicationSection, ...] = field(
+        default=(), metadata={"doc": "copies from and to other registries"}
+    )
 
     def __post_init__(self) -> None:
-        names = [hook.name for hook in self.webhooks]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"webhooks: the name {min(twice)} is used twice")
+        for key in ("webhooks", "replication"):
+            names = [one.name for one in getattr(self, key)]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ConfigError(f"{key}: the name {min(twice)} is used twice")
         if self.cdn_accelerate and self.cdn is None:
             raise ConfigError(
                 "cdn-accelerate: there is no CDN", hint="set registry.cdn.url and registry.cdn.keys"

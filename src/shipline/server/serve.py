@@ -21,10 +21,21 @@ from shipline.server.gc import GcReport, collect_forever
 from shipline.server.hooks import Webhooks, hook_routes
 from shipline.server.http import Route
 from shipline.server.jobs import Job, collection, job_routes, retention
+from shipline.server.journal import Journal
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
 from shipline.server.node import RegistryNode, publish
+from shipline.server.replication import (
+    Followers,
+    JournalSection,
+    Replicate,
+    Replication,
+    add_replication_gauges,
+    lag_problems,
+    replication_routes,
+)
+from shipline.server.repository import StoredRepositories
 from shipline.server.routes.operations import Health, health_routes
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
@@ -42,6 +53,7 @@ class Assembly:
     health: Health
     hooks: Webhooks
     jobs: tuple[Job, ...]
+    replications: tuple[Replication, ...]
     section: RegistrySection
 
     @classmethod
@@ -53,10 +65,14 @@ class Assembly:
         section: RegistrySection,
         environ: Mapping[str, str],
         base: Path,
+        replicate: Replicate,
         connect: Connect | None = None,
     ) -> Self:
         """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
-        health = Health(storage, section.limits.disk_floor.bytes)
+        replications: tuple[Replication, ...] = ()
+        health = Health(
+            storage, section.limits.disk_floor.bytes, lambda: lag_problems(replications)
+        )
         metrics = Metrics(lambda: uploads.in_flight)
         on_attempt = partial(_count_delivery, metrics)
         hooks = Webhooks(storage.records, section.webhooks, environ=environ, on_attempt=on_attempt)
@@ -75,6 +91,11 @@ class Assembly:
         gc = collection(storage, section.collection, on_report, notify)
         retain = retention(storage, manifests, section.policy, admission, notify)
         cdn, cdn_routes = _cdn(section, storage, access_control, environ)
+        repositories = StoredRepositories(storage, manifests, uploads, notify, "replication")
+        replications = tuple(replicate(repositories, section.replication))
+        followers = Followers(storage.journal, storage.clock)
+        if storage.journal.enabled:
+            add_replication_gauges(metrics, followers, replications)
         node = RegistryNode.over(
             storage,
             uploads=uploads,
@@ -89,6 +110,7 @@ class Assembly:
                 *job_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
                 *job_routes("/api/retention", retain, "dry_run"),
                 *access_control.routes,
+                *replication_routes(storage, followers, replications, health.stopping.is_set),
             ),
             listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
@@ -96,7 +118,7 @@ class Assembly:
             pull_through=through,
             pulls_in_loop=_pulls_in_loop(section),
         )
-        return cls(node, health, hooks, (gc, retain), section)
+        return cls(node, health, hooks, (gc, retain), replications, section)
 
     def start(self, group: TaskGroup) -> None:
         """Start the background work; it ends when the scope of `group` does."""
@@ -111,6 +133,8 @@ class Assembly:
             node.pull_through.start(group)
         for job in self.jobs:
             job.start(group)
+        for replication in self.replications:
+            replication.start(group)
         if section.policy.retention:
             policy, admission = section.policy, node.admission
             group.start(
@@ -195,7 +219,7 @@ def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webho
     metrics.gauge("webhook_queue_events", "Events waiting for delivery.", hooks.depths, "target")
 
 
-_EXPIRE_EVERY_S = 600.0
+_EXPIRE_EVERY_S, _TRIM_EVERY_S = 600.0, 60.0
 
 
 def serve_registry(
@@ -210,6 +234,7 @@ def serve_registry(
     environ: Mapping[str, str] | None = None,
     base: Path = Path(),
     connect: Connect | None = None,
+    replicate: Replicate = lambda repositories, sections: (),
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.
@@ -219,8 +244,9 @@ def serve_registry(
     accepts connections, `notify` with lines for the operator (such as the initial password). On an
     address that other machines can reach, TLS and accounts are required unless `insecure_open` or
     `insecure_http` is set. `environ` holds the secrets that the section names; paths of keys are
-    relative to `base`; `connect` reaches its upstreams. Raises UsageError for an address in use and
-    a directory served by another process, ConfigError for a missing secret or key.
+    relative to `base`; `connect` reaches its upstreams, `replicate` makes its replications. Raises
+    UsageError for an address in use and a directory served by another process, ConfigError for a
+    missing secret or key.
     """
     from shipline.server.http_server import open_listener, parse_address, url_of
 
@@ -230,6 +256,10 @@ def serve_registry(
     check_access(section.access, host, insecure_open=insecure_open)
     with ExitStack() as stack:
         storage = stack.enter_context(closing(Storage(data, metadata=section.metadata)))
+        if section.role or section.replication:
+            storage.journal.enable()
+        else:
+            storage.journal.disable()
         uploads = UploadStore(storage, max_size=_max_blob_size(section.limits))
         stack.enter_context(closing(uploads))
         listener = stack.enter_context(closing(open_listener(address)))
@@ -248,7 +278,14 @@ def serve_registry(
             )
         )
         assembly = Assembly.of(
-            storage, uploads, access_control, section, environ or {}, base, connect
+            storage,
+            uploads,
+            access_control,
+            section,
+            environ or {},
+            base,
+            replicate,
+            connect,
         )
         for line in (*access_control.notices, *_warnings(section, access_control)):
             notify(line)
@@ -266,10 +303,16 @@ def _serve(
     """Run the background work and the server until the server ends."""
     from shipline.server.http_server import run
 
-    stopping = assembly.health.stopping
+    stopping, journal = assembly.health.stopping, assembly.node.storage.journal
+
+    def stop() -> None:
+        stopping.set()
+        journal.progress.end()  # whoever waits for it has an answer at once
+
     with TaskGroup() as group:
         try:
             group.start(_expire, assembly.node.uploads, section.limits.upload_expiry.seconds)
+            group.start(_trim, assembly.node.storage.journal, section.journal)
             assembly.start(group)
             run(
                 make_app(assembly.node),
@@ -278,7 +321,7 @@ def _serve(
                 access_control,
                 group,
                 ready=ready,
-                stopping=stopping.set,
+                stopping=stop,
             )
         finally:
             stopping.set()
@@ -301,6 +344,15 @@ def _expire(uploads: UploadStore, age_s: float) -> None:
         while True:
             sleep(min(_EXPIRE_EVERY_S, max(age_s, 1.0)))
             uploads.expire(age_s)
+    except Cancelled:
+        return
+
+
+def _trim(journal: Journal, section: JournalSection) -> None:
+    try:
+        while True:
+            sleep(_TRIM_EVERY_S)
+            journal.trim(section.entries, section.age.seconds)
     except Cancelled:
         return
 

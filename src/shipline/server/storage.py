@@ -49,6 +49,7 @@ from shipline.server.entries import (
     derive,
     no_blob_entries,
 )
+from shipline.server.journal import Journal
 from shipline.server.layout import (
     VERSION,
     DataLayout,
@@ -110,6 +111,7 @@ class Storage:
         except BaseException:
             os.close(self._lock_fd)
             raise
+        self.journal = Journal(self.records, clock)
         lock = SharedLock()
         self.shared = lock.shared
         self.exclusive = lock.exclusive
@@ -134,14 +136,17 @@ class Storage:
             os.close(fd)
 
     def commit(self, changes: Mapping[Key, bytes | None], add: Mapping[Key, int] = NOTHING) -> None:
-        """Write records durably, with those that `derive` adds, and invalidate the caches."""
-        changes = {**changes, **self.derive(changes)}
-        try:
-            self.records.write(changes, add=add)
-            self.totals.add(add)
-        finally:
-            self.cache.forget(changes)
-            self._sizes.forget(changes)
+        """Write records durably, with those that `derive` adds and the entries of the journal, and
+        invalidate the caches.
+        """
+        with self.journal.writing(changes) as entries:
+            changes = {**changes, **self.derive(changes), **entries}
+            try:
+                self.records.write(changes, add=add)
+                self.totals.add(add)
+            finally:
+                self.cache.forget(changes)
+                self._sizes.forget(changes)
 
     def admit(self, file: Path, digest: Digest) -> None:
         """Move a verified and synced file to its place as `digest`; inside `shared`.

@@ -70,12 +70,13 @@ class UploadStore:
         self._sessions: Counter[str] = Counter()  # by account
         self.in_flight = 0  # requests with a body in progress
 
-    def start(self, name: str, algorithm: str, *, actor: str = "") -> str:
-        """Start a session; returns its id. With `actor`, only that account can use it.
+    def start(self, name: str, algorithm: str, *, actor: str = "", upload_id: str = "") -> str:
+        """Start a session; returns its id, a new one unless given. With `actor`, only that account
+        can use it.
 
         It survives the process, and from its first byte on a crash of the machine.
         """
-        upload_id = str(uuid.uuid4())
+        upload_id = upload_id or str(uuid.uuid4())
         self._register(upload_id, name, actor)
         try:
             self._create(upload_id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shipline.content import MemoryStore, Repository, copy_graph, fetch_all, successors
+from shipline.content import Advance, MemoryStore, Repository, copy_graph, fetch_all, successors
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
     MANIFEST_LIMIT,
@@ -29,6 +29,7 @@ from shipline.supply.claims import (
     Attachable,
     ClaimKind,
     Form,
+    StatementSource,
     attachment_tag,
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
@@ -225,18 +226,23 @@ _ATTACHED = ("sig", "att", "sbom")
 _DEPTH = 4  # of statements about statements, and of indexes in indexes
 
 
-def copy_with_evidence(source: Attachable, destination: Repository, target: Descriptor) -> int:
+def copy_with_evidence(
+    source: StatementSource,
+    destination: Repository,
+    target: Descriptor,
+    advance: Advance | None = None,
+) -> int:
     """Copy `target` and everything attached to it or to its images; returns the number of attached
     manifests. Running it again continues an interrupted copy.
     """
-    copy_graph(source, destination, target)
+    copy_graph(source, destination, target, advance)
     count = 0
     for subject in _images(source, target, _DEPTH):
         count += _copy_attached(source, destination, subject, _DEPTH)
     return count
 
 
-def _images(source: Attachable, target: Descriptor, depth: int) -> Iterator[Descriptor]:
+def _images(source: StatementSource, target: Descriptor, depth: int) -> Iterator[Descriptor]:
     """An index and the images in it."""
     yield target
     if target.media_type in media.INDEXES and depth:
@@ -246,7 +252,7 @@ def _images(source: Attachable, target: Descriptor, depth: int) -> Iterator[Desc
 
 
 def _copy_attached(
-    source: Attachable, destination: Repository, subject: Descriptor, depth: int
+    source: StatementSource, destination: Repository, subject: Descriptor, depth: int
 ) -> int:
     count = 0
     for referrer in source.referrers(subject):

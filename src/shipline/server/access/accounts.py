@@ -37,6 +37,7 @@ _GRANTS: Mapping[tuple[str, str], frozenset[Action]] = {
     ("repository", "create"): frozenset({"push"}),
     ("repository", "update"): frozenset({"update"}),
     ("repository", "delete"): frozenset({"delete"}),
+    ("repository", "replicate"): frozenset({"pull", "replicate"}),
     ("artifact", "delete"): frozenset({"delete"}),
     ("tag", "delete"): frozenset({"delete"}),
     ("repository", "*"): _PUSH | {"delete"},

@@ -11,7 +11,7 @@ from shipline.net import is_loopback
 from shipline.server.access.accounts import Account, User
 from shipline.server.access.keys import InvalidToken
 from shipline.server.access.login import Logins, unusable_reason
-from shipline.server.access.rights import is_repository
+from shipline.server.access.rights import is_repository, may_replicate
 from shipline.server.access.section import AccessSection
 from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
@@ -19,6 +19,7 @@ from shipline.server.http import ANYONE, Action, Pool, Principal, Request, Requi
 from shipline.server.limits import client_address
 from shipline.server.problems import Problem
 
+_BASIC: tuple[Requirement, ...] = ("own", "operator", "replicator")
 _ACTIONS: dict[str, Action] = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 _CATALOG = "registry:catalog:*"
 
@@ -132,6 +133,8 @@ class AccountAuthenticator:
                 self._challenge(request, requires)
             case "operator" if not principal.operator:
                 self._refuse(request, requires, principal, _CATALOG)
+            case "replicator" if not principal.replicator:
+                self._refuse(request, requires, principal, "")
         return principal
 
     def challenge_refusal(
@@ -170,7 +173,12 @@ class AccountAuthenticator:
         rights = self._tokens.rights(self._accounts.view(), account)
         operator = isinstance(account, User) and account.admin
         return Principal(
-            account.login, kind_of(account), rights, operator=operator, stamp=account.stamp
+            account.login,
+            kind_of(account),
+            rights,
+            operator=operator,
+            replicator=operator or may_replicate(account),
+            stamp=account.stamp,
         )
 
     def _authenticate(
@@ -181,7 +189,7 @@ class AccountAuthenticator:
         match kind.lower():
             case "":
                 return self._anonymous(), None
-            case "bearer" if requires not in ("own", "operator"):  # tokens are for images only
+            case "bearer" if requires not in _BASIC:  # tokens are for images only
                 return self._bearer(request, value.strip(), requires, name)
             case "basic":
                 return self._basic(request, value.strip(), requires), None
@@ -283,7 +291,7 @@ class AccountAuthenticator:
         """A single challenge: docker tries each, and fails at Basic without an account where an
         anonymous token would do.
         """
-        if requires in ("own", "operator") or self._section.challenge == "basic":
+        if requires in _BASIC or self._section.challenge == "basic":
             return "WWW-Authenticate", f'Basic realm="{self._section.service}", charset="UTF-8"'
         return self._bearer_challenge(request, scope, error)
 

@@ -108,6 +108,13 @@ def administers(view: AccountsView, account: Account | None, project: str) -> bo
     return account.admin or (stored is not None and stored.members.get(account.name) == "admin")
 
 
+def may_replicate(account: Account) -> bool:
+    """Whether the account may replicate some repository."""
+    if isinstance(account, User):
+        return account.admin
+    return any("replicate" in entry.actions for entry in account.permissions)
+
+
 def can_see(view: AccountsView, account: Account | None, project: Project) -> bool:
     """Whether the project is visible to the account."""
     if project.public:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable
 
 from shipline.server.http import Pool, Request, Response, Route, route
 from shipline.server.node import RegistryNode
@@ -17,8 +18,14 @@ _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 class Health:
     """Safe to use from any thread. `stopping` is set when the node begins to shut down."""
 
-    def __init__(self, storage: Storage, disk_floor: int) -> None:
-        """`disk_floor` in bytes: below it the node is not ready."""
+    def __init__(
+        self,
+        storage: Storage,
+        disk_floor: int,
+        others: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """`disk_floor` in bytes: below it the node is not ready; `others` returns more problems."""
+        self._others = others
         self._storage = storage
         self._floor = disk_floor
         self._last_write = float("-inf")
@@ -28,7 +35,7 @@ class Health:
         """Why the node is not ready, one line each; empty if it is."""
         if self.stopping.is_set():
             return ["the node is shutting down"]
-        return [line for line in (self._space(), self._metadata()) if line]
+        return [line for line in (self._space(), self._metadata(), *self._others()) if line]
 
     def free_bytes(self) -> int:
         """Free disk space for blobs."""

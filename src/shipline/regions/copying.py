@@ -1,0 +1,217 @@
+"""One tag copied to another registry: content, statements about it, then the tag, if it is still
+what it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from shipline.content import (
+    CHUNK,
+    Advance,
+    MemoryStore,
+    Reader,
+    Swapper,
+    copy_graph,
+    fetch_all,
+    fetch_rest,
+)
+from shipline.errors import ContentError, NotFound
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Platform, media, parse_manifest
+from shipline.supply import Attachable, StatementSource, copy_with_evidence
+from shipline.tasks import sleep
+
+_LEAST_READ = 16 << 10  # bytes
+
+
+class Remote(Attachable, Swapper, Protocol):
+    """A repository to copy from or into."""
+
+    def tags(self) -> Iterator[str]:
+        """All tags."""
+
+    def delete(self, reference: str) -> None:
+        """Remove a tag or a manifest. Raises NotFound."""
+
+
+class TagMoved(ContentError):
+    """Another writer has moved the tag meanwhile."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(
+            f"{tag} was moved by another writer while it was copied", hint="run it again"
+        )
+        self.retriable = True
+
+
+class Meter:
+    """Counts the bytes in flight, and delays transfers so that all together stay within
+    `bytes_per_s`. Safe to use from any thread.
+    """
+
+    def __init__(
+        self,
+        bytes_per_s: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = sleep,
+    ) -> None:
+        self._rate = bytes_per_s
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+        self.in_flight = 0  # bytes of the blobs being transferred
+        self.total = 0  # bytes transferred
+
+    @property
+    def longest_read(self) -> int:
+        """Bytes to transfer at a time, so that a low rate is even."""
+        return CHUNK if self._rate is None else max(_LEAST_READ, min(CHUNK, self._rate // 4))
+
+    @contextmanager
+    def transfer(self, size: int) -> Iterator[None]:
+        """Count a blob as in flight inside the block."""
+        with self._lock:
+            self.in_flight += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.in_flight -= size
+
+    def take(self, size: int) -> None:
+        """`size` bytes were read: wait until more may be."""
+        now = self._clock()
+        with self._lock:
+            self.total += size
+            if self._rate is None:
+                return
+            self._free_at = max(self._free_at, now) + size / self._rate
+            wait_s = self._free_at - now
+        self._pause(wait_s)
+
+
+class MeteredSource:
+    """A repository whose blobs are read through a meter."""
+
+    def __init__(self, source: StatementSource, meter: Meter) -> None:
+        self._source = source
+        self._meter = meter
+
+    def resolve(self, reference: str) -> Descriptor:
+        return self._source.resolve(reference)
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        return self._source.referrers(target, artifact_type)
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[Reader]:
+        with self._meter.transfer(target.size), self._source.fetch(target) as reader:
+            yield _MeteredReader(reader, self._meter)
+
+    @contextmanager
+    def fetch_rest(self, target: Descriptor, start: int) -> Iterator[Reader]:
+        size = max(target.size - start, 0)
+        with self._meter.transfer(size), fetch_rest(self._source, target, start) as reader:
+            yield _MeteredReader(reader, self._meter)
+
+
+class _MeteredReader:
+    def __init__(self, reader: Reader, meter: Meter) -> None:
+        self._reader = reader
+        self._meter = meter
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        data = self._reader.read(min(size, self._meter.longest_read))
+        self._meter.take(len(data))
+        return data
+
+
+class NarrowedSource(MeteredSource):
+    """A repository whose indexes list `platforms` alone, where they list any of them."""
+
+    def __init__(
+        self, source: StatementSource, meter: Meter, platforms: Sequence[Platform]
+    ) -> None:
+        super().__init__(source, meter)
+        self._platforms = platforms
+        self._made = MemoryStore()
+
+    def narrowed(self, target: Descriptor) -> Descriptor:
+        """What stands for `target`: itself, or the index made of it. Raises ContentError for an
+        index without these platforms.
+        """
+        if target.media_type not in media.INDEXES or not self._platforms:
+            return target
+        index = parse_manifest(fetch_all(self, target, MANIFEST_LIMIT), target.media_type)
+        if not isinstance(index, Index) or not index.images:
+            return target
+        only = index.only(self._platforms)
+        if not only.manifests:
+            wanted = ", ".join(map(str, self._platforms))
+            raise ContentError(f"{target.digest} has no image for {wanted}")
+        if len(only.manifests) == len(index.manifests):
+            return target
+        self._made.blobs[only.descriptor.digest] = only.raw
+        return only.descriptor
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[Reader]:
+        if self._made.exists(target):
+            with self._made.fetch(target) as reader:
+                yield reader
+            return
+        with super().fetch(target) as reader:
+            yield reader
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        return () if self._made.exists(target) else super().referrers(target, artifact_type)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """`platforms` of an image, all if empty; with `referrers`, statements about it, too."""
+
+    platforms: tuple[Platform, ...] = ()
+    referrers: bool = True
+
+
+def copy_tag(
+    source: StatementSource,
+    target: Remote,
+    root: Descriptor,
+    tag: str,
+    *,
+    options: CopyOptions,
+    meter: Meter,
+    advance: Advance | None = None,
+) -> Descriptor | None:
+    """Point `tag` at `target` to `root` once it has everything that belongs to it; returns the
+    descriptor that it points to, None if it did before. Raises TagMoved.
+    """
+    narrowed = NarrowedSource(source, meter, options.platforms)
+    new, before = narrowed.narrowed(root), digest_of(target, tag)
+    if before == new.digest:
+        return None
+    if options.referrers:
+        copy_with_evidence(narrowed, target, new, advance)
+    else:
+        copy_graph(narrowed, target, new, advance)
+    if not target.swap(new, narrowed, tag, before):
+        raise TagMoved(tag)
+    return new
+
+
+def digest_of(repository: Attachable, tag: str) -> Digest | None:
+    """The digest of a tag, None without one."""
+    try:
+        return repository.resolve(tag).digest
+    except NotFound:
+        return None
