@@ -132,6 +132,9 @@ class Flights:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Flight] = {}
 
+    def __len__(self) -> int:
+        return len(self._flights)
+
     def attach(self) -> None:
         """Interrupt flights when the calling thread's scope is cancelled."""
         self._context = contextvars.copy_context()

@@ -110,7 +110,13 @@ class PullThrough:
         metrics.gauge(
             "upstream_retry_seconds", "Until an upstream is asked again.", self._pauses, "upstream"
         )
+        metrics.gauge("cache_fills", "Blobs being fetched.", lambda: float(self.arriving))
         metrics.gauge("cache_bytes", "Bytes of cached content.", self._sizes, "upstream")
+
+    @property
+    def arriving(self) -> int:
+        """The number of blobs that are being fetched."""
+        return len(self._fills)
 
     def start(self, group: TaskGroup) -> None:
         """Start the background work; it, and requests to upstreams, end with the group's scope."""
