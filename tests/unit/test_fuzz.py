@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import random
+import tarfile
+from typing import Any
 
 import pytest
 
 from fuzz.seeds import SEEDS
 from fuzz.targets import TARGETS
 
+
+def tar_header(name: str, **fields: Any) -> bytes:
+    """The header of a member, with numbers in base 256 where they are large."""
+    info = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
 FOUND = [
     ("ignore", b"*a" * 40 + b"b\0" + b"a" * 120),
+    ("tar", b"\0" + tar_header("f", uid=1 << 32)),
+    ("tar", b"\0" + tar_header("f", gid=(1 << 32) - 1)),
+    ("tar", b"\0" + tar_header("f", devmajor=1 << 31, type=tarfile.CHRTYPE)),
+    ("tar", b"\0" + tar_header("f", devminor=1 << 20, type=tarfile.BLKTYPE)),
     ("words", b"${a%b" + b"a*" * 40 + b"}\0" + b"a" * 120),
 ]
 _MUTANTS = 60  # of each target

@@ -381,8 +381,8 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
     if records:
         name = records.get(b"GNU.sparse.name") or records.get(b"path", name)
         link = records.get(b"linkpath", link)
-        uid = decimal(records[b"uid"]) if b"uid" in records else uid
-        gid = decimal(records[b"gid"]) if b"gid" in records else gid
+        uid = _below(_NO_ID, decimal(records[b"uid"])) if b"uid" in records else uid
+        gid = _below(_NO_ID, decimal(records[b"gid"])) if b"gid" in records else gid
         mtime_ns = nanoseconds(records[b"mtime"]) if b"mtime" in records else mtime_ns
     if kind == "file" and name.endswith(b"/"):
         kind = "dir"  # V7 has no type for directories
@@ -390,14 +390,28 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
     if kind == "file":
         return Entry(path, kind, mode, uid, gid, size, mtime_ns)
     target = _normal(link) if kind == "hardlink" else link.decode("utf-8", "surrogateescape")
-    major, minor = (count(block[329:337]), count(block[337:345])) if flag in b"34" else (0, 0)
+    major = minor = 0
+    if flag in b"34":
+        major = _below(_MAJORS, count(block[329:337]))
+        minor = _below(_MINORS, count(block[337:345]))
     return Entry(path, kind, mode, uid, gid, 0, mtime_ns, target, major, minor)
 
 
 @functools.lru_cache(4096)
 def _numbers(fields: bytes) -> tuple[int, int, int]:
     """Mode, uid and gid; cached, because most members share them."""
-    return count(fields[:8]) & 0o7777, count(fields[8:16]), count(fields[16:])
+    uid, gid = count(fields[8:16]), count(fields[16:])
+    return count(fields[:8]) & 0o7777, _below(_NO_ID, uid), _below(_NO_ID, gid)
+
+
+_NO_ID = 0xFFFF_FFFF  # chown(2) takes it for "no change"
+_MAJORS, _MINORS = 1 << 12, 1 << 20  # the kernel drops further bits: another device
+
+
+def _below(end: int, value: int) -> int:
+    if value >= end:
+        raise ContentError(f"tar: {value} is no owner or device: it is not below {end}")
+    return value
 
 
 def _expanded(

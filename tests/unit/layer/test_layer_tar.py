@@ -43,8 +43,8 @@ def members(draw: st.DrawFn) -> tuple[Entry, bytes | None]:
     if kind in ("symlink", "hardlink"):
         return entry._replace(link=draw(PATH)), None
     if kind in ("char", "block"):
-        numbers = st.integers(0, 0o7777777)
-        return entry._replace(major=draw(numbers), minor=draw(numbers)), None
+        major, minor = draw(st.integers(0, (1 << 12) - 1)), draw(st.integers(0, (1 << 20) - 1))
+        return entry._replace(major=major, minor=minor), None
     return entry, None
 
 
