@@ -17,6 +17,7 @@ from peers import Registry, docker_registry
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 SIZE = 4 << 20  # bytes of each layer
+BIG = 20 << 20  # bytes of a file that makes a layer a tar that is mounted
 DOCKERFILE = f"""
 FROM busybox
 COPY tree /tree
@@ -29,7 +30,7 @@ RUN cat /big /noise > /both && rm /both
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     place = context(tmp_path / "context", DOCKERFILE)
-    (place / "big").write_bytes(os.urandom(20 << 20))  # big enough for a tar that is mounted
+    (place / "big").write_bytes(os.urandom(BIG))
     for number in range(40):
         (place / f"tree/{number}").mkdir(parents=True)
         (place / f"tree/{number}/file").write_bytes(os.urandom(SIZE // 40))
@@ -190,3 +191,21 @@ def test_files_that_were_changed_give_no_wrong_layer(
     out = tmp_path / "files"
     shipline.build("-o", out, source).ok()
     assert (out / "tree/1/file").read_bytes() == (source / "tree/1/file").read_bytes()
+
+
+def test_a_mounted_tar_that_was_damaged_gives_no_wrong_layer(
+    shipline: Shipline, source: Path, tmp_path: Path, base_images: Registry
+) -> None:
+    name = f"{base_images.address}/once/whole"
+    push(shipline, source, name)
+    (tar,) = (one for one in shipline.home.glob("layers*/*/layer.tar") if one.stat().st_size > BIG)
+    with tar.open("r+b") as file:
+        file.seek(BIG // 2)
+        (byte,) = file.read(1)
+        file.seek(BIG // 2)
+        file.write(bytes([byte ^ 1]))
+    with docker_registry(tmp_path, name="empty") as registry:
+        done = shipline.build("--push", "-t", f"{registry.address}/once/whole", source).ok()
+        found = document(registry, "once/whole", "latest")["layers"]
+    assert found == document(base_images, "once/whole", "latest")["layers"]
+    assert done.err.count("was damaged") == 1
