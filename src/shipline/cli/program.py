@@ -107,6 +107,10 @@ COMMANDS = {
         LazyCommand("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
         LazyCommand("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
         LazyCommand("ship", "shipline.cli.ship:command", "Run the pipeline in shipline.yaml."),
+        LazyCommand("deploy", "shipline.cli.deploy:command", "Set images in a GitOps repository."),
+        LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
+        LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
+        LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),
         LazyCommand("runs", "shipline.cli.runs:group", "Show the runs of `shipline ship`."),
         LazyCommand("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
         LazyCommand(

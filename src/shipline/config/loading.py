@@ -16,6 +16,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.deliver.ci import CiSection
+    from shipline.deliver.gitops import Environments
     from shipline.gates import GatesSection
     from shipline.server import RegistrySection
     from shipline.tags import TagsSection
@@ -56,6 +57,13 @@ class Config:
     trust: TrustSection | None = field(
         default=None,
         metadata=_section("shipline.trust:TrustSection", "The signatures that images need."),
+    )
+    environments: Environments | None = field(
+        default=None,
+        metadata=_section(
+            "shipline.deliver.gitops:Environments",
+            "The environments that images are deployed to, by name.",
+        ),
     )
     ci: CiSection | None = field(
         default=None,

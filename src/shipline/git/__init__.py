@@ -1,5 +1,6 @@
 """The git program in one place: history, refs and remotes of clones, trees of repositories."""
 
+from shipline.git.branches import PushRefused, RemoteBranch, RemoteFile, remote_branch
 from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
 from shipline.git.history import (
     Commit,
@@ -50,7 +51,10 @@ __all__ = [
     "GitStore",
     "IsolatedGit",
     "NoRepository",
+    "PushRefused",
     "RefNotFound",
+    "RemoteBranch",
+    "RemoteFile",
     "RemoteUnreachable",
     "Reserved",
     "ShallowClone",
@@ -76,6 +80,7 @@ __all__ = [
     "read_commit",
     "read_repository",
     "read_work_tree",
+    "remote_branch",
     "remote_tags",
     "reserve_tag",
     "resolve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
@@ -9,6 +10,7 @@ from msgspec import Struct
 from shipline.git.run import Git, GitError
 
 _FIELDS = "%H%n%P%n%ct%n%cn <%ce>%n%an%n%B"
+_ERE, _ESCAPED = re.compile(r"([.\[\]*^$+?(){}|\\])"), r"\\\1"
 _LOG = ("log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8")
 
 
@@ -31,14 +33,24 @@ class Commit(Struct, frozen=True):
 
 
 def log(
-    git: Git, until: str, *, since: Sequence[str] = (), paths: Sequence[str] = ()
+    git: Git,
+    until: str,
+    *,
+    since: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    lines: Sequence[str] = (),
+    limit: int | None = None,
 ) -> tuple[Commit, ...]:
-    """The commits reachable from `until` and from none of `since`, newest first.
+    """The commits reachable from `until` and from none of `since`, newest first, at most `limit`.
 
     `paths` are globs from the top of the repository, `!` in front excludes; if given, only commits
-    that change one of these files are returned, on every side of a merge. Raises GitError.
+    that change one of these files are returned, on every side of a merge. With `lines`, only
+    commits are returned whose messages have all of these lines. Raises GitError.
     """
     excluded = [f"^{commit}" for commit in since]
+    excluded += [f"--grep=^{_ERE.sub(_ESCAPED, line)}$" for line in lines]
+    excluded += ["--all-match", "--extended-regexp"] if lines else []
+    excluded += [f"--max-count={limit}"] if limit is not None else []
     limits = ["--full-history", "--", *_pathspecs(paths)] if paths else ["--"]
     done = git.run(*_LOG, f"--format={_FIELDS}", until, *excluded, *limits)
     return tuple(_commit(record) for record in done.output.split(b"\0") if record)

@@ -1,0 +1,197 @@
+"""`shipline argocd application`, `shipline flux` and `shipline k8s pull-secret`: objects for a
+cluster, as YAML on standard output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from shipline.cli.commit import CommitQuery, commit_options
+from shipline.cli.deploy import configured
+from shipline.errors import UsageError
+from shipline.units import Duration
+
+if TYPE_CHECKING:
+    from shipline.deliver.objects import Object
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _shared(command: F) -> F:
+    """The options that both ways of following a repository have."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return commit_options(command)
+
+
+_SHARED = (
+    click.option(
+        "-e", "--env", "environment", required=True, metavar="NAME", help="The environment."
+    ),
+    click.option("--name", metavar="NAME", help="The name of the objects; by default APP-ENV."),
+    click.option(
+        "-n",
+        "--namespace",
+        metavar="NAME",
+        help="The namespace to deploy to; by default the environment's name.",
+    ),
+    click.option(
+        "--path",
+        "location",
+        metavar="DIRECTORY",
+        help="In the repository; by default the update's.",
+    ),
+    click.option("--repo-url", metavar="URL", help="The repository as the cluster reaches it."),
+)
+
+
+@click.group("argocd")
+def argocd() -> None:
+    """Write objects for Argo CD."""
+
+
+@argocd.command("application")
+@click.option("--project", default="default", show_default=True, metavar="NAME")
+@click.option(
+    "--server",
+    default="https://kubernetes.default.svc",
+    show_default=True,
+    metavar="URL",
+    help="The cluster to deploy to.",
+)
+@click.option("--argocd-namespace", default="argocd", show_default=True, metavar="NAME")
+@_shared
+def application(
+    query: CommitQuery, project: str, server: str, argocd_namespace: str, **given: Any
+) -> None:
+    """Print the Application that keeps a cluster as the GitOps repository has an environment: with
+    prune, self-heal and retries.
+    """
+    from shipline.deliver.objects import argocd_application
+
+    facts = _facts(query, **given)
+    facts["revision"] = facts.pop("branch")
+    _show(
+        [
+            argocd_application(
+                **facts, project=project, server=server, argocd_namespace=argocd_namespace
+            )
+        ]
+    )
+
+
+@click.command("flux")
+@click.option(
+    "--interval", default="1m", show_default=True, metavar="TIME", help="How often to fetch."
+)
+@click.option("--secret", default="", metavar="NAME", help="The Secret with the login for git.")
+@click.option("--flux-namespace", default="flux-system", show_default=True, metavar="NAME")
+@_shared
+def flux(query: CommitQuery, interval: str, secret: str, flux_namespace: str, **given: Any) -> None:
+    """Print the GitRepository and the Kustomization with which Flux keeps a cluster as the GitOps
+    repository has an environment.
+    """
+    from shipline.deliver.objects import flux_objects
+
+    _show(
+        flux_objects(
+            **_facts(query, **given),
+            interval=Duration.parse(interval),
+            secret=secret,
+            flux_namespace=flux_namespace,
+        )
+    )
+
+
+@click.group("k8s")
+def kubernetes() -> None:
+    """Write objects for Kubernetes."""
+
+
+@kubernetes.command("pull-secret")
+@click.argument("registries", nargs=-1, required=True, metavar="REGISTRY...")
+@click.option(
+    "--name", default="registry", show_default=True, metavar="NAME", help="Of the Secret."
+)
+@click.option("-n", "--namespace", default="default", show_default=True, metavar="NAME")
+@click.option(
+    "--service-account",
+    "account",
+    default="puller",
+    show_default=True,
+    metavar="NAME",
+    help="The ServiceAccount whose pods pull with it.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a file that only its owner can read, instead of standard output.",
+)
+def pull_secret_command(
+    registries: Sequence[str], name: str, namespace: str, account: str, output: Path | None
+) -> None:
+    """Print the Secret with the logins for REGISTRY..., a ServiceAccount that pulls with it, and a
+    Role that lets it read this one secret.
+
+    The output holds the passwords: pipe it to `kubectl apply -f -`.
+    """
+    from shipline.deliver.objects import as_yaml, check_name, pull_secret
+    from shipline.files import open_whole
+    from shipline.registry import keychain_from
+
+    for value, what in (
+        (name, "--name"),
+        (namespace, "--namespace"),
+        (account, "--service-account"),
+    ):
+        check_name(value, what)
+    objects = pull_secret(
+        name, registries, keychain_from(os.environ), namespace=namespace, account=account
+    )
+    if output is None:
+        click.echo(as_yaml(objects), nl=False)
+        return
+    try:
+        with open_whole(output) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(as_yaml(objects).encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _facts(
+    query: CommitQuery,
+    environment: str,
+    name: str | None,
+    namespace: str | None,
+    location: str | None,
+    repo_url: str | None,
+) -> dict[str, Any]:
+    """What both objects say about the repository."""
+    from shipline.deliver.objects import check_name, gitops_path, require_url
+
+    config, section = configured(query, environment)
+    gitops, image = section.gitops, config.pipeline.image
+    app = image.repository.rpartition("/")[2] if image else ""
+    if not (app or name):
+        raise UsageError("the objects need a name: pass --name")
+    return {
+        "name": check_name(name or f"{app}-{environment}", "--name"),
+        "url": repo_url or require_url(gitops),
+        "branch": gitops.branch,
+        "path": location or gitops_path(gitops),
+        "namespace": check_name(namespace or environment, "--namespace"),
+    }
+
+
+def _show(objects: Sequence[Object]) -> None:
+    from shipline.deliver.objects import as_yaml
+
+    click.echo(as_yaml(cast(Any, objects)), nl=False)

@@ -1,0 +1,267 @@
+"""`shipline deploy`: set images in the GitOps repository of an environment."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.cli.commit import CommitQuery, commit_options, expected_decision
+from shipline.cli.environment import registry_options
+from shipline.errors import ConfigError, NotFound, UsageError
+from shipline.oci import Reference
+
+if TYPE_CHECKING:
+    from shipline.config import Config
+    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection
+    from shipline.registry import Client
+    from shipline.ship.record import RunRecord
+
+
+@click.command("deploy")
+@click.argument("images", nargs=-1, metavar="[IMAGE...]")
+@click.option("-e", "--env", "environment", required=True, metavar="NAME", help="The environment.")
+@click.option("--dry-run", is_flag=True, help="Show the change, and push nothing.")
+@click.option(
+    "--allow-older", is_flag=True, help="Deploy also what is older than what is deployed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the deployment as JSON.")
+@commit_options
+@registry_options
+def command(
+    query: CommitQuery,
+    images: Sequence[str],
+    environment: str,
+    dry_run: bool,
+    allow_older: bool,
+    as_json: bool,
+) -> None:
+    """Set IMAGE... by digest in the GitOps repository of an environment, commit and push.
+
+    Without IMAGE, that of the last run of `shipline ship` for this commit, else the one that the
+    registry has under a tag of this commit. With several targets, write TARGET=IMAGE. Prints the
+    commit, or the address of the pull request.
+    """
+    from shipline.deliver.gitops import deploy, prepare
+    from shipline.deliver.gitops.pull_request import Forge, propose
+    from shipline.git import commit_order, remote_branch
+    from shipline.home import state_directory
+
+    config, section = configured(query, environment)
+    gitops = section.gitops
+    address = ""
+    with _images(query, config, images, environment) as (client, found, deployment):
+        older = None if allow_older else commit_order(query.git, "", fetch=query.fetch)
+        home = state_directory() / "gitops"
+        with remote_branch(
+            home, os.environ, _url(config, gitops.repository), gitops.branch
+        ) as branch:
+            parts = (branch, gitops.updates, found, deployment)
+            if dry_run or gitops.pull_request:
+                done = prepare(*parts, older=older, sign=gitops.sign)
+            else:
+                done = deploy(*parts, older=older, sign=gitops.sign, on_race=_tell_race)
+            if gitops.pull_request and done.commit and not dry_run:
+                forge = Forge.of(client.http, branch.url, os.environ, api=gitops.api)
+                _, address = propose(branch, forge, done)
+    _show(done, address, dry_run=dry_run, as_json=as_json)
+
+
+def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSection]:
+    """The configuration, and the section of an environment. Raises ConfigError, UsageError."""
+    config = query.config
+    environments = (config.environments if config else None) or {}
+    if config is None or not environments:
+        raise ConfigError(
+            "shipline.yaml has no environments",
+            hint="add environments.NAME.gitops with the repository and its updates",
+        )
+    if name not in environments:
+        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
+    return config, environments[name]
+
+
+def _url(config: Config, repository: str) -> str:
+    """The repository, a path relative to the configuration as an absolute one."""
+    is_path = "://" not in repository and ":" not in repository.partition("/")[0]
+    if is_path and config.file is not None:
+        return str(config.file.parent / repository)
+    return repository
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Images by target, and the run that made them, if it is known."""
+
+    images: Mapping[str, Reference]
+    run: RunRecord | None = None
+
+
+@contextmanager
+def _images(
+    query: CommitQuery, config: Config, words: Sequence[str], environment: str
+) -> Iterator[tuple[Client, Mapping[str, Reference], Deployment]]:
+    """The images, which are in the registry and trusted, and what is to be deployed."""
+    from shipline.api import open_client
+    from shipline.deliver.gitops import Deployment
+    from shipline.gates.context import REVISION, image_facts
+    from shipline.trust import TrustPolicy, load_trust
+
+    with open_client() as client:
+        source = _named(words, config) if words else _of_commit(query, config, client)
+        found, revisions = dict[str, Reference](), set[str]()
+        trust = config.trust and config.file and load_trust(config.trust, config.file.parent)
+        for target, image in source.images.items():
+            repository = client.repository(image)
+            descriptor = repository.resolve(str(image.digest or image.or_latest.tag))
+            found[target] = image.at(descriptor.digest)
+            if trust:
+                TrustPolicy(trust).demand(repository, image, descriptor)
+            facts = image_facts(repository, descriptor).platforms
+            revisions |= {part.labels.get(REVISION, "") for part in facts}
+        first = next(iter(found.values()))
+        yield (
+            client,
+            found,
+            Deployment(
+                environment=environment,
+                app=(config.pipeline.image or first).repository.rpartition("/")[2],
+                images=tuple(found.values()),
+                commit=source.run.commit if source.run else _one(revisions),
+                run=source.run.id if source.run else "",
+                gates=_gates(source.run),
+                trace=os.environ.get("TRACEPARENT", ""),
+            ),
+        )
+
+
+def _one(revisions: set[str]) -> str:
+    """The commit that all platforms name, empty if they differ."""
+    return next(iter(revisions)) if len(revisions) == 1 else ""
+
+
+def _named(words: Sequence[str], config: Config) -> _Source:
+    """The images of the command line."""
+    targets = config.pipeline.targets
+    images: dict[str, Reference] = {}
+    for word in words:
+        target, equals, name = word.partition("=")
+        if not targets and (equals or images):
+            raise UsageError("shipline.yaml has one image: write one IMAGE")
+        if targets and target not in targets:
+            raise UsageError(f"write TARGET=IMAGE, with a target of {', '.join(targets)}")
+        images[target if targets else ""] = Reference.parse(name if equals else word).or_latest
+    return _Source(images)
+
+
+def _of_commit(query: CommitQuery, config: Config, client: Client) -> _Source:
+    """The images of this commit: those of its last run, else those with one of its tags."""
+    from shipline.git import resolve
+    from shipline.home import state_directory
+    from shipline.ship.runs import Runs
+    from shipline.ship.steps.build import pushed_images
+    from shipline.ship.steps.publish import names_of
+
+    commit = resolve(query.git, "HEAD")
+    root = str(config.file.parent) if config.file else ""
+    for run in Runs(state_directory()).all():
+        names = [Reference.parse(name) for name in names_of(run)]
+        if run.root == root and run.commit == commit and names:
+            return _Source(
+                {
+                    target: next(
+                        name.at(image.digest)
+                        for name in names
+                        if name.name == config.pipeline.images[target].name
+                    )
+                    for target, image in pushed_images(run).items()
+                    if target in config.pipeline.images
+                },
+                run,
+            )
+    if not config.pipeline.images:
+        raise ConfigError("shipline.yaml names no image", hint="name one: shipline deploy IMAGE")
+    decision = expected_decision(query)
+    tags = sorted(decision.tags, key=lambda tag: tag.mutable)
+    return _Source(
+        {
+            target: _tagged(client, repository, [tag.name for tag in tags], commit)
+            for target, repository in config.pipeline.images.items()
+        }
+    )
+
+
+def _tagged(client: Client, repository: Reference, tags: Sequence[str], commit: str) -> Reference:
+    """The image under the first of the tags that is there and of the commit."""
+    from shipline.gates.context import REVISION, image_facts
+
+    source = client.repository(repository)
+    for tag in tags:
+        try:
+            target = source.resolve(tag)
+        except NotFound:
+            continue
+        facts = image_facts(source, target).platforms
+        if all(part.labels.get(REVISION, commit) == commit for part in facts):
+            return repository.tagged(tag).at(target.digest)
+    raise NotFound(
+        f"{repository} has no image of the commit {commit[:12]}",
+        hint="`shipline ship` publishes it; or name an image: shipline deploy IMAGE",
+    )
+
+
+def _gates(run: RunRecord | None) -> dict[str, str]:
+    if run is None:
+        return {}
+    from shipline.ship.steps.gates import gate_verdicts
+
+    lines = gate_verdicts(run).verdicts
+    return {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+
+
+def _tell_race(attempt: int) -> None:
+    click.echo(
+        f"another push was first; setting the images again (attempt {attempt + 1})", err=True
+    )
+
+
+def _show(done: Deployed, address: str, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_as_json(done, address, dry_run), indent=2))
+        return
+    if not done.commit:
+        images = ", ".join(map(str, done.deployment.images))
+        click.echo(f"{done.deployment.environment} has {images} already", err=True)
+        return
+    if dry_run:
+        for path, (before, after) in done.files.items():
+            lines = difflib.unified_diff(
+                before.decode().splitlines(),
+                after.decode().splitlines(),
+                f"a/{path}",
+                f"b/{path}",
+                lineterm="",
+            )
+            click.echo("\n".join(lines))
+        return
+    click.echo(address or done.commit)
+
+
+def _as_json(done: Deployed, address: str, dry_run: bool) -> dict[str, Any]:
+    deployment = done.deployment
+    return {
+        "environment": deployment.environment,
+        "app": deployment.app,
+        "images": [str(image) for image in deployment.images],
+        "previous": [str(image) for image in deployment.previous],
+        "source": deployment.commit,
+        "commit": "" if dry_run else done.commit,
+        "pull_request": address,
+        "files": sorted(done.files),
+    }

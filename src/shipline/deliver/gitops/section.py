@@ -1,0 +1,48 @@
+"""The section `environments` of shipline.yaml: where each environment is described in git."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shipline.deliver.gitops.updates import Update
+from shipline.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class GitOpsSection:
+    """The files of a GitOps repository in which the images of an environment are set."""
+
+    repository: str = field(
+        metadata={"doc": "The URL of the repository, or its path, relative to this file."}
+    )
+    updates: tuple[Update, ...] = field(metadata={"doc": "Where the image stands; all are set."})
+    branch: str = field(default="", metadata={"doc": "The branch; by default the default branch."})
+    pull_request: bool = field(
+        default=False,
+        metadata={
+            "doc": "Propose the change on GitHub or GitLab instead of pushing to the branch."
+        },
+    )
+    api: str = field(
+        default="",
+        metadata={"doc": "The URL of the API for pull requests, where the host does not tell."},
+    )
+    sign: bool = field(default=False, metadata={"doc": "Sign the commit, as git is configured."})
+
+    def __post_init__(self) -> None:
+        if not self.updates:
+            raise ConfigError("updates: at least one place must be named")
+        if self.repository.startswith("-"):
+            raise ConfigError("repository: not a URL or a path")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSection:
+    """An environment that images are deployed to."""
+
+    gitops: GitOpsSection = field(metadata={"doc": "Where it is described in git."})
+
+
+Environments = Mapping[str, EnvironmentSection]
+"""The environments by name."""

@@ -1,0 +1,266 @@
+"""YAML files whose values are replaced in their text, so that nothing else of them changes.
+
+A file is composed into nodes only to find where its values stand; the text between the marks of a
+node is replaced, or a line is inserted below it. Comments, order, quotes, indentation, line ends
+and the other documents stay. The result is parsed again, and must differ from the file in exactly
+the intended values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shipline.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+"""The number of the document, then keys and indexes."""
+
+_STRING = "tag:yaml.org,2002:str"
+_LIMIT = 4 << 20  # bytes of a file
+_MAX_VALUES = 200_000  # with those that aliases repeat
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor or a tag, before the value itself
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+=-]*(?::[A-Za-z0-9][A-Za-z0-9._/@+=-]*)*\Z")
+
+_OTHER = re.compile(  # what some reader of YAML takes for a number, a time or a boolean
+    r"(?:[0-9][0-9_]*(?:\.[0-9_]*)?(?:e[-+]?[0-9]+)?|0[xob][0-9a-f_]+|[0-9]+(?::[0-9]+)+(?:\.[0-9]*)?"
+    r"|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*|true|false|yes|no|on|off|null|y|n)\Z",
+    re.IGNORECASE,
+)
+
+
+class UnsuitableFile(ConfigError):
+    """A file of the GitOps repository in which the image cannot be set."""
+
+    code = "gitops-file"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value in a file, with its node."""
+
+    path: KeyPath
+    node: Any
+
+    def __str__(self) -> str:
+        """The path as people write it, without the document."""
+        keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path[1:])
+        return "".join(keys).removeprefix(".") or "the document"
+
+    @property
+    def text(self) -> str:
+        """The text of a scalar, without quotes; empty for a collection."""
+        return self.node.value if isinstance(self.node.value, str) else ""
+
+    @property
+    def line(self) -> int:
+        return int(self.node.start_mark.line) + 1
+
+    @property
+    def is_mapping(self) -> bool:
+        return bool(self.node.id == "mapping")
+
+    @property
+    def items(self) -> Iterator[Value]:
+        """Those of a sequence; none for others."""
+        if self.node.id == "sequence":
+            for index, item in enumerate(self.node.value):
+                yield Value((*self.path, index), item)
+
+    @property
+    def entries(self) -> Iterator[Value]:
+        """Those of a mapping, by their own keys alone: nothing is merged."""
+        if self.is_mapping:
+            for key, value in self.node.value:
+                yield Value((*self.path, str(key.value)), value)
+
+    def get(self, key: str) -> Value | None:
+        return next((value for value in self.entries if value.path[-1] == key), None)
+
+    def scalar(self, key: str) -> str:
+        """The text of a scalar in a mapping, empty if there is none."""
+        value = self.get(key)
+        return value.text if value else ""
+
+    def walk(self) -> Iterator[Value]:
+        """This value and all below it."""
+        waiting = [self]
+        while waiting:
+            value = waiting.pop()
+            yield value
+            waiting += reversed([*value.entries, *value.items])
+
+
+@dataclass(frozen=True, slots=True)
+class YamlFile:
+    """A file with its documents; `path` is for messages. `shared` holds the ids of nodes that
+    several places have through an anchor.
+    """
+
+    path: str
+    text: str
+    documents: tuple[Value, ...]
+    shared: frozenset[int] = field(repr=False)
+
+    @classmethod
+    def parse(cls, path: str, content: bytes) -> YamlFile:
+        """Raises UnsuitableFile for what is not YAML, such as a template."""
+        if len(content) > _LIMIT:
+            raise UnsuitableFile(f"{path} is larger than {_LIMIT >> 20} MiB")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            raise UnsuitableFile(f"{path} is not UTF-8 text") from None
+        roots = _compose(path, text)
+        documents = tuple(Value((index,), root) for index, root in enumerate(roots))
+        return cls(path, text, documents, _shared(path, roots))
+
+    def replace(self, value: Value, text: str) -> Edit:
+        """The edit that makes a scalar the string `text`. Raises UnsuitableFile for values that are
+        no scalar on one line, that a template fills in, or that other places share.
+        """
+        node, where = value.node, f"{self.path}:{value.line}: {value}"
+        if id(node) in self.shared:
+            raise self._is_shared(value)
+        if node.id != "scalar" or node.style in ("|", ">"):
+            raise UnsuitableFile(f"{where} is not a value on one line")
+        if "{{" in node.value:
+            raise UnsuitableFile(
+                f"{where} is filled in by a template",
+                hint="name the file with the values of the template instead",
+            )
+        start, end = node.start_mark.index, node.end_mark.index
+        properties = _PROPERTIES.match(self.text, start, end)
+        start = properties.end() if properties else start
+        style = node.style if node.style in ("'", '"') else ""
+        same = node.value == text and node.tag == _STRING
+        written = self.text[start:end] if same else _written(text, style)
+        return Edit(start, end, written, value.path, text)
+
+    def insert(self, mapping: Value, entries: Mapping[str, str], *, after: str) -> list[Edit]:
+        """The edits that add entries below the one of the key `after`. Raises UnsuitableFile if
+        other places share the mapping.
+        """
+        if id(mapping.node) in self.shared:
+            raise self._is_shared(mapping)
+        above, value = next(pair for pair in mapping.node.value if pair[0].value == after)
+        written = [f"{key}: {_written(text, '')}" for key, text in entries.items()]
+        if mapping.node.flow_style:
+            end, text = value.end_mark.index, "".join(f", {entry}" for entry in written)
+        else:
+            newline = "\r\n" if "\r\n" in self.text else "\n"
+            end = self.text.find(newline, value.end_mark.index)
+            end = len(self.text) if end < 0 else end
+            text = "".join(f"{newline}{' ' * above.start_mark.column}{entry}" for entry in written)
+        texts = (text, *[""] * (len(entries) - 1))
+        return [
+            Edit(end, end, part, (*mapping.path, key), wanted)
+            for part, (key, wanted) in zip(texts, entries.items(), strict=True)
+        ]
+
+    def _is_shared(self, value: Value) -> UnsuitableFile:
+        return UnsuitableFile(
+            f"{self.path}:{value.line}: {value} is used in several places through an anchor",
+            hint="write it out where the image is set, without anchor or alias",
+        )
+
+    def line(self, index: int) -> int:
+        """The number of the line of a position in the text."""
+        return self.text.count("\n", 0, index) + 1
+
+    def edited(self, edits: Sequence[Edit]) -> bytes:
+        """The content of the file with all edits. Raises UnsuitableFile if it would differ in
+        anything else.
+        """
+        text = self.text
+        for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+            text = text[: edit.start] + edit.text + text[edit.end :]
+        wanted = _values(self.documents)
+        wanted |= {edit.path: (_STRING, edit.value) for edit in edits}
+        after = YamlFile.parse(self.path, text.encode())
+        if _values(after.documents) != wanted:
+            raise UnsuitableFile(f"{self.path}: setting the image would change other values too")
+        return text.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`text[start:end]` of a file becomes `text`, and with that the value at `path` the string
+    `value`.
+    """
+
+    start: int
+    end: int
+    text: str
+    path: KeyPath
+    value: str
+
+
+def _compose(path: str, text: str) -> list[Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        roots = list(YAML(typ="safe", pure=True).compose_all(text))
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f":{mark.line + 1}" if mark else ""
+        reason = error.problem if isinstance(error, MarkedYAMLError) else str(error)[:100]
+        hint = "a template is not YAML: name the file with its values" if "{{" in text else ""
+        raise UnsuitableFile(f"{path}{at}: not valid YAML: {reason}", hint=hint) from None
+    return [root for root in roots if root is not None]
+
+
+def _shared(path: str, roots: Sequence[Any]) -> frozenset[int]:
+    """The ids of nodes that are found in several places, and of all below them."""
+    seen, shared = set[int](), set[int]()
+    waiting = [(root, False) for root in roots]
+    while waiting:
+        node, again = waiting.pop()
+        again = again or id(node) in seen
+        if again and id(node) in shared:
+            continue
+        seen.add(id(node))
+        if again:
+            shared.add(id(node))
+        if node.id == "mapping":
+            _check_keys(path, node)
+            waiting += [(value, again) for _, value in node.value]
+        elif node.id == "sequence":
+            waiting += [(value, again) for value in node.value]
+    return frozenset(shared)
+
+
+def _check_keys(path: str, mapping: Any) -> None:
+    """Raises UnsuitableFile for keys that are not strings, and for equal ones."""
+    where = f"{path}:{mapping.start_mark.line + 1}"
+    keys = set[str]()
+    for key, _ in mapping.value:
+        if key.id != "scalar":
+            hint = "a template is not YAML: name the file with its values"
+            raise UnsuitableFile(f"{where}: a key is a collection", hint=hint)
+        if key.value in keys and key.value != "<<":
+            raise UnsuitableFile(f"{where}: the key {key.value!r} is there twice")
+        keys.add(key.value)
+
+
+def _values(documents: Sequence[Value]) -> dict[KeyPath, tuple[str, str]]:
+    """Type and text of each scalar by its path, with the sizes of collections left out."""
+    values: dict[KeyPath, tuple[str, str]] = {}
+    for document in documents:
+        for value in document.walk():
+            if len(values) > _MAX_VALUES:
+                raise UnsuitableFile(f"the file has more than {_MAX_VALUES} values")
+            values[value.path] = (value.node.tag, value.text)
+    return values
+
+
+def _written(text: str, style: str) -> str:
+    """`text` as a scalar that is read as a string."""
+    if style == "'":
+        return f"'{text}'"
+    if style == '"' or not _PLAIN.match(text) or _OTHER.match(text):
+        return f'"{text}"'
+    return text

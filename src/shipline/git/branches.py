@@ -1,0 +1,192 @@
+"""Commits on a branch of a remote repository, without a working tree: files are read and written as
+they are in the repository, so that no filter or conversion of line ends changes them.
+
+root/<hash of the URL>/       a bare repository for each remote, with the branches that were used
+root/<hash of the URL>.lock   held while it is used
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import Struct
+
+from shipline.git.history import Commit, log
+from shipline.git.run import Git, GitError, GitResult
+from shipline.net import without_logins
+from shipline.tasks import locked
+
+_AGAIN_S = 0.05
+_LOCATIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+_LOST = ("non-fast-forward", "fetch first", "stale info", "cannot lock ref", "reference already")
+_NOBODY = {"NAME": "shipline", "EMAIL": "shipline@localhost"}  # where git knows no user
+
+
+class PushRefused(GitError):
+    """The remote repository does not take the commit."""
+
+    code = "git-push-refused"
+
+
+class RemoteFile(Struct, frozen=True):
+    """A file of a commit: its mode as git writes it, and its object."""
+
+    mode: str
+    object: str
+
+
+class RemoteBranch(Struct, frozen=True):
+    """The branch `name` of the repository at `url`; `git` runs in a bare repository here."""
+
+    git: Git
+    url: str
+    name: str
+
+    @property
+    def shown(self) -> str:
+        """The branch with its repository, without logins."""
+        return f"{without_logins(self.url)}, branch {self.name}"
+
+    def fetch(self) -> str:
+        """The commit at the tip of the branch, with its history. Raises RemoteUnreachable, and
+        GitError if there is no such branch.
+        """
+        ref = f"refs/heads/{self.name}"
+        fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--", self.url)
+        try:
+            self.git.run(*fetch, f"+{ref}:{ref}")
+        except GitError as error:
+            if "couldn't find remote ref" in error.message:
+                raise GitError(
+                    f"the GitOps repository has no branch {self.name}",
+                    hint="create it with a first commit, or name another one with `branch`",
+                ) from None
+            raise
+        return self.git.text("rev-parse", ref)
+
+    def files(self, commit: str) -> dict[str, RemoteFile]:
+        """The regular files of a commit, by path."""
+        listing = self.git.run("ls-tree", "-r", "-z", "--full-tree", commit).output
+        files = {}
+        for entry in filter(None, listing.decode(errors="surrogateescape").split("\0")):
+            facts, _, path = entry.partition("\t")
+            mode, kind, name = facts.split()
+            if kind == "blob" and mode.startswith("100"):
+                files[path] = RemoteFile(mode, name)
+        return files
+
+    def read(self, file: RemoteFile) -> bytes:
+        return self.git.run("cat-file", "blob", file.object).output
+
+    def log(
+        self, commit: str, lines: Sequence[str], *, limit: int | None = None
+    ) -> tuple[Commit, ...]:
+        """The commits up to `commit` whose messages have all of these lines, newest first."""
+        return log(self.git, commit, lines=lines, limit=limit)
+
+    def commit(
+        self, parent: str, changes: Mapping[str, bytes], message: str, *, sign: bool = False
+    ) -> str:
+        """A new commit in which files have the given contents; it is not pushed. Files keep their
+        modes. `sign` signs it as git is configured to.
+        """
+        files = self.files(parent)
+        with tempfile.TemporaryDirectory(prefix="shipline-git-") as scratch:
+            git = Git(
+                self.git.directory,
+                {**self.git.environ, **_author(self.git), "GIT_INDEX_FILE": f"{scratch}/index"},
+            )
+            git.run("read-tree", parent)
+            for path, content in changes.items():
+                written = git.run("hash-object", "-w", "--stdin", stdin=content).output.decode()
+                mode = files[path].mode if path in files else "100644"
+                entry = f"{mode} {written.strip()}\t{path}\0".encode(errors="surrogateescape")
+                git.run("update-index", "-z", "--add", "--index-info", stdin=entry)
+            tree = git.text("write-tree")
+            signing = ("-S",) if sign else ()
+            words = ("commit-tree", *signing, "-p", parent, "-F", "-", tree)
+            return git.run(*words, stdin=message.encode()).output.decode().strip()
+
+    def push(self, commit: str, *, to: str = "", replaces: str | None = None) -> bool:
+        """Push a commit to the branch, or to another one; False if the branch moved meanwhile.
+
+        The branch `to` is replaced whatever it has, if it still has `replaces`, empty for none.
+        Raises PushRefused.
+        """
+        ref = f"refs/heads/{to or self.name}"
+        lease = () if replaces is None else (f"--force-with-lease={ref}:{replaces}",)
+        done = self.git.run(
+            *("push", "--porcelain", "--no-verify", "--no-follow-tags", *lease),
+            *("--", self.url, f"{commit}:{ref}"),
+            allowed=(0, 1, 128),
+        )
+        if done.status == 0:
+            return True
+        text = f"{done.output.decode(errors='replace')}\n{done.errors}"
+        if any(reason in text for reason in _LOST):
+            return False
+        raise _refused(self, done, text)
+
+    def tip_of(self, branch: str) -> str:
+        """The commit of another branch of the remote, empty if there is none."""
+        return self.git.text("ls-remote", "--", self.url, f"refs/heads/{branch}").partition("\t")[0]
+
+
+@contextmanager
+def remote_branch(
+    root: Path, environ: Mapping[str, str], url: str, name: str = ""
+) -> Iterator[RemoteBranch]:
+    """A branch of a repository, by default its default branch, for this process alone. git runs
+    with the user's configuration and credentials. Raises RemoteUnreachable, GitError.
+    """
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory = root / hashlib.sha256(url.encode()).hexdigest()[:32]
+    clean = {key: value for key, value in environ.items() if key not in _LOCATIONS}
+
+    def lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with locked(directory.with_suffix(".lock"), lock, _AGAIN_S):
+        if not (directory / "HEAD").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            Git(root, clean).run("init", "--quiet", "--bare", "--template=", "--", str(directory))
+        git = Git(directory, {**clean, "GIT_DIR": str(directory)})
+        yield RemoteBranch(git, url, name or _default(git, url))
+
+
+def _default(git: Git, url: str) -> str:
+    for line in git.lines("ls-remote", "--symref", "--", url, "HEAD"):
+        if match := re.fullmatch(r"ref: refs/heads/(.+)\tHEAD", line):
+            return match[1]
+    raise GitError("the GitOps repository has no default branch", hint="name one with `branch`")
+
+
+def _author(git: Git) -> dict[str, str]:
+    """Variables that name an author where git knows none, as in CI."""
+    if git.run("var", "GIT_COMMITTER_IDENT", allowed=(0, 128)).status == 0:
+        return {}
+    return {
+        f"GIT_{who}_{key}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for key, value in _NOBODY.items()
+    }
+
+
+def _refused(branch: RemoteBranch, done: GitResult, text: str) -> GitError:
+    lines = [line.removeprefix("remote:").strip() for line in done.errors.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(("To ", "error: failed"))]
+    protected = re.search(r"protected branch|GH00[0-9]|hook declined|pre-receive", text)
+    denied = re.search(r"denied|403|401|read-only|Authentication|not allowed to push", text)
+    hint = "give the user of this pipeline the right to push there" if denied else ""
+    if protected:
+        hint = "the branch is protected: propose the change with `pull-request` instead"
+    reason = next((line for line in reasons if line.startswith(("!", "fatal", "GH"))), "")
+    reason = reason or next(iter(reasons), "no reason given")
+    return PushRefused(f"{branch.shown}: the push was refused: {reason}", hint=hint)

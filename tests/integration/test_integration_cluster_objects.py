@@ -1,0 +1,95 @@
+"""The objects for a cluster against the schemas of Argo CD and Flux, and with real pulls."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from commands import run_shipline
+from peers import Account, docker_registry
+from toolboxes import node_packages
+
+PACKAGES = ("@kubernetes-models/argo-cd@4", "@kubernetes-models/flux-cd@4")
+VALIDATE = """\
+import { readFileSync } from 'fs'
+for (const [name, kind, object] of JSON.parse(readFileSync(0, 'utf8')))
+  new (await import(name))[kind](object).validate()
+"""
+CONFIGURATION = """\
+image: registry.example/team/app
+environments:
+  staging:
+    gitops:
+      repository: git@git.example:team/deploy.git
+      branch: main
+      updates: [{kustomization: envs/staging}]
+"""
+MODULES = {
+    "argoproj.io/v1alpha1": "@kubernetes-models/argo-cd/argoproj.io/v1alpha1",
+    "source.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/source.toolkit.fluxcd.io/v1",
+    "kustomize.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/kustomize.toolkit.fluxcd.io/v1",
+}
+
+
+@pytest.fixture(scope="module")
+def packages(pytestconfig: pytest.Config) -> Path:
+    return node_packages(pytestconfig.cache.mkdir("kubernetes-models"), *PACKAGES)
+
+
+def validated(objects: list[Any], packages: Path) -> subprocess.CompletedProcess[str]:
+    words = [[MODULES[one["apiVersion"]], one["kind"], one] for one in objects]
+    script = packages / "validate.mjs"
+    script.write_text(VALIDATE)
+    return subprocess.run(["node", script], input=json.dumps(words), capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [("argocd", "application"), ("flux", "--secret", "git")])
+def test_the_objects_pass_the_schemas_of_their_controllers(
+    tmp_path: Path, packages: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "shipline.yaml").write_text(CONFIGURATION)
+    done = run_shipline(*words, "--env", "staging", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    objects = list(YAML(typ="safe", pure=True).load_all(done.stdout))
+    assert validated(objects, packages).returncode == 0
+    assert objects[0]["metadata"]["name"] == "app-staging"
+    objects[0]["spec"]["source" if words[0] == "argocd" else "interval"] = 3
+    assert validated(objects, packages).returncode != 0
+
+
+def test_a_pull_with_the_content_of_the_secret_works(tmp_path: Path) -> None:
+    """skopeo reads what the kubelet would: the file .dockerconfigjson."""
+    account = Account("robot", "p#ss: word")
+    with docker_registry(tmp_path, account=account) as registry:
+        config = tmp_path / "docker"
+        environ = {**os.environ, "DOCKER_CONFIG": str(config)}
+        login = ("login", "--store", "plain", "-u", account.user, "--password-stdin")
+        done = run_shipline(*login, registry.address, environ=environ, stdin=account.password)
+        assert done.returncode == 0, done.stderr
+        dockerfile = "FROM scratch\nCOPY Dockerfile /\n"
+        (tmp_path / "Dockerfile").write_text(dockerfile)
+        image = f"{registry.address}/team/app:1"
+        done = run_shipline("build", "--push", "-t", image, str(tmp_path), environ=environ)
+        assert done.returncode == 0, done.stderr
+        output = tmp_path / "secret.yaml"
+        words = ("k8s", "pull-secret", registry.address, "-o", str(output))
+        done = run_shipline(*words, environ=environ)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert output.stat().st_mode & 0o777 == 0o600
+        secret = next(iter(YAML(typ="safe", pure=True).load_all(output.read_text())))
+        auth = tmp_path / "auth.json"
+        for content, status in (
+            (base64.b64decode(secret["data"][".dockerconfigjson"]), 0),
+            (b"{}", 1),
+        ):
+            auth.write_bytes(content)
+            inspect = ("skopeo", "inspect", "--raw", "--tls-verify=false", "--authfile", auth)
+            got = subprocess.run([*inspect, f"docker://{image}"], capture_output=True)
+            assert got.returncode == status
