@@ -31,7 +31,7 @@ from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
 from shipline.oci import Reference, Resources
 from shipline.registry import keychain_from
-from shipline.tasks import after_cancel, sleep
+from shipline.tasks import after_cancel, sleep, time_limit
 from shipline.values import replace
 
 IMAGE = "moby/buildkit:buildx-stable-1"
@@ -109,7 +109,7 @@ class ContainerDriver:
         self._volume = f"{self._name}_state"
 
     def state(self) -> State:
-        with engine_errors():
+        with engine_errors(), time_limit(self._timeout_s):
             found = self._engine.find(self._name)
         if found is None:
             return State.INACTIVE

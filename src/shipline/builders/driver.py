@@ -53,12 +53,13 @@ class Driver(Protocol):
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Raises BuilderError for the errors of a container engine."""
+    """Raises BuilderError for the errors of a container engine, and a time limit."""
     try:
         yield
-    except EngineError as error:
+    except (EngineError, TimeoutError) as error:
+        message = error.message if isinstance(error, EngineError) else f"the engine: {error}"
         raise BuilderError(
-            error.message,
+            message,
             hint="the builder is in that engine: see `docker info`, or name another engine with"
             " `shipline builder create`",
             retriable=True,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from shipline.builders.driver import State
 from shipline.builders.instances import Node
@@ -22,9 +22,10 @@ from shipline.builders.kubernetes_objects import (
 )
 from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
-from shipline.errors import BuilderError, UsageError
+from shipline.errors import BuilderError
 from shipline.events import Step
 from shipline.kubernetes import Cluster, KubernetesError, load_access, open_exec
+from shipline.net import split_url
 from shipline.tasks import after_cancel, sleep
 
 Object = dict[str, Any]
@@ -250,7 +251,7 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
         environment, kubeconfig=query.get("kubeconfig", ""), context=query.get("context", "")
     )
     cluster = Cluster(access, environment, query.get("namespace", ""))
-    name = urlsplit(endpoint).netloc
+    name = split_url(endpoint).netloc
     pod = cluster.get("pods", name)
     if pod is None:
         raise BuilderError(f"there is no pod {cluster.namespace}/{name}", retriable=True)
@@ -261,11 +262,8 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
 
 
 def _query(endpoint: str) -> Mapping[str, str]:
-    try:
-        query = urlsplit(endpoint).query
-    except ValueError:
-        raise UsageError(f"{endpoint!r} is no endpoint of a cluster") from None
-    return {name: values[0] for name, values in parse_qs(query).items()}
+    query = parse_qs(split_url(endpoint).query)
+    return {name: values[0] for name, values in query.items()}
 
 
 def _replicas(workload: Object) -> int:

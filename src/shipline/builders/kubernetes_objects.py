@@ -36,6 +36,7 @@ _ROOTLESS_STATE = "/home/user/.local/share/buildkit"
 _PROBE = {"exec": {"command": ["buildctl", "debug", "workers"]}, "timeoutSeconds": 30}
 """A builder at work answers late; Kubernetes would wait for one second."""
 
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([eE][0-9]+|m|k|[KMGTPE]i?)?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
@@ -250,6 +251,16 @@ def _text(name: str, value: str) -> str:
     return value
 
 
+def _name(name: str, value: str) -> str:
+    """A label of RFC 1123, as namespaces are named."""
+    if not _LABEL.fullmatch(value):
+        raise UsageError(
+            f"--driver-opt {name}: {value!r} is no name of a {name}",
+            hint="write lower-case letters, digits and -",
+        )
+    return value
+
+
 def _quantity(name: str, value: str) -> str:
     if not _QUANTITY.fullmatch(value):
         raise UsageError(
@@ -317,7 +328,7 @@ def _balance(name: str, value: str) -> bool:
 
 _READERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "image": ("image", _text),
-    "namespace": ("namespace", _text),
+    "namespace": ("namespace", _name),
     "replicas": ("replicas", _count),
     _CLAIM: ("claim", _quantity),
     _MEMORY: ("memory", _quantity),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from urllib.parse import urlsplit
 
 from shipline import __version__
 from shipline.builders.driver import State
@@ -18,7 +17,7 @@ from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
-from shipline.net import without_passwords
+from shipline.net import split_url, without_passwords
 from shipline.observe import clean
 from shipline.units import parse_boolean
 
@@ -135,11 +134,8 @@ def _ssh_command(endpoint: str, timeout_s: float) -> list[str]:
     """The command, to which that of the other machine is added. Raises UsageError for an endpoint
     that is not ssh://[USER@]HOST[:PORT].
     """
-    try:
-        parts = urlsplit(endpoint)
-        host, user, port = parts.hostname or "-", parts.username or "", parts.port
-    except ValueError:
-        parts, host, user, port = urlsplit(""), "-", "", None
+    parts = split_url(endpoint)
+    host, user, port = parts.hostname or "-", parts.username or "", parts.port
     is_wrong = parts.scheme != "ssh" or parts.password or parts.query or parts.path.strip("/")
     if is_wrong or "-" in (host[0], user[:1]):
         raise UsageError(

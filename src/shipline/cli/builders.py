@@ -260,7 +260,7 @@ def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
 @click.command("rm")
 @click.argument("names", nargs=-1, metavar="[NAME ..]")
 @click.option("--all-inactive", is_flag=True, help="Remove all builders that do not run.")
-@click.option("-f", "--force", is_flag=True, help="Ask nothing; ignore what is not there.")
+@click.option("-f", "--force", is_flag=True, help="Ask nothing.")
 @click.option("--keep-daemon", is_flag=True, help="Leave the daemons running.")
 @click.option("--keep-state", is_flag=True, help="Leave what the daemons keep on disk.")
 @builder_option
@@ -291,7 +291,7 @@ def rm(
         try:
             if _remove(store, name, timeout_s, keep_daemon, keep_state):
                 click.echo(f"{name} removed", err=True)
-            elif not force:
+            else:
                 raise UsageError(
                     f"there is no builder {name!r} to remove", hint="see: shipline builder ls"
                 )

@@ -17,7 +17,7 @@ from msgspec import Struct
 from shipline.engines.engine import EngineError, LoadableImage, connecting
 from shipline.errors import UsageError
 from shipline.net import connect_unix, split_url, without_passwords
-from shipline.tasks import on_cancel
+from shipline.tasks import check, on_cancel
 
 _CONNECT_S = 10  # seconds
 _ANSWER_S = 30  # seconds for the answer to a question; to stop a container takes ten
@@ -212,6 +212,7 @@ class DockerApi:
             try:
                 yield
             except http.client.HTTPException as error:
+                check()  # an interruption breaks the connection, too
                 raise EngineError(f"no engine answers at {self}: {error!r}") from error
 
 
