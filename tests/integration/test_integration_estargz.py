@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import pytest
 
 from builds import Shipline, config, context, document, get
 from peers import Containerd, Docker, Registry, dockerd
+from peers.docker import unmount_below
+from peers.podman import Podman
+from proxy import FaultProxy
 from shipline.layer import decompress
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -157,3 +161,50 @@ def test_programs_of_stargz_snapshotter_read_it(
         words = ("images", "get-toc-digest", layer["digest"])
         done = image_store.ctr(*words, program="ctr-remote")
         assert done.stdout.strip() == layer["annotations"][TOC]
+
+
+@pytest.fixture
+def partial_puller(tmp_path: Path) -> Iterator[Podman]:
+    """Podman that reads the table of a layer, and only those files that it does not have."""
+    base = tmp_path / "podman"
+    base.mkdir()
+    options = 'enable_partial_images = "true", insecure_allow_unpredictable_image_contents = "true"'
+    (base / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\nrunroot = "{base}/run"\ngraphroot = "{base}/data"\n'
+        f"[storage.options]\npull_options = {{{options}}}\n"
+    )
+    yield Podman({"CONTAINERS_STORAGE_CONF": str(base / "storage.conf")}, "")
+    unmount_below(base)
+    shutil.rmtree(base)
+
+
+def test_podman_fetches_the_table_and_then_only_the_files_that_it_lacks(
+    shipline: Shipline, base_images: Registry, partial_puller: Podman, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "lazy", "FROM scratch\nCOPY big small /srv/\n", small="first")
+    big = 3 << 20
+    (place / "big").write_bytes(os.urandom(big))
+    fetched = []
+    with FaultProxy(base_images.port) as proxy:
+        for number, text in enumerate(("first", "second")):
+            (place / "small").write_text(text)
+            tag = f"stargz/lazy:{number}"
+            shipline.build(
+                "-o", output(f"{base_images.address}/{tag}", "compression=estargz"), place
+            ).ok()
+            (layer,) = document(base_images, "stargz/lazy", str(number))["layers"]
+            done = partial_puller.run("pull", "--tls-verify=false", f"127.0.0.1:{proxy.port}/{tag}")
+            assert done.returncode == 0, done.stdout
+            ranges = [one.headers["range"] for one in proxy.seen("GET", layer["digest"])]
+            fetched.append(sum(map(size_of, ranges)))
+    assert fetched[0] > big and fetched[1] < 2000
+    name = f"127.0.0.1:{proxy.port}/stargz/lazy:1"
+    root = Path(partial_puller.run("image", "mount", name).stdout.splitlines()[-1].strip())
+    assert (root / "srv/small").read_text() == "second"
+    assert (root / "srv/big").read_bytes() == (place / "big").read_bytes()
+
+
+def size_of(header: str) -> int:
+    """How many bytes `bytes=FIRST-LAST` asks for."""
+    first, _, last = header.removeprefix("bytes=").partition("-")
+    return int(last) - int(first) + 1
