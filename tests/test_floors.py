@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,10 @@ NEVER = {
     ("server", "registry"): "a node is handed a Repository",
     ("server", "build"): "a registry does not build",
 }
+
+
+FOREIGN_NAMES = ("buildkit/messages.py", "grpc/containerd.py", "dockerfile/instructions.py")
+"""Modules whose classes have the names of protocol messages and Dockerfile instructions."""
 
 
 def room_of(path: Path) -> str:
@@ -68,6 +73,15 @@ def test_no_module_shares_its_name_with_what_it_holds() -> None:
     """A package that passes such a name on hides the module; commands are not passed on."""
     shared = [file.path for file in source_files() if file.path.stem in file.holds]
     assert [path for path in shared if room_of(path) != "cli"] == []
+
+
+def test_a_public_class_name_stands_for_one_class() -> None:
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in source_files():
+        place = str(file.path.relative_to(SOURCE))
+        for name in file.classes if place not in FOREIGN_NAMES else ():
+            found[name].append(place)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 def test_an_upward_import_is_found(tmp_path: Path) -> None:

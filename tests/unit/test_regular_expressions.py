@@ -23,7 +23,7 @@ QUIET = re2.Options()
 QUIET.log_errors = False
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=10 * settings().max_examples)
 @given(
     st.lists(st.sampled_from(PARTS), max_size=9).map("".join),
     st.text("aabcKk.d1 \né_", max_size=8),

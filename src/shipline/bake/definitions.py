@@ -10,6 +10,7 @@ import csv
 import itertools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -310,9 +311,11 @@ class _Evaluation:
     # targets and groups
 
     def in_order(self) -> Iterator[_Instance]:
-        for block in self.blocks:
-            for found in self.instances[block.type].values():
-                yield from (one for one in found if one.block is block)
+        made: defaultdict[int, list[_Instance]] = defaultdict(list)
+        for named in self.instances.values():
+            for one in itertools.chain.from_iterable(named.values()):
+                made[id(one.block)].append(one)
+        return itertools.chain.from_iterable(made[id(block)] for block in self.blocks)
 
     def instantiate(self) -> dict[str, list[str]]:
         """Make the instances of all blocks; the names that came out of each label."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipline.builders.instances import Node
@@ -39,6 +39,7 @@ FILES = st.dictionaries(
 )
 
 
+@settings(max_examples=settings().max_examples // 4)
 @given(OPTIONS, FILES, st.sampled_from([(), ("linux/amd64", "linux/arm/v7")]))
 def test_objects_are_valid_for_kubernetes(
     options: dict[str, str], files: dict[str, bytes], platforms: tuple[str, ...]

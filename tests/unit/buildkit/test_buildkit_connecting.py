@@ -42,10 +42,10 @@ def server(said: bytes, *, again: bool = False) -> Iterator[str]:
 @pytest.mark.parametrize(
     "said, message",
     [
-        (b"", "no answer within 0.5 seconds"),
-        (SETTINGS, "no answer within 0.5 seconds"),
+        (b"", "no answer within 0.2 seconds"),
+        (SETTINGS, "no answer within 0.2 seconds"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not speak HTTP/2: HTTP/1.1 400"),
-        (b"SSH-2.0-OpenSSH_9.9\r\n", "no answer within 0.5 seconds"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "no answer within 0.2 seconds"),
         (bytes(100), "the builder at"),
     ],
 )
@@ -53,7 +53,7 @@ def test_what_is_no_buildkit_is_one_error(said: bytes, message: str) -> None:
     with (
         server(said) as endpoint,
         pytest.raises(BuilderError, match=message) as caught,
-        open_buildkit(endpoint, timeout_s=0.5),
+        open_buildkit(endpoint, timeout_s=0.2),
     ):
         pytest.fail("it never answered")
     assert endpoint in caught.value.message
@@ -63,7 +63,7 @@ def test_pings_without_end_are_no_answer() -> None:
     with (
         server(SETTINGS, again=True) as endpoint,
         pytest.raises(BuilderError),
-        open_buildkit(endpoint, timeout_s=0.5),
+        open_buildkit(endpoint, timeout_s=0.2),
     ):
         pytest.fail("it never answered")
 

@@ -79,7 +79,7 @@ def seen(place: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 4)
 @given(st.lists(SHAPES, min_size=1, max_size=3))
 def test_what_is_received_is_what_was_sent_whatever_was_there(shapes: list[Shape]) -> None:
     with TemporaryDirectory() as work:

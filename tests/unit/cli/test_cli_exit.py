@@ -286,11 +286,14 @@ def test_a_check_of_no_dockerfile_is_a_usage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["--version", "--help", "bake --print", "builder ls", "du", "completion bash"]
-)
-@pytest.mark.parametrize(
-    ("redirection", "reason", "status"),
-    [(">/dev/full", "No space left on device", 8), (">&-", "Bad file descriptor", 2)],
+    ("command", "redirection", "reason", "status"),
+    [
+        *(
+            (command, ">/dev/full", "No space left on device", 8)
+            for command in ("--version", "--help", "bake --print", "du", "completion bash")
+        ),
+        *((command, ">&-", "Bad file descriptor", 2) for command in ("--version", "bake --print")),
+    ],
 )
 def test_standard_output_that_cannot_be_written_is_one_message(
     tmp_path: Path, command: str, redirection: str, reason: str, status: int

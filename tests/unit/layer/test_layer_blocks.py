@@ -123,7 +123,7 @@ EDITS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 8)
 @given(st.lists(SIZES, min_size=3, max_size=20), EDITS, st.sampled_from(CODECS), st.data())
 def test_reuse_changes_no_byte(
     tmp_path_factory: pytest.TempPathFactory,

@@ -63,7 +63,7 @@ def layers(draw: st.DrawFn) -> list[Entry]:
 
 
 @pytest.mark.root
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.lists(layers(), max_size=4))
 def test_a_lookup_shows_what_unpacking_shows(stack: list[list[Entry]]) -> None:
     view = LayeredToc([toc(*entries) for entries in stack])

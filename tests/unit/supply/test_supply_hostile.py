@@ -332,7 +332,7 @@ def test_the_digest_is_verified_and_not_what_a_tag_has_become() -> None:
         verify(store, store.resolve("v1"), NAME, [KEY.public])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.binary(max_size=200), st.binary(max_size=80))
 def test_random_bytes_are_never_a_signature(payload: bytes, signature: bytes) -> None:
     store = Repository()
