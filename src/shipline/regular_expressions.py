@@ -109,7 +109,7 @@ class Match(Struct, frozen=True):
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))", re.ASCII)
 
 
-class Expression(Struct, frozen=True):
+class RegularExpression(Struct, frozen=True):
     """A compiled expression; `names` are the numbers of its named groups."""
 
     code: tuple[_Instruction, ...]
@@ -206,7 +206,7 @@ def _follow(
 
 
 @lru_cache(256)
-def compiled(pattern: str) -> Expression:
+def compiled(pattern: str) -> RegularExpression:
     """Raises ValueError, with Go's reason, for what is no regular expression."""
     return _Parser(pattern).parse()
 
@@ -235,13 +235,13 @@ class _Parser:
         self.groups, self.names = 0, dict[str, int]()
         self.open = [_Open(self.flags, 0, [[]])]
 
-    def parse(self) -> Expression:
+    def parse(self) -> RegularExpression:
         while self.position < len(self.pattern):
             self._read()
         if len(self.open) > 1:
             raise _wrong("missing closing )", self.pattern)
         code = _either(self.open[0].alternatives).code
-        return Expression((_Save(0), *code, _Save(1)), self.groups, self.names)
+        return RegularExpression((_Save(0), *code, _Save(1)), self.groups, self.names)
 
     def _read(self) -> None:
         character = self.pattern[self.position]

@@ -31,7 +31,7 @@ from shipline.bake.typed import (
     text,
     tuple_of,
 )
-from shipline.regular_expressions import Expression, Match, compiled
+from shipline.regular_expressions import Match, RegularExpression, compiled
 
 _MOST_WIDTH = 1 << 16  # characters of a padded value
 _LONGEST_SEARCHED = 1 << 18  # characters
@@ -118,7 +118,7 @@ def _split(separator: Value, source: Value) -> Value:
     return list_with([*map(text, words)], STRING)
 
 
-def _pattern(pattern: Value, source: Value) -> Expression:
+def _pattern(pattern: Value, source: Value) -> RegularExpression:
     """The expression for a text; one of megabytes would take minutes."""
     if len(source.data) > _LONGEST_SEARCHED:
         raise ValueError(f"the text has more than {_LONGEST_SEARCHED:,} characters")

@@ -21,7 +21,7 @@ from shipline.build.request import (
     Annotation,
     BuildRequest,
     CacheBackend,
-    CacheOptions,
+    CacheSettings,
     CacheTarget,
     Call,
     Context,
@@ -131,7 +131,7 @@ def parse_request(
             shm_size=parse_size(shm_size or "0", "--shm-size") or SHM_SIZE,
             resources=replace(parse_resources(resource, limits), cgroup_parent=cgroup_parent or ""),
         ),
-        cache=CacheOptions(
+        cache=CacheSettings(
             disabled=no_cache,
             disabled_stages=_each(split_csv, no_cache_filter),
             sources=_unique(*_each(parse_cache_source, cache_from)),

@@ -189,7 +189,7 @@ class CacheTarget(Struct, frozen=True):
     required: bool = False
 
 
-class CacheOptions(Struct, frozen=True):
+class CacheSettings(Struct, frozen=True):
     """Which earlier results may be used, and where those of this build go."""
 
     disabled: bool = False
@@ -290,7 +290,7 @@ class BuildRequest(Struct, frozen=True):
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Ssh, ...] = ()
     run: RunOptions = RunOptions()
-    cache: CacheOptions = CacheOptions()
+    cache: CacheSettings = CacheSettings()
     tags: tuple[Reference, ...] = ()
     outputs: tuple[Output, ...] = ()
     provenance: ProvenanceOptions | None = None

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from shipline.errors import GateRefused, UsageError
 from shipline.git import GitCommit, GitSource
 from shipline.oci import Platform, Reference
-from shipline.regular_expressions import Expression, Match, compiled
+from shipline.regular_expressions import Match, RegularExpression, compiled
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Selector(Struct, frozen=True, rename="camel"):
     match_type: str = "WILDCARD"
     constraints: tuple[_Constraint, ...] = ()
 
-    def pattern(self) -> Expression:
+    def pattern(self) -> RegularExpression:
         if self.match_type == "REGEX":
             return compiled(self.identifier)
         exact = rf"{re.escape(self.identifier)}\z"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from shipline.build.request import CacheBackend
-from shipline.build.request import CacheOptions as Caches
+from shipline.build.request import CacheBackend, CacheSettings
 from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry
 from shipline.content import OciLayout
 from shipline.errors import NotFound, UsageError
@@ -52,7 +51,7 @@ class OpenCaches(Struct, frozen=True):
             layout.tag(manifest, layout, tag)
 
 
-def open_caches(caches: Caches, environment: Mapping[str, str], step: Step) -> OpenCaches:
+def open_caches(caches: CacheSettings, environment: Mapping[str, str], step: Step) -> OpenCaches:
     """The caches that a build reads and writes. A directory without a cache is a warning, as it is
     before the first build. Raises UsageError for one that cannot be opened.
     """

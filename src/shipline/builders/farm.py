@@ -31,7 +31,7 @@ from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder
 from shipline.builders.opening import open_nodes
 from shipline.builders.placement import Claims, Placement, affinity_key, can_build, place
-from shipline.builders.solving import Job, OpenNode, build_on, call_on
+from shipline.builders.solving import BuildJob, OpenNode, build_on, call_on
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
@@ -68,7 +68,7 @@ def build_on_nodes(
         for name, request in requests.items():
             with in_target(name):
                 inputs = stack.enter_context(open_inputs(request, settings))
-                job = Job(builder, request, inputs, settings, login)
+                job = BuildJob(builder, request, inputs, settings, login)
                 jobs[name] = _with_output(job, step.within(target=name) if name else step)
         key = affinity_key(next(iter(requests.values())))
         enough = partial(_can_build, jobs)
@@ -88,17 +88,17 @@ def call_on_nodes(
     """What the frontend of a node answers to the `call` of a request (`solving.call_on`)."""
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(request, settings))
-        job = Job(builder, request, inputs, settings, login)
+        job = BuildJob(builder, request, inputs, settings, login)
         key = affinity_key(request)
         opened = open_nodes(builder, settings.environment, key, step, bool)
         return call_on(stack.enter_context(opened)[0], job, step)
 
 
-def _can_build(jobs: Mapping[str, Job], nodes: Sequence[OpenNode]) -> bool:
+def _can_build(jobs: Mapping[str, BuildJob], nodes: Sequence[OpenNode]) -> bool:
     return all(can_build(job.request.platforms, nodes) for job in jobs.values())
 
 
-def _with_output(job: Job, step: Step) -> Job:
+def _with_output(job: BuildJob, step: Step) -> BuildJob:
     """The job; without outputs an engine keeps the image, and elsewhere it is only in the cache."""
     request, builder = job.request, job.builder
     if request.outputs:
@@ -114,7 +114,7 @@ def _with_output(job: Job, step: Step) -> Job:
     return job
 
 
-def _loads_by_default(job: Job) -> bool:
+def _loads_by_default(job: BuildJob) -> bool:
     """Whether results go to an engine unless another output is named (buildx, default-load)."""
     if job.builder.driver == "docker":
         return not parse_boolean(job.settings.environment.get(_NO_LOAD) or "false", _NO_LOAD)
@@ -123,7 +123,7 @@ def _loads_by_default(job: Job) -> bool:
     return able and parse_boolean(wanted, "default-load")
 
 
-def _with_platforms(job: Job, nodes: Sequence[OpenNode]) -> Job:
+def _with_platforms(job: BuildJob, nodes: Sequence[OpenNode]) -> BuildJob:
     """The job for the platforms that were asked for, or else for that of the first node, wherever
     it is built.
     """
@@ -132,7 +132,7 @@ def _with_platforms(job: Job, nodes: Sequence[OpenNode]) -> Job:
 
 
 def _claimed(
-    jobs: Mapping[str, Job], nodes: Sequence[OpenNode], claims: Claims, stack: ExitStack
+    jobs: Mapping[str, BuildJob], nodes: Sequence[OpenNode], claims: Claims, stack: ExitStack
 ) -> dict[str, Placement]:
     """Where targets are built, each beside those before it; other builds know until `stack`
     closes.
@@ -182,7 +182,7 @@ class Farm:
     def __init__(
         self,
         nodes: Sequence[OpenNode],
-        jobs: Mapping[str, Job],
+        jobs: Mapping[str, BuildJob],
         placed: Mapping[str, Placement],
     ) -> None:
         self.nodes = nodes
@@ -218,7 +218,7 @@ class Farm:
             return _join(job.request, responses, job.settings.repositories, step)
 
     def _build_everywhere(
-        self, name: str, job: Job, placed: Placement, step: Step
+        self, name: str, job: BuildJob, placed: Placement, step: Step
     ) -> dict[Platform | None, Mapping[str, str]]:
         """What each platform's node says, after every platform was built; None stands for that of
         the node. The platforms of a lost node move to others at once.
@@ -257,12 +257,12 @@ class Farm:
                 group.start(build, self.nodes[index], platforms)
         return done
 
-    def _build(self, one: OpenNode, name: str, job: Job, step: Step) -> dict[str, str]:
+    def _build(self, one: OpenNode, name: str, job: BuildJob, step: Step) -> dict[str, str]:
         if name in self._used:
             return self._opened(one, name, job, step).response.result()
         return build_on(one, job, self._results(one, job, step), step)
 
-    def _results(self, one: OpenNode, job: Job, step: Step) -> Callable[[str], BuildInput]:
+    def _results(self, one: OpenNode, job: BuildJob, step: Step) -> Callable[[str], BuildInput]:
         """The results of other targets for `job` on this node."""
 
         def result_of(name: str) -> BuildInput:
@@ -272,7 +272,7 @@ class Farm:
 
         return result_of
 
-    def _wanted(self, one: OpenNode, name: str, platforms: tuple[Platform, ...]) -> Job:
+    def _wanted(self, one: OpenNode, name: str, platforms: tuple[Platform, ...]) -> BuildJob:
         """The build of a target that another one uses for `platforms` on this node: its own there,
         if it has one, or one that goes nowhere.
         """
@@ -287,7 +287,7 @@ class Farm:
         request = replace(job.request, platforms=narrowed, outputs=_NOWHERE, tags=())
         return replace(job, request=request)
 
-    def _opened(self, one: OpenNode, name: str, job: Job, step: Step) -> _OpenBuild:
+    def _opened(self, one: OpenNode, name: str, job: BuildJob, step: Step) -> _OpenBuild:
         def start() -> _OpenBuild:
             found = _OpenBuild(Task(), Task())
             self._others.start(self._keep_open, one, job, step, found)
@@ -296,7 +296,7 @@ class Farm:
         key = one.node.name, name, job.request.platforms, job.request.outputs
         return self._open.get(key, start)
 
-    def _keep_open(self, one: OpenNode, job: Job, step: Step, build: _OpenBuild) -> None:
+    def _keep_open(self, one: OpenNode, job: BuildJob, step: Step, build: _OpenBuild) -> None:
         """Build; whoever waits for the result gets a failure, too."""
 
         def use(found: BuildInput) -> None:

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 from shipline.values import replace
 
 
-class Job(Struct, frozen=True):
+class BuildJob(Struct, frozen=True):
     """A build: what is asked for, what it reads, and what it uses of this process."""
 
     builder: Builder
@@ -95,7 +95,7 @@ class _Results(Struct):
 
 def build_on(
     node: OpenNode,
-    job: Job,
+    job: BuildJob,
     target: Callable[[str], BuildInput],
     step: Step,
     *,
@@ -160,7 +160,7 @@ def _recorded_provenance(
     return told
 
 
-def call_on(node: OpenNode, job: Job, step: Step) -> dict[str, bytes]:
+def call_on(node: OpenNode, job: BuildJob, step: Step) -> dict[str, bytes]:
     """What the frontend of a node answers to the `call` of a request, as documents by name:
     result.json and result.txt. Raises as `build_on`.
     """
@@ -174,7 +174,7 @@ def call_on(node: OpenNode, job: Job, step: Step) -> dict[str, bytes]:
         return call_frontend(node.control, solve, step)
 
 
-def _solve_request(job: Job) -> SolveRequest:
+def _solve_request(job: BuildJob) -> SolveRequest:
     attributes = _attributes(job.request, in_engine=job.builder.driver == "docker")
     return SolveRequest(
         ref=uuid.uuid4().hex,
@@ -215,7 +215,9 @@ def _policy(policy: SourcePolicy | None) -> PolicyMessage | None:
 
 
 @contextmanager
-def _session(node: OpenNode, job: Job, services: Services, solve: SolveRequest) -> Iterator[None]:
+def _session(
+    node: OpenNode, job: BuildJob, services: Services, solve: SolveRequest
+) -> Iterator[None]:
     key = _shared_key(job.request)
     with open_session(node.control.connection, services, shared_key=key) as solve.session:
         yield
@@ -233,7 +235,9 @@ def _add_input(name: str, target: str, found: BuildInput, solve: SolveRequest) -
             attributes[f"input-metadata:{target}{suffix}"] = json.dumps(described)
 
 
-def _services(job: Job, sinks: Mapping[int, Sink], caches: Mapping[str, OciLayout]) -> Services:
+def _services(
+    job: BuildJob, sinks: Mapping[int, Sink], caches: Mapping[str, OciLayout]
+) -> Services:
     request, environment = job.request, job.settings.environment
     secrets = {secret.id: secret for secret in request.secrets}
     agents = {
@@ -315,7 +319,7 @@ def _sbom(options: SbomOptions) -> str:
     return _comma(f"{name}={value}" for name, value in (*generator, *options.parameters))
 
 
-def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> None:
+def _add_output(output: Output, job: BuildJob, facts: NodeFacts, work: _Results) -> None:
     request, builder, settings = job.request, job.builder, job.settings
     named = request.names_of(output)
     if output.push_by_digest:  # BuildKit refuses tags then
@@ -343,7 +347,7 @@ def _add_output(output: Output, job: Job, facts: NodeFacts, work: _Results) -> N
         )
 
 
-def _archive_exporter(output: Output, job: Job, engine: Engine, names: str) -> Exporter:
+def _archive_exporter(output: Output, job: BuildJob, engine: Engine, names: str) -> Exporter:
     """An archive that an engine loads. Raises BuilderError for one that it does not know."""
     request = job.request
     if len(request.platforms) > 1 and not engine.several:

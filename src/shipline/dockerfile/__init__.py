@@ -28,8 +28,8 @@ from shipline.dockerfile.history import (
 )
 from shipline.dockerfile.ignore import (
     UNMATCHED,
+    IgnoreResult,
     IgnoreRules,
-    Match,
     Pattern,
     Wildcard,
     has_wildcards,
@@ -125,6 +125,7 @@ __all__ = [
     "From",
     "GlobalScope",
     "HealthCheck",
+    "IgnoreResult",
     "IgnoreRules",
     "ImageSource",
     "InlineFile",
@@ -133,7 +134,6 @@ __all__ = [
     "Label",
     "LintWarning",
     "Maintainer",
-    "Match",
     "Mount",
     "MountFlag",
     "MountType",

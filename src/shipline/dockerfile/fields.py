@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from shipline.dockerfile.arguments import blank_separated, json_strings
 from shipline.dockerfile.instructions import Add, Command, Copy, HealthCheck, InlineFile
-from shipline.dockerfile.parser import Node, chomp, parse_heredoc
+from shipline.dockerfile.parser import ParsedInstruction, chomp, parse_heredoc
 from shipline.dockerfile.text import SPACES, did_you_mean
 from shipline.dockerfile.values import format_duration, parse_duration
 from shipline.errors import DockerfileError, Span
@@ -41,7 +41,7 @@ def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
         ) from None
 
 
-def common(node: Node) -> Common:
+def common(node: ParsedInstruction) -> Common:
     """The fields of the class Instruction."""
     return Common(
         span=node.span,
@@ -120,7 +120,7 @@ def _switch(name: str, given: bool, value: str) -> str:
     return lower
 
 
-def _transfer(node: Node) -> tuple[tuple[str, ...], tuple[InlineFile, ...], str]:
+def _transfer(node: ParsedInstruction) -> tuple[tuple[str, ...], tuple[InlineFile, ...], str]:
     """(sources, inline files, destination) of COPY and ADD."""
     keyword = node.keyword.upper()
     words = json_strings(node.rest)
@@ -148,7 +148,7 @@ def _transfer(node: Node) -> tuple[tuple[str, ...], tuple[InlineFile, ...], str]
     return tuple(paths), tuple(files), destination
 
 
-def read_copy(node: Node, escape: str) -> Copy:
+def read_copy(node: ParsedInstruction, escape: str) -> Copy:
     sources, files, destination = _transfer(node)
     flags = read_flags(
         node.flags,
@@ -170,7 +170,7 @@ def read_copy(node: Node, escape: str) -> Copy:
     )
 
 
-def read_add(node: Node, escape: str) -> Add:
+def read_add(node: ParsedInstruction, escape: str) -> Add:
     sources, files, destination = _transfer(node)
     flags = read_flags(
         node.flags,
@@ -196,7 +196,7 @@ def read_add(node: Node, escape: str) -> Add:
 _MINIMUM_INTERVAL_NS = 1_000_000
 
 
-def read_health_check(node: Node, escape: str) -> HealthCheck:
+def read_health_check(node: ParsedInstruction, escape: str) -> HealthCheck:
     kind, *tail = node.rest.split(None, 1) or [""]
     rest = tail[0] if tail else ""
     if not kind:

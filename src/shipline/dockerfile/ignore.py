@@ -144,7 +144,7 @@ def _malformed(pattern: str) -> DockerfileError:
     )
 
 
-class Match(Struct, frozen=True):
+class IgnoreResult(Struct, frozen=True):
     """The result for one path; pass it to the entries of that directory.
 
     Bit n of `hits` is set if pattern n matches; the highest one decides.
@@ -154,7 +154,7 @@ class Match(Struct, frozen=True):
     hits: int
 
 
-UNMATCHED = Match(ignored=False, hits=0)
+UNMATCHED = IgnoreResult(ignored=False, hits=0)
 
 
 class Pattern(Struct, frozen=True):
@@ -242,7 +242,7 @@ class IgnoreRules(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.patterns)
 
-    def match(self, path: str, parent: Match | None = None) -> Match:
+    def match(self, path: str, parent: IgnoreResult | None = None) -> IgnoreResult:
         """The result for `path`, given that of its directory.
 
         Without `parent`, the directories of `path` are matched as well.
@@ -261,9 +261,9 @@ class IgnoreRules(Struct, frozen=True):
                     continue
                 hits |= 1 << index
             ignored = not pattern.negated
-        return Match(ignored, hits)
+        return IgnoreResult(ignored, hits)
 
-    def _parents(self, path: str) -> Match:
+    def _parents(self, path: str) -> IgnoreResult:
         match = UNMATCHED
         position = path.find("/")
         while position > 0:
@@ -280,7 +280,7 @@ class IgnoreRules(Struct, frozen=True):
         match = self.match(path)
         return self.patterns[match.hits.bit_length() - 1] if match.ignored else None
 
-    def may_reinclude(self, directory: str, match: Match) -> bool:
+    def may_reinclude(self, directory: str, match: IgnoreResult) -> bool:
         """Whether something inside an ignored `directory` can be re-included.
 
         `match` is the result for the directory. If False, a walk need not enter it.
@@ -298,7 +298,7 @@ class IgnoreRules(Struct, frozen=True):
         """
         if not self:
             return None
-        seen: dict[str, Match] = {"": UNMATCHED}
+        seen: dict[str, IgnoreResult] = {"": UNMATCHED}
 
         def prune(path: str, is_directory: bool) -> bool | None:
             match = self.match(path, seen.get(posixpath.dirname(path)))

@@ -131,7 +131,7 @@ class Heredoc(Struct, frozen=True):
     chomp: bool = False
 
 
-class Node(Struct, frozen=True):
+class ParsedInstruction(Struct, frozen=True):
     """One instruction before its arguments are read.
 
     `text` is the logical line, continuations joined, with the blanks at its end; `rest` is what
@@ -157,7 +157,7 @@ class ParseWarning(Struct, frozen=True):
 class Parsed(Struct, frozen=True):
     """The nodes of a file in order; never empty."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[ParsedInstruction, ...]
     directives: Directives
     warnings: tuple[ParseWarning, ...]
 
@@ -202,8 +202,8 @@ class _Reader:
         # Two escape characters at the end are an escaped escape, not a continuation.
         self.continued = re.compile(rf"(^|[^{mark}]){mark}[ \t]*$")
 
-    def nodes(self) -> tuple[Node, ...]:
-        nodes: list[Node] = []
+    def nodes(self) -> tuple[ParsedInstruction, ...]:
+        nodes: list[ParsedInstruction] = []
         comments: list[str] = []
         while self.position < len(self.lines):
             line = self.lines[self.position].strip(SPACES)
@@ -222,11 +222,11 @@ class _Reader:
                 comments = []
         return tuple(nodes)
 
-    def instruction(self, comments: tuple[str, ...]) -> Node:
+    def instruction(self, comments: tuple[str, ...]) -> ParsedInstruction:
         start = self.position
         text = self.logical_line()
         keyword, flags, rest = split_instruction(text)
-        node = Node(keyword, flags, rest, text, self.span(start), comments=comments)
+        node = ParsedInstruction(keyword, flags, rest, text, self.span(start), comments=comments)
         heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node))
         return replace(node, heredocs=heredocs, span=self.span(start))
 
@@ -275,7 +275,7 @@ class _Reader:
         return Span(self.file, start + 1, end, column, text, self.source)
 
 
-def heredocs_of(node: Node) -> tuple[Heredoc, ...]:
+def heredocs_of(node: ParsedInstruction) -> tuple[Heredoc, ...]:
     """The heredocs that the line of `node` declares, in order, without their content."""
     keyword, rest = node.keyword.upper(), node.rest
     if keyword == "ONBUILD":

@@ -27,7 +27,7 @@ from shipline.dockerfile.fields import (
     read_health_check,
 )
 from shipline.dockerfile.mounts import parse_mount_flag, parse_option, split_options
-from shipline.dockerfile.parser import Node, parse
+from shipline.dockerfile.parser import ParsedInstruction, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span
 from shipline.values import replace
@@ -39,7 +39,7 @@ _NETWORKS = ("default", "none", "host")
 _SECURITY = ("sandbox", "insecure")
 
 
-def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
+def read_instruction(node: ParsedInstruction, *, escape: str = "\\") -> ins.Instruction:
     """The instruction of `node`.
 
     Raises DockerfileError with the position for an unknown keyword or flag, a wrong number of
@@ -64,7 +64,7 @@ def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instructi
         return _read(node, escape)
 
 
-def _read(node: Node, escape: str) -> ins.Instruction:
+def _read(node: ParsedInstruction, escape: str) -> ins.Instruction:
     reader = _READERS.get(node.keyword.upper())
     if reader is None:
         raise DockerfileError(
@@ -74,7 +74,7 @@ def _read(node: Node, escape: str) -> ins.Instruction:
     return reader(node, escape)
 
 
-def _unknown_hint(node: Node) -> str:
+def _unknown_hint(node: ParsedInstruction) -> str:
     if suggestion := nearest(node.keyword.upper(), _READERS):
         return f"write {suggestion}"
     if node.keyword.upper() in {"IMPORT", "INCLUDE"}:
@@ -82,24 +82,24 @@ def _unknown_hint(node: Node) -> str:
     return "to continue a line, end it with the escape character"
 
 
-def _no_flags(node: Node) -> None:
+def _no_flags(node: ParsedInstruction) -> None:
     read_flags(node.flags)
 
 
-def _single(node: Node) -> str:
+def _single(node: ParsedInstruction) -> str:
     _no_flags(node)
     if not node.rest:
         raise DockerfileError(f"{node.keyword.upper()} requires exactly one argument")
     return node.rest
 
 
-def _at_least_one(node: Node, words: tuple[str, ...]) -> tuple[str, ...]:
+def _at_least_one(node: ParsedInstruction, words: tuple[str, ...]) -> tuple[str, ...]:
     if not words:
         raise DockerfileError(f"{node.keyword.upper()} requires at least one argument")
     return words
 
 
-def _read_from(node: Node, escape: str) -> ins.From:
+def _read_from(node: ParsedInstruction, escape: str) -> ins.From:
     words = blank_separated(node.rest)
     flags = read_flags(node.flags, text=("platform",))
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
@@ -126,7 +126,7 @@ def _read_from(node: Node, escape: str) -> ins.From:
     )
 
 
-def _read_run(node: Node, escape: str) -> ins.Run:
+def _read_run(node: ParsedInstruction, escape: str) -> ins.Run:
     flags = read_flags(node.flags, text=("network", "security"), repeated=("mount", "device"))
     return ins.Run(
         command=read_command(node.rest),
@@ -176,7 +176,7 @@ def _one_of(flags: InstructionFlags, name: str, known: tuple[str, ...], message:
     return value
 
 
-def _pairs(node: Node, escape: str) -> tuple[ins.Pair, ...]:
+def _pairs(node: ParsedInstruction, escape: str) -> tuple[ins.Pair, ...]:
     _no_flags(node)
     keyword = node.keyword.upper()
     pairs = tuple(ins.Pair(*item) for item in key_values(node.rest, keyword, escape))
@@ -189,15 +189,15 @@ def _pairs(node: Node, escape: str) -> tuple[ins.Pair, ...]:
     return pairs
 
 
-def _read_env(node: Node, escape: str) -> ins.Env:
+def _read_env(node: ParsedInstruction, escape: str) -> ins.Env:
     return ins.Env(pairs=_pairs(node, escape), **common(node))
 
 
-def _read_label(node: Node, escape: str) -> ins.Label:
+def _read_label(node: ParsedInstruction, escape: str) -> ins.Label:
     return ins.Label(pairs=_pairs(node, escape), **common(node))
 
 
-def _read_arg(node: Node, escape: str) -> ins.Arg:
+def _read_arg(node: ParsedInstruction, escape: str) -> ins.Arg:
     _no_flags(node)
     args = []
     for word in _at_least_one(node, quoted_words(node.rest, escape)):
@@ -208,33 +208,33 @@ def _read_arg(node: Node, escape: str) -> ins.Arg:
     return ins.Arg(args=tuple(args), **common(node))
 
 
-def _read_workdir(node: Node, escape: str) -> ins.Workdir:
+def _read_workdir(node: ParsedInstruction, escape: str) -> ins.Workdir:
     return ins.Workdir(path=_single(node), **common(node))
 
 
-def _read_user(node: Node, escape: str) -> ins.User:
+def _read_user(node: ParsedInstruction, escape: str) -> ins.User:
     return ins.User(user=_single(node), **common(node))
 
 
-def _read_stop_signal(node: Node, escape: str) -> ins.StopSignal:
+def _read_stop_signal(node: ParsedInstruction, escape: str) -> ins.StopSignal:
     return ins.StopSignal(signal=_single(node), **common(node))
 
 
-def _read_maintainer(node: Node, escape: str) -> ins.Maintainer:
+def _read_maintainer(node: ParsedInstruction, escape: str) -> ins.Maintainer:
     return ins.Maintainer(author=_single(node), **common(node))
 
 
-def _read_cmd(node: Node, escape: str) -> ins.Cmd:
+def _read_cmd(node: ParsedInstruction, escape: str) -> ins.Cmd:
     _no_flags(node)
     return ins.Cmd(command=read_command(node.rest), **common(node))
 
 
-def _read_entrypoint(node: Node, escape: str) -> ins.Entrypoint:
+def _read_entrypoint(node: ParsedInstruction, escape: str) -> ins.Entrypoint:
     _no_flags(node)
     return ins.Entrypoint(command=read_command(node.rest), **common(node))
 
 
-def _read_shell(node: Node, escape: str) -> ins.Shell:
+def _read_shell(node: ParsedInstruction, escape: str) -> ins.Shell:
     _no_flags(node)
     words = json_strings(node.rest)
     if words is None and node.rest:
@@ -245,13 +245,13 @@ def _read_shell(node: Node, escape: str) -> ins.Shell:
     return ins.Shell(shell=_at_least_one(node, words or ()), **common(node))
 
 
-def _read_expose(node: Node, escape: str) -> ins.Expose:
+def _read_expose(node: ParsedInstruction, escape: str) -> ins.Expose:
     _no_flags(node)
     ports = tuple(sorted(_at_least_one(node, blank_separated(node.rest))))
     return ins.Expose(ports=ports, **common(node))
 
 
-def _read_volume(node: Node, escape: str) -> ins.Volume:
+def _read_volume(node: ParsedInstruction, escape: str) -> ins.Volume:
     _no_flags(node)
     words = json_strings(node.rest)
     words = blank_separated(node.rest) if words is None else words
@@ -261,7 +261,7 @@ def _read_volume(node: Node, escape: str) -> ins.Volume:
     return ins.Volume(paths=paths, **common(node))
 
 
-def _read_on_build(node: Node, escape: str) -> ins.OnBuild:
+def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
     _no_flags(node)
     if not node.rest:
         raise DockerfileError("ONBUILD requires at least one argument")
@@ -281,7 +281,7 @@ def _check_trigger(keyword: str) -> None:
         raise DockerfileError(f"{keyword.upper()} isn't allowed as an ONBUILD trigger")
 
 
-_READERS: dict[str, Callable[[Node, str], ins.Instruction]] = {
+_READERS: dict[str, Callable[[ParsedInstruction, str], ins.Instruction]] = {
     "ADD": read_add,
     "ARG": _read_arg,
     "CMD": _read_cmd,

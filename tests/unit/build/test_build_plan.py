@@ -9,7 +9,7 @@ import pytest
 from layers_for_tests import AMD64, ARM64
 
 from shipline import dockerfile as df
-from shipline.build import BuildRequest, CacheOptions, Context, ContextKind
+from shipline.build import BuildRequest, CacheSettings, Context, ContextKind
 from shipline.build.base_images import BaseImage
 from shipline.build.graph import (
     ContextOp,
@@ -222,10 +222,10 @@ def test_triggers_of_the_image_come_first_and_are_used_up() -> None:
 
 def test_no_cache_is_for_all_stages_or_for_those_named() -> None:
     text = "FROM scratch AS one\nCOPY a /\nFROM one AS two\nCOPY b /\n"
-    some = replace(REQUEST, cache=CacheOptions(disabled_stages=("two",)))
+    some = replace(REQUEST, cache=CacheSettings(disabled_stages=("two",)))
     fresh = [one.fresh for one in walk(plan(text, request=some).vertex) if one.label.number]
     assert fresh == [False, True]
-    every = replace(REQUEST, cache=CacheOptions(disabled=True))
+    every = replace(REQUEST, cache=CacheSettings(disabled=True))
     assert all(one.fresh for one in walk(plan(text, request=every).vertex) if one.label.number)
 
 

@@ -13,7 +13,7 @@ from shipline.build.caching.keys import KeyMaker, result_key
 from shipline.build.caching.lookup import CacheLookup, RemoteCache, read_caches
 from shipline.build.caching.mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
-from shipline.build.request import CacheOptions
+from shipline.build.request import CacheSettings
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.stages import StageState
@@ -43,7 +43,7 @@ class RemoteCaches:
     """
 
     def __init__(
-        self, options: CacheOptions, open_cache: OpenCache, blobs: Blobs, step: Step
+        self, options: CacheSettings, open_cache: OpenCache, blobs: Blobs, step: Step
     ) -> None:
         self._step = step
         self._sources = [
