@@ -27,7 +27,7 @@ from shipline.server.problems import Problem, blob_unknown, digest_invalid, rece
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 from shipline.server.uploads import Check
-from shipline.server.upstreams.pull_through import PullThrough, Source
+from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
 from shipline.values import replace
 
 
@@ -50,7 +50,7 @@ def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
         return pull_through(request, through, source, target)
 
     def pull_through(
-        request: Request, through: PullThrough, source: Source, target: Digest
+        request: Request, through: PullThrough, source: ProxiedRepository, target: Digest
     ) -> Coro[Response]:
         if request.method != "HEAD":
             return _answer(request, target, (yield from through.blob(source, target)))

@@ -12,7 +12,7 @@ from shipline.oci import Digest, check_repository, media
 from shipline.server.http import Coro, Headers, Principal, Request, Response, Route, route
 from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, name_unknown
-from shipline.server.upstreams.pull_through import PullThrough, Source
+from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
 
 _PAGE = 10_000  # names
 _SCAN = 1000  # names per scan
@@ -34,7 +34,9 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
         tags = manifests.tags(name, last, count + 1) if count else []
         return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
 
-    def upstream_tags(request: Request, through: PullThrough, source: Source) -> Coro[Response]:
+    def upstream_tags(
+        request: Request, through: PullThrough, source: ProxiedRepository
+    ) -> Coro[Response]:
         last, count = _page_parameters(request)
         tags, headers = yield from through.tags(source)
         tags = [tag for tag in tags if tag > last][: count + 1] if count else []
@@ -58,7 +60,7 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
         )
 
     def upstream_referrers(
-        request: Request, through: PullThrough, source: Source, subject: Digest
+        request: Request, through: PullThrough, source: ProxiedRepository, subject: Digest
     ) -> Coro[Response]:
         entries, headers = yield from through.referrers(source, subject)
         last = _last(request)

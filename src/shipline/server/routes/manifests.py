@@ -44,7 +44,7 @@ from shipline.server.problems import (
     manifest_unknown,
 )
 from shipline.server.routes.blobs import check_unneeded
-from shipline.server.upstreams.pull_through import PullThrough, Source
+from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
 
 _TAGS = 100  # tags in one request
 _PARSE_LIMIT, _ACCOUNT_PARSE_LIMIT = 256 << 20, 96 << 20  # bytes
@@ -67,7 +67,7 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         return send(request, name, target)
 
     def pull_through(
-        request: Request, through: PullThrough, source: Source, target: Digest | str
+        request: Request, through: PullThrough, source: ProxiedRepository, target: Digest | str
     ) -> Coro[Response]:
         headers = yield from through.manifest(source, target)
         response = send(request, source.name, target)

@@ -32,8 +32,8 @@ from shipline.server.upstreams.upstream import (
     Connect,
     Counters,
     Kind,
-    Origin,
     OriginAnswer,
+    OriginRepository,
     Upstream,
     outage,
 )
@@ -48,7 +48,7 @@ _BYTES = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ProxiedRepository:
     """A repository of this node, and its upstream."""
 
     name: str
@@ -133,10 +133,10 @@ class PullThrough:
         self._documents.close()
         self._fills.close()
 
-    def source(self, name: str) -> Source | None:
+    def source(self, name: str) -> ProxiedRepository | None:
         """The upstream of a repository, None if it is this node's own."""
         upstream = self._find(name)
-        return None if upstream is None else Source(name, upstream)
+        return None if upstream is None else ProxiedRepository(name, upstream)
 
     def local_name(self, name: str, ns: str | None) -> str:
         """The repository that a client means by `name`, and by `ns`, the registry that it would ask
@@ -164,13 +164,13 @@ class PullThrough:
                 headers=(("Allow", "GET, HEAD"),),
             )
 
-    def delegated(self, request: Request) -> Source | None:
+    def delegated(self, request: Request) -> ProxiedRepository | None:
         """The repository, if its upstream decides whether the client may pull from it."""
         source = self.source(request.repository) if not request.changes else None
         asks = source is not None and source.upstream.section.credentials == "client"
         return source if asks else None
 
-    def permit(self, request: Request, source: Source) -> Coro[Principal]:
+    def permit(self, request: Request, source: ProxiedRepository) -> Coro[Principal]:
         """The client as the upstream knows it: may its credentials pull what it requests? A yes
         holds for the repository while a tag is fresh. Raises Problem.
         """
@@ -192,7 +192,7 @@ class PullThrough:
             lambda action, asked, _: action == "pull" and asked == name,
         )
 
-    def manifest(self, source: Source, reference: Digest | str) -> Coro[Headers]:
+    def manifest(self, source: ProxiedRepository, reference: Digest | str) -> Coro[Headers]:
         """Bring a manifest into the repository; returns headers for the response.
 
         Raises Problem.
@@ -204,7 +204,7 @@ class PullThrough:
             return []
         return (yield from self._wait(source, str(reference), self._by_digest, None))
 
-    def blob(self, source: Source, digest: Digest) -> Coro[Growing]:
+    def blob(self, source: ProxiedRepository, digest: Digest) -> Coro[Growing]:
         """A blob that the repository does not have, as it arrives. Raises Problem."""
         key = (source.upstream, digest, source.name)
         fill = self._fills.get(key)
@@ -218,7 +218,7 @@ class PullThrough:
         assert isinstance(fill, Fill)
         return fill.part()
 
-    def blob_size(self, source: Source, digest: Digest) -> Coro[int]:
+    def blob_size(self, source: ProxiedRepository, digest: Digest) -> Coro[int]:
         """The size of a blob, from a manifest or the upstream. Raises Problem."""
         yield DISK
         self._check_known(source, "blobs", str(digest))
@@ -230,27 +230,27 @@ class PullThrough:
             raise source.upstream.problem(error, "blobs", digest)
         return int(flight.result)
 
-    def tags(self, source: Source) -> Coro[tuple[list[str], Headers]]:
+    def tags(self, source: ProxiedRepository) -> Coro[tuple[list[str], Headers]]:
         """All tags in byte order, and headers for the response. Raises Problem."""
         return (yield from self._list(source, "tags", lambda origin: sorted(origin.tags())))
 
     def referrers(
-        self, source: Source, subject: Digest
+        self, source: ProxiedRepository, subject: Digest
     ) -> Coro[tuple[list[dict[str, Any]], Headers]]:
         """The descriptors of the manifests with this subject, by digest. Raises Problem."""
 
-        def read(origin: Origin) -> list[dict[str, Any]]:
+        def read(origin: OriginRepository) -> list[dict[str, Any]]:
             found = origin.referrers(Descriptor(media.OCI_MANIFEST, subject, 0))
             return [one.to_json() for one in sorted(found, key=lambda one: str(one.digest))]
 
         return (yield from self._list(source, f"referrers of {subject}", read))
 
-    def use_blob(self, source: Source, digest: Digest) -> None:
+    def use_blob(self, source: ProxiedRepository, digest: Digest) -> None:
         """A blob that the repository has is about to be sent."""
         self._count("blobs", "hit")
         self.cached.touch(source.name, digest)
 
-    def _tag(self, source: Source, tag: str) -> Coro[Headers]:
+    def _tag(self, source: ProxiedRepository, tag: str) -> Coro[Headers]:
         key, section = (source.name, tag), source.upstream.section
         fresh_s = section.fresh.seconds
         if self._checked.get(key, fresh_s) and self._touch(*key):
@@ -273,7 +273,11 @@ class PullThrough:
         return (yield from self._wait(source, tag, self._by_tag, max(age, 0.0)))
 
     def _wait(
-        self, source: Source, reference: str, work: Callable[[Source, str], None], age: float | None
+        self,
+        source: ProxiedRepository,
+        reference: str,
+        work: Callable[[ProxiedRepository, str], None],
+        age: float | None,
     ) -> Coro[Headers]:
         """Wait for `work`; what was checked `age` seconds ago may do if the upstream fails."""
         key, upstream = (source.name, reference), source.upstream
@@ -291,7 +295,7 @@ class PullThrough:
         self._count("manifests", "failed")
         raise upstream.problem(error, "manifests", reference)
 
-    def _by_tag(self, source: Source, tag: str) -> None:
+    def _by_tag(self, source: ProxiedRepository, tag: str) -> None:
         """Check a tag with the upstream: HEAD, and GET if it moved."""
         name, origin = source.name, source.upstream.origin(source.name)
         try:
@@ -313,19 +317,19 @@ class PullThrough:
             raise
         self._checked.put((name, tag), None)
 
-    def _by_digest(self, source: Source, digest: str) -> None:
+    def _by_digest(self, source: ProxiedRepository, digest: str) -> None:
         if self._manifests.get(source.name, Digest.parse(digest)) is None:  # else just completed
             origin = source.upstream.origin(source.name)
             content = self._call(source, "manifests", digest, partial(_read, origin, digest))
             self.cached.add_manifest(source.name, *content)
 
-    def _new_fill(self, source: Source, target: Descriptor) -> Fill:
+    def _new_fill(self, source: ProxiedRepository, target: Descriptor) -> Fill:
         call = partial(self._call, source, "blobs", str(target.digest))
         origin = source.upstream.origin(source.name)
         exists = partial(self._is_here, source, target.digest)
         return Fill(self.cached, source.name, target, origin, call, exists)
 
-    def _is_here(self, source: Source, digest: Digest) -> bool:
+    def _is_here(self, source: ProxiedRepository, digest: Digest) -> bool:
         """Whether the repository has the blob, perhaps from another one of the same upstream, which
         says that this one has it, too.
         """
@@ -343,7 +347,7 @@ class PullThrough:
             self._head_blob(source, digest)
         return self.cached.mount_blob(name, digest, same)
 
-    def _head_blob(self, source: Source, digest: Digest) -> int:
+    def _head_blob(self, source: ProxiedRepository, digest: Digest) -> int:
         origin = source.upstream.origin(source.name)
         return self._call(source, "blobs", str(digest), lambda: origin.blob_size(digest))
 
@@ -357,7 +361,7 @@ class PullThrough:
         return None
 
     def _list(
-        self, source: Source, what: str, read: Callable[[Origin], list[T]]
+        self, source: ProxiedRepository, what: str, read: Callable[[OriginRepository], list[T]]
     ) -> Coro[tuple[list[T], Headers]]:
         upstream, key = source.upstream, (source.name, what)
         section = upstream.section
@@ -383,11 +387,13 @@ class PullThrough:
         self._count("listings", "coalesced" if joined else "miss")
         return known[1], []
 
-    def _ask(self, source: Source, path: str, authorization: str) -> OriginAnswer:
+    def _ask(self, source: ProxiedRepository, path: str, authorization: str) -> OriginAnswer:
         origin = source.upstream.origin(source.name)
         return source.upstream.call("manifests", lambda: origin.ask(path, authorization))
 
-    def _call(self, source: Source, kind: Kind, reference: str, work: Callable[[], T]) -> T:
+    def _call(
+        self, source: ProxiedRepository, kind: Kind, reference: str, work: Callable[[], T]
+    ) -> T:
         """See `Upstream.call`; remembers what is not there, or not what its digest says."""
         try:
             return source.upstream.call(kind, work)
@@ -398,7 +404,7 @@ class PullThrough:
             self._wrong.put((source.name, reference), None)
             raise
 
-    def _check_known(self, source: Source, kind: Kind, reference: str) -> None:
+    def _check_known(self, source: ProxiedRepository, kind: Kind, reference: str) -> None:
         """Raises Problem for what was not there, or wrong, a moment ago."""
         key, upstream = (source.name, reference), source.upstream
         if self._wrong.get(key, _WRONG_S):
@@ -440,7 +446,7 @@ class PullThrough:
         return {(match,): float(size) for match, size in (empty | self.cached.sizes()).items()}
 
 
-def _read(origin: Origin, reference: str) -> tuple[Descriptor, bytes]:
+def _read(origin: OriginRepository, reference: str) -> tuple[Descriptor, bytes]:
     """A manifest of the upstream, verified. Raises ContentError for another kind of document."""
     target = origin.resolve(reference)
     if target.media_type not in media.NAMED:

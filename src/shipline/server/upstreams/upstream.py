@@ -40,7 +40,7 @@ class OriginAnswer:
     challenge: str = ""
 
 
-class Origin(Resolver, Fetcher, Protocol):
+class OriginRepository(Resolver, Fetcher, Protocol):
     """A repository of an upstream. Methods block; they raise NotFound, AuthError, RegistryError."""
 
     def digest_of(self, tag: str) -> Digest | None:
@@ -61,7 +61,7 @@ class Origin(Resolver, Fetcher, Protocol):
         """
 
 
-Connect = Callable[[UpstreamSection], Callable[[str], Origin]]
+Connect = Callable[[UpstreamSection], Callable[[str], OriginRepository]]
 """Gives the repositories of an upstream, by their names there."""
 
 
@@ -130,7 +130,7 @@ class Upstream:
     def __init__(
         self,
         section: UpstreamSection,
-        open_origin: Callable[[str], Origin],
+        open_origin: Callable[[str], OriginRepository],
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
@@ -143,7 +143,7 @@ class Upstream:
     def registry(self) -> str:
         return self.section.registry
 
-    def origin(self, name: str) -> Origin:
+    def origin(self, name: str) -> OriginRepository:
         """The upstream's repository for one of this node."""
         return self._open(self.section.origin_name(name))
 
