@@ -25,7 +25,7 @@ from shipline.server.http import (
     Coro,
     File,
     Growing,
-    GrowingSize,
+    GrowingNumber,
     Request,
     Response,
 )
@@ -147,7 +147,7 @@ def fill(steps: Coro[T], pieces: Iterable[bytes] = ()) -> T:
         return result
 
 
-def _wait(progress: GrowingSize, seen: int) -> None:
+def _wait(progress: GrowingNumber, seen: int) -> None:
     changed = threading.Event()
     if progress.wake_beyond(seen, changed.set):
         assert changed.wait(30)

@@ -78,7 +78,7 @@ from shipline.build.validation import (
     check_request,
     request_warnings,
 )
-from shipline.build.worker import Followers, Worker
+from shipline.build.worker import FollowerGroup, Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed
 from shipline.events import Step
@@ -436,9 +436,9 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     with TaskGroup(UPLOADS) as group:
         uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
 
-        def followers(published: bool) -> Followers | None:
+        def followers(published: bool) -> FollowerGroup | None:
             pushed = (uploads,) if targets and published else ()
-            return Followers((*pushed, *caches.followers(published))) or None
+            return FollowerGroup((*pushed, *caches.followers(published))) or None
 
         solver = Solver(
             worker,

@@ -34,7 +34,7 @@ class Follower(Protocol):
         """The layer is complete."""
 
 
-class Followers:
+class FollowerGroup:
     """Several followers as one."""
 
     def __init__(self, followers: Iterable[Follower]) -> None:

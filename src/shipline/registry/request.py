@@ -152,7 +152,7 @@ class ClientRequest:
         return replace(self, method="GET", url=url, headers=headers, body=b"")
 
 
-class Meter:
+class UploadProgress:
     """Turns positions into progress; bytes that are sent again count once."""
 
     def __init__(self, advance: Advance | None) -> None:
@@ -174,7 +174,7 @@ class BlobRange(Struct, frozen=True):
     target: Descriptor
     start: int
     end: int
-    meter: Meter
+    meter: UploadProgress
 
     @property
     def length(self) -> int:

@@ -16,7 +16,7 @@ from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor
 from shipline.registry.http import back_off
 from shipline.registry.repository_api import WRITE, RepositoryApi
-from shipline.registry.request import BlobRange, Meter, Url
+from shipline.registry.request import BlobRange, UploadProgress, Url
 
 OCTET_STREAM = {"Content-Type": "application/octet-stream"}
 _SESSION_LOST = frozenset({404, 416})  # the session is gone, or at another offset
@@ -60,7 +60,7 @@ def push_blob(
     `session` may be open already. Raises DigestMismatch if the registry reports another digest,
     RegistryError if the upload fails.
     """
-    _Upload(api, target, source, Meter(advance), session).run()
+    _Upload(api, target, source, UploadProgress(advance), session).run()
 
 
 class _Upload:
@@ -71,7 +71,7 @@ class _Upload:
         api: RepositoryApi,
         target: Descriptor,
         source: Fetcher,
-        meter: Meter,
+        meter: UploadProgress,
         session: UploadState | None,
     ) -> None:
         self._api = api

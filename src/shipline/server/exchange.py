@@ -32,7 +32,7 @@ from shipline.server.http import (
     Coro,
     File,
     Growing,
-    GrowingSize,
+    GrowingNumber,
     Pool,
     Request,
     Response,
@@ -67,7 +67,7 @@ class AiohttpHandler:
         self._minimum_rate = minimum_rate
         self._scheme = scheme
         self._buffered: defaultdict[str, int] = defaultdict(int)
-        self._changes: dict[GrowingSize, asyncio.Future[None]] = {}
+        self._changes: dict[GrowingNumber, asyncio.Future[None]] = {}
         self.pools = ThreadPools()
         self.stopping = False  # close connections after the current exchange
         self.busy: set[web.RequestHandler] = set()  # connections with an exchange in progress
@@ -123,7 +123,7 @@ class AiohttpHandler:
                 result = await self._run(pool, request, _resume, coroutine, result, body, problem)
         return result
 
-    async def _beyond(self, progress: GrowingSize, seen: int, timeout_s: float = _LOOK_S) -> None:
+    async def _beyond(self, progress: GrowingNumber, seen: int, timeout_s: float = _LOOK_S) -> None:
         """Wait for the next change of `progress`, for a while. All that wait for it share one
         future: a change costs its thread one call.
         """
@@ -137,7 +137,7 @@ class AiohttpHandler:
         if progress.value <= seen:
             await asyncio.wait({change}, timeout=timeout_s)
 
-    def _changed(self, progress: GrowingSize) -> None:
+    def _changed(self, progress: GrowingNumber) -> None:
         change = self._changes.pop(progress, None)
         if change is not None:
             change.set_result(None)

@@ -107,7 +107,7 @@ READ, PAUSE = Wait.READ, Wait.PAUSE
 LOOP, DISK, CPU, RESERVED = Pool.LOOP, Pool.DISK, Pool.CPU, Pool.RESERVED
 
 
-class GrowingSize:
+class GrowingNumber:
     """A number that grows until it ends, well or with an error: one thread advances it, and any
     number of requests wait for it without a thread.
     """
@@ -148,7 +148,7 @@ class GrowingSize:
 class Beyond:
     """Wait until the number is more than `seen`, or has ended; may return early."""
 
-    progress: GrowingSize
+    progress: GrowingNumber
     seen: int
     timeout_s: float = 5.0
 
@@ -293,7 +293,7 @@ class Growing:
     open: Callable[[], int]  # a descriptor, which the caller closes
     start: int
     size: int
-    progress: GrowingSize
+    progress: GrowingNumber
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from shipline.metadata import Key, Records, walk
 from shipline.server.entries import Changes, pack
-from shipline.server.http import Progress
+from shipline.server.http import GrowingNumber
 
 _ENABLED: Key = ("journaling",)
 _DIGITS = 20
@@ -101,7 +101,7 @@ class Journal:
         self._lock = threading.Lock()
         self._run = os.urandom(4).hex()
         self._writing: set[int] = set()
-        self.progress = Progress()  # the number up to which entries are shown
+        self.progress = GrowingNumber()  # the number up to which entries are shown
         state = self._state()
         self._enabled = state is not None
         self._last = max(self._newest(), 0 if state is None else state["cut"])

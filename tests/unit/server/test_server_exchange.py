@@ -27,7 +27,7 @@ from shipline.server.http import (
     Coro,
     File,
     Growing,
-    GrowingSize,
+    GrowingNumber,
     Request,
     Response,
     RouteMatch,
@@ -304,7 +304,7 @@ def test_a_network_of_version_6_is_one_address() -> None:
     assert asyncio.run(main()) <= 12
 
 
-def grows(path: Path, size: int, progress: GrowingSize) -> Response:
+def grows(path: Path, size: int, progress: GrowingNumber) -> Response:
     def opened() -> int:
         return os.open(path, os.O_RDONLY)
 
@@ -315,7 +315,7 @@ def grows(path: Path, size: int, progress: GrowingSize) -> Response:
 def test_a_growing_file_is_sent_as_far_as_it_may_be(tmp_path: Path) -> None:
     path, content = tmp_path / "file", bytes(range(256)) * 4000
     path.write_bytes(content)
-    progress = GrowingSize()
+    progress = GrowingNumber()
     steps = [0, 1, 1000, 500_000, len(content)]
 
     def advance() -> None:
@@ -336,7 +336,7 @@ def test_a_growing_file_that_fails_breaks_the_connection_before_its_last_bytes(
 ) -> None:
     path, content = tmp_path / "file", b"x" * 200_000
     path.write_bytes(content)
-    progress = GrowingSize()
+    progress = GrowingNumber()
     progress.advance(100_000)
     threading.Timer(0.1, progress.end, [OSError("wrong")]).start()
     answer = asked(fixed(grows(path, len(content), progress)), GET)
@@ -346,7 +346,7 @@ def test_a_growing_file_that_fails_breaks_the_connection_before_its_last_bytes(
 def test_all_that_wait_for_a_growing_file_cost_no_thread(tmp_path: Path) -> None:
     path, content = tmp_path / "file", os.urandom(300_000)
     path.write_bytes(content)
-    progress = GrowingSize()
+    progress = GrowingNumber()
     response = grows(path, len(content), progress)
 
     async def one(port: int) -> bool:
@@ -370,7 +370,7 @@ def test_all_that_wait_for_a_growing_file_cost_no_thread(tmp_path: Path) -> None
 
 
 def test_requests_wait_for_what_another_thread_does() -> None:
-    progress = GrowingSize()
+    progress = GrowingNumber()
 
     def app(request: Request) -> Coro[Response]:
         seen = progress.value

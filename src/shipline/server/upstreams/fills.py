@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from shipline.content import Fetcher
 from shipline.oci import Descriptor
-from shipline.server.http import Beyond, Coro, Growing, GrowingSize
+from shipline.server.http import Beyond, Coro, Growing, GrowingNumber
 from shipline.server.upstreams.cached import CachedContent
 
 HELD_BACK = 64 << 10  # bytes of a blob that wait for its digest
@@ -30,7 +30,7 @@ class Flight:
     """Work that runs once; `progress` ends with it, and `result` is what it returned."""
 
     def __init__(self, work: Callable[[], object]) -> None:
-        self.progress = GrowingSize()
+        self.progress = GrowingNumber()
         self.result: Any = None
         self._work = work
 
