@@ -1,6 +1,6 @@
 """The git program in one place: history, refs and remotes of clones, trees of repositories."""
 
-from shipline.git.branches import PushRefused, RemoteBranch, RemoteFile, remote_branch
+from shipline.git.branches import CommittedFile, PushRefused, RemoteBranch, remote_branch
 from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
 from shipline.git.history import (
     Commit,
@@ -41,6 +41,7 @@ __all__ = [
     "ChangedLines",
     "Commit",
     "CommitOrder",
+    "CommittedFile",
     "Git",
     "GitCommit",
     "GitError",
@@ -54,7 +55,6 @@ __all__ = [
     "PushRefused",
     "RefNotFound",
     "RemoteBranch",
-    "RemoteFile",
     "RemoteUnreachable",
     "Reserved",
     "ShallowClone",

@@ -35,7 +35,7 @@ class PushRefused(GitError):
     code = "git-push-refused"
 
 
-class RemoteFile(Struct, frozen=True):
+class CommittedFile(Struct, frozen=True):
     """A file of a commit: its mode as git writes it, and its object."""
 
     mode: str
@@ -71,7 +71,7 @@ class RemoteBranch(Struct, frozen=True):
             raise
         return self.git.text("rev-parse", ref)
 
-    def files(self, commit: str) -> dict[str, RemoteFile]:
+    def files(self, commit: str) -> dict[str, CommittedFile]:
         """The regular files of a commit, by path."""
         listing = self.git.run("ls-tree", "-r", "-z", "--full-tree", commit).output
         files = {}
@@ -79,10 +79,10 @@ class RemoteBranch(Struct, frozen=True):
             facts, _, path = entry.partition("\t")
             mode, kind, name = facts.split()
             if kind == "blob" and mode.startswith("100"):
-                files[path] = RemoteFile(mode, name)
+                files[path] = CommittedFile(mode, name)
         return files
 
-    def read(self, file: RemoteFile) -> bytes:
+    def read(self, file: CommittedFile) -> bytes:
         return self.git.run("cat-file", "blob", file.object).output
 
     def log(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shipline.deliver.gitops.yaml_text import Edit, UnsuitableFile, Value, YamlFile
+from shipline.deliver.gitops.yaml_text import Edit, UnsuitableFile, YamlFile, YamlValue
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Reference
 
@@ -190,7 +190,7 @@ def _in_kustomization(file: YamlFile, update: Update, image: Reference) -> Itera
                 yield _set_entries(file, entry, wanted)
 
 
-def _set_entries(file: YamlFile, mapping: Value, wanted: Mapping[str, str]) -> list[Edit]:
+def _set_entries(file: YamlFile, mapping: YamlValue, wanted: Mapping[str, str]) -> list[Edit]:
     """Replaces the entries that are there, and adds the others below the last of them."""
     there = {key: value for key in wanted if (value := mapping.get(key))}
     missing = {key: text for key, text in wanted.items() if key not in there and text}
@@ -208,7 +208,7 @@ def _in_values(file: YamlFile, update: Update, image: Reference) -> Iterator[lis
             yield _set_value(file, value, image)
 
 
-def _at(value: Value, path: str) -> Value | None:
+def _at(value: YamlValue, path: str) -> YamlValue | None:
     r"""The value at a path of keys and indexes as `helm --set` has it: a.b[0].c, a\.b."""
     for key, index in re.findall(r"((?:\\.|[^.\[\]\\])+)|\[([0-9]{1,6})\]", path):
         if index:
@@ -221,7 +221,7 @@ def _at(value: Value, path: str) -> Value | None:
     return value
 
 
-def _set_value(file: YamlFile, value: Value, image: Reference) -> list[Edit]:
+def _set_value(file: YamlFile, value: YamlValue, image: Reference) -> list[Edit]:
     """A whole name, or a mapping with those of the usual parts that the chart has."""
     if not value.is_mapping:
         return [file.replace(value, str(image))]
@@ -278,7 +278,7 @@ def _in_application(file: YamlFile, update: Update, image: Reference) -> Iterato
 
 
 def _kustomize_images(
-    file: YamlFile, images: Value, update: Update, image: Reference
+    file: YamlFile, images: YamlValue, update: Update, image: Reference
 ) -> Iterator[list[Edit]]:
     """Entries of the form [NAME=]NEW_NAME[:TAG][@DIGEST]."""
     for item in images.items:
@@ -287,7 +287,7 @@ def _kustomize_images(
             yield [file.replace(item, f"{name}{equals}{image}")]
 
 
-def _helm_source(file: YamlFile, helm: Value, update: Update, image: Reference) -> list[Edit]:
+def _helm_source(file: YamlFile, helm: YamlValue, update: Update, image: Reference) -> list[Edit]:
     """The parameters PATH, or PATH.repository, PATH.tag and so on; else a value of valuesObject."""
     parameters = helm.get("parameters")
     there = {

@@ -38,7 +38,7 @@ class UnsuitableFile(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class YamlValue:
     """A value in a file, with its node."""
 
     path: KeyPath
@@ -63,20 +63,20 @@ class Value:
         return bool(self.node.id == "mapping")
 
     @property
-    def items(self) -> Iterator[Value]:
+    def items(self) -> Iterator[YamlValue]:
         """Those of a sequence; none for others."""
         if self.node.id == "sequence":
             for index, item in enumerate(self.node.value):
-                yield Value((*self.path, index), item)
+                yield YamlValue((*self.path, index), item)
 
     @property
-    def entries(self) -> Iterator[Value]:
+    def entries(self) -> Iterator[YamlValue]:
         """Those of a mapping, by their own keys alone: nothing is merged."""
         if self.is_mapping:
             for key, value in self.node.value:
-                yield Value((*self.path, str(key.value)), value)
+                yield YamlValue((*self.path, str(key.value)), value)
 
-    def get(self, key: str) -> Value | None:
+    def get(self, key: str) -> YamlValue | None:
         return next((value for value in self.entries if value.path[-1] == key), None)
 
     def scalar(self, key: str) -> str:
@@ -84,7 +84,7 @@ class Value:
         value = self.get(key)
         return value.text if value else ""
 
-    def walk(self) -> Iterator[Value]:
+    def walk(self) -> Iterator[YamlValue]:
         """This value and all below it."""
         waiting = [self]
         while waiting:
@@ -101,7 +101,7 @@ class YamlFile:
 
     path: str
     text: str
-    documents: tuple[Value, ...]
+    documents: tuple[YamlValue, ...]
     shared: frozenset[int] = field(repr=False)
 
     @classmethod
@@ -114,10 +114,10 @@ class YamlFile:
         except UnicodeDecodeError:
             raise UnsuitableFile(f"{path} is not UTF-8 text") from None
         roots = _compose(path, text)
-        documents = tuple(Value((index,), root) for index, root in enumerate(roots))
+        documents = tuple(YamlValue((index,), root) for index, root in enumerate(roots))
         return cls(path, text, documents, _shared(path, roots))
 
-    def replace(self, value: Value, text: str) -> Edit:
+    def replace(self, value: YamlValue, text: str) -> Edit:
         """The edit that makes a scalar the string `text`. Raises UnsuitableFile for values that are
         no scalar on one line, that a template fills in, or that other places share.
         """
@@ -139,7 +139,7 @@ class YamlFile:
         written = self.text[start:end] if same else _written(text, style)
         return Edit(start, end, written, value.path, text)
 
-    def insert(self, mapping: Value, entries: Mapping[str, str], *, after: str) -> list[Edit]:
+    def insert(self, mapping: YamlValue, entries: Mapping[str, str], *, after: str) -> list[Edit]:
         """The edits that add entries below the one of the key `after`. Raises UnsuitableFile if
         other places share the mapping.
         """
@@ -160,7 +160,7 @@ class YamlFile:
             for part, (key, wanted) in zip(texts, entries.items(), strict=True)
         ]
 
-    def _is_shared(self, value: Value) -> UnsuitableFile:
+    def _is_shared(self, value: YamlValue) -> UnsuitableFile:
         return UnsuitableFile(
             f"{self.path}:{value.line}: {value} is used in several places through an anchor",
             hint="write it out where the image is set, without anchor or alias",
@@ -246,7 +246,7 @@ def _check_keys(path: str, mapping: Any) -> None:
         keys.add(key.value)
 
 
-def _values(documents: Sequence[Value]) -> dict[KeyPath, tuple[str, str]]:
+def _values(documents: Sequence[YamlValue]) -> dict[KeyPath, tuple[str, str]]:
     """Type and text of each scalar by its path, with the sizes of collections left out."""
     values: dict[KeyPath, tuple[str, str]] = {}
     for document in documents:
