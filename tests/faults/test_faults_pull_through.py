@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from crowds import connect, latencies, percentile
 from nodes import Node
 from peers import Registry
 from proxy import Answer, CutResponse, FlipBit, Stall
-from shipline.cli import registry_upstreams
 from spec_client import Target, sha256
 from upstream_nodes import begin, in_front_of, metric, push_image, read_all
 
@@ -36,6 +36,13 @@ def left_behind(node: Node) -> list[str]:
 def checked(data: Path) -> subprocess.CompletedProcess[str]:
     words = ["-m", "shipline", "registry", "check", str(data)]
     return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def resources(node: Node) -> tuple[int, int]:
+    """The threads of the node, and its memory in bytes."""
+    text = Path(f"/proc/{node.process.pid}/status").read_text()
+    found = dict(line.split(":", 1) for line in text.splitlines())
+    return int(found["Threads"]), int(found["VmRSS"].split()[0]) << 10
 
 
 @contextmanager
@@ -86,12 +93,9 @@ def test_a_broken_transfer_is_resumed(tmp_path: Path, registry: Registry, layer:
         assert ranges == [None, "bytes=700000-", "bytes=1400000-", "bytes=2100000-"]
 
 
-def test_a_stalled_transfer_is_resumed(
-    tmp_path: Path, registry: Registry, layer: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry_upstreams, "_SILENCE_S", 1.0)
+def test_a_stalled_transfer_is_resumed(tmp_path: Path, registry: Registry, layer: bytes) -> None:
     push_image(Target(registry.url, "stalled/transfer"), layer, "v1")
-    with in_front_of(tmp_path, registry.port) as (node, proxy):
+    with in_front_of(tmp_path, registry.port, timeout="1s") as (node, proxy):
         proxy.break_next(Stall(700_000), method="GET", target="/blobs/")
         edge = Target(node.url, "stalled/transfer")
         assert edge.call("GET", f"blobs/{sha256(layer)}").body == layer
@@ -125,6 +129,29 @@ def test_the_transfer_goes_on_when_the_client_that_began_it_leaves(
         second = begin(node, path)
         assert read_all(second) == layer
         assert len(proxy.seen("GET", "/blobs/")) == 1
+
+
+def test_a_thousand_clients_that_wait_cost_no_threads(
+    tmp_path: Path, registry: Registry, layer: bytes
+) -> None:
+    push_image(Target(registry.url, "many/clients"), layer, "v1")
+    path = f"/v2/many/clients/blobs/{sha256(layer)}"
+    with in_front_of(tmp_path, registry.port, timeout="10s") as (node, proxy):
+        proxy.break_next(Stall(1 << 20), method="GET", target="/blobs/")
+        clients = [connect(node.address, number) for number in range(1000)]
+        before = resources(node)
+        for client in clients:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert percentile(latencies(node.address, "/v2/", 1.0), 0.9) < 0.5
+        threads, memory = resources(node)
+        assert threads - before[0] <= 20  # sixteen of them serve all disk reads of the node
+        assert memory - before[1] < 100 << 20
+        for client in clients:
+            client.close()
+        assert Target(node.url, "many/clients").call("GET", path).body == layer
+        assert len(proxy.seen("GET", "/blobs/")) == 2  # the second for the rest
 
 
 def test_a_tag_is_served_while_the_upstream_is_away(

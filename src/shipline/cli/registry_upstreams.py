@@ -21,7 +21,6 @@ from shipline.server.upstreams.upstream import Connect, OriginAnswer
 from shipline.values import replace
 
 _BLOBS_AT_ONCE = 32
-_SILENCE_S = 20.0  # of an upstream, before another connection goes on
 
 
 def connect_upstreams(environ: Mapping[str, str], stack: ExitStack) -> Connect:
@@ -32,7 +31,7 @@ def connect_upstreams(environ: Mapping[str, str], stack: ExitStack) -> Connect:
         host, _, path = rest.strip("/").partition("/")
         plain, secure = ((host,), ()) if scheme == "http" else ((), (host,))
         settings = settings_from(environ, insecure=plain, secure=secure)
-        settings = replace(settings, read_s=_SILENCE_S)
+        settings = replace(settings, read_s=section.timeout.seconds)
         keychain: Keychain = keychain_from(environ)
         if section.username:
             password = section.password(environ)

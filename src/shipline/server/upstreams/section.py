@@ -14,6 +14,7 @@ from shipline.net import split_url
 from shipline.units import ByteSize, Duration
 
 _MINUTE, _DAY, _QUARTER_MINUTE = Duration(60_000), Duration(86_400_000), Duration(15_000)
+_SILENCE = Duration(20_000)
 _HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
@@ -61,6 +62,9 @@ class UpstreamSection:
     )
     negative: Duration = field(
         default=_QUARTER_MINUTE, metadata={"doc": "time in which a 404 is not asked for again"}
+    )
+    timeout: Duration = field(
+        default=_SILENCE, metadata={"doc": "longest silence of the registry in an answer"}
     )
     cache_size: ByteSize | None = field(
         default=None,
