@@ -4,6 +4,7 @@
 # make bench-metadata   durable write latencies of the metadata stores
 # make bench-builders   builds on 1, 2 and 4 nodes, side by side with docker buildx
 # make bench-registry   the registry node side by side with docker-registry
+# make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
@@ -14,7 +15,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo test check fuzz bench bench-builders bench-metadata bench-registry packages clean
+.PHONY: demo test check fuzz bench bench-builders bench-metadata bench-regions bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -43,6 +44,9 @@ bench-builders: packages $(VENV)/.installed-dev
 
 bench-metadata: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.metadata $(BENCH)
+
+bench-regions: packages $(VENV)/.installed-dev
+	$(BIN)/python -m bench.regions $(BENCH)
 
 bench-registry: packages $(VENV)/.installed
 	$(BIN)/python -m bench.registry $(BENCH)

@@ -1,4 +1,4 @@
-"""A plot of build times over tree sizes, as SVG without a library."""
+"""Plots as SVG without a library: build times over tree sizes, and bars."""
 
 from __future__ import annotations
 
@@ -43,7 +43,28 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         left, top = points[-1]
         parts.append(_text(left + 16, top + 4, label, "start", colour))
-    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    return _document(parts, _HEIGHT)
+
+
+def bars(title: str, rows: Sequence[tuple[str, float]]) -> str:
+    """A horizontal bar for each label and number of seconds."""
+    left, step = 220, 26
+    most = max(seconds for _, seconds in rows)
+    parts = [_text(16, 20, title, "start")]
+    for number, (label, seconds) in enumerate(rows):
+        top = _TOP + number * step
+        width = max(1.0, (_WIDTH - left - _RIGHT) * seconds / most)
+        colour = "#0b62a8" if label.startswith("shipline") else "#b4540a"
+        parts.append(
+            f'<rect x="{left}" y="{top}" width="{width:.1f}" height="{step - 8}" fill="{colour}"/>'
+        )
+        parts.append(_text(left - 8, top + 14, label, "end"))
+        parts.append(_text(left + width + 6, top + 14, f"{seconds:.1f}", "start", colour))
+    return _document(parts, _TOP + len(rows) * step + 12)
+
+
+def _document(parts: Sequence[str], height: int) -> str:
+    size = f'width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}"'
     style = 'font-family="sans-serif" font-size="13"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
     return (

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -56,9 +56,17 @@ class Edge:
 
 @contextmanager
 def nginx_edge(
-    work: Path, port: int, origin: str, keys: Mapping[str, str], *, host: str = "127.0.0.1"
+    work: Path,
+    port: int,
+    origin: str,
+    keys: Mapping[str, str],
+    *,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
 ) -> Iterator[Edge]:
-    """nginx on `port` in front of `origin` (HOST:PORT); `keys` by id."""
+    """nginx on `port` in front of `origin` (HOST:PORT); `keys` by id. `inside` is a command that
+    runs programs in another network namespace.
+    """
     _need("nginx")
     lines = "\n".join(f'    {key} "{secret}";' for key, secret in keys.items())
     text = _edited(
@@ -73,8 +81,9 @@ def nginx_edge(
     )
     (work / "edge.conf").write_text(text)
     (work / "nginx.conf").write_text(_NGINX.format(work=work))
-    command: list[str | Path] = ["nginx", "-p", work, "-c", work / "nginx.conf"]
-    with running(command, ready=partial(listening, port), log=work / "nginx.log"):
+    command = [*inside, "nginx", "-p", str(work), "-c", str(work / "nginx.conf")]
+    ready = (work / "nginx.pid").exists if inside else partial(listening, port)
+    with running(command, ready=ready, log=work / "nginx.log"):
         yield Edge("nginx", f"http://{host}:{port}", work)
 
 
