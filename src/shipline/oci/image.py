@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
+import msgspec
 from msgspec import Struct, field
 
 from shipline.errors import ContentError
@@ -50,6 +51,23 @@ class History(Struct, frozen=True):
         return value
 
 
+class _Run(TypedDict, total=False):
+    """The types in `config` (image specification, config.md), where each may be null."""
+
+    User: str | None
+    WorkingDir: str | None
+    StopSignal: str | None
+    Env: list[str] | None
+    Entrypoint: list[str] | None
+    Cmd: list[str] | None
+    Shell: list[str] | None
+    OnBuild: list[str] | None
+    Labels: dict[str, str] | None
+    Volumes: dict[str, Any] | None
+    ExposedPorts: dict[str, Any] | None
+    Healthcheck: dict[str, Any] | None
+
+
 class ImageConfig(Struct, frozen=True):
     """The image's settings. `run` holds the `config` object with its keys as specified
     (`Env`, `Cmd`, `Entrypoint`, `User`, ...); unknown keys, there and in `extra`, are kept.
@@ -72,6 +90,10 @@ class ImageConfig(Struct, frozen=True):
         history = document.get("history") or []
         if not isinstance(run, dict) or not isinstance(rootfs, dict):
             raise ContentError("the image configuration has an ill-typed config or rootfs")
+        try:
+            msgspec.convert(run, _Run)
+        except msgspec.ValidationError as error:
+            raise ContentError(f"the image configuration is ill-typed: config: {error}") from None
         if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
             raise ContentError("the image configuration has an ill-typed history")
         diff_ids = rootfs.get("diff_ids") or []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.errors import ContentError
-from shipline.oci import Descriptor, media, parse_manifest
+from shipline.oci import Descriptor, ImageConfig, media, parse_manifest
 
 CONFIG = Descriptor.of(b"{}", media.OCI_CONFIG).to_json()
 IMAGE: dict[str, Any] = {
@@ -85,3 +85,26 @@ def test_pairs_of_surrogates_and_other_spellings_below_are_fine() -> None:
     notes = {"smile": "\U0001f600", "a": "1", "A": "2", "Layers": "3"}
     raw = json.dumps(IMAGE | {"annotations": notes}).encode()
     assert parse_manifest(raw).annotations == notes
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"Env": [1]},
+        {"Env": "A=1"},
+        {"Labels": ["a"]},
+        {"Labels": {"a": 1}},
+        {"Entrypoint": "sh"},
+        {"OnBuild": "RUN id"},
+        {"User": 5},
+        {"WorkingDir": []},
+        {"Volumes": ["/a"]},
+    ],
+)
+def test_the_settings_of_an_image_have_the_types_of_the_specification(run: Any) -> None:
+    raw = json.dumps({"architecture": "amd64", "os": "linux", "config": run}).encode()
+    with pytest.raises(ContentError, match="ill-typed"):
+        ImageConfig.parse(raw)
+    nulls = dict.fromkeys((*run, "Healthcheck", "AnyOther"))
+    raw = json.dumps({"architecture": "amd64", "os": "linux", "config": nulls}).encode()
+    assert ImageConfig.parse(raw).run == nulls
