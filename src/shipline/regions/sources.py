@@ -122,5 +122,5 @@ class RemoteJournal:
             raise RegistryError(
                 f"{self._host}: the answer is not that of a shipline node: {error}",
                 host=self._host,
-                hint="`from` names a shipline node that is served with --role primary",
+                hint="`from` names a registry node of shipline that is served with --role primary",
             ) from None
