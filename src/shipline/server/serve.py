@@ -85,7 +85,15 @@ class Assembly:
         listeners = (admission, *access_control.listeners, hooks)
         through = None
         if section.upstreams and connect is not None:
-            through = PullThrough(section.upstreams, connect, storage, manifests, metrics)
+            rules = section.policy.signatures or section.policy.vulnerabilities
+            through = PullThrough(
+                section.upstreams,
+                connect,
+                storage,
+                manifests,
+                metrics,
+                admission.on_event if rules else None,
+            )
         on_report = partial(_count_collection, metrics)
         notify = partial(publish, listeners)
         gc = collection(storage, section.collection, on_report, notify)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
 from nodes import node as own_node
 from peers import Registry
 from served import served
+from shipline.supply import generate_key, write_key_pair
 from spec_client import Target, sha256, to_json
 from upstream_nodes import begin, in_front_of, metric, push_image, upstreams
 
@@ -100,3 +102,38 @@ def test_lists_of_tags_and_referrers_are_those_of_the_upstream(tmp_path: Path) -
             assert edge.call("GET", f"referrers/{subject}?artifactType=x").json["manifests"] == []
             assert len(proxy.seen("GET", "/tags/list")) == 1
             assert len(proxy.seen("GET", "/referrers/")) == 1
+
+
+def test_the_admission_policy_applies_to_what_is_cached(tmp_path: Path) -> None:
+    for name in ("origin", "edge", "work"):
+        (tmp_path / name).mkdir()
+    write_key_pair(generate_key("release"), tmp_path / "edge" / "release", b"x")
+    policy = """
+policy:
+  signatures:
+    keys: {release: release.pub}
+    rules: [{images: ["team/*"]}]
+    default: accept
+access: {mode: accounts, public-projects: [team, other]}
+"""
+    with served(tmp_path / "origin") as origin:
+        for name in ("team/signed", "team/unsigned", "other/unsigned"):
+            push_image(Target(origin.url, name), b"layer of %s" % name.encode(), "v1")
+        environ = {**os.environ, "SHIPLINE_KEY_PASSWORD": "x"}
+        key = tmp_path / "edge" / "release.key"
+        words = ("shipline", "sign", "--key", key, f"{origin.address}/team/signed:v1")
+        signed = run(*words, environ=environ)
+        assert signed.returncode == 0, signed.stderr
+        port = int(origin.address.rpartition(":")[2])
+        with served(tmp_path / "edge", upstreams(port) + policy) as node:
+
+            def status(name: str) -> int:
+                return Target(node.url, name).call("GET", "manifests/v1").status
+
+            assert status("team/signed") == 200
+            assert status("team/unsigned") == 401  # an account might be exempt
+            assert status("other/unsigned") == 200
+            origin.kill()
+            assert status("team/signed") == 200
+            assert status("team/unsigned") == 401
+            assert status("team/never") in (502, 503)

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from shipline.content import fetch_all
 from shipline.errors import ContentError, DigestMismatch, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 from shipline.server.entries import needs
+from shipline.server.events import NodeEvent, Publish
 from shipline.server.http import DISK, Coro, Growing, Headers, Principal, Request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
@@ -37,7 +39,9 @@ from shipline.server.upstreams.upstream import (
     Upstream,
     outage,
 )
+from shipline.supply import DEFAULT_LIMITS
 from shipline.tasks import TaskGroup
+from shipline.trust import statement_subject
 
 T = TypeVar("T")
 _THREADS = 32  # requests to upstreams at once, of manifests and of blobs
@@ -91,8 +95,12 @@ class PullThrough:
         storage: Storage,
         manifests: Manifests,
         metrics: Metrics,
+        on_statement: Publish | None = None,
     ) -> None:
-        """Raises ConfigError for a missing password."""
+        """With `on_statement` what the upstream has about an image, signatures above all, is
+        fetched with the image; it gets an event for each. Raises ConfigError for a missing
+        password.
+        """
         clock = storage.clock
         self._storage, self._manifests = storage, manifests
         self._counters = counters = Counters(metrics)
@@ -102,6 +110,8 @@ class PullThrough:
         self._find = lru_cache(_REMEMBERED)(self._match)
         self.cached = CachedContent(storage, manifests, self._cap, self._count_eviction)
         self._documents, self._fills = Flights(_THREADS), Flights(_THREADS)
+        self._on_statement = on_statement
+        self._examined: _Memory[None] = _Memory(clock)
         self._checked: _Memory[None] = _Memory(clock)
         self._absent: _Memory[None] = _Memory(clock)
         self._wrong: _Memory[None] = _Memory(clock)
@@ -197,12 +207,16 @@ class PullThrough:
 
         Raises Problem.
         """
+        headers: Headers = []
         if isinstance(reference, str):
-            return (yield from self._tag(source, reference))
-        if self._touch(source.name, reference):
+            headers = yield from self._tag(source, reference)
+        elif self._touch(source.name, reference):
             self._count("manifests", "hit")
-            return []
-        return (yield from self._wait(source, str(reference), self._by_digest, None))
+        else:
+            headers = yield from self._wait(source, str(reference), self._by_digest, None)
+        if self._on_statement is not None:
+            yield from self._examine(source, reference)
+        return headers
 
     def blob(self, source: ProxiedRepository, digest: Digest) -> Coro[Growing]:
         """A blob that the repository does not have, as it arrives. Raises Problem."""
@@ -322,6 +336,49 @@ class PullThrough:
             origin = source.upstream.origin(source.name)
             content = self._call(source, "manifests", digest, partial(_read, origin, digest))
             self.cached.add_manifest(source.name, *content)
+
+    def _examine(self, source: ProxiedRepository, reference: Digest | str) -> Coro[None]:
+        """Bring the statements about an image; without an answer, those that are here must do."""
+        yield DISK
+        stored = self._manifests.get(source.name, reference)
+        fresh_s = source.upstream.section.fresh.seconds
+        if stored is None or self._examined.get((source.name, stored.digest), fresh_s):
+            return
+        subject = parse_manifest(stored.raw, stored.media_type).subject
+        if subject is None and not (isinstance(reference, str) and statement_subject(reference)):
+            work = partial(self._bring_statements, source, stored.digest)
+            key = (source.name, stored.digest, "statements")
+            yield from self._documents.join(key, lambda: Flight(work))[0].wait()
+
+    def _bring_statements(self, source: ProxiedRepository, image: Digest) -> None:
+        """Those that refer to it, and those in cosign's tags, as far as they are verified."""
+        origin, limit = source.upstream.origin(source.name), DEFAULT_LIMITS.statements
+        subject = Descriptor(media.OCI_MANIFEST, image, 0)
+        found = self._call(source, "manifests", str(image), lambda: origin.referrers(subject))
+        for target in found[:limit]:
+            self._by_digest(source, str(target.digest))
+            self._bring_parts(source, target.digest)
+        for kind in ("sig", "att", "sbom"):
+            tag = f"{image.algorithm}-{image.hex}.{kind}"
+            with suppress(NotFound):
+                self._by_tag(source, tag)
+                self._bring_parts(source, tag)
+        self._examined.put((source.name, image), None)
+
+    def _bring_parts(self, source: ProxiedRepository, reference: Digest | str) -> None:
+        name = source.name
+        stored = self._manifests.get(name, reference)
+        if stored is None or self._on_statement is None:
+            return
+        for need in needs(parse_manifest(stored.raw, stored.media_type)):
+            if need.media_type not in media.NAMED and need.size <= DEFAULT_LIMITS.total:
+                fill = self._new_fill(source, Descriptor(_BYTES, need.digest, need.size))
+                fill.run()
+                if fill.progress.error is not None:
+                    raise fill.progress.error
+        tags = (reference,) if isinstance(reference, str) else ()
+        digest, kind = str(stored.digest), stored.media_type
+        self._on_statement(NodeEvent("push", name, digest=digest, tags=tags, media_type=kind))
 
     def _new_fill(self, source: ProxiedRepository, target: Descriptor) -> Fill:
         call = partial(self._call, source, "blobs", str(target.digest))
