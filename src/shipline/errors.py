@@ -16,7 +16,8 @@
     ├── GateUndecided      11   a quality gate could not decide
     ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
     ├── EngineError        13   the container engine of --load is missing or refuses (engines/)
-    └── BuilderError       14   a builder cannot be reached, or refuses
+    ├── BuilderError       14   a builder cannot be reached, or refuses
+    └── RegionsDiffer      15   a region does not have what the primary registry has (ship/)
 
     Cancelled             130   the work was interrupted
 

@@ -116,7 +116,9 @@ def _workflow(config: Config, root: Path) -> Workflow:
     pipeline, section = config.pipeline, config.ci or CiSection()
     builds = pipeline.builds
     images = list(pipeline.images.values())
-    places = [*images, *(copy for build in builds.values() for copy in build.copies)]
+    regions = [place for one in pipeline.in_regions.values() for place in one.values()]
+    copies = [copy for build in builds.values() for copy in build.copies]
+    places = [*images, *copies, *regions]
     if not images:
         raise ConfigError(
             "shipline.yaml has no image",

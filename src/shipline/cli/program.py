@@ -143,6 +143,7 @@ COMMANDS = {
     "Serve": (
         LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
         LazyCommand("mirror", "shipline.cli.mirror:group", "Show and configure mirrors."),
+        LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
     ),
     "Shell": (
         LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),

@@ -284,12 +284,15 @@ def _show(run: RunRecord, *, as_json: bool) -> None:
         click.echo(json.dumps(run.to_json(), indent=2))
         return
     from shipline.ship.plan import UNGATED, UNGATED_HINT
-    from shipline.ship.render import ungated
+    from shipline.ship.render import pending, ungated
     from shipline.ship.steps.build import shown_images
     from shipline.ship.steps.publish import tagged_images
 
     for line in tagged_images(run) or shown_images(run):
         click.echo(line)
+    if waiting := [step.name for step in pending(run)]:
+        names = ", ".join(waiting)
+        click.echo(f"warning: pending: {names}; shipline ship --resume {run.id}", err=True)
     if ungated(run):
         click.echo(f"warning: {UNGATED}; {UNGATED_HINT}", err=True)
 

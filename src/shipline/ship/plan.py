@@ -161,7 +161,9 @@ class PipelineStep:
     `run` raises ShiplineError if the step fails.
 
     A step with `on_image` looks at the pushed image; one with `gives_names` makes it visible. One
-    with `own_log` writes its log itself; for others it is made from their events.
+    with `own_log` writes its log itself; for others it is made from their events. One with
+    `needs_some` waits until `at_least` of these have passed. The failure of one that is
+    `deferrable` fails no run: it is pending, and done when the run is resumed.
     """
 
     name: str
@@ -171,6 +173,9 @@ class PipelineStep:
     compared: object
     run: Callable[[StepContext, Span], StepOutcome]
     needs: tuple[str, ...] = ()
+    needs_some: tuple[str, ...] = ()
+    at_least: int = 0
+    deferrable: bool = False
     skip: str = ""
     note: str = ""
     programs: tuple[str, ...] = ()
@@ -262,7 +267,7 @@ def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
     def add(step: PipelineStep) -> None:
         if step.name in planned:
             return
-        for needed in step.needs:
+        for needed in (*step.needs, *step.needs_some):
             add(declared[needed])
         key = _key(step, inputs.work_tree, [planned[needed].key for needed in step.needs])
         planned[step.name] = PlannedStep(step, key, _skip(step, inputs, planned))

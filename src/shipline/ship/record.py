@@ -26,6 +26,7 @@ class RunState(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     TOLERATED = "tolerated"
+    PENDING = "pending"
     SKIPPED = "skipped"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"

@@ -24,12 +24,14 @@ _MARKS = {
     RunState.PASSED: "passed",
     RunState.TOLERATED: "failed, which is allowed",
     RunState.INTERRUPTED: "interrupted: the process died",
+    RunState.PENDING: "pending: it is done when the run is resumed",
 }
 _ICONS = {
     RunState.PASSED: "✅",
     RunState.FAILED: "❌",
     RunState.SKIPPED: "⏭️",
     RunState.TOLERATED: "⚠️",
+    RunState.PENDING: "⏳",
 }
 
 
@@ -129,9 +131,14 @@ def summary(run: RunRecord) -> str:
         lines += ["", f"> ⚠️ {UNGATED}"]
     if verdicts := gate_verdicts(run).verdicts:
         lines += ["", "### Gates", "", *(f"- {line}" for line in verdicts)]
-    if run.state is not RunState.PASSED:
+    if run.state is not RunState.PASSED or pending(run):
         lines += ["", f"Continue with `shipline ship --resume {run.id}`"]
     return "\n".join([*lines, ""])
+
+
+def pending(run: RunRecord) -> list[StepRecord]:
+    """The steps that a resumed run will do."""
+    return [step for step in run.steps if step.state is RunState.PENDING]
 
 
 def ungated(run: RunRecord) -> bool:

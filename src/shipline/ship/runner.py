@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shipline.errors import Cancelled, ShiplineError, UsageError
+from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError
 from shipline.events import Step as Span
 from shipline.ship.plan import (
     UNGATED,
     UNGATED_HINT,
     Builder,
     Environment,
+    PipelineStep,
     Plan,
     PlannedStep,
     StepContext,
@@ -20,11 +22,14 @@ from shipline.ship.plan import (
 from shipline.ship.record import DONE, KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runs import Recorder, Runs
 from shipline.ship.steps.command import file_digest, require_program
-from shipline.tasks import CPUS, Limiter, Task, TaskGroup
+from shipline.tasks import CPUS, Limiter, Task, TaskGroup, sleep
 from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.supply import PrivateKey
+
+
+_AGAIN_S = 0.05
 
 
 def ship(
@@ -159,12 +164,19 @@ class StepRunner:
         with TaskGroup() as group:
             for planned in self.context.plan.steps:
                 above = [tasks[name] for name in planned.step.needs]
-                tasks[planned.name] = group.start(self._step, planned, above, span)
+                some = [tasks[name] for name in planned.step.needs_some]
+                tasks[planned.name] = group.start(self._step, planned, above, some, span)
         ends = [task.result() for task in tasks.values()]
         if failures := [end.failure for end in ends if end.failure is not None]:
             raise failures[0]
 
-    def _step(self, planned: PlannedStep, above: Sequence[Task[_End]], span: Span) -> _End:
+    def _step(
+        self,
+        planned: PlannedStep,
+        above: Sequence[Task[_End]],
+        some: Sequence[Task[_End]],
+        span: Span,
+    ) -> _End:
         ends = [task.result() for task in above]
         if any(end.stopped for end in ends):
             return _End(stopped=True)
@@ -177,24 +189,60 @@ class StepRunner:
             with span.step(planned.step.title, kind="run", stage=planned.name) as shown:
                 shown.cached()
             return _End(reused=True)
-        return self._run(planned, span)
+        missed = self._missed(planned.step, some)
+        return self._run(planned, span, missed)
+
+    def _missed(self, step: PipelineStep, some: Sequence[Task[_End]]) -> RegistryError | None:
+        """Wait until enough of those that a step needs some of have passed; the failure if too few
+        can.
+        """
+        while True:
+            ended = {
+                name: task.result()
+                for name, task in zip(step.needs_some, some, strict=True)
+                if task.settled
+            }
+            failed = [name for name, end in ended.items() if end.stopped]
+            if len(ended) - len(failed) >= step.at_least:
+                return None
+            if len(some) - len(failed) < step.at_least:
+                return self._too_few(step, failed)
+            sleep(_AGAIN_S)
+
+    def _too_few(self, step: PipelineStep, failed: Sequence[str]) -> RegistryError:
+        error = RegistryError(
+            f"it waits for {step.at_least} of {', '.join(step.needs_some)}, and too many failed",
+            host="",
+            hint="once these registries can be written to, continue with --resume",
+        )
+        for name in failed:
+            record = self.context.run.step(name)
+            error.add_note(f"{name}: {record.reason if record else ''}")
+        return error
 
     def _reports_unchanged(self, record: StepRecord) -> bool:
         root = self.context.project.root
         return all(file_digest(root / path) == digest for path, digest in record.reports.items())
 
-    def _run(self, planned: PlannedStep, span: Span) -> _End:
+    def _run(self, planned: PlannedStep, span: Span, missed: ShiplineError | None) -> _End:
         step, context = planned.step, self.context
         log = {} if step.own_log else {"log": str(context.recorder.log(step.name))}
-        with self.at_once:
+        with nullcontext() if step.deferrable else self.at_once:
             started = context.environment.clock()
             self._record(planned, state=RunState.RUNNING, started=started)
             try:
                 with span.step(step.title, kind="run", stage=step.name, **log) as shown:
+                    if missed is not None:
+                        raise missed
                     outcome = step.run(context, shown)
                     if outcome.cached:
                         shown.cached()
             except (Exception, Cancelled) as failure:
+                if step.deferrable and isinstance(failure, ShiplineError):
+                    reason = str(failure)
+                    self._record(planned, state=RunState.PENDING, started=started, reason=reason)
+                    span.warn(f"{step.name} is pending: {reason}", failure.hint)
+                    return _End(stopped=True)
                 stopped = isinstance(failure, Cancelled)
                 state = RunState.CANCELLED if stopped else RunState.FAILED
                 self._record(planned, state=state, started=started, reason=str(failure))

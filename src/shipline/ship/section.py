@@ -1,4 +1,4 @@
-"""The keys of shipline.yaml for the pipeline: image, targets, steps, build, sign, copies."""
+"""The keys of shipline.yaml for the pipeline: images, steps, build, sign, copies, regions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, Self
 
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, ShiplineError, UsageError
 from shipline.oci import Platform, Reference
 from shipline.units import Duration
 from shipline.values import replace
@@ -17,6 +17,7 @@ RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 """The steps that every pipeline has, in order."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
 Occasion = Literal["push", "tag", "pull-request", "schedule"]
@@ -216,6 +217,44 @@ class Sign:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionsSection:
+    """The registries that serve the image elsewhere, and which of them the tags wait for."""
+
+    registries: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "Registries by the name of their region, as HOST or HOST/PREFIX: the path of the"
+            " image follows it.",
+            "interpolate": True,
+        },
+    )
+    wait: Literal["all", "quorum", "none"] = field(
+        default="all",
+        metadata={
+            "doc": "The regions that must have the image before it is tagged anywhere: all, more"
+            " than half, or none. The others get it by the end of the run, or with --resume."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, registry in self.registries.items():
+            if not _REGION.match(name):
+                raise ConfigError(
+                    f"registries: {name!r} is not a name of lower-case letters, digits and -"
+                )
+            try:
+                place = Reference.parse(f"{registry}/image")
+            except ShiplineError as error:
+                raise ConfigError(f"registries.{name}: {error.message}") from None
+            if place.name != f"{registry}/image":
+                raise ConfigError(f"registries.{name}: {registry!r} is not HOST or HOST/PREFIX")
+
+    def needed(self, count: int) -> int:
+        """How many of `count` regions the tags wait for."""
+        return {"all": count, "quorum": count // 2 + 1 if count else 0, "none": 0}[self.wait]
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """The pipeline of one image, or of several targets."""
 
@@ -245,6 +284,10 @@ class Pipeline:
             "interpolate": True,
         },
     )
+    regions: RegionsSection = field(
+        default_factory=RegionsSection,
+        metadata={"doc": "Registries that serve the image elsewhere."},
+    )
     builder: str | None = field(
         default=None,
         metadata={"doc": "The builder that builds, as `shipline builder ls` names it."},
@@ -252,16 +295,17 @@ class Pipeline:
     keep_runs: int = field(default=50, metadata={"doc": "Number of records of runs to keep."})
 
     def __post_init__(self) -> None:
+        regions = self.regions.registries
         for name in self.steps:
             if not _NAME.match(name):
                 raise ConfigError(f"steps: {name!r} is not a name of letters, digits, . _ and -")
-            if name in RESERVED:
+            if name in (*RESERVED, *map(copy_step, regions), *map(publish_step, regions)):
                 raise ConfigError(f"steps: {name} is a step that every pipeline has: rename yours")
         if self.targets and (self.image or self.copies):
             key = "image" if self.image else "copies"
             raise ConfigError(f"targets: each has an image of its own: move {key} into one of them")
         _check_targets(self.targets)
-        _check_places(self.builds)
+        _check_places(self.builds, self.in_regions)
         if self.keep_runs < 1:
             raise ConfigError("keep-runs: must be at least 1")
         _check_needs(self.commands, self.build_needs)
@@ -278,6 +322,17 @@ class Pipeline:
     def images(self) -> Mapping[str, Reference]:
         """The repositories that images are pushed to, by target."""
         return {name: one.image for name, one in self.builds.items() if one.image is not None}
+
+    @property
+    def in_regions(self) -> Mapping[str, Mapping[str, Reference]]:
+        """The repositories of the images by region and target."""
+        return {
+            region: {
+                name: Reference.parse(f"{registry}/{image.repository}")
+                for name, image in self.images.items()
+            }
+            for region, registry in self.regions.registries.items()
+        }
 
     def only_for(self, platforms: tuple[Platform, ...]) -> Self:
         """Building for `platforms` alone: a target that is for others is no image then. Raises
@@ -337,7 +392,19 @@ def _equal(one: str, other: str) -> bool:
     return one.upper().replace("-", "_") == other.upper().replace("-", "_")
 
 
-def _check_places(builds: Mapping[str, TargetSection]) -> None:
+def copy_step(region: str) -> str:
+    """The name of the step that copies the images to a region."""
+    return f"copy-{region}"
+
+
+def publish_step(region: str) -> str:
+    """The name of the step that sets the tags in a region."""
+    return f"publish-{region}"
+
+
+def _check_places(
+    builds: Mapping[str, TargetSection], regions: Mapping[str, Mapping[str, Reference]]
+) -> None:
     """Raises ConfigError for repositories with a tag, and for those that two images have."""
     seen: dict[str, str] = {}
     for name, build in builds.items():
@@ -351,6 +418,12 @@ def _check_places(builds: Mapping[str, TargetSection]) -> None:
                 other = "" if seen[place.name].startswith(prefix) else f", in {seen[place.name]}"
                 raise ConfigError(f"{key}: {place} is {what}{other}")
             seen[place.name] = key
+    for region, places in regions.items():
+        for place in places.values():
+            if place.name in seen:
+                what = f"{place} is that of {seen[place.name]}"
+                raise ConfigError(f"regions.registries.{region}: {what}")
+            seen[place.name] = f"regions.registries.{region}"
 
 
 def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]) -> None:

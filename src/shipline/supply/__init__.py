@@ -12,6 +12,7 @@ from shipline.supply.claims import (
     Rejected,
     RejectReason,
     StatementSource,
+    at_the_source,
     attachment_tag,
 )
 from shipline.supply.envelopes import (
@@ -109,6 +110,7 @@ __all__ = [
     "Subject",
     "Verification",
     "VerifiedAttestation",
+    "at_the_source",
     "attachment_tag",
     "attest",
     "check_free",

@@ -1,4 +1,5 @@
-"""The steps `reserve` and `publish`: the version becomes a git tag, then the image gets its tags.
+"""The steps `reserve` and `publish`: the version becomes a git tag, then the image gets its tags,
+in its repository and the copies, and after that in each region.
 
 The decision of the tag policy is compared with the registries: an immutable tag must keep its
 image, and a mutable tag must not move back.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from shipline.content import MemoryStore, fetch_all
@@ -17,6 +19,7 @@ from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_r
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import PipelineStep, PlanInput, StepContext, StepKind, StepOutcome
 from shipline.ship.record import RunRecord
+from shipline.ship.section import Pipeline, copy_step, publish_step
 from shipline.ship.steps.build import require_images
 from shipline.tags import (
     Decision,
@@ -107,22 +110,56 @@ def _reserve_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
 
 
 def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
-    places = [str(place) for place in _places(inputs)]
-    tags = [tag.name for tag in inputs.naming.tags]
+    section, selection = inputs.pipeline.regions, inputs.selection
+    names = map(copy_step, section.registries)
+    copied = tuple(name for name in names if not selection.left_out(name))
     yield PipelineStep(
         name="publish",
         kind="publish",
         title="publish the tags",
-        command=" ".join(f"{place}:{tag}" for place in places for tag in tags),
-        compared={"places": places, "tags": tags},
+        **_tagging(inputs, _places(inputs)),
         run=_publish,
         needs=("copy",),
+        needs_some=copied,
+        at_least=section.needed(len(copied)),
         gives_names=True,
     )
+    for region, places in inputs.pipeline.in_regions.items():
+        left_out = selection.left_out(copy_step(region))
+        yield PipelineStep(
+            name=publish_step(region),
+            kind="publish",
+            title=f"publish the tags in the region {region}",
+            **_tagging(inputs, {place: name for name, place in places.items()}),
+            run=partial(_publish_in, region),
+            needs=("publish", copy_step(region)),
+            deferrable=section.wait != "all",
+            skip=f"the images are not copied there: {left_out}" if left_out else "",
+            gives_names=True,
+        )
+
+
+def _tagging(inputs: PlanInput, places: Iterable[Reference]) -> dict[str, Any]:
+    """What a step that sets the tags in `places` shows, and depends on."""
+    names, tags = [str(place) for place in places], [tag.name for tag in inputs.naming.tags]
+    return {
+        "command": " ".join(f"{name}:{tag}" for name in names for tag in tags),
+        "compared": {"places": names, "tags": tags},
+    }
+
+
+def _publish_names(pipeline: Pipeline) -> Iterator[str]:
+    yield "publish"
+    yield from map(publish_step, pipeline.regions.registries)
 
 
 RESERVE = StepKind(name="reserve", steps=_reserve_steps, decode=ReservedVersion.from_json)
-PUBLISH = StepKind(name="publish", steps=_publish_steps, decode=PublishedNames.from_json)
+PUBLISH = StepKind(
+    name="publish",
+    steps=_publish_steps,
+    decode=PublishedNames.from_json,
+    names=_publish_names,
+)
 
 
 def _reserve(context: StepContext, span: Span) -> StepOutcome:
@@ -140,17 +177,41 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _publish(context: StepContext, span: Span) -> StepOutcome:
-    """Set the tags of all images everywhere, unless one of the places has a conflict. Raises
-    TagConflict before any tag is set; what a registry refuses is raised once all were tried.
+    """Set the tags of all images everywhere but in the regions."""
+    pipeline, places = context.project.pipeline, _places(context.inputs)
+    waited_for = pipeline.in_regions if pipeline.regions.wait == "all" else {}
+    regions = {
+        place: name
+        for region, images in waited_for.items()
+        if not context.plan.skips(publish_step(region))
+        for name, place in images.items()
+    }
+    return _set_tags(context, places, span, regions)
+
+
+def _publish_in(region: str, context: StepContext, span: Span) -> StepOutcome:
+    places = context.project.pipeline.in_regions[region]
+    return _set_tags(context, {place: name for name, place in places.items()}, span, {})
+
+
+def _set_tags(
+    context: StepContext,
+    places: Mapping[Reference, str],
+    span: Span,
+    later: Mapping[Reference, str],
+) -> StepOutcome:
+    """Set the tags of the images of the targets in `places`, unless one of them, or of those that
+    get theirs `later`, has a conflict. Raises TagConflict before any tag is set; what a registry
+    refuses is raised once all were tried.
     """
     decision, targets = reserved_decision(context), require_images(context.run)
     older = commit_order(context.git, context.project.tags.remote, fetch=True)
     destinations = {
         place: (context.environment.repositories(place), targets[name])
-        for place, name in _places(context.inputs).items()
+        for place, name in places.items()
     }
-    for repository, _ in destinations.values():
-        placements(repository, decision, older)
+    for destination in (*places, *later):
+        placements(context.environment.repositories(destination), decision, older)
     images: list[str] = []
     failures: list[ShiplineError] = []
     for destination, (repository, target) in destinations.items():
@@ -184,14 +245,19 @@ def _incomplete(failures: Sequence[ShiplineError], images: Sequence[str]) -> Shi
 
 def names_of(run: RunRecord) -> tuple[str, ...]:
     """The names that the images of a run got."""
-    published = run.result("publish", PublishedNames)
-    return published.names if published else ()
+    return tuple(name for done in _published(run) for name in done.names)
 
 
 def tagged_images(run: RunRecord) -> list[str]:
     """The names that the images of a run got, with digests."""
-    published = run.result("publish", PublishedNames)
-    return list(published.images) if published else []
+    return [image for done in _published(run) for image in done.images]
+
+
+def _published(run: RunRecord) -> Iterator[PublishedNames]:
+    """The names in the repositories and copies, then those in each region."""
+    for step in run.steps:
+        if isinstance(step.result, PublishedNames):
+            yield step.result
 
 
 def version_of(run: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""The steps `sign` and `copy`: signatures, attestations, and copies in other registries.
+"""The steps `sign` and `copy`: signatures, attestations, and copies in registries and regions.
 
 An image is signed under each name that it will get, before it is tagged, and in each repository.
 The provenance is that of SLSA, version 1 (slsa.dev/spec/v1.0/provenance).
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,20 @@ from shipline.ship.plan import (
     StepOutcome,
 )
 from shipline.ship.record import RunRecord, as_json
-from shipline.ship.section import Build
+from shipline.ship.section import Build, Pipeline, copy_step
 from shipline.ship.steps.build import pushed_images, require_images, sboms
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import reserved_decision
-from shipline.supply import STATEMENT_LIMIT, Statement, attest, copy_with_evidence, sign
+from shipline.supply import (
+    STATEMENT_LIMIT,
+    Identity,
+    Statement,
+    at_the_source,
+    attest,
+    copy_with_evidence,
+    sign,
+    verify,
+)
 from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
 PREDICATE = "https://slsa.dev/provenance/v1"
 _BUILD_TYPE = "https://shipline.dev/ship/v1"
 _LOCAL = "https://shipline.dev/builder/local"
+_EXACT = Identity.parse("exact")
 _CREDENTIALS = re.compile(r"://[^/]*@")  # in the URL of a remote
 
 
@@ -98,6 +109,26 @@ def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         skip="" if copies else "shipline.yaml names no copies",
         gives_names=True,
     )
+    for region, places in inputs.pipeline.in_regions.items():
+        images = inputs.pipeline.images
+        yield PipelineStep(
+            name=copy_step(region),
+            kind="copy",
+            title=f"copy to the region {region}",
+            command="; ".join(
+                f"copy {images[name]}@DIGEST to {place}" for name, place in places.items()
+            ),
+            compared=[str(place) for place in places.values()],
+            run=partial(_copy_to_region, region),
+            needs=("sign",),
+            deferrable=inputs.pipeline.regions.wait != "all",
+            gives_names=True,
+        )
+
+
+def _copy_names(pipeline: Pipeline) -> Iterator[str]:
+    yield "copy"
+    yield from map(copy_step, pipeline.regions.registries)
 
 
 def _missing_key(project: ProjectConfig) -> Iterator[str]:
@@ -116,6 +147,7 @@ COPY = StepKind(
     name="copy",
     steps=_copy_steps,
     decode=lambda results: Copies(tuple(results["copies"])),
+    names=_copy_names,
 )
 
 
@@ -142,9 +174,35 @@ def _sign(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _copy(context: StepContext, span: Span) -> StepOutcome:
-    """Copy the images by digest, with everything that refers to them, and sign them there."""
-    images, builds = require_images(context.run), context.project.pipeline.builds
-    copies = [(name, place) for name in images for place in builds[name].copies]
+    builds = context.project.pipeline.builds
+    return _copy_to(
+        context,
+        [(name, place) for name in require_images(context.run) for place in builds[name].copies],
+        span,
+    )
+
+
+def _copy_to_region(region: str, context: StepContext, span: Span) -> StepOutcome:
+    """Copy the images, and verify there that they are signed with all keys under all names. Raises
+    SignatureRefused.
+    """
+    places = context.project.pipeline.in_regions[region]
+    outcome = _copy_to(context, list(places.items()), span)
+    keys = [signer.public for signer in context.signers]
+    for name, target in require_images(context.run).items():
+        there = at_the_source(context.environment.repositories(places[name]))
+        for tag in reserved_decision(context).names if keys else ():
+            verify(
+                there, target, places[name].tagged(tag), keys, identity=_EXACT, threshold=len(keys)
+            )
+    return outcome
+
+
+def _copy_to(
+    context: StepContext, copies: Sequence[tuple[str, Reference]], span: Span
+) -> StepOutcome:
+    """Copy images by digest, with everything that refers to them, and sign them there."""
+    images = require_images(context.run)
 
     def copy(name: str, place: Reference) -> None:
         with span.step(f"copy to {place}", kind="push", host=place.host):
