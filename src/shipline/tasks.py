@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Generic, ParamSpec, Self, TypeVar
@@ -501,7 +501,7 @@ class Once(Generic[T]):
 
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], *, workers: int = CPUS, ahead: int = 4
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """`map` on `workers` threads: results in order, at most `workers + ahead` items in flight."""
     if workers <= 1:
         yield from map(function, items)

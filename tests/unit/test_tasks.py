@@ -176,7 +176,7 @@ def test_ordered_map_ends_its_threads_when_it_is_left_early() -> None:
     before = threading.active_count()
     results = ordered_map(str, range(1000), workers=3)
     assert next(results) == "0"
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert threading.active_count() == before
     check()
 

@@ -10,26 +10,37 @@ from __future__ import annotations
 import marshal
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
+from shipline.build.layer_files import LayerFiles
 from shipline.content import LocalStore, read_file, seal, unseal
-from shipline.layer import BlockIndex, Codec
+from shipline.layer import BlockIndex, Codec, Layer
 from shipline.oci import Digest
 
-_KIND = b"shipline-blocks-1\n"
+_KIND = b"shipline-blocks-2\n"
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 PLACE = "blocks"
 WORTH_INDEXING = 64 << 20  # bytes of files; compressing less takes less than 0.1 s
 
 
+class _Record(Struct, frozen=True):
+    form: str
+    blob: Digest
+    diff_id: Digest
+    rows: bytes
+
+
 class BlockIndexes(Struct, frozen=True):
-    """The indexes in a state directory, of the blobs in `store`; several builds may share them."""
+    """The indexes in a state directory, of the blobs in `store` and the tars in `files`; several
+    builds may share them.
+    """
 
     state: Path
     store: LocalStore
+    files: LayerFiles
     scratch: Path
 
     @contextmanager
@@ -40,38 +51,45 @@ class BlockIndexes(Struct, frozen=True):
         if not key or not codec.blocks_id:
             yield None
             return
-        form, digest, rows = ("", "", b"") if fresh else _read(self.state / PLACE / key)
-        blob = -1
-        if form == codec.blocks_id and rows:
-            with suppress(OSError):
-                blob = os.open(self.store.path(Digest.parse(digest)), _READ)
-        try:
-            yield BlockIndex() if blob < 0 else BlockIndex(rows, blob)
-        finally:
-            if blob >= 0:
-                os.close(blob)
+        older = None if fresh else _read(self.state / PLACE / key)
+        with ExitStack() as stack:
+            if older is None or older.form != codec.blocks_id:
+                yield BlockIndex()
+                return
+            blob = _open(self.store.path(older.blob), stack)
+            tar = _open(self.files.path(older.diff_id) / "layer.tar", stack)
+            yield BlockIndex(older.rows, blob, tar)
 
-    def save(self, key: str, codec: Codec, digest: Digest, index: BlockIndex) -> None:
-        """Keep the index of a new layer, whose blob has the `digest`."""
+    def save(self, key: str, codec: Codec, layer: Layer, index: BlockIndex) -> None:
+        """Keep the index of a new layer."""
         new = self.scratch / f"blocks-{os.urandom(6).hex()}"
-        record = (codec.blocks_id, str(digest), index.dump())
-        new.write_bytes(seal(_KIND, marshal.dumps(record, 4)))
+        digests = (str(layer.descriptor.digest), str(layer.diff_id))
+        new.write_bytes(seal(_KIND, marshal.dumps((codec.blocks_id, *digests, index.dump()), 4)))
         (self.state / PLACE).mkdir(exist_ok=True)
         os.rename(new, self.state / PLACE / key)
+
+
+def _open(path: Path, stack: ExitStack) -> int:
+    """The open file; -1 if it is not there."""
+    try:
+        file = os.open(path, _READ)
+    except OSError:
+        return -1
+    stack.callback(os.close, file)
+    return file
 
 
 def indexed_blobs(state: Path) -> Iterator[Digest]:
     """The blobs that an index refers to."""
     for path in (state / PLACE).glob("*"):
-        _, digest, rows = _read(path)
-        if rows:
-            yield Digest.parse(digest)
+        if (found := _read(path)) is not None:
+            yield found.blob
 
 
-def _read(path: Path) -> tuple[str, str, bytes]:
-    """The form, blob and rows of an index; empty without one, and for one that is damaged."""
+def _read(path: Path) -> _Record | None:
+    """An index; None without one, and for one that is damaged."""
     with suppress(OSError):
         if (record := unseal(_KIND, read_file(path))) is not None:
-            form, digest, rows = marshal.loads(record)
-            return form, digest, rows
-    return "", "", b""
+            form, blob, diff_id, rows = marshal.loads(record)
+            return _Record(form, Digest.parse(blob), Digest.parse(diff_id), rows)
+    return None

@@ -130,6 +130,7 @@ def copy(
             for target in targets:
                 if target.archive:
                     tree, listed = _unpacked(target, worker.temporary("archive"), stack)
+                    _note_contents([tree])
                     own = CopyAttributes(owner)
                     placement.place_archive(target.path, tree.items(), own, listed)
                 else:
@@ -143,6 +144,7 @@ def copy(
             return list(placement.items())
 
         def make() -> LayerResult:
+            _note_contents(trees)
             made = _make(items(), _index_key(op, sources), worker, options)
             worker.cache.add_outline(outline)
             return made
@@ -159,6 +161,13 @@ def copy(
             if first is not None:
                 return first
         return _found_or_made(key(), make, worker, options)
+
+
+def _note_contents(trees: Sequence[Tree]) -> None:
+    """Let an index of blocks know the files, where there will be one."""
+    if sum(tree.extent[1] for tree in trees) >= WORTH_INDEXING:
+        for tree in trees:
+            tree.note_contents()
 
 
 def _index_key(op: CopyOp, sources: Iterable[Source]) -> str:

@@ -402,7 +402,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         codec=codec_of(formats_of(request)[0]),
         clock=plan.clock,
         scratch=tools.scratch,
-        indexes=BlockIndexes(home, blobs.store, tools.scratch),
+        indexes=BlockIndexes(home, blobs.store, files, tools.scratch),
     )
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),

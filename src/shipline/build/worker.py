@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
 from shipline.events import Step
-from shipline.layer import Codec, Item, TocBuilder, stream_layer, write_tar
+from shipline.layer import Codec, Item, TocBuilder, stream_blocks, stream_layer, write_tar
 from shipline.oci import Descriptor
 
 _SECOND = 1_000_000_000  # nanoseconds
@@ -92,20 +93,21 @@ class Worker(Struct, frozen=True):
         """
         created = Clock().now()
         toc = TocBuilder()
-        tar = write_tar(toc.through(map(self._settled, items)))
+        settled = toc.through(map(self._settled, items))
         follower, path = options.follower, self.temporary("tar")
         key, codec = options.index_key, self.codec
         indexed = self.indexes.open(key, codec, fresh=options.fresh)
-        with indexed as index, self.store.ingest() as ingest:
+        with indexed as index, self.store.ingest() as ingest, ExitStack() as stack:
             if follower is not None:
                 follower.follow(ingest)
-            if not options.mountable:
-                layer = stream_layer(tar, ingest, codec, index=index)
+            file = stack.enter_context(open(path, "wb")) if options.mountable else None
+            if index is None:
+                also = None if file is None else file.write
+                layer = stream_layer(write_tar(settled), ingest, codec, also=also)
             else:
-                with open(path, "wb") as file:
-                    layer = stream_layer(tar, ingest, codec, also=file.write, index=index)
-            if index is not None:
-                self.indexes.save(key, codec, layer.descriptor.digest, index)
+                tar = -1 if file is None else file.fileno()
+                layer = stream_blocks(settled, ingest, codec, index, tar)
+                self.indexes.save(key, codec, layer, index)
         if follower is not None:
             follower.completed(layer.descriptor)
         self.snapshots.save_toc(layer.diff_id, toc.toc())

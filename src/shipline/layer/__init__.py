@@ -19,7 +19,7 @@ from shipline.layer.entry import (
 )
 from shipline.layer.estargz import ANNOTATIONS, without_toc
 from shipline.layer.mirror import Written
-from shipline.layer.stream import Layer, stream_layer
+from shipline.layer.stream import Layer, stream_blocks, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
 from shipline.layer.toc import LayeredToc, Toc, TocBuilder
@@ -62,6 +62,7 @@ __all__ = [
     "resolve",
     "scan",
     "sniff",
+    "stream_blocks",
     "stream_layer",
     "unpack",
     "unpacked_items",

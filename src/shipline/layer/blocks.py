@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -119,52 +119,92 @@ def _recorded(body: bytes) -> int | None:
 
 
 class CompressedBlock(NamedTuple):
-    """A compressed block, with crc and length of what it holds.
-
-    `key` and `digest` are those of the block before and after compression, if anyone asks.
-    """
+    """A compressed block, with crc and length of what it holds."""
 
     data: bytes
-    crc: int = 0
-    length: int = 0
-    key: bytes = b""
-    digest: bytes = b""
+    crc: int
+    length: int
 
 
-_ROW = struct.Struct("<32s32sQIII")  # key, digest, offset, size, crc, length
+class KnownBlock(NamedTuple):
+    """A block of an older layer: `crc` and `length` of its bytes, which are at `start` of its tar;
+    `size` and `digest` of what they are compressed to, at `offset` of its blob.
+    """
+
+    digest: bytes
+    offset: int
+    size: int
+    crc: int
+    length: int
+    start: int
+
+
+_ROW = struct.Struct("<32s32sQIII")  # key, and a KnownBlock without its start
+_NO_KEY = bytes(32)
 
 
 class BlockIndex:
-    """The compressed blocks of a layer by what they hold. Those of an older one, whose `rows` came
-    from `dump` and whose blob is the open file `blob`, are taken where they are equal.
+    """The blocks of a layer by what they hold, plain and compressed. Those of an older one, whose
+    `rows` came from `dump`, are taken where they are equal: from its open files `tar` and `blob`,
+    either of which may be missing (-1).
 
-    A damaged blob gives no part: its bytes are compared with their digest.
+    Damage gives no block: what is there is compared with its digest, or checksum.
     """
 
-    def __init__(self, rows: bytes = b"", blob: int = -1) -> None:
-        self._older = {row[0]: row for row in _ROW.iter_unpack(rows)}
-        self._blob = blob
+    def __init__(self, rows: bytes = b"", blob: int = -1, tar: int = -1) -> None:
+        self._older: dict[bytes, KnownBlock] = {}
+        self.blob, self.tar = blob, tar
         self._rows: list[bytes] = []
+        start = 0
+        for key, digest, offset, size, crc, length in _ROW.iter_unpack(rows):
+            known = KnownBlock(digest, offset, size, crc, length, start)
+            start += known.length
+            if key != _NO_KEY:
+                self._older[key] = known
+
+    @property
+    def has_older(self) -> bool:
+        """Whether there is an older layer."""
+        return bool(self._older)
 
     def dump(self) -> bytes:
-        """The rows of the parts that were added."""
+        """The rows of the blocks that were added."""
         return b"".join(self._rows)
 
-    def part(self, block: bytes, compress: Callable[[bytes], CompressedBlock]) -> CompressedBlock:
-        """The part for a block: that of the older layer, or else compressed. From any thread."""
+    def find(self, key: bytes) -> KnownBlock | None:
+        """The block of the older layer."""
+        return self._older.get(key)
+
+    def fill(self, known: KnownBlock, view: memoryview) -> bool:
+        """Write a block of the older layer to `view`; whether it is there."""
+        if self.tar < 0 or len(view) != known.length:
+            return False
+        with suppress(OSError):
+            return (
+                os.preadv(self.tar, [view], known.start) == len(view)
+                and checksum(view) == known.crc
+            )
+        return False
+
+    def compressed(self, known: KnownBlock, plain: memoryview) -> CompressedBlock | None:
+        """What `plain` was compressed to; None if that is not there, or it is another block."""
         from blake3 import blake3
 
-        key = blake3(block).digest()
-        if row := self._older.get(key):
-            _, digest, offset, size, crc, length = row
-            with suppress(OSError):
-                data = os.pread(self._blob, size, offset)
-                if blake3(data).digest() == digest:
-                    return CompressedBlock(data, crc, length, key, digest)
-        made = compress(block)
-        return made._replace(key=key, digest=blake3(made.data).digest())
+        if self.blob < 0 or len(plain) != known.length or checksum(plain) != known.crc:
+            return None
+        with suppress(OSError):
+            data = os.pread(self.blob, known.size, known.offset)
+            if blake3(data).digest() == known.digest:
+                return CompressedBlock(data, known.crc, known.length)
+        return None
 
-    def add(self, part: CompressedBlock, offset: int) -> None:
-        """Add the next part of the layer, which is at `offset` in its blob."""
-        data, crc, length, key, digest = part
-        self._rows.append(_ROW.pack(key, digest, offset, len(data), crc, length))
+    def add(self, key: bytes, known: KnownBlock) -> None:
+        """Add the next block of the new layer."""
+        self._rows.append(_ROW.pack(key or _NO_KEY, *known[:-1]))
+
+
+def checksum(data: bytes | memoryview) -> int:
+    """The CRC-32 of a block, as gzip has it."""
+    from isal import isal_zlib
+
+    return isal_zlib.crc32(data)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import partial
 from typing import Literal
 
 from msgspec import Struct
 
 from shipline.errors import UsageError
-from shipline.layer.blocks import BlockIndex, CompressedBlock
+from shipline.layer.blocks import CompressedBlock
 from shipline.layer.estargz import Ending, is_estargz, seekable
 from shipline.oci import Descriptor, media
 from shipline.tasks import CPUS, ordered_map
@@ -88,10 +88,10 @@ class Codec(Struct, frozen=True):
         return f"{self.name} {self.level} {library} {os.uname().machine}"
 
     def compress(
-        self, blocks: Iterable[bytes], *, workers: int = CPUS, index: BlockIndex | None = None
+        self, blocks: Iterable[bytes], *, workers: int = CPUS
     ) -> Generator[bytes, None, Ending | None]:
-        """The compressed bytes, which depend on `blocks` alone, not on `workers` or on what `index`
-        takes from an older layer; estargz compresses tars only, and returns what it added.
+        """The compressed bytes, which depend on `blocks` alone, not on `workers`; estargz
+        compresses tars only, and returns what it added.
         """
         if self.name == "uncompressed":
             return _as_they_are(blocks)
@@ -100,9 +100,19 @@ class Codec(Struct, frozen=True):
             return seekable(blocks, member, workers=workers)
         if self.name == "zstd":
             return _zstd(blocks, self.level, workers)
-        if self.level > 3:
-            return _gzip_members(blocks, self.level, workers, index)
-        return _gzip_joined(blocks, self.level, workers, index)
+        return self.join_blocks(ordered_map(self.compress_block, blocks, workers=workers))
+
+    def compress_block(self, block: bytes | memoryview) -> CompressedBlock:
+        """A block by itself, for `join_blocks`; of gzip alone."""
+        if not self.level:
+            return _stored_part(block)
+        if self.level <= 3:
+            return _deflate_part(block, level=self.level)
+        return CompressedBlock(_member(block, level=self.level), zlib.crc32(block), len(block))
+
+    def join_blocks(self, blocks: Iterable[CompressedBlock]) -> Generator[bytes, None, None]:
+        """The compressed bytes of the blocks, each as it is."""
+        return _gzip_members(blocks, self.level) if self.level > 3 else _gzip_joined(blocks)
 
 
 def codec(name: str, level: int | None = None, *, docker: bool = False) -> Codec:
@@ -123,40 +133,20 @@ def _as_they_are(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
     yield from blocks
 
 
-def _parts(
-    blocks: Iterable[bytes],
-    compress: Callable[[bytes], CompressedBlock],
-    workers: int,
-    index: BlockIndex | None,
-    offset: int,
-) -> Iterator[CompressedBlock]:
-    """The compressed blocks, in order, which begin at `offset` in the blob."""
-    if index is None:
-        yield from ordered_map(compress, blocks, workers=workers)
-        return
-    for part in ordered_map(partial(index.part, compress=compress), blocks, workers=workers):
-        index.add(part, offset)
-        offset += len(part.data)
-        yield part
-
-
-def _gzip_joined(
-    blocks: Iterable[bytes], level: int, workers: int, index: BlockIndex | None
-) -> Generator[bytes, None, None]:
+def _gzip_joined(blocks: Iterable[CompressedBlock]) -> Generator[bytes, None, None]:
     """One gzip member of independent deflate blocks that end on byte boundaries."""
     from isal import isal_zlib
 
     checksum, size = 0, 0
     yield _GZIP_HEADER
-    compress = partial(_deflate_part, level=level) if level else _stored_part
-    for data, crc, length, *_ in _parts(blocks, compress, workers, index, len(_GZIP_HEADER)):
+    for data, crc, length, *_ in blocks:
         checksum = isal_zlib.crc32_combine(checksum, crc, length)
         size += length
         yield data
     yield _LAST_BLOCK + struct.pack("<LL", checksum, size & 0xFFFFFFFF)
 
 
-def _deflate_part(block: bytes, *, level: int) -> CompressedBlock:
+def _deflate_part(block: bytes | memoryview, *, level: int) -> CompressedBlock:
     from isal import isal_zlib
 
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
@@ -164,29 +154,24 @@ def _deflate_part(block: bytes, *, level: int) -> CompressedBlock:
     return CompressedBlock(data, isal_zlib.crc32(block), len(block))
 
 
-def _stored_part(block: bytes) -> CompressedBlock:
-    parts: list[bytes] = []
+def _stored_part(block: bytes | memoryview) -> CompressedBlock:
+    parts: list[bytes | memoryview] = []
     for start in range(0, len(block), _STORED_LIMIT):
         part = block[start : start + _STORED_LIMIT]
         parts += (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
     return CompressedBlock(b"".join(parts), zlib.crc32(block), len(block))
 
 
-def _gzip_members(
-    blocks: Iterable[bytes], level: int, workers: int, index: BlockIndex | None
-) -> Generator[bytes, None, None]:
-    def member(block: bytes) -> CompressedBlock:
-        return CompressedBlock(_member(block, level=level))
-
+def _gzip_members(blocks: Iterable[CompressedBlock], level: int) -> Generator[bytes, None, None]:
     empty = True
-    for part in _parts(blocks, member, workers, index, 0):
+    for block in blocks:
         empty = False
-        yield part.data
+        yield block.data
     if empty:
         yield _member(b"", level=level)
 
 
-def _member(content: bytes, *, level: int) -> bytes:
+def _member(content: bytes | memoryview, *, level: int) -> bytes:
     """One gzip member."""
     if level > 3:
         import deflate

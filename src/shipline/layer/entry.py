@@ -89,9 +89,13 @@ class ContentDigests:
         self._capabilities = capabilities
         self._found: dict[str, bytes] = {}
 
-    def add(self, name: str, fd: int, digest: bytes) -> None:
-        """Note the digest of the open file `fd`."""
-        self._found[name] = digest + capability(fd) if self._capabilities else digest
+    def add(self, name: str, file: int | str, digest: bytes) -> None:
+        """Note the digest of a file that was read: `file` is its descriptor or its path."""
+        self._found[name] = digest + capability(file) if self._capabilities else digest
+
+    def note(self, name: str, identity: bytes) -> None:
+        """Note an identifier that another process has found."""
+        self._found[name] = identity
 
     def get(self, name: str) -> bytes | None:
         """The identifier of a file that was read."""
@@ -100,12 +104,17 @@ class ContentDigests:
 
 class Source(NamedTuple):
     """The file that holds the content: `name`, relative to the directory `root`. Who reads all of
-    it tells `digests`.
+    it tells `digests`. What those would be told is `known`, if it is, from the cache of stats.
     """
 
     root: OpenDirectory
     name: str
     digests: ContentDigests | None = None
+    known: bytes | None = None
+
+    def identity(self) -> bytes | None:
+        """What `digests` was told, or else is known; None without `digests`."""
+        return None if self[2] is None else self[2].get(self[1]) or self[3]
 
 
 Content = bytes | Source | Reader | None

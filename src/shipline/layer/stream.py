@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import marshal
+import os
 import queue
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cache
+from itertools import accumulate
+from typing import Any
 
 from msgspec import Struct
 
 from shipline.content import Ingest
-from shipline.layer.blocks import BlockIndex
+from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
 from shipline.layer.codecs import Codec
+from shipline.layer.entry import Item
 from shipline.layer.estargz import Ending
+from shipline.layer.forks import SharedJobs
+from shipline.layer.tar_writer import LargeFiles, TarBlock, identify_large, plan_tar
 from shipline.oci import Descriptor, Digest, Hasher
-from shipline.tasks import Limiter, TaskGroup
+from shipline.tasks import CPUS, Limiter, TaskGroup
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_LAG = 8  # blocks that the sinks may lag behind
+_SLOT = 2 * LONGEST + (64 << 10)  # bytes of a block, and of what it may be compressed to
+_WORTH_FORKING = 32 << 20  # bytes to read
 
 
 class Layer(Struct, frozen=True):
@@ -34,21 +43,20 @@ def stream_layer(
     codec: Codec,
     *,
     also: Callable[[bytes], object] | None = None,
-    index: BlockIndex | None = None,
 ) -> Layer:
     """Compress the `blocks` of a tar into `ingest` and commit it; reads them once, on the calling
     thread. They are those of `write_tar` or `cut_tar`: others would give another blob.
 
-    `index` takes compressed blocks from an older layer. `also` receives the uncompressed bytes in
-    order, and then those that the codec appends, on another thread, all of them before this
-    returns. Exceptions of `blocks`, `ingest` and `also` propagate, and nothing is committed.
+    `also` receives the uncompressed bytes in order, and then those that the codec appends, on
+    another thread, all of them before this returns. Exceptions of `blocks`, `ingest` and `also`
+    propagate, and nothing is committed.
     """
     _keep_freed_memory()
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
     with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
         hashed = group.start(background.run)
-        with closing(codec.compress(background.through(blocks), index=index)) as compressed:
+        with closing(codec.compress(background.through(blocks))) as compressed:
             ending = _write(compressed, ingest) or Ending()
         background.put(ending.appended)
         background.close()
@@ -81,20 +89,128 @@ def _write(compressed: Generator[bytes, None, Ending | None], ingest: Ingest) ->
         ingest.write(data)
 
 
+def stream_blocks(
+    items: Iterable[Item], ingest: Ingest, codec: Codec, index: BlockIndex, tar: int = -1
+) -> Layer:
+    """What `stream_layer` makes of the tar of `items`, with a codec that compresses blocks. Those
+    that `index` has are taken from the older layer, without reading their files; all are added
+    to it. The tar goes to the open file `tar`, if any.
+
+    Where there is much to read, processes do it, one for each core. Raises ContentError as
+    `write_tar` does, and for a full disk; then nothing is committed.
+    """
+    blocks = list(plan_tar(items))
+    if index.has_older:
+        identify_large(blocks)
+    maker = _BlockMaker(blocks, codec, index, tar)
+    jobs = SharedJobs(len(blocks), maker.make, size=_SLOT, lag=_MAX_LAG + 1)
+    made = jobs.on_processes(maker.files()) if maker.is_much() else jobs.on_threads()
+    diff, large, filled = Hasher(), LargeFiles(), iter(blocks)
+
+    def seen(plain: memoryview) -> None:
+        diff.update(plain)
+        large.see(next(filled), plain)
+        jobs.release()
+
+    added: list[tuple[bytes, KnownBlock]] = []
+
+    def compressed(background: _BackgroundSinks) -> Iterator[CompressedBlock]:
+        for block, (view, message) in zip(blocks, made, strict=True):
+            size, crc, digest, key, identities = marshal.loads(message)
+            block.note(identities)
+            added.append((key, KnownBlock(digest, ingest.size, size, crc, block.length, 0)))
+            data = bytes(view[LONGEST : LONGEST + size])
+            background.put(view[: block.length])
+            yield CompressedBlock(data, crc, block.length)
+
+    with (
+        TaskGroup() as group,
+        closing(_BackgroundSinks((seen,))) as background,
+        closing(made),
+    ):
+        hashed = group.start(background.run)
+        for data in codec.join_blocks(compressed(background)):
+            ingest.write(data)
+        background.close()
+        hashed.result()
+        ingest.commit(Descriptor(codec.media_type, ingest.digest, ingest.size))
+    for block, (key, place) in zip(blocks, added, strict=True):
+        index.add(key or block.key(), place)
+    return Layer(Descriptor(codec.media_type, ingest.digest, ingest.size), diff.digest)
+
+
+class _BlockMaker:
+    """Makes the blocks of a layer, in any order, on threads and in processes."""
+
+    def __init__(
+        self, blocks: Sequence[TarBlock], codec: Codec, index: BlockIndex, tar: int
+    ) -> None:
+        from blake3 import blake3
+
+        checksum(codec.compress_block(b"").data)  # processes must import nothing
+        self._blake3 = blake3
+        self._blocks, self._codec, self._index, self._tar = blocks, codec, index, tar
+        # of blocks that can be taken without reading files
+        self._keys = [block.key() if index.tar >= 0 else b"" for block in blocks]
+        self._starts = list(accumulate((block.length for block in blocks), initial=0))
+
+    def is_much(self) -> bool:
+        """Whether processes have enough to do."""
+        to_read = (
+            block.length
+            for block, key in zip(self._blocks, self._keys, strict=True)
+            if self._index.find(key) is None
+        )
+        return CPUS > 1 and sum(to_read) >= _WORTH_FORKING
+
+    def files(self) -> set[int]:
+        """The open files that it uses."""
+        roots = {part.source.root.fd for block in self._blocks for part in block.parts()}
+        return roots | {self._tar, self._index.tar, self._index.blob} - {-1}
+
+    def make(self, number: int, view: memoryview) -> bytes:
+        """Write the block to `view`, and compressed from LONGEST on. Returns the size there, crc,
+        digest, and the key of the block or the identifiers of the files that were read.
+        """
+        block, key = self._blocks[number], self._keys[number]
+        plain = view[: block.length]
+        known = self._index.find(key)
+        if known is None or not self._index.fill(known, plain):
+            block.fill(plain)
+            key, known = b"", self._index.find(block.key())
+        if self._tar >= 0:
+            _write_at(self._tar, plain, self._starts[number])
+        made = None if known is None else self._index.compressed(known, plain)
+        if made is None or known is None:
+            made = self._codec.compress_block(plain)
+            digest = self._blake3(made.data).digest()
+        else:
+            digest = known.digest
+        view[LONGEST : LONGEST + len(made.data)] = made.data
+        identities = [] if key else block.identities()
+        return marshal.dumps((len(made.data), made.crc, digest, key, identities))
+
+
+def _write_at(file: int, data: memoryview, start: int) -> None:
+    while data:
+        written = os.pwrite(file, data, start)
+        data, start = data[written:], start + written
+
+
 class _BackgroundSinks:
     """Passes chunks through, and feeds them to `sinks` on another thread with a bounded lag."""
 
-    def __init__(self, sinks: tuple[Callable[[bytes], object], ...]) -> None:
+    def __init__(self, sinks: tuple[Callable[[Any], object], ...]) -> None:
         self._sinks = sinks
         self._slots = Limiter(_MAX_LAG)
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self.put(chunk)
             yield chunk
 
-    def put(self, chunk: bytes) -> None:
+    def put(self, chunk: bytes | memoryview) -> None:
         self._slots.__enter__()
         self._queue.put(chunk)
 

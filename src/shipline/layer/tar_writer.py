@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import marshal
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from shipline.content import Reader
 from shipline.errors import ContentError
 from shipline.layer.blocks import LONGEST, ends_block
-from shipline.layer.entry import Content, Entry, Item, Source
+from shipline.layer.entry import Content, ContentDigests, Entry, Item, Source
 from shipline.layer.tar_header import BLOCK, encode
+from shipline.tasks import check
+
+if TYPE_CHECKING:
+    from blake3 import blake3
 
 # O_NONBLOCK: open(2) must not block on a file that has become a FIFO
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_IDENTITY = 32  # bytes of a digest; a capability may follow, which the header has
 
 
 def write_tar(items: Iterable[Item]) -> Iterator[bytes]:
@@ -22,150 +29,250 @@ def write_tar(items: Iterable[Item]) -> Iterator[bytes]:
     Ends with two zero blocks. Raises ContentError if a file cannot be read or its size differs from
     its entry, before the block with the wrong bytes is yielded.
     """
-    buffer = _BlockBuffer()
-    previous = 0
+    large = LargeFiles()
+    for block in plan_tar(items):
+        # BytesIO fills what it skips with zeros, and returns its bytes without a copy
+        held = io.BytesIO()
+        held.seek(block.length - 1)
+        held.write(b"\0")
+        with held.getbuffer() as view:
+            block.fill(view)
+            large.see(block, view)
+        yield held.getvalue()
+
+
+class FilePart(NamedTuple):
+    """The bytes of a file from `start` to `end`; padding follows what ends the file."""
+
+    source: Source
+    entry: Entry
+    start: int
+    end: int
+
+
+class TarBlock(NamedTuple):
+    """A block of a tar whose files are not read yet. What is no part of a file is in it as it is,
+    padding included.
+    """
+
+    length: int
+    pieces: list[bytes | FilePart]
+
+    def fill(self, view: memoryview) -> None:
+        """Write the block to `view`. Files that are in it as a whole tell their digests.
+
+        Raises ContentError if a file cannot be read, or has not the size of its entry.
+        """
+        position = 0
+        for piece in self.pieces:
+            if isinstance(piece, bytes):
+                end = position + len(piece)
+                view[position:end] = piece
+                position = end
+                continue
+            source, entry, start, stop = piece
+            end = position + stop - start
+            with view[position:end] as target:
+                _read(source, entry, start, target)
+            position = end + -end % BLOCK
+            if position != end:
+                view[end:position] = bytes(position - end)
+
+    def key(self) -> bytes:
+        """What identifies the bytes of the block, from headers and the digests of files; empty
+        while one is unknown.
+        """
+        from blake3 import blake3
+
+        seen: list[object] = []
+        for piece in self.pieces:
+            if isinstance(piece, bytes):
+                seen.append(piece)
+                continue
+            source, _, start, end = piece
+            identity = source.identity()
+            if identity is None:
+                return b""
+            seen.append((identity[:_IDENTITY], start, end))
+        return blake3(marshal.dumps(seen, 2)).digest()  # version 2: equal values, equal bytes
+
+    def identities(self) -> list[bytes]:
+        """The identifiers of the files that are in it as a whole, as `fill` has noted them."""
+        return [digests.get(name) or b"" for digests, name in self._whole()]
+
+    def note(self, identities: Iterable[bytes]) -> None:
+        """Note what `identities` gave in another process; none if no file was read."""
+        for (digests, name), identity in zip(self._whole(), identities, strict=False):
+            digests.note(name, identity)
+
+    def parts(self) -> Iterator[FilePart]:
+        """The parts of files in it."""
+        return (piece for piece in self.pieces if isinstance(piece, FilePart))
+
+    def _whole(self) -> Iterator[tuple[ContentDigests, str]]:
+        for (_, name, digests, _), entry, start, end in self.parts():
+            if digests is not None and end - start == entry[5]:
+                yield digests, name
+
+
+def plan_tar(items: Iterable[Item]) -> Iterator[TarBlock]:
+    """The blocks of the archive of `items`, of which no Source is read yet."""
+    pieces: list[bytes | FilePart] = []
+    position = previous = 0
     for entry, content in items:
         header, size = encode(entry), entry[5]
         length = len(header) + size + -size % BLOCK
-        if ends_block(header, length, previous, buffer.position):
-            yield buffer.take()
+        if ends_block(header, length, previous, position):
+            yield TarBlock(position, pieces)
+            pieces, position = [], 0
         previous = length
         if length <= LONGEST and (type(content) is Source or not size):
-            buffer.put(header)
+            pieces.append(header)
             if size:
-                buffer.put_file(content, entry)  # type: ignore[arg-type]
-        else:
-            yield from buffer.put_all(header)
-            yield from _write_streamed(buffer, content, entry)
+                pieces.append(FilePart(content, entry, 0, size))  # type: ignore[arg-type]
+            position += length
+            continue
+        for piece in _cut(header, entry, content, LONGEST - position):
+            if position == LONGEST:
+                yield TarBlock(position, pieces)
+                pieces, position = [], 0
+            pieces.append(piece)
+            added = len(piece) if isinstance(piece, bytes) else piece.end - piece.start
+            position += added + -added % BLOCK
     for _ in range(2):
-        yield from buffer.put_all(bytes(BLOCK))
-    yield buffer.take()
+        if position == LONGEST:
+            yield TarBlock(position, pieces)
+            pieces, position = [], 0
+        pieces.append(bytes(BLOCK))
+        position += BLOCK
+    yield TarBlock(position, pieces)
 
 
-class _BlockBuffer:
-    """The block being filled. Its unused bytes are zero, which is tar's padding."""
-
-    def __init__(self) -> None:
-        self._reset()
-        self._extra_byte = bytearray(1)
-
-    def _reset(self) -> None:
-        # BytesIO fills what it skips with zeros, and returns its bytes without a copy
-        self._bytes = io.BytesIO()
-        self._bytes.seek(LONGEST - 1)
-        self._bytes.write(b"\0")
-        self._view = self._bytes.getbuffer()
-        self.position = 0
-        self.free = LONGEST
-
-    def take(self) -> bytes:
-        self._view.release()
-        if self.free:
-            self._bytes.truncate(self.position)
-        data = self._bytes.getvalue()
-        self._reset()
-        return data
-
-    def put(self, data: bytes | memoryview) -> None:
-        """Add data that fits into the block."""
-        end = self.position + len(data)
-        self._view[self.position : end] = data
-        self.position = end
-        self.free = LONGEST - end
-
-    def put_file(self, source: Source, entry: Entry) -> None:
-        """Add a file that fits into the block, and its padding."""
-        start, size = self.position, entry[5]
-        try:
-            fd = os.open(source[1], _OPEN_FLAGS, dir_fd=source[0].fd)
-            try:
-                # one extra byte to detect growth: nearly always the only read
-                seen = os.readv(fd, (self._view[start : start + size], self._extra_byte))
-                if seen != size:
-                    seen = self._read_on(fd, start, size, seen)
-                if (digests := source[2]) is not None:
-                    data = self._view[start : start + size]
-                    digests.add(source[1], fd, digests.hasher(data).digest())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise unreadable(source, error) from error
-        if seen != size:
-            raise changed(entry)
-        self.position = start + size + -size % BLOCK
-        self.free = LONGEST - self.position
-
-    def _read_on(self, fd: int, start: int, size: int, seen: int) -> int:
-        while seen < size:
-            read = os.readv(fd, (self._view[start + seen : start + size], self._extra_byte))
-            if not read:
-                break
-            seen += read
-        return seen
-
-    def put_all(self, data: bytes) -> Iterator[bytes]:
-        """Add `data`, yielding full blocks."""
-        view = memoryview(data)
-        while view:
-            if not self.free:
-                yield self.take()
-            part = view[: self.free]
-            self.put(part)
-            view = view[len(part) :]
-
-    def read_file(self, source: Source, entry: Entry) -> Iterator[bytes]:
-        """Add a file of any length, yielding full blocks."""
-        left, digests = entry.size, source.digests
-        hasher = None if digests is None else digests.hasher()
-        try:
-            fd = os.open(source.name, _OPEN_FLAGS, dir_fd=source.root.fd)
-            try:
-                while left:
-                    if not self.free:
-                        yield self.take()
-                    end = self.position + min(self.free, left)
-                    read = os.readv(fd, (self._view[self.position : end],))
-                    if not read:
-                        raise changed(entry)
-                    if hasher is not None:
-                        hasher.update(self._view[self.position : self.position + read])
-                    left -= read
-                    self.position += read
-                    self.free -= read
-                if os.read(fd, 1):
-                    raise changed(entry)
-                if digests is not None and hasher is not None:
-                    digests.add(source.name, fd, hasher.digest())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise unreadable(source, error) from error
+def _cut(header: bytes, entry: Entry, content: Content, free: int) -> Iterator[bytes | FilePart]:
+    """The pieces of an entry, cut where blocks end, `free` bytes from here and every LONGEST."""
+    start = 0
+    while start < len(header):
+        yield header[start : start + free]
+        start, free = start + free, LONGEST
+    free = start - len(header) or LONGEST
+    start, size = 0, entry.size
+    while start < size:
+        end = min(start + free, size)
+        if isinstance(content, Source):
+            yield FilePart(content, entry, start, end)
+        else:
+            yield _given(content, entry, start, end)
+        start, free = end, LONGEST
 
 
-def _write_streamed(buffer: _BlockBuffer, content: Content, entry: Entry) -> Iterator[bytes]:
-    if isinstance(content, Source):
-        yield from buffer.read_file(content, entry)
+def _given(content: bytes | Reader | None, entry: Entry, start: int, end: int) -> bytes:
+    """A part of bytes, or of a reader whose parts before have been read, and its padding."""
+    is_last = end == entry.size
+    if isinstance(content, bytes):
+        data, goes_on = content[start:end], len(content) > end
     else:
-        yield from _write_chunks(buffer, content, entry)
-    yield from buffer.put_all(bytes(-entry.size % BLOCK))
+        data = _read_exactly(content, end - start)
+        goes_on = is_last and content is not None and content.read(1) != b""
+    if len(data) != end - start or (is_last and goes_on):
+        raise changed(entry)
+    return data + bytes(-len(data) % BLOCK) if is_last else data
 
 
-def _write_chunks(
-    buffer: _BlockBuffer, content: bytes | Reader | None, entry: Entry
-) -> Iterator[bytes]:
-    left = entry.size
-    for data in (content,) if isinstance(content, bytes) else _read(content):
-        left -= len(data)
-        if left < 0:
-            raise changed(entry)
-        yield from buffer.put_all(data)
-    if left:
+def _read_exactly(reader: Reader | None, size: int) -> bytes:
+    """So many bytes, fewer at the end."""
+    read: list[bytes] = []
+    while reader is not None and size and (data := reader.read(size)):
+        read.append(data)
+        size -= len(data)
+    return b"".join(read)
+
+
+def _read(source: Source, entry: Entry, start: int, target: memoryview) -> None:
+    """Read a part of a file. One extra byte detects growth: nearly always one read suffices."""
+    root, name, digests, _ = source
+    size, extra = len(target), bytearray(1)
+    is_last = start + size == entry[5]
+    into = (target, extra) if is_last else (target,)
+    try:
+        fd = os.open(name, _OPEN_FLAGS, dir_fd=root.fd)
+        try:
+            # a FIFO cannot be read elsewhere than from where it is
+            seen = os.preadv(fd, into, start) if start else os.readv(fd, into)
+            while seen < size:
+                more = os.preadv(fd, (target[seen:], extra)[: 1 + is_last], start + seen)
+                if not more:
+                    break
+                seen += more
+            if digests is not None and not start and is_last and seen == size:
+                digests.add(name, fd, digests.hasher(target).digest())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise unreadable(source, error) from error
+    if seen != size:
         raise changed(entry)
 
 
-def _read(reader: Reader | None) -> Iterator[bytes]:
-    while reader is not None and (data := reader.read(LONGEST)):
-        yield data
+def identify_large(blocks: Iterable[TarBlock]) -> None:
+    """Read the files that are longer than a block and have no digest yet, so that their blocks have
+    a key. Raises ContentError.
+    """
+    for block in blocks:
+        last = block.pieces[-1]
+        if isinstance(last, FilePart) and (digests := _unknown(last)) is not None:
+            _identify(last.source, digests)
+
+
+def _unknown(part: FilePart) -> ContentDigests | None:
+    """Who wants the digest of a file of several parts, of which this is the first."""
+    if part.start or part.end == part.entry.size or part.source.identity() is not None:
+        return None
+    return part.source.digests
+
+
+def _identify(source: Source, digests: ContentDigests) -> None:
+    seen = digests.hasher()
+    try:
+        fd = os.open(source.name, _OPEN_FLAGS, dir_fd=source.root.fd)
+        try:
+            while data := os.read(fd, LONGEST):
+                check()
+                seen.update(data)
+            digests.add(source.name, fd, seen.digest())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+class LargeFiles:
+    """Notes the digests of files that are longer than a block, from their blocks in order."""
+
+    def __init__(self) -> None:
+        self._hasher: blake3 | None = None
+
+    def see(self, block: TarBlock, view: memoryview) -> None:
+        """Take the next block, which is filled. Raises ContentError as `fill` does."""
+        first, last = block.pieces[0], block.pieces[-1]
+        if isinstance(first, FilePart) and first.start:
+            self._see(first, view[: first.end - first.start])
+        if isinstance(last, FilePart) and not last.start:
+            digests = _unknown(last)
+            self._hasher = None if digests is None else digests.hasher()
+            self._see(last, view[block.length - last.end :])
+
+    def _see(self, part: FilePart, data: memoryview) -> None:
+        if self._hasher is None:
+            return
+        source = part.source
+        assert source.digests is not None
+        self._hasher.update(data)
+        if part.end == part.entry.size:
+            try:
+                path = f"{source.root.path}/{source.name}"
+                source.digests.add(source.name, path, self._hasher.digest())
+            except OSError as error:
+                raise unreadable(source, error) from error
 
 
 def changed(entry: Entry) -> ContentError:

@@ -379,7 +379,7 @@ class Tree:
     def _items_in(self, directory: str, shown: str, first: dict[int, str]) -> Iterator[Item]:
         stats = self._directories[directory][0]
         nothing: list[bytes | None] = [None] * len(stats)
-        contents = self._read.get(directory) or nothing
+        contents = (self._read or self._found or {}).get(directory, nothing)
         inside = f"{directory}/" if directory else ""
         for one, content in zip(stats, contents, strict=True):
             path = shown + one[0]
@@ -405,7 +405,7 @@ class Tree:
                     entry = entry._replace(xattrs=((CAPABILITY, raw),))
         except OSError as error:
             raise unreadable(error) from error
-        return entry, Source(self._root, file_path, self._noted)
+        return entry, Source(self._root, file_path, self._noted, content)
 
     def digest(self, owner: tuple[int, int] | None = None) -> Digest:
         """The digest of paths, kinds, modes, owners, links, capabilities and contents, without
@@ -481,6 +481,7 @@ class Tree:
     def note_contents(self) -> None:
         """Let those who read the items from now on note what `digest` would read the files for."""
         with self._lock:
+            self._known_contents()
             self._noted = self._noted or ContentDigests(capabilities=self._capabilities)
 
     def _known_contents(self) -> tuple[dict[str, list[bytes | None]], list[_Missing]]:

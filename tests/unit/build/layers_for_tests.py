@@ -123,7 +123,7 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
             codec=codec("gzip"),
             clock=Clock(1_000_000_000, clamp=True),
             scratch=scratch,
-            indexes=BlockIndexes(state, blobs.store, scratch),
+            indexes=BlockIndexes(state, blobs.store, files, scratch),
         )
 
 

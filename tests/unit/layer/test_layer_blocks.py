@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipline.content import MemoryStore
-from shipline.layer import BlockIndex, Codec, Entry, Item, Layer, cut_tar, stream_layer, write_tar
+from shipline.layer import (
+    BlockIndex,
+    Codec,
+    Entry,
+    Item,
+    Layer,
+    cut_tar,
+    scan,
+    stream_blocks,
+    stream_layer,
+    write_tar,
+)
+from shipline.layer.blocks import CompressedBlock
+from shipline.layer.tar_writer import TarBlock
 
 CODECS = [Codec("gzip", 1), Codec("gzip", 6)]
 SIZES = st.integers(0, 3000) | st.sampled_from(
@@ -95,27 +110,63 @@ def test_a_changed_file_changes_few_blocks(sizes: list[int], change: str) -> Non
     assert sum(block not in before for block in after) <= 4
 
 
-def built(
-    files: dict[str, bytes], codec: Codec, index: BlockIndex | None = None
-) -> tuple[Layer, bytes]:
+def written(place: Path, files: dict[str, bytes]) -> None:
+    """Bring the files of a directory to those contents."""
+    for path, content in files.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        if not (place / path).exists() or (place / path).read_bytes() != content:
+            (place / path).write_bytes(content)
+        os.utime(place / path, (len(path), len(path)))
+    for found in place.rglob("*"):
+        if found.is_file() and str(found.relative_to(place)) not in files:
+            found.unlink()
+
+
+def items_in(place: Path, *, known: bool = True) -> list[Item]:
+    """The files of a directory, whose digests are `known` before they are read."""
+    tree = scan(place)
+    if known:
+        tree.digest()
+    tree.note_contents()
+    return [item for item in tree.items() if item[0].kind == "file"]  # whose times are set
+
+
+def built(items: Iterable[Item], codec: Codec) -> tuple[Layer, bytes]:
     store = MemoryStore()
     with store.ingest() as ingest:
-        layer = stream_layer(write_tar(items_of(files)), ingest, codec, index=index)
+        layer = stream_layer(write_tar(items), ingest, codec)
     with store.fetch(layer.descriptor) as reader:
         return layer, reader.read()
 
 
-class Counting(BlockIndex):
-    """Counts the blocks that are compressed."""
+def built_of_blocks(
+    items: Iterable[Item], codec: Codec, index: BlockIndex, tar: Path
+) -> tuple[Layer, bytes]:
+    store = MemoryStore()
+    with store.ingest() as ingest, tar.open("wb") as file:
+        layer = stream_blocks(items, ingest, codec, index, file.fileno())
+    with store.fetch(layer.descriptor) as reader:
+        return layer, reader.read()
 
-    compressed = 0
 
-    def part(self, block: bytes, compress: Callable[[bytes], object]) -> object:  # type: ignore[override]
-        def counted(block: bytes) -> object:
-            self.compressed += 1
-            return compress(block)
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """How many blocks are read, and how many compressed."""
+    counts = {"read": 0, "compressed": 0}
+    fill, compress = TarBlock.fill, Codec.compress_block
 
-        return super().part(block, counted)  # type: ignore[arg-type]
+    def counting_fill(self: TarBlock, view: memoryview) -> None:
+        counts["read"] += 1
+        fill(self, view)
+
+    def counting_compress(self: Codec, block: memoryview) -> CompressedBlock:
+        counts["compressed"] += len(block) > 0  # an empty one loads the library
+        return compress(self, block)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TarBlock, "fill", counting_fill)
+        patched.setattr(Codec, "compress_block", counting_compress)
+        yield counts
 
 
 EDITS = st.lists(
@@ -132,9 +183,11 @@ def test_reuse_changes_no_byte(
     codec: Codec,
     data: st.DataObject,
 ) -> None:
-    files = tree_of(sizes)
+    place = tmp_path_factory.mktemp("reuse")
+    files, older_tar = tree_of(sizes), place / "older.tar"
+    written(place / "files", files)
     index = BlockIndex()
-    _, blob = built(files, codec, index)
+    _, blob = built_of_blocks(items_in(place / "files"), codec, index, older_tar)
     for kind, number, size in edits:
         names = sorted(files)
         if kind == "+":
@@ -145,31 +198,64 @@ def test_reuse_changes_no_byte(
             files[names[number % len(names)]] = NOISE[number : number + size]
         elif names:
             files[f"moved/{number}"] = files.pop(names[number % len(names)])
-    whole = built(files, codec)
-    damaged = bytearray(blob)
-    for at in data.draw(st.lists(st.integers(0, len(blob) - 1), max_size=3)):
-        damaged[at] ^= 1 << data.draw(st.integers(0, 7))
-    cut = data.draw(st.integers(0, len(blob)))
-    for number, older in enumerate((blob, bytes(damaged), blob[:cut])):
-        path = tmp_path_factory.mktemp("older") / str(number)
-        path.write_bytes(older)
-        with path.open("rb") as file:
-            again = BlockIndex(index.dump(), file.fileno())
-            assert built(files, codec, again) == whole
+    written(place / "files", files)
+    items = items_in(place / "files")
+    whole = built(items, codec)
+    tar = b"".join(write_tar(items))
+    older = [(blob, older_tar.read_bytes())]
+    older += [damaged(one, data) for one in older for _ in range(3)]
+    for number, (old_blob, old_tar) in enumerate(older):
+        paths = [place / f"blob{number}", place / f"tar{number}"]
+        for path, content in zip(paths, (old_blob, old_tar), strict=True):
+            path.write_bytes(content)
+        with paths[0].open("rb") as one, paths[1].open("rb") as other:
+            again = BlockIndex(index.dump(), one.fileno(), other.fileno())
+            assert built_of_blocks(items, codec, again, place / "new.tar") == whole
+        assert (place / "new.tar").read_bytes() == tar
         fresh = BlockIndex()
-        built(files, codec, fresh)
+        built_of_blocks(items, codec, fresh, place / "new.tar")
         assert again.dump() == fresh.dump()
 
 
+def damaged(older: tuple[bytes, bytes], data: st.DataObject) -> tuple[bytes, bytes]:
+    """Bits of a blob and of a tar turned, or their ends lost."""
+    found = []
+    for content in older:
+        changed = bytearray(content)
+        for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+            changed[at] ^= 1 << data.draw(st.integers(0, 7))
+        found.append(bytes(changed[: data.draw(st.integers(0, len(content)))]))
+    return found[0], found[1]
+
+
 @pytest.mark.parametrize("codec", CODECS, ids=str)
-def test_only_changed_blocks_are_compressed(tmp_path: Path, codec: Codec) -> None:
-    files = tree_of([20_000] * 300)
-    index = Counting()
-    _, blob = built(files, codec, index)
-    assert index.compressed >= 6
+def test_only_changed_blocks_are_read_and_compressed(
+    tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, tar, place = tree_of([20_000] * 300), tmp_path / "tar", tmp_path / "files"
+    written(place, files)
+    index = BlockIndex()
+    with counted(monkeypatch) as counts:
+        _, blob = built_of_blocks(items_in(place), codec, index, tar)
+    assert min(counts.values()) >= 6
     (tmp_path / "blob").write_bytes(blob)
-    files["d/00100"] = b"changed"
-    with (tmp_path / "blob").open("rb") as file:
-        again = Counting(index.dump(), file.fileno())
-        built(files, codec, again)
-    assert 1 <= again.compressed <= 3
+    written(place, files | {"d/00100": b"changed"})
+    with (tmp_path / "blob").open("rb") as file, tar.open("rb") as older, counted(monkeypatch) as n:
+        again = BlockIndex(index.dump(), file.fileno(), older.fileno())
+        built_of_blocks(items_in(place), codec, again, tmp_path / "new")
+    assert 1 <= n["compressed"] <= n["read"] <= 3
+
+
+def test_files_that_nobody_has_read_before_are_not_compressed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar, place, codec = tmp_path / "tar", tmp_path / "files", Codec()
+    written(place, {"large": NOISE[:2_900_000], "small": b"small"})
+    index = BlockIndex()
+    _, blob = built_of_blocks(items_in(place, known=False), codec, index, tar)
+    (tmp_path / "blob").write_bytes(blob)
+    with (tmp_path / "blob").open("rb") as file, counted(monkeypatch) as counts:
+        again = BlockIndex(index.dump(), file.fileno())
+        _, same = built_of_blocks(items_in(place, known=False), codec, again, tmp_path / "new")
+    assert same == blob
+    assert (counts["read"], counts["compressed"]) == (4, 0)

@@ -1,0 +1,172 @@
+"""Numbered jobs whose results are in shared memory, by threads or by forked processes.
+
+Python runs in one thread of a process at a time: where jobs are many small calls, only processes
+use all cores. They are forked when all is prepared, so that nothing is sent to them but numbers,
+and live as long as the block. They use nothing that another thread may have held at that time:
+files, hashes and compression, but no locks of this program and no imports. A job that fails there,
+or whose process was killed, is done again here: processes change no result and no error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Callable, Collection, Generator
+from contextlib import closing, suppress
+
+from msgspec import Struct
+
+from shipline.tasks import CPUS, check, on_cancel, ordered_map
+
+_AHEAD = 4  # jobs that wait for a thread or process to be free
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2): with the thread that forked
+_MESSAGE = 1 << 17  # bytes
+_NUMBER = struct.Struct("<I")
+
+Work = Callable[[int, memoryview], bytes]
+"""Does a job by its number: fills the memory, and returns what else there is to say."""
+
+
+class _Process(Struct, frozen=True, eq=False):
+    pid: int
+    socket: socket.socket
+    jobs: list[int]  # those that it has to do
+
+
+class SharedJobs:
+    """The jobs 0 to `count`, each with `size` bytes of memory, which it has until as many jobs are
+    released; the consumer may hold `lag` of them.
+    """
+
+    def __init__(self, count: int, work: Work, *, size: int, lag: int) -> None:
+        self._count, self._work, self._size = count, work, size
+        self._slots = lag + CPUS + _AHEAD + 2
+        self._memory = memoryview(mmap.mmap(-1, self._slots * size))
+        self._released = self._next = 0
+        self._processes: list[_Process] = []
+        self._alive: list[_Process] = []
+        self._done: dict[int, bytes] = {}
+
+    def release(self) -> None:
+        """The memory of the next job is no longer used. From any one thread."""
+        self._released += 1
+
+    def on_threads(self) -> Generator[tuple[memoryview, bytes], None, None]:
+        """Memory and message of each job, in order."""
+        numbers = range(self._count)
+        with closing(ordered_map(self._do, numbers, ahead=_AHEAD)) as done:
+            yield from zip(map(self._view, numbers), done, strict=True)
+
+    def on_processes(
+        self, files: Collection[int]
+    ) -> Generator[tuple[memoryview, bytes], None, None]:
+        """The same, by processes, which keep these open `files`; by threads where none starts."""
+        try:
+            for _ in range(CPUS):
+                self._processes.append(self._fork(files))
+        except OSError:
+            if not self._processes:
+                yield from self.on_threads()
+                return
+        self._alive = list(self._processes)
+        try:
+            with on_cancel(self._kill):
+                for number in range(self._count):
+                    self._assign()
+                    while number not in self._done:
+                        self._receive()
+                        check()
+                        self._assign()
+                    yield self._view(number), self._done.pop(number) or self._do(number)
+        finally:
+            self._kill()
+            for process in self._processes:
+                process.socket.close()
+                os.waitpid(process.pid, 0)
+
+    def _view(self, number: int) -> memoryview:
+        start = number % self._slots * self._size
+        return self._memory[start : start + self._size]
+
+    def _do(self, number: int) -> bytes:
+        return self._work(number, self._view(number))
+
+    def _assign(self) -> None:
+        """Give the processes jobs whose memory is free, or leave them to this one."""
+        end = min(self._count, self._released + self._slots)
+        while self._next < end:
+            process = min(self._alive, key=lambda one: len(one.jobs), default=None)
+            if process is None:
+                self._done[self._next] = b""
+            elif len(process.jobs) == _AHEAD:
+                return
+            else:
+                process.jobs.append(self._next)
+                with suppress(OSError):  # it was killed, which `_receive` sees
+                    process.socket.send(_NUMBER.pack(self._next))
+            self._next += 1
+
+    def _receive(self) -> None:
+        """Wait for processes, and take what they have done."""
+        poll = select.poll()
+        for process in self._alive:
+            poll.register(process.socket, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        for process in [one for one in self._alive if one.socket.fileno() in ready]:
+            message = b""
+            with suppress(OSError):
+                message = process.socket.recv(_MESSAGE)
+            if message:
+                (number,) = _NUMBER.unpack(message[: _NUMBER.size])
+                process.jobs.remove(number)
+                self._done[number] = message[_NUMBER.size :]
+            else:
+                self._alive.remove(process)
+                self._done |= dict.fromkeys(process.jobs, b"")
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            os.kill(process.pid, signal.SIGKILL)
+
+    def _fork(self, files: Collection[int]) -> _Process:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, see above
+            parent = os.getpid()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if not pid:
+                try:
+                    self._serve(theirs, files, parent)
+                finally:
+                    os._exit(0)
+        return _Process(pid, ours, [])
+
+    def _serve(self, jobs: socket.socket, files: Collection[int], parent: int) -> None:
+        """Do jobs until there are no more; what else is open here belongs to others."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.disable()
+        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        kept = sorted({0, 1, 2, jobs.fileno(), *files, os.sysconf("SC_OPEN_MAX")})
+        for before, after in itertools.pairwise(kept):
+            os.closerange(before + 1, after)
+        while os.getppid() == parent and (job := jobs.recv(_NUMBER.size)):
+            message = b""
+            with suppress(Exception):  # raised again by the other process
+                message = self._do(*_NUMBER.unpack(job))
+            jobs.send(job + message)
+
+
+_prctl = ctypes.CDLL(None).prctl
