@@ -69,6 +69,7 @@ class Region:
         self.app = NodeApp(data)
         self.app.storage.journal.enable()
         node = self.app.node
+        node.uploads.recover()
         self.repositories = StoredRepositories(
             node.storage, node.manifests, node.uploads, lambda event: None, "replication"
         )

@@ -18,9 +18,9 @@ _START_S = 120.0
 
 
 @contextmanager
-def served(root: Path, section: str = "", **environ: str) -> Iterator[Node]:
+def served(root: Path, section: str = "", *, port: str = "0", **environ: str) -> Iterator[Node]:
     """A node below `root`; `section` is what stands below `registry:` beside data and listen."""
-    data = "  data: data\n  listen: 127.0.0.1:0\n"
+    data = f"  data: data\n  listen: 127.0.0.1:{port}\n"
     text = textwrap.indent(textwrap.dedent(section), "  ")
     (root / "shipline.yaml").write_text(f"version: 1\nregistry:\n{data}{text}\n")
     log = root / "log"

@@ -17,7 +17,8 @@
     ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
     ├── EngineError        13   the container engine of --load is missing or refuses (engines/)
     ├── BuilderError       14   a builder cannot be reached, or refuses
-    └── RegionsDiffer      15   a region does not have what the primary registry has (ship/)
+    ├── RegionsDiffer      15   a region does not have what the primary registry has (ship/)
+    └── MirrorDiffers      15   a mirror does not have what its source has (regions/)
 
     Cancelled             130   the work was interrupted
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.environment import registry_options
+from shipline.cli.mirror_sync import sync
 from shipline.errors import ConfigError, UsageError
 from shipline.files import open_whole, read_bounded
 from shipline.units import shown_size
@@ -30,7 +31,10 @@ _NEXT = {
 
 @click.group("mirror")
 def group() -> None:
-    """Show mirrors of registries, and write them for other programs."""
+    """Show mirrors of registries, write them for other programs, and fill them."""
+
+
+group.add_command(sync)
 
 
 @group.command("ls")

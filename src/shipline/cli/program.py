@@ -142,7 +142,7 @@ COMMANDS = {
     ),
     "Serve": (
         LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
-        LazyCommand("mirror", "shipline.cli.mirror:group", "Show and configure mirrors."),
+        LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
         LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
     ),
     "Shell": (

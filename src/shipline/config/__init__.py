@@ -4,7 +4,7 @@ section.
 
 from shipline.config.document import ConfigProblem, InvalidConfig, Mark
 from shipline.config.json_schema import file_schema, reference
-from shipline.config.loading import NAMES, Config, find, load, loads
+from shipline.config.loading import NAMES, Config, find, load, load_document, loads
 from shipline.config.shape import encode
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "file_schema",
     "find",
     "load",
+    "load_document",
     "loads",
     "reference",
 ]

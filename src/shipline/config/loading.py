@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from shipline.server import RegistrySection
     from shipline.tags import TagsSection
     from shipline.trust import TrustSection
+
+
+T = TypeVar("T")
 
 
 def _section(target: str, doc: str) -> dict[str, Any]:
@@ -113,6 +116,11 @@ def load(path: Path | None, cwd: Path, environ: Mapping[str, str]) -> Config:
 def loads(content: bytes, name: str, environ: Mapping[str, str]) -> Config:
     """The configuration in `content`; `name` is the file name in messages."""
     return decode(Config, read_document(content, name), environ)
+
+
+def load_document(cls: type[T], path: Path, environ: Mapping[str, str]) -> T:
+    """The value of a file that is not shipline.yaml. Raises as `load`."""
+    return decode(cls, read_document(_read_file(path, str(path)), str(path)), environ)
 
 
 def find(cwd: Path) -> Path | None:

@@ -1,5 +1,23 @@
 """Copies between regions: replication along a journal, and mirrors of other registries."""
 
+from shipline.regions.mirror import (
+    Comparison,
+    MirrorDiffers,
+    MirrorPlan,
+    compare,
+    read_lock,
+    synchronise,
+    write_lock,
+)
 from shipline.regions.replication import open_replications
 
-__all__ = ["open_replications"]
+__all__ = [
+    "Comparison",
+    "MirrorDiffers",
+    "MirrorPlan",
+    "compare",
+    "open_replications",
+    "read_lock",
+    "synchronise",
+    "write_lock",
+]

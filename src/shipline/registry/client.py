@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from copy import copy
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
+from shipline.errors import ContentError
 from shipline.oci import Reference
+from shipline.registry.auth import Scope
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
+from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
@@ -115,6 +119,28 @@ class Client:
         response = self._http.call(request, expect={200, 202}, operation=operation, caller=caller)
         with closing(response):
             return response.content(_DOCUMENT_LIMIT)
+
+    def repositories(self, host: str) -> Iterator[str]:
+        """The repositories of a registry (distribution specification, "Catalog"), as far as it
+        lists them. Raises AuthError, RegistryError.
+        """
+        endpoint = self.settings.endpoint(host)
+        caller = Caller(endpoint, "", (Scope("registry", "catalog", frozenset("*")),))
+        url: Url | None = Url(endpoint.origin, "/v2/_catalog").with_query(("n", "1000"))
+        seen: set[Url] = set()
+        while url is not None and url.origin == endpoint.origin and url not in seen:
+            seen.add(url)
+            response = self._http.call(
+                ClientRequest("GET", url), expect={200}, operation="listing", caller=caller
+            )
+            with closing(response):
+                try:
+                    names = json.loads(response.content(_DOCUMENT_LIMIT)).get("repositories") or ()
+                except (ValueError, AttributeError):
+                    raise ContentError(f"{host}: the list of repositories is not JSON") from None
+                link = next_link(response.header("Link"))
+            yield from (name for name in names if isinstance(name, str))
+            url = url.join(link) if link else None
 
     def get(self, url: str, headers: Mapping[str, str]) -> ClientResponse:
         """GET any URL, with the proxies and authorities of the settings and no credentials but

@@ -102,6 +102,8 @@ class Journal:
         self._run = os.urandom(4).hex()
         self._writing: set[int] = set()
         self.progress = GrowingNumber()  # the number up to which entries are shown
+        # the answer that all who waited get
+        self._latest: tuple[tuple[str, int, int], JournalPage | None] = ("", 0, 0), None
         state = self._state()
         self._enabled = state is not None
         self._last = max(self._newest(), 0 if state is None else state["cut"])
@@ -115,6 +117,7 @@ class Journal:
         """Keep a journal from now on, also in programs that open the directory later."""
         if not self._enabled:
             self._delete()
+            self._latest = ("", 0, 0), None
             self._records.write({_ENABLED: pack(id=os.urandom(4).hex(), cut=0)})
             self._enabled, self._last = True, 0
 
@@ -169,14 +172,19 @@ class Journal:
         """The entries after `cursor`; None if the journal does not reach back to it, or is another
         one.
         """
+        last = self.last()
+        question, found = self._latest
+        if question == (cursor, limit, last):
+            return found
         number = self._position(cursor)
         if number is None:
             return None
-        last = self.last()
         page = self._records.scan(("journal",), after=(_digits(number),), limit=limit)
         values = [json.loads(value) for (key,), value in page if int(key) <= last]
         entries = tuple(map(JournalEntry.from_json, values))
-        return JournalPage(entries, _cursor(values[-1]) if values else cursor, last)
+        answer = JournalPage(entries, _cursor(values[-1]) if values else cursor, last)
+        self._latest = (cursor, limit, last), answer
+        return answer
 
     def time_after(self, number: int) -> float:
         """When the first entry after `number` was made, in Unix time; 0 without one."""

@@ -1,6 +1,6 @@
 """Statements about images: signatures and attestations, made and verified."""
 
-from shipline.supply.attachments import FORMS, copy_with_evidence
+from shipline.supply.attachments import FORMS, copy_evidence, copy_with_evidence
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
@@ -114,6 +114,7 @@ __all__ = [
     "attachment_tag",
     "attest",
     "check_free",
+    "copy_evidence",
     "copy_with_evidence",
     "encrypted_pem",
     "examine",

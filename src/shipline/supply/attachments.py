@@ -236,6 +236,13 @@ def copy_with_evidence(
     manifests. Running it again continues an interrupted copy.
     """
     copy_graph(source, destination, target, advance)
+    return copy_evidence(source, destination, target)
+
+
+def copy_evidence(source: StatementSource, destination: Repository, target: Descriptor) -> int:
+    """Copy what is attached to `target` or to its images, which the destination has; returns the
+    number of attached manifests.
+    """
     count = 0
     for subject in _images(source, target, _DEPTH):
         count += _copy_attached(source, destination, subject, _DEPTH)
