@@ -66,6 +66,34 @@ def test_the_nearest_is_shown_first(mirrors: Mirrored) -> None:
     assert table[1].split()[:2] == ["docker.io", near] and table[1].endswith("chosen")
 
 
+@pytest.mark.parametrize("given", ["shipline.yaml", "--registry-mirror", "SHIPLINE_MIRRORS"])
+def test_builds_and_copies_use_the_nearest(
+    mirrors: Mirrored, registry: Registry, tmp_path: Path, given: str
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "Dockerfile").write_text("FROM busybox\nRUN true\n")
+    environ = Shipline(mirrors.home).environ()
+    del environ["SHIPLINE_MIRRORS"]
+    words = ["--registry-mirror", mirrors.urls[0], "--registry-mirror", mirrors.urls[1]]
+    match given:
+        case "shipline.yaml":
+            (project / given).write_text(f"registry-mirrors: {json.dumps(mirrors.urls)}\n")
+        case "SHIPLINE_MIRRORS":
+            environ[given] = ",".join(mirrors.urls)
+    flags = words if given == "--registry-mirror" else []
+    target = f"{registry.address}/mirrored-{given.strip('-').lower()}:v1"
+    for command in (
+        ["build", *flags, "-o", f"type=oci,dest={tmp_path / 'image.tar'}", "."],
+        ["imagetools", "create", *flags, "-t", target, IMAGE],
+    ):
+        done = run_shipline(*command, cwd=project, environ=environ, timeout_s=300)
+        assert done.returncode == 0, done.stderr
+        far, near = mirrors.pulled()
+        assert far == 0 and near > 0
+        mirrors.near.requests.clear()
+
+
 def test_docker_reads_its_file(mirrors: Mirrored, docker: Docker) -> None:
     base = docker.config.parent
     file, pid = base / "daemon.json", int((base / "pid").read_text())

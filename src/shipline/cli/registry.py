@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from shipline.cli.environment import use_mirrors
 from shipline.cli.registry_accounts import audit, project, robot, token, user
 from shipline.cli.registry_maintenance import (
     check,
@@ -138,6 +139,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     from shipline.units import Duration
 
     loaded = load(config, Path.cwd(), os.environ)
+    use_mirrors(loaded.registry_mirrors)
     section = loaded.registry or RegistrySection()
     if loaded.registry and loaded.file:
         section = _resolve_paths(loaded.file.parent, section)

@@ -94,7 +94,8 @@ def _in_network(host: str, network: str) -> bool:
         return False
 
 
-_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+_HUB_NAME = "docker.io"
+_HUB = {_HUB_NAME: "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _PROBE_S = 2.0
 _TLS = (b"\x16", b"\x15")  # first byte of handshake and alert records
 _CERTIFICATES = Path("/etc/docker/certs.d")
@@ -172,8 +173,9 @@ class HostSettings:
 
     def endpoints(self, host: str) -> tuple[Endpoint, ...]:
         """The endpoints to read from, as configured; the registry itself is last."""
-        urls = dict.fromkeys(self.mirrors.get(host, ()))
-        return (*(_mirror(host, url) for url in urls), self.endpoint(host))
+        name = _HUB_NAME if host in (*_HUB, *_HUB.values()) else host
+        urls = dict.fromkeys(self.mirrors.get(name, ()))
+        return (*(_mirror(name, url) for url in urls), self.endpoint(host))
 
     def trust(self, origin: Origin) -> TlsTrust:
         """The CAs to trust and the client certificate to present at `origin`."""
@@ -200,7 +202,6 @@ class HostSettings:
         return not self.probe(origin.host, origin.port)
 
 
-_HUB_NAME = "docker.io"
 _DIGEST_ONLY = "#digest-only"
 _MIRROR_HINT = (
     "write [HOST=]URL, as in https://mirror.example.com or ghcr.io=https://mirror.example.com"

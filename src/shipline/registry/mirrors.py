@@ -211,8 +211,10 @@ class Mirrors:
                 for url, one in both.items()
                 if now - max(one.measured, one.failed) < _FORGOTTEN_S
             }
-            with suppress(OSError), open_whole(self._path) as file:  # it can be measured again
-                file.write(msgspec.json.encode(_File(recent)))
+            with suppress(OSError):  # it can be measured again
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with open_whole(self._path) as file:
+                    file.write(msgspec.json.encode(_File(recent)))
 
     def probe_unknown(self, mirrors: Iterable[Endpoint], probe: Probe) -> None:
         """Measure, once in this process, the latency of those that were not measured lately."""

@@ -70,6 +70,7 @@ def test_mirrors_come_before_the_registry() -> None:
     assert settings.endpoints("docker.io")[1].base == "https://m.lan/hub"
     assert settings.endpoints("q.io")[0].prefix == "v2x/"
     assert len(settings.endpoints("quay.io")) == 1
+    assert len(settings.endpoints("registry-1.docker.io")) == 3  # as an upstream may be named
     assert parse_mirrors(()) == {}
 
 

@@ -135,6 +135,7 @@ def test_a_damaged_file_is_as_none(tmp_path: Path, text: str) -> None:
 
 
 def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    mirrors = Mirrors(tmp_path / "absent" / "mirrors.json")
+    (tmp_path / "file").touch()
+    mirrors = Mirrors(tmp_path / "file" / "mirrors.json")
     mirrors.answered(A, 0.1)
     mirrors.save()

@@ -67,6 +67,7 @@ def test_each_region_has_a_step_before_the_tags_and_one_after() -> None:
         assert names.index(before.name) < names.index("publish") < names.index(after.name)
         assert after.command.endswith("/team/app:v1.0.0")
     publish = found.step("publish").step
+    assert publish.note == "once 2 of 3 regions have it"
     assert publish.needs_some == ("copy-eu", "copy-ap", "copy-us") and publish.at_least == 2
 
 

@@ -31,6 +31,7 @@ from shipline.tags import (
     reserve,
     snapshot,
 )
+from shipline.units import counted
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     section, selection = inputs.pipeline.regions, inputs.selection
     names = map(copy_step, section.registries)
     copied = tuple(name for name in names if not selection.left_out(name))
+    needed = section.needed(len(copied))
     yield PipelineStep(
         name="publish",
         kind="publish",
@@ -121,7 +123,8 @@ def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         run=_publish,
         needs=("copy",),
         needs_some=copied,
-        at_least=section.needed(len(copied)),
+        at_least=needed,
+        note=f"once {needed} of {counted(len(copied), 'region')} have it" if needed else "",
         gives_names=True,
     )
     for region, places in inputs.pipeline.in_regions.items():
