@@ -416,16 +416,15 @@ class RemoteRepository:
         return int(size)
 
     def probe(self, path: str, authorization: str) -> tuple[int, str]:
-        """The status, and the challenge if it has one, of a request for a path below the repository
-        with these credentials instead of the client's own.
+        """The status, and the challenge if it has one, of a request for a path below the
+        repository, for /v2/ without one, with these credentials instead of the client's own.
         """
-        listing = path == "tags/list"
-        url = self._registry.url(path)
-        request = ClientRequest(
-            "GET" if listing else "HEAD",
-            url.with_query(("n", "1")) if listing else url,
-            {"Accept": ACCEPT},
-        )
+        if path in ("", "tags/list"):  # not for HEAD
+            base = Url(self._registry.endpoint.origin, "/v2/")
+            url = self._registry.url(path).with_query(("n", "1")) if path else base
+            request = ClientRequest("GET", url)
+        else:
+            request = ClientRequest("HEAD", self._registry.url(path), {"Accept": ACCEPT})
         expect = {200, 401, 403, 404}
         response = self._registry.http.call(
             request.with_authorization(authorization), expect=expect, operation=f"asking for {path}"

@@ -142,7 +142,8 @@ def _authorize(node: RegistryNode, app: Application) -> Application:
 
     def authorize(request: Request) -> Coro[Response]:
         requires, through = request.match.route.requires, node.pull_through
-        source = None if through is None else through.delegated(request)
+        accounts = node.authenticator.accounts
+        source = None if through is None else through.delegated(request, accounts=accounts)
         yield node.authenticator.pool(request) if source is None else LOOP
 
         def principal() -> Principal:

@@ -20,6 +20,7 @@ from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.server.fsck import CheckSummary, check
 from shipline.server.gc import GcOptions, collect
 from shipline.server.metrics import Metrics
+from shipline.server.upstreams.delegation import DelegatingAuthenticator
 from shipline.server.upstreams.pull_through import PullThrough
 from shipline.server.upstreams.section import UpstreamSection
 from shipline.server.upstreams.upstream import Breaker, OriginAnswer
@@ -121,7 +122,8 @@ class Edge(NodeApp):
         self.through = PullThrough(
             self.sections, connect, self.storage, self.node.manifests, metrics
         )
-        self.rebuild(pull_through=self.through, metrics=metrics)
+        authenticator = DelegatingAuthenticator(self.node.authenticator, self.through.is_delegated)
+        self.rebuild(pull_through=self.through, metrics=metrics, authenticator=authenticator)
 
     def close(self) -> None:
         self.through.close()
@@ -336,6 +338,26 @@ def test_the_upstream_decides_who_may_pull_if_it_is_to(tmp_path: Path) -> None:
         edge.now += 61
         edge.origin.allowed = {}
         assert get("manifests/v1", good)[0] == 401
+
+
+def test_what_an_upstream_decides_about_is_not_given_away(tmp_path: Path) -> None:
+    section = UpstreamSection("https://origin.example", match="team/*", credentials="client")
+    with opened(tmp_path, section) as edge:
+        (layer,) = edge.origin.image("v1", b"secret").layers
+        edge.origin.allowed = {"Basic good": OriginAnswer(200)}
+        good = {"Authorization": "Basic good"}
+        path = f"/v2/team/hidden/blobs/{layer.digest}"
+        assert edge.call("GET", path, headers=good).body == b"secret"
+        for source in ("&from=team/hidden", ""):
+            mounted = edge.call("POST", f"/v2/own/x/blobs/uploads/?mount={layer.digest}{source}")
+            assert mounted.status == 202
+        assert edge.call("GET", f"/v2/own/x/blobs/{layer.digest}").status == 404
+        assert json.loads(edge.call("GET", "/v2/_catalog").body)["repositories"] == []
+        assert "team/hidden" not in edge.call("GET", "/").text
+        assert edge.call("GET", "/v2/").headers["WWW-Authenticate"] == 'Basic realm="origin"'
+        assert edge.call("GET", "/v2/", headers=good).status == 200
+        for odd in ("manifests/v1%0d%0aX:%20y", "manifests/..", "manifests/a%20b"):
+            assert edge.call("GET", f"/v2/team/hidden/{odd}", headers=good).status == 404
 
 
 def test_credentials_are_not_trusted_while_the_upstream_is_away(tmp_path: Path) -> None:

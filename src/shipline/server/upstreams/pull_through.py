@@ -8,6 +8,7 @@ asked for once. Requests wait for an upstream without a thread.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
@@ -48,6 +49,8 @@ _THREADS = 32  # requests to upstreams at once, of manifests and of blobs
 _WRONG_S = 30.0  # in which content that was not what its digest says is not fetched again
 _REMEMBERED, _LISTINGS = 10_000, 200  # entries
 _HOLDERS = 1000  # repositories to search for a blob
+_PATH = re.compile(r"(manifests|blobs|tags)/[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,255}")
+_LOGIN = "login"  # a repository; its name does not matter for /v2/
 _BYTES = "application/octet-stream"
 
 
@@ -174,11 +177,22 @@ class PullThrough:
                 headers=(("Allow", "GET, HEAD"),),
             )
 
-    def delegated(self, request: Request) -> ProxiedRepository | None:
-        """The repository, if its upstream decides whether the client may pull from it."""
-        source = self.source(request.repository) if not request.changes else None
-        asks = source is not None and source.upstream.section.credentials == "client"
-        return source if asks else None
+    def is_delegated(self, name: str) -> bool:
+        """Whether the upstream of a repository decides who may pull from it."""
+        upstream = self._find(name) if name else None
+        return upstream is not None and upstream.section.credentials == "client"
+
+    def delegated(self, request: Request, *, accounts: bool) -> ProxiedRepository | None:
+        """The repository, if its upstream decides whether the client may pull from it. A node
+        without `accounts` has clients log in (GET /v2/, any repository) at the first such upstream.
+        """
+        requires, name = request.match.route.requires, request.repository
+        if requires == "repository" and not request.changes:
+            return self.source(name) if self.is_delegated(name) else None
+        if requires == "base" and not accounts:
+            asking = (one for one in self._upstreams if one.section.credentials == "client")
+            return next((ProxiedRepository("", one) for one in asking), None)
+        return None
 
     def permit(self, request: Request, source: ProxiedRepository) -> Coro[Principal]:
         """The client as the upstream knows it: may its credentials pull what it requests? A yes
@@ -187,6 +201,10 @@ class PullThrough:
         name, upstream = source.name, source.upstream
         secret = request.header("Authorization") or ""
         path = "/".join(request.path.split("/")[-2:]).replace("referrers/", "manifests/")
+        if not name:
+            path = ""
+        elif not _PATH.fullmatch(path):
+            raise upstream.problem(NotFound(""), "manifests", path)
         key = (name, hashlib.sha256(secret.encode()).digest())
         if self._permitted.get(key, upstream.section.fresh.seconds) is None:
             flight, _ = self._documents.join(
@@ -445,7 +463,7 @@ class PullThrough:
         return known[1], []
 
     def _ask(self, source: ProxiedRepository, path: str, authorization: str) -> OriginAnswer:
-        origin = source.upstream.origin(source.name)
+        origin = source.upstream.origin(source.name or _LOGIN)
         return source.upstream.call("manifests", lambda: origin.ask(path, authorization))
 
     def _call(

@@ -57,7 +57,7 @@ class OriginRepository(Resolver, Fetcher, Protocol):
 
     def ask(self, path: str, authorization: str) -> OriginAnswer:
         """What it says to these credentials about a path below the repository, as
-        `manifests/latest` or `tags/list`, without its content.
+        `manifests/latest` or `tags/list`, without its content; about /v2/ without a path.
         """
 
 
