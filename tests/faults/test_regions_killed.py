@@ -1,4 +1,6 @@
-"""kill -9 of a primary and of an edge between any two writes: nothing is half, nothing is lost."""
+"""kill -9 of a primary and of an edge between any two writes, and a full disk: nothing is half,
+nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,14 @@ import http.client
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from commands import Forked
 from nodes import Node
@@ -189,3 +194,34 @@ def _digests(node: Node, wanted: dict[tuple[str, str], str]) -> dict[tuple[str, 
         if answer.status == 200:
             found[name, tag] = str(answer["Docker-Content-Digest"])
     return found
+
+
+@pytest.mark.root
+def test_a_full_disk_at_the_edge_leaves_nothing_half_and_heals(tmp_path: Path) -> None:
+    edge = tmp_path / "edge"
+    edge.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(edge)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        _fill_and_heal(tmp_path, edge)
+    finally:
+        subprocess.run(["umount", "-l", str(edge)], check=True)
+
+
+def _fill_and_heal(root: Path, edge: Path) -> None:
+    primary, store = Region(root / "primary"), MemoryStore()
+    primary.push("team/app", "small", image(store, "small"), store)
+    primary.push("team/app", "big", image(store, "big", size=20 << 20), store)
+    target = Region(edge / "data")
+    one = replication(primary, target)
+    drain(one)
+    target.check_whole()
+    assert set(target.tags()) == {("team/app", "small")}
+    assert "No space left" in one.state().error
+    subprocess.run(["mount", "-o", "remount,size=100m", str(edge)], check=True)
+    drain(replication(primary, target))
+    assert target.tags() == primary.tags()
+    target.check_whole()
+    target.close()
+    primary.close()

@@ -111,16 +111,17 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             environ=os.environ,
             base=base,
             connect=connect_upstreams(os.environ, stack) if section.upstreams else None,
-            **({"replicate": _replicate(stack)} if section.replication else {}),
+            replicate=_replicate(stack, len(section.replication)) if section.replication else None,
         )
 
 
-def _replicate(stack: ExitStack) -> Replicate:
-    """Makes replications, whose connections are closed with the stack."""
+def _replicate(stack: ExitStack, polls: int) -> Replicate:
+    """Makes replications, whose connections are closed with the stack; as many `polls` wait."""
     from shipline.regions import open_replications
     from shipline.registry import Client, keychain_from, settings_from
 
-    client = stack.enter_context(Client(settings_from(os.environ), keychain_from(os.environ)))
+    settings, keychain = settings_from(os.environ), keychain_from(os.environ)
+    client = stack.enter_context(Client(settings, keychain, at_once=8 + polls))
     return partial(open_replications, client, socket.gethostname())
 
 

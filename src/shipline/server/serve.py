@@ -72,7 +72,7 @@ class Assembly:
         section: RegistrySection,
         environ: Mapping[str, str],
         base: Path,
-        replicate: Replicate,
+        replicate: Replicate | None = None,
         connect: Connect | None = None,
     ) -> Self:
         """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
@@ -106,8 +106,9 @@ class Assembly:
         gc = collection(storage, section.collection, on_report, notify)
         retain = retention(storage, manifests, section.policy, admission, notify)
         cdn, cdn_routes = _cdn(section, storage, access_control, environ)
-        repositories = StoredRepositories(storage, manifests, uploads, notify, "replication")
-        replications = tuple(replicate(repositories, section.replication))
+        if replicate is not None:
+            repositories = StoredRepositories(storage, manifests, uploads, notify, "replication")
+            replications = tuple(replicate(repositories, section.replication))
         followers = Followers(storage.journal, storage.clock)
         if storage.journal.enabled:
             add_replication_gauges(metrics, followers, replications)
@@ -254,7 +255,7 @@ def serve_registry(
     environ: Mapping[str, str] | None = None,
     base: Path = Path(),
     connect: Connect | None = None,
-    replicate: Replicate = lambda repositories, sections: (),
+    replicate: Replicate | None = None,
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from nodes import Node
 from peers import Registry
 from proxy import CutResponse, FaultProxy
 from served import served
-from spec_client import MANIFEST, Target, sha256, to_json
+from spec_client import MANIFEST, Answer, Target, sha256, to_json
 
 _POOL = 40  # threads of the node for disk work, which read the journal first
 
@@ -32,10 +34,10 @@ def primary(tmp_path: Path) -> Iterator[Node]:
         yield running
 
 
-def edge_of(root: Path, name: str, address: str, more: str = "") -> Any:
+def edge_of(root: Path, name: str, address: str, more: str = "", **environ: str) -> Any:
     (root / name).mkdir(exist_ok=True)
     replication = f"replication: [{{name: main, from: '{address}'{more}}}]"
-    return served(root / name, f"role: edge\n{replication}")
+    return served(root / name, f"role: edge\n{replication}", **environ)
 
 
 def push(node: Node, name: str, tag: str, seed: str, **more: Any) -> dict[str, Any]:
@@ -144,6 +146,53 @@ def test_only_the_right_to_replicate_reads_the_journal_and_it_pushes_nothing(
             "POST", "blobs/uploads/", b"", {"Authorization": secrets["replicate"]}
         )
         assert started.status in (401, 403)
+
+
+def test_an_edge_with_the_right_to_replicate_gets_its_project_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "primary").mkdir()
+    with served(tmp_path / "primary", "role: primary\naccess: {mode: accounts}") as primary:
+        for name in ("team", "other"):
+            run_shipline("registry", "project", "add", name, "--data", primary.data)
+        secret = _robot(primary, "replicate")
+        admin = _admin(primary)
+        for name in ("team/app", "other/app"):
+            assert Account(primary.url, name, admin).push_image("one", "v1") == 201
+        auths = {primary.address: {"auth": secret.removeprefix("Basic ")}}
+        (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+        with edge_of(tmp_path, "edge", primary.address, DOCKER_CONFIG=str(tmp_path)) as edge:
+            target = Target(edge.url, "team/app")
+            eventually(lambda: target.call("HEAD", "manifests/v1").status == 200)
+            eventually(lambda: _region(edge)["verified"] > 0)
+            assert Target(edge.url, "other/app").call("HEAD", "manifests/v1").status == 404
+            assert _region(edge)["errors"] == 0
+
+
+@dataclass(frozen=True)
+class Account(Target):
+    """A repository as an account sees it."""
+
+    authorization: str
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        known = {"Authorization": self.authorization, **(headers or {})}
+        return super().call(method, path, body, known)
+
+    def push_image(self, seed: str, tag: str) -> int:
+        return self.push(self.image(seed), tag).status
+
+
+def _admin(node: Node) -> str:
+    found = re.search(r"password: (\S+) ", node.log.read_text())
+    assert found, node.log.read_text()
+    return "Basic " + base64.b64encode(f"admin:{found[1]}".encode()).decode()
 
 
 def _robot(node: Node, action: str) -> str:
