@@ -66,7 +66,7 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
             _summarise(found, failures)
             if lock_file is not None and not locked:
                 write_lock(lock_file, {**lock, **found.seen})
-    for failure in failures:
+    for failure in failures if len(failures) > 1 else ():
         click.echo(f"{failure.what}: {failure.error.message}", err=True)
     if failures:
         raise failures[0].error

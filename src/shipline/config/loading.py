@@ -120,7 +120,7 @@ def loads(content: bytes, name: str, environ: Mapping[str, str]) -> Config:
 
 def load_document(cls: type[T], path: Path, environ: Mapping[str, str]) -> T:
     """The value of a file that is not shipline.yaml. Raises as `load`."""
-    return decode(cls, read_document(_read_file(path, str(path)), str(path)), environ)
+    return decode(cls, read_document(_read_file(path, str(path), hint=""), str(path)), environ)
 
 
 def find(cwd: Path) -> Path | None:
@@ -149,11 +149,9 @@ def _upwards(cwd: Path) -> Iterator[Path]:
     yield cwd
 
 
-def _read_file(file_path: Path, name: str) -> bytes:
+def _read_file(file_path: Path, name: str, hint: str = "`shipline init` creates one") -> bytes:
     try:
         with file_path.open("rb") as file:
             return file.read(LIMIT + 1)
     except OSError as error:
-        raise ConfigError(
-            f"cannot read {name}: {error.strerror}", hint="`shipline init` creates one"
-        ) from error
+        raise ConfigError(f"cannot read {name}: {error.strerror}", hint=hint) from error

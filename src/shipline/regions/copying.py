@@ -204,7 +204,7 @@ def copy_tag(
         copy_with_evidence(narrowed, target, new, advance)
     else:
         copy_graph(narrowed, target, new, advance)
-    if not target.swap(new, narrowed, tag, before):
+    if not target.swap(new, narrowed, tag, before) and digest_of(target, tag) != new.digest:
         raise TagMoved(tag)
     return new
 

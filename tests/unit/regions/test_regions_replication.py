@@ -311,6 +311,24 @@ def test_a_tag_that_another_moves_meanwhile_is_compared_again(
     assert edge.tags() == primary.tags()
 
 
+def test_a_tag_that_another_moves_to_the_same_image_is_no_failure(
+    primary: Region, edge: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image brings its signatures, whose tags have entries of their own."""
+    store, one = MemoryStore(), replication(primary, edge)
+    root = image(store, "ours")
+    primary.push("team/app", "v1", root, store)
+    swap = StoredRepository.swap
+
+    def racing(self: StoredRepository, *arguments: object) -> bool:
+        edge.push("team/app", "v1", root, store)
+        return swap(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StoredRepository, "swap", racing)
+    drain(one)
+    assert (one.state().errors, one.state().entries) == (0, 0)
+
+
 def test_blobs_of_other_repositories_are_mounted(
     primary: Region, edge: Region, monkeypatch: pytest.MonkeyPatch
 ) -> None:
