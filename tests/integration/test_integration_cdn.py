@@ -222,4 +222,5 @@ def test_what_was_deleted_is_listed_for_the_purge(site: Site) -> None:
     done = run(*command, "--insecure", site.address, "--since", "10m", environ=environ)
     assert done.returncode == 0, done.stderr
     base = f"{site.edge.url}/v2/{IMAGE}/manifests"
-    assert sorted(done.stdout.split()) == sorted((f"{base}/{digest}", f"{base}/v1"))
+    assert sorted(done.stdout.splitlines()) == sorted((f"{base}/{digest}", f"{base}/v1"))
+    assert done.stdout.endswith("\n"), "a line for each"

@@ -329,7 +329,8 @@ def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
 def purge_list(node: str, since: Duration | None) -> None:
     """Print the URLs that the node's CDN must purge, one per line: removed content, moved tags."""
     query = f"?since={since}" if since and since.milliseconds else ""
-    click.echo(ask(node, "GET", f"/api/cdn/purges{query}"), nl=False)
+    for url in ask(node, "GET", f"/api/cdn/purges{query}").splitlines():
+        click.echo(url)
 
 
 @click.group("webhook")
