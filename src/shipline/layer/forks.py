@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import marshal
 import mmap
 import os
 import select
@@ -19,8 +20,10 @@ import signal
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Collection, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from msgspec import Struct
 
@@ -138,35 +141,84 @@ class SharedJobs:
 
     def _fork(self, files: Collection[int]) -> _Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, see above
-            parent = os.getpid()
+        with theirs:
             try:
-                pid = os.fork()
+                pid = _fork(partial(self._serve, theirs), {theirs.fileno(), *files})
             except OSError:
                 ours.close()
                 raise
-            if not pid:
-                try:
-                    self._serve(theirs, files, parent)
-                finally:
-                    os._exit(0)
         return _Process(pid, ours, [])
 
-    def _serve(self, jobs: socket.socket, files: Collection[int], parent: int) -> None:
-        """Do jobs until there are no more; what else is open here belongs to others."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        gc.disable()
-        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        kept = sorted({0, 1, 2, jobs.fileno(), *files, os.sysconf("SC_OPEN_MAX")})
-        for before, after in itertools.pairwise(kept):
-            os.closerange(before + 1, after)
-        while os.getppid() == parent and (job := jobs.recv(_NUMBER.size)):
+    def _serve(self, jobs: socket.socket) -> None:
+        """Do jobs until there are no more."""
+        while job := jobs.recv(_NUMBER.size):
             message = b""
             with suppress(Exception):  # raised again by the other process
                 message = self._do(*_NUMBER.unpack(job))
             jobs.send(job + message)
+
+
+@contextmanager
+def aside(compute: Callable[[], Any], files: Collection[int]) -> Iterator[Callable[[float], Any]]:
+    """Compute a value that `marshal` knows in a forked process, which keeps these open `files`.
+
+    Yields a function that waits for it so many seconds; None if there is none by then.
+    """
+    memory = os.memfd_create("aside")
+
+    def serve() -> None:
+        with open(memory, "wb", closefd=False) as file:
+            marshal.dump(compute(), file)
+
+    def result(timeout_s: float) -> Any:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        with on_cancel(lambda: os.kill(pid, signal.SIGKILL)):
+            poll.poll(timeout_s * 1000)
+        with open(memory, "rb", closefd=False) as file, suppress(EOFError, ValueError, TypeError):
+            file.seek(0)
+            return marshal.loads(file.read())
+        return None
+
+    try:
+        pid = _fork(serve, {memory, *files})
+    except OSError:
+        os.close(memory)
+        yield lambda _: None
+        return
+    ended = os.pidfd_open(pid)
+    try:
+        yield result
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ended)
+        os.close(memory)
+
+
+def _fork(work: Callable[[], object], files: Collection[int]) -> int:
+    """Start a process that ends with this `work` or with the calling thread. Raises OSError.
+
+    Returns its pid. What is open there but these `files` is closed, since it belongs to others.
+    """
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, see above
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.disable()
+        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        kept = sorted({0, 1, 2, *files, os.sysconf("SC_OPEN_MAX")})
+        for before, after in itertools.pairwise(kept):
+            os.closerange(before + 1, after)
+        if os.getppid() == parent:
+            work()
+    finally:
+        os._exit(0)
 
 
 _prctl = ctypes.CDLL(None).prctl

@@ -30,8 +30,9 @@ from shipline.layer.entry import (
     entry_at,
     unreadable,
 )
+from shipline.layer.forks import aside
 from shipline.oci import Digest
-from shipline.tasks import check, ordered_map
+from shipline.tasks import CPUS, check, ordered_map
 
 Stat = tuple[str, int, int, int, int, int, int, int, int]
 """Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
@@ -40,6 +41,7 @@ _KIND = b"shipline-stat-5\n"
 _TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
 _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
 _Directories = dict[str, tuple[list[Stat], bool]]  # sorted by name; and whether it is all there is
+_Found = list[tuple[str, tuple[list[Stat], bool]]]
 _KEPT_TREES = 64
 
 
@@ -101,6 +103,27 @@ class StatCache:
             self._directories[directory] = (_pack(stats), kept)
             self.changed = True
 
+    def middle(self, path: str) -> str:
+        """The directory before which a scan finds about half of the entries below `path`; empty
+        where they are few.
+        """
+        prefix = f"{path}/" if path else ""
+        with self._lock:
+            counts = [
+                (_order(directory), directory, len(record[1]))
+                for directory, record in self._directories.items()
+                if directory.startswith(prefix) and directory != path
+            ]
+        left = sum(count for *_, count in counts)
+        if left < _WORTH_FORKING:
+            return ""
+        half = left // 2
+        for _, directory, count in sorted(counts):
+            if left <= half:
+                return directory
+            left -= count
+        return ""
+
     def fingerprint(self, path: str, directories: _Directories) -> bytes:
         """What identifies the tree at `path` by its stats, if all of its contents are cached; else
         empty.
@@ -125,6 +148,11 @@ class StatCache:
             self._trees.pop(key, None)  # the last one is kept for longest
             self._trees[key] = digest
             self.changed = True
+
+
+def _order(path: str) -> str:
+    """By this, paths are in the order of a scan."""
+    return path.replace("/", "\0")
 
 
 def _pack(stats: list[Stat]) -> bytes:
@@ -183,6 +211,8 @@ directory that is kept only if it has entries."""
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _CHUNK = 1 << 20  # bytes
 _DIGEST = 32  # bytes
+_WORTH_FORKING = 10_000  # entries
+_PATIENCE = 3  # times as long as this process took for its half, a second at least
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
     *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
 )
@@ -208,9 +238,12 @@ def scan(
     opened = OpenDirectory(root)
     started_ns = time.time_ns()
     scanner = _Scanner(opened, prune, whiteouts=whiteouts)
+    middle = cache.middle(path) if cache is not None and CPUS > 1 else ""
     try:
         status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode) and middle:
+            scanner.enter_halves(opened.fd, path, middle)
+        elif stat.S_ISDIR(status.st_mode):
             scanner.enter(opened.fd, path or ".", path)
         else:
             directory, _, name = path.rpartition("/")
@@ -242,10 +275,13 @@ class _Scanner:
     def __init__(self, root: OpenDirectory, prune: Prune | None, *, whiteouts: bool) -> None:
         self._whiteouts = whiteouts
         self._prune = prune
+        self._skips: Callable[[str], bool] = lambda path: False
         self.directories: _Directories = {}
 
     def enter(self, parent: int, name: str, path: str) -> None:
         check()
+        if self._skips(path):
+            return
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
             stats = _listed(fd, whiteouts=self._whiteouts)
@@ -261,13 +297,52 @@ class _Scanner:
             for one in stats:
                 if one[1] & 0o170000 == stat.S_IFDIR:
                     self.enter(fd, one[0], prefix + one[0])
-            emptied = {name for name in emptied if not self.directories[prefix + name][0]}
+            emptied = {name for name in emptied if not self._has_entries(prefix + name)}
             for name in emptied:
-                del self.directories[prefix + name]
+                self.directories.pop(prefix + name, None)
             kept = [one for one in stats if one[0] not in emptied] if emptied else stats
             self.directories[path] = (kept, len(kept) == listed)
         finally:
             os.close(fd)
+
+    def _has_entries(self, path: str) -> bool:
+        return path in self.directories and self.directories[path][0] != []
+
+    def enter_halves(self, root: int, path: str, middle: str) -> None:
+        """Enter the directory `path`, and what comes from `middle` on in another process."""
+
+        def is_second(path: str) -> bool:
+            return _order(path) >= _order(middle)  # what leads there comes before it
+
+        def skips_first(path: str) -> bool:
+            return path != "" and not is_second(path) and not middle.startswith(f"{path}/")
+
+        def second_half() -> _Found:
+            self._skips = skips_first
+            self.enter(root, path or ".", path)
+            return [one for one in self.directories.items() if is_second(one[0])]
+
+        with aside(second_half, {root}) as result:
+            began = time.monotonic()
+            found: _Found | None = None
+
+            def is_found(path: str) -> bool:
+                """Whether the other process has entered this directory, after the one before."""
+                nonlocal found
+                if not is_second(path):
+                    return False
+                if found is None:
+                    patience_s = max(1.0, (time.monotonic() - began) * _PATIENCE)
+                    found = (result(patience_s) or [])[::-1]
+                if not found or found[-1][0] != path:
+                    return False
+                while found and (found[-1][0] == path or found[-1][0].startswith(f"{path}/")):
+                    directory, stats = found.pop()
+                    self.directories[directory] = stats
+                return True
+
+            self._skips = is_found
+            self.enter(root, path or ".", path)
 
 
 def _listed(directory: int, *, whiteouts: bool) -> list[Stat]:
