@@ -454,6 +454,17 @@ def test_a_directory_with_parts_of_images_is_consistent(edge: Edge) -> None:
     assert edge.blob("a/b", image.layers[0].digest) == b"one"
 
 
+def test_what_is_collected_is_not_counted_any_more(edge: Edge) -> None:
+    (layer,) = edge.origin.image("v1", b"layer").layers
+    assert edge.blob("a/b", layer.digest) == b"layer"  # without its manifest
+    edge.storage.promises.assume_none()
+    edge.now += 86_400
+    assert collect(edge.storage, GcOptions()).blobs == 1
+    edge.through.cached.forget_removed()
+    assert edge.through.cached.sizes() == {}
+    assert edge.blob("a/b", layer.digest) == b"layer"
+
+
 def test_a_cached_manifest_can_be_deleted_from_the_cache(edge: Edge) -> None:
     image = edge.origin.image("v1", b"layer")
     digest = Digest.of(image.raw)

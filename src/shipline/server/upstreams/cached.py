@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,14 @@ class _Entry:
     saved: float
 
 
+@contextmanager
+def _logging_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ShiplineError) as error:
+        _log.error("cannot evict cached content, or note its use: %s", error)
+
+
 class CachedContent:
     """The cached content of a data directory. Safe to use from any thread."""
 
@@ -54,6 +63,7 @@ class CachedContent:
         self._manifests = manifests
         self._cap, self._on_evict = cap, on_evict
         self._lock = threading.Lock()
+        self._grew = True  # since the last eviction
         self._entries: dict[tuple[str, Digest], _Entry] = {}
         for (name, digest), value in walk(storage.records, ("cached",)):
             record = json.loads(value)
@@ -125,19 +135,29 @@ class CachedContent:
     def maintain(self) -> None:
         """Evict and save the times of use, until the scope is cancelled."""
         waited = 0.0
-        try:
+        with suppress(Cancelled):
             while True:
                 sleep(_EVERY_S)
                 waited += _EVERY_S
-                try:
-                    self.evict()
+                with _logging_errors():
+                    if self._grew:
+                        self._grew = False
+                        self._grew = self.evict() or self._grew
                     if waited >= _SAVE_EVERY_S:
                         waited = 0.0
+                        self.forget_removed()
                         self.save()
-                except (OSError, ShiplineError) as error:
-                    _log.error("cannot evict cached content: %s", error)
-        except Cancelled:
+        with _logging_errors():
             self.save()
+
+    def forget_removed(self) -> None:
+        """Forget what was deleted otherwise, as by garbage collection."""
+        kept = {(name, digest) for (name, digest), _ in walk(self.storage.records, ("cached",))}
+        gone = [key for key, _ in self._snapshot() if (key[0], str(key[1])) not in kept]
+        with self._lock:
+            for key in gone:
+                if not self._is_cached(*key):  # it was not fetched again meanwhile
+                    self._entries.pop(key, None)
 
     def save(self) -> None:
         """Write changed times of use."""
@@ -149,13 +169,17 @@ class CachedContent:
         if changes:
             self.storage.records.write(changes, durable=False)
 
-    def evict(self) -> None:
-        """Remove what was used least recently of each upstream that is above its cap."""
+    def evict(self) -> bool:
+        """Remove what was used least recently of each upstream that is above its cap; whether one
+        still is, since everything is in use.
+        """
         totals = self.sizes()
         caps = {capped for (name, _), _ in self._snapshot() if (capped := self._cap(name))}
         for upstream, cap in caps:
             if cap is not None and totals[upstream] > cap:
                 self._evict(upstream, totals[upstream] - int(cap * _LOW_WATER))
+        totals = self.sizes()
+        return any(cap is not None and totals.get(upstream, 0) > cap for upstream, cap in caps)
 
     def _evict(self, upstream: str, size: int) -> None:
         cutoff = self.storage.clock() - _IN_USE_S
@@ -187,7 +211,7 @@ class CachedContent:
                         trash += storage.discard(digest)
                     self._on_evict(upstream, entry.size)
                 with self._lock:
-                    del self._entries[name, digest]
+                    self._entries.pop((name, digest), None)
         for file in trash:
             file.unlink(missing_ok=True)
 
@@ -212,6 +236,7 @@ class CachedContent:
         now = self.storage.clock()
         with self._lock:
             self._entries[name, digest] = _Entry(size, now, now)
+            self._grew = True
 
     def _snapshot(self) -> list[tuple[tuple[str, Digest], _Entry]]:
         with self._lock:

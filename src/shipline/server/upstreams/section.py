@@ -80,7 +80,10 @@ class UpstreamSection:
                 f"upstreams: {error}", hint="write url: https://HOST, match: HOST/* or *"
             ) from None
         if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"upstreams: {self.url!r} does not begin with https:// or http://")
+            raise ConfigError(
+                f"upstreams: {self.url!r} does not begin with https:// or http://",
+                hint="write the registry as https://HOST",
+            )
         if bool(self.username) is not bool(self.password_file or self.password_variable):
             raise ConfigError(
                 f"upstream {self.url}: username needs password-file or password-variable"

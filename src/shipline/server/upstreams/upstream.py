@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from shipline.server.problems import Problem, blob_unknown, manifest_unknown, pr
 from shipline.server.upstreams.section import UpstreamSection
 from shipline.units import Duration
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 Kind = Literal["manifests", "blobs"]
 _FAILURES = 5  # in a row, before an upstream is left alone
@@ -164,6 +166,8 @@ class Upstream:
             breaker.leave(error)
             if isinstance(error, ShiplineError):  # else this node failed
                 self._count(error)
+                if not isinstance(error, NotFound):
+                    _log.warning("upstream %s: %s", self.registry, error.message)
             raise
         breaker.leave(None)
         self._count(None)
