@@ -90,6 +90,22 @@ def test_a_run_that_nothing_judges_says_so_from_the_plan_to_the_summary(
     assert "there are no gates" not in project.ship("--only", "test").ok().err
 
 
+def test_gates_of_images_are_not_judged_without_one_and_nothing_is_tagged(
+    tmp_path: Path, registry: Node
+) -> None:
+    text = COVERED.format(name="coverage.xml", gate="coverage")
+    project = _fresh(
+        tmp_path, registry, f"{text}gates: {{image: {{}}}}\n", coverage__xml=coverage(8)
+    )
+    summary = tmp_path / "summary.md"
+    done = project.ship("--skip", "build", "--summary", str(summary)).ok()
+    assert "no image was pushed: image cannot be judged" in done.err
+    assert "image: not judged: no image was pushed" in summary.read_text()
+    assert project.states()["gates"] == "passed" and project.states()["publish"] == "skipped"
+    assert _names(project) == []
+    assert "image cannot be judged" not in project.ship("--resume").err
+
+
 def test_what_is_not_committed_is_never_signed(tmp_path: Path, registry: Node) -> None:
     project = _fresh(tmp_path, registry, "sign: {key: release.key}\n")
     project.run("key", "generate", "-o", "release", **PASSWORD).ok()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, Self
@@ -335,8 +335,8 @@ class Pipeline:
         }
 
     def only_for(self, platforms: tuple[Platform, ...]) -> Self:
-        """Building for `platforms` alone: a target that is for others is no image then. Raises
-        UsageError if none is left.
+        """Building for `platforms` alone: a target that is for others is no image then, and left
+        out unless it is a context. Raises UsageError if none is left.
         """
         build = replace(self.build, platforms=platforms)
         if not self.targets:
@@ -348,6 +348,8 @@ class Pipeline:
             targets[name] = replace(left, platforms=wanted or platforms)
         if all(target.image is None for target in targets.values()):
             raise UsageError(f"--platform: no target is for {', '.join(map(str, platforms))}")
+        while unused := [*_unused(targets)]:
+            targets = {name: one for name, one in targets.items() if name not in unused}
         return replace(self, build=Build(), targets=targets)
 
     @property
@@ -385,6 +387,17 @@ def _check_targets(targets: Mapping[str, TargetSection]) -> None:
         raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(circle)}")
     if targets and all(target.image is None for target in targets.values()):
         raise ConfigError("targets: none of them has an image")
+    for name in _unused(targets):
+        raise ConfigError(
+            f"targets.{name}: it has no image, and no target has it as a context",
+            hint=f"add image, or target:{name} to the contexts of a target; or remove it",
+        )
+
+
+def _unused(targets: Mapping[str, TargetSection]) -> Iterator[str]:
+    """The targets without an image that are contexts of no other."""
+    used = {name for target in targets.values() for name in target.targets}
+    return (name for name, one in targets.items() if one.image is None and name not in used)
 
 
 def _equal(one: str, other: str) -> bool:

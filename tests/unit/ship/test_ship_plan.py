@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
-from shipline.gates import GatesSection, TestsGate
+from shipline.gates import GatesSection, ImageGate, TestsGate, VulnerabilitiesGate
 from shipline.git import WorkTree
 from shipline.oci import Digest
 from shipline.ship.plan import Naming, Plan, PlanInput, ProjectConfig, Selection, make_plan
@@ -196,6 +196,19 @@ def test_an_image_that_is_there_is_not_built() -> None:
     digest = Digest.of(b"x")
     found = plan(naming=Naming(DECISION, reuse={"": digest})).step("build")
     assert str(digest) in found.step.note
+
+
+def test_gates_of_images_are_shown_as_not_judged_without_one() -> None:
+    gates = GatesSection(
+        tests=TestsGate(), image=ImageGate(), vulnerabilities=VulnerabilitiesGate()
+    )
+    judged, unbuilt = plan(gates=gates), plan(gates=gates, skip=frozenset({"build"}))
+    unpushed = plan(gates=gates, naming=Naming(replace(DECISION, push=False)))
+    assert not judged.step("gates").step.note
+    for found in (unbuilt, unpushed):
+        note = found.step("gates").step.note
+        assert note == "not judged, for want of an image: vulnerabilities, image"
+        assert note in plan_text(found) and found.skips("publish")
 
 
 def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> None:

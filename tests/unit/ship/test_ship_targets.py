@@ -40,6 +40,10 @@ def test_only_targets_for_a_platform_are_images_of_its_machine() -> None:
     found = pipeline(TARGETS).only_for((ARM64,))
     assert list(found.images) == ["web"]
     assert all(build.platforms == (ARM64,) for build in found.builds.values())
+    others = "targets:\n  all: {}\n  base: {contexts: {all: target:all}}\n"
+    others += "  web: {image: r.e/a, contexts: {base: target:base}, platforms: [linux/amd64]}\n"
+    left = pipeline(f"{others}  worker: {{image: r.e/b}}\n").only_for((ARM64,))
+    assert list(left.builds) == ["worker"]
     with pytest.raises(UsageError, match="no target is for linux/s390x"):
         pipeline(TARGETS).only_for((Platform.parse("linux/s390x"),))
 
@@ -59,6 +63,7 @@ def test_only_targets_for_a_platform_are_images_of_its_machine() -> None:
         ("targets: {a-b: {image: r.e/a}, a_b: {image: r.e/b}}", "names of variables"),
         ("targets: {a/b: {image: r.e/a}}", "not a name"),
         ("targets: {a: {file: x}}", "none of them has an image"),
+        ("targets: {a: {image: r.e/a}, b: {file: x}}", "targets.b: it has no image"),
         ("image: r.e/x\ntargets: {a: {image: r.e/a}}", "move image into one of them"),
         ("copies: [r.e/x]\ntargets: {a: {image: r.e/a}}", "move copies into one of them"),
         ("targets: {a: {image: r.e/a, needs: [b]}}", "'b', which is not a step"),
@@ -79,7 +84,8 @@ def test_many_targets_that_use_each_other_are_checked_at_once() -> None:
         for at, name in enumerate(names)
     }
     lines = "".join(f"  {name}: {target}\n" for name, target in targets.items())
-    assert len(pipeline(f"targets:\n{lines}  last: {{image: r.e/a}}\n").builds) == 61
+    last = "  last: {image: r.e/a, contexts: {t: target:t0}}\n"
+    assert len(pipeline(f"targets:\n{lines}{last}").builds) == 61
 
 
 def test_variables_of_several_images_name_their_target() -> None:

@@ -73,7 +73,16 @@ def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         run=_run,
         needs=(*inputs.pipeline.commands, "build"),
         skip="" if gates else "shipline.yaml has no gates",
+        note=_note(inputs),
     )
+
+
+def _note(inputs: PlanInput) -> str:
+    """The gates that a run without an image cannot judge."""
+    gates, pipeline = inputs.project.gates, inputs.pipeline
+    built = pipeline.images and not inputs.selection.left_out("build") and inputs.naming.push
+    names = () if gates is None or built else tuple(_of_images(gates, pipeline))
+    return f"not judged, for want of an image: {', '.join(names)}" if names else ""
 
 
 def _missing(project: ProjectConfig) -> Iterator[str]:
@@ -87,19 +96,21 @@ GATES = StepKind(name="gates", steps=_steps, decode=_decode, missing=_missing, u
 
 def _run(context: StepContext, span: Span) -> StepOutcome:
     """Raises GateRefused, GateUndecided. All gates judge each image; those that inspect an image
-    are left out if none was pushed; then nothing is tagged.
+    are reported as not judged if none was pushed; then nothing is tagged.
     """
     from shipline.gates import GateEnvironment, predicates, render, run_gates
 
     project = context.project
     assert project.gates is not None
-    names: list[str] = []
     images = pushed_images(context.run)
     targets = [*images] or [""]
-    if not images:
-        names = [*_without_image(project.gates, project.pipeline)]
-        if not names:
-            return StepOutcome(result=GateVerdicts(), reason="all gates need an image")
+    left_out = () if images else tuple(_of_images(project.gates, project.pipeline))
+    not_judged = tuple(f"{name}: not judged: no image was pushed" for name in left_out)
+    if left_out:
+        span.warn(f"no image was pushed: {', '.join(left_out)} cannot be judged")
+    names = [name for name, _, _ in project.gates.gates() if name not in left_out]
+    if not names:
+        return StepOutcome(result=GateVerdicts(not_judged), reason="all gates need an image")
     judged = {
         name: run_gates(
             project.gates,
@@ -107,7 +118,7 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
             GateEnvironment(
                 project.root, context.environment.environ, run_commands=name == targets[0]
             ),
-            names=names,
+            names=names if left_out else (),
             reports=reports_by_gate(project.gates, project.pipeline, context.run, name),
         )
         for name in targets
@@ -120,8 +131,13 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
         for name, found in judged.items()
     }
     return StepOutcome(
-        result=GateVerdicts(tuple(verdict.line for verdict in verdicts), statements),
-        reason=", ".join(f"{verdict.gate} {verdict.outcome}" for verdict in verdicts),
+        result=GateVerdicts((*(verdict.line for verdict in verdicts), *not_judged), statements),
+        reason=", ".join(
+            [
+                *(f"{verdict.gate} {verdict.outcome}" for verdict in verdicts),
+                *(f"{name} not judged" for name in left_out),
+            ]
+        ),
     )
 
 
@@ -147,13 +163,13 @@ def gate_verdicts(run: RunRecord) -> GateVerdicts:
     return run.result("gates", GateVerdicts) or GateVerdicts()
 
 
-def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
-    """The gates that neither inspect an image nor read reports of steps that do."""
+def _of_images(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
+    """The gates that inspect an image or read reports of steps that do."""
     after = {
         gate for step in pipeline.commands.values() if step.after_build for gate in gates_of(step)
     } | ({"sbom"} if any(build.sbom for build in pipeline.builds.values()) else set())
-    for name, kind, _ in section.gates():
-        if kind != "image" and name not in after:
+    for name, kind, rules in section.gates():
+        if not rules.skip and (kind == "image" or name in after):
             yield name
 
 
