@@ -49,6 +49,7 @@ from shipline.bake.typed import (
     Type,
     TypeMismatch,
     Value,
+    completed,
     convert,
     list_with,
     null,
@@ -221,7 +222,7 @@ class _Evaluation:
         given = self.lookup(name)
         if document is not None and wanted is not None and not wanted.is_primitive:
             try:
-                return convert(parse_json_value(document), wanted)
+                return convert(completed(parse_json_value(document), wanted), wanted)
             except (ValueError, TypeMismatch) as error:
                 refuse(f"{name}_JSON is not {_article(wanted)}: {error}", place)
         if given is None:
@@ -512,7 +513,7 @@ def _listed(value: Value) -> str:
 
 
 def _article(type: Type) -> str:
-    return f"a {type}"
+    return f"{'an' if type.kind == 'object' else 'a'} {type}"
 
 
 def _parsed(given: str, wanted: Type, *, typed: bool) -> Value:

@@ -243,6 +243,28 @@ def convert(value: Value, wanted: Type) -> Value:
     raise TypeMismatch(f"{requirement(wanted)} is required")
 
 
+def completed(value: Value, wanted: Type) -> Value:
+    """The value of a JSON document, with null for the attributes of `wanted` that are not there.
+    Raises TypeMismatch for others. Source: go-cty, json.Unmarshal.
+    """
+    if value.is_null or not wanted.items:
+        return value
+    if wanted.kind == "object" and value.type.is_mapping:
+        attributes = wanted.attributes
+        if other := next((name for name in value.data if name not in attributes), None):
+            raise TypeMismatch(f"there is no attribute {other!r}")
+        found = {name: value.data.get(name, null()) for name in attributes}
+        return object_with({name: completed(found[name], attributes[name]) for name in found})
+    if wanted.kind == "map" and value.type.is_mapping:
+        return object_with({key: completed(one, wanted.item) for key, one in value.data.items()})
+    if wanted.kind in ("list", "set") and value.type.is_sequence:
+        return tuple_of([completed(one, wanted.item) for one in value.data])
+    if wanted.kind == "tuple" and value.type.is_sequence and len(value.data) == len(wanted.items):
+        pairs = zip(value.data, wanted.items, strict=True)
+        return tuple_of([completed(one, item) for one, item in pairs])
+    return value
+
+
 def requirement(type: Type) -> str:
     """A type for messages: `list of string`, `a number`."""
     if type.kind == "string":

@@ -127,7 +127,7 @@ def parse_request(
             network=_network(network),
             hosts=tuple(map(parse_host, _each(split_csv, add_host))),
             entitlements=parse_entitlements(allow),
-            ulimits=tuple(map(parse_ulimit, ulimit)),
+            ulimits=parse_ulimits(ulimit),
             shm_size=parse_size(shm_size or "0", "--shm-size") or SHM_SIZE,
             resources=replace(parse_resources(resource, limits), cgroup_parent=cgroup_parent or ""),
         ),
@@ -410,6 +410,12 @@ def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
             if not more.startswith("alias="):
                 raise UsageError(f"--allow: {more!r} in {word!r} is not alias=NAME")
     return words
+
+
+def parse_ulimits(texts: Iterable[str]) -> tuple[Ulimit, ...]:
+    """The limits by name, as buildx sends them; of several with one name the last."""
+    limits = {one.name: one for one in map(parse_ulimit, texts)}
+    return tuple(limits[name] for name in sorted(limits))
 
 
 def parse_ulimit(text: str) -> Ulimit:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
 _CHECK_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS"
+_TAB = 8  # columns
 _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 
 
@@ -306,12 +307,15 @@ def _listed(config: Definitions, kind: str, form: str) -> str:
         head, keys = ("TARGET", "DESCRIPTION"), ("name", "description")
     absent = {"value": "<null>"}
     cells = [[clean(str(row.get(key, absent.get(key, "")))) for key in keys] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = (
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *cells)
-    )
-    return "".join(f"{line}\n" for line in lines)
+    *columns, last = zip(head, *cells, strict=True)
+    padded = [_to_tab_stop(column) for column in columns]
+    return "".join("".join(row) + "\n" for row in zip(*padded, last, strict=True))
+
+
+def _to_tab_stop(column: Sequence[str]) -> list[str]:
+    """The cells of a column, each with tabs up to the next column, as Go's tabwriter has them."""
+    stops = max(map(len, column)) // _TAB + 1
+    return [cell + "\t" * (stops - len(cell) // _TAB) for cell in column]
 
 
 def _variable_rows(variables: Sequence[VariableInfo]) -> list[dict[str, Any]]:

@@ -205,6 +205,8 @@ def test_ulimits() -> None:
     assert flags.parse_ulimit("nofile=10:20") == Ulimit("nofile", 10, 20)
     assert flags.parse_ulimit("core=0") == Ulimit("core", 0, 0)
     assert flags.parse_ulimit("stack=5:-1") == Ulimit("stack", 5, -1)
+    given = ("nofile=1", "core=0", "nofile=2:3")
+    assert flags.parse_ulimits(given) == (Ulimit("core", 0, 0), Ulimit("nofile", 2, 3))
 
 
 def test_resources() -> None:

@@ -33,6 +33,24 @@ def test_lists_and_warnings_cannot_write_to_the_terminal(tmp_path: Path) -> None
     assert "\x1b" not in done.stderr and "warning: " in done.stderr
 
 
+def test_lists_are_aligned_with_tabs_as_those_of_buildx(tmp_path: Path) -> None:
+    text = (
+        'variable "A" {\n default = "x"\n description = "An a"\n}\n'
+        'variable "LONGNAME" {\n type = list(string)\n default = ["a", "b"]\n}\n'
+        'variable "N" {\n type = number\n}\n'
+        'target "default" {\n description = "told"\n}\ntarget "webapp-long" {}\n'
+    )
+    assert bake(tmp_path, text, "--list", "variables").stdout == (
+        "VARIABLE\tTYPE\t\tVALUE\t\tDESCRIPTION\n"
+        "A\t\t\t\tx\t\tAn a\n"
+        'LONGNAME\tlist of string\t["a","b"]\t\n'
+        "N\t\tnumber\t\t<null>\t\t\n"
+    )
+    assert bake(tmp_path, text, "--list", "targets").stdout == (
+        "TARGET\t\tDESCRIPTION\ndefault\t\ttold\nwebapp-long\t\n"
+    )
+
+
 @pytest.mark.parametrize("flag", ["--no-cache", "--pull"])
 def test_a_switch_that_is_false_wins_over_the_file(tmp_path: Path, flag: str) -> None:
     text = 'target "default" {\n no-cache = true\n pull = true\n}\n'

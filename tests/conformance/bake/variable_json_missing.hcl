@@ -1,0 +1,12 @@
+# env: O_JSON={"c":[{},{"d":4}]} M_JSON={"x":{},"y":{"e":"true"}}
+variable "O" {
+  type = object({ a = string, b = optional(number), c = optional(list(object({ d = string }))) })
+  default = { a = "x" }
+}
+variable "M" {
+  type = map(object({ e = bool }))
+  default = {}
+}
+target "default" {
+  args = { o = jsonencode(O), m = jsonencode(M), b = O.b == null ? "none" : "some" }
+}

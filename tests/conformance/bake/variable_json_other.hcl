@@ -1,0 +1,12 @@
+# env: O_JSON={"a":"y","z":1}
+variable "O" {
+  type = object({ a = string, b = optional(number), c = optional(list(object({ d = string }))) })
+  default = { a = "x" }
+}
+variable "M" {
+  type = map(object({ e = bool }))
+  default = {}
+}
+target "default" {
+  args = { o = jsonencode(O), m = jsonencode(M), b = O.b == null ? "none" : "some" }
+}
