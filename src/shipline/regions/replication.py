@@ -249,14 +249,14 @@ class JournalReplication:
         there: dict[str, set[str]] = {}
         batch: list[JournalEntry] = []
         for entry in self._ends.journal.snapshot():
-            there.setdefault(entry.repository, set()).add(entry.tag)
+            if self._section.deletes:
+                there.setdefault(entry.repository, set()).add(entry.tag)
             if self._accepts(entry) and not known(entry):
                 batch.append(replace(entry, at=now))
             if len(batch) >= _BATCH:
                 self._backlog.add(batch, "", purpose)
                 batch = []
-        if self._section.deletes:
-            batch += filter(self._accepts, self._gone(there, now))
+        batch += filter(self._accepts, self._gone(there, now))
         self._backlog.add(batch, page.cursor, purpose)
 
     def _gone(self, there: Mapping[str, set[str]], now: float) -> Iterator[JournalEntry]:

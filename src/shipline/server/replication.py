@@ -26,7 +26,7 @@ from shipline.errors import ConfigError, ShiplineError
 from shipline.globs import Glob
 from shipline.oci import Platform, Reference
 from shipline.server.http import Beyond, Coro, Principal, Request, Response, Route, route
-from shipline.server.journal import Journal, JournalPage, snapshot
+from shipline.server.journal import Journal, JournalEntry, snapshot
 from shipline.server.metrics import Metrics, Readings
 from shipline.server.problems import Problem
 from shipline.server.repository import StoredRepositories
@@ -266,7 +266,7 @@ def replication_routes(
             if page is None:
                 return _json({"cut": True, "cursor": journal.head(), "entries": []}, storage)
             followers.note(request)
-            shown = _shown(page, request.principal)
+            shown = _shown(page.entries, request.principal)
             left = deadline - time.monotonic()
             if shown or left <= 0 or is_stopping():
                 return _json(
@@ -282,11 +282,7 @@ def replication_routes(
         after = request.parameter("after") or ""
         found = snapshot(storage.records, tuple(after.split("\0")) if after else ())
         page = list(islice(found, _PAGE))
-        shown = [
-            entry.to_json()
-            for _, entry in page
-            if request.principal.may("replicate", entry.repository)
-        ]
+        shown = _shown((entry for _, entry in page), request.principal)
         more = quote("\0".join(page[-1][0]), safe="") if len(page) == _PAGE else ""
         return _json({"entries": shown, "next": more}, storage)
 
@@ -341,9 +337,12 @@ def _require(journal: Journal) -> None:
         )
 
 
-def _shown(page: JournalPage, principal: Principal) -> list[dict[str, Any]]:
+def _shown(entries: Iterable[JournalEntry], principal: Principal) -> list[dict[str, Any]]:
+    """Those that the client may replicate."""
     return [
-        entry.to_json() for entry in page.entries if principal.may("replicate", entry.repository)
+        entry.to_json()
+        for entry in entries
+        if principal.may("replicate", entry.repository, entry.tag)
     ]
 
 

@@ -107,7 +107,7 @@ class Assembly:
         retain = retention(storage, manifests, section.policy, admission, notify)
         cdn, cdn_routes = _cdn(section, storage, access_control, environ)
         if replicate is not None:
-            repositories = StoredRepositories(storage, manifests, uploads, notify, "replication")
+            repositories = StoredRepositories(storage, manifests, uploads, notify, _REPLICATION)
             replications = tuple(replicate(repositories, section.replication))
         followers = Followers(storage.journal, storage.clock)
         if storage.journal.enabled:
@@ -240,6 +240,7 @@ def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webho
     metrics.gauge("webhook_queue_events", "Events waiting for delivery.", hooks.depths, "target")
 
 
+_REPLICATION = "(replication)"  # no account can have this name
 _EXPIRE_EVERY_S, _TRIM_EVERY_S = 600.0, 60.0
 
 
