@@ -30,10 +30,15 @@ environments:
       repository: git@git.example:team/deploy.git
       branch: main
       updates: [{kustomization: envs/staging}]
+  chart:
+    gitops:
+      repository: https://git.example/team/deploy.git
+      updates: [{values: envs/chart.yaml}]
 """
 MODULES = {
     "argoproj.io/v1alpha1": "@kubernetes-models/argo-cd/argoproj.io/v1alpha1",
     "source.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/source.toolkit.fluxcd.io/v1",
+    "helm.toolkit.fluxcd.io/v2": "@kubernetes-models/flux-cd/helm.toolkit.fluxcd.io/v2",
     "kustomize.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/kustomize.toolkit.fluxcd.io/v1",
 }
 
@@ -50,16 +55,22 @@ def validated(objects: list[Any], packages: Path) -> subprocess.CompletedProcess
     return subprocess.run(["node", script], input=json.dumps(words), capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("environment", ["staging", "chart"])
 @pytest.mark.parametrize("words", [("argocd", "application"), ("flux", "--secret", "git")])
 def test_the_objects_pass_the_schemas_of_their_controllers(
-    tmp_path: Path, packages: Path, words: tuple[str, ...]
+    tmp_path: Path, packages: Path, words: tuple[str, ...], environment: str
 ) -> None:
     (tmp_path / "shipline.yaml").write_text(CONFIGURATION)
-    done = run_shipline(*words, "--env", "staging", cwd=tmp_path)
+    done = run_shipline(*words, "--env", environment, "--path", "charts/app", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     objects = list(YAML(typ="safe", pure=True).load_all(done.stdout))
     assert validated(objects, packages).returncode == 0
-    assert objects[0]["metadata"]["name"] == "app-staging"
+    assert objects[0]["metadata"]["name"] == f"app-{environment}"
+    if environment == "chart":
+        shown = objects[-1]["spec"]
+        chart = shown["source"] if words[0] == "argocd" else shown["chart"]["spec"]
+        files = chart["helm"]["valueFiles"] if words[0] == "argocd" else chart["valuesFiles"]
+        assert files == ["../../envs/chart.yaml" if words[0] == "argocd" else "envs/chart.yaml"]
     objects[0]["spec"]["source" if words[0] == "argocd" else "interval"] = 3
     assert validated(objects, packages).returncode != 0
 

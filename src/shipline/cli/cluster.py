@@ -93,8 +93,8 @@ def application(
 @click.option("--flux-namespace", default="flux-system", show_default=True, metavar="NAME")
 @_shared
 def flux(query: CommitQuery, interval: str, secret: str, flux_namespace: str, **given: Any) -> None:
-    """Print the GitRepository and the Kustomization with which Flux keeps a cluster as the GitOps
-    repository has an environment.
+    """Print the GitRepository and the Kustomization, or the HelmRelease of a chart, with which Flux
+    keeps a cluster as the GitOps repository has an environment.
     """
     from shipline.deliver.objects import flux_objects
 
@@ -179,6 +179,7 @@ def _facts(
 
     config, section = configured(query, environment)
     gitops, image = section.gitops, config.pipeline.image
+    first = gitops.updates[0]
     app = image.repository.rpartition("/")[2] if image else ""
     if not (app or name):
         raise UsageError("the objects need a name: pass --name")
@@ -187,6 +188,7 @@ def _facts(
         "url": repo_url or require_url(gitops),
         "branch": gitops.branch,
         "path": location or gitops_path(gitops),
+        "values": first.place if first.kind == "values" else "",
         "namespace": check_name(namespace or environment, "--namespace"),
     }
 

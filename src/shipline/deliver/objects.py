@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -64,13 +65,17 @@ def argocd_application(
     revision: str,
     path: str,
     namespace: str,
+    values: str = "",
     server: str = _CLUSTER,
     project: str = "default",
     argocd_namespace: str = "argocd",
 ) -> Object:
     """An Application that is kept as git has it: what is gone from git is removed, what was changed
     in the cluster is restored, and a failed sync is tried again (Argo CD, automated sync policy).
+    `values` is the file of values of a chart at `path`, which reads its own values.yaml anyway.
     """
+    relative = posixpath.relpath(values, path) if values else ""
+    helm = {"helm": {"valueFiles": [relative]}} if relative not in ("", "values.yaml") else {}
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Application",
@@ -81,7 +86,12 @@ def argocd_application(
         },
         "spec": {
             "project": project,
-            "source": {"repoURL": url, "targetRevision": revision or "HEAD", "path": path},
+            "source": {
+                "repoURL": url,
+                "targetRevision": revision or "HEAD",
+                "path": path,
+                **helm,
+            },
             "destination": {"server": server, "namespace": namespace},
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
@@ -103,25 +113,43 @@ def flux_objects(
     path: str,
     namespace: str,
     interval: Duration,
+    values: str = "",
     secret: str = "",
     flux_namespace: str = "flux-system",
 ) -> tuple[Object, ...]:
-    """A GitRepository and a Kustomization with pruning and retries; `secret` names the credentials
-    for the repository (Flux, kustomize.toolkit.fluxcd.io/v1).
+    """A GitRepository, and a Kustomization with pruning and retries; for the chart at `path` with
+    its file of `values`, a HelmRelease instead. `secret` names the credentials for the repository
+    (Flux, kustomize.toolkit.fluxcd.io/v1 and helm.toolkit.fluxcd.io/v2).
     """
     metadata = {"name": name, "namespace": flux_namespace}
+    reference = {"kind": "GitRepository", "name": name}
     source = {
         "interval": str(interval),
         "url": re.sub(r"\A([^/@]+@[^/:]+):", r"ssh://\1/", url),
         **({"ref": {"branch": branch}} if branch else {}),
         **({"secretRef": {"name": secret}} if secret else {}),
     }
+    place = "./" if path == "." else f"./{path}"
+    chart = {
+        "chart": place,
+        "reconcileStrategy": "Revision",  # each commit counts, not only a new version of the chart
+        "sourceRef": reference,
+        "valuesFiles": [values],
+    }
+    release = {
+        "interval": "10m",
+        "chart": {"spec": chart},
+        "targetNamespace": namespace,
+        "install": {"createNamespace": True, "remediation": {"retries": 5}},
+        "upgrade": {"remediation": {"retries": 5}},
+        "driftDetection": {"mode": "enabled"},
+    }
     kustomization = {
         "interval": "10m",
         "retryInterval": "1m",
         "timeout": "5m",
-        "sourceRef": {"kind": "GitRepository", "name": name},
-        "path": "./" if path == "." else f"./{path}",
+        "sourceRef": reference,
+        "path": place,
         "targetNamespace": namespace,
         "prune": True,
         "wait": True,
@@ -134,10 +162,11 @@ def flux_objects(
             "spec": source,
         },
         {
-            "apiVersion": "kustomize.toolkit.fluxcd.io/v1",
-            "kind": "Kustomization",
+            "apiVersion": f"{'helm' if values else 'kustomize'}.toolkit.fluxcd.io/"
+            f"{'v2' if values else 'v1'}",
+            "kind": "HelmRelease" if values else "Kustomization",
             "metadata": metadata,
-            "spec": kustomization,
+            "spec": release if values else kustomization,
         },
     )
 
