@@ -8,7 +8,6 @@ that end with the one that started them, so nothing is left behind, whatever hap
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,21 +31,32 @@ class Namespace:
         """The command that runs `words` inside."""
         return ["nsenter", "--net", f"--target={self.pid}", "--", *map(str, words)]
 
-    def run(self, *words: str | Path) -> str:
+    def run(self, *words: str | Path) -> None:
+        """Raises PeerFailed unless it succeeds."""
         done = subprocess.run(self.command(*words), check=False, capture_output=True, text=True)
         if done.returncode:
             raise PeerFailed(f"{' '.join(map(str, words))}: {done.stderr}")
-        return done.stdout
 
-    def answers(self, url: str) -> bool:
-        """Whether something inside answers HTTP requests."""
-        probe = self.command("curl", "--silent", "--output", "/dev/null", "--max-time", "2", url)
-        return subprocess.run(probe, check=False).returncode == 0
+    def listens(self, port: int) -> bool:
+        """Whether something inside listens on the TCP port (proc_net_tcp)."""
+        lines = (self._net("tcp") + self._net("tcp6")).splitlines()
+        sockets = [words for line in lines if (words := line.split())[0] != "sl"]
+        return any(
+            state == "0A" and int(local.rpartition(":")[2], 16) == port
+            for _, local, _, state, *_ in sockets
+        )
+
+    def devices(self) -> dict[str, int]:
+        """Bytes that each device has sent (proc(5), /proc/net/dev)."""
+        lines = (line.partition(":") for line in self._net("dev").splitlines()[2:])
+        return {name.strip(): int(numbers.split()[8]) for name, _, numbers in lines}
 
     def sent_bytes(self) -> int:
         """Sent over all links."""
-        links = json.loads(self.run("ip", "-s", "-j", "link"))
-        return sum(link["stats64"]["tx"]["bytes"] for link in links if link["ifname"] != "lo")
+        return sum(sent for name, sent in self.devices().items() if name != "lo")
+
+    def _net(self, name: str) -> str:
+        return Path(f"/proc/{self.pid}/net/{name}").read_text()
 
 
 @dataclass(frozen=True)
@@ -83,13 +93,16 @@ def link(
     command += [str(left.pid), str(right.pid), str(line.round_trip_s / 2)]
 
     def ready() -> bool:
-        return all(f'"{name}"' in end.run("ip", "-j", "link") for end, _ in ends)
+        return all(name in end.devices() for end, _ in ends)
 
     log = work / f"link-{name}.log"
     with running(command, ready=ready, log=log):
         for (end, address), peer in zip(ends, reversed(addresses), strict=True):
-            end.run("ip", "address", "add", address, "peer", peer, "dev", name)
-            end.run("ip", "link", "set", name, "mtu", str(line.mtu), "up")
-            shape = ("rate", f"{line.rate}bit", "burst", str(max(32_768, 4 * line.mtu)))
-            end.run("tc", "qdisc", "add", "dev", name, "root", "tbf", *shape, "latency", "300ms")
+            shape = f"rate {line.rate}bit burst {max(32_768, 4 * line.mtu)} latency 300ms"
+            commands = (
+                f"ip address add {address} peer {peer} dev {name}",
+                f"ip link set {name} mtu {line.mtu} up",
+                f"tc qdisc add dev {name} root tbf {shape}",
+            )
+            end.run("sh", "-c", " && ".join(commands))
         yield addresses

@@ -238,7 +238,7 @@ def _node(place: Namespace, work: Path, name: str, text: str) -> Iterator[None]:
 
 @contextmanager
 def _serving(place: Namespace, log: Path, *command: str | Path) -> Iterator[None]:
-    ready = partial(place.answers, f"http://127.0.0.1:{PORT}/v2/")
+    ready = partial(place.listens, PORT)
     environment = {"CDN_KEY": KEY}
     with running(place.command(*command), ready=ready, log=log, environment=environment):
         yield

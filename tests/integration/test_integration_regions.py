@@ -14,7 +14,7 @@ from sources import SOURCE
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 CLIENTS = 20
-SMALL = ("--size", "4MB", "--eight", "2MB", "--crowd", "200kB", "--clients", str(CLIENTS))
+SMALL = ("--size", "4MB", "--eight", "1MB", "--crowd", "200kB", "--clients", str(CLIENTS))
 
 
 def test_clients_of_an_edge_wait_for_one_fetch(tmp_path: Path) -> None:
