@@ -11,6 +11,7 @@ import pytest
 
 from builds import document, tags
 from nodes import Node, node
+from proxy import FaultProxy
 from ships import Project, coverage, new_project
 
 GATED = """\
@@ -206,6 +207,20 @@ def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other
                 text=True,
             )
             assert seen.returncode == 0, seen.stderr
+
+
+def test_what_is_shipped_is_asked_of_no_mirror(tmp_path: Path, registry: Node) -> None:
+    """Its tags and attachments there may be older than those that are written."""
+    with FaultProxy(int(registry.address.rpartition(":")[2])) as mirror:
+        own = f'registry-mirrors: ["{registry.address}=http://127.0.0.1:{mirror.port}"]\n'
+        project = _fresh(tmp_path, registry, GATED + own + "sign: {key: cosign.key}\n", **FILES)
+        password = {"SHIPLINE_KEY_PASSWORD": "secret"}
+        project.run("key", "generate", "--output-key-prefix", "cosign", **password).ok()
+        project.commit("build: key")
+        for _ in range(2):
+            project.ship(**password).ok()
+        project.run("sign", "--key", "cosign.key", f"{_image(project)}:v0.1.0", **password).ok()
+        assert mirror.requests == []
 
 
 def test_verdicts_are_compared_with_those_of_the_version_before(

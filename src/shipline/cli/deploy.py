@@ -118,7 +118,7 @@ def _images(
         found, revisions = dict[str, Reference](), set[str]()
         trust = config.trust and config.file and load_trust(config.trust, config.file.parent)
         for target, image in source.images.items():
-            repository = client.repository(image)
+            repository = client.repository(image).unmirrored
             descriptor = repository.resolve(str(image.digest or image.or_latest.tag))
             found[target] = image.at(descriptor.digest)
             if trust:
@@ -201,7 +201,7 @@ def _tagged(client: Client, repository: Reference, tags: Sequence[str], commit: 
     """The image under the first of the tags that is there and of the commit."""
     from shipline.gates.context import REVISION, image_facts
 
-    source = client.repository(repository)
+    source = client.repository(repository).unmirrored
     for tag in tags:
         try:
             target = source.resolve(tag)

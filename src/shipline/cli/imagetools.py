@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from msgspec import Struct
@@ -42,6 +42,9 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.registry import RemoteRepository
 
 _CONFIG_LIMIT = 8 << 20  # bytes
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
@@ -481,9 +484,9 @@ class OpenRepositories:
 
         settings = settings_from(os.environ)
         self._client = stack.enter_context(Client(settings, keychain_from(os.environ)))
-        self._opened: dict[str, Repository] = {}
+        self._opened: dict[str, RemoteRepository] = {}
 
-    def __call__(self, reference: Reference) -> Repository:
+    def __call__(self, reference: Reference) -> RemoteRepository:
         if reference.name not in self._opened:
             self._opened[reference.name] = self._client.repository(reference)
         return self._opened[reference.name]
@@ -492,7 +495,7 @@ class OpenRepositories:
 def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterable[Inspection]:
     for name in targets:
         try:
-            yield inspect_image(remotes(name), name)
+            yield inspect_image(remotes(name).unmirrored, name)
         except NotFound:
             continue
 

@@ -190,7 +190,7 @@ def _environment(query: CommitQuery, client: Client, options: Options) -> Enviro
         home=state_directory(),
         environ=os.environ,
         event=query.event,
-        repositories=client.repository,
+        repositories=lambda reference: client.repository(reference).unmirrored,
         signers=lambda place: private_keys([place], options.password_file),
     )
 

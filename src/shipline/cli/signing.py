@@ -60,7 +60,9 @@ class ImageAddress:
 
 @contextmanager
 def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddress]]:
-    """The images, resolved to digests. Raises NotFound for one that does not exist."""
+    """The images, resolved to digests by their registries, not by mirrors. Raises NotFound for one
+    that does not exist.
+    """
     from shipline.api import open_client
 
     references = [Reference.parse(name).or_latest for name in names]
@@ -68,7 +70,7 @@ def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddr
     with open_client(*insecure) as client:
         places = []
         for reference in references:
-            repository = client.repository(reference)
+            repository = client.repository(reference).unmirrored
             target = repository.resolve(str(reference.digest or reference.tag))
             places.append(ImageAddress(repository, reference, target))
         yield places

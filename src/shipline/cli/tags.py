@@ -267,6 +267,6 @@ def compare(query: CommitQuery, decision: Decision, image: str) -> tuple[TagPlac
     from shipline.oci import Reference
 
     with ExitStack() as stack:
-        repository = OpenRepositories(stack)(Reference.parse(image))
+        repository = OpenRepositories(stack)(Reference.parse(image)).unmirrored
         current = snapshot(repository, decision.names)
     return place(decision, current, lambda old, new: is_ancestor(query.git, old, new))
