@@ -118,6 +118,14 @@ class RemoteJournal:
     def _reading(self) -> Iterator[None]:
         try:
             yield
+        except RegistryError as error:
+            if error.status != 404:
+                raise
+            raise RegistryError(
+                f"{self._host} keeps no journal: it has no role, or is no shipline node",
+                host=self._host,
+                hint="serve it with --role primary",
+            ) from None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise RegistryError(
                 f"{self._host}: the answer is not that of a shipline node: {error}",

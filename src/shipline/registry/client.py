@@ -115,7 +115,7 @@ class Client:
         headers = {"Content-Type": "application/json"} if body else {}
         request = ClientRequest(method, Url(endpoint.origin, path), headers, body)
         caller = Caller(endpoint, "", ())
-        operation = f"{method} {path}"
+        operation = f"{method} {path.partition('?')[0]}"
         response = self._http.call(request, expect={200, 202}, operation=operation, caller=caller)
         with closing(response):
             return response.content(_DOCUMENT_LIMIT)

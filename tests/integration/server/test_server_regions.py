@@ -309,6 +309,11 @@ def test_a_signature_made_at_the_primary_verifies_at_the_edge(
             assert done.returncode == 0, done.stderr
 
 
+def test_a_source_that_keeps_no_journal_is_named(registry: Registry, tmp_path: Path) -> None:
+    with edge_of(tmp_path, "edge", registry.address) as edge:
+        eventually(lambda: "keeps no journal" in _region(edge)["error"])
+
+
 def test_regions_are_shown_with_their_lag(primary: Node, tmp_path: Path) -> None:
     push(primary, "team/app", "v1", "one")
     with edge_of(tmp_path, "edge", primary.address) as edge:
