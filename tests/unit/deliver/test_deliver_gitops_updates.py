@@ -201,6 +201,7 @@ def test_the_source_of_an_application_is_set(source: str, line: str) -> None:
         (Update(values="a.yaml"), "image: {{ .Values.x }}\n", "a key is a collection"),
         (Update(values="a.yaml"), 'image: "{{ .Values.x }}"\n', "filled in by a template"),
         (Update(values="a.yaml"), "image: |\n  x\n", "is not a value on one line"),
+        (Update(values="a.yaml"), "x: " + "[" * 20_000, "brackets within each other"),
         (Update(values="a.yaml"), "image: x\nimage: y\n", "the key 'image' is there twice"),
         (Update(manifests="a.yaml"), f"{DEPLOYMENT}---\n{DEPLOYMENT}", "stands in 2 places"),
         (Update(markers="a.yaml"), "x: 1 # {}\n", "no comment that marks a value for app"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from shipline.errors import ConfigError
@@ -20,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 _STRING = "tag:yaml.org,2002:str"
 _LIMIT = 4 << 20  # bytes of a file
+_MAX_DEPTH = 200
 _MAX_VALUES = 200_000  # with those that aliases repeat
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor or a tag, before the value itself
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+=-]*(?::[A-Za-z0-9][A-Za-z0-9._/@+=-]*)*\Z")
@@ -202,6 +204,9 @@ def _compose(path: str, text: str) -> list[Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    if max(accumulate(steps), default=0) > _MAX_DEPTH:  # the parser takes quadratic time for them
+        raise UnsuitableFile(f"{path} has more than {_MAX_DEPTH} brackets within each other")
     try:
         roots = list(YAML(typ="safe", pure=True).compose_all(text))
     except (YAMLError, ValueError, RecursionError) as error:
