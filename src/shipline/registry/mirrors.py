@@ -36,14 +36,15 @@ _LIMIT = 1 << 20  # bytes of the file
 
 
 class Measurement(Struct, frozen=True, omit_defaults=True):
-    """What is known of an endpoint: seconds to the first byte and bytes per second, 0 for unknown;
-    the failures since the last content that came from it, and the last of them. Times are Unix
-    times in seconds.
+    """What is known of an endpoint: seconds to the first byte and bytes per second, 0 for unknown,
+    and when they were measured; the failures since the last content that came from it, and the last
+    of them. Times are Unix times in seconds.
     """
 
     latency_s: float = 0.0
-    bytes_per_s: float = 0.0
     measured: float = 0.0
+    bytes_per_s: float = 0.0
+    transferred: float = 0.0
     failures: int = 0
     failed: float = 0.0
     reason: str = ""
@@ -57,22 +58,25 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
         """Whether the latency was measured recently."""
         return self.latency_s > 0 and 0 <= now - self.measured < REMEMBERED_S
 
-    def with_sample(
-        self, now: float, *, latency_s: float = 0.0, bytes_per_s: float = 0.0
-    ) -> Measurement:
-        """With a new latency or throughput, whose weight grows with the age of what is known."""
-        age = min(1.0, max(0.0, now - self.measured) / REMEMBERED_S)
-        weight = 0.3 + 0.7 * age
+    def rate(self, now: float) -> float:
+        """The bytes per second, if they were measured recently, else 0."""
+        return self.bytes_per_s if 0 <= now - self.transferred < REMEMBERED_S else 0.0
 
-        def mixed(before: float, sample: float) -> float:
-            return before + weight * (sample - before) if before and sample else sample or before
+    def with_latency(self, now: float, seconds: float) -> Measurement:
+        """With a new sample of the latency."""
+        latency_s = _mixed(self.latency_s, seconds, now - self.measured)
+        return replace(self, latency_s=latency_s, measured=now)
 
-        return replace(
-            self,
-            latency_s=mixed(self.latency_s, latency_s),
-            bytes_per_s=mixed(self.bytes_per_s, bytes_per_s),
-            measured=now,
-        )
+    def with_rate(self, now: float, bytes_per_s: float) -> Measurement:
+        """With a new sample of the throughput."""
+        rate = _mixed(self.bytes_per_s, bytes_per_s, now - self.transferred)
+        return replace(self, bytes_per_s=rate, transferred=now)
+
+
+def _mixed(before: float, sample: float, age_s: float) -> float:
+    """A mean in which the sample counts for more the older the value before is."""
+    weight = 0.3 + 0.7 * min(1.0, max(0.0, age_s) / REMEMBERED_S)
+    return before + weight * (sample - before) if before else sample
 
 
 class _File(Struct, frozen=True):
@@ -130,11 +134,11 @@ class Mirrors:
             self.probe_unknown(mirrors, probe)
         found = {one: self.measurement(one) for one in mirrors if self.usable(one)}
         now = self._clock()
-        best = max((one.bytes_per_s for one in found.values()), default=0.0)
+        best = max((one.rate(now) for one in found.values()), default=0.0)
 
         def cost(endpoint: Endpoint) -> tuple[int, bool, float]:
             one = found[endpoint]
-            rate = one.bytes_per_s or best  # unknown ones get the chance to be measured
+            rate = one.rate(now) or best  # unknown ones get the chance to be measured
             seconds = one.latency_s + (_TYPICAL / rate if rate else 0.0)
             return one.failures * one.penalized(now), not one.latency_s, seconds
 
@@ -142,7 +146,7 @@ class Mirrors:
 
     def answered(self, endpoint: Endpoint, latency_s: float) -> None:
         """An endpoint sent the first byte of a response."""
-        self._change(endpoint, lambda one, now: one.with_sample(now, latency_s=latency_s))
+        self._change(endpoint, lambda one, now: one.with_latency(now, latency_s))
 
     def delivered(self, endpoint: Endpoint) -> None:
         """Content from an endpoint was verified."""
@@ -195,7 +199,7 @@ class Mirrors:
             del self._transfers[endpoint.base]
         if waited and transfer.busy_s:
             rate = transfer.bytes / transfer.busy_s
-            self._change(endpoint, lambda one, now: one.with_sample(now, bytes_per_s=rate))
+            self._change(endpoint, lambda one, now: one.with_rate(now, rate))
 
     def save(self) -> None:
         """Write what was measured, with what other processes wrote meanwhile."""

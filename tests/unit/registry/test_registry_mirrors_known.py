@@ -53,6 +53,19 @@ def test_throughput_counts_for_more_than_latency() -> None:
     assert mirrors.nearest_first([B, A], never) == (B, A)
 
 
+def test_a_throughput_of_long_ago_keeps_no_mirror_from_being_measured_again() -> None:
+    clock = Clock()
+    mirrors = Mirrors(clock=clock)
+    for one, latency_s, rate in ((A, 0.01, 1e6), (B, 0.1, 1e8)):
+        mirrors.answered(one, latency_s)
+        read(mirrors, one, rate)
+    assert mirrors.nearest_first([A, B], never) == (B, A)
+    clock.now += REMEMBERED_S
+    mirrors.answered(A, 0.01)
+    mirrors.answered(B, 0.1)
+    assert mirrors.nearest_first([A, B], never) == (A, B)
+
+
 def test_a_reader_that_is_slower_than_the_mirror_says_nothing_of_it() -> None:
     mirrors = Mirrors()
     mirrors.read(A, lambda size: b"x" * size, 1 << 20)
