@@ -37,7 +37,7 @@ from bench.load import Blob, connected  # noqa: E402
 from bench.plot import bars  # noqa: E402
 from bench.pull import MANIFEST  # noqa: E402
 from nodes import node  # noqa: E402
-from peers import nginx_edge, running  # noqa: E402
+from peers import nginx, nginx_edge, running  # noqa: E402
 from shipline.units import ByteSize  # noqa: E402
 from shipline.values import replace  # noqa: E402
 
@@ -56,31 +56,18 @@ registry:
 _CDN = """  cdn-accelerate: true
   cdn: {url: "http://%s:8080", form: nginx, keys: [{id: k1, variable: CDN_KEY}], expiry: 2h}
 """
-_CACHE = """daemon off;
-user root;
-pid {work}/nginx.pid;
-error_log {work}/nginx-errors.log;
-events {{ worker_connections 2048; }}
-http {{
-    access_log off;
-    client_body_temp_path {work}/body;
-    proxy_temp_path {work}/proxy;
-    fastcgi_temp_path {work}/fastcgi;
-    uwsgi_temp_path {work}/uwsgi;
-    scgi_temp_path {work}/scgi;
-    proxy_cache_path {work}/cache keys_zone=images:16m max_size=20g use_temp_path=off;
-    server {{
-        listen {port};
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        location / {{ proxy_pass http://{origin}; }}
-        location ~ /blobs/ {{
-            proxy_pass http://{origin};
-            proxy_cache images;
-            proxy_cache_lock on;
-            proxy_cache_lock_age 1h;
-            proxy_cache_lock_timeout 1h;
-        }}
+_CACHE = """proxy_cache_path {work}/cache keys_zone=images:16m max_size=20g use_temp_path=off;
+server {{
+    listen {port};
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    location / {{ proxy_pass http://{origin}; }}
+    location ~ /blobs/ {{
+        proxy_pass http://{origin};
+        proxy_cache images;
+        proxy_cache_lock on;
+        proxy_cache_lock_age 1h;
+        proxy_cache_lock_timeout 1h;
     }}
 }}
 """
@@ -191,10 +178,9 @@ def docker_proxy(site: Site) -> Iterator[str]:
 def nginx_cache(site: Site) -> Iterator[str]:
     work = site.work / "cache"
     work.mkdir()
-    file = work / "nginx.conf"
     origin = f"{site.origin_of_edge}:{PORT}"
-    file.write_text(_CACHE.format(work=work, port=PORT, origin=origin))
-    with _serving(site.edge, work / "nginx.log", "nginx", "-p", work, "-c", file):
+    text = _CACHE.format(work=work, port=PORT, origin=origin)
+    with nginx(work, text, inside=site.edge.command()):
         yield f"http://{site.edge_of_client}:{PORT}"
 
 

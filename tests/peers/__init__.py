@@ -10,7 +10,7 @@ from peers.bases import push_base_images
 from peers.binfmt import can_run_arm64
 from peers.containerd import Containerd, containerd
 from peers.docker import Docker, dockerd, newest
-from peers.edges import Edge, nginx_edge, varnish_edge
+from peers.edges import Edge, nginx, nginx_edge, varnish_edge
 from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
 from peers.podman import Podman, podman
@@ -40,6 +40,7 @@ __all__ = [
     "git_server",
     "moto_server",
     "newest",
+    "nginx",
     "nginx_edge",
     "podman",
     "push_base_images",

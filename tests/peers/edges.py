@@ -67,7 +67,6 @@ def nginx_edge(
     """nginx on `port` in front of `origin` (HOST:PORT); `keys` by id. `inside` is a command that
     runs programs in another network namespace.
     """
-    _need("nginx")
     lines = "\n".join(f'    {key} "{secret}";' for key, secret in keys.items())
     text = _edited(
         (_DOCS / "nginx.conf").read_text(),
@@ -79,12 +78,19 @@ def nginx_edge(
             r"/var/cache/nginx/blobs": f"{work}/cache",
         },
     )
-    (work / "edge.conf").write_text(text)
+    with nginx(work, text, inside=inside):
+        yield Edge("nginx", f"http://{host}:{port}", work)
+
+
+@contextmanager
+def nginx(work: Path, servers: str, *, inside: Sequence[str] = ()) -> Iterator[None]:
+    """nginx with these servers; `inside` is as for `nginx_edge`."""
+    _need("nginx")
+    (work / "edge.conf").write_text(servers)
     (work / "nginx.conf").write_text(_NGINX.format(work=work))
     command = [*inside, "nginx", "-p", str(work), "-c", str(work / "nginx.conf")]
-    ready = (work / "nginx.pid").exists if inside else partial(listening, port)
-    with running(command, ready=ready, log=work / "nginx.log"):
-        yield Edge("nginx", f"http://{host}:{port}", work)
+    with running(command, ready=(work / "nginx.pid").exists, log=work / "nginx.log"):
+        yield
 
 
 @contextmanager
