@@ -495,6 +495,39 @@ def test_a_breaker_lets_one_request_try() -> None:
     assert breaker.wait_s() == 0
 
 
+def test_repositories_of_one_upstream_share_a_blob_that_arrives(edge: Edge) -> None:
+    (layer,) = edge.origin.image("v1", b"layer" * 50_000).layers
+    going, fetch = threading.Event(), edge.origin.fetch
+
+    def slow(target: Descriptor) -> Any:
+        assert going.wait(30)
+        return fetch(target)
+
+    edge.origin.fetch = slow  # type: ignore[method-assign]
+    bodies: list[bytes] = []
+
+    def pull(name: str) -> None:
+        bodies.append(edge.blob(name, layer.digest))
+
+    threads = [threading.Thread(target=pull, args=[name]) for name in ("a/b", "c/d", "e/f")]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while sum(one.startswith("SIZE") for one in edge.origin.asked) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.05)
+    going.set()
+    for thread in threads:
+        thread.join()
+    assert bodies == [b"layer" * 50_000] * 3
+    assert sum(one.startswith("BLOB") for one in edge.origin.asked) == 1
+    assert [edge.storage.blob_size(name, layer.digest) for name in ("a/b", "c/d", "e/f")] == [
+        250_000
+    ] * 3
+    assert edge.through.cached.sizes() == {"*": 750_000}
+
+
 def test_clients_that_wait_share_one_request(edge: Edge) -> None:
     image = edge.origin.image("v1", b"layer")
     going = threading.Event()

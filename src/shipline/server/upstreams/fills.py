@@ -71,6 +71,12 @@ class Fill(Flight):
         self._source, self._call, self._exists = source, call, exists
         self._lock = threading.Lock()
         self._fd = -1
+        self._names = {name}
+
+    def add_to(self, name: str) -> None:
+        """Add the blob to another repository, too, which is known to have it."""
+        with self._lock:
+            self._names.add(name)
 
     def part(self) -> Growing:
         """All of it, to be sent."""
@@ -92,6 +98,10 @@ class Fill(Flight):
                 self._call(self._receive)
                 self.progress.advance(size)
                 self._cached.add_blob(self._name, self._target, path, self._fd)
+                with self._lock:
+                    others = self._names - {self._name}
+                for name in others:
+                    self._cached.mount_blob(name, self._target.digest, self._name.__eq__)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -143,17 +153,13 @@ class Flights:
         """Wait for the flights in progress; others do not start."""
         self._threads.shutdown(cancel_futures=True)
 
-    def get(self, key: Hashable) -> Flight | None:
-        """The flight in progress."""
-        return self._flights.get(key)
-
     def join(self, key: Hashable, make: Callable[[], F]) -> tuple[F, bool]:
         """The flight for the key, and whether it was in progress; else the one that `make` returns
         is started. Raises RuntimeError after `close`.
         """
         with self._lock:
             known = self._flights.get(key)
-            if known is not None:
+            if known is not None and not known.progress.ended:
                 return known, True  # type: ignore[return-value]  # a key has one kind
             flight = self._flights[key] = make()
             self._threads.submit(self._context.copy().run, self._run, key, flight)
@@ -164,4 +170,5 @@ class Flights:
             flight.run()
         finally:
             with self._lock:
-                self._flights.pop(key, None)
+                if self._flights.get(key) is flight:  # no later one
+                    del self._flights[key]

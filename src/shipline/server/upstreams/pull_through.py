@@ -47,6 +47,7 @@ from shipline.trust import statement_subject
 T = TypeVar("T")
 _THREADS = 32  # requests to upstreams at once, of manifests and of blobs
 _WRONG_S = 30.0  # in which content that was not what its digest says is not fetched again
+_LISTED_S = 60.0  # in which a blob is taken to be in a repository without looking again
 _REMEMBERED, _LISTINGS = 10_000, 200  # entries
 _HOLDERS = 1000  # repositories to search for a blob
 _PATH = re.compile(r"(manifests|blobs|tags)/[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,255}")
@@ -117,6 +118,7 @@ class PullThrough:
         self._examined: _Memory[None] = _Memory(clock)
         self._checked: _Memory[None] = _Memory(clock)
         self._absent: _Memory[None] = _Memory(clock)
+        self._listed: _Memory[int] = _Memory(clock)
         self._wrong: _Memory[None] = _Memory(clock)
         self._permitted: _Memory[None] = _Memory(clock)
         self._listings: _Memory[Any] = _Memory(clock, _LISTINGS)
@@ -238,28 +240,31 @@ class PullThrough:
 
     def blob(self, source: ProxiedRepository, digest: Digest) -> Coro[Growing]:
         """A blob that the repository does not have, as it arrives. Raises Problem."""
-        key = (source.upstream, digest, source.name)
-        fill = self._fills.get(key)
-        joined = fill is not None
-        if fill is None:
-            target = Descriptor(_BYTES, digest, (yield from self.blob_size(source, digest)))
-            fill, joined = self._fills.join(key, partial(self._new_fill, source, target))
+        target = Descriptor(_BYTES, digest, (yield from self.blob_size(source, digest)))
+        key = (source.upstream, target)  # with the size, which a manifest may state wrongly
+        fill, joined = self._fills.join(key, partial(self._new_fill, source, target))
+        fill.add_to(source.name)
         self._count("blobs", "coalesced" if joined else "miss")
         if (error := (yield from fill.wait(beyond=0))) is not None:
             raise source.upstream.problem(error, "blobs", digest)
-        assert isinstance(fill, Fill)
         return fill.part()
 
     def blob_size(self, source: ProxiedRepository, digest: Digest) -> Coro[int]:
-        """The size of a blob, from a manifest or the upstream. Raises Problem."""
+        """The size of a blob, from a manifest of the repository, else from the upstream, so that
+        the repository has it. Raises Problem.
+        """
         yield DISK
         self._check_known(source, "blobs", str(digest))
+        if known := self._listed.get((source.name, digest), _LISTED_S):
+            return known[1]
         if (size := self._listed_size(source.name, digest)) is not None:
+            self._listed.put((source.name, digest), size)
             return size
         work = partial(self._head_blob, source, digest)
         flight, _ = self._documents.join((source.name, digest, "size"), lambda: Flight(work))
         if (error := (yield from flight.wait())) is not None:
             raise source.upstream.problem(error, "blobs", digest)
+        self._listed.put((source.name, digest), int(flight.result))
         return int(flight.result)
 
     def tags(self, source: ProxiedRepository) -> Coro[tuple[list[str], Headers]]:
