@@ -17,6 +17,7 @@ from registries import docker_registry
 from spec_registry import Spec, spec_registry
 
 from proxy import CutResponse, Delay, FaultProxy, FlipBit, Stall
+from served import served
 from serving import ReceivedRequest, Reply, Served, serving
 from shipline.content import LocalStore, MemoryStore, copy_graph, fetch_all
 from shipline.errors import NotFound, RegistryError
@@ -220,6 +221,24 @@ def test_a_mirror_cannot_send_its_clients_to_internal_addresses(
     with serving(respond) as mirror, mirrored(served, mirror.port) as client:
         assert read(client, served, layer) == registry.blobs[str(layer.digest)]
         assert len(mirror.requests) == 1
+
+
+def test_a_node_fetches_from_the_mirrors_of_its_upstream(
+    spec: tuple[Spec, Served], store: LocalStore, tmp_path: Path
+) -> None:
+    _, origin = spec
+    image = make_image(store, SIZE)
+    with Client() as client, FaultProxy(origin.port) as mirror:
+        upstream = client.repository(name(origin))
+        copy_graph(store, upstream, image)
+        upstream.tag(image, store, "v1")
+        mirror.break_next(CutResponse(after=300_000), target="blobs")
+        section = f"upstreams: [{{match: team/*, url: 'http://{origin.host}'}}]\n"
+        mirrors = f"{origin.host}=http://127.0.0.1:{mirror.port}"
+        with served(tmp_path, section, SHIPLINE_MIRRORS=mirrors) as node:
+            cached = client.repository(Reference.parse(f"{node.address}/team/app"))
+            copy_graph(cached, MemoryStore(), cached.resolve("v1"))
+        assert len(blobs(mirror)) >= 2
 
 
 def test_real_registries_as_mirrors(store: LocalStore, tmp_path: Path) -> None:
