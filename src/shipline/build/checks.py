@@ -23,6 +23,7 @@ from shipline.build.validation import check_frontend
 from shipline.content import LocalStore
 from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
 from shipline.events import Step
+from shipline.net import without_logins
 from shipline.oci import ImageConfig, Platform
 
 KnownImages = Callable[[str, Platform], ImageConfig | None]
@@ -209,7 +210,7 @@ def _as_of_buildkit(warning: df.LintWarning) -> dict[str, object]:
         "url": df.rule_url(warning.rule),
         "sourceInfo": {
             "filename": PurePath(span.file).name,
-            "data": _encoded(span.source),
+            "data": _encoded(without_logins(span.source)),
             "language": "Dockerfile",
         },
         "range": [{"start": {"line": line}, "end": {"line": line}} for line in lines],

@@ -41,6 +41,7 @@ from shipline.errors import (
 from shipline.events import Step
 from shipline.grpc.connection import Code, RpcCall, RpcError
 from shipline.grpc.protobuf import MalformedMessage, decode
+from shipline.net import without_logins
 from shipline.oci import InvalidReference, Reference
 from shipline.tasks import TaskGroup, check, on_cancel
 
@@ -197,7 +198,8 @@ def _more(warning: VertexWarning) -> dict[str, object]:
     if warning.url:
         more["url"] = warning.url
     if info := warning.info:
-        data = base64.b64encode(info.data).decode()
+        shown = without_logins(info.data.decode(errors="surrogateescape"))
+        data = base64.b64encode(shown.encode(errors="surrogateescape")).decode()
         found = {"filename": info.filename, "data": data, "language": info.language}
         more["sourceInfo"] = {key: value for key, value in found.items() if value}
     if warning.ranges:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from shipline import dockerfile as df
@@ -101,6 +103,17 @@ def test_warnings_are_the_last_thing_told_and_silence_is_silent() -> None:
     assert warned.message.startswith("MaintainerDeprecated: ")
     assert warned.message.endswith("(line 2)")
     assert warned.more["range"] == [{"start": {"line": 2}, "end": {"line": 2}}]
+
+
+def test_the_dockerfile_of_a_warning_has_no_logins_of_urls() -> None:
+    seen: list[Event] = []
+    text = "FROM scratch\nMAINTAINER me\nADD https://me:secret@example.com/a /\n"
+    with Stream(seen.append) as stream, stream.step("build") as step:
+        show_warnings(warnings_of(REQUEST, parsed(text), NONE, target=None), step)
+    (warned,) = [one for one in seen if isinstance(one, Warned)]
+    source = warned.more["sourceInfo"]
+    assert isinstance(source, dict)
+    assert base64.b64decode(source["data"]).decode() == text.replace("me:secret@", "")
 
 
 def test_error_true_forbids_warnings() -> None:
