@@ -34,6 +34,8 @@ _SIZE = "size"
 _WORTH = 1 << 20  # bytes; smaller blobs are not worth a second look
 _MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none is set
 LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
+KEPT_CONTEXTS = "contexts"
+"""Where the contexts of clients on other machines are, each next to a lock that its builds hold."""
 
 
 class CacheRecord(Struct, frozen=True):
@@ -268,6 +270,12 @@ def _mount(lock: Path) -> CacheRecord:
     return replace(record, size=size, mutable=True, in_use=_is_locked(lock))
 
 
+def _kept_context(lock: Path) -> CacheRecord:
+    path = lock.with_suffix("")
+    record = _record("source.local", f"files of the client {path.name[:12]}", path, lock)
+    return replace(record, size=_counted_size(path), mutable=True, in_use=_is_locked(lock))
+
+
 def _repository(used: Path) -> CacheRecord:
     path, kept = used.parent, used.with_name(_SIZE)
     record = _record("source.git.checkout", f"git repository {used.read_text()}", path, used)
@@ -284,6 +292,7 @@ _PARTS = {
     "toc/*": _table,
     "blocks/*": _index,
     "stat/*": _context,
+    f"{KEPT_CONTEXTS}/*.lock": _kept_context,
     "git/*/used": _repository,
     "mounts*/*/*.lock": _mount,
     "content/blobs/*/*": _blob,
@@ -367,8 +376,8 @@ def _evict(
     record: CacheRecord, recency: Recency, since: Callable[[], float], scratch: Path
 ) -> bool:
     trash = scratch / f"evicted-{os.urandom(6).hex()}"
-    if record.type == "exec.cachemount":
-        gone = _evict_mount(record, trash)
+    if record.witness.suffix == ".lock":
+        gone = _evict_locked(record, trash)
     else:
         gone = recency.evict(record.path, record.witness, since, trash)
     if not gone:
@@ -380,8 +389,8 @@ def _evict(
     return True
 
 
-def _evict_mount(record: CacheRecord, trash: Path) -> bool:
-    """Move a cache mount away under its lock; False while it is in use."""
+def _evict_locked(record: CacheRecord, trash: Path) -> bool:
+    """Move a cache mount or context away under its lock; False while it is in use."""
     with try_lock(record.witness) as locked:
         with suppress(FileNotFoundError):
             if locked:

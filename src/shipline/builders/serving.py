@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline import __version__
-from shipline.build.disk import PruneLimits, prune, scan
+from shipline.build.disk import KEPT_CONTEXTS, PruneLimits, prune, scan
 from shipline.build.engine import BuildResult, build
 from shipline.build.metadata import result_facts
 from shipline.build.request import BuildRequest, insecure_hosts
@@ -64,7 +64,6 @@ _SESSION_S = 10.0  # that a build waits for its session
 _HEALTH_S = 10.0  # between two looks at the client
 _AGAIN_S = 0.2
 _KEPT_S = 14 * 86_400  # that files of a context stay without a build
-_CONTEXTS = "contexts"
 _SESSION_URL = "http://buildkit-session/"
 
 
@@ -72,7 +71,7 @@ def serve(pipe: Pipe, home: Path) -> None:
     """Answer a client until it is gone, or no longer answers, which ends its builds; `home` is the
     state directory.
     """
-    _forget_contexts(home / _CONTEXTS)
+    _forget_contexts(home / KEPT_CONTEXTS)
     service = _Service(home)
     with suppress(TimeoutError), connected(pipe, service.handlers()) as connection:
         connection.wait_until_closed()
@@ -179,7 +178,7 @@ class _Service:
         self, solve: SolveRequest, session: ClientSession, reporter: StatusReporter
     ) -> dict[str, str]:
         with (
-            _received(self._home / _CONTEXTS, session, solve) as received,
+            _received(self._home / KEPT_CONTEXTS, session, solve) as received,
             Stream(reporter) as stream,
             stream.step("build") as step,
         ):
@@ -221,14 +220,15 @@ def _received(
     last build with the same key, which no other build uses meanwhile, made equal to the client's.
     """
     name = hashlib.sha256(session.shared_key.encode()).hexdigest()[:32]
-    root = place / name
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root, held = place / name, place / f"{name}.lock"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    with locked(root / "lock", lock, _AGAIN_S):
-        os.utime(root / "lock")
+    with locked(held, lock, _AGAIN_S):
+        os.utime(held)
+        root.mkdir(mode=0o700, exist_ok=True)
         scratch = root / "outputs"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -327,8 +327,8 @@ def _first(metadata: Mapping[str, Any], name: str) -> str:
 
 def _forget_contexts(place: Path) -> None:
     """Remove the files of contexts that nobody has built for long, and that no build uses."""
-    for root in place.glob("*"):
-        with suppress(OSError), (root / "lock").open() as lock:
+    for held in place.glob("*.lock"):
+        with suppress(OSError), held.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - os.fstat(lock.fileno()).st_mtime > _KEPT_S:
-                shutil.rmtree(root)
+                shutil.rmtree(held.with_suffix(""))

@@ -100,6 +100,23 @@ def test_a_cache_mount_in_use_stays(tmp_path: Path) -> None:
     assert [record.path for record in prune(tmp_path, PruneLimits())] == [used]
 
 
+def test_kept_contexts_of_clients_are_shown_and_go_unless_a_build_uses_them(tmp_path: Path) -> None:
+    free, used = (tmp_path / "contexts" / name for name in ("free", "used"))
+    for place in (free, used):
+        (place / "files-1").mkdir(parents=True)
+        (place / "files-1/file").write_bytes(b"x" * 50_000)
+        place.with_suffix(".lock").touch()
+    with used.with_suffix(".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = {record.path: record for record in scan(tmp_path)}
+        assert found[free].type == "source.local" and found[free].size >= 50_000
+        assert found[used].in_use and not found[free].in_use
+        assert [record.path for record in prune(tmp_path, PruneLimits())] == [free]
+        assert not free.exists() and (used / "files-1/file").exists()
+    assert [record.path for record in prune(tmp_path, PruneLimits())] == [used]
+    assert scan(tmp_path) == []
+
+
 def test_the_size_of_a_cache_mount_is_counted_after_each_use(tmp_path: Path) -> None:
     place = cache_mount(tmp_path, "npm", OLD)
     before = scan(tmp_path)[0].size
