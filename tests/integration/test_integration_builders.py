@@ -137,6 +137,8 @@ def test_metadata_is_that_of_buildx(
     for key in ("mediaType", "platform"):
         descriptors = [one.get("containerimage.descriptor", {}) for one in (buildx, engine, ours)]
         assert len({json.dumps(one.get(key)) for one in descriptors}) == 1
+    annotations = [[*one.get("annotations", {})] for one in descriptors]
+    assert annotations[0] == annotations[1] == annotations[2]
     for one in (engine, ours):
         for mine, theirs in zip(
             one["buildx.build.warnings"], buildx["buildx.build.warnings"], strict=True
@@ -369,6 +371,8 @@ def test_each_platform_is_built_on_its_node_and_joined(
     done = farm.shipline.build(*BOTH, *words, context).ok()
     facts = json.loads(metadata.read_text())
     assert f"pushed {name}:1@{facts['containerimage.digest']}" in done.err
+    stated = [key for key in facts if key.startswith("buildx.build.provenance")]
+    assert stated == [f"buildx.build.provenance/linux/{one}" for one in ("amd64", "arm64")]
     for tag in ("1", "2"):
         raw = subprocess.run(
             ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:{tag}"],

@@ -37,7 +37,15 @@ from shipline.build.clock import Clock, clock_of
 from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
 from shipline.build.executor import Executor
-from shipline.build.exporters import FILES, ExportSource, check_engines, check_outputs, export
+from shipline.build.exporters import (
+    ARCHIVES,
+    FILES,
+    ExportSource,
+    archived,
+    check_engines,
+    check_outputs,
+    export,
+)
 from shipline.build.faults import Damage, repair, system_errors
 from shipline.build.graph import (
     MAIN_CONTEXT,
@@ -514,12 +522,14 @@ def _result(
         if request.metadata_provenance is not None
     }
     context = next(iter(work.contexts[MAIN_CONTEXT].materials), None)
-    return BuildResult(first.descriptor, first.images, request.tags, run.id, provenance, context)
+    archive = request.outputs and all(one.type in ARCHIVES for one in request.outputs)
+    root = archived(first) if archive else first.descriptor
+    return BuildResult(root, first.images, request.tags, run.id, provenance, context)
 
 
 def _exported(request: BuildRequest, results: Results) -> set[Digest]:
     """The layers that were written to files or loaded; an equal build reads them again."""
-    formats = {format_of(one, request) for one in request.outputs if one.type in ("oci", "docker")}
+    formats = {format_of(one, request) for one in request.outputs if one.type in ARCHIVES}
     images = [image for one in formats for image in results[one].images]
     return {layer.descriptor.digest for image in images for layer in image.layers}
 

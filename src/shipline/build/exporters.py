@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FILES = ("local", "tar")
 """The types of outputs that hold the files of an image."""
+ARCHIVES = ("oci", "docker")
+"""The types of outputs that hold images in an archive."""
 
 _CREATED = "org.opencontainers.image.created"
 _IMAGE_NAME = "io.containerd.image.name"
@@ -198,10 +200,15 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
     yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', 0o444)
 
 
+def archived(assembled: Assembled) -> Descriptor:
+    """The descriptor of an image in an archive: it says when the image was created."""
+    created = {_CREATED: assembled.images[0].config.created}
+    root = assembled.descriptor
+    return replace(root, annotations=dict(sorted({**created, **root.annotations}.items())))
+
+
 def _index(source: ExportSource) -> bytes:
-    root = source.assembled.descriptor
-    created = {_CREATED: source.assembled.images[0].config.created}
-    root = replace(root, annotations={**created, **root.annotations})
+    root = archived(source.assembled)
     named = [_described(root, name) for name in source.names] or [root]
     return Index.make(named).raw
 

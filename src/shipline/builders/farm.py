@@ -31,7 +31,7 @@ from shipline.builders.inputs import open_inputs
 from shipline.builders.instances import Builder
 from shipline.builders.opening import open_nodes
 from shipline.builders.placement import Claims, Placement, affinity_key, can_build, place
-from shipline.builders.solving import BuildJob, OpenNode, build_on, call_on
+from shipline.builders.solving import PROVENANCE, BuildJob, OpenNode, build_on, call_on
 from shipline.buildkit.gateway import BuildInput
 from shipline.buildkit.session import Login
 from shipline.content import MemoryStore, successors
@@ -349,9 +349,21 @@ def _join(
                 repository.tag(index.descriptor, source, name.tag or "latest")
     raw = json.dumps(index.descriptor.to_json()).encode()
     return {
+        **_joined_provenance(responses),
         _DESCRIPTOR: base64.b64encode(raw).decode(),
         "containerimage.digest": str(index.descriptor.digest),
         "image.name": ",".join(map(str, names)),
+    }
+
+
+def _joined_provenance(
+    responses: Mapping[Platform | None, Mapping[str, str]],
+) -> dict[str, str]:
+    """The provenance of each platform, named as by one node that builds several."""
+    return {
+        f"{PROVENANCE}/{platform}": found
+        for platform, response in responses.items()
+        if (found := response.get(f"{PROVENANCE}/{platform}") or response.get(PROVENANCE))
     }
 
 

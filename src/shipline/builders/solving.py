@@ -57,10 +57,14 @@ from shipline.events import Step
 from shipline.files import open_whole
 from shipline.grpc.connection import Metadata, RpcError
 from shipline.layer import read_tar, unpack
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build.source_rules import SourcePolicy
-from shipline.values import replace
+
+
+PROVENANCE = "buildx.build.provenance"
+"""The metadata that has the provenance; followed by / and a platform if there are several."""
 
 
 class BuildJob(Struct, frozen=True):
@@ -155,7 +159,7 @@ def _recorded_provenance(
     for platform, predicate in found.items():
         left_out = ("buildConfig", "metadata") if options.mode == "min" else ()
         kept = {key: one for key, one in predicate.items() if key not in left_out}
-        name = f"buildx.build.provenance{platform and '/'}{platform}"
+        name = f"{PROVENANCE}{platform and '/'}{platform}"
         told[name] = base64.b64encode(json.dumps(kept).encode()).decode()
     return told
 
