@@ -200,7 +200,7 @@ class LocalStore:
 
     def exists(self, target: Descriptor) -> bool:
         try:
-            size = self.path(target.digest).stat().st_size
+            size = self.path(target.digest).lstat().st_size
         except FileNotFoundError:
             return False
         if size != target.size:
@@ -222,7 +222,9 @@ class LocalStore:
         except FileNotFoundError:
             raise NotFound(f"{target.digest} is not in {self.root}") from None
         except OSError as error:
-            raise ContentError(f"cannot read {path}: {error.strerror}") from error
+            linked = error.errno == errno.ELOOP  # O_NOFOLLOW
+            reason = "it is a symbolic link" if linked else error.strerror
+            raise ContentError(f"cannot read {path}: {reason}") from error
         with open(fd, "rb", buffering=0) as source:
             try:
                 yield VerifiedReader(source, target, str(path))

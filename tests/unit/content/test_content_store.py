@@ -209,8 +209,11 @@ def test_links_in_a_layout_lead_nowhere(tmp_path: Path) -> None:
     layout = OciLayout(tmp_path / "layout", create=True)
     blob = tmp_path / "layout/blobs/sha256" / target.digest.hex
     blob.symlink_to(secret)
-    with pytest.raises(ContentError), layout.fetch(target) as reader:
+    with pytest.raises(ContentError, match="symbolic link"), layout.fetch(target) as reader:
         reader.read()
+    assert not layout.exists(target)
+    assert layout.add(b"{}", media.OCI_CONFIG) == target and not blob.is_symlink()
+    assert fetch_all(layout, target, 100) == b"{}"
     (tmp_path / "layout/index.json").unlink(missing_ok=True)
     (tmp_path / "layout/index.json").symlink_to(secret)
     with pytest.raises(ContentError, match="symbolic link"):
