@@ -117,9 +117,9 @@ def flux_objects(
     secret: str = "",
     flux_namespace: str = "flux-system",
 ) -> tuple[Object, ...]:
-    """A GitRepository, and a Kustomization with pruning and retries; for the chart at `path` with
-    its file of `values`, a HelmRelease instead. `secret` names the credentials for the repository
-    (Flux, kustomize.toolkit.fluxcd.io/v1 and helm.toolkit.fluxcd.io/v2).
+    """The namespace, a GitRepository, and a Kustomization with pruning and retries; for the chart
+    at `path` with its file of `values`, a HelmRelease instead. `secret` names the credentials for
+    the repository (Flux, kustomize.toolkit.fluxcd.io/v1 and helm.toolkit.fluxcd.io/v2).
     """
     metadata = {"name": name, "namespace": flux_namespace}
     reference = {"kind": "GitRepository", "name": name}
@@ -155,6 +155,7 @@ def flux_objects(
         "wait": True,
     }
     return (
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
         {
             "apiVersion": "source.toolkit.fluxcd.io/v1",
             "kind": "GitRepository",

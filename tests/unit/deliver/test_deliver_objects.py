@@ -89,7 +89,7 @@ def test_the_path_is_that_of_the_first_update(update: Update, path: str) -> None
 
 
 def test_flux_reads_scp_addresses_as_urls_and_paths_from_the_root() -> None:
-    source, kustomization = flux_objects(
+    namespace, source, kustomization = flux_objects(
         "app",
         url="git@git.example:team/deploy.git",
         branch="",
@@ -97,6 +97,7 @@ def test_flux_reads_scp_addresses_as_urls_and_paths_from_the_root() -> None:
         namespace="staging",
         interval=Duration.parse("1m"),
     )
+    assert namespace["metadata"] == {"name": "staging"}
     assert source["spec"] == {"interval": "1m", "url": "ssh://git@git.example/team/deploy.git"}
     assert kustomization["spec"]["path"] == "./"
 
