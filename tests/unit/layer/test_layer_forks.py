@@ -21,6 +21,19 @@ from shipline.tasks import TaskGroup
 JOBS = 60
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Whatever happens in a test."""
+    before = children()
+    yield
+    assert children() <= before
+
+
+def children() -> set[str]:
+    place = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    return set(place.read_text().split())
+
+
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(stream, "CPUS", 2)
@@ -81,11 +94,6 @@ def test_a_file_that_changes_is_the_same_error(
         errors.add((raised.value.message, raised.value.hint))
     assert len(errors) == 1
     assert threading.active_count() == before
-    assert not children()
-
-
-def children() -> str:
-    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
 
 
 def parent_of_jobs(work: object) -> Iterator[tuple[int, bytes]]:
@@ -108,7 +116,6 @@ def test_killed_and_failed_processes_change_no_result() -> None:
         return b"%d" % number
 
     assert list(parent_of_jobs(work)) == [(number, b"%d" % number) for number in range(JOBS)]
-    assert not children()
 
 
 def test_a_job_that_fails_here_too_ends_all_processes() -> None:
@@ -117,7 +124,6 @@ def test_a_job_that_fails_here_too_ends_all_processes() -> None:
 
     with pytest.raises(ZeroDivisionError):
         list(parent_of_jobs(work))
-    assert not children()
 
 
 def test_an_interruption_ends_the_wait_for_processes() -> None:
@@ -128,7 +134,6 @@ def test_an_interruption_ends_the_wait_for_processes() -> None:
     with pytest.raises(Cancelled), TaskGroup() as group:
         threading.Timer(0.2, group.scope.cancel).start()
         list(parent_of_jobs(work))
-    assert not children()
 
 
 def test_processes_hold_no_files_of_others() -> None:
