@@ -264,7 +264,6 @@ class PullThrough:
         flight, _ = self._documents.join((source.name, digest, "size"), lambda: Flight(work))
         if (error := (yield from flight.wait())) is not None:
             raise source.upstream.problem(error, "blobs", digest)
-        self._listed.put((source.name, digest), int(flight.result))
         return int(flight.result)
 
     def tags(self, source: ProxiedRepository) -> Coro[tuple[list[str], Headers]]:
@@ -429,7 +428,9 @@ class PullThrough:
 
     def _head_blob(self, source: ProxiedRepository, digest: Digest) -> int:
         origin = source.upstream.origin(source.name)
-        return self._call(source, "blobs", str(digest), lambda: origin.blob_size(digest))
+        size = self._call(source, "blobs", str(digest), lambda: origin.blob_size(digest))
+        self._listed.put((source.name, digest), size)
+        return size
 
     def _listed_size(self, name: str, digest: Digest) -> int | None:
         """The size of a blob that a manifest of the repository refers to."""
