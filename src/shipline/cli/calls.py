@@ -204,8 +204,9 @@ def _described(json: bool) -> str:
                 "version": _VERSION,
                 "type": "rpc",
                 "description": text,
-                "opts": options
-                and [{"name": one, "description": "Target build stage"} for one in options],
+                "opts": None
+                if options is None
+                else [{"name": one, "description": "Target build stage"} for one in options],
                 "inputs": None,
                 "metadata": [
                     {"name": f"result.{kind}", "description": ""} for kind in ("json", "txt")
