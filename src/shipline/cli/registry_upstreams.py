@@ -17,7 +17,7 @@ from shipline.registry import (
     settings_from,
 )
 from shipline.server.upstreams.section import UpstreamSection
-from shipline.server.upstreams.upstream import Connect, OriginAnswer
+from shipline.server.upstreams.upstream import Connect
 from shipline.values import replace
 
 _BLOBS_AT_ONCE = 32
@@ -44,9 +44,7 @@ def connect_upstreams(environ: Mapping[str, str], stack: ExitStack) -> Connect:
 
         def open_repository(name: str) -> UpstreamRepository:
             reference = Reference(host, prefix + name)
-            return UpstreamRepository(
-                documents, documents.repository(reference), blobs.repository(reference)
-            )
+            return UpstreamRepository(documents.repository(reference), blobs.repository(reference))
 
         return open_repository
 
@@ -58,10 +56,8 @@ class UpstreamRepository:
     blobs are resumed.
     """
 
-    def __init__(
-        self, client: Client, documents: RemoteRepository, blobs: RemoteRepository
-    ) -> None:
-        self._client, self._documents, self._blobs = client, documents, blobs
+    def __init__(self, documents: RemoteRepository, blobs: RemoteRepository) -> None:
+        self._documents, self._blobs = documents, blobs
 
     def resolve(self, reference: str) -> Descriptor:
         return self._documents.resolve(reference)
@@ -81,7 +77,3 @@ class UpstreamRepository:
 
     def referrers(self, target: Descriptor) -> tuple[Descriptor, ...]:
         return self._documents.referrers(target)
-
-    def ask(self, path: str, authorization: str) -> OriginAnswer:
-        status, challenge = self._documents.probe(path, authorization)
-        return OriginAnswer(status, challenge)

@@ -35,7 +35,7 @@ from shipline.registry.manifests import (
     restore_referrer,
 )
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
-from shipline.registry.request import ClientRequest, Url
+from shipline.registry.request import Url
 from shipline.registry.upload import UploadState, cancel, push_blob
 
 if TYPE_CHECKING:
@@ -414,23 +414,6 @@ class RemoteRepository:
         if not re.fullmatch("[0-9]{1,18}", size):
             raise ContentError(f"{self.name}: the size of {digest} is unknown")
         return int(size)
-
-    def probe(self, path: str, authorization: str) -> tuple[int, str]:
-        """The status, and the challenge if it has one, of a request for a path below the
-        repository, for /v2/ without one, with these credentials instead of the client's own.
-        """
-        if path in ("", "tags/list"):  # not for HEAD
-            base = Url(self._registry.endpoint.origin, "/v2/")
-            url = self._registry.url(path).with_query(("n", "1")) if path else base
-            request = ClientRequest("GET", url)
-        else:
-            request = ClientRequest("HEAD", self._registry.url(path), {"Accept": ACCEPT})
-        expect = {200, 401, 403, 404}
-        response = self._registry.http.call(
-            request.with_authorization(authorization), expect=expect, operation=f"asking for {path}"
-        )
-        response.close()
-        return response.status, response.header("WWW-Authenticate")
 
     def _head(self, url: Url, name: str, headers: Mapping[str, str]) -> Callable[[str], str]:
         response = self._registry.call(

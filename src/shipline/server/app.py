@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from time import perf_counter
 
-from shipline.server.http import LOOP, NOBODY, Coro, Principal, Request, Response, match_route
+from shipline.server.http import Coro, Principal, Request, Response, match_route
 from shipline.server.node import RegistryNode
 from shipline.server.pages import page_routes
 from shipline.server.problems import Problem, problem_of
@@ -141,20 +141,13 @@ def _authorize(node: RegistryNode, app: Application) -> Application:
     """Authenticate and authorize before anything is done or revealed."""
 
     def authorize(request: Request) -> Coro[Response]:
-        requires, through = request.match.route.requires, node.pull_through
-        accounts = node.authenticator.accounts
-        source = None if through is None else through.delegated(request, accounts=accounts)
-        yield node.authenticator.pool(request) if source is None else LOOP
+        requires = request.match.route.requires
+        yield node.authenticator.pool(request)
 
         def principal() -> Principal:
-            if source is not None:
-                return NOBODY
             return node.authenticator.authorize(request, requires, request.repository)
 
         request.principal = node.cdn.authorize(request, principal) if node.cdn else principal()
-        if through is not None and source is not None and request.principal is NOBODY:
-            request.principal = yield from through.permit(request, source)
-            return (yield from app(request))
         try:
             return (yield from app(request))
         except Problem as problem:

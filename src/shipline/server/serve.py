@@ -13,7 +13,6 @@ from typing import Self
 from shipline.errors import Cancelled, ConfigError
 from shipline.server.access import (
     AccessControl,
-    Authenticator,
     ProjectUsage,
     check_access,
     open_access_control,
@@ -46,7 +45,6 @@ from shipline.server.routes.operations import Health, health_routes
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import UploadStore
-from shipline.server.upstreams.delegation import DelegatingAuthenticator
 from shipline.server.upstreams.pull_through import PullThrough
 from shipline.server.upstreams.upstream import Connect
 from shipline.tasks import TaskGroup, sleep
@@ -117,7 +115,7 @@ class Assembly:
             uploads=uploads,
             manifests=manifests,
             metrics=metrics,
-            authenticator=_authenticator(access_control, through),
+            authenticator=access_control.authenticator,
             admission=admission,
             routes=(
                 *health_routes(health),
@@ -183,11 +181,6 @@ def _cdn(
     purges = PurgeList(storage.records, options.purge_keep.seconds, storage.clock)
     storage.derive = purges.changes
     return cdn, purge_routes(purges, options.url, storage.clock)
-
-
-def _authenticator(access_control: AccessControl, through: PullThrough | None) -> Authenticator:
-    own = access_control.authenticator
-    return own if through is None else DelegatingAuthenticator(own, through.is_delegated)
 
 
 def _pulls_in_loop(section: RegistrySection) -> bool:

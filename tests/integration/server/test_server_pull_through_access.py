@@ -1,4 +1,4 @@
-"""Private content behind a node: who may pull it is decided here, or at the upstream."""
+"""Private content behind a node, which has an account there: who may pull it is decided here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from guarded import basic
 from peers import Account, Registry, docker_registry
 from served import served
@@ -76,39 +77,23 @@ def test_the_access_rules_of_the_node_apply_to_what_is_cached(
         assert statuses(target, {}) == [401, 401, 401]
 
 
-def test_the_upstream_is_asked_about_each_client(tmp_path: Path, private: Registry) -> None:
-    section = upstreams(private.port, **_OWN, credentials="client")
-    with served(tmp_path, section, UPSTREAM_PASSWORD=_ACCOUNT.password) as node:
-        target = Target(node.url, "team/app")
-        assert statuses(target, {}) == [401, 401, 401]
-        challenge = target.call("GET", "manifests/v1")["WWW-Authenticate"] or ""
-        assert challenge.startswith("Basic ")
-        good = basic(_ACCOUNT.user, _ACCOUNT.password)
-        assert statuses(target, good) == [200, 200, 200]
-        assert statuses(target, {}) == [401, 401, 401]
-        assert statuses(target, basic(_ACCOUNT.user, "wrong")) == [401, 401, 401]
-
-
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
-def test_a_client_gets_its_token_from_the_upstream(tmp_path: Path) -> None:
-    for name in ("origin", "edge"):
-        (tmp_path / name).mkdir()
-    with served(tmp_path / "origin", "access: {mode: accounts}\n") as origin:
-        found = re.search("password: ([^ ]+)", origin.log.read_text())
-        assert found
-        push_private(Target(origin.url, "team/app"), basic("admin", found[1]))
-        port = int(origin.address.rpartition(":")[2])
-        own = {"username": "admin", "password_variable": "UPSTREAM_PASSWORD"}
-        section = upstreams(port, **own, credentials="client")
-        with served(tmp_path / "edge", section, UPSTREAM_PASSWORD=found[1]) as node:
+def test_a_robot_of_a_project_pulls_what_is_cached_below_it(
+    tmp_path: Path, private: Registry
+) -> None:
+    section = upstreams(private.port, match="c.io/*", **_OWN) + "access: {mode: accounts}\n"
+    with served(tmp_path, section, UPSTREAM_PASSWORD=_ACCOUNT.password) as node:
+        data = ("--data", str(node.data))
+        assert run_shipline("registry", "project", "add", "c.io/team", *data).returncode == 0
+        robot = ("registry", "robot", "add", "edge", "--project", "c.io/team", *data)
+        login, secret = "robot$c.io/team+edge", run_shipline(*robot).stdout.strip()
 
-            def inspect(*words: str) -> subprocess.CompletedProcess[str]:
-                image = f"docker://{node.address}/team/app:v1"
-                command = ["skopeo", "inspect", "--tls-verify=false", *words, image]
-                return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        def inspect(name: str, *words: str) -> bool:
+            image = f"docker://{node.address}/{name}:v1"
+            argv = ["skopeo", "inspect", "--tls-verify=false", *words, image]
+            return subprocess.run(argv, capture_output=True, timeout=60).returncode == 0
 
-            assert inspect("--no-creds").returncode != 0
-            allowed = inspect("--creds", f"admin:{found[1]}")
-            assert allowed.returncode == 0, allowed.stderr
-            assert inspect("--creds", "admin:wrong").returncode != 0
-            assert inspect("--no-creds").returncode != 0
+        assert inspect("c.io/team/app", "--creds", f"{login}:{secret}")
+        assert not inspect("c.io/team/app", "--creds", f"{login}:wrong")
+        assert not inspect("c.io/team/app", "--no-creds")
+        assert not inspect("c.io/other/app", "--creds", f"{login}:{secret}")

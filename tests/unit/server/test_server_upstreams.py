@@ -20,10 +20,9 @@ from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.server.fsck import CheckSummary, check
 from shipline.server.gc import GcOptions, collect
 from shipline.server.metrics import Metrics
-from shipline.server.upstreams.delegation import DelegatingAuthenticator
 from shipline.server.upstreams.pull_through import PullThrough
 from shipline.server.upstreams.section import UpstreamSection
-from shipline.server.upstreams.upstream import Breaker, OriginAnswer
+from shipline.server.upstreams.upstream import Breaker
 from shipline.units import ByteSize, Duration
 
 _TYPE = "application/octet-stream"
@@ -38,7 +37,6 @@ class MemoryOrigin:
         self.tagged: dict[str, Descriptor] = {}
         self.asked: list[str] = []
         self.failure: Exception | None = None
-        self.allowed = {"": OriginAnswer(200)}
 
     def add(self, content: bytes, media_type: str = _TYPE) -> Descriptor:
         target = Descriptor.of(content, media_type)
@@ -97,10 +95,6 @@ class MemoryOrigin:
         self._ask("REFERRERS")
         return ()
 
-    def ask(self, path: str, authorization: str) -> OriginAnswer:
-        self._ask(f"ASK {path} {authorization}")
-        return self.allowed.get(authorization, OriginAnswer(401, 'Basic realm="origin"'))
-
 
 class Edge(NodeApp):
     """A node in front of `origin`, whatever the repository."""
@@ -122,8 +116,7 @@ class Edge(NodeApp):
         self.through = PullThrough(
             self.sections, connect, self.storage, self.node.manifests, metrics
         )
-        authenticator = DelegatingAuthenticator(self.node.authenticator, self.through.is_delegated)
-        self.rebuild(pull_through=self.through, metrics=metrics, authenticator=authenticator)
+        self.rebuild(pull_through=self.through, metrics=metrics)
 
     def close(self) -> None:
         self.through.close()
@@ -310,64 +303,10 @@ def test_a_tag_that_moved_back_is_not_fetched(edge: Edge) -> None:
     assert edge.origin.asked == ["GET v1", "HEAD v1", "GET v1", "HEAD v1"]
 
 
-def test_the_upstream_decides_who_may_pull_if_it_is_to(tmp_path: Path) -> None:
-    section = UpstreamSection("https://origin.example", credentials="client")
-    with opened(tmp_path, section) as edge:
-        image = edge.origin.image("v1", b"secret")
-        (layer,) = image.layers
-        edge.origin.allowed = {
-            "Basic good": OriginAnswer(200),
-            "Basic other": OriginAnswer(403),
-            "Basic lost": OriginAnswer(404),
-        }
-        good = {"Authorization": "Basic good"}
-
-        def get(path: str, headers: dict[str, str]) -> tuple[int, str | None]:
-            answer = edge.call("GET", f"/v2/team/app/{path}", headers=headers)
-            return answer.status, answer.headers.get("WWW-Authenticate")
-
-        assert get("manifests/v1", {}) == (401, 'Basic realm="origin"')
-        assert get("manifests/v1", good) == (200, None)
-        assert get(f"blobs/{layer.digest}", good) == (200, None)
-        for path in ("manifests/v1", f"blobs/{layer.digest}", "tags/list"):
-            assert get(path, {})[0] == 401
-            assert get(path, {"Authorization": "Basic other"})[0] == 403
-            assert get(path, {"Authorization": "Basic lost"})[0] == 404
-        asked = [one for one in edge.origin.asked if one.endswith("Basic good")]
-        assert asked == ["ASK manifests/v1 Basic good"]
-        edge.now += 61
-        edge.origin.allowed = {}
-        assert get("manifests/v1", good)[0] == 401
-
-
-def test_what_an_upstream_decides_about_is_not_given_away(tmp_path: Path) -> None:
-    section = UpstreamSection("https://origin.example", match="team/*", credentials="client")
-    with opened(tmp_path, section) as edge:
-        (layer,) = edge.origin.image("v1", b"secret").layers
-        edge.origin.allowed = {"Basic good": OriginAnswer(200)}
-        good = {"Authorization": "Basic good"}
-        path = f"/v2/team/hidden/blobs/{layer.digest}"
-        assert edge.call("GET", path, headers=good).body == b"secret"
-        for source in ("&from=team/hidden", ""):
-            mounted = edge.call("POST", f"/v2/own/x/blobs/uploads/?mount={layer.digest}{source}")
-            assert mounted.status == 202
-        assert edge.call("GET", f"/v2/own/x/blobs/{layer.digest}").status == 404
-        assert json.loads(edge.call("GET", "/v2/_catalog").body)["repositories"] == []
-        assert "team/hidden" not in edge.call("GET", "/").text
-        assert edge.call("GET", "/v2/").headers["WWW-Authenticate"] == 'Basic realm="origin"'
-        assert edge.call("GET", "/v2/", headers=good).status == 200
-        for odd in ("manifests/v1%0d%0aX:%20y", "manifests/..", "manifests/a%20b"):
-            assert edge.call("GET", f"/v2/team/hidden/{odd}", headers=good).status == 404
-
-
-def test_credentials_are_not_trusted_while_the_upstream_is_away(tmp_path: Path) -> None:
-    section = UpstreamSection("https://origin.example", credentials="client")
-    with opened(tmp_path, section) as edge:
-        edge.origin.image("v1", b"secret")
-        assert edge.pull("a/b", "v1").status == 200
-        edge.origin.failure = RegistryError("down", host="origin.example")
-        edge.now += 61
-        assert edge.pull("a/b", "v1").status == 502
+def test_an_upstream_of_every_repository_has_no_say_in_the_login(edge: Edge) -> None:
+    answer = edge.call("GET", "/v2/")
+    assert answer.status == 200 and answer.headers.get("WWW-Authenticate") is None
+    assert edge.origin.asked == [] and edge.opened == []
 
 
 def layers_kept(edge: Edge) -> list[str]:

@@ -7,8 +7,6 @@ asked for once. Requests wait for an upstream without a thread.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
@@ -22,7 +20,7 @@ from shipline.errors import ContentError, DigestMismatch, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 from shipline.server.entries import needs
 from shipline.server.events import NodeEvent, Publish
-from shipline.server.http import DISK, Coro, Growing, Headers, Principal, Request
+from shipline.server.http import DISK, Coro, Growing, Headers
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
 from shipline.server.problems import Problem, name_unknown
@@ -35,7 +33,6 @@ from shipline.server.upstreams.upstream import (
     Connect,
     Counters,
     Kind,
-    OriginAnswer,
     OriginRepository,
     Upstream,
     outage,
@@ -50,8 +47,6 @@ _WRONG_S = 30.0  # in which content that was not what its digest says is not fet
 _LISTED_S = 60.0  # in which a blob is taken to be in a repository without looking again
 _REMEMBERED, _LISTINGS = 10_000, 200  # entries
 _HOLDERS = 1000  # repositories to search for a blob
-_PATH = re.compile(r"(manifests|blobs|tags)/[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,255}")
-_LOGIN = "login"  # a repository; its name does not matter for /v2/
 _BYTES = "application/octet-stream"
 
 
@@ -120,7 +115,6 @@ class PullThrough:
         self._absent: _Memory[None] = _Memory(clock)
         self._listed: _Memory[int] = _Memory(clock)
         self._wrong: _Memory[None] = _Memory(clock)
-        self._permitted: _Memory[None] = _Memory(clock)
         self._listings: _Memory[Any] = _Memory(clock, _LISTINGS)
         metrics.gauge(
             "upstream_retry_seconds", "Until an upstream is asked again.", self._pauses, "upstream"
@@ -178,49 +172,6 @@ class PullThrough:
                 f"{name} is fetched from {source.upstream.registry}; push it there",
                 headers=(("Allow", "GET, HEAD"),),
             )
-
-    def is_delegated(self, name: str) -> bool:
-        """Whether the upstream of a repository decides who may pull from it."""
-        upstream = self._find(name) if name else None
-        return upstream is not None and upstream.section.credentials == "client"
-
-    def delegated(self, request: Request, *, accounts: bool) -> ProxiedRepository | None:
-        """The repository, if its upstream decides whether the client may pull from it. A node
-        without `accounts` has clients log in (GET /v2/, any repository) at the first such upstream.
-        """
-        requires, name = request.match.route.requires, request.repository
-        if requires == "repository" and not request.changes:
-            return self.source(name) if self.is_delegated(name) else None
-        if requires == "base" and not accounts:
-            asking = (one for one in self._upstreams if one.section.credentials == "client")
-            return next((ProxiedRepository("", one) for one in asking), None)
-        return None
-
-    def permit(self, request: Request, source: ProxiedRepository) -> Coro[Principal]:
-        """The client as the upstream knows it: may its credentials pull what it requests? A yes
-        holds for the repository while a tag is fresh. Raises Problem.
-        """
-        name, upstream = source.name, source.upstream
-        secret = request.header("Authorization") or ""
-        path = "/".join(request.path.split("/")[-2:]).replace("referrers/", "manifests/")
-        if not name:
-            path = ""
-        elif not _PATH.fullmatch(path):
-            raise upstream.problem(NotFound(""), "manifests", path)
-        key = (name, hashlib.sha256(secret.encode()).digest())
-        if self._permitted.get(key, upstream.section.fresh.seconds) is None:
-            flight, _ = self._documents.join(
-                (*key, path), lambda: Flight(partial(self._ask, source, path, secret))
-            )
-            if (error := (yield from flight.wait())) is not None:
-                raise upstream.problem(error, "manifests", path)
-            _check_answer(upstream, flight.result, path)
-            self._permitted.put(key, None)
-        return Principal(
-            "",
-            "user" if secret else "anonymous",
-            lambda action, asked, _: action == "pull" and asked == name,
-        )
 
     def manifest(self, source: ProxiedRepository, reference: Digest | str) -> Coro[Headers]:
         """Bring a manifest into the repository; returns headers for the response.
@@ -468,10 +419,6 @@ class PullThrough:
         self._count("listings", "coalesced" if joined else "miss")
         return known[1], []
 
-    def _ask(self, source: ProxiedRepository, path: str, authorization: str) -> OriginAnswer:
-        origin = source.upstream.origin(source.name or _LOGIN)
-        return source.upstream.call("manifests", lambda: origin.ask(path, authorization))
-
     def _call(
         self, source: ProxiedRepository, kind: Kind, reference: str, work: Callable[[], T]
     ) -> T:
@@ -533,18 +480,3 @@ def _read(origin: OriginRepository, reference: str) -> tuple[Descriptor, bytes]:
     if target.media_type not in media.NAMED:
         raise ContentError(f"{reference} is of an unsupported type, {target.media_type}")
     return target, fetch_all(origin, target, MANIFEST_LIMIT)
-
-
-def _check_answer(upstream: Upstream, answer: OriginAnswer, path: str) -> None:
-    """Raises Problem unless the credentials may pull."""
-    registry = upstream.registry
-    if answer.status == 401:
-        challenge = (("WWW-Authenticate", answer.challenge),) if answer.challenge else ()
-        message = f"{registry} requires authentication"
-        raise Problem(401, "UNAUTHORIZED", message, headers=challenge)
-    if answer.status == 403:
-        raise Problem(403, "DENIED", f"{registry} does not let this account pull here")
-    if answer.status == 404:
-        raise upstream.problem(NotFound(""), "blobs" if path[:6] == "blobs/" else "manifests", path)
-    if answer.status not in (200, 206):
-        raise Problem(502, "UNKNOWN", f"{registry} answers {answer.status}")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from shipline.errors import ConfigError, UsageError
 from shipline.globs import Glob, glob
@@ -38,13 +37,6 @@ class UpstreamSection:
     password_file: str = field(default="", metadata={"doc": "file with its password or token"})
     password_variable: str = field(
         default="", metadata={"doc": "environment variable with its password or token"}
-    )
-    credentials: Literal["node", "client"] = field(
-        default="node",
-        metadata={
-            "doc": "who is asked whether a client may pull: the access rules of this node, or the "
-            "registry, with the client's own credentials"
-        },
     )
     fresh: Duration = field(
         default=_MINUTE, metadata={"doc": "time in which a tag is served without asking again"}

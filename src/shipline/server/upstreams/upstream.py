@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from shipline.content import Fetcher, Resolver
@@ -34,14 +33,6 @@ _LONGEST_RETRY_AFTER_S = 900.0
 _RETRY_AFTER_S = 5.0  # what clients are told without a better number
 
 
-@dataclass(frozen=True, slots=True)
-class OriginAnswer:
-    """What a registry says to a client's own credentials; `challenge` is its WWW-Authenticate."""
-
-    status: int
-    challenge: str = ""
-
-
 class OriginRepository(Resolver, Fetcher, Protocol):
     """A repository of an upstream. Methods block; they raise NotFound, AuthError, RegistryError."""
 
@@ -56,11 +47,6 @@ class OriginRepository(Resolver, Fetcher, Protocol):
 
     def referrers(self, target: Descriptor) -> tuple[Descriptor, ...]:
         """The manifests whose subject is `target`."""
-
-    def ask(self, path: str, authorization: str) -> OriginAnswer:
-        """What it says to these credentials about a path below the repository, as
-        `manifests/latest` or `tags/list`, without its content; about /v2/ without a path.
-        """
 
 
 Connect = Callable[[UpstreamSection], Callable[[str], OriginRepository]]
