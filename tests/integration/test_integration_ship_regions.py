@@ -66,21 +66,26 @@ class Regions:
         same = len(found) == 4 and len({*found.values()}) == 1
         return same and all(map(self.verified, self.proxies))
 
-    def digest(self, region: str) -> str:
-        """What a region has under the tag; empty for nothing."""
-        place, tag = self.place(region), TAG
-        host, _, path = place.partition("/")
-        if region:  # behind its proxy
-            host = f"127.0.0.1:{self.proxies[region]._upstream}"
-        accept = ", ".join((media.OCI_INDEX, media.OCI_MANIFEST))
-        request = Request(f"http://{host}/v2/{path}/manifests/{tag}", headers={"Accept": accept})
-        request.method = "HEAD"
+    def digest(self, region: str, tag: str = TAG) -> str:
+        """What a region has under a tag; empty for nothing."""
         try:
-            with urlopen(request) as response:
-                return str(response.headers["Docker-Content-Digest"])
+            return self._ask("HEAD", region, tag)
         except HTTPError as error:
             assert error.code == 404
             return ""
+
+    def delete(self, region: str, reference: str) -> None:
+        self._ask("DELETE", region, reference)
+
+    def _ask(self, method: str, region: str, reference: str) -> str:
+        """The digest in the response; regions are asked behind their proxies."""
+        host, _, path = self.place(region).partition("/")
+        if region:
+            host = f"127.0.0.1:{self.proxies[region]._upstream}"
+        accept = ", ".join((media.OCI_INDEX, media.OCI_MANIFEST))
+        url = f"http://{host}/v2/{path}/manifests/{reference}"
+        with urlopen(Request(url, headers={"Accept": accept}, method=method)) as response:
+            return str(response.headers["Docker-Content-Digest"])
 
     def verified(self, region: str) -> bool:
         """Whether cosign finds the signature there."""
@@ -211,7 +216,8 @@ def test_a_tag_that_was_moved_in_a_region_is_drift(regions: Regions) -> None:
     words = ("skopeo", "copy", "--dest-tls-verify=false", source, target)
     subprocess.run(words, check=True, capture_output=True)
     done = regions.project.run("regions", "check", "--json")
-    assert "1 of the tags differ" in done.failed(15)
+    assert "not as in the primary registry: 1 tag in ap" in done.failed(15)
+    assert "shipline ship --resume RUN" in done.err
     assert json.loads(done.out) == [
         {
             "region": "ap",
@@ -222,6 +228,54 @@ def test_a_tag_that_was_moved_in_a_region_is_drift(regions: Regions) -> None:
         }
     ]
     regions.project.run("regions", "check", "--region", "eu", TAG).ok()
+
+
+def test_a_resumed_run_sets_the_tags_that_were_moved_or_lost_meanwhile(regions: Regions) -> None:
+    """With the image, where that is gone, too."""
+    text = (regions.project.root / "shipline.yaml").read_text()
+    rules = "tags: {rules: [{tags: [stable]}]}\n"
+    regions.project.commit("build: tags", shipline__yaml=text + rules)
+    regions.ship("all").ok()
+    moved = f"{regions.place('ap')}:stable"
+    source = f"oci:{write_layout(regions.project.root.parent / 'other')}:latest"
+    words = ("skopeo", "copy", "--dest-tls-verify=false", source, f"docker://{moved}")
+    subprocess.run(words, check=True, capture_output=True)
+    wanted = regions.digest("eu", "stable")
+    for reference in ("stable", wanted):
+        regions.delete("eu", reference)
+    regions.fail("us")
+    said = regions.project.run("regions", "check").failed(15)  # also if one cannot be asked
+    assert "1 tag in eu, 1 tag in ap" in said and "us: " in said
+    regions.proxies["us"].forget()
+    done = regions.ship("all", "--resume").ok()
+    assert moved in done.out
+    assert {regions.digest(one, "stable") for one in ("", *regions.proxies)} == {wanted}
+    regions.project.run("regions", "check").ok()
+
+
+@pytest.mark.parametrize("wait", ["all", "quorum"])
+def test_a_resumed_run_names_an_immutable_tag_that_was_moved(wait: str, regions: Regions) -> None:
+    """And does not say that the region has the image."""
+    regions.ship(wait).ok()
+    moved = f"{regions.place('eu')}:{TAG}"
+    source = f"oci:{write_layout(regions.project.root.parent / 'other')}:latest"
+    words = ("skopeo", "copy", "--dest-tls-verify=false", source, f"docker://{moved}")
+    subprocess.run(words, check=True, capture_output=True)
+    done = regions.ship(wait, "--resume")
+    assert done.status == (9 if wait == "all" else 0)
+    assert f"the tag {TAG} of {regions.place('eu')} belongs to another image" in done.err
+    assert "delete it in that registry" in done.err
+    assert moved not in done.out
+    regions.delete("eu", TAG)
+    assert moved in regions.ship(wait, "--resume").ok().out
+    assert regions.complete()
+
+
+def test_without_a_run_the_check_does_not_speak_of_resuming(regions: Regions) -> None:
+    regions.ship("all", "--skip", "copy-us").ok()
+    shutil.rmtree(regions.project.home / "runs")
+    said = regions.project.run("regions", "check").failed(15)
+    assert "`shipline ship` publishes" in said and "--resume" not in said
 
 
 @pytest.mark.parametrize(

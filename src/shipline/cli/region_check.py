@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -30,11 +31,15 @@ def check_command(
 ) -> None:
     """Compare the tags in each region with those of the image's own registry, all or some.
 
-    Exits with 15 if a region lacks one, or has it for another image.
+    Exits with 15 if a region lacks one, or has it for another image, whether or not others can be
+    asked; else with 6 or 7 if one cannot.
     """
     from shipline.api import open_client
     from shipline.config import load
+    from shipline.home import state_directory
     from shipline.ship.drift import RegionsDiffer, find_drift
+    from shipline.ship.runs import Runs
+    from shipline.units import counted
 
     config = load(path, Path.cwd(), os.environ)
     known = config.pipeline.in_regions
@@ -63,12 +68,15 @@ def check_command(
         click.echo(f"no difference in {', '.join(regions or known)}")
     for one in found:
         click.echo(str(one), err=True)
-    differing = sum(one.failure is None for one in found)
-    if differing:
+    if differing := Counter(one.region for one in found if one.failure is None):
+        tags_of = ", ".join(f"{counted(n, 'tag')} in {region}" for region, n in differing.items())
+        shipped = config.file is not None and Runs(state_directory()).has(str(config.file.parent))
         raise RegionsDiffer(
-            f"{differing} of the tags differ in the regions",
-            hint="`shipline ship --resume` completes the latest run; for another version, run it"
-            " again at its commit",
+            f"not as in the primary registry: {tags_of}",
+            hint="`shipline ship --resume RUN` sets the tags of a run again, at its commit;"
+            " `shipline runs` lists them"
+            if shipped
+            else "`shipline ship` publishes a commit to all regions; nothing was shipped from here",
         )
     if failures := [one.failure for one in found if one.failure is not None]:
         raise failures[0]

@@ -163,7 +163,8 @@ class PipelineStep:
     A step with `on_image` looks at the pushed image; one with `gives_names` makes it visible. One
     with `own_log` writes its log itself; for others it is made from their events. One with
     `needs_some` waits until `at_least` of these have passed. The failure of one that is
-    `deferrable` fails no run: it is pending, and done when the run is resumed.
+    `deferrable` fails no run: it is pending, and done when the run is resumed. Others can undo what
+    one with `repeated` did: it runs again whenever the run is resumed, and changes what differs.
     """
 
     name: str
@@ -182,6 +183,7 @@ class PipelineStep:
     on_image: bool = False
     gives_names: bool = False
     own_log: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,7 +192,7 @@ class _Policy:
             return
         older = commit_order(self.git, self.project.tags.remote, fetch=self.fetch)
         for name, image in self.project.pipeline.images.items():
-            placed = placements(self.environment.repositories(image), decision, older)
+            placed = placements(self.environment.repositories(image), decision, older, str(image))
             if digest := reusable(placed):
                 yield name, digest
 

@@ -136,7 +136,8 @@ def begin(plan: Plan, run: RunRecord) -> RunRecord:
 
 def _done(planned: PlannedStep, run: RunRecord) -> StepRecord | None:
     record = run.step(planned.name)
-    return record if record and record.state in DONE and record.key == planned.key else None
+    kept = record is not None and record.state in DONE and record.key == planned.key
+    return record if kept and not planned.step.repeated else None
 
 
 def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:

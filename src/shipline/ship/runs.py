@@ -100,6 +100,10 @@ class Runs:
                     records.append(self.read(run))
             yield from sorted(records, key=attrgetter("started"), reverse=True)
 
+    def has(self, root: str) -> bool:
+        """Whether there is a run of the project at `root`."""
+        return any(run.root == root for run in self.all())
+
     def latest(self, root: str) -> RunRecord:
         """The newest run of the project at `root`. Raises UsageError if there is none."""
         for run in self.all():

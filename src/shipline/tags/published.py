@@ -69,14 +69,18 @@ class TagConflict(GateRefused):
     code = "tag-conflict"
 
 
-def require_free(placements: Iterable[TagPlacement]) -> None:
-    """Raises TagConflict if an immutable tag belongs to another commit."""
+def require_free(placements: Iterable[TagPlacement], repository: str = "") -> None:
+    """Raises TagConflict, which names the repository, if an immutable tag belongs to another
+    commit.
+    """
     lost = [placement for placement in placements if placement.action == "conflict"]
     if lost:
         raise TagConflict(
-            f"the tag {lost[0].tag} belongs to another image and is immutable",
+            f"the tag {lost[0].tag}{f' of {repository}' if repository else ''} belongs to another"
+            " image and is immutable",
             verdicts=tuple(f"{placement.tag}: {placement.reason}" for placement in lost),
-            hint="release another commit, or delete the tag in the registry if it is wrong",
+            hint="release another commit; if the tag is wrong, delete it in that registry, and run"
+            " this again",
         )
 
 

@@ -151,6 +151,14 @@ def test_resuming_repeats_only_what_is_not_done(tmp_path: Path) -> None:
     assert log.done == ["c", "d"]
 
 
+def test_what_others_can_undo_is_done_again_with_all_below(tmp_path: Path) -> None:
+    again = replace(DIAMOND[1], step=replace(DIAMOND[1].step, repeated=True))
+    steps = (DIAMOND[0], again, *DIAMOND[2:])
+    log = Log()
+    run(tmp_path, steps, log, before=run(tmp_path, steps, Log()))
+    assert log.done == ["b", "d"]
+
+
 @pytest.mark.parametrize("change", ["key", "report", "failed"])
 def test_what_does_not_stand_any_more_is_done_again_with_all_below(
     change: str, tmp_path: Path

@@ -126,6 +126,7 @@ def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         at_least=needed,
         note=f"once {needed} of {counted(len(copied), 'region')} have it" if needed else "",
         gives_names=True,
+        repeated=True,
     )
     for region, places in inputs.pipeline.in_regions.items():
         left_out = selection.left_out(copy_step(region))
@@ -139,6 +140,7 @@ def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
             deferrable=section.wait != "all",
             skip=f"the images are not copied there: {left_out}" if left_out else "",
             gives_names=True,
+            repeated=True,
         )
 
 
@@ -214,7 +216,8 @@ def _set_tags(
         for place, name in places.items()
     }
     for destination in (*places, *later):
-        placements(context.environment.repositories(destination), decision, older)
+        placements(context.environment.repositories(destination), decision, older, str(destination))
+    immutable = {tag.name for tag in decision.tags if not tag.mutable}
     images: list[str] = []
     failures: list[ShiplineError] = []
     for destination, (repository, target) in destinations.items():
@@ -224,6 +227,9 @@ def _set_tags(
             failures.append(error)
             continue
         _report(destination, done, span)
+        for tag, reason in done.kept:
+            if tag in immutable:
+                span.warn(f"{destination}:{tag} is immutable and stays: {reason}")
         lost = lost_races(repository, target, done.added)
         for tag in lost:
             span.warn(f"{destination}:{tag} was moved by another run meanwhile")
@@ -297,11 +303,13 @@ def _report(place: Reference, done: TagChanges, span: Span) -> None:
 
 
 def placements(
-    repository: Attachable, decision: Decision, older: CommitOrder
+    repository: Attachable, decision: Decision, older: CommitOrder, name: str = ""
 ) -> tuple[TagPlacement, ...]:
-    """What to do about each tag of the decision in one repository. Raises TagConflict."""
+    """What to do about each tag of the decision in one repository. Raises TagConflict, which says
+    the repository's `name`.
+    """
     placed = place(decision, snapshot(repository, decision.names), older)
-    require_free(placed)
+    require_free(placed, name)
     return placed
 
 

@@ -108,6 +108,7 @@ def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         needs=("sign",),
         skip="" if copies else "shipline.yaml names no copies",
         gives_names=True,
+        repeated=True,
     )
     for region, places in inputs.pipeline.in_regions.items():
         images = inputs.pipeline.images
@@ -123,6 +124,7 @@ def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
             needs=("sign",),
             deferrable=inputs.pipeline.regions.wait != "all",
             gives_names=True,
+            repeated=True,
         )
 
 
