@@ -150,6 +150,30 @@ def test_a_failed_token_is_asked_for_again() -> None:
         client.repository(name(served)).resolve("v1")
 
 
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="http://127.0.0.1:1/"'])
+def test_a_challenge_of_one_repository_that_cannot_be_met_concerns_no_other(challenge: str) -> None:
+    private = {"secret"}
+
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.path.split("/")[2] in private:
+            return 401, {"WWW-Authenticate": challenge}, b""
+        return serve_manifest(request)
+
+    with serving(respond) as served, Client(tries=1) as client:
+
+        def works(repository: str) -> bool:
+            try:
+                client.repository(Reference(served.host, repository)).resolve("v1")
+            except (AuthError, RegistryError):
+                return False
+            return True
+
+        found = [works(name) for name in ("open", "secret", "open", "other", "secret", "open")]
+        assert found == [True, False, True, True, False, True]
+        private.clear()
+        assert works("secret")  # it is asked again
+
+
 def test_a_401_without_challenge_is_explained_by_the_front_door() -> None:
     def respond(request: ReceivedRequest) -> Reply:
         if request.path == "/v2/":

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from msgspec import Struct
 
-from shipline.errors import AuthError
+from shipline.errors import AuthError, RegistryError
 from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
@@ -218,6 +218,7 @@ def _lifetime(document: Mapping[str, Any]) -> float:
     return min(max(seconds, _MIN_LIFETIME_S), _MAX_LIFETIME_S)
 
 
+_READING = frozenset({"pull"})
 _MARGIN_S = 10.0  # a token is dropped this long before it expires
 RequestToken = Callable[[Url, Generator[ClientRequest, HttpResponse, Token]], Token]
 """Runs a token flow with the token server at a URL, if that is trusted."""
@@ -229,28 +230,50 @@ class _CachedToken(Struct, frozen=True):
 
 
 class EndpointAuth:
-    """Challenge and tokens of one endpoint, never sent to another origin."""
+    """Challenges and tokens of one endpoint, never sent to another origin.
+
+    A challenge concerns the repository that sent it, and others once it could be met; where it
+    cannot be met for them, they are still read without credentials.
+    """
 
     def __init__(self, endpoint: Endpoint, keychain: Keychain, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
         self._keychain = keychain
         self._clock = clock
         self._lock = threading.Lock()
-        self._challenge: Challenge | None = None
+        self._challenge: Challenge | None = None  # the last one that could be met
+        self._unmet: dict[str, Challenge] = {}  # by repository
         self._tokens: list[_CachedToken] = []
         self._extra_scopes: dict[Scopes, Scopes] = {}
         self._token_requests: dict[Scopes, Limiter] = {}
 
     @property
     def has_challenge(self) -> bool:
-        """Whether the registry has sent a challenge."""
+        """Whether the registry has sent a challenge that could be met."""
         return self._challenge is not None
 
     def authorization(self, repository: str, scopes: Scopes, request_token: RequestToken) -> str:
-        """The Authorization header of a request, empty before a challenge. Raises AuthError."""
-        challenge = self._challenge
+        """The Authorization header of a request, empty before a challenge. Raises AuthError and
+        RegistryError if the repository has sent one that cannot be met; then it is forgotten.
+        """
+        own = self._unmet.get(repository)
+        challenge = own or self._challenge
         if challenge is None:
             return ""
+        try:
+            found = self._meet(challenge, repository, scopes, request_token)
+            self._challenge = challenge
+        except (AuthError, RegistryError):
+            if own is not None or not all(scope.actions <= _READING for scope in scopes):
+                raise
+            return ""
+        finally:
+            self._unmet.pop(repository, None)
+        return found
+
+    def _meet(
+        self, challenge: Challenge, repository: str, scopes: Scopes, request_token: RequestToken
+    ) -> str:
         credentials = self._keychain.credentials(self.endpoint.host, repository)
         if credentials and credentials.registry_token:
             return f"Bearer {credentials.registry_token}"
@@ -269,8 +292,10 @@ class EndpointAuth:
                 self._remember(token)
         return f"Bearer {token.value}"
 
-    def accept_challenge(self, header: str, scopes: Scopes, authorization: str) -> bool:
-        """Store the challenge of a 401 to a request sent with `authorization`.
+    def accept_challenge(
+        self, repository: str, header: str, scopes: Scopes, authorization: str
+    ) -> bool:
+        """Store the repository's challenge of a 401 to a request sent with `authorization`.
 
         Returns whether a repeated request may succeed.
         """
@@ -279,7 +304,6 @@ class EndpointAuth:
             return False
         with self._lock:
             changed = self._challenge is None or self._challenge.scheme != challenge.scheme
-            self._challenge = challenge
             known = self._extra_scopes.get(scopes, scopes)
             requested = union(known, _within(challenge.scopes, scopes))
             if not covers(known, requested):
@@ -288,7 +312,10 @@ class EndpointAuth:
             kept = [cached for cached in self._tokens if cached.token.value != value]
             dropped = len(kept) != len(self._tokens)
             self._tokens = kept
-        return changed or not authorization or dropped or not covers(known, requested)
+        again = changed or not authorization or dropped or not covers(known, requested)
+        if again:
+            self._unmet[repository] = challenge
+        return again
 
     def _basic(self, credentials: Credentials | None) -> str:
         if credentials is None or not (credentials.username or credentials.password):

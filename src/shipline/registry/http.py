@@ -247,7 +247,7 @@ class HttpClient:
         if not header and not auth.has_challenge:
             response.close()
             header = self._ping(endpoint)
-        return auth.accept_challenge(header, caller.scopes, authorization)
+        return auth.accept_challenge(caller.repository, header, caller.scopes, authorization)
 
     def _ping(self, endpoint: Endpoint) -> str:
         """The challenge of /v2/, for registries that send none elsewhere (gcr.io)."""

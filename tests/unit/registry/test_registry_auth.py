@@ -214,7 +214,7 @@ def test_a_token_is_kept_until_shortly_before_its_end() -> None:
 
     door = auth(clock)
     assert door.authorization("a/b", PUSH, request_token) == "" and asked == []
-    assert door.accept_challenge(BEARER, PUSH, "")
+    assert door.accept_challenge("a/b", BEARER, PUSH, "")
     assert door.authorization("a/b", PUSH, request_token) == "Bearer t1"
     clock.now = 89
     assert (
@@ -233,11 +233,11 @@ def test_a_refused_token_is_forgotten_once() -> None:
         return Token(next(tokens), PULL, 100)
 
     door = auth(Clock())
-    door.accept_challenge(BEARER, PULL, "")
+    door.accept_challenge("a/b", BEARER, PULL, "")
     first = door.authorization("a/b", PULL, request_token)
-    assert door.accept_challenge(BEARER, PULL, first)
+    assert door.accept_challenge("a/b", BEARER, PULL, first)
     assert door.authorization("a/b", PULL, request_token) == "Bearer two"
-    assert not door.accept_challenge(BEARER, PULL, "Bearer unknown")
+    assert not door.accept_challenge("a/b", BEARER, PULL, "Bearer unknown")
 
 
 def test_a_challenge_may_widen_the_scope_of_its_own_repository_only() -> None:
@@ -251,12 +251,12 @@ def test_a_challenge_may_widen_the_scope_of_its_own_repository_only() -> None:
 
     door = auth(Clock())
     wide = 'Bearer realm="https://x/",scope="repository:a/b:delete repository:other:pull"'
-    door.accept_challenge(wide, PULL, "")
+    door.accept_challenge("a/b", wide, PULL, "")
     door.authorization("a/b", PULL, request_token)
     assert asked == [(Scope.repository("a/b", "pull", "delete"),)]
 
 
 def test_bearer_is_preferred_to_basic() -> None:
     door = auth(Clock())
-    door.accept_challenge(f'Basic realm="x", {BEARER}', PULL, "")
+    door.accept_challenge("a/b", f'Basic realm="x", {BEARER}', PULL, "")
     assert door.authorization("a/b", PULL, lambda realm, flow: Token("t", PULL, 9)) == "Bearer t"
