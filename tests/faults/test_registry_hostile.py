@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from registries import make_identity
 from tunnel import tunnel
 
 from serving import ReceivedRequest, Reply, Served, serving
+from shipline.cli.registry_upstreams import connect_upstreams
 from shipline.content import MemoryStore
 from shipline.errors import (
     AuthError,
@@ -24,6 +26,7 @@ from shipline.errors import (
 )
 from shipline.oci import Descriptor, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
+from shipline.server.upstreams.section import UpstreamSection
 
 BLOB = b"some content"
 LAYER = Descriptor.of(BLOB, media.OCI_LAYER)
@@ -136,6 +139,24 @@ def test_2_a_strict_client_gives_credentials_to_listed_hosts_only(thief: Served)
         with Client(settings, tries=1) as client, pytest.raises(AuthError):
             client.repository(name(served)).resolve("v1")
         assert len(thief.requests) > 0
+
+
+def test_2_an_upstream_on_the_internet_sends_a_node_to_no_private_address(
+    secure: tuple[ssl.SSLContext, Path],
+) -> None:
+    """The upstream is reached through a proxy, and is taken to be on the Internet for that."""
+    context, authority = secure
+    with ExitStack() as stack:
+        internal = stack.enter_context(serving(lambda request: (200, {}, BLOB), context))
+        elsewhere = {"Location": f"{internal.url}/blobs/x"}
+        served = stack.enter_context(serving(lambda request: (307, elsewhere, b""), context))
+        proxy = stack.enter_context(tunnel(served.port))
+        environ = {"HTTPS_PROXY": proxy.url, "SHIPLINE_CA": str(authority)}
+        section = UpstreamSection("https://registry.localtest", match="x/*")
+        repository = connect_upstreams(environ, stack)(section)("team/app")
+        with pytest.raises(RegistryError), repository.fetch(LAYER) as reader:
+            reader.read()
+        assert len(served.requests) >= 1 and internal.requests == []
 
 
 # 3: a layer that says it is elsewhere

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from shipline.net import is_link_local, is_loopback, is_public, read_address
-from shipline.registry.hosts import AddressPolicy
+from shipline.registry.hosts import AddressPolicy, HostSettings, policy_for_link
+from shipline.registry.request import Url
 from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
 
 PRIVATE = (
@@ -48,7 +49,21 @@ def test_the_secrets_of_clouds_are_out_of_reach_in_every_notation(address: str) 
     assert not AddressPolicy.NOT_LINK_LOCAL.allows(address)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.3", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"])
+def test_a_private_server_sends_no_program_to_the_services_of_its_own_machine(address: str) -> None:
+    def policy(url: str, *, for_others: bool) -> AddressPolicy:
+        origin, link = Url.parse(url).origin, Url.parse("http://other.example/")
+        settings = HostSettings(for_others=for_others)
+        return policy_for_link(settings, link, origin, on_internet=False)
+
+    assert not policy("http://10.0.0.1/", for_others=True).allows(address)
+    assert policy("http://10.0.0.1/", for_others=True).allows("10.0.0.2")
+    assert policy("http://127.0.0.1/", for_others=True).allows(address)
+    assert policy("http://10.0.0.1/", for_others=False).allows(address)
+
+
 def test_what_is_no_address_is_not_dialled_for_others() -> None:
+    assert not AddressPolicy.NOT_THIS_MACHINE.allows("x")
     assert not AddressPolicy.PUBLIC.allows("evil") and not AddressPolicy.NOT_LINK_LOCAL.allows("")
 
 

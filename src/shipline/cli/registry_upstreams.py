@@ -31,7 +31,7 @@ def connect_upstreams(environ: Mapping[str, str], stack: ExitStack) -> Connect:
         host, _, path = rest.strip("/").partition("/")
         plain, secure = ((host,), ()) if scheme == "http" else ((), (host,))
         settings = settings_from(environ, insecure=plain, secure=secure)
-        settings = replace(settings, read_s=section.timeout.seconds)
+        settings = replace(settings, read_s=section.timeout.seconds, for_others=True)
         keychain: Keychain = keychain_from(environ)
         if section.username:
             password = section.password(environ)

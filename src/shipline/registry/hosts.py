@@ -20,7 +20,14 @@ from msgspec import Struct
 
 from shipline.errors import AuthError, RegistryError, UsageError
 from shipline.home import state_directory
-from shipline.net import is_link_local, is_loopback, is_public, read_address, split_url
+from shipline.net import (
+    embedded_address,
+    is_link_local,
+    is_loopback,
+    is_public,
+    read_address,
+    split_url,
+)
 from shipline.registry.request import Origin, Url
 
 
@@ -144,9 +151,10 @@ class HostSettings:
     certificates, or `probe` (host, port) finds TLS there; `ca` files are trusted in addition to the
     system's; `certificates` is laid out like docker's certs.d; `mirrors` are base URLs per host,
     tried before the host itself, the nearest first, and `measurements` is the file that keeps how
-    near they are; `token_hosts` lists other hosts that may receive a host's credentials. With
-    `strict`, none but these may, and no link of a server is followed to a private address: for
-    programs that fetch on behalf of others. `connect_s` and `read_s` are the longest waits for a
+    near they are; `token_hosts` lists other hosts that may receive a host's credentials; with
+    `strict`, none but these may. With `for_others`, links of a public server are followed to public
+    addresses only, and those of any other but a loopback one not to loopback: for programs that
+    fetch on behalf of others. `connect_s` and `read_s` are the longest waits for a
     connection and for bytes, in seconds; at mirrors `mirror_connect_s` and `mirror_read_s`.
     """
 
@@ -159,6 +167,7 @@ class HostSettings:
     proxies: Proxies = field(default_factory=Proxies)
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
+    for_others: bool = False
     probe: Callable[[str, int], bool] = field(default=_never, compare=False)
     connect_s: float = 10.0
     read_s: float = 60.0
@@ -316,6 +325,7 @@ class AddressPolicy(enum.Enum):
 
     ANYWHERE = enum.auto()
     NOT_LINK_LOCAL = enum.auto()
+    NOT_THIS_MACHINE = enum.auto()  # nor link-local
     PUBLIC = enum.auto()
 
     def allows(self, address: str) -> bool:
@@ -325,7 +335,11 @@ class AddressPolicy(enum.Enum):
         parsed = read_address(address)
         if parsed is None:
             return False
-        return is_public(parsed) if self is AddressPolicy.PUBLIC else not is_link_local(parsed)
+        if self is AddressPolicy.PUBLIC:
+            return is_public(parsed)
+        inner = embedded_address(parsed)
+        local = inner.is_loopback or inner.is_unspecified
+        return not is_link_local(parsed) and not (local and self is AddressPolicy.NOT_THIS_MACHINE)
 
 
 def policy_for_realm(
@@ -356,7 +370,9 @@ def policy_for_link(
     """Where a request may connect whose `url` came from the registry at `origin`."""
     if url.origin.host == origin.host:
         return AddressPolicy.ANYWHERE
-    return AddressPolicy.PUBLIC if settings.strict and on_internet else AddressPolicy.NOT_LINK_LOCAL
+    if not settings.for_others or is_loopback(origin.host):
+        return AddressPolicy.NOT_LINK_LOCAL
+    return AddressPolicy.PUBLIC if on_internet else AddressPolicy.NOT_THIS_MACHINE
 
 
 def _untrusted_realm(realm: Url, host: str, reason: str) -> AuthError:
