@@ -74,6 +74,28 @@ def test_a_wrong_blob_cannot_be_completed(tmp_path: Path, registry: Registry, la
         assert metric(node, 'upstream_verify_failures_total{upstream="*"}') == 1
 
 
+def test_nobody_keeps_what_is_not_verified(
+    tmp_path: Path, registry: Registry, layer: bytes
+) -> None:
+    push_image(Target(registry.url, "wrong/range"), layer, "v1")
+    path = f"/v2/wrong/range/blobs/{sha256(layer)}"
+    with in_front_of(tmp_path, registry.port) as (node, proxy):
+        proxy.break_next(Stall(_SIZE - 1000), method="GET", target="/blobs/")
+        etag = f'"{sha256(layer)}"'
+        first, middle = (begin(node, path, **one) for one in ({}, {"Range": "bytes=1000-1999"}))
+        conditional = begin(node, path, Range="bytes=1000-1999", **{"If-Range": etag})
+        statuses = [answer.status for answer in (first, middle, conditional)]
+        assert statuses == [200, 206, 200] and middle.read() == layer[1000:2000]
+        for answer in (first, middle, conditional):
+            assert answer.headers["Cache-Control"] == "no-store" and not answer.headers["ETag"]
+            answer.close()
+    with in_front_of(tmp_path, registry.port) as (node, _):
+        assert read_all(begin(node, path)) == layer
+        kept = begin(node, path, Range="bytes=1000-1999", **{"If-Range": etag})
+        assert (kept.status, kept.headers["ETag"]) == (206, etag)
+        assert "immutable" in kept.headers["Cache-Control"]
+
+
 def test_a_small_wrong_blob_is_an_error(tmp_path: Path, registry: Registry) -> None:
     content = os.urandom(1000)
     push_image(Target(registry.url, "wrong/small"), content, "v1")

@@ -55,7 +55,8 @@ def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
         if request.method != "HEAD":
             return _answer(request, target, (yield from through.blob(source, target)))
         size = yield from through.blob_size(source, target)
-        return Response(200, [*_headers(request, target), ("Content-Length", str(size))])
+        headers = _headers(request, target, verified=False)
+        return Response(200, [*headers, ("Content-Length", str(size))])
 
     def delete(request: Request, name: str, digest: str) -> Response:
         target = Digest.parse(digest)
@@ -88,21 +89,24 @@ def _redirect(location: str, digest: Digest) -> Response:
     return Response.of(307, [*headers, ("Cache-Control", "no-store")])
 
 
-def _headers(request: Request, digest: Digest) -> Headers:
-    return [
+def _headers(request: Request, digest: Digest, *, verified: bool = True) -> Headers:
+    """Nobody may keep what could still turn out to be other content."""
+    headers = [
         ("Content-Type", _BYTES),
         ("Docker-Content-Digest", str(digest)),
-        ("ETag", f'"{digest}"'),
         ("Accept-Ranges", "bytes"),
-        cache_forever(request),
     ]
+    if not verified:
+        return [*headers, ("Cache-Control", "no-store")]
+    return [*headers, ("ETag", f'"{digest}"'), cache_forever(request)]
 
 
 def _answer(request: Request, digest: Digest, blob: File | Growing) -> Response:
-    headers, etag = _headers(request, digest), f'"{digest}"'
-    if not_modified(request.header("If-None-Match"), etag):
+    verified = isinstance(blob, File) or blob.progress.value >= blob.size
+    headers, etag = _headers(request, digest, verified=verified), f'"{digest}"'
+    if verified and not_modified(request.header("If-None-Match"), etag):
         return Response(304, headers[1:])
-    content_range = _range(request, etag, blob.size)
+    content_range = _range(request, etag if verified else "", blob.size)
     if content_range is None:
         return _file_response(200, headers, blob)
     first, last = content_range
