@@ -60,7 +60,7 @@ def _row(region: dict[str, Any], now: float) -> tuple[str, ...]:
         region["mode"],
         region["remote"],
         f"{region['seconds']:.0f}s",
-        str(region["entries"]),
+        "unknown" if region["entries"] is None else str(region["entries"]),
         shown_size(region["bytes"]),
         f"{region['errors']}{error}",
         when(region["verified"]),

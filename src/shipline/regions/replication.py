@@ -87,6 +87,7 @@ class Ends:
 
 @dataclass(slots=True)
 class _Progress:
+    started: float
     seen: float = 0.0
     verified: float = 0.0
     skew_s: float = 0.0
@@ -115,7 +116,7 @@ class JournalReplication:
             tuple(map(Platform.parse, section.platforms)), section.referrers
         )
         self._lock = threading.Lock()
-        self._progress = _Progress(seen=clock())
+        self._progress = _Progress(clock())
 
     @property
     def section(self) -> ReplicationSection:
@@ -130,14 +131,16 @@ class JournalReplication:
         section, progress, now = self._section, self._progress, self._clock()
         oldest = self._backlog.oldest
         lag_s = max(now + progress.skew_s - oldest, 0.0) if oldest else 0.0
-        silent_s = now - progress.seen
-        if silent_s > _IDLE_WAIT_S + _SILENT_S or (progress.error and silent_s > _SILENT_S):
+        silent_s = now - (progress.seen or progress.started)
+        quiet_s = _SILENT_S if progress.seen else 0.0
+        if silent_s > _IDLE_WAIT_S + _SILENT_S or (progress.error and silent_s > quiet_s):
             lag_s = max(lag_s, silent_s)
+        entries = progress.behind + len(self._backlog)
         return RegionState(
             section.name,
             "pull" if section.from_ else "push",
             section.from_ or section.to,
-            progress.behind + len(self._backlog),
+            entries if entries or progress.seen else None,
             lag_s,
             self._meter.in_flight,
             progress.errors,

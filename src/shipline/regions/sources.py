@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,12 +14,14 @@ from urllib.parse import urlencode
 
 from msgspec import Struct
 
-from shipline.errors import RegistryError
+from shipline.errors import AuthError, RegistryError
 from shipline.registry import Client
 from shipline.server import Storage
 from shipline.server.journal import JournalEntry, snapshot
 from shipline.tasks import check, on_cancel
 from shipline.values import replace
+
+_CURSOR = re.compile("([0-9]{1,20}-[!-~]{1,100})?")
 
 
 class Page(Struct, frozen=True):
@@ -85,9 +89,9 @@ class RemoteJournal:
         with self._reading():
             return Page(
                 tuple(self._named(map(JournalEntry.from_json, document["entries"]))),
-                str(document["cursor"]),
+                _cursor(document["cursor"]),
                 int(document.get("last", 0)),
-                float(document["now"]) - time.time(),
+                _time(document["now"]) - time.time(),
                 bool(document["cut"]),
             )
 
@@ -104,6 +108,7 @@ class RemoteJournal:
 
     def _named(self, entries: Iterator[JournalEntry]) -> Iterator[JournalEntry]:
         for entry in entries:
+            _time(entry.at)
             if entry.repository.startswith(self._prefix):
                 yield replace(entry, repository=entry.repository.removeprefix(self._prefix))
 
@@ -126,9 +131,33 @@ class RemoteJournal:
                 host=self._host,
                 hint="serve it with --role primary",
             ) from None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except AuthError as error:
+            if error.status != 403:
+                raise
+            raise AuthError(
+                f"{self._host} does not let this node's account replicate",
+                host=self._host,
+                status=403,
+                hint="the account needs the action `replicate`, as of `shipline registry robot add"
+                " NAME --project PROJECT --allow replicate`",
+            ) from None
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise RegistryError(
                 f"{self._host}: the answer is not that of a shipline node: {error}",
                 host=self._host,
                 hint="`from` names a registry node of shipline that is served with --role primary",
             ) from None
+
+
+def _cursor(value: object) -> str:
+    """A cursor: a number, and the name of the journal. Raises ValueError."""
+    if not isinstance(value, str) or not _CURSOR.fullmatch(value):
+        raise ValueError(f"{value!r:.100} is not a cursor")
+    return value
+
+
+def _time(value: Any) -> float:
+    """Unix time. Raises ValueError."""
+    if not math.isfinite(seconds := float(value)):
+        raise ValueError(f"{value} is not a time")
+    return seconds

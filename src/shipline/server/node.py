@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from shipline.server.access import Authenticator, OpenAuthenticator
 from shipline.server.admission import Admission, AdmitAll
@@ -14,9 +14,13 @@ from shipline.server.events import EventKind, Listener, NodeEvent
 from shipline.server.http import Request, Response, Route
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
+from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.server.uploads import UploadStore
 from shipline.server.upstreams.pull_through import PullThrough
+
+if TYPE_CHECKING:
+    from shipline.server.replication import ReplicationSection
 
 _log = logging.getLogger(__name__)
 Observer = Callable[[Request, Response, float], None]
@@ -38,6 +42,7 @@ class RegistryNode:
     routes: tuple[Route, ...] = ()
     cdn: Cdn | None = None
     pull_through: PullThrough | None = None
+    replications: tuple[ReplicationSection, ...] = ()
     pulls_in_loop: bool = True  # pulls touch no disk: no rules, no listeners for them
 
     @classmethod
@@ -53,9 +58,20 @@ class RegistryNode:
         return cls(storage=storage, uploads=uploads, **(defaults | parts))
 
     def refuse_push(self, name: str) -> None:
-        """Raises Problem 405 for a repository of an upstream."""
+        """Raises Problem 405 for a repository of an upstream, or one that is replicated from
+        another registry.
+        """
         if self.pull_through is not None:
             self.pull_through.refuse_push(name)
+        for section in self.replications:
+            if section.replaces(name):
+                raise _not_here(section, name, "push to")
+
+    def refuse_delete(self, name: str) -> None:
+        """Raises Problem 405 for a repository that is replicated with its deletions."""
+        for section in self.replications:
+            if section.replaces(name) and section.deletes:
+                raise _not_here(section, name, "delete in")
 
     def publish(self, request: Request, kind: EventKind, repository: str, **facts: Any) -> None:
         """Publish an event of a request; `facts` are fields of NodeEvent."""
@@ -63,6 +79,12 @@ class RegistryNode:
             return
         actor, address = request.principal.actor, request.address
         publish(self.listeners, NodeEvent(kind, repository, actor=actor, address=address, **facts))
+
+
+def _not_here(section: ReplicationSection, name: str, what: str) -> Problem:
+    host, prefix = section.remote
+    message = f"{name} is replicated from {host}; {what} {host}/{prefix}{name}"
+    return Problem(405, "UNSUPPORTED", message, headers=(("Allow", "GET, HEAD"),))
 
 
 def publish(listeners: Iterable[Listener], event: NodeEvent) -> None:

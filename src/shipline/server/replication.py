@@ -118,6 +118,10 @@ class ReplicationSection:
         reference = Reference.parse(f"{text.rstrip('/')}/x")
         return reference.host, reference.repository.removesuffix("x")
 
+    def replaces(self, repository: str) -> bool:
+        """Whether this repository of the node is a copy of the other registry's."""
+        return bool(self.from_) and any(one.matches(repository) for one in self.repositories)
+
     def is_open(self, now: float) -> bool:
         """Whether `now`, in Unix time, is within a window."""
         minute = int(now // 60) % 1440
@@ -136,16 +140,17 @@ def _minutes(window: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class RegionState:
-    """How far a copy is behind: `entries` that it has not applied, the oldest of them `seconds` old
-    by the clock of the node that made it; `bytes` are in flight. `errors` counts failed attempts
-    since the start, `error` is the last one, empty once the entry was applied. `verified` is when
-    it last had everything, `seen` when it was last in contact, 0 for never, in Unix time.
+    """How far a copy is behind: `entries` that it has not applied, None if it never heard of any,
+    the oldest of them `seconds` old by the clock of the node that made it; `bytes` are in flight.
+    `errors` counts failed attempts since the start, `error` is the last one, empty once the entry
+    was applied. `verified` is when it last had everything, `seen` when it was last in contact, 0
+    for never, in Unix time.
     """
 
     name: str
     mode: Literal["follower", "pull", "push"]
     remote: str
-    entries: int
+    entries: int | None
     seconds: float
     bytes: int = 0
     errors: int = 0
@@ -307,8 +312,9 @@ def add_replication_gauges(
         def read() -> Readings:
             own = [replication.state() for replication in replications]
             return {
-                (state.name, state.mode): float(getattr(state, name))
+                (state.name, state.mode): float(value)
                 for state in (*own, *followers.states())
+                if (value := getattr(state, name)) is not None
             }
 
         return read

@@ -130,6 +130,7 @@ class Assembly:
             observers=(log_request,) if section.log.requests else (),
             cdn=cdn,
             pull_through=through,
+            replications=section.replication,
             pulls_in_loop=_pulls_in_loop(section),
         )
         return cls(node, health, hooks, (gc, retain), replications, section)
@@ -351,6 +352,17 @@ def _warnings(section: RegistrySection, access_control: AccessControl) -> Iterat
         yield (
             "policy.signatures applies to everyone: without accounts nobody can pull, and so sign, "
             "an unsigned image"
+        )
+    sources = [one.from_ for one in section.replication if one.from_]
+    if sources and not access_control.authenticator.accounts:
+        yield (
+            f"without accounts whoever reaches this node can pull what it replicates from "
+            f"{', '.join(sources)}, also from private projects; set access.mode to accounts"
+        )
+    if section.role == "edge" and not sources and not section.upstreams:
+        yield (
+            "this edge has neither upstreams nor a replication from another registry, and serves "
+            "only what is pushed to it"
         )
 
 

@@ -92,6 +92,39 @@ def test_images_and_later_changes_arrive_at_an_edge_and_at_an_edge_of_the_edge(
             )
 
 
+def test_what_an_edge_replicates_is_changed_at_its_source(primary: Node, tmp_path: Path) -> None:
+    """And nowhere else, since a copy that was changed would differ without anyone noticing."""
+    document = push(primary, "team/app", "v1", "one")
+    more = ", repositories: ['team/*'], deletes: true"
+    with edge_of(tmp_path, "edge", primary.address, more) as edge:
+        eventually(lambda: has(edge, "team/app", "v1", document))
+        target = Target(edge.url, "team/app")
+        for method, path, body in (
+            ("POST", "blobs/uploads/", b""),
+            ("PUT", "manifests/v2", to_json(document)),
+            ("DELETE", "manifests/v1", None),
+            ("DELETE", f"manifests/{sha256(to_json(document))}", None),
+        ):
+            refused = target.call(method, path, body, {"Content-Type": MANIFEST})
+            assert refused.status == 405, (method, path)
+            assert f"{primary.address}/team/app" in refused.body.decode()
+        assert has(edge, "team/app", "v1", document)
+        push(edge, "own/app", "v1", "two")  # not replicated
+        assert "whoever reaches this node can pull" in edge.log.read_text()
+
+
+def test_copies_of_what_is_deleted_elsewhere_can_be_deleted(primary: Node, tmp_path: Path) -> None:
+    document = push(primary, "team/app", "v1", "one")
+    with edge_of(tmp_path, "edge", primary.address) as edge:  # without `deletes`
+        eventually(lambda: has(edge, "team/app", "v1", document))
+        assert Target(edge.url, "team/app").call("DELETE", "manifests/v1").status == 202
+
+
+def test_an_edge_of_nothing_says_so_at_its_start(tmp_path: Path) -> None:
+    with served(tmp_path, "role: edge") as edge:
+        assert "neither upstreams nor a replication" in edge.log.read_text()
+
+
 def test_waiting_readers_cost_no_thread_and_wake_at_once(primary: Node) -> None:
     _, start = poll(primary, "since=")
     before = _threads(primary)

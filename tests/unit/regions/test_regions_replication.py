@@ -367,6 +367,14 @@ def test_an_edge_is_a_primary_for_others(primary: Region, edge: Region, tmp_path
     far.close()
 
 
+def test_what_lags_is_unknown_until_the_primary_has_answered(primary: Region, edge: Region) -> None:
+    one = replication(primary, edge)
+    assert (one.state().entries, one.state().seen) == (None, 0)
+    one.poll(0)
+    assert one.state().entries == 0
+    assert one.state().seen > 0
+
+
 def test_lag_is_the_age_by_the_clock_of_the_primary(primary: Region, edge: Region) -> None:
     store, one = MemoryStore(), replication(primary, edge)
     drain(one)

@@ -125,7 +125,7 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         return Response.of(201, headers)
 
     def delete(request: Request, name: str, reference: str) -> Response:
-        check_repository(name)
+        node.refuse_delete(check_repository(name))
         target = _reference(reference)
 
         def check() -> None:
