@@ -167,6 +167,17 @@ def test_a_dry_run_shows_the_change_and_pushes_nothing(deploy: Deploy) -> None:
     assert deploy.commits() == count
 
 
+def test_the_diff_of_a_dry_run_is_a_patch_for_git(deploy: Deploy) -> None:
+    shown = deploy.project.run("deploy", "--env", "production", "--dry-run").ok().out
+    clone = deploy.remote.parent / "patched"
+    subprocess.run(("git", "clone", "-q", str(deploy.remote), str(clone)), check=True)
+    apply = ["git", "-C", str(clone), "apply", "-"]
+    subprocess.run(apply, input=shown.encode(), check=True)
+    deploy.project.run("deploy", "--env", "production").ok()
+    for path in ("charts/app/values.yaml", "jobs/migrate.yaml"):
+        assert (clone / path).read_bytes().decode() == deploy.show(path)
+
+
 def test_deployments_at_once_all_land(deploy: Deploy) -> None:
     """Each run has a home of its own, so that nothing but the remote orders them."""
     count, statuses = deploy.commits(), list[int]()
@@ -239,7 +250,8 @@ def test_a_protected_branch_is_named_with_the_cure(deploy: Deploy) -> None:
     hook.chmod(0o755)
     done = deploy.project.run("deploy", "--env", "staging")
     assert done.status == 12
-    assert "the push was refused" in done.err and "pull-request" in done.err
+    assert "the push was refused: GH006: Protected branch update failed" in done.err
+    assert "pull-request" in done.err
 
 
 @pytest.mark.parametrize("kind", ["github", "gitlab"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -148,3 +149,30 @@ def test_two_platforms_begin_a_cache_mount_at_once(
     for number in range(3):
         shipline = Shipline(tmp_path / f"home-{number}", base_images.address)
         shipline.build("--platform", PLATFORMS, "-o", "type=cacheonly", source).ok()
+
+
+def test_another_read_only_file_system_with_the_same_stats_is_read(
+    tmp_path: Path, base_images: Registry, source: Path
+) -> None:
+    """Inodes, sizes and all times of the two are equal; no fingerprint tells them apart."""
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    seen = []
+    for text in ("before\n", "after.\n"):
+        (source / "file").write_text(text)
+        image = tmp_path / "context.erofs"
+        image.unlink(missing_ok=True)
+        make = ["mkfs.erofs", "-T", "1600000000", "--quiet", str(image), str(source)]
+        subprocess.run(make, check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop,ro", str(image), str(mounted)], check=True)
+        try:
+            out = tmp_path / "out.tar"
+            words = ("-f", "-", "-o", f"type=tar,dest={out}", mounted)
+            done = shipline.build(*words, stdin=b"FROM scratch\nCOPY file /\n")
+            assert done.status == 0, done.err
+            with tarfile.open(out) as archive:
+                seen.append(_content(archive, archive.getmember("file")))
+        finally:
+            subprocess.run(["umount", str(mounted)], check=True)
+    assert seen == [b"before\n", b"after.\n"]

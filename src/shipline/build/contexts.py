@@ -358,6 +358,11 @@ def _rules(name: str, path: Path, request: BuildRequest) -> df.IgnoreRules:
 
 
 def _stat_cache(state: Path, path: Path, stack: ExitStack) -> StatCache:
+    """What is known of the files; nothing where they cannot be written here: another image of a
+    read-only file system can have all their stats, and other contents.
+    """
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return StatCache()
     directory = state / "stat"
     directory.mkdir(exist_ok=True)
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()

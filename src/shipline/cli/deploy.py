@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,16 +242,18 @@ def _show(done: Deployed, address: str, *, dry_run: bool, as_json: bool) -> None
         return
     if dry_run:
         for path, (before, after) in done.files.items():
-            lines = difflib.unified_diff(
-                before.decode().splitlines(),
-                after.decode().splitlines(),
-                f"a/{path}",
-                f"b/{path}",
-                lineterm="",
-            )
-            click.echo("\n".join(lines))
+            click.echo(_patch(path, before.decode(), after.decode()), nl=False)
         return
     click.echo(address or done.commit)
+
+
+def _patch(path: str, before: str, after: str) -> str:
+    """The change of a file as `git apply` takes it: with its own line ends."""
+    old, new = (re.findall(r"[^\n]*\n|[^\n]+\Z", text) for text in (before, after))
+    lines = difflib.unified_diff(old, new, f"a/{path}", f"b/{path}")
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
 
 
 def _as_json(done: Deployed, address: str, dry_run: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from shipline.git.history import Commit, log
+from shipline.git.repository import push_refusal
 from shipline.git.run import Git, GitError, GitResult
 from shipline.net import without_logins
 from shipline.tasks import locked
@@ -180,13 +181,11 @@ def _author(git: Git) -> dict[str, str]:
 
 
 def _refused(branch: RemoteBranch, done: GitResult, text: str) -> GitError:
-    lines = [line.removeprefix("remote:").strip() for line in done.errors.splitlines()]
-    reasons = [line for line in lines if line and not line.startswith(("To ", "error: failed"))]
-    protected = re.search(r"protected branch|GH00[0-9]|hook declined|pre-receive", text)
+    protected = re.search(r"protected|GH00[0-9]|hook declined|pre-receive", text)
     denied = re.search(r"denied|403|401|read-only|Authentication|not allowed to push", text)
     hint = "give the user of this pipeline the right to push there" if denied else ""
-    if protected:
-        hint = "the branch is protected: propose the change with `pull-request` instead"
-    reason = next((line for line in reasons if line.startswith(("!", "fatal", "GH"))), "")
-    reason = reason or next(iter(reasons), "no reason given")
-    return PushRefused(f"{branch.shown}: the push was refused: {reason}", hint=hint)
+    if "checked out" in text:
+        hint = "push to a bare repository"
+    elif protected:
+        hint = "if the branch is protected, propose the change with `pull-request` instead"
+    return PushRefused(f"{branch.shown}: the push was refused: {push_refusal(done)}", hint=hint)

@@ -258,7 +258,7 @@ def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) 
         return Reserved.OURS
     if holder:
         raise TagTaken(name, holder)
-    raise GitError(f"{remote} refused the tag {name}: {_reason(done)}")
+    raise GitError(f"{remote} refused the tag {name}: {push_refusal(done)}")
 
 
 def _holder(git: Git, remote: str, name: str) -> str:
@@ -281,15 +281,13 @@ def _tag(name: str, commit: Commit, message: str) -> bytes:
     return ("\n".join(lines).rstrip() + "\n").encode(errors="surrogateescape")
 
 
-def _reason(done: GitResult) -> str:
-    """The messages of the remote, else the error of git."""
+def push_refusal(done: GitResult) -> str:
+    """Why a push was refused: what the remote says, else git's summary of the ref."""
     lines = [line.strip() for line in done.errors.splitlines()]
-    messages = [
-        line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")
-    ]
+    messages = [line.removeprefix("remote:").strip() for line in lines if line[:7] == "remote:"]
+    said = [message for message in messages if message.strip("=- ")]
     refused = [
         line for line in done.output.decode(errors="replace").splitlines() if line[:1] == "!"
     ]
-    return (messages or [line.split("\t")[-1] for line in refused] or lines or ["no reason given"])[
-        0
-    ]
+    own = [line for line in lines if line and not line.startswith(("hint:", "To "))]
+    return (said or [line.split("\t")[-1] for line in refused] or own or ["no reason given"])[0]

@@ -201,17 +201,17 @@ def synchronise(
     return tuple(failures)
 
 
-def read_lock(path: Path) -> Lock:
-    """The lock file, empty if there is none yet. Raises ConfigError."""
+def read_lock(path: Path, *, required: bool) -> Lock:
+    """The lock file; empty if there is none yet, unless it is required. Raises ConfigError."""
     try:
         document = json.loads(path.read_bytes())
         return {
             str(name): {str(tag): str(Digest.parse(digest)) for tag, digest in tags.items()}
             for name, tags in document["tags"].items()
         }
-    except FileNotFoundError:
-        return {}
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not required:
+            return {}
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ShiplineError):
         raise ConfigError(

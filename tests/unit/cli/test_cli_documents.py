@@ -19,7 +19,10 @@ from shipline.cli.build_options import SwitchCommand, plain_switches
 from shipline.cli.entry import own_arguments
 from shipline.cli.program import program
 from shipline.config import Config, loads
+from shipline.config.decoding import decode
+from shipline.config.document import read_document
 from shipline.deliver.ci import INPUTS
+from shipline.regions import MirrorPlan
 
 ROOT = Path(__file__).parents[3]
 PAGES = (
@@ -143,6 +146,8 @@ def test_every_yaml_block_is_valid(block: Block) -> None:
     document = YAML(typ="safe", pure=True).load(block.text)
     if isinstance(document, list):
         _check_steps(document)
+    elif "mirrors" in document:
+        decode(MirrorPlan, read_document(block.text.encode(), str(block)), {})
     elif next(iter(document)) not in FOREIGN:
         loads(block.text.encode(), str(block), {})
 
