@@ -21,9 +21,13 @@ def upstreams(port: int, **more: str) -> str:
 
 
 @contextmanager
-def in_front_of(root: Path, port: int, **more: str) -> Iterator[tuple[Node, FaultProxy]]:
-    """The node, its data below `root`, and the proxy before the registry at `port`."""
-    with FaultProxy(port) as proxy, served(root, upstreams(proxy.port, **more)) as node:
+def in_front_of(
+    root: Path, port: int, section: str = "", **more: str
+) -> Iterator[tuple[Node, FaultProxy]]:
+    """The node, its data below `root`, and the proxy before the registry at `port`; `section` is
+    what else stands below `registry:`.
+    """
+    with FaultProxy(port) as proxy, served(root, upstreams(proxy.port, **more) + section) as node:
         yield node, proxy
 
 

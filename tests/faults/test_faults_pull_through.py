@@ -300,12 +300,26 @@ def test_a_node_that_is_stopped_does_not_wait_for_an_upstream(
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("limits", "status"), [("blob-size: 1MiB", 502), ("disk-floor: 900000GiB", 507)]
+)
+def test_a_blob_that_is_too_large_is_not_fetched(
+    tmp_path: Path, registry: Registry, layer: bytes, limits: str, status: int
+) -> None:
+    push_image(Target(registry.url, "too/large"), layer, "v1")
+    with in_front_of(tmp_path, registry.port, f"limits: {{{limits}}}\n") as (node, proxy):
+        answer = Target(node.url, "too/large").call("GET", f"blobs/{sha256(layer)}")
+        assert answer.status == status and proxy.seen("GET", "/blobs/") == []
+        assert left_behind(node) == []
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(
     tmp_path: Path, registry: Registry, layer: bytes
 ) -> None:
     push_image(Target(registry.url, "full/disk"), layer, "v1")
     small = push_image(Target(registry.url, "full/small"), b"small", "v1")
-    with full_disk(tmp_path, _SIZE) as root, in_front_of(root, registry.port) as (node, _):
+    room = "limits: {disk-floor: 0}\n"
+    with full_disk(tmp_path, _SIZE) as root, in_front_of(root, registry.port, room) as (node, _):
         got = begin(node, f"/v2/full/disk/blobs/{sha256(layer)}")
         assert got.status == 507 or read_all(got) is None
         assert left_behind(node) == []

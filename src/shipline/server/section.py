@@ -49,7 +49,10 @@ class LimitsSection:
         default=None, metadata={"doc": "maximum size of a blob; unlimited by default"}
     )
     disk_floor: ByteSize = field(
-        default=_FLOOR, metadata={"doc": "free disk space below which /readyz fails"}
+        default=_FLOOR,
+        metadata={
+            "doc": "free disk space below which /readyz fails and nothing of upstreams is fetched"
+        },
     )
     upload_expiry: Duration = field(
         default=_DAY, metadata={"doc": "time without new bytes after which an upload is deleted"}

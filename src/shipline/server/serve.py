@@ -31,6 +31,7 @@ from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
 from shipline.server.node import RegistryNode, publish
+from shipline.server.problems import Problem
 from shipline.server.replication import (
     Followers,
     JournalSection,
@@ -98,6 +99,7 @@ class Assembly:
                 manifests,
                 metrics,
                 admission.on_event if rules else None,
+                partial(_check_room, section.limits, health.free_bytes),
             )
         on_report = partial(_count_collection, metrics)
         notify = partial(publish, listeners)
@@ -382,6 +384,17 @@ def _trim(journal: Journal, section: JournalSection) -> None:
             journal.trim(section.entries, section.age.seconds)
     except Cancelled:
         return
+
+
+def _check_room(limits: LimitsSection, free_bytes: Callable[[], int], size: int) -> None:
+    """Raises Problem for a blob of an upstream that is larger than the limit, or than the space
+    that is free above the floor.
+    """
+    largest = _max_blob_size(limits)
+    if largest is not None and size > largest:
+        raise Problem(502, "SIZE_INVALID", f"the blob is larger than limits.blob-size, {largest}")
+    if size > free_bytes() - limits.disk_floor.bytes:
+        raise Problem(507, "UNKNOWN", "the registry has no space left for this blob")
 
 
 def _max_blob_size(limits: LimitsSection) -> int | None:

@@ -467,6 +467,17 @@ def test_repositories_of_one_upstream_share_a_blob_that_arrives(edge: Edge) -> N
     assert edge.through.cached.sizes() == {"*": 750_000}
 
 
+def test_the_size_of_what_is_stored_is_not_the_one_that_the_upstream_says(edge: Edge) -> None:
+    (layer,) = edge.origin.image("v1", b"layer").layers
+    assert edge.blob("a/b", layer.digest) == b"layer"
+    known = edge.origin.known[layer.digest]
+    edge.origin.known[layer.digest] = Descriptor(known.media_type, known.digest, 1 << 50)
+    for method in ("HEAD", "GET"):
+        answer = edge.call(method, f"/v2/c/d/blobs/{layer.digest}")
+        assert (answer.status, answer.headers["Content-Length"]) == (200, "5")
+    assert edge.blob("c/d", layer.digest) == b"layer"
+
+
 def test_clients_that_wait_share_one_request(edge: Edge) -> None:
     image = edge.origin.image("v1", b"layer")
     going = threading.Event()

@@ -23,6 +23,7 @@ from shipline.server.upstreams.cached import CachedContent
 
 HELD_BACK = 64 << 10  # bytes of a blob that wait for its digest
 _FIRST_READ, _LARGEST_READ = 64 << 10, 1 << 20  # bytes
+_CHECK_EVERY = 16 << 20  # bytes between two looks at the free space
 _QUICK_S, _SLOW_S = 0.005, 0.05  # of one read: larger, smaller ones follow
 
 
@@ -63,12 +64,16 @@ class Fill(Flight):
         target: Descriptor,
         source: Fetcher,
         call: Callable[[Callable[[], None]], None],
-        exists: Callable[[], bool],
+        exists: Callable[[], int | None],
+        check_room: Callable[[int], None],
     ) -> None:
-        """`call` calls what asks the upstream; `exists` tells whether the repository has it now."""
+        """`call` calls what asks the upstream; `exists` returns the size if the repository has it
+        now; `check_room` raises Problem if so many bytes are too many.
+        """
         super().__init__(self._fill)
         self._cached, self._name, self._target = cached, name, target
         self._source, self._call, self._exists = source, call, exists
+        self._check_room, self._size = check_room, target.size
         self._lock = threading.Lock()
         self._fd = -1
         self._names = {name}
@@ -80,7 +85,7 @@ class Fill(Flight):
 
     def part(self) -> Growing:
         """All of it, to be sent."""
-        return Growing(self._open, 0, self._target.size, self.progress)
+        return Growing(self._open, 0, self._size, self.progress)
 
     def _open(self) -> int:
         with self._lock:
@@ -91,7 +96,9 @@ class Fill(Flight):
 
     def _fill(self) -> None:
         storage, size = self._cached.storage, self._target.size
-        if not self._exists():
+        stored = self._exists()
+        if stored is None:
+            self._check_room(size)
             path = storage.incoming / f"fill-{uuid.uuid4()}"
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
@@ -109,14 +116,20 @@ class Fill(Flight):
                 with self._lock:
                     fd, self._fd = self._fd, -1
                 os.close(fd)
-        self.progress.advance(size)
+        else:  # whatever the upstream says
+            self._size = stored
+        self.progress.advance(self._size)
 
     def _receive(self) -> None:
         """Small reads while bytes come slowly, so that clients get them soon."""
-        position, step, sendable = 0, _FIRST_READ, self._target.size - HELD_BACK
+        size, position, checked, step = self._target.size, 0, 0, _FIRST_READ
+        sendable = size - HELD_BACK
         with self._source.fetch(self._target) as reader:
             began = time.monotonic()
             while data := reader.read(step):
+                if position - checked >= _CHECK_EVERY:  # others write, too
+                    self._check_room(size - position)
+                    checked = position
                 view = memoryview(data)
                 while view:
                     written = os.pwrite(self._fd, view, position)

@@ -95,10 +95,11 @@ class PullThrough:
         manifests: Manifests,
         metrics: Metrics,
         on_statement: Publish | None = None,
+        check_room: Callable[[int], None] = lambda size: None,
     ) -> None:
         """With `on_statement` what the upstream has about an image, signatures above all, is
-        fetched with the image; it gets an event for each. Raises ConfigError for a missing
-        password.
+        fetched with the image; it gets an event for each. `check_room` raises Problem if a blob of
+        so many bytes is too large. Raises ConfigError for a missing password.
         """
         clock = storage.clock
         self._storage, self._manifests = storage, manifests
@@ -109,7 +110,7 @@ class PullThrough:
         self._find = lru_cache(_REMEMBERED)(self._match)
         self.cached = CachedContent(storage, manifests, self._cap, self._count_eviction)
         self._documents, self._fills = Flights(_THREADS), Flights(_THREADS)
-        self._on_statement = on_statement
+        self._on_statement, self._check_room = on_statement, check_room
         self._examined: _Memory[None] = _Memory(clock)
         self._checked: _Memory[None] = _Memory(clock)
         self._absent: _Memory[None] = _Memory(clock)
@@ -209,8 +210,7 @@ class PullThrough:
         if known := self._listed.get((source.name, digest), _LISTED_S):
             return known[1]
         if (size := self._listed_size(source.name, digest)) is not None:
-            self._listed.put((source.name, digest), size)
-            return size
+            return self._remember_size(source, digest, size)
         work = partial(self._head_blob, source, digest)
         flight, _ = self._documents.join((source.name, digest, "size"), lambda: Flight(work))
         if (error := (yield from flight.wait())) is not None:
@@ -357,29 +357,44 @@ class PullThrough:
         call = partial(self._call, source, "blobs", str(target.digest))
         origin = source.upstream.origin(source.name)
         exists = partial(self._is_here, source, target.digest)
-        return Fill(self.cached, source.name, target, origin, call, exists)
+        return Fill(self.cached, source.name, target, origin, call, exists, self._check_room)
 
-    def _is_here(self, source: ProxiedRepository, digest: Digest) -> bool:
-        """Whether the repository has the blob, perhaps from another one of the same upstream, which
-        says that this one has it, too.
+    def _is_here(self, source: ProxiedRepository, digest: Digest) -> int | None:
+        """The size of the blob if the repository has it, perhaps from another one of the same
+        upstream, which says that this one has it, too.
         """
-        name, records = source.name, self._storage.records
-        if self._storage.find_blob(name, digest) is not None:
-            return True
+        name = source.name
+        if (size := self._storage.find_blob(name, digest)) is not None:
+            return size
+        if (size := self._stored_size(source, digest)) is None:
+            return None
+        if self._listed_size(name, digest) is None:
+            self._head_blob(source, digest)
 
         def same(other: str) -> bool:
             return self._find(other) is source.upstream
 
-        holders = records.scan(("holder", str(digest)), limit=_HOLDERS)
-        if not any(kind == "blob" and same(other) for (other, kind), _ in holders):
-            return False
-        if self._listed_size(name, digest) is None:
-            self._head_blob(source, digest)
-        return self.cached.mount_blob(name, digest, same)
+        return size if self.cached.mount_blob(name, digest, same) else None
+
+    def _stored_size(self, source: ProxiedRepository, digest: Digest) -> int | None:
+        """The size of the blob if a repository of the same upstream has it."""
+        holders = self._storage.records.scan(("holder", str(digest)), limit=_HOLDERS)
+        same = (
+            other
+            for (other, kind), _ in holders
+            if kind == "blob" and self._find(other) is source.upstream
+        )
+        return next((self._storage.blob_size(other, digest) for other in same), None)
 
     def _head_blob(self, source: ProxiedRepository, digest: Digest) -> int:
         origin = source.upstream.origin(source.name)
         size = self._call(source, "blobs", str(digest), lambda: origin.blob_size(digest))
+        return self._remember_size(source, digest, size)
+
+    def _remember_size(self, source: ProxiedRepository, digest: Digest, said: int) -> int:
+        """The size; what is stored knows better than the upstream."""
+        stored = self._stored_size(source, digest)
+        size = said if stored is None else stored
         self._listed.put((source.name, digest), size)
         return size
 
