@@ -282,12 +282,12 @@ def refusal_hint(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
     match worst:
         case RejectReason.NAME:
             return (
-                "it was signed under another name: accept that name (identity: path for a copy, "
-                f"a pattern, any), or sign it under this one: {sign}"
+                "it was signed under another name: accept that name (--identity path for a copy, "
+                f"a pattern, any; in a file, identity: path), or sign it under this one: {sign}"
             )
         case RejectReason.NO_NAME:
             return (
-                "it was signed without a name: accept that (identity: optional), or sign it "
+                "it was signed without a name: accept that (--identity optional), or sign it "
                 f"with one: {sign}"
             )
         case RejectReason.ANNOTATION:
