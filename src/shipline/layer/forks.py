@@ -20,7 +20,7 @@ import socket
 import struct
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -163,13 +163,14 @@ def aside(compute: Callable[[], Any], files: Collection[int]) -> Iterator[Callab
 
     Yields a function that waits for it so many seconds; None if there is none by then.
     """
-    memory = os.memfd_create("aside")
 
     def serve() -> None:
         with open(memory, "wb", closefd=False) as file:
             marshal.dump(compute(), file)
 
     def result(timeout_s: float) -> Any:
+        if ended is None:
+            return None
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         with on_cancel(lambda: os.kill(pid, signal.SIGKILL)):
@@ -179,20 +180,17 @@ def aside(compute: Callable[[], Any], files: Collection[int]) -> Iterator[Callab
             return marshal.loads(file.read())
         return None
 
-    try:
-        pid = _fork(serve, {memory, *files})
-    except OSError:
-        os.close(memory)
-        yield lambda _: None
-        return
-    ended = os.pidfd_open(pid)
-    try:
+    ended: int | None = None
+    with ExitStack() as stack:
+        with suppress(OSError):  # some sandboxes have none of these calls
+            memory = os.memfd_create("aside")
+            stack.callback(os.close, memory)
+            pid = _fork(serve, {memory, *files})
+            stack.callback(os.waitpid, pid, 0)
+            stack.callback(os.kill, pid, signal.SIGKILL)
+            ended = os.pidfd_open(pid)
+            stack.callback(os.close, ended)
         yield result
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(ended)
-        os.close(memory)
 
 
 def _fork(work: Callable[[], object], files: Collection[int]) -> int:

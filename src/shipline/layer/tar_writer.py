@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # O_NONBLOCK: open(2) must not block on a file that has become a FIFO
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_STOP = "stop writing to it during the build, or exclude it in .dockerignore"
 _IDENTITY = 32  # bytes of a digest; a capability may follow, which the header has
 
 
@@ -246,19 +247,24 @@ def _identify(source: Source, digests: ContentDigests) -> None:
 
 
 class LargeFiles:
-    """Notes the digests of files that are longer than a block, from their blocks in order."""
+    """Notes the digests of files that are longer than a block, from their blocks in order, or
+    compares them with what `identify_large` has read before.
+    """
 
     def __init__(self) -> None:
         self._hasher: blake3 | None = None
 
     def see(self, block: TarBlock, view: memoryview) -> None:
-        """Take the next block, which is filled. Raises ContentError as `fill` does."""
+        """Take the next block, which is filled. Raises ContentError as `fill` does, and for a file
+        with other bytes than before.
+        """
         first, last = block.pieces[0], block.pieces[-1]
         if isinstance(first, FilePart) and first.start:
             self._see(first, view[: first.end - first.start])
         if isinstance(last, FilePart) and not last.start:
-            digests = _unknown(last)
-            self._hasher = None if digests is None else digests.hasher()
+            source, is_large = last.source, last.end != last.entry.size
+            wanted = source.digests if is_large and source.known is None else None
+            self._hasher = None if wanted is None else wanted.hasher()
             self._see(last, view[block.length - last.end :])
 
     def _see(self, part: FilePart, data: memoryview) -> None:
@@ -268,9 +274,12 @@ class LargeFiles:
         assert source.digests is not None
         self._hasher.update(data)
         if part.end == part.entry.size:
+            digest, before = self._hasher.digest(), source.identity()
+            if before is not None and before[:_IDENTITY] != digest:
+                raise ContentError(f"{part.entry.path} changed while it was read", hint=_STOP)
             try:
                 path = f"{source.root.path}/{source.name}"
-                source.digests.add(source.name, path, self._hasher.digest())
+                source.digests.add(source.name, path, digest)
             except OSError as error:
                 raise unreadable(source, error) from error
 
@@ -278,7 +287,7 @@ class LargeFiles:
 def changed(entry: Entry) -> ContentError:
     return ContentError(
         f"{entry.path}: no longer {entry.size} bytes long: it changed while it was read",
-        hint="stop writing to it during the build, or exclude it in .dockerignore",
+        hint=_STOP,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import pytest
 
 from shipline.content import MemoryStore
 from shipline.errors import Cancelled, ContentError
-from shipline.layer import BlockIndex, Codec, Layer, scan, stream, stream_blocks
+from shipline.layer import BlockIndex, Codec, Layer, scan, stream, stream_blocks, tar_writer
 from shipline.layer.forks import SharedJobs
+from shipline.layer.tar_writer import TarBlock
 from shipline.tasks import TaskGroup
 
 JOBS = 60
@@ -94,6 +95,31 @@ def test_a_file_that_changes_is_the_same_error(
         errors.add((raised.value.message, raised.value.hint))
     assert len(errors) == 1
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("worth", [0, 1 << 60])
+def test_a_large_file_that_changes_after_it_was_identified_is_an_error(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, worth: int
+) -> None:
+    """Its key would name other bytes, in this build and in all that find it in the cache."""
+    monkeypatch.setattr(stream, "_WORTH_FORKING", worth)
+    index = BlockIndex()
+    scanned = scan(tree)
+    scanned.note_contents()
+    with MemoryStore().ingest() as ingest:
+        stream_blocks(scanned.items(), ingest, Codec(), index)
+    scanned = scan(tree)
+    scanned.note_contents()
+    items = list(scanned.items())
+    identify = tar_writer.identify_large
+
+    def changed(blocks: Iterable[TarBlock]) -> None:
+        identify(blocks)
+        (tree / "large").write_bytes(random.Random(2).randbytes(3_000_000))
+
+    monkeypatch.setattr(stream, "identify_large", changed)
+    with pytest.raises(ContentError, match="changed while"), MemoryStore().ingest() as ingest:
+        stream_blocks(items, ingest, Codec(), BlockIndex(index.dump()))
 
 
 def parent_of_jobs(work: object) -> Iterator[tuple[int, bytes]]:

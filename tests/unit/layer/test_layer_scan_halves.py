@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -105,3 +106,17 @@ def test_a_directory_that_cannot_be_read_is_the_same_error(
     for used in (cache, None):
         with pytest.raises(ContentError, match="é: Permission denied"):
             scan(place, cache=used)
+
+
+@pytest.mark.parametrize("missing", ["memfd_create", "pidfd_open"])
+def test_one_process_does_it_all_where_a_sandbox_forbids_the_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    cache = StatCache()
+    scan(place, cache=cache).digest()
+    assert cache.middle("")
+    monkeypatch.setattr(os, missing, refuse)
+    assert found(scan(place, cache=cache)) == found(scan(place))
