@@ -159,6 +159,12 @@ def test_2_an_upstream_on_the_internet_sends_a_node_to_no_private_address(
         assert len(served.requests) >= 1 and internal.requests == []
 
 
+def test_2_what_is_no_tag_is_not_listed() -> None:
+    listed = b'{"tags":["v1","<script>","../..",5,null,"a\\r\\nSet-Cookie: x","","x.y_z-1"]}'
+    with serving(lambda request: (200, {}, listed)) as served, client_for(served) as client:
+        assert list(client.repository(name(served)).tags()) == ["v1", "x.y_z-1"]
+
+
 # 3: a layer that says it is elsewhere
 
 

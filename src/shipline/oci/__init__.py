@@ -18,7 +18,7 @@ from shipline.oci.manifest import (
     weight_of,
 )
 from shipline.oci.platform import Platform, best_match
-from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag
+from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag, is_tag
 from shipline.oci.resources import Resources, Ulimit
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "check_tag",
     "combine",
     "from_bytes",
+    "is_tag",
     "media",
     "parse_manifest",
     "to_bytes",

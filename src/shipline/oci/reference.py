@@ -94,9 +94,14 @@ class Reference(Struct, frozen=True, order=True):
         return self.name + self._suffix
 
 
+def is_tag(text: str) -> bool:
+    """Whether it is a valid tag."""
+    return _TAG.match(text) is not None
+
+
 def check_tag(tag: str) -> str:
     """The tag. Raises InvalidReference if it is invalid."""
-    if not _TAG.match(tag):
+    if not is_tag(tag):
         raise InvalidReference(
             f"not a tag: {tag[:200]!r}",
             hint="letters, digits, '_', '.' and '-', at most 128, not starting with '.' or '-'",

@@ -21,7 +21,15 @@ from shipline.errors import (
     RegistryError,
     ShiplineError,
 )
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, check_repository, check_tag, media
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    check_repository,
+    check_tag,
+    is_tag,
+    media,
+)
 from shipline.registry.errors import Unreachable
 from shipline.registry.http import back_off
 from shipline.registry.ingest import RemoteIngest
@@ -373,7 +381,7 @@ class RemoteRepository:
             return None
 
     def tags(self) -> Iterator[str]:
-        """All tags, in the registry's order."""
+        """All tags, in the registry's order, without what is not a tag."""
         first = self._registry.url("tags", "list").with_query(
             ("n", str(self._registry.quirks.page))
         )
@@ -382,7 +390,7 @@ class RemoteRepository:
                 names = json.loads(page).get("tags") or ()
             except (ValueError, AttributeError):
                 raise ContentError(f"{self.name}: the list of tags is not JSON") from None
-            yield from (tag for tag in names if isinstance(tag, str))
+            yield from (tag for tag in names if isinstance(tag, str) and is_tag(tag))
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """Manifests whose subject is `target`, of one artifact type if it is given."""

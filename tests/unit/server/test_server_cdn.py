@@ -114,6 +114,19 @@ def test_a_signed_url_is_good_for_its_blob_in_its_time_alone(
     assert late.status == 403 and "expired" in late.message
 
 
+@pytest.mark.parametrize("options", FORMS, ids=lambda one: f"{one.form}-{one.address_range}")
+def test_a_url_has_no_other_parameters_that_would_be_cached_apart(
+    start: Start, options: CdnSection
+) -> None:
+    app = start(options)
+    url = location(app)
+    query = url.partition("?")[2]
+    for more in ("x=1", query, query.split("&")[0], "expires=1"):
+        assert app.call("GET", f"{url}&{more}").status == 403
+        assert app.call("GET", url.replace("?", f"?{more}&")).status == 403
+    assert app.call("GET", url).status == 200
+
+
 def test_every_changed_character_of_the_query_is_refused(start: Start) -> None:
     app = start(section(address_range="address"))
     path, _, query = location(app).partition("?")

@@ -14,7 +14,7 @@ import pytest
 
 from node_app import NodeApp, fill
 from shipline.content import MemoryStore
-from shipline.errors import ConfigError, NotFound, RegistryError
+from shipline.errors import AuthError, ConfigError, NotFound, RegistryError
 from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.server.fsck import CheckSummary, check
@@ -476,6 +476,21 @@ def test_the_size_of_what_is_stored_is_not_the_one_that_the_upstream_says(edge: 
         answer = edge.call(method, f"/v2/c/d/blobs/{layer.digest}")
         assert (answer.status, answer.headers["Content-Length"]) == (200, "5")
     assert edge.blob("c/d", layer.digest) == b"layer"
+
+
+def test_lists_are_of_known_repositories_and_asked_about_each_time(edge: Edge) -> None:
+    edge.origin.image("v1", b"layer")
+    listed = edge.call("GET", "/v2/a/b/tags/list")
+    assert listed.headers["Cache-Control"] == "public, no-cache"
+    digest = Digest.of(b"x")
+    referrers = edge.call("GET", f"/v2/a/b/referrers/{digest}")
+    assert referrers.headers["Cache-Control"] == "public, no-cache"
+    edge.origin.failure = NotFound("gone")
+    unknown = edge.call("GET", "/v2/no/such/tags/list")
+    assert unknown.status == 404 and "NAME_UNKNOWN" in unknown.text
+    edge.origin.failure = AuthError("no", host="origin.example", status=401)
+    refused = edge.call("GET", "/v2/other/such/tags/list")
+    assert refused.status == 403 and "pull the tags of other/such" in refused.message
 
 
 def test_clients_that_wait_share_one_request(edge: Edge) -> None:

@@ -109,10 +109,12 @@ class Cdn:
         client = client_address(request.address, request.header("X-Forwarded-For"), self._proxies)
         path = _path(check_repository(match["name"]), Digest.parse(match["digest"]))
         grant = form.grant(path, query, client)
-        right = "" if grant is None else form.query(grant, query["key"])[form.name]
-        given = query.get(form.name, "")
-        if grant is None or not hmac.compare_digest(given.encode(), right.encode()):
+        right = {} if grant is None else form.query(grant, query["key"])
+        given, expected = query.get(form.name, ""), right.get(form.name, "")
+        if grant is None or not hmac.compare_digest(given.encode(), expected.encode()):
             raise _refused("the signature of this URL is wrong")
+        if {name: [value] for name, value in right.items()} != request.query:
+            raise _refused("this URL has parameters that were not signed")  # one entry per URL
         if self._clock() >= grant.expires:
             raise _refused("this URL has expired; ask the registry again")
         if grant.addresses and not Network(grant.addresses).contains(client):

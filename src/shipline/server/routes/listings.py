@@ -9,7 +9,16 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
-from shipline.server.http import Coro, Headers, Principal, Request, Response, Route, route
+from shipline.server.http import (
+    Coro,
+    Headers,
+    Principal,
+    Request,
+    Response,
+    Route,
+    revalidate,
+    route,
+)
 from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, name_unknown
 from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
@@ -32,7 +41,7 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
             raise name_unknown(name)
         last, count = _page_parameters(request)
         tags = manifests.tags(name, last, count + 1) if count else []
-        return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
+        return _page(request, f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
 
     def upstream_tags(
         request: Request, through: PullThrough, source: ProxiedRepository
@@ -41,14 +50,14 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
         tags, headers = yield from through.tags(source)
         tags = [tag for tag in tags if tag > last][: count + 1] if count else []
         name = source.name
-        response = _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
+        response = _page(request, f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
         response.headers.extend(headers)
         return response
 
     def catalogue(request: Request) -> Response:
         last, count = _page_parameters(request)
         names = _visible(node, request.principal, last, count + 1) if count else []
-        return _page("/v2/_catalog", {}, "repositories", names, count)
+        return _page(request, "/v2/_catalog", {}, "repositories", names, count)
 
     def referrers(request: Request, name: str, digest: str) -> Response | Coro[Response]:
         check_repository(name)
@@ -85,7 +94,7 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
                 break
             page.append(entry)
             size += len(json.dumps(entry))
-        headers: Headers = [("Content-Type", media.OCI_INDEX)]
+        headers: Headers = [("Content-Type", media.OCI_INDEX), revalidate(request)]
         if artifact_type:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         if more:
@@ -132,9 +141,11 @@ def _last(request: Request) -> str:
     return last
 
 
-def _page(path: str, document: dict[str, Any], key: str, names: list[str], count: int) -> Response:
+def _page(
+    request: Request, path: str, document: dict[str, Any], key: str, names: list[str], count: int
+) -> Response:
     """`found` has one more name than fits if there is a next page."""
-    headers: Headers = [_JSON]
+    headers: Headers = [_JSON, revalidate(request)]
     if count and len(names) > count:
         names = names[:count]
         headers.append(_next(path, {"n": count, "last": names[-1]}))

@@ -219,7 +219,11 @@ class PullThrough:
 
     def tags(self, source: ProxiedRepository) -> Coro[tuple[list[str], Headers]]:
         """All tags in byte order, and headers for the response. Raises Problem."""
-        return (yield from self._list(source, "tags", lambda origin: sorted(origin.tags())))
+        return (
+            yield from self._list(
+                source, f"the tags of {source.name}", lambda origin: sorted(origin.tags())
+            )
+        )
 
     def referrers(
         self, source: ProxiedRepository, subject: Digest
@@ -230,7 +234,7 @@ class PullThrough:
             found = origin.referrers(Descriptor(media.OCI_MANIFEST, subject, 0))
             return [one.to_json() for one in sorted(found, key=lambda one: str(one.digest))]
 
-        return (yield from self._list(source, f"referrers of {subject}", read))
+        return (yield from self._list(source, f"the referrers of {subject}", read))
 
     def use_blob(self, source: ProxiedRepository, digest: Digest) -> None:
         """A blob that the repository has is about to be sent."""
@@ -427,6 +431,8 @@ class PullThrough:
             known = self._listings.get(key, longest.seconds if error and longest else float("inf"))
         if known is None:
             self._count("listings", "failed")
+            if isinstance(error, NotFound):
+                raise name_unknown(source.name)
             raise upstream.problem(error or ContentError(""), "manifests", what)
         if error is not None:
             self._count("listings", "stale")
