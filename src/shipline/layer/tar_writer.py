@@ -248,7 +248,7 @@ def _identify(source: Source, digests: ContentDigests) -> None:
 
 class LargeFiles:
     """Notes the digests of files that are longer than a block, from their blocks in order, or
-    compares them with what `identify_large` has read before.
+    compares them with those that were known before: keys of blocks name them.
     """
 
     def __init__(self) -> None:
@@ -262,8 +262,7 @@ class LargeFiles:
         if isinstance(first, FilePart) and first.start:
             self._see(first, view[: first.end - first.start])
         if isinstance(last, FilePart) and not last.start:
-            source, is_large = last.source, last.end != last.entry.size
-            wanted = source.digests if is_large and source.known is None else None
+            wanted = last.source.digests if last.end != last.entry.size else None
             self._hasher = None if wanted is None else wanted.hasher()
             self._see(last, view[block.length - last.end :])
 
@@ -275,8 +274,10 @@ class LargeFiles:
         self._hasher.update(data)
         if part.end == part.entry.size:
             digest, before = self._hasher.digest(), source.identity()
-            if before is not None and before[:_IDENTITY] != digest:
-                raise ContentError(f"{part.entry.path} changed while it was read", hint=_STOP)
+            if before is not None:
+                if before[:_IDENTITY] != digest:
+                    raise ContentError(f"{part.entry.path} changed while it was read", hint=_STOP)
+                return
             try:
                 path = f"{source.root.path}/{source.name}"
                 source.digests.add(source.name, path, digest)

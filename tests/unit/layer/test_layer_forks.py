@@ -14,7 +14,16 @@ import pytest
 
 from shipline.content import MemoryStore
 from shipline.errors import Cancelled, ContentError
-from shipline.layer import BlockIndex, Codec, Layer, scan, stream, stream_blocks, tar_writer
+from shipline.layer import (
+    BlockIndex,
+    Codec,
+    Layer,
+    StatCache,
+    scan,
+    stream,
+    stream_blocks,
+    tar_writer,
+)
 from shipline.layer.forks import SharedJobs
 from shipline.layer.tar_writer import TarBlock
 from shipline.tasks import TaskGroup
@@ -98,17 +107,19 @@ def test_a_file_that_changes_is_the_same_error(
 
 
 @pytest.mark.parametrize("worth", [0, 1 << 60])
+@pytest.mark.parametrize("cached", [False, True])
 def test_a_large_file_that_changes_after_it_was_identified_is_an_error(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, worth: int
+    tree: Path, monkeypatch: pytest.MonkeyPatch, worth: int, cached: bool
 ) -> None:
     """Its key would name other bytes, in this build and in all that find it in the cache."""
     monkeypatch.setattr(stream, "_WORTH_FORKING", worth)
-    index = BlockIndex()
-    scanned = scan(tree)
+    cache, index = StatCache(), BlockIndex()
+    scanned = scan(tree, cache=cache)
     scanned.note_contents()
     with MemoryStore().ingest() as ingest:
         stream_blocks(scanned.items(), ingest, Codec(), index)
-    scanned = scan(tree)
+    scanned.digest()
+    scanned = scan(tree, cache=cache if cached else None)
     scanned.note_contents()
     items = list(scanned.items())
     identify = tar_writer.identify_large
