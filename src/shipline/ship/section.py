@@ -242,6 +242,11 @@ class RegionsSection:
                 raise ConfigError(
                     f"registries: {name!r} is not a name of lower-case letters, digits and -"
                 )
+            if "://" in registry:
+                raise ConfigError(
+                    f"registries.{name}: {registry!r} is a URL, not HOST or HOST/PREFIX",
+                    hint=f"write {registry.partition('://')[2].rstrip('/')}",
+                )
             try:
                 place = Reference.parse(f"{registry}/image")
             except ShiplineError as error:

@@ -100,6 +100,7 @@ def test_a_region_that_is_left_out_gets_no_tag_and_is_not_waited_for() -> None:
         ("registries: {eu: eu.example/App}", "registries.eu"),
         ("registries: {eu: eu.example/}", "registries.eu"),
         ("registries: {eu: mirror}", "is not HOST"),
+        ("registries: {eu: 'https://eu.example'}", "'https://eu.example' is a URL, not HOST"),
         ("registries: {eu: r.example}", "is that of image"),
         ("registries: {eu: a.example, us: a.example}", "is that of regions.registries.eu"),
         ("wait: some", "wait"),
