@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct, structs
 
@@ -18,3 +18,14 @@ def replace(value: T, /, **changes: Any) -> T:
     if isinstance(value, Struct):
         return structs.replace(value, **changes)  # noqa: TID251
     return dataclasses.replace(value, **changes)  # type: ignore[type-var] # noqa: TID251
+
+
+class Redacted(Struct, frozen=True):
+    """A value whose `repr` leaves out the fields in `hidden`: secrets, and what is long."""
+
+    hidden: ClassVar[frozenset[str]]
+
+    def __repr__(self) -> str:
+        shown = [name for name in self.__struct_fields__ if name not in self.hidden]
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__name__}({fields})"

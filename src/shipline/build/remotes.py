@@ -6,10 +6,11 @@ import base64
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, open_records
@@ -51,8 +52,7 @@ _SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs
 _SSH = "default"  # the id of the agent that git uses
 
 
-@dataclass(frozen=True, slots=True)
-class Remotes:
+class Remotes(Struct, frozen=True):
     """Opens the remote sources of one build, each once; safe to use from any thread.
 
     `secrets` are those of the request; `ssh` is None where the build has no SSH login.

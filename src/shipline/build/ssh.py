@@ -14,16 +14,16 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from msgspec import Struct
 
 from shipline.build.request import Ssh
 from shipline.errors import Cancelled, UsageError
 from shipline.tasks import TaskGroup, on_cancel
+from shipline.values import Redacted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -97,14 +97,15 @@ class ForwardedAgent(Struct, frozen=True):
             yield forward
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Redacted, frozen=True):
     """A key: its public part as SSH encodes it, and a function from data and the flags of a request
     to a signature.
     """
 
+    hidden: ClassVar = frozenset({"sign"})
+
     public: bytes
-    sign: Callable[[bytes, int], bytes] = field(repr=False)
+    sign: Callable[[bytes, int], bytes]
 
 
 class KeyAgent(Struct, frozen=True):

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from shipline.build import parse_boolean
 from shipline.errors import ConfigError, UsageError
@@ -208,8 +208,7 @@ def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) 
     return facts
 
 
-@dataclass(frozen=True, slots=True)
-class _GitCheckout:
+class _GitCheckout(Struct, frozen=True):
     """Where a context is in its repository; `file` is the Dockerfile, None if it is outside."""
 
     revision: str

@@ -12,16 +12,17 @@ import re
 import select
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.git.run import GitError, GitMissing, RemoteUnreachable, explain
 from shipline.git.source import PROTOCOLS
 from shipline.net import without_logins
 from shipline.processes import ProcessGroup
 from shipline.tasks import check, on_cancel
+from shipline.values import Redacted
 
 SILENCE_S = 120.0
 _KEPT = ("PATH", "HOME", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -82,8 +83,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-@dataclass(frozen=True, slots=True)
-class IsolatedGit:
+class IsolatedGit(Redacted, frozen=True):
     """git as above. `environ` is that of this program, of which little is handed on; `headers` are
     HTTP headers by the URL that they are for.
 
@@ -91,8 +91,10 @@ class IsolatedGit:
     cancelled, with all programs that it started.
     """
 
+    hidden: ClassVar = frozenset({"headers"})
+
     environ: Mapping[str, str]
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
     ssh: SshAccess | None = None
     silence_s: float = SILENCE_S
 

@@ -11,7 +11,8 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shipline.metadata.protocols import NOTHING, Key, encode
 
@@ -22,8 +23,7 @@ Apply = Callable[[Changes, Counters, bool], None]
 """Writes changes and counters in one transaction; the last argument says whether to sync."""
 
 
-@dataclass(slots=True, eq=False)
-class PendingWrite:
+class PendingWrite(Struct, eq=False):
     """A caller's pending write."""
 
     changes: Changes

@@ -9,8 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlencode
 
 from msgspec import Struct
@@ -21,6 +20,7 @@ from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
 from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import Limiter
+from shipline.values import Redacted
 
 Scopes = tuple["Scope", ...]
 
@@ -125,11 +125,12 @@ def _challenges(text: str) -> Iterator[Challenge]:
         yield Challenge(match[1].lower(), parameters)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Redacted, frozen=True):
     """A bearer token for `scopes`; `lifetime_s` counts from its receipt."""
 
-    value: str = field(repr=False)
+    hidden: ClassVar = frozenset({"value"})
+
+    value: str
     scopes: Scopes
     lifetime_s: float
 

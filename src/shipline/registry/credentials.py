@@ -6,25 +6,26 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from shipline.errors import AuthError, ShiplineError
 from shipline.registry.errors import clean
 from shipline.tasks import on_cancel
+from shipline.values import Redacted
 
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB = {"docker.io", "registry-1.docker.io", "index.docker.io"}
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Redacted, frozen=True):
     """Username and password, an identity token (OAuth2 refresh token), or a bearer token."""
 
+    hidden: ClassVar = frozenset({"password", "identity_token", "registry_token"})
+
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
 
     @property
     def basic(self) -> str:

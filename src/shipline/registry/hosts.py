@@ -11,12 +11,11 @@ import socket
 import types
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.errors import AuthError, RegistryError, UsageError
 from shipline.home import state_directory
@@ -143,8 +142,7 @@ def _never(host: str, port: int) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class HostSettings:
+class HostSettings(Struct, frozen=True):
     """How hosts are reached.
 
     `insecure` hosts use plain HTTP, as does loopback unless it is in `secure`, has a directory of
@@ -168,7 +166,7 @@ class HostSettings:
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
     for_others: bool = False
-    probe: Callable[[str, int], bool] = field(default=_never, compare=False)
+    probe: Callable[[str, int], bool] = _never
     connect_s: float = 10.0
     read_s: float = 60.0
     mirror_connect_s: float = 2.0
@@ -266,6 +264,11 @@ def settings_from(
     )
 
 
+def lookup_name(host: str) -> str | bytes:
+    """`host` for the resolver; a str would load the tables of international names."""
+    return host.encode() if host.isascii() else host
+
+
 def speaks_tls(host: str, port: int) -> bool:
     """Whether the server answers a TLS ClientHello with a TLS record."""
     import ssl
@@ -276,7 +279,8 @@ def speaks_tls(host: str, port: int) -> bool:
     with suppress(ssl.SSLWantReadError):
         context.wrap_bio(nothing, hello).do_handshake()
     try:
-        with socket.create_connection((host, port), _PROBE_S) as sock:
+        address = (lookup_name(host), port)
+        with socket.create_connection(address, _PROBE_S) as sock:  # type: ignore[arg-type]
             sock.sendall(hello.read() + b"\r\n\r\n")  # ends a bad request for a plain HTTP server
             return sock.recv(1) in _TLS
     except OSError:

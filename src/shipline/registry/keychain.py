@@ -16,12 +16,12 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from shipline.errors import AuthError, ConfigError
 from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
+from shipline.values import Redacted
 
 STORE_FILE = "shipline-credentials.json"  # beside the config.json that refers to it
 _LIMIT = 4 << 20  # bytes of a configuration file
@@ -179,12 +179,13 @@ _COST = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
 _SALT, _NONCE = 16, 12  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialStore:
+class CredentialStore(Redacted, frozen=True):
     """Credentials encrypted with `passphrase` in the file `path`, opened on first use."""
 
+    hidden: ClassVar = frozenset({"passphrase"})
+
     path: Path
-    passphrase: str = field(repr=False)
+    passphrase: str
 
     def get(self, server: str) -> Credentials | None:
         """The credentials of `server`. Raises AuthError for a wrong passphrase."""

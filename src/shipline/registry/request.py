@@ -6,17 +6,16 @@ import os
 import re
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, ClassVar, Protocol, Self
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.content import CHUNK, Advance, Fetcher, LocalStore
 from shipline.errors import NotFound, RegistryError
 from shipline.oci import Descriptor
-from shipline.values import replace
+from shipline.values import Redacted, replace
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?\.?\Z|[0-9a-f:.]*:[0-9a-f:.]*\Z")
@@ -122,14 +121,15 @@ def _none() -> Mapping[str, str]:
     return types.MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRequest:
+class ClientRequest(Redacted, frozen=True):
     """One request, independent of any connection."""
+
+    hidden: ClassVar = frozenset({"headers", "body"})
 
     method: str
     url: Url
-    headers: Mapping[str, str] = field(default_factory=_none, repr=False)
-    body: bytes | Payload = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=_none)
+    body: bytes | Payload = b""
 
     @property
     def length(self) -> int:

@@ -11,10 +11,9 @@ import resource
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -23,6 +22,7 @@ from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
 from shipline.sandbox.network import HOST, StepNetwork
 from shipline.sandbox.users import ROOT, ProcessUser
+from shipline.values import Redacted
 
 Network = Literal["default", "host", "none"]
 
@@ -45,12 +45,13 @@ class TmpfsMount(Struct, frozen=True):
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFile:
+class SecretFile(Redacted, frozen=True):
     """A file that exists only while the step runs, and only in memory."""
 
+    hidden: ClassVar = frozenset({"content"})
+
     target: str
-    content: bytes = field(repr=False)
+    content: bytes
     mode: int = 0o400
     uid: int = 0
     gid: int = 0
@@ -71,8 +72,7 @@ class DeviceNode(Struct, frozen=True):
 StepMount = BindMount | TmpfsMount | SecretFile | DeviceNode
 
 
-@dataclass(frozen=True, slots=True)
-class StepSpec:
+class StepSpec(Redacted, frozen=True):
     """One command in a root file system.
 
     `env` entries are `NAME=value`; PATH and HOME are added where they are missing. `secret_env`
@@ -82,18 +82,20 @@ class StepSpec:
     the address `host-gateway` is that of the host.
     """
 
+    hidden: ClassVar = frozenset({"secret_env"})
+
     args: tuple[str, ...]
     env: tuple[str, ...] = ()
     cwd: str = "/"
     user: ProcessUser = ROOT
     mounts: tuple[StepMount, ...] = ()
-    secret_env: tuple[str, ...] = field(default=(), repr=False)
+    secret_env: tuple[str, ...] = ()
     network: Network = "default"
     extra_hosts: tuple[tuple[str, str], ...] = ()
     hostname: str = HOSTNAME
     shm_size: int = 64 << 20
     ulimits: tuple[Ulimit, ...] = ()
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = Resources()
     insecure: bool = False
     no_new_privileges: bool = False
 

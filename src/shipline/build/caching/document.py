@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import Struct
+
 from shipline.build.cache import LayerResult
 from shipline.errors import ContentError
 from shipline.layer import ANNOTATIONS, Layer
@@ -64,8 +66,7 @@ class CacheKey:
                 waiting += [(one, False) for links in key.inputs for _, one in links]
 
 
-@dataclass(frozen=True, slots=True)
-class CachedResult:
+class CachedResult(Struct, frozen=True):
     """The layers of a root filesystem, bottom first, and when they were complete (RFC 3339)."""
 
     layers: tuple[LayerResult, ...]
@@ -80,8 +81,7 @@ class CachedResult:
 _Link = tuple[str, int]
 
 
-@dataclass(slots=True)
-class _Record:
+class _Record(Struct):
     digest: str
     inputs: tuple[frozenset[_Link], ...]
     result: CachedResult | None = None

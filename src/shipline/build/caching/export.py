@@ -9,7 +9,6 @@ import base64
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from msgspec import Struct
@@ -34,8 +33,7 @@ Stack = tuple[tuple[Layer, LayerResult | None], ...]
 None for those of a base image."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
+class CacheEntry(Struct, frozen=True):
     """The work of a vertex: its keys, and what came out of it, empty where that is not known.
     `published` says whether its layers are in the result of the build, `mount` that they are the
     directory of a cache mount.

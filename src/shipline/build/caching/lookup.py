@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import LayerResult
@@ -31,8 +32,7 @@ PATIENCE_S = 10.0
 _HINT = "the build goes on without it"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteCache:
+class RemoteCache(Struct, frozen=True):
     """A cache that was read: its documents, and where their layers are."""
 
     name: str
