@@ -1,6 +1,6 @@
 """Connection failures as RegistryError: the one place that translates foreign exceptions.
 
-Imports urllib3 and ssl, like `transport`, so that commands that send no request load neither.
+Imports http.client and ssl, like `transport`: commands that send no request load neither.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import urllib3.exceptions as urllib3_errors
-
 from shipline.errors import RegistryError
 from shipline.registry.errors import Unreachable, tls_hint
 from shipline.registry.request import Origin
@@ -20,8 +18,12 @@ from shipline.tasks import check
 
 _TUNNEL = "Tunnel connection failed: "  # of http.client
 _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-_UNREACHABLE = (TimeoutError, urllib3_errors.TimeoutError, ConnectionRefusedError)
+_UNREACHABLE = (TimeoutError, ConnectionRefusedError)
 _ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
+
+
+class NameNotResolved(OSError):
+    """The name of a host has no address; the cause is that of the resolver."""
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def translate_errors(origin: Origin, proxy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, http.client.HTTPException, urllib3_errors.HTTPError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         check()  # an interruption is the cause, if there was one
         if proxy and (problem := _proxy_problem(error)):
             raise _proxy_error(origin, proxy, problem, error) from error
@@ -41,11 +43,11 @@ def translate_errors(origin: Origin, proxy: str = "") -> Iterator[None]:
 
 def _proxy_problem(error: Exception) -> str:
     """How the proxy itself failed; empty if it did not."""
-    if isinstance(error, urllib3_errors.NameResolutionError):
+    if isinstance(error, NameNotResolved):
         return "cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return "refuses connections"
-    if isinstance(error, TimeoutError | urllib3_errors.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, OSError) and str(error).startswith(_TUNNEL):
         return f"refuses the tunnel: {str(error).removeprefix(_TUNNEL)}"
@@ -57,7 +59,7 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
     hint = f"check HTTP_PROXY and HTTPS_PROXY, or add {origin.host} to NO_PROXY"
     if str(error).startswith(f"{_TUNNEL}407"):
         hint = "add credentials: http://user:password@host:port in HTTP_PROXY and HTTPS_PROXY"
-    retriable = not isinstance(error, ConnectionRefusedError | urllib3_errors.NameResolutionError)
+    retriable = not isinstance(error, ConnectionRefusedError | NameNotResolved)
     message = f"{host}: the proxy {proxy} {problem}"
     kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
     return kind(message, host=host, hint=hint, retriable=retriable)
@@ -66,7 +68,7 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
 def _connection_error(origin: Origin, error: Exception) -> RegistryError:
     host = origin.authority
     text, hint, retriable = f"connection lost: {error}", "run again, or check the network", True
-    if isinstance(error, urllib3_errors.NameResolutionError):
+    if isinstance(error, NameNotResolved):
         cause = error.__cause__
         retriable = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
         text, hint = "the host name cannot be resolved", "check the spelling and this machine's DNS"
@@ -79,7 +81,7 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
     elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
         text, retriable = "the server does not speak TLS", False
         hint = f"if plain HTTP is intended, allow it with --insecure {host}"
-    elif isinstance(error, TimeoutError | urllib3_errors.TimeoutError):
+    elif isinstance(error, TimeoutError):
         text, hint = "timed out", "the server or the network is slow or blocked"
     elif isinstance(error, ConnectionRefusedError):
         text, hint = "connection refused", "is the server running, and is the port right?"
@@ -87,8 +89,6 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
         isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
     ):
         text, hint, retriable = f"TLS: {error}", "check the certificate files", False
-    elif isinstance(error, urllib3_errors.ProxyError):
-        text, hint = f"the proxy failed: {error}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
         text, hint, retriable = (
             "the server speaks TLS, but the request was plain HTTP",

@@ -1,6 +1,7 @@
-"""HTTP over urllib3's connections: one request at a time per connection, every wait interruptible.
+"""HTTP over http.client's connections: one request at a time per connection, every wait
+interruptible.
 
-Imports urllib3 and ssl, so import it when the first request is made. Failures are raised as
+Imports http.client and ssl, so import it when the first request is made. Failures are raised as
 RegistryError, or Cancelled when the work was interrupted.
 """
 
@@ -10,30 +11,29 @@ import errno
 import http.client
 import os
 import re
+import select
 import socket
 import ssl
 import threading
 import time
 import types
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
-from urllib.parse import unquote
-
-import urllib3.connection
-import urllib3.exceptions as urllib3_errors
-import urllib3.util
-from urllib3.connection import ProxyConfig
+from urllib.parse import unquote, urlsplit
 
 from shipline.errors import RegistryError
-from shipline.registry.connection_errors import translate_errors
-from shipline.registry.hosts import AddressPolicy, HostSettings
+from shipline.registry.connection_errors import NameNotResolved, translate_errors
+from shipline.registry.hosts import AddressPolicy, HostSettings, lookup_name
 from shipline.registry.request import Origin, Url
 from shipline.tasks import on_cancel
 
 
-class InterruptibleConnection(urllib3.connection.HTTPConnection):
+class InterruptibleConnection(http.client.HTTPConnection):
     """Connects to allowed addresses only; another thread can abort it."""
+
+    timeout: float
 
     address_policy = AddressPolicy.ANYWHERE
     proxy_headers: Mapping[str, str] = types.MappingProxyType({})  # for a forwarding proxy
@@ -41,12 +41,11 @@ class InterruptibleConnection(urllib3.connection.HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         try:
-            addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
-            resolution = (
-                error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
+            addresses = socket.getaddrinfo(
+                lookup_name(self.host), self.port, type=socket.SOCK_STREAM
             )
-            raise urllib3_errors.NameResolutionError(self.host, self, resolution) from error
+        except (socket.gaierror, UnicodeError) as error:
+            raise NameNotResolved(str(error)) from error
         last: OSError | None = None
         for family, kind, protocol, _, address in addresses:
             if not self.address_policy.allows(str(address[0])):
@@ -68,6 +67,15 @@ class InterruptibleConnection(urllib3.connection.HTTPConnection):
             return sock
         raise last or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server has neither closed the idle connection nor sent anything."""
+        if self.sock is None:
+            return False
+        readable = select.poll()
+        readable.register(self.sock, select.POLLIN)
+        return not readable.poll(0)
+
     def abort(self) -> None:
         """Wake any thread waiting on this connection. May be called from any thread."""
         lifeline = self._socket_copy
@@ -88,9 +96,22 @@ class InterruptibleConnection(urllib3.connection.HTTPConnection):
 class PlainConnection(InterruptibleConnection):
     """Without TLS."""
 
+    def connect(self) -> None:
+        self.sock = self._new_conn()
 
-class TlsConnection(InterruptibleConnection, urllib3.connection.HTTPSConnection):
+
+class TlsConnection(InterruptibleConnection):
     """With TLS."""
+
+    default_port = 443
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(host, port)
+        self._context = context
+
+    def connect(self) -> None:
+        self.sock = self._new_conn()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
 
 
 def _shut(sock: socket.socket) -> None:
@@ -357,7 +378,7 @@ class Transport:
     def _connect(self, key: _Key, connect_s: float) -> InterruptibleConnection:
         origin, address_policy = key
         proxy = self._settings.proxies.of(origin)
-        with translate_errors(origin, _authority(proxy)):
+        with translate_errors(origin, urlsplit(proxy).netloc.rpartition("@")[2]):
             connection = (
                 self._via_proxy(proxy, key)
                 if proxy
@@ -379,10 +400,11 @@ class Transport:
         self, origin: Origin, address_policy: AddressPolicy
     ) -> InterruptibleConnection:
         connection: InterruptibleConnection
+        host = origin.host.rstrip(".")  # certificates and virtual hosts have no final dot
         if origin.scheme == "https":
-            connection = TlsConnection(origin.host, origin.port, ssl_context=self._context(origin))
+            connection = TlsConnection(host, origin.port, self._context(origin))
         else:
-            connection = PlainConnection(origin.host, origin.port)
+            connection = PlainConnection(host, origin.port)
         connection.address_policy = address_policy
         return connection
 
@@ -390,27 +412,19 @@ class Transport:
         origin, address_policy = key
         if re.fullmatch(r"[0-9.]+|.*:.*", origin.host) and not address_policy.allows(origin.host):
             raise address_refused(origin.host, origin.host)
-        proxy = urllib3.util.parse_url(text)
-        host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
-        proxy_headers = (
-            urllib3.util.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else {}
-        )
+        proxy = urlsplit(text)
+        port = proxy.port or (443 if proxy.scheme == "https" else 80)
+        at = Origin(proxy.scheme, proxy.hostname or "", port)
+        account, has_account, _ = proxy.netloc.rpartition("@")
+        basic = b64encode(unquote(account).encode("latin-1")).decode()
+        headers = {"proxy-authorization": f"Basic {basic}"} if has_account else {}
         if origin.scheme == "http":
-            connection = self._direct_connection(
-                Origin(proxy.scheme or "http", host, port), AddressPolicy.ANYWHERE
-            )
-            connection.proxy_headers = proxy_headers
+            connection = self._direct_connection(at, AddressPolicy.ANYWHERE)
+            connection.proxy_headers = headers
             return connection
-        context = self._context(origin)
-        tunnel = TlsConnection(
-            host,
-            port,
-            ssl_context=context,
-            proxy=proxy,
-            proxy_config=ProxyConfig(self._context(None), False, None, None),
-        )
-        tunnel.set_tunnel(origin.host, origin.port, proxy_headers, scheme=proxy.scheme or "http")
-        return tunnel
+        from shipline.registry.tunnel import open_tunnel
+
+        return open_tunnel(at, headers, origin, self._context(origin), self._context(None))
 
     def _context(self, origin: Origin | None) -> ssl.SSLContext:
         trust = self._settings.trust(origin) if origin else None
@@ -418,14 +432,9 @@ class Transport:
             context = self._contexts.get(trust)
             if context is None:
                 context = self._contexts[trust] = ssl.create_default_context()
+                context.set_alpn_protocols(["http/1.1"])
                 for path in trust.authorities if trust else self._settings.ca:
                     context.load_verify_locations(path)
                 if trust and trust.certificate:
                     context.load_cert_chain(trust.certificate, trust.key)
             return context
-
-
-def _authority(proxy: str) -> str:
-    """The host and port of a proxy's URL, without credentials, for messages."""
-    url = urllib3.util.parse_url(proxy)
-    return url.netloc or "" if proxy else ""

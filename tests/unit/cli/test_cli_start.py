@@ -33,6 +33,11 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
     assert own <= {"shipline.cli", "shipline.errors"}
 
 
+def test_connections_without_a_proxy_do_not_load_urllib3() -> None:
+    loaded = set(python("import sys, shipline.registry.transport; print(*sys.modules)").split())
+    assert "http.client" in loaded and "urllib3" not in loaded
+
+
 def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:
     loaded = set(python("import sys, shipline.gates; print(*sys.modules)").split())
     assert not loaded & {"license_expression", "packageurl"}
