@@ -6,6 +6,7 @@ front; `shipline buildx build` means the same as `docker buildx build`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -128,6 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except OSError:  # `run` reports it
             pass
+    gc.set_threshold(100_000, 20, 20)  # imports and builds make many small, long-lived values
     from shipline.cli.program import run  # four times as long as the line above
 
-    return run(arguments)
+    status = run(arguments)
+    if argv is None:
+        gc.freeze()  # the process ends: looking for cycles then would be a fifth of a small build
+    return status

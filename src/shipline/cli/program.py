@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -218,7 +217,6 @@ def run(arguments: list[str]) -> int:
     SIGTERM is handled like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    gc.set_threshold(100_000, 20, 20)  # builds create many small, long-lived values
     settings = ProgramSettings()
     open_standard_streams()
     try:
