@@ -14,7 +14,6 @@ import io
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -263,6 +262,8 @@ def can_mount_files() -> bool:
 
 
 def _try() -> bool:
+    import tarfile  # slow to import, and machines without mkfs.erofs do not come here
+
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
     kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
     with tempfile.TemporaryDirectory() as name:
