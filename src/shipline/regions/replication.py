@@ -214,7 +214,8 @@ class JournalReplication:
             self._progress.errors += 1
             self._progress.error = f"{what}: {message}"
         if known:
-            _log.warning("replication %s: %s: %s", self._section.name, what, message)
+            hint = f" ({error.hint})" if isinstance(error, ShiplineError) and error.hint else ""
+            _log.warning("replication %s: %s: %s%s", self._section.name, what, message, hint)
         else:  # keep the node running
             _log.exception("replication %s: %s", self._section.name, what)
 

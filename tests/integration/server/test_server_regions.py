@@ -345,6 +345,7 @@ def test_a_signature_made_at_the_primary_verifies_at_the_edge(
 def test_a_source_that_keeps_no_journal_is_named(registry: Registry, tmp_path: Path) -> None:
     with edge_of(tmp_path, "edge", registry.address) as edge:
         eventually(lambda: "keeps no journal" in _region(edge)["error"])
+        assert "serve it with --role primary" in edge.log.read_text()
 
 
 def test_regions_are_shown_with_their_lag(primary: Node, tmp_path: Path) -> None:
