@@ -94,6 +94,14 @@ def test_builds_and_copies_use_the_nearest(
         mirrors.near.requests.clear()
 
 
+def test_what_docker_needs_of_a_mirror_is_said(tmp_path: Path) -> None:
+    mirror = ("--registry-mirror", "http://127.0.0.1:1/docker.io")
+    words = ("mirror", "config", "--for", "docker", "--path", tmp_path / "daemon.json", *mirror)
+    done = run_shipline(*words, cwd=tmp_path, environ={"SHIPLINE_HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert "without a path" in done.stderr and 'match: "*"' in done.stderr
+
+
 def test_docker_reads_its_file(mirrors: Mirrored, docker: Docker) -> None:
     base = docker.config.parent
     file, pid = base / "daemon.json", int((base / "pid").read_text())

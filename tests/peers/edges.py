@@ -75,7 +75,7 @@ def nginx_edge(
             r"listen 80;": f"listen {host}:{port};",
             r"http://registry\.example\.com:5000": f"http://{origin}",
             r"Host registry\.example\.com": f"Host {origin}",
-            r"/var/cache/nginx/blobs": f"{work}/cache",
+            r"/var/lib/nginx/blobs": f"{work}/cache",
         },
     )
     with nginx(work, text, inside=inside):

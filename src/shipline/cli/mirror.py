@@ -164,7 +164,11 @@ def _docker(path: Path, found: _Found) -> Iterator[tuple[Path, str]]:
             else:
                 usable.append(one.endpoint)
     if not usable:
-        raise UsageError("Docker can use none of the mirrors")
+        raise UsageError(
+            "Docker can use none of the mirrors",
+            hint="name one of Docker Hub without a path; a node of shipline is one with an upstream"
+            ' that has `match: "*"`',
+        )
     yield path, mirror_files.daemon_json(_text(path), usable)
 
 

@@ -180,6 +180,19 @@ def test_a_repository_has_one_name_here_and_one_there(
         assert told == (ns if ns and origin is not None else None)
 
 
+def test_a_mirror_of_docker_hub_serves_every_client(tmp_path: Path) -> None:
+    sections = (HUB, UpstreamSection("https://mirror.example"))
+    with opened(tmp_path, *sections) as edge:
+        edge.origin.image("v1", b"layer")
+        for asked, opened_name in (
+            ("library/alpine/manifests/v1", "library/alpine"),  # Docker, Podman
+            ("library/alpine/manifests/v1?ns=docker.io", "library/alpine"),  # containerd, shipline
+            ("docker.io/library/alpine/manifests/v1", "library/alpine"),  # Podman, with a path
+        ):
+            assert edge.call("GET", f"/v2/{asked}").status == 200
+            assert edge.opened[-1] == opened_name
+
+
 def test_a_registry_that_the_node_is_not_in_front_of_is_not_confused_with_another(
     tmp_path: Path,
 ) -> None:
