@@ -113,6 +113,8 @@ def test_a_broken_transfer_is_resumed(tmp_path: Path, registry: Registry, layer:
         assert edge.call("GET", f"blobs/{sha256(layer)}").body == layer
         ranges = [one.headers.get("range") for one in proxy.seen("GET", "/blobs/")]
         assert ranges == [None, "bytes=700000-", "bytes=1400000-", "bytes=2100000-"]
+        same = [one.headers.get("if-range") for one in proxy.seen("GET", "/blobs/")]
+        assert same == [None, *[f'"{sha256(layer)}"'] * 3]
 
 
 def test_a_stalled_transfer_is_resumed(tmp_path: Path, registry: Registry, layer: bytes) -> None:

@@ -69,6 +69,8 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
     for failure in failures if len(failures) > 1 else ():
         click.echo(f"{failure.what}: {failure.error.message}", err=True)
     if failures:
+        if len(failures) == 1:
+            failures[0].error.add_note(failures[0].what)
         raise failures[0].error
     if check and found.differing:
         raise MirrorDiffers(f"{counted(len(found.differing), 'tag')} would be copied")

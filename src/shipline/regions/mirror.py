@@ -64,9 +64,12 @@ class MirrorSection:
         suffix = "/x" if self.repositories else ""
         for key, text in (("from", self.from_), ("to", self.to)):
             try:
-                Reference.parse(f"{text.rstrip('/')}{suffix}")
+                place = Reference.parse(f"{text.rstrip('/')}{suffix}")
             except ShiplineError as error:
                 raise ConfigError(f"{key}: {error.message}", hint=error.hint) from None
+            if place.tag or place.digest:
+                hint = "name the tags to copy with `tags`"
+                raise ConfigError(f"{key}: {text} has a tag or digest", hint=hint)
         try:
             tuple(map(Platform.parse, self.platforms))
         except ShiplineError as error:

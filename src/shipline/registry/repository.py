@@ -69,6 +69,7 @@ class Download:
         self._retried = False
         self._errors: list[ShiplineError] = []
         self._use_ranges = True
+        self._etag = ""  # of the current source
         self._response: ClientResponse | None = None
         self._opened = self._waited_s = 0.0
         self._contributors: list[RepositoryApi] = []
@@ -145,14 +146,21 @@ class Download:
             self.api.blob(self._target.digest),
             expect={200, 206, 404, 416} if start else {200, 404},
             operation=f"fetching {self._target.digest}",
-            headers={"Range": f"bytes={start}-"} if start else None,
+            headers=self._range(start) if start else None,
             limit="read",
         )
+        etag = response.header("ETag")
+        self._etag = etag if etag.startswith('"') else ""
         try:
             return self._at_position(response, start)
         except BaseException:
             response.close()
             raise
+
+    def _range(self, start: int) -> dict[str, str]:
+        """Headers for the rest; for all, if a proxy has another content now (RFC 9110, 13.1.5)."""
+        same = {"If-Range": self._etag} if self._etag else {}
+        return {"Range": f"bytes={start}-", **same}
 
     def _at_position(self, response: ClientResponse, start: int) -> ClientResponse:
         if response.status == 404:
@@ -192,6 +200,7 @@ class Download:
         self._failures = 0
         self._retried = False
         self._use_ranges = True
+        self._etag = ""
 
     def _drop(self) -> None:
         if self._response is None:

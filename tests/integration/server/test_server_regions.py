@@ -300,6 +300,23 @@ def test_mirror_sync_copies_what_a_plan_names_and_keeps_what_it_saw(
     assert tags["v1"] == sha256(to_json(moved))
 
 
+@pytest.mark.parametrize(
+    ("source", "words", "message"),
+    [
+        ("mirrored/app:v1", (), "has a tag or digest"),
+        ("mirrored/app", ("--locked", "--lock", "none.json"), "cannot read none.json"),
+    ],
+)
+def test_mirror_sync_of_what_is_not_there_is_no_success(
+    tmp_path: Path, source: str, words: tuple[str, ...], message: str
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"mirrors: [{{from: 'a.example/{source}', to: b.example/app}}]\n")
+    done = run_shipline("mirror", "sync", str(plan), *words, cwd=tmp_path)
+    assert done.returncode == 3
+    assert message in done.stderr
+
+
 def test_mirror_sync_that_fails_says_what_and_copies_the_rest(
     primary: Node, registry: Registry, tmp_path: Path
 ) -> None:
