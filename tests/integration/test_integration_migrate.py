@@ -25,6 +25,7 @@ NOT_COMMANDS = {
     *("BUILDX_BUILDER", "Dockerfile", "shipline.yaml", "tags:", ".dockerignore", "shipline login"),
     *("shipline builder bootstrap", "shipline init", "shipline ci github", "OWNER/shipline@COMMIT"),
     *("RUN --mount=type=bind,from=NAME", "--secret", "--ssh", "--target", "--build-arg"),
+    *("registry-mirrors", "--registry-mirror https://HOST"),  # tests of mirrors
     *("--build-context", "--file", "--no-cache", "shipline build", "shipline imagetools inspect"),
     *("create", "shipline prune", "shipline login HOST", "RUN --security=insecure"),
     # into an engine of the machine: shown by tests of outputs

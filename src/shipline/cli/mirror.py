@@ -166,7 +166,7 @@ def _docker(path: Path, found: _Found) -> Iterator[tuple[Path, str]]:
     if not usable:
         raise UsageError(
             "Docker can use none of the mirrors",
-            hint="name one of Docker Hub without a path; a node of shipline is one with an upstream"
+            hint="name one of Docker Hub without a path; a registry node is one with an upstream"
             ' that has `match: "*"`',
         )
     yield path, mirror_files.daemon_json(_text(path), usable)

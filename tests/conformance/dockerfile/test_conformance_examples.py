@@ -70,8 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> It
         pytest.skip("needs npm and an emulator of arm64")
     work = tmp_path_factory.mktemp("examples")
     with node(work / "registry") as found, git_server(work / "served") as server:
-        mirrors = f"docker.io={found.url},docker.io={base_images.url}"
-        shipline = Shipline(work / "home", environment={"SHIPLINE_MIRRORS": mirrors})
+        shipline = Shipline(work / "home", base_images.address)
         place = work / "alpine"
         place.mkdir()
         key = place / "key.rsa"
@@ -85,27 +84,32 @@ def world(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> It
         shipline.build("--target", "repository", "-o", packages, place).ok()
         name = f"{found.address}/library/alpine:3.23"
         shipline.push(place, name)
-        yield World(found, base_images, shipline)
+        yield World(found, base_images, shipline, Shipline(work / "home", found.address))
 
 
 @dataclass(frozen=True)
 class World:
-    """`node` is the registry of the examples, with the Alpine of REPOSITORY in it."""
+    """`node` is the registry of the examples, with the Alpine of REPOSITORY in it, which is that of
+    `with_alpine`; `plain` has the other base images.
+    """
 
     node: Node
     bases: Registry
-    shipline: Shipline
+    plain: Shipline
+    with_alpine: Shipline
 
-    def prepare(self, example: Example) -> None:
+    def prepare(self, example: Example) -> Shipline:
+        """The program, with the base images of the example under their names."""
         if example.bases:
             push_base_images(self.bases, *example.bases)
+        return self.with_alpine if example is ALL["alpine"] else self.plain
 
-    def run(self, command: str, place: Path) -> str:
+    def run(self, shipline: Shipline, command: str, place: Path) -> str:
         """What a command of the program says, in `place`."""
         words = shlex.split(command)[1:]
         if words[0] == "build":  # the packages are on the loopback address
             words.insert(1, "--network=host")
-        done = run_shipline(*words, cwd=place, environ=self.shipline.environ(), timeout_s=300)
+        done = run_shipline(*words, cwd=place, environ=shipline.environ(), timeout_s=300)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
@@ -121,15 +125,14 @@ def commands(readme: Path, registry: str) -> list[str]:
 @pytest.mark.parametrize("name", [name for name, one in ALL.items() if one.says])
 def test_an_example_does_what_its_readme_says(name: str, world: World, docker: Docker) -> None:
     example, place = ALL[name], EXAMPLES / name
-    world.prepare(example)
-    said = []
+    shipline, said = world.prepare(example), []
     for command in commands(place / "README.md", world.node.address):
         if command.startswith("docker "):
             done = docker.run(*shlex.split(command)[1:])
             assert done.returncode == 0, done.stdout
             said.append(done.stdout)
             continue
-        shown = world.run(command, place)
+        shown = world.run(shipline, command, place)
         if "imagetools inspect" in command:
             assert "linux/amd64" in shown and "linux/arm64" in shown
     assert len(said) == len(example.says)
@@ -142,7 +145,7 @@ def test_an_example_is_the_image_that_buildkit_makes(
     name: str, world: World, docker: Docker
 ) -> None:
     example, place = ALL[name], EXAMPLES / name
-    world.prepare(example)
+    shipline = world.prepare(example)
     words = ["--platform", example.platforms, "--push", "-t", f"{world.node.address}/same/{name}"]
     flags = ["--network=host", "--provenance=false"]
     alpine = f"alpine:3.23=docker-image://{world.node.address}/library/alpine:3.23"
@@ -151,7 +154,7 @@ def test_an_example_is_the_image_that_buildkit_makes(
     theirs = ("buildx", "build", *flags, "--build-context", alpine, "-f", "-", *words[:-1])
     done = docker.run(*theirs, f"{words[-1]}:theirs", place, input=dockerfile)
     assert done.returncode == 0, done.stdout[-4000:]
-    world.shipline.build(*flags, *words[:-1], f"{words[-1]}:ours", place).ok()
+    shipline.build(*flags, *words[:-1], f"{words[-1]}:ours", place).ok()
     want, got = (read_images(world.node.address, f"same/{name}", tag) for tag in ("theirs", "ours"))
     kinds = (TREE, LINKS, CONFIG, LAYERS)  # HEALTHCHECK is noted as by a newer BuildKit
     assert [str(one) for one in compare(want, got) if one.kind in kinds] == []
