@@ -13,6 +13,7 @@ long loops with `check()`. The scope of a thread is inherited from the thread th
 from __future__ import annotations
 
 import contextvars
+import fcntl
 import os
 import queue
 import threading
@@ -162,6 +163,11 @@ def locked(
         yield
     finally:
         os.close(fd)
+
+
+def exclusively(fd: int) -> None:
+    """Take the lock of an open file alone, for `locked`. Raises BlockingIOError if it is held."""
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def on_cancel(callback: Callable[[], object]) -> AbstractContextManager[None]:

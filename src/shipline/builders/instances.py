@@ -7,7 +7,6 @@ builds run in this process until `shipline builder use` names another, whatever 
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from shipline.errors import ConfigError, UsageError
 from shipline.files import open_whole, read_bounded
 from shipline.home import docker_directory
 from shipline.oci import Platform
-from shipline.tasks import locked
+from shipline.tasks import exclusively, locked
 from shipline.values import replace
 
 NATIVE = "native"
@@ -158,13 +157,9 @@ class BuilderStore:
         """Alone with the directory, also among processes of buildx. Raises ConfigError for one that
         cannot be written.
         """
-
-        def lock(fd: int) -> None:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
         try:
             (self.directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.directory / ".lock", lock, _AGAIN_S):
+            with locked(self.directory / ".lock", exclusively, _AGAIN_S):
                 yield
         except OSError as error:
             raise self._unusable("written", error) from None

@@ -36,9 +36,8 @@ _ROOTLESS_STATE = "/home/user/.local/share/buildkit"
 _PROBE = {"exec": {"command": ["buildctl", "debug", "workers"]}, "timeoutSeconds": 30}
 """A builder at work answers late; Kubernetes would wait for one second."""
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([eE][0-9]+|m|k|[KMGTPE]i?)?")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _CLAIM = "persistent-volume-claim.requests.storage"
 _MEMORY = "buildkit-root-volume-memory"
@@ -124,7 +123,7 @@ def parse_options(given: Mapping[str, str]) -> KubernetesOptions:
 def builder_objects(node: Node, options: KubernetesOptions) -> BuilderObjects:
     """The objects of a node. Raises UsageError for what cannot be in any cluster."""
     name = node.name.replace("_", "-")
-    if not _NAME.fullmatch(name):
+    if not _LABEL.fullmatch(name):
         raise UsageError(
             f"the node {node.name!r} cannot be the name of a Deployment",
             hint="name it in lower-case letters, digits and `-`: --node NAME",

@@ -6,7 +6,6 @@ Source: docker/buildx, build/resolver.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from shipline.builders.instances import Builder, Node
 from shipline.builders.solving import OpenNode
 from shipline.content import try_lock
 from shipline.oci import Platform
-from shipline.tasks import locked
+from shipline.tasks import exclusively, locked
 
 _SLACK = 2  # builds that a node may have more than the least busy one, for the sake of its cache
 _AGAIN_S = 0.05
@@ -105,7 +104,7 @@ class Claims:
     def deciding(self) -> Iterator[None]:
         """Inside the block no other build of this machine is placed."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(self._directory / ".lock", _try, _AGAIN_S):
+        with locked(self._directory / ".lock", exclusively, _AGAIN_S):
             yield
 
     def loads(self, nodes: Sequence[OpenNode]) -> dict[str, int]:
@@ -133,7 +132,3 @@ class Claims:
                     if is_stale:
                         path.unlink(missing_ok=True)
         return found
-
-
-def _try(fd: int) -> None:
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

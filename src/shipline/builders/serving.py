@@ -7,7 +7,6 @@ SSH agents, logins. Results go back over the same connection. Source: moby/build
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
@@ -56,7 +55,7 @@ from shipline.grpc.connection import Code, Handler, Pipe, RpcCall, RpcError, con
 from shipline.grpc.protobuf import encode
 from shipline.registry import Client, settings_from
 from shipline.sandbox import supported_platforms
-from shipline.tasks import TaskGroup, check, locked, on_cancel
+from shipline.tasks import TaskGroup, check, exclusively, locked, on_cancel
 from shipline.values import replace
 
 _CONTROL = "/moby.buildkit.v1.Control/"
@@ -222,11 +221,7 @@ def _received(
     name = hashlib.sha256(session.shared_key.encode()).hexdigest()[:32]
     root, held = place / name, place / f"{name}.lock"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    with locked(held, lock, _AGAIN_S):
+    with locked(held, exclusively, _AGAIN_S):
         os.utime(held)
         root.mkdir(mode=0o700, exist_ok=True)
         scratch = root / "outputs"
@@ -329,6 +324,6 @@ def _forget_contexts(place: Path) -> None:
     """Remove the files of contexts that nobody has built for long, and that no build uses."""
     for held in place.glob("*.lock"):
         with suppress(OSError), held.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            exclusively(lock.fileno())
             if time.time() - os.fstat(lock.fileno()).st_mtime > _KEPT_S:
                 shutil.rmtree(held.with_suffix(""))

@@ -142,8 +142,8 @@ def pull_secret_command(
 
     The output holds the passwords: pipe it to `kubectl apply -f -`.
     """
+    from shipline.cli.results import write_whole
     from shipline.deliver.objects import as_yaml, check_name, pull_secret
-    from shipline.files import open_whole
     from shipline.registry import keychain_from
 
     for value, what in (
@@ -157,13 +157,8 @@ def pull_secret_command(
     )
     if output is None:
         click.echo(as_yaml(objects), nl=False)
-        return
-    try:
-        with open_whole(output) as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(as_yaml(objects).encode())
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}") from error
+    else:
+        write_whole(output, as_yaml(objects), private=True)
 
 
 def _facts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,14 @@ def write_metadata(path: Path, facts: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(dict(sorted(facts.items())), indent=2) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically; a device is written directly."""
+def write_whole(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file atomically; a device is written directly. Only its owner can read a `private`
+    one.
+    """
     try:
         with open_whole(path) as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(text.encode())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -7,7 +7,6 @@ root/<...>.lock             held while it is used
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from shipline.errors import UsageError
 from shipline.git.isolated import IsolatedGit
 from shipline.git.run import GitError, RemoteUnreachable
 from shipline.git.source import GitSource, is_commit, is_ssh
-from shipline.tasks import locked
+from shipline.tasks import exclusively, locked
 from shipline.values import replace
 
 _AGAIN_S = 0.05
@@ -225,4 +224,4 @@ def _attempts(ref: str, hash: str) -> list[tuple[str, tuple[str, ...]]]:
 
 def _locked(path: Path) -> AbstractContextManager[None]:
     """Hold the lock, against other threads and processes; waiting is interruptible."""
-    return locked(path, lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB), _AGAIN_S)
+    return locked(path, exclusively, _AGAIN_S)
