@@ -243,6 +243,16 @@ def test_what_cannot_be_deployed_commits_nothing(
     assert message in done.err and "Traceback" not in done.err
 
 
+def test_an_update_without_an_image_is_an_error(deploy: Deploy) -> None:
+    project = deploy.project
+    text = (project.root / "shipline.yaml").read_text()
+    project.write("shipline.yaml", text.replace("staging}]", "staging, target: web}]"))
+    count = deploy.commits()
+    done = project.run("deploy", "--env", "staging", f"{deploy.image}:v0.1.0")
+    assert (done.status, deploy.commits()) == (3, count)
+    assert "there is no image of the target 'web'" in done.err and "Traceback" not in done.err
+
+
 def test_a_protected_branch_is_named_with_the_cure(deploy: Deploy) -> None:
     hook = deploy.remote / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from shipline.oci import Reference
 
 if TYPE_CHECKING:
     from shipline.config import Config
-    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection
+    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection, GitOpsSection
     from shipline.registry import Client
     from shipline.ship.record import RunRecord
 
@@ -60,9 +60,7 @@ def command(
     with _images(query, config, images, environment) as (client, found, deployment):
         older = None if allow_older else commit_order(query.git, "", fetch=query.fetch)
         home = state_directory() / "gitops"
-        with remote_branch(
-            home, os.environ, _url(config, gitops.repository), gitops.branch
-        ) as branch:
+        with remote_branch(home, os.environ, _url(config, gitops), gitops.branch) as branch:
             parts = (branch, gitops.updates, found, deployment)
             if dry_run or gitops.pull_request:
                 done = prepare(*parts, older=older, sign=gitops.sign)
@@ -88,12 +86,11 @@ def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSectio
     return config, environments[name]
 
 
-def _url(config: Config, repository: str) -> str:
+def _url(config: Config, gitops: GitOpsSection) -> str:
     """The repository, a path relative to the configuration as an absolute one."""
-    is_path = "://" not in repository and ":" not in repository.partition("/")[0]
-    if is_path and config.file is not None:
-        return str(config.file.parent / repository)
-    return repository
+    if gitops.is_path and config.file is not None:
+        return str(config.file.parent / gitops.repository)
+    return gitops.repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +169,16 @@ def _of_commit(query: CommitQuery, config: Config, client: Client) -> _Source:
     commit = resolve(query.git, "HEAD")
     root = str(config.file.parent) if config.file else ""
     for run in Runs(state_directory()).all():
-        names = [Reference.parse(name) for name in names_of(run)]
-        if run.root == root and run.commit == commit and names:
-            return _Source(
-                {
-                    target: next(
-                        name.at(image.digest)
-                        for name in names
-                        if name.name == config.pipeline.images[target].name
-                    )
-                    for target, image in pushed_images(run).items()
-                    if target in config.pipeline.images
-                },
-                run,
-            )
+        if run.root != root or run.commit != commit:
+            continue
+        names = {name.name: name for name in map(Reference.parse, reversed(names_of(run)))}
+        images = {
+            target: names[place.name].at(pushed_images(run)[target].digest)
+            for target, place in config.pipeline.images.items()
+            if place.name in names and target in pushed_images(run)
+        }
+        if images:
+            return _Source(images, run)
     if not config.pipeline.images:
         raise ConfigError("shipline.yaml names no image", hint="name one: shipline deploy IMAGE")
     decision = expected_decision(query)

@@ -50,7 +50,7 @@ def gitops_path(gitops: GitOpsSection) -> str:
 def require_url(gitops: GitOpsSection) -> str:
     """The URL of the repository, as the cluster reaches it. Raises ConfigError for a path."""
     url = gitops.repository
-    if "://" not in url and not re.match(r"[^/]+@[^/]+:", url):
+    if gitops.is_path:
         raise ConfigError(
             f"the GitOps repository {url} is a path: a cluster needs a URL",
             hint="set gitops.repository to the URL, or pass --repo-url",
@@ -125,7 +125,7 @@ def flux_objects(
     reference = {"kind": "GitRepository", "name": name}
     source = {
         "interval": str(interval),
-        "url": re.sub(r"\A([^/@]+@[^/:]+):", r"ssh://\1/", url),
+        "url": re.sub(r"\A([^/:]+):(?!//)", r"ssh://\1/", url),
         **({"ref": {"branch": branch}} if branch else {}),
         **({"secretRef": {"name": secret}} if secret else {}),
     }

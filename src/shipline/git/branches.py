@@ -7,7 +7,6 @@ root/<hash of the URL>.lock   held while it is used
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import shutil
@@ -22,7 +21,7 @@ from shipline.git.history import Commit, log
 from shipline.git.repository import push_refusal
 from shipline.git.run import Git, GitError, GitResult
 from shipline.net import without_logins
-from shipline.tasks import locked
+from shipline.tasks import exclusively, locked
 
 _AGAIN_S = 0.05
 _LOCATIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
@@ -93,12 +92,17 @@ class RemoteBranch(Struct, frozen=True):
         return log(self.git, commit, lines=lines, limit=limit)
 
     def commit(
-        self, parent: str, changes: Mapping[str, bytes], message: str, *, sign: bool = False
+        self,
+        parent: str,
+        files: Mapping[str, CommittedFile],
+        changes: Mapping[str, bytes],
+        message: str,
+        *,
+        sign: bool = False,
     ) -> str:
-        """A new commit in which files have the given contents; it is not pushed. Files keep their
-        modes. `sign` signs it as git is configured to.
+        """A new commit in which some of the `files` of its parent have the given contents; it is
+        not pushed. Files keep their modes. `sign` signs it as git is configured to.
         """
-        files = self.files(parent)
         with tempfile.TemporaryDirectory(prefix="shipline-git-") as scratch:
             git = Git(
                 self.git.directory,
@@ -107,8 +111,9 @@ class RemoteBranch(Struct, frozen=True):
             git.run("read-tree", parent)
             for path, content in changes.items():
                 written = git.run("hash-object", "-w", "--stdin", stdin=content).output.decode()
-                mode = files[path].mode if path in files else "100644"
-                entry = f"{mode} {written.strip()}\t{path}\0".encode(errors="surrogateescape")
+                entry = f"{files[path].mode} {written.strip()}\t{path}\0".encode(
+                    errors="surrogateescape"
+                )
                 git.run("update-index", "-z", "--add", "--index-info", stdin=entry)
             tree = git.text("write-tree")
             signing = ("-S",) if sign else ()
@@ -150,11 +155,7 @@ def remote_branch(
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory = root / hashlib.sha256(url.encode()).hexdigest()[:32]
     clean = {key: value for key, value in environ.items() if key not in _LOCATIONS}
-
-    def lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    with locked(directory.with_suffix(".lock"), lock, _AGAIN_S):
+    with locked(directory.with_suffix(".lock"), exclusively, _AGAIN_S):
         if not (directory / "HEAD").exists():
             shutil.rmtree(directory, ignore_errors=True)
             Git(root, clean).run("init", "--quiet", "--bare", "--template=", "--", str(directory))

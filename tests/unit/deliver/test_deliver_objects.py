@@ -88,6 +88,23 @@ def test_the_path_is_that_of_the_first_update(update: Update, path: str) -> None
     assert gitops_path(GitOpsSection("u", (update,))) == path
 
 
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("git@git.example:team/deploy.git", "ssh://git@git.example/team/deploy.git"),
+        ("git.example:team/deploy.git", "ssh://git.example/team/deploy.git"),
+        ("https://git.example:8443/deploy.git", "https://git.example:8443/deploy.git"),
+    ],
+)
+def test_what_git_takes_for_an_address_is_a_url_for_flux(address: str, url: str) -> None:
+    gitops = GitOpsSection(address, (Update(manifests="."),))
+    assert require_url(gitops) == address
+    _, source, _ = flux_objects(
+        "app", url=address, branch="", path=".", namespace="a", interval=Duration.parse("1m")
+    )
+    assert source["spec"]["url"] == url
+
+
 def test_flux_reads_scp_addresses_as_urls_and_paths_from_the_root() -> None:
     namespace, source, kustomization = flux_objects(
         "app",

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Self
 
 from shipline.deliver.gitops.updates import Update
-from shipline.errors import ShiplineError
+from shipline.errors import ConfigError, ShiplineError
 from shipline.git import Commit, CommitOrder, GitError, RemoteBranch
 from shipline.oci import Reference
 from shipline.tasks import sleep
@@ -141,7 +141,8 @@ def prepare(
     """The commit for the present tip of the branch, not pushed. `images` are by target; `older`
     orders commits of the source, None to allow older ones.
 
-    Raises UnsuitableFile where an image cannot be set, Superseded if a newer commit is deployed.
+    Raises ConfigError for an update without an image, UnsuitableFile where one cannot be set,
+    Superseded if a newer commit is deployed.
     """
     tip = branch.fetch()
     before = next(iter(deployments(branch, tip, deployment.key_lines, limit=1)), None)
@@ -151,12 +152,18 @@ def prepare(
     contents = {path: partial(branch.read, file) for path, file in files.items()}
     changes: dict[str, bytes] = {}
     for update in updates:
+        if update.target not in images:
+            raise ConfigError(
+                f"{update.kind}: there is no image of the target {update.target!r}:"
+                f" {', '.join(images)}",
+                hint="with `targets` each update names its `target`, whose image is deployed",
+            )
         tree = {**contents, **{path: partial(bytes, content) for path, content in changes.items()}}
         changes |= update.apply(tree, images[update.target])
     if not changes:
         return Deployed(deployment, {}, tip)
     made = replace(deployment, previous=before.images if before else ())
-    commit = branch.commit(tip, changes, made.message, sign=sign)
+    commit = branch.commit(tip, files, changes, made.message, sign=sign)
     shown = {path: (contents[path](), content) for path, content in changes.items()}
     return Deployed(replace(made, id=commit), shown, tip)
 

@@ -36,6 +36,11 @@ class GitOpsSection:
         if self.repository.startswith("-"):
             raise ConfigError("repository: not a URL or a path")
 
+    @property
+    def is_path(self) -> bool:
+        """Whether the repository is a path, as git reads it: no URL, and no host before a colon."""
+        return "://" not in self.repository and ":" not in self.repository.partition("/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSection:
