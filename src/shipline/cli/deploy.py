@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +18,12 @@ from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, NotFound, UsageError
 from shipline.oci import Reference
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.config import Config
-    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection, GitOpsSection
-    from shipline.registry import Client
+    from shipline.deliver.delivery import Delivery
+    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection
     from shipline.ship.record import RunRecord
 
 
@@ -49,27 +51,19 @@ def command(
     registry has under a tag of this commit. With several targets, write TARGET=IMAGE. Prints the
     commit, or the address of the pull request.
     """
-    from shipline.deliver.gitops import deploy, prepare
-    from shipline.deliver.gitops.pull_request import Forge, propose
-    from shipline.git import commit_order, remote_branch
-    from shipline.home import state_directory
-
     config, section = configured(query, environment)
-    gitops = section.gitops
-    address = ""
-    with _images(query, config, images, environment) as (client, found, deployment):
-        older = None if allow_older else commit_order(query.git, "", fetch=query.fetch)
-        home = state_directory() / "gitops"
-        with remote_branch(home, os.environ, _url(config, gitops), gitops.branch) as branch:
-            parts = (branch, gitops.updates, found, deployment)
-            if dry_run or gitops.pull_request:
-                done = prepare(*parts, older=older, sign=gitops.sign)
-            else:
-                done = deploy(*parts, older=older, sign=gitops.sign, on_race=_tell_race)
-            if gitops.pull_request and done.commit and not dry_run:
-                forge = Forge.of(client.http, branch.url, os.environ, api=gitops.api)
-                _, address = propose(branch, forge, done)
-    _show(done, address, dry_run=dry_run, as_json=as_json)
+    with _delivery(query, config) as delivery:
+        source = _named(images, config) if images else _of_commit(query, config, delivery)
+        trusted = delivery.trusted(source.images)
+        done = delivery.deploy(
+            section.gitops,
+            trusted.images,
+            _of_run(source.run, delivery.deployment(environment, trusted)),
+            allow_older=allow_older,
+            dry_run=dry_run,
+            on_race=_tell_race,
+        )
+    _show(done, dry_run=dry_run, as_json=as_json)
 
 
 def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSection]:
@@ -86,13 +80,6 @@ def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSectio
     return config, environments[name]
 
 
-def _url(config: Config, gitops: GitOpsSection) -> str:
-    """The repository, a path relative to the configuration as an absolute one."""
-    if gitops.is_path and config.file is not None:
-        return str(config.file.parent / gitops.repository)
-    return gitops.repository
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Images by target, and the run that made them, if it is known."""
@@ -102,46 +89,37 @@ class _Source:
 
 
 @contextmanager
-def _images(
-    query: CommitQuery, config: Config, words: Sequence[str], environment: str
-) -> Iterator[tuple[Client, Mapping[str, Reference], Deployment]]:
-    """The images, which are in the registry and trusted, and what is to be deployed."""
+def _delivery(query: CommitQuery, config: Config) -> Iterator[Delivery]:
+    """The delivery of the project, with an open HTTP client."""
     from shipline.api import open_client
-    from shipline.deliver.gitops import Deployment
-    from shipline.gates.context import REVISION, image_facts
+    from shipline.deliver.delivery import Delivery
+    from shipline.home import state_directory
     from shipline.trust import TrustPolicy, load_trust
 
+    root = config.file.parent if config.file else Path()
     with open_client() as client:
-        source = _named(words, config) if words else _of_commit(query, config, client)
-        found, revisions = dict[str, Reference](), set[str]()
-        trust = config.trust and config.file and load_trust(config.trust, config.file.parent)
-        for target, image in source.images.items():
-            repository = client.repository(image).unmirrored
-            descriptor = repository.resolve(str(image.digest or image.or_latest.tag))
-            found[target] = image.at(descriptor.digest)
-            if trust:
-                TrustPolicy(trust).demand(repository, image, descriptor)
-            facts = image_facts(repository, descriptor).platforms
-            revisions |= {part.labels.get(REVISION, "") for part in facts}
-        first = next(iter(found.values()))
-        yield (
-            client,
-            found,
-            Deployment(
-                environment=environment,
-                app=(config.pipeline.image or first).repository.rpartition("/")[2],
-                images=tuple(found.values()),
-                commit=source.run.commit if source.run else _one(revisions),
-                run=source.run.id if source.run else "",
-                gates=_gates(source.run),
-                trace=os.environ.get("TRACEPARENT", ""),
-            ),
+        yield Delivery(
+            git=query.git,
+            root=root,
+            home=state_directory(),
+            environ=os.environ,
+            repositories=lambda image: client.repository(image).unmirrored,
+            http=client.http,
+            trust=TrustPolicy(load_trust(config.trust, root)) if config.trust else None,
+            image=config.pipeline.image,
+            fetch=query.fetch,
         )
 
 
-def _one(revisions: set[str]) -> str:
-    """The commit that all platforms name, empty if they differ."""
-    return next(iter(revisions)) if len(revisions) == 1 else ""
+def _of_run(run: RunRecord | None, deployment: Deployment) -> Deployment:
+    """The deployment with what is known of the run that made its images."""
+    if run is None:
+        return deployment
+    from shipline.ship.steps.gates import gate_verdicts
+
+    lines = gate_verdicts(run).verdicts
+    gates = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    return replace(deployment, commit=run.commit, run=run.id, gates=gates)
 
 
 def _named(words: Sequence[str], config: Config) -> _Source:
@@ -158,7 +136,7 @@ def _named(words: Sequence[str], config: Config) -> _Source:
     return _Source(images)
 
 
-def _of_commit(query: CommitQuery, config: Config, client: Client) -> _Source:
+def _of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> _Source:
     """The images of this commit: those of its last run, else those with one of its tags."""
     from shipline.git import resolve
     from shipline.home import state_directory
@@ -185,17 +163,19 @@ def _of_commit(query: CommitQuery, config: Config, client: Client) -> _Source:
     tags = sorted(decision.tags, key=lambda tag: tag.mutable)
     return _Source(
         {
-            target: _tagged(client, repository, [tag.name for tag in tags], commit)
+            target: _tagged(delivery, repository, [tag.name for tag in tags], commit)
             for target, repository in config.pipeline.images.items()
         }
     )
 
 
-def _tagged(client: Client, repository: Reference, tags: Sequence[str], commit: str) -> Reference:
+def _tagged(
+    delivery: Delivery, repository: Reference, tags: Sequence[str], commit: str
+) -> Reference:
     """The image under the first of the tags that is there and of the commit."""
     from shipline.gates.context import REVISION, image_facts
 
-    source = client.repository(repository).unmirrored
+    source = delivery.repositories(repository)
     for tag in tags:
         try:
             target = source.resolve(tag)
@@ -210,24 +190,15 @@ def _tagged(client: Client, repository: Reference, tags: Sequence[str], commit: 
     )
 
 
-def _gates(run: RunRecord | None) -> dict[str, str]:
-    if run is None:
-        return {}
-    from shipline.ship.steps.gates import gate_verdicts
-
-    lines = gate_verdicts(run).verdicts
-    return {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-
-
 def _tell_race(attempt: int) -> None:
     click.echo(
         f"another push was first; setting the images again (attempt {attempt + 1})", err=True
     )
 
 
-def _show(done: Deployed, address: str, *, dry_run: bool, as_json: bool) -> None:
+def _show(done: Deployed, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_as_json(done, address, dry_run), indent=2))
+        click.echo(json.dumps(_as_json(done, dry_run), indent=2))
         return
     if not done.commit:
         images = ", ".join(map(str, done.deployment.images))
@@ -237,7 +208,7 @@ def _show(done: Deployed, address: str, *, dry_run: bool, as_json: bool) -> None
         for path, (before, after) in done.files.items():
             click.echo(_patch(path, before.decode(), after.decode()), nl=False)
         return
-    click.echo(address or done.commit)
+    click.echo(done.address or done.commit)
 
 
 def _patch(path: str, before: str, after: str) -> str:
@@ -249,7 +220,7 @@ def _patch(path: str, before: str, after: str) -> str:
     )
 
 
-def _as_json(done: Deployed, address: str, dry_run: bool) -> dict[str, Any]:
+def _as_json(done: Deployed, dry_run: bool) -> dict[str, Any]:
     deployment = done.deployment
     return {
         "environment": deployment.environment,
@@ -258,6 +229,6 @@ def _as_json(done: Deployed, address: str, dry_run: bool) -> dict[str, Any]:
         "previous": [str(image) for image in deployment.previous],
         "source": deployment.commit,
         "commit": "" if dry_run else done.commit,
-        "pull_request": address,
+        "pull_request": done.address,
         "files": sorted(done.files),
     }

@@ -117,12 +117,13 @@ def deployments(
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """The result: the commit, empty if the images were there already, and the changed files with
-    their contents before and after.
+    their contents before and after. `address` is that of the pull request that proposes it.
     """
 
     deployment: Deployment
     files: Mapping[str, tuple[bytes, bytes]]
     tip: str
+    address: str = ""
 
     @property
     def commit(self) -> str:

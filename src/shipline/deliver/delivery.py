@@ -1,0 +1,103 @@
+"""The way of a project's images to its environments: they are resolved and trusted, then set by
+digest in the GitOps repository, with a push or a pull request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipline.deliver.gitops import Deployed, Deployment, GitOpsSection, deploy, prepare
+from shipline.deliver.gitops.pull_request import Forge, propose
+from shipline.gates.context import REVISION, image_facts
+from shipline.git import Git, commit_order, remote_branch
+from shipline.oci import Reference
+from shipline.trust import TrustPolicy
+from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.registry.http import HttpClient
+    from shipline.supply import Attachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What deployments of a project have in common. `git` is the clone of its source, `root` the
+    directory that paths in its configuration are relative to, `home` the state directory; `image`
+    gives deployments their name, by default the first that is deployed. `repositories` opens the
+    repository of an image at its own registry; `http` calls the APIs of pull requests. With
+    `fetch` a shallow clone may be completed.
+    """
+
+    git: Git
+    root: Path
+    home: Path
+    environ: Mapping[str, str]
+    repositories: Callable[[Reference], Attachable]
+    http: HttpClient
+    trust: TrustPolicy | None = None
+    image: Reference | None = None
+    fetch: bool = True
+
+    def trusted(self, images: Mapping[str, Reference]) -> TrustedImages:
+        """The images, by target, as the registry has them. Raises NotFound, and what the trust
+        policy demands.
+        """
+        found, commits = dict[str, Reference](), set[str]()
+        for target, image in images.items():
+            repository = self.repositories(image)
+            descriptor = repository.resolve(str(image.digest or image.or_latest.tag))
+            found[target] = image.at(descriptor.digest)
+            if self.trust is not None:
+                self.trust.demand(repository, image, descriptor)
+            facts = image_facts(repository, descriptor).platforms
+            commits |= {part.labels.get(REVISION, "") for part in facts}
+        return TrustedImages(found, commits.pop() if len(commits) == 1 else "")
+
+    def deployment(self, environment: str, trusted: TrustedImages) -> Deployment:
+        """The deployment of these images, with the trace of this process."""
+        images = tuple(trusted.images.values())
+        return Deployment(
+            environment=environment,
+            app=(self.image or images[0]).repository.rpartition("/")[2],
+            images=images,
+            commit=trusted.commit,
+            trace=self.environ.get("TRACEPARENT", ""),
+        )
+
+    def deploy(
+        self,
+        gitops: GitOpsSection,
+        images: Mapping[str, Reference],
+        deployment: Deployment,
+        *,
+        allow_older: bool = False,
+        dry_run: bool = False,
+        on_race: Callable[[int], object] = lambda attempt: None,
+    ) -> Deployed:
+        """Set the images, by target, and push, or propose the change; with `dry_run` neither.
+        Raises what `prepare` and `deploy` raise, and what the API of pull requests answers.
+        """
+        older = None if allow_older else commit_order(self.git, "", fetch=self.fetch)
+        url = str(self.root / gitops.repository) if gitops.is_path else gitops.repository
+        with remote_branch(self.home / "gitops", self.environ, url, gitops.branch) as branch:
+            parts = (branch, gitops.updates, images, deployment)
+            if not dry_run and not gitops.pull_request:
+                return deploy(*parts, older=older, sign=gitops.sign, on_race=on_race)
+            done = prepare(*parts, older=older, sign=gitops.sign)
+            if dry_run or not done.commit:
+                return done
+            forge = Forge.of(self.http, branch.url, self.environ, api=gitops.api)
+            return replace(done, address=propose(branch, forge, done)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedImages:
+    """Images by target, with digests, and the commit of their source, empty if they do not name
+    one and the same.
+    """
+
+    images: Mapping[str, Reference]
+    commit: str
