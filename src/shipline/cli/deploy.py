@@ -23,7 +23,8 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.config import Config
     from shipline.deliver.delivery import Delivery
-    from shipline.deliver.gitops import Deployed, Deployment, EnvironmentSection
+    from shipline.deliver.environments import EnvironmentSection
+    from shipline.deliver.gitops import Deployed, Deployment
     from shipline.ship.record import RunRecord
 
 

@@ -16,7 +16,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.deliver.ci import CiSection
-    from shipline.deliver.gitops import Environments
+    from shipline.deliver.environments import Environments
     from shipline.gates import GatesSection
     from shipline.server import RegistrySection
     from shipline.tags import TagsSection
@@ -64,7 +64,7 @@ class Config:
     environments: Environments | None = field(
         default=None,
         metadata=_section(
-            "shipline.deliver.gitops:Environments",
+            "shipline.deliver.environments:Environments",
             "The environments that images are deployed to, by name.",
         ),
     )
@@ -89,6 +89,10 @@ class Config:
                 parse_mirrors(self.registry_mirrors)
             except UsageError as error:
                 raise ConfigError(f"registry-mirrors: {error.message}", hint=error.hint) from None
+        if self.environments:
+            from shipline.deliver.environments import require_chain
+
+            require_chain(self.environments)
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
             from shipline.ship.reports import with_implied_gates
 

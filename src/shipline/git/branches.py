@@ -54,14 +54,17 @@ class RemoteBranch(Struct, frozen=True):
         """The branch with its repository, without logins."""
         return f"{without_logins(self.url)}, branch {self.name}"
 
-    def fetch(self) -> str:
-        """The commit at the tip of the branch, with its history. Raises RemoteUnreachable, and
-        GitError if there is no such branch.
+    def fetch(self, beside: str = "") -> str:
+        """The commit at the tip of the branch, with its history. At the same moment another branch
+        is fetched, for `local_tip`, if there is one. Raises RemoteUnreachable, and GitError if
+        there is no such branch.
         """
         ref = f"refs/heads/{self.name}"
-        fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--", self.url)
+        fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--prune", "--")
+        # unlike a name, a pattern may match nothing
+        also = (f"+refs/heads/{beside}*:refs/heads/{beside}*",) if beside else ()
         try:
-            self.git.run(*fetch, f"+{ref}:{ref}")
+            self.git.run(*fetch, self.url, f"+{ref}:{ref}", *also)
         except GitError as error:
             if "couldn't find remote ref" in error.message:
                 raise GitError(
@@ -85,11 +88,15 @@ class RemoteBranch(Struct, frozen=True):
     def read(self, file: CommittedFile) -> bytes:
         return self.git.run("cat-file", "blob", file.object).output
 
-    def log(
-        self, commit: str, lines: Sequence[str], *, limit: int | None = None
-    ) -> tuple[Commit, ...]:
-        """The commits up to `commit` whose messages have all of these lines, newest first."""
-        return log(self.git, commit, lines=lines, limit=limit)
+    def local_tip(self, branch: str) -> str:
+        """The commit of a branch as it was fetched; empty if there is none."""
+        return self.git.text("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
+
+    def log(self, commits: Sequence[str], lines: Sequence[str]) -> tuple[Commit, ...]:
+        """The commits up to `commits` whose messages have all of these lines, newest first, and
+        none before one that follows from it.
+        """
+        return log(self.git, *commits, lines=lines, ordered=True)
 
     def commit(
         self,

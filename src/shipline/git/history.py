@@ -34,12 +34,12 @@ class Commit(Struct, frozen=True):
 
 def log(
     git: Git,
-    until: str,
-    *,
+    *until: str,
     since: Sequence[str] = (),
     paths: Sequence[str] = (),
     lines: Sequence[str] = (),
     limit: int | None = None,
+    ordered: bool = False,
 ) -> tuple[Commit, ...]:
     """The commits reachable from `until` and from none of `since`, newest first, at most `limit`.
 
@@ -52,7 +52,8 @@ def log(
     excluded += ["--all-match", "--extended-regexp"] if lines else []
     excluded += [f"--max-count={limit}"] if limit is not None else []
     limits = ["--full-history", "--", *_pathspecs(paths)] if paths else ["--"]
-    done = git.run(*_LOG, f"--format={_FIELDS}", until, *excluded, *limits)
+    excluded += ["--date-order"] if ordered else []
+    done = git.run(*_LOG, f"--format={_FIELDS}", *until, *excluded, *limits)
     return tuple(_commit(record) for record in done.output.split(b"\0") if record)
 
 

@@ -1,28 +1,32 @@
 """Images in GitOps repositories: where they stand, and commits that set them."""
 
 from shipline.deliver.gitops.deployment import (
+    RECORDS,
+    Action,
     Deployed,
     Deployment,
     Superseded,
     deploy,
-    deployments,
+    history,
     prepare,
+    record,
 )
-from shipline.deliver.gitops.section import Environments, EnvironmentSection, GitOpsSection
+from shipline.deliver.gitops.section import GitOpsSection
 from shipline.deliver.gitops.updates import Tree, Update
 from shipline.deliver.gitops.yaml_text import UnsuitableFile
 
 __all__ = [
+    "RECORDS",
+    "Action",
     "Deployed",
     "Deployment",
-    "EnvironmentSection",
-    "Environments",
     "GitOpsSection",
     "Superseded",
     "Tree",
     "UnsuitableFile",
     "Update",
     "deploy",
-    "deployments",
+    "history",
     "prepare",
+    "record",
 ]

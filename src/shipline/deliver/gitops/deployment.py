@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from typing import Self
 
 from shipline.deliver.gitops.updates import Update
 from shipline.errors import ConfigError, ShiplineError
 from shipline.git import Commit, CommitOrder, GitError, RemoteBranch
-from shipline.oci import Reference
+from shipline.oci import Digest, Reference
 from shipline.tasks import sleep
 from shipline.values import replace
+
+RECORDS = "shipline/records"
+"""The branch of records, where the branch itself is changed by pull requests."""
+
+OnRace = Callable[[int], object]
+"""Is told the number of an attempt that failed because somebody else pushed first."""
 
 _TRIES = 10
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
@@ -33,16 +40,52 @@ class Superseded(ShiplineError):
     exit_code = 9
 
 
+class Action(StrEnum):
+    """What a commit says of an app in an environment."""
+
+    DEPLOY = "deploy"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    APPROVE = "approve"
+    HOLD = "hold"
+    RELEASE = "release"
+    STOP = "stop"
+    RESUME = "resume"
+    VERIFY = "verify"
+    WEIGHT = "weight"
+
+    @property
+    def deploys(self) -> bool:
+        """Whether the commit sets the images of the environment."""
+        return self in (Action.DEPLOY, Action.PROMOTE, Action.ROLLBACK)
+
+
+_SUBJECTS = {
+    Action.DEPLOY: "deploy {app} {version} to {environment}",
+    Action.PROMOTE: "promote {app} {version} from {source} to {environment}",
+    Action.ROLLBACK: "roll back {app} to {version} in {environment}",
+    Action.APPROVE: "approve {app} {version} for {environment}",
+    Action.HOLD: "hold {app} {version} in {environment}",
+    Action.RELEASE: "release {app} {version} in {environment}",
+    Action.STOP: "stop promotions of {app} to {environment}",
+    Action.RESUME: "resume promotions of {app} to {environment}",
+    Action.VERIFY: "verify {app} {version} in {environment}: {verdict}",
+    Action.WEIGHT: "give {app} {version} {weight} % in {environment}",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Images for an environment, and where they come from. `app` names what is deployed, `commit`
-    is that of the source; `gates` has verdicts by gate. `id` is the commit in the GitOps
-    repository and `time` its time, once there is one.
+    """Images for an environment, and where they come from; or, by its `action`, what else is
+    recorded of them. `app` names what is deployed, `commit` is that of the source and `author` the
+    author of that; `gates` has verdicts by gate. `source` is the environment that they are
+    promoted from. `id` is the commit in the GitOps repository, `time` its time in seconds since
+    1970 and `by` its committer, once there is one.
     """
 
     environment: str
     app: str
-    images: tuple[Reference, ...]
+    images: tuple[Reference, ...] = ()
     commit: str = ""
     previous: tuple[Reference, ...] = ()
     gates: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +93,15 @@ class Deployment:
     trace: str = ""
     id: str = ""
     time: int = 0
+    action: Action = Action.DEPLOY
+    author: str = ""
+    source: str = ""
+    approved_by: tuple[str, ...] = ()
+    reason: str = ""
+    verdict: str = ""
+    weight: int | None = None
+    step: str = ""
+    by: str = ""
 
     @property
     def version(self) -> str:
@@ -60,58 +112,143 @@ class Deployment:
         return ", ".join(dict.fromkeys(names))
 
     @property
-    def key_lines(self) -> tuple[str, ...]:
-        """The lines that all deployments of the app to the environment have."""
-        return (f"Shipline-App: {self.app}", f"Shipline-Environment: {self.environment}")
+    def digests(self) -> frozenset[Digest]:
+        """The digests of the images: what is promoted, approved, held and verified."""
+        return frozenset(image.digest for image in self.images if image.digest)
+
+    @property
+    def subject(self) -> str:
+        """The deployment in one line."""
+        names = {name: getattr(self, name) for name in ("app", "version", "environment", "source")}
+        verdict, weight = self.verdict, self.weight
+        return " ".join(
+            _SUBJECTS[self.action].format(**names, verdict=verdict, weight=weight).split()
+        )
 
     @property
     def message(self) -> str:
         """The message of the commit."""
-        trailers = [
-            *self.key_lines,
-            *(f"Shipline-Image: {image}" for image in self.images),
-            *(f"Shipline-Previous: {image}" for image in self.previous),
-            *([f"Shipline-Commit: {self.commit}"] if self.commit else []),
-            *(f"Shipline-Gate: {name}={verdict}" for name, verdict in sorted(self.gates.items())),
-            *([f"Shipline-Run: {self.run}"] if self.run else []),
-            *([f"Shipline-Trace: {self.trace}"] if self.trace else []),
+        gates = [f"{name}={verdict}" for name, verdict in sorted(self.gates.items())]
+        values: dict[str, Sequence[object]] = {
+            "App": [self.app],
+            "Environment": [self.environment],
+            "Action": [self.action] if self.action is not Action.DEPLOY else [],
+            "Image": self.images,
+            "Previous": self.previous,
+            "From": [self.source],
+            "Commit": [self.commit],
+            "Author": [self.author],
+            "Gate": gates,
+            "Approved-By": self.approved_by,
+            "Verdict": [self.verdict],
+            "Weight": [] if self.weight is None else [self.weight],
+            "Step": [self.step],
+            "Reason": [self.reason],
+            "Run": [self.run],
+            "Trace": [self.trace],
+        }
+        lines = [
+            f"Shipline-{name}: {text}"
+            for name, several in values.items()
+            for value in several
+            if (text := " ".join(str(value).split()))
         ]
-        subject = f"deploy {self.app} {self.version} to {self.environment}"
-        return "\n".join([subject, "", *trailers, ""])
+        return "\n".join([self.subject, "", *lines, ""])
 
     @classmethod
     def of(cls, commit: Commit) -> Self | None:
-        """What a commit deploys; None for one that deploys nothing."""
+        """What a commit says; None for one that says nothing, or what cannot be read."""
         values: dict[str, list[str]] = {}
         for line in commit.message.splitlines():
             if match := _TRAILER.match(line):
                 values.setdefault(match[1], []).append(match[2])
-        if not values.keys() >= {"App", "Environment", "Image"}:
-            return None
 
         def last(name: str) -> str:
             return values.get(name, [""])[-1]
 
+        try:
+            action = Action(last("Action") or Action.DEPLOY)
+            images = tuple(map(Reference.parse, values.get("Image", ())))
+            previous = tuple(map(Reference.parse, values.get("Previous", ())))
+            weight = int(last("Weight")) if last("Weight") else None
+        except (ShiplineError, ValueError):
+            return None
+        if not (last("App") and last("Environment") and (images or not action.deploys)):
+            return None
         return cls(
             environment=last("Environment"),
             app=last("App"),
-            images=tuple(map(Reference.parse, values["Image"])),
+            images=images,
             commit=last("Commit"),
-            previous=tuple(map(Reference.parse, values.get("Previous", ()))),
+            previous=previous,
             gates=dict(gate.partition("=")[::2] for gate in values.get("Gate", ())),
             run=last("Run"),
             trace=last("Trace"),
             id=commit.sha,
             time=commit.time,
+            action=action,
+            author=last("Author"),
+            source=last("From"),
+            approved_by=tuple(values.get("Approved-By", ())),
+            reason=last("Reason"),
+            verdict=last("Verdict"),
+            weight=weight,
+            step=last("Step"),
+            by=commit.committer,
         )
 
 
-def deployments(
-    branch: RemoteBranch, tip: str, lines: Sequence[str], *, limit: int | None = None
-) -> list[Deployment]:
-    """The deployments up to a commit whose messages have all of the lines, newest first."""
-    commits = branch.log(tip, lines, limit=limit)
-    return [found for commit in commits if (found := Deployment.of(commit))]
+def history(branch: RemoteBranch, tip: str, app: str, environment: str = "") -> list[Deployment]:
+    """What the commits up to `tip`, and those of the branch of records as it was fetched, say of an
+    app, in one environment or in all; newest first.
+    """
+    lines = [f"Shipline-App: {app}"]
+    lines += [f"Shipline-Environment: {environment}"] if environment else []
+    tips = [commit for commit in (tip, branch.local_tip(RECORDS)) if commit]
+    return [found for commit in branch.log(tips, lines) if (found := Deployment.of(commit))]
+
+
+def record(
+    branch: RemoteBranch,
+    app: str,
+    make: Callable[[Sequence[Deployment]], Deployment | None],
+    *,
+    proposed: bool = False,
+    sign: bool = False,
+    on_race: OnRace = lambda attempt: None,
+) -> Deployment | None:
+    """Commit and push what `make` says of the history of the app, without a change of files; None
+    if it says nothing. Where others push first, it is asked again. With `proposed`, for branches
+    that are changed by pull requests, the commit goes to the branch of records instead.
+
+    Raises what `make` raises, PushRefused, and GitError if others are always faster.
+    """
+    for _ in tries(branch, on_race):
+        tip = branch.fetch(RECORDS)
+        made = make(history(branch, tip, app))
+        if made is None:
+            return None
+        there = branch.local_tip(RECORDS) if proposed else ""
+        commit = branch.commit(there or tip, {}, {}, made.message, sign=sign)
+        to = {"to": RECORDS, "replaces": there} if proposed else {}
+        if branch.push(commit, **to):
+            return replace(made, id=commit)
+    return None
+
+
+def tries(branch: RemoteBranch, on_race: OnRace) -> Iterator[int]:
+    """Numbers of attempts, with a pause before each but the first. Raises GitError after the last,
+    since others pushed first each time.
+    """
+    for attempt in range(1, _TRIES + 1):
+        yield attempt
+        on_race(attempt)
+        sleep(min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+    raise GitError(
+        f"{branch.shown}: others pushed first, {_TRIES} times",
+        hint="try again once fewer push there",
+        retriable=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +282,9 @@ def prepare(
     Raises ConfigError for an update without an image, UnsuitableFile where one cannot be set,
     Superseded if a newer commit is deployed.
     """
-    tip = branch.fetch()
-    before = next(iter(deployments(branch, tip, deployment.key_lines, limit=1)), None)
+    tip = branch.fetch(RECORDS)
+    said = history(branch, tip, deployment.app, deployment.environment)
+    before = next((one for one in said if one.action.deploys), None)
     if before and older:
         _require_newer(before, deployment, older)
     files = branch.files(tip)
@@ -177,23 +315,17 @@ def deploy(
     *,
     older: CommitOrder | None,
     sign: bool = False,
-    on_race: Callable[[int], object] = lambda attempt: None,
+    on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
     """Set the images, commit and push. Where others push first, the images are set again in the
     new tip, after a moment: nothing of theirs is merged or lost. See `prepare` for errors; raises
     PushRefused, and GitError if others are always faster.
     """
-    for attempt in range(1, _TRIES + 1):
+    for _ in tries(branch, on_race):
         done = prepare(branch, updates, images, deployment, older=older, sign=sign)
         if not done.commit or branch.push(done.commit):
-            return done
-        on_race(attempt)
-        sleep(min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
-    raise GitError(
-        f"{branch.shown}: others pushed first, {_TRIES} times",
-        hint="deploy again once fewer push there",
-        retriable=True,
-    )
+            break
+    return done
 
 
 def _require_newer(before: Deployment, deployment: Deployment, older: CommitOrder) -> None:

@@ -1,8 +1,7 @@
-"""The section `environments` of shipline.yaml: where each environment is described in git."""
+"""The section `gitops` of an environment: where it is described in git."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shipline.deliver.gitops.updates import Update
@@ -40,14 +39,3 @@ class GitOpsSection:
     def is_path(self) -> bool:
         """Whether the repository is a path, as git reads it: no URL, and no host before a colon."""
         return "://" not in self.repository and ":" not in self.repository.partition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class EnvironmentSection:
-    """An environment that images are deployed to."""
-
-    gitops: GitOpsSection = field(metadata={"doc": "Where it is described in git."})
-
-
-Environments = Mapping[str, EnvironmentSection]
-"""The environments by name."""

@@ -1,0 +1,115 @@
+"""The section `environments` of shipline.yaml: where each environment is described in git, and what
+an image needs to get there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shipline.deliver.gitops import GitOpsSection
+from shipline.deliver.windows import Freeze, Window
+from shipline.errors import ConfigError
+from shipline.units import Duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approvals:
+    """Who must approve an image, by commits in the GitOps repository."""
+
+    required: int = field(
+        default=1, metadata={"doc": "How many different people must approve the same digest."}
+    )
+    by: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Their email addresses in git, also as globs; by default anybody's."},
+    )
+    allow_author: bool = field(
+        default=False,
+        metadata={"doc": "Whether the author of the commit that was built may approve it."},
+    )
+    signers: str = field(
+        default="",
+        metadata={
+            "doc": "A file of allowed signers (ssh-keygen) next to this one: only commits signed by"
+            " the approver's own key count."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.required < 1:
+            raise ConfigError("required: at least one person must approve")
+        plain = {address.lower() for address in self.by}
+        if self.by and not any("*" in address for address in plain) and len(plain) < self.required:
+            raise ConfigError(f"by: names {len(plain)} people, and {self.required} must approve")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredGates:
+    """Gates whose verdicts on the image must be there."""
+
+    required: tuple[str, ...] = field(
+        default=(), metadata={"doc": "The names of gates that must have judged this digest."}
+    )
+    max_age: Duration | None = field(
+        default=None, metadata={"doc": "The maximum age of the verdicts."}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSection:
+    """An environment that images are deployed to."""
+
+    gitops: GitOpsSection = field(metadata={"doc": "Where it is described in git."})
+    after: str = field(
+        default="",
+        metadata={"doc": "The environment in which a digest must have been verified before."},
+    )
+    promotion: Literal["auto", "manual"] | None = field(
+        default=None,
+        metadata={
+            "doc": "Whether `shipline ship` promotes to it, or a person does; by default auto, with"
+            " `approvals` once they are given."
+        },
+    )
+    approvals: Approvals | None = field(default=None, metadata={"doc": "Who must approve."})
+    gates: RequiredGates = field(
+        default_factory=RequiredGates, metadata={"doc": "Verdicts that must be there."}
+    )
+    soak: Duration | None = field(
+        default=None,
+        metadata={"doc": "How long ago the digest must have been verified in `after`."},
+    )
+    windows: tuple[Window, ...] = field(
+        default=(), metadata={"doc": "When promotions are made; by default at any time."}
+    )
+    freezes: tuple[Freeze, ...] = field(
+        default=(), metadata={"doc": "When no promotions are made."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.soak and not self.after:
+            raise ConfigError("soak: needs `after`, the environment in which time is counted")
+
+
+Environments = Mapping[str, EnvironmentSection]
+"""The environments by name."""
+
+
+def require_chain(environments: Environments) -> None:
+    """Raises ConfigError unless each `after` names an environment, and none comes after itself."""
+    for name, section in environments.items():
+        seen = [name]
+        while after := section.after:
+            if after not in environments:
+                raise ConfigError(
+                    f"environments.{seen[-1]}.after: there is no environment {after!r}"
+                )
+            if after in seen:
+                raise ConfigError(
+                    f"environments.{seen[-1]}.after: {after} comes after itself:"
+                    f" {' after '.join([*seen, after])}"
+                )
+            seen.append(after)
+            section = environments[after]

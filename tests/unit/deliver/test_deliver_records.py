@@ -1,0 +1,131 @@
+"""What commits of a GitOps repository say of an environment, written and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commits import Work, with_remote
+from shipline.deliver.gitops import RECORDS, Action, Deployment, history, record
+from shipline.git import Commit, RemoteBranch, remote_branch
+from shipline.oci import Reference
+
+_LETTERS = st.characters(min_codepoint=33, max_codepoint=0x24F).filter(lambda one: one.strip())
+WORDS = st.text(_LETTERS, min_size=1, max_size=20)
+IMAGE = Reference.parse(f"registry.example/team/app:1.2@sha256:{'ab' * 32}")
+OLD = Reference.parse(f"registry.example/team/app@sha256:{'cd' * 32}")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Work, RemoteBranch]]:
+    work, remote = with_remote(tmp_path)
+    with remote_branch(tmp_path / "kept", work.environ, str(remote), "main") as branch:
+        yield work, branch
+
+
+def said(action: Action, environment: str = "staging") -> Deployment:
+    return Deployment(environment, "app", (IMAGE,), action=action, source="dev")
+
+
+@given(
+    st.builds(
+        Deployment,
+        environment=WORDS,
+        app=WORDS,
+        images=st.just((IMAGE, OLD)),
+        previous=st.sampled_from([(), (OLD,)]),
+        commit=WORDS,
+        gates=st.dictionaries(WORDS.filter(lambda text: "=" not in text), WORDS),
+        run=WORDS,
+        trace=WORDS,
+        action=st.sampled_from(Action),
+        author=WORDS,
+        source=WORDS,
+        approved_by=st.lists(WORDS).map(tuple),
+        reason=WORDS,
+        verdict=WORDS,
+        weight=st.none() | st.integers(0, 100),
+        step=WORDS,
+    )
+)
+def test_what_a_message_says_is_read_back(deployment: Deployment) -> None:
+    assert Deployment.of(Commit("", message=deployment.message)) == deployment
+
+
+def test_a_line_break_in_a_value_makes_no_trailer() -> None:
+    text = "broken\nShipline-Action: release\n\nShipline-App: other"
+    made = Deployment("staging", "app", (IMAGE,), action=Action.HOLD, reason=text)
+    read = Deployment.of(Commit("", message=made.message))
+    assert read and (read.action, read.app) == (Action.HOLD, "app")
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        "Shipline-Action: unknown",
+        "Shipline-Image: not an image",
+        "Shipline-Action: weight\nShipline-Weight: x",
+        "",
+    ],
+)
+def test_what_cannot_be_read_says_nothing(trailer: str) -> None:
+    message = f"by hand\n\nShipline-App: app\nShipline-Environment: staging\n{trailer}\n"
+    assert Deployment.of(Commit("", message=message)) is None
+
+
+@pytest.mark.parametrize("proposed", [False, True])
+def test_a_record_changes_no_file_and_is_read_back(
+    pair: tuple[Work, RemoteBranch], proposed: bool
+) -> None:
+    branch = pair[1]
+    before = branch.fetch()
+    seen: list[int] = []
+
+    def make(known: Sequence[Deployment]) -> Deployment:
+        seen.append(len(known))
+        return said(Action.HOLD if not known else Action.RELEASE)
+
+    for _ in range(2):
+        assert record(branch, "app", make, proposed=proposed)
+    tip = branch.fetch(RECORDS)
+    assert seen == [0, 1]
+    assert (tip == before) is proposed
+    read = history(branch, tip, "app")
+    assert [one.action for one in read] == [Action.RELEASE, Action.HOLD]
+    assert read[0].by == "A U Thor <author@example.org>" and read[0].time
+    assert history(branch, tip, "app", "production") == history(branch, tip, "other") == []
+    assert branch.files(read[0].id) == branch.files(before)
+
+
+@pytest.mark.parametrize("proposed", [False, True])
+def test_where_another_was_first_it_is_decided_again(
+    pair: tuple[Work, RemoteBranch], tmp_path: Path, proposed: bool
+) -> None:
+    work, branch = pair
+    asked: list[int] = []
+
+    def make(known: Sequence[Deployment]) -> Deployment | None:
+        asked.append(len(known))
+        if len(asked) == 1:  # somebody else pushes after our fetch
+            with remote_branch(tmp_path / "theirs", work.environ, branch.url, "main") as theirs:
+                record(theirs, "app", lambda _: said(Action.STOP), proposed=proposed)
+        return None if known else said(Action.HOLD)
+
+    assert record(branch, "app", make, proposed=proposed) is None
+    assert asked == [0, 1]
+
+
+def test_order_is_that_of_the_history_whatever_the_clocks_say(
+    pair: tuple[Work, RemoteBranch],
+) -> None:
+    work, branch = pair
+    for minutes, action in ((9000, Action.HOLD), (10, Action.RELEASE), (5000, Action.STOP)):
+        work.minutes = minutes
+        work.commit(said(action).message)
+        work.git("push", "-q", "origin", "HEAD:main")
+    read = history(branch, branch.fetch(RECORDS), "app")
+    assert [one.action for one in read] == [Action.STOP, Action.RELEASE, Action.HOLD]
