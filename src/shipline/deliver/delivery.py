@@ -4,15 +4,27 @@ digest in the GitOps repository, with a push or a pull request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.deliver.gitops import Deployed, Deployment, GitOpsSection, deploy, prepare
+from shipline.deliver.gitops import (
+    Decide,
+    Deployed,
+    Deployment,
+    GitOpsSection,
+    OnRace,
+    deploy,
+    newer_only,
+    prepare,
+    record,
+)
 from shipline.deliver.gitops.pull_request import Forge, propose
 from shipline.gates.context import REVISION, image_facts
-from shipline.git import Git, commit_order, remote_branch
+from shipline.git import CommitOrder, Git, RemoteBranch, commit_order, remote_branch
 from shipline.oci import Reference
 from shipline.trust import TrustPolicy
 from shipline.values import replace
@@ -75,22 +87,47 @@ class Delivery:
         *,
         allow_older: bool = False,
         dry_run: bool = False,
-        on_race: Callable[[int], object] = lambda attempt: None,
+        on_race: OnRace = lambda attempt: None,
     ) -> Deployed:
         """Set the images, by target, and push, or propose the change; with `dry_run` neither.
         Raises what `prepare` and `deploy` raise, and what the API of pull requests answers.
         """
-        older = None if allow_older else commit_order(self.git, "", fetch=self.fetch)
-        url = str(self.root / gitops.repository) if gitops.is_path else gitops.repository
-        with remote_branch(self.home / "gitops", self.environ, url, gitops.branch) as branch:
-            parts = (branch, gitops.updates, images, deployment)
+        decide = newer_only(deployment, images, None if allow_older else self.older)
+        return self.change(gitops, deployment.app, decide, dry_run=dry_run, on_race=on_race)
+
+    def change(
+        self,
+        gitops: GitOpsSection,
+        app: str,
+        decide: Decide,
+        *,
+        dry_run: bool = False,
+        on_race: OnRace = lambda attempt: None,
+    ) -> Deployed:
+        """Decide, set the images, and push, or propose the change; with `dry_run` neither. Records
+        of a proposed change are pushed before it. Raises as `deploy`.
+        """
+        with self.branch(gitops) as branch:
+            parts = (branch, gitops.updates, app, decide)
             if not dry_run and not gitops.pull_request:
-                return deploy(*parts, older=older, sign=gitops.sign, on_race=on_race)
-            done = prepare(*parts, older=older, sign=gitops.sign)
+                return deploy(*parts, sign=gitops.sign, on_race=on_race)
+            done = prepare(*parts, sign=gitops.sign)
             if dry_run or not done.commit:
                 return done
+            for made in done.records:
+                record(branch, app, partial(_the_same, made), proposed=True, sign=gitops.sign)
             forge = Forge.of(self.http, branch.url, self.environ, api=gitops.api)
             return replace(done, address=propose(branch, forge, done)[1])
+
+    def branch(self, gitops: GitOpsSection) -> AbstractContextManager[RemoteBranch]:
+        """The branch that describes an environment, for this process alone."""
+        url = str(self.root / gitops.repository) if gitops.is_path else gitops.repository
+        return remote_branch(self.home / "gitops", self.environ, url, gitops.branch)
+
+    @property
+    def older(self) -> CommitOrder:
+        """The order of the commits of the source."""
+        return commit_order(self.git, "", fetch=self.fetch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +138,7 @@ class TrustedImages:
 
     images: Mapping[str, Reference]
     commit: str
+
+
+def _the_same(made: Deployment, said: Sequence[Deployment]) -> Deployment:
+    return made

@@ -3,13 +3,19 @@
 from shipline.deliver.gitops.deployment import (
     RECORDS,
     Action,
+    Decide,
     Deployed,
     Deployment,
+    OnRace,
+    PlannedChange,
     Superseded,
     deploy,
+    deployed,
     history,
+    newer_only,
     prepare,
     record,
+    require_newer,
 )
 from shipline.deliver.gitops.section import GitOpsSection
 from shipline.deliver.gitops.updates import Tree, Update
@@ -18,15 +24,21 @@ from shipline.deliver.gitops.yaml_text import UnsuitableFile
 __all__ = [
     "RECORDS",
     "Action",
+    "Decide",
     "Deployed",
     "Deployment",
     "GitOpsSection",
+    "OnRace",
+    "PlannedChange",
     "Superseded",
     "Tree",
     "UnsuitableFile",
     "Update",
     "deploy",
+    "deployed",
     "history",
+    "newer_only",
     "prepare",
     "record",
+    "require_newer",
 ]

@@ -252,14 +252,52 @@ def tries(branch: RemoteBranch, on_race: OnRace) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedChange:
+    """What to do, given a history: the deployment with its images by target, and what to record in
+    the same push. Without images nothing is done, since `deployment` is there already.
+    """
+
+    deployment: Deployment
+    images: Mapping[str, Reference]
+    records: tuple[Deployment, ...] = ()
+
+
+Decide = Callable[[Sequence[Deployment]], PlannedChange]
+"""A decision from the history of the app, newest first; raises to refuse."""
+
+
+def newer_only(
+    deployment: Deployment, images: Mapping[str, Reference], older: CommitOrder | None
+) -> Decide:
+    """The decision to deploy, which raises Superseded if a newer commit is deployed; `older` orders
+    commits of the source, None to allow older ones.
+    """
+
+    def decide(said: Sequence[Deployment]) -> PlannedChange:
+        if older and (before := deployed(said, deployment.environment)):
+            require_newer(before, deployment, older)
+        return PlannedChange(deployment, images)
+
+    return decide
+
+
+def deployed(said: Sequence[Deployment], environment: str) -> Deployment | None:
+    """The newest deployment to an environment."""
+    found = (one for one in said if one.environment == environment and one.action.deploys)
+    return next(found, None)
+
+
+@dataclass(frozen=True, slots=True)
 class Deployed:
     """The result: the commit, empty if the images were there already, and the changed files with
-    their contents before and after. `address` is that of the pull request that proposes it.
+    their contents before and after. `head` is the commit to push, with the records after it.
+    `address` is that of the pull request that proposes it.
     """
 
     deployment: Deployment
     files: Mapping[str, tuple[bytes, bytes]]
-    tip: str
+    head: str = ""
+    records: tuple[Deployment, ...] = ()
     address: str = ""
 
     @property
@@ -268,67 +306,60 @@ class Deployed:
 
 
 def prepare(
-    branch: RemoteBranch,
-    updates: Sequence[Update],
-    images: Mapping[str, Reference],
-    deployment: Deployment,
-    *,
-    older: CommitOrder | None,
-    sign: bool = False,
+    branch: RemoteBranch, updates: Sequence[Update], app: str, decide: Decide, *, sign: bool = False
 ) -> Deployed:
-    """The commit for the present tip of the branch, not pushed. `images` are by target; `older`
-    orders commits of the source, None to allow older ones.
+    """The commits for the present tip of the branch, not pushed.
 
-    Raises ConfigError for an update without an image, UnsuitableFile where one cannot be set,
-    Superseded if a newer commit is deployed.
+    Raises what `decide` raises, ConfigError for an update without an image, UnsuitableFile where
+    one cannot be set.
     """
     tip = branch.fetch(RECORDS)
-    said = history(branch, tip, deployment.app, deployment.environment)
-    before = next((one for one in said if one.action.deploys), None)
-    if before and older:
-        _require_newer(before, deployment, older)
+    said = history(branch, tip, app)
+    decision = decide(said)
     files = branch.files(tip)
     contents = {path: partial(branch.read, file) for path, file in files.items()}
     changes: dict[str, bytes] = {}
-    for update in updates:
-        if update.target not in images:
+    for update in updates if decision.images else ():
+        if update.target not in decision.images:
             raise ConfigError(
                 f"{update.kind}: there is no image of the target {update.target!r}:"
-                f" {', '.join(images)}",
+                f" {', '.join(decision.images)}",
                 hint="with `targets` each update names its `target`, whose image is deployed",
             )
         tree = {**contents, **{path: partial(bytes, content) for path, content in changes.items()}}
-        changes |= update.apply(tree, images[update.target])
+        changes |= update.apply(tree, decision.images[update.target])
     if not changes:
-        return Deployed(deployment, {}, tip)
-    made = replace(deployment, previous=before.images if before else ())
-    commit = branch.commit(tip, files, changes, made.message, sign=sign)
+        return Deployed(decision.deployment, {})
+    before = deployed(said, decision.deployment.environment)
+    made = replace(decision.deployment, previous=before.images if before else ())
+    commit = head = branch.commit(tip, files, changes, made.message, sign=sign)
+    for one in decision.records:
+        head = branch.commit(head, {}, {}, one.message, sign=sign)
     shown = {path: (contents[path](), content) for path, content in changes.items()}
-    return Deployed(replace(made, id=commit), shown, tip)
+    return Deployed(replace(made, id=commit), shown, head, decision.records)
 
 
 def deploy(
     branch: RemoteBranch,
     updates: Sequence[Update],
-    images: Mapping[str, Reference],
-    deployment: Deployment,
+    app: str,
+    decide: Decide,
     *,
-    older: CommitOrder | None,
     sign: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
-    """Set the images, commit and push. Where others push first, the images are set again in the
-    new tip, after a moment: nothing of theirs is merged or lost. See `prepare` for errors; raises
-    PushRefused, and GitError if others are always faster.
+    """Set the images, commit and push. Where others push first, it is decided again, and the images
+    are set in the new tip, after a moment: nothing of theirs is merged or lost. See `prepare` for
+    errors; raises PushRefused, and GitError if others are always faster.
     """
     for _ in tries(branch, on_race):
-        done = prepare(branch, updates, images, deployment, older=older, sign=sign)
-        if not done.commit or branch.push(done.commit):
+        done = prepare(branch, updates, app, decide, sign=sign)
+        if not done.commit or branch.push(done.head):
             break
     return done
 
 
-def _require_newer(before: Deployment, deployment: Deployment, older: CommitOrder) -> None:
+def require_newer(before: Deployment, deployment: Deployment, older: CommitOrder) -> None:
     """Raises Superseded if a descendant of the source commit is deployed."""
     ours, theirs = deployment.commit, before.commit
     if ours and theirs and ours != theirs and older(ours, theirs):
