@@ -18,7 +18,8 @@
     ├── EngineError        13   the container engine of --load is missing or refuses (engines/)
     ├── BuilderError       14   a builder cannot be reached, or refuses
     ├── RegionsDiffer      15   a region does not have what the primary registry has (ship/)
-    └── MirrorDiffers      15   a mirror does not have what its source has (regions/)
+    ├── MirrorDiffers      15   a mirror does not have what its source has (regions/)
+    └── Waiting            16   an environment waits for an approval, or for its time
 
     Cancelled             130   the work was interrupted
 
@@ -238,6 +239,14 @@ class GateUndecided(ShiplineError):
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.verdicts = verdicts
+
+
+class Waiting(ShiplineError):
+    """Nothing is wrong: what was asked for waits for people, or for its time."""
+
+    code = "waiting"
+    title = "waiting"
+    exit_code = 16
 
 
 class SandboxError(ShiplineError):

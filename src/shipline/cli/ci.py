@@ -153,6 +153,7 @@ def _workflow(config: Config, root: Path) -> Workflow:
         signing=_signing(pipeline, section, root),
         without=tuple(_without(config)),
         toolchain=language.toolchain if language else None,
+        environments=config.environments or {},
         section=section,
     )
 

@@ -6,8 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,13 @@ from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, NotFound, UsageError
 from shipline.oci import Reference
-from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.config import Config
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
-    from shipline.deliver.gitops import Deployed, Deployment
+    from shipline.deliver.gitops import Deployed
+    from shipline.registry import Client
     from shipline.ship.record import RunRecord
 
 
@@ -52,14 +51,19 @@ def command(
     registry has under a tag of this commit. With several targets, write TARGET=IMAGE. Prints the
     commit, or the address of the pull request.
     """
+    from shipline.api import open_client
+    from shipline.ship.steps.deploy import of_run
+
     config, section = configured(query, environment)
-    with _delivery(query, config) as delivery:
+    with open_client() as client:
+        delivery = delivery_of(query, config, client)
         source = _named(images, config) if images else _of_commit(query, config, delivery)
         trusted = delivery.trusted(source.images)
+        deployment = delivery.deployment(environment, trusted)
         done = delivery.deploy(
             section.gitops,
             trusted.images,
-            _of_run(source.run, delivery.deployment(environment, trusted)),
+            of_run(source.run, deployment) if source.run else deployment,
             allow_older=allow_older,
             dry_run=dry_run,
             on_race=_tell_race,
@@ -89,38 +93,24 @@ class _Source:
     run: RunRecord | None = None
 
 
-@contextmanager
-def _delivery(query: CommitQuery, config: Config) -> Iterator[Delivery]:
-    """The delivery of the project, with an open HTTP client."""
-    from shipline.api import open_client
+def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
+    """The delivery of the project of a configuration."""
     from shipline.deliver.delivery import Delivery
     from shipline.home import state_directory
     from shipline.trust import TrustPolicy, load_trust
 
     root = config.file.parent if config.file else Path()
-    with open_client() as client:
-        yield Delivery(
-            git=query.git,
-            root=root,
-            home=state_directory(),
-            environ=os.environ,
-            repositories=lambda image: client.repository(image).unmirrored,
-            http=client.http,
-            trust=TrustPolicy(load_trust(config.trust, root)) if config.trust else None,
-            image=config.pipeline.image,
-            fetch=query.fetch,
-        )
-
-
-def _of_run(run: RunRecord | None, deployment: Deployment) -> Deployment:
-    """The deployment with what is known of the run that made its images."""
-    if run is None:
-        return deployment
-    from shipline.ship.steps.gates import gate_verdicts
-
-    lines = gate_verdicts(run).verdicts
-    gates = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-    return replace(deployment, commit=run.commit, run=run.id, gates=gates)
+    return Delivery(
+        git=query.git,
+        root=root,
+        home=state_directory(),
+        environ=os.environ,
+        repositories=lambda image: client.repository(image).unmirrored,
+        http=client.http,
+        trust=TrustPolicy(load_trust(config.trust, root)) if config.trust else None,
+        image=config.pipeline.image,
+        fetch=query.fetch,
+    )
 
 
 def _named(words: Sequence[str], config: Config) -> _Source:
@@ -142,21 +132,15 @@ def _of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> _Sourc
     from shipline.git import resolve
     from shipline.home import state_directory
     from shipline.ship.runs import Runs
-    from shipline.ship.steps.build import pushed_images
+    from shipline.ship.steps.deploy import published_images
     from shipline.ship.steps.publish import names_of
 
     commit = resolve(query.git, "HEAD")
     root = str(config.file.parent) if config.file else ""
     for run in Runs(state_directory()).all():
-        if run.root != root or run.commit != commit:
+        if run.root != root or run.commit != commit or not names_of(run):
             continue
-        names = {name.name: name for name in map(Reference.parse, reversed(names_of(run)))}
-        images = {
-            target: names[place.name].at(pushed_images(run)[target].digest)
-            for target, place in config.pipeline.images.items()
-            if place.name in names and target in pushed_images(run)
-        }
-        if images:
+        if images := published_images(run, config.pipeline.images):
             return _Source(images, run)
     if not config.pipeline.images:
         raise ConfigError("shipline.yaml names no image", hint="name one: shipline deploy IMAGE")

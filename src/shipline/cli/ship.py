@@ -35,6 +35,7 @@ class Options:
 
     only: tuple[str, ...]
     skip: tuple[str, ...]
+    until: str | None
     resume: str | None
     built: tuple[Path, ...]
     platforms: tuple[str, ...]
@@ -68,6 +69,11 @@ def _words(
     help="Run these steps and no others.",
 )
 @click.option("--skip", multiple=True, callback=_words, metavar="STEP,..", help="Skip these steps.")
+@click.option(
+    "--until",
+    metavar="ENV",
+    help="End with this environment; `publish` deploys to none.",
+)
 @click.option(
     "--resume",
     is_flag=False,
@@ -126,9 +132,10 @@ def _words(
 def command(
     settings: ProgramSettings, /, query: CommitQuery, show: bool, as_json: bool, **given: Any
 ) -> int:
-    """Run the pipeline in shipline.yaml: lint, test, build, scan, judge, sign, copy and tag.
+    """Run the pipeline in shipline.yaml: lint, test, build, scan, judge, sign, copy, tag, deploy.
 
-    Nothing is tagged until all gates have passed. Prints the tags and the digest of the image.
+    Nothing is tagged until all gates have passed; then the image goes from environment to
+    environment, as far as each lets it. Prints the tags and the digest of the image.
     """
     from shipline.ship.preparation import prepare
     from shipline.ship.render import plan_text
@@ -178,15 +185,25 @@ def _project(query: CommitQuery, options: Options) -> ProjectConfig:
     if options.platforms:
         pipeline = pipeline.only_for(parse_platforms(options.platforms))
     tags = config.tags or TagsSection()
-    return ProjectConfig(config.file.parent, config.file.name, pipeline, tags, config.gates)
+    return ProjectConfig(
+        root=config.file.parent,
+        file=config.file.name,
+        pipeline=pipeline,
+        tags=tags,
+        gates=config.gates,
+        environments=config.environments or {},
+    )
 
 
 def _environment(query: CommitQuery, client: Client, options: Options) -> Environment:
+    from shipline.cli.deploy import delivery_of
     from shipline.cli.signing import private_keys
     from shipline.home import state_directory
     from shipline.ship.plan import Environment
 
+    config = query.config
     return Environment(
+        delivery=delivery_of(query, config, client) if config and config.environments else None,
         home=state_directory(),
         environ=os.environ,
         event=query.event,
@@ -203,7 +220,8 @@ def _selection(project: ProjectConfig, options: Options) -> Selection:
     if options.built and not images:
         raise UsageError("--built: shipline.yaml names no image")
     built = read_built(options.built, images)
-    return Selection(frozenset(options.only), frozenset(options.skip), built)
+    only, skip = frozenset(options.only), frozenset(options.skip)
+    return Selection(only, skip, built, options.until or "")
 
 
 def _ship(
@@ -252,7 +270,7 @@ def _ship(
         _show(run, as_json=as_json)
     if failure is not None and settings.json_lines:
         raise failure
-    return 0 if failure is None else _explain(failure, run, plan)
+    return run.exit_code if failure is None else _explain(failure, run, plan)
 
 
 def _sinks(mode: str) -> Sequence[Sink]:
@@ -286,10 +304,13 @@ def _show(run: RunRecord, *, as_json: bool) -> None:
     from shipline.ship.plan import UNGATED, UNGATED_HINT
     from shipline.ship.render import pending, ungated
     from shipline.ship.steps.build import shown_images
+    from shipline.ship.steps.deploy import deployments_of
     from shipline.ship.steps.publish import tagged_images
 
     for line in tagged_images(run) or shown_images(run):
         click.echo(line)
+    for deployed in deployments_of(run):
+        click.echo(str(deployed), err=True)
     if waiting := [step.name for step in pending(run)]:
         names = ", ".join(waiting)
         click.echo(f"warning: pending: {names}; shipline ship --resume {run.id}", err=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
 from shipline.errors import ConfigError, UsageError
-from shipline.ship import Pipeline
+from shipline.ship import Pipeline, deploy_step
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ class Config:
             from shipline.deliver.environments import require_chain
 
             require_chain(self.environments)
+            for name in map(deploy_step, self.environments):
+                if name in self.pipeline.steps:
+                    raise ConfigError(f"steps: {name} is the step of an environment: rename yours")
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
             from shipline.ship.reports import with_implied_gates
 

@@ -4,15 +4,17 @@ an image needs to get there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from shipline.deliver.gitops import GitOpsSection
-from shipline.deliver.health import HealthSection
 from shipline.deliver.windows import Freeze, Window
 from shipline.errors import ConfigError
 from shipline.units import Duration
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,13 @@ class EnvironmentSection:
         default="",
         metadata={"doc": "The environment in which a digest must have been verified before."},
     )
+    branches: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "The branches that `shipline ship` deploys to it, as patterns; by default the"
+            " default branch. Git tags are always deployed."
+        },
+    )
     promotion: Literal["auto", "manual"] | None = field(
         default=None,
         metadata={
@@ -88,9 +97,6 @@ class EnvironmentSection:
     freezes: tuple[Freeze, ...] = field(
         default=(), metadata={"doc": "When no promotions are made."}
     )
-    health: HealthSection | None = field(
-        default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
-    )
 
     def __post_init__(self) -> None:
         if self.soak and not self.after:
@@ -102,8 +108,14 @@ Environments = Mapping[str, EnvironmentSection]
 
 
 def require_chain(environments: Environments) -> None:
-    """Raises ConfigError unless each `after` names an environment, and none comes after itself."""
+    """Raises ConfigError for bad names, unless each `after` names an environment, and if one comes
+    after itself.
+    """
     for name, section in environments.items():
+        if not _NAME.match(name):
+            raise ConfigError(f"environments: {name!r} is not a name of letters, digits, . _ and -")
+        if name == "publish":
+            raise ConfigError("environments: publish is the step before the first environment")
         seen = [name]
         while after := section.after:
             if after not in environments:

@@ -22,6 +22,8 @@ from shipline.ship.section import Pipeline
 
 if TYPE_CHECKING:
     from shipline.build import BuildRequest
+    from shipline.deliver.delivery import Delivery
+    from shipline.deliver.environments import Environments
     from shipline.events import Step as Span
     from shipline.gates import GatesSection
     from shipline.ship.runs import Recorder
@@ -43,12 +45,14 @@ class ProjectConfig:
     pipeline: Pipeline
     tags: TagsSection
     gates: GatesSection | None = None
+    environments: Environments = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The surroundings of the project: state directory, variables, event, registries.
-    `repositories` opens a repository, `signers` loads the keys at a path or URL.
+    `repositories` opens a repository, `signers` loads the keys at a path or URL; `delivery` is the
+    way to its environments, if it has some.
     """
 
     home: Path
@@ -57,6 +61,7 @@ class Environment:
     repositories: Callable[[Reference], Attachable]
     signers: Callable[[str], Sequence[PrivateKey]]
     clock: Callable[[], float] = time.time
+    delivery: Delivery | None = None
 
 
 Builder = Callable[[Mapping[str, "BuildRequest"], "Span"], Mapping[str, Descriptor]]
@@ -66,12 +71,13 @@ Builder = Callable[[Mapping[str, "BuildRequest"], "Span"], Mapping[str, Descript
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which steps to run. `built` are images from other machines by target, merged instead of a
-    build.
+    build; `until` is the environment at which the run ends, or `publish`.
     """
 
     only: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
     built: Mapping[str, tuple[Digest, ...]] = field(default_factory=dict)
+    until: str = ""
 
     def left_out(self, name: str) -> str:
         """Why the step is not run; empty if it is."""
@@ -79,8 +85,14 @@ class Selection:
             return "not among --only"
         return "skipped by --skip" if name in self.skip else ""
 
-    def check(self, known: Set[str]) -> None:
-        """Raises UsageError for a name of no step."""
+    def check(self, known: Set[str], environments: Iterable[str] = ()) -> None:
+        """Raises UsageError for a name of no step, and for one of no environment."""
+        ends = ("publish", *environments)
+        if self.until and self.until not in ends:
+            raise UsageError(
+                f"--until: there is no environment {self.until!r}",
+                hint=f"there is {', '.join(ends)}",
+            )
         for option, names in (("--only", self.only), ("--skip", self.skip)):
             for name in sorted(names - known):
                 raise UsageError(
@@ -199,12 +211,12 @@ class StepKind:
     name: str
     steps: Callable[[PlanInput], Iterable[PipelineStep]]
     decode: Callable[[Mapping[str, Any]], StepResult | None] = lambda results: None
-    names: Callable[[Pipeline], Iterable[str]] | None = None
+    names: Callable[[ProjectConfig], Iterable[str]] | None = None
     missing: Callable[[ProjectConfig], Iterable[str]] = lambda project: ()
     uses_decision: bool = True
 
-    def names_in(self, pipeline: Pipeline) -> Iterable[str]:
-        return (self.name,) if self.names is None else self.names(pipeline)
+    def names_in(self, project: ProjectConfig) -> Iterable[str]:
+        return (self.name,) if self.names is None else self.names(project)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ def prepare(
     """
     pipeline = project.pipeline
     project = replace(project, gates=with_implied_gates(project.gates, pipeline))
-    names = {name: kind for kind in KINDS for name in kind.names_in(pipeline)}
-    selection.check(names.keys())
+    names = {name: kind for kind in KINDS for name in kind.names_in(project)}
+    selection.check(names.keys(), project.environments)
     reports = [path for step in pipeline.commands.values() for path in step.report_paths]
     ignored = (*reports, *_inside(ignore, project.root))
     work_tree = read_work_tree(Git(project.root, environment.environ), ignore=ignored)

@@ -15,6 +15,7 @@ from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import digest_of, pushed_images, shown_images
 from shipline.ship.steps.command import COMMAND, LAST_LINES, reproduction
+from shipline.ship.steps.deploy import deployments_of
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of
 from shipline.units import counted
@@ -131,6 +132,8 @@ def summary(run: RunRecord) -> str:
         lines += ["", f"> ⚠️ {UNGATED}"]
     if verdicts := gate_verdicts(run).verdicts:
         lines += ["", "### Gates", "", *(f"- {line}" for line in verdicts)]
+    if deployed := deployments_of(run):
+        lines += ["", "### Environments", "", *(f"- {line}" for line in map(str, deployed))]
     if run.state is not RunState.PASSED or pending(run):
         lines += ["", f"Continue with `shipline ship --resume {run.id}`"]
     return "\n".join([*lines, ""])
@@ -180,6 +183,7 @@ def run_text(run: RunRecord) -> str:
         state = _MARKS.get(step.state, step.state.value)
         lines.append(f"  {step.name:<{width}}  {state} {_time(step)}  {step.reason}".rstrip())
     lines += ["", *names_of(run)] if names_of(run) else []
+    lines += map(str, deployments_of(run))
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError
+from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError, Waiting
 from shipline.events import Step as Span
 from shipline.ship.plan import (
     UNGATED,
@@ -42,7 +42,7 @@ def ship(
     keep_going: bool = False,
     on_start: Callable[[str], object] = lambda run: None,
 ) -> RunRecord:
-    """Run the plan; returns the record of the run.
+    """Run the plan; returns the record of the run, which is pending if an environment waits.
 
     `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what a
     failing step raised; the record is written in that case too.
@@ -77,7 +77,8 @@ def _recorded(runner: StepRunner, span: Span) -> RunRecord:
     recorder, clock = runner.context.recorder, runner.context.environment.clock
     state, why, code = RunState.PASSED, "", 0
     try:
-        runner.run(span)
+        if waiting := runner.run(span):
+            state, why, code = RunState.PENDING, str(waiting), waiting.exit_code
     except BaseException as failure:
         state = RunState.CANCELLED if isinstance(failure, Cancelled) else RunState.FAILED
         why = str(failure) or type(failure).__name__
@@ -159,8 +160,10 @@ class StepRunner:
     keep_going: bool = False
     at_once: Limiter = field(default_factory=lambda: Limiter(max(4, 2 * CPUS)))
 
-    def run(self, span: Span) -> None:
-        """Run all steps. Raises what the first failing step raised, once the others have ended."""
+    def run(self, span: Span) -> Waiting | None:
+        """Run all steps; returns what the first of those waits for that do. Raises what the first
+        failing step raised, once the others have ended.
+        """
         tasks: dict[str, Task[_End]] = {}
         with TaskGroup() as group:
             for planned in self.context.plan.steps:
@@ -170,6 +173,7 @@ class StepRunner:
         ends = [task.result() for task in tasks.values()]
         if failures := [end.failure for end in ends if end.failure is not None]:
             raise failures[0]
+        return next((end.waiting for end in ends if end.waiting is not None), None)
 
     def _step(
         self,
@@ -191,7 +195,9 @@ class StepRunner:
                 shown.cached()
             return _End(reused=True)
         missed = self._missed(planned.step, some)
-        return self._run(planned, span, missed)
+        end = self._run(planned, span, missed)
+        # a step that is only repeated has restored what the steps after it depend on
+        return replace(end, reused=reused and planned.step.repeated and not end.stopped)
 
     def _missed(self, step: PipelineStep, some: Sequence[Task[_End]]) -> RegistryError | None:
         """Wait until enough of those that a step needs some of have passed; the failure if too few
@@ -235,14 +241,16 @@ class StepRunner:
                 with span.step(step.title, kind="run", stage=step.name, **log) as shown:
                     if missed is not None:
                         raise missed
-                    outcome = step.run(context, shown)
+                    try:
+                        outcome = step.run(context, shown)
+                    except Waiting as waiting:
+                        self._pend(planned, started, waiting, span)
+                        return _End(stopped=True, waiting=waiting)
                     if outcome.cached:
                         shown.cached()
             except (Exception, Cancelled) as failure:
                 if step.deferrable and isinstance(failure, ShiplineError):
-                    reason = str(failure)
-                    self._record(planned, state=RunState.PENDING, started=started, reason=reason)
-                    span.warn(f"{step.name} is pending: {reason}", failure.hint)
+                    self._pend(planned, started, failure, span)
                     return _End(stopped=True)
                 stopped = isinstance(failure, Cancelled)
                 state = RunState.CANCELLED if stopped else RunState.FAILED
@@ -260,6 +268,13 @@ class StepRunner:
                 result=outcome.result,
             )
         return _End()
+
+    def _pend(
+        self, planned: PlannedStep, started: float, failure: ShiplineError, span: Span
+    ) -> None:
+        reason = str(failure)
+        self._record(planned, state=RunState.PENDING, started=started, reason=reason)
+        span.warn(f"{planned.name} is pending: {reason}", failure.hint)
 
     def _record(
         self, planned: PlannedStep, *, state: RunState, started: float, **more: Any
@@ -284,3 +299,4 @@ class _End:
     reused: bool = False
     stopped: bool = False
     failure: ShiplineError | None = None
+    waiting: Waiting | None = None

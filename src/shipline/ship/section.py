@@ -420,6 +420,11 @@ def publish_step(region: str) -> str:
     return f"publish-{region}"
 
 
+def deploy_step(environment: str) -> str:
+    """The name of the step that deploys the images to an environment."""
+    return f"deploy-{environment}"
+
+
 def _check_places(
     builds: Mapping[str, TargetSection], regions: Mapping[str, Mapping[str, Reference]]
 ) -> None:

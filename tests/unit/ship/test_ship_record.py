@@ -11,6 +11,7 @@ import pytest
 
 from shipline.errors import ContentError, NotFound
 from shipline.oci import Digest, Platform, Reference
+from shipline.ship.plan import ProjectConfig
 from shipline.ship.record import KEYS, RunRecord, as_json
 from shipline.ship.runs import Runs
 from shipline.ship.section import RESERVED, Build, Pipeline
@@ -18,6 +19,7 @@ from shipline.ship.steps import KINDS, decode
 from shipline.ship.steps.build import LocalImages, digest_of, pushed_images
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import ReservedVersion, names_of, version_of
+from shipline.tags import TagsSection
 
 DIGEST = str(Digest.of(b"image"))
 CHILD = str(Digest.of(b"child"))
@@ -140,8 +142,11 @@ def test_a_record_that_cannot_be_read_says_why(
     assert raised.value.hint == f"shipline runs rm {NAME}"
 
 
+PROJECT = ProjectConfig(Path("/p"), "shipline.yaml", Pipeline(), TagsSection())
+
+
 def test_the_names_of_the_chains_own_steps_are_reserved() -> None:
-    own = [name for kind in KINDS for name in kind.names_in(Pipeline())]
+    own = [name for kind in KINDS for name in kind.names_in(PROJECT)]
     assert tuple(own) == RESERVED
 
 

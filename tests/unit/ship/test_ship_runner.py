@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shipline.errors import ContentError, NotFound, ShiplineError, StepFailed, UsageError
+from shipline.errors import ContentError, NotFound, ShiplineError, StepFailed, UsageError, Waiting
 from shipline.events import Stream, silent
 from shipline.oci import Digest
 from shipline.ship.plan import (
@@ -73,7 +73,9 @@ def run(
     with Runs(home).hold(NAME) as recorder, silent() as span:
         recorder.begin(begin(plan, before or new_run()))
         try:
-            StepRunner(StepContext(plan, environment, nothing, recorder), keep_going).run(span)
+            context = StepContext(plan, environment, nothing, recorder)
+            if waiting := StepRunner(context, keep_going).run(span):
+                recorder.change(lambda run: replace(run, error=str(waiting)))
         except ShiplineError as failure:
             why = str(failure)
             recorder.change(lambda run: replace(run, error=why))
@@ -151,11 +153,31 @@ def test_resuming_repeats_only_what_is_not_done(tmp_path: Path) -> None:
     assert log.done == ["c", "d"]
 
 
-def test_what_others_can_undo_is_done_again_with_all_below(tmp_path: Path) -> None:
+def test_what_others_can_undo_is_done_again_and_what_is_below_stays(tmp_path: Path) -> None:
     again = replace(DIAMOND[1], step=replace(DIAMOND[1].step, repeated=True))
     steps = (DIAMOND[0], again, *DIAMOND[2:])
     log = Log()
     run(tmp_path, steps, log, before=run(tmp_path, steps, Log()))
+    assert log.done == ["b"]
+
+
+def test_a_step_that_waits_ends_its_branch_and_is_done_by_the_next_run(tmp_path: Path) -> None:
+    def waiting(step: str) -> StepOutcome:
+        if step == "b":
+            raise Waiting("for people")
+        return StepOutcome()
+
+    first = run(tmp_path, DIAMOND, waiting)
+    assert first.error == "for people"
+    assert states(first) == {
+        "a": RunState.PASSED,
+        "b": RunState.PENDING,
+        "c": RunState.PASSED,
+        "d": RunState.WAITING,
+    }
+    log = Log()
+    again = run(tmp_path, DIAMOND, log, before=first)
+    assert set(states(again).values()) == {RunState.PASSED} and not again.error
     assert log.done == ["b", "d"]
 
 

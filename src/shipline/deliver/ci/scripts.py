@@ -58,7 +58,8 @@ def release(workflow: Workflow, built: str) -> str:
     lines.insert(0, f"printf '%s\\n' {names} >> .git/info/exclude")
     skip = f" --skip {','.join(workflow.tests)}" if workflow.tests else ""
     lines += ["set --", f'for file in {built}; do set -- "$@" --built "$file"; done']
-    lines.append(f'shipline ship{skip} "$@"')
+    until = " --until publish" if workflow.environments else ""
+    lines.append(f'shipline ship{skip}{until} "$@"')
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from shipline.deliver.environments import Environments
 from shipline.deliver.project import Toolchain
 from shipline.errors import ConfigError
 
@@ -154,6 +155,7 @@ class Workflow:
     signing: SigningSecret | None = None
     without: tuple[str, ...] = ()
     toolchain: Toolchain | None = None
+    environments: Environments = field(default_factory=dict)
     section: CiSection = field(default_factory=CiSection)
 
     @property

@@ -10,11 +10,12 @@ from shipline.ship.plan import PipelineStep, PlanInput
 from shipline.ship.record import StepResult
 from shipline.ship.steps.build import BUILD
 from shipline.ship.steps.command import COMMAND
+from shipline.ship.steps.deploy import DEPLOY
 from shipline.ship.steps.gates import GATES
 from shipline.ship.steps.publish import PUBLISH, RESERVE
 from shipline.ship.steps.sign import COPY, SIGN
 
-KINDS = (COMMAND, BUILD, GATES, RESERVE, SIGN, COPY, PUBLISH)
+KINDS = (COMMAND, BUILD, GATES, RESERVE, SIGN, COPY, PUBLISH, DEPLOY)
 """In the order of the pipeline."""
 
 

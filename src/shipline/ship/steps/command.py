@@ -95,7 +95,7 @@ def _missing(project: ProjectConfig) -> Iterator[str]:
 COMMAND = StepKind(
     name="command",
     steps=_steps,
-    names=lambda pipeline: pipeline.commands,
+    names=lambda project: project.pipeline.commands,
     missing=_missing,
     uses_decision=False,
 )

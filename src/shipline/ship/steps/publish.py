@@ -17,9 +17,16 @@ from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound, ShiplineError
 from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
-from shipline.ship.plan import PipelineStep, PlanInput, StepContext, StepKind, StepOutcome
+from shipline.ship.plan import (
+    PipelineStep,
+    PlanInput,
+    ProjectConfig,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
 from shipline.ship.record import RunRecord
-from shipline.ship.section import Pipeline, copy_step, publish_step
+from shipline.ship.section import copy_step, publish_step
 from shipline.ship.steps.build import require_images
 from shipline.tags import (
     Decision,
@@ -153,9 +160,9 @@ def _tagging(inputs: PlanInput, places: Iterable[Reference]) -> dict[str, Any]:
     }
 
 
-def _publish_names(pipeline: Pipeline) -> Iterator[str]:
+def _publish_names(project: ProjectConfig) -> Iterator[str]:
     yield "publish"
-    yield from map(publish_step, pipeline.regions.registries)
+    yield from map(publish_step, project.pipeline.regions.registries)
 
 
 RESERVE = StepKind(name="reserve", steps=_reserve_steps, decode=ReservedVersion.from_json)

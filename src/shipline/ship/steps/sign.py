@@ -26,7 +26,7 @@ from shipline.ship.plan import (
     StepOutcome,
 )
 from shipline.ship.record import RunRecord, as_json
-from shipline.ship.section import Build, Pipeline, copy_step
+from shipline.ship.section import Build, copy_step
 from shipline.ship.steps.build import pushed_images, require_images, sboms
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import reserved_decision
@@ -128,9 +128,9 @@ def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         )
 
 
-def _copy_names(pipeline: Pipeline) -> Iterator[str]:
+def _copy_names(project: ProjectConfig) -> Iterator[str]:
     yield "copy"
-    yield from map(copy_step, pipeline.regions.registries)
+    yield from map(copy_step, project.pipeline.regions.registries)
 
 
 def _missing_key(project: ProjectConfig) -> Iterator[str]:
