@@ -2,7 +2,9 @@
 
 It keeps deployments, stateful sets, config maps, claims and pods, checks them with Kubernetes' own
 schema, and does the work of controllers, scheduler and kubelet as far as it shows in `status`. A
-command that runs in a pod is a program of this machine, over WebSockets.
+new template is rolled out: the old pods go once the new ones are ready. Daemon sets, rollouts and
+their pods are as a test puts them into `objects`. A command that runs in a pod is a program of this
+machine, over WebSockets.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _VERSION = "1.33"
 _KINDS = {
     "deployments": ("apps/v1", "Deployment"),
     "statefulsets": ("apps/v1", "StatefulSet"),
+    "daemonsets": ("apps/v1", "DaemonSet"),
+    "rollouts": ("argoproj.io/v1alpha1", "Rollout"),
     "configmaps": ("v1", "ConfigMap"),
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
     "pods": ("v1", "Pod"),
@@ -50,15 +54,17 @@ class _Refused(Exception):
 
 @dataclass
 class KubernetesApi:
-    """The server. `images` can be pulled; `node` has the labels of the only node, `cpus` its
-    processors; `quota` is the most pods that a namespace may have. `commands` maps what is run in
-    pods to programs here. `refused` has what nobody may do, as `create pods/exec`.
+    """The server. `images` can be pulled, and are shown as `resolved`; `node` has the labels of the
+    only node, `cpus` its processors; `quota` is the most pods that a namespace may have. A rollout
+    that takes longer than `deadline_s` exceeds its deadline. `commands` maps what is run in pods to
+    programs here. `refused` has what nobody may do, as `create pods/exec`.
     """
 
     url: str = ""
     ca: Path | None = None
     tokens: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
+    resolved: dict[str, str] = field(default_factory=dict)
     node: dict[str, str] = field(default_factory=lambda: {"kubernetes.io/arch": "amd64"})
     cpus: int = 4
     quota: int = 10
@@ -66,6 +72,7 @@ class KubernetesApi:
     refused: set[str] = field(default_factory=set)
     protocols: tuple[str, ...] = ("v5.channel.k8s.io", "v4.channel.k8s.io")
     ready_after_s: float = 0.2
+    deadline_s: float = 600.0
     busy: int = 0
     objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
     executed: list[tuple[str, str]] = field(default_factory=list)
@@ -240,14 +247,16 @@ class _Requests:
                 if (kind, namespace, name) in objects:
                     raise _Refused(409, "AlreadyExists", f'{kind} "{name}" already exists')
                 body["metadata"] |= {"namespace": namespace, "uid": secrets.token_hex(8)}
+                body["metadata"] |= {"generation": 1} if kind in _WORKLOADS else {}
                 objects[kind, namespace, name] = self._checked(kind, body)
             case "PUT":
-                self._find(kind, namespace, name)
-                objects[kind, namespace, name] = self._checked(kind, body)
+                old = self._find(kind, namespace, name)
+                objects[kind, namespace, name] = _counted(old, self._checked(kind, body))
             case "PATCH":
                 assert request.content_type == "application/merge-patch+json"
-                merged = _merged(_shown(self._find(kind, namespace, name)), body)
-                objects[kind, namespace, name] = self._checked(kind, merged)
+                old = self._find(kind, namespace, name)
+                merged = self._checked(kind, _merged(_shown(old), body))
+                objects[kind, namespace, name] = _counted(old, merged)
             case "DELETE":
                 self._find(kind, namespace, name)
                 del objects[kind, namespace, name]
@@ -413,6 +422,14 @@ def _merged(old: Any, change: Any) -> Any:
     return found
 
 
+def _counted(old: Object, new: Object) -> Object:
+    """With the generation that a change of `spec` makes."""
+    if "generation" in old["metadata"]:
+        changed = old["spec"] != new["spec"]
+        new["metadata"]["generation"] = old["metadata"]["generation"] + changed
+    return new
+
+
 def _without_nulls(value: Any) -> Any:
     """Go's clients send `creationTimestamp: null`."""
     if isinstance(value, dict):
@@ -430,7 +447,7 @@ def _reconcile(api: KubernetesApi) -> None:
         if kind in _WORKLOADS
     }
     for key, pod in list(api.objects.items()):
-        if key[0] == "pods" and (key[1], pod["_owner"]) not in owners:
+        if key[0] == "pods" and "_owner" in pod and (key[1], pod["_owner"]) not in owners:
             del api.objects[key]
     for (namespace, name), (kind, one) in owners.items():
         _scale(api, kind, namespace, name, one)
@@ -438,7 +455,11 @@ def _reconcile(api: KubernetesApi) -> None:
 
 def _scale(api: KubernetesApi, kind: str, namespace: str, name: str, one: Object) -> None:
     spec = one["spec"]
-    mine = [pod for pod in api.of("pods", namespace) if pod["_owner"] == name]
+    pods = [pod for pod in api.of("pods", namespace) if pod.get("_owner") == name]
+    mine = [pod for pod in pods if pod["spec"] == spec["template"]["spec"]]
+    if sum(_is_ready(pod) for pod in mine) >= spec["replicas"]:
+        for pod in (pod for pod in pods if pod not in mine):
+            del api.objects["pods", namespace, pod["metadata"]["name"]]
     for pod in mine[spec["replicas"] :]:
         del api.objects["pods", namespace, pod["metadata"]["name"]]
     conditions = []
@@ -452,11 +473,24 @@ def _scale(api: KubernetesApi, kind: str, namespace: str, name: str, one: Object
             break
         suffix = str(number) if kind == "statefulsets" else secrets.token_hex(3)
         _start(api, namespace, name, f"{name}-{suffix}", spec)
-    pods = [pod for pod in api.of("pods", namespace) if pod["_owner"] == name]
+    pods = [pod for pod in api.of("pods", namespace) if pod.get("_owner") == name]
     for pod in pods:
         pod["status"] = _status(api, pod)
+    mine = [pod for pod in pods if pod["spec"] == spec["template"]["spec"]]
     ready = sum(_is_ready(pod) for pod in pods)
-    one["status"] = {"replicas": len(pods), "readyReplicas": ready, "conditions": conditions}
+    since = min((time.monotonic() - pod["_since"] for pod in mine), default=0.0)
+    if sum(_is_ready(pod) for pod in mine) < spec["replicas"] and since > api.deadline_s:
+        message = f'ReplicaSet "{name}-x" has timed out progressing.'
+        late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+        conditions = [*conditions, {**late, "message": message}]
+    one["status"] = {
+        "observedGeneration": one["metadata"].get("generation", 1),
+        "replicas": len(pods),
+        "updatedReplicas": len(mine),
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+        "conditions": conditions,
+    }
 
 
 def _start(api: KubernetesApi, namespace: str, owner: str, name: str, spec: Object) -> None:
@@ -503,7 +537,15 @@ def _status(api: KubernetesApi, pod: Object) -> Object:
     return {
         "phase": "Running",
         "conditions": [{"type": "Ready", "status": "True"}],
-        "containerStatuses": [{"name": container["name"], "ready": True, "state": {"running": {}}}],
+        "containerStatuses": [
+            {
+                "name": container["name"],
+                "ready": True,
+                "state": {"running": {}},
+                "image": container["image"],
+                "imageID": api.resolved.get(container["image"], container["image"]),
+            }
+        ],
     }
 
 

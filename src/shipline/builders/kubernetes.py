@@ -24,7 +24,7 @@ from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
 from shipline.events import Step
-from shipline.kubernetes import Cluster, KubernetesError, load_access, open_exec
+from shipline.kubernetes import Cluster, KubernetesError, load_access, open_exec, pod_problem
 from shipline.net import split_url
 from shipline.tasks import after_cancel, sleep
 
@@ -34,19 +34,6 @@ _POLL_S = 0.5
 _CLEAN_S = 30.0
 _LOG_LINES = 10
 _DIAL = ("buildctl", "dial-stdio")
-_HOPELESS = (
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ErrImagePullBackOff",
-    "RegistryUnavailable",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "CrashLoopBackOff",
-)
-"""Reasons of a waiting container that time alone does not cure; a node may still come for a pod
-that no node has room for.
-"""
 
 
 class KubernetesDriver:
@@ -190,22 +177,14 @@ class KubernetesDriver:
         return "", False
 
     def _problem_of(self, pod: Object) -> tuple[str, bool] | None:
-        status, name = pod.get("status", {}), str(pod["metadata"]["name"])
-        for condition in status.get("conditions") or ():
-            if condition.get("reason") == "Unschedulable":
-                return f"{name} is Unschedulable: {condition.get('message', '')}", False
-        for one in (
-            *(status.get("initContainerStatuses") or ()),
-            *(status.get("containerStatuses") or ()),
-        ):
-            waiting = one.get("state", {}).get("waiting") or {}
-            reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-            if reason == "ErrImagePull":
-                self._causes[name] = message
-            if reason in _HOPELESS:
-                message = self._cause(name, reason) or message
-                return f"{name}: {reason}: {message}", True
-        return None
+        found = pod_problem(pod)
+        if found is None:
+            return None
+        if found.reason == "ErrImagePull":
+            self._causes[found.pod] = found.message
+            return None
+        message = self._cause(found.pod, found.reason) or found.message
+        return str(found._replace(message=message)), found.final
 
     def _cause(self, pod: str, reason: str) -> str:
         """What is behind a reason, where the pod's status does not say it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shipline.deliver.gitops import GitOpsSection
+from shipline.deliver.health import HealthSection
 from shipline.deliver.windows import Freeze, Window
 from shipline.errors import ConfigError
 from shipline.units import Duration
@@ -96,6 +97,9 @@ class EnvironmentSection:
     )
     freezes: tuple[Freeze, ...] = field(
         default=(), metadata={"doc": "When no promotions are made."}
+    )
+    health: HealthSection | None = field(
+        default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
     )
 
     def __post_init__(self) -> None:

@@ -3,5 +3,15 @@
 from shipline.kubernetes.access import ClusterAccess, load_access
 from shipline.kubernetes.cluster import Cluster, KubernetesError
 from shipline.kubernetes.execution import ExecPipe, open_exec
+from shipline.kubernetes.pods import PodProblem, pod_problem
 
-__all__ = ["Cluster", "ClusterAccess", "ExecPipe", "KubernetesError", "load_access", "open_exec"]
+__all__ = [
+    "Cluster",
+    "ClusterAccess",
+    "ExecPipe",
+    "KubernetesError",
+    "PodProblem",
+    "load_access",
+    "open_exec",
+    "pod_problem",
+]

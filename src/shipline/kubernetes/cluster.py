@@ -34,7 +34,9 @@ _TRIES = 4
 _WAIT_S = 0.5
 _BUSY = (429, 503, 504)
 _GROUPS = {
+    "daemonsets": "/apis/apps/v1",
     "deployments": "/apis/apps/v1",
+    "rollouts": "/apis/argoproj.io/v1alpha1",
     "statefulsets": "/apis/apps/v1",
 }
 """Where kinds of objects are that are not in /api/v1."""
@@ -71,7 +73,7 @@ class Cluster:
 
     def list(self, kind: str, **selectors: str) -> list[Object]:
         """The objects that `labelSelector` and `fieldSelector` choose. Raises BuilderError."""
-        items = self._object(self._send("GET", self.path(kind), selectors)).get("items") or ()
+        items = self._object(self._send("GET", self.path(kind), selectors)).get("items") or []
         if not isinstance(items, list):
             raise self._no_server(repr(items))
         return [self._shaped(item) for item in items]

@@ -1,0 +1,116 @@
+"""The section `health` of an environment: where it can be seen what runs there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from shipline.errors import ConfigError
+from shipline.units import Duration
+
+WORKLOADS = {
+    "deployment": "deployments",
+    "statefulset": "statefulsets",
+    "daemonset": "daemonsets",
+    "rollout": "rollouts",
+}
+"""Kinds of workloads by their key, as the API names them."""
+
+
+def _doc(text: str) -> dict[str, str]:
+    return {"doc": text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgoCdHealth:
+    """An Application of Argo CD, over its API."""
+
+    server: str = field(metadata=_doc("The URL of Argo CD."))
+    application: str = field(metadata=_doc("The name of the Application."))
+    namespace: str = field(
+        default="", metadata=_doc("The Application's namespace, if it is not Argo CD's own.")
+    )
+    token: str = field(
+        default="ARGOCD_TOKEN", metadata=_doc("The variable with a token that may get it.")
+    )
+    ca: str = field(default="", metadata=_doc("A file with the server's CA, relative to this one."))
+
+    def __post_init__(self) -> None:
+        _require_url("server", self.server)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesHealth:
+    """Workloads and their pods, over the API of Kubernetes; the cluster is that of kubeconfig."""
+
+    deployment: str = field(default="", metadata=_doc("The name of a Deployment."))
+    statefulset: str = field(default="", metadata=_doc("The name of a StatefulSet."))
+    daemonset: str = field(default="", metadata=_doc("The name of a DaemonSet."))
+    rollout: str = field(default="", metadata=_doc("The name of a Rollout (Argo Rollouts)."))
+    selector: str = field(
+        default="", metadata=_doc("Instead of a name: the labels of workloads and pods.")
+    )
+    context: str = field(
+        default="", metadata=_doc("The context of kubeconfig; by default the current one.")
+    )
+    namespace: str = field(
+        default="", metadata=_doc("The namespace; by default that of the context.")
+    )
+
+    def __post_init__(self) -> None:
+        if len([*filter(None, (*self.names.values(), self.selector))]) != 1:
+            raise ConfigError(f"kubernetes: give one of {', '.join(WORKLOADS)} or selector")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of workloads by their kinds, the keys of WORKLOADS; all but one are empty."""
+        names = (self.deployment, self.statefulset, self.daemonset, self.rollout)
+        return dict(zip(WORKLOADS, names, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlHealth:
+    """A page of the service. `{digest}`, `{tag}` and `{commit}` stand for those of the image that
+    is deployed; with several images, `{digest}` and `{tag}` are those of the first.
+    """
+
+    address: str = field(metadata=_doc("The URL of the page."))
+    expect: int = field(default=200, metadata=_doc("The status of the response."))
+    contains: str = field(
+        default="", metadata=_doc("What the body must contain, such as {commit} or {digest}.")
+    )
+    header: str = field(
+        default="", metadata=_doc("A header that the response must have, as in X-Version: {tag}.")
+    )
+    token: str = field(default="", metadata=_doc("The variable with a bearer token."))
+    ca: str = field(default="", metadata=_doc("A file with the server's CA, relative to this one."))
+
+    def __post_init__(self) -> None:
+        _require_url("address", self.address)
+        if self.header and not self.header.partition(":")[1]:
+            raise ConfigError(f"header: {self.header!r} is not NAME: VALUE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSection:
+    """How to see what an environment runs: one of these."""
+
+    argocd: ArgoCdHealth | None = field(default=None, metadata=_doc("From Argo CD."))
+    kubernetes: KubernetesHealth | None = field(default=None, metadata=_doc("From Kubernetes."))
+    url: UrlHealth | None = field(default=None, metadata=_doc("From the service."))
+    timeout: Duration = field(
+        default=Duration(600_000), metadata=_doc("How long to wait until the image runs.")
+    )
+    grace: Duration = field(
+        default=Duration(60_000),
+        metadata=_doc("How long a rollout may be degraded before it counts as failed."),
+    )
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.argocd, self.kubernetes, self.url)) != 1:
+            raise ConfigError("health: give one of argocd, kubernetes or url")
+
+
+def _require_url(key: str, text: str) -> None:
+    if not re.match(r"https?://[^/@\s]+", text):
+        raise ConfigError(f"{key}: {text!r} is not a URL: write https://HOST")
