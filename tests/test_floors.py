@@ -10,7 +10,10 @@ from shipline.values import replace
 from sources import SOURCE, SourceFile, read_source, source_files
 
 FLOORS = (
-    {"errors", "events", "files", "units", "globs", "home", "net", "regular_expressions", "values"},
+    {
+        *("errors", "events", "files", "units", "globs", "home", "lru", "net"),
+        *("regular_expressions", "values"),
+    },
     {"tasks"},
     {"processes"},
     {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},

@@ -15,10 +15,12 @@ from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
 from peers.podman import Podman, podman
 from peers.process import PeerFailed, free_port, running
+from peers.redis import REDIS, Redis, redis
 from peers.registry import Account, Registry, docker_registry
 
 __all__ = [
     "FILE_TIME_S",
+    "REDIS",
     "Account",
     "ActionsCache",
     "Containerd",
@@ -28,6 +30,7 @@ __all__ = [
     "GitServer",
     "PeerFailed",
     "Podman",
+    "Redis",
     "Registry",
     "S3Service",
     "actions_cache",
@@ -44,6 +47,7 @@ __all__ = [
     "nginx_edge",
     "podman",
     "push_base_images",
+    "redis",
     "running",
     "varnish_edge",
 ]

@@ -14,7 +14,7 @@ from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
 from shipline.build.base_images import Blobs, Repositories
 from shipline.build.cache import LayerResult
 from shipline.build.request import BuildRequest, Output, OutputFormat
-from shipline.content import Follow, Ingester, LocalIngest, MemoryStore, Repository
+from shipline.content import Assumer, Follow, Ingester, LocalIngest, MemoryStore, Repository
 from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
@@ -190,7 +190,10 @@ class Uploads:
         self._once.get((str(target), layer.digest), lambda: self._deliver(target, layer))
 
     def _deliver(self, target: PushTarget, layer: Descriptor) -> None:
-        if target.repository.exists(layer):
+        repository = target.repository
+        if isinstance(repository, Assumer) and repository.assumes(layer, self._blobs):
+            return
+        if repository.exists(layer):
             return
         origin = self._blobs.origin(layer.digest)
         if origin is not None and target.repository.mount(layer, origin):

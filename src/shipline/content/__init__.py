@@ -12,6 +12,7 @@ from shipline.content.layout import OciLayout
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (
     Advance,
+    Assumer,
     Exister,
     Fetcher,
     Ingest,
@@ -54,6 +55,7 @@ __all__ = [
     "CHUNK",
     "INLINE_CACHE",
     "Advance",
+    "Assumer",
     "CacheReader",
     "CacheRepository",
     "CacheStore",

@@ -60,6 +60,14 @@ class Ingester(Protocol):
         """Open new content, discarded unless committed before the block ends."""
 
 
+@runtime_checkable
+class Assumer(Protocol):
+    def assumes(self, target: Descriptor, source: Fetcher) -> bool:
+        """Whether the content is believed to be stored, so that it need not be looked for: if it
+        is missing after all, it is pushed from `source` before a manifest names it.
+        """
+
+
 class Pusher(Protocol):
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         """Store the content, read from `source`, unless it exists."""

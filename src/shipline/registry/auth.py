@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlencode
 
 from msgspec import Struct
@@ -21,6 +22,9 @@ from shipline.registry.hosts import Endpoint
 from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import Limiter
 from shipline.values import Redacted
+
+if TYPE_CHECKING:
+    from shipline.registry.shared import SealedCache, SharedCache
 
 Scopes = tuple["Scope", ...]
 
@@ -220,6 +224,7 @@ def _lifetime(document: Mapping[str, Any]) -> float:
 
 
 _READING = frozenset({"pull"})
+_MAX_REFUSED = 8  # tokens of other processes, after which no more are taken
 _MARGIN_S = 10.0  # a token is dropped this long before it expires
 RequestToken = Callable[[Url, Generator[ClientRequest, HttpResponse, Token]], Token]
 """Runs a token flow with the token server at a URL, if that is trusted."""
@@ -228,16 +233,53 @@ RequestToken = Callable[[Url, Generator[ClientRequest, HttpResponse, Token]], To
 class _CachedToken(Struct, frozen=True):
     token: Token
     until: float
+    borrowed: bool = False  # from another process
+
+
+class _SharedToken(Struct, frozen=True):
+    """The place of a token in a shared cache, where it is a JSON array: its value, and until when
+    it is valid, in Unix time.
+    """
+
+    cache: SealedCache
+    name: tuple[str, ...]
+
+    def get(self, scopes: Scopes) -> Token | None:
+        content = self.cache.get("token", *self.name)
+        if content is None:
+            return None
+        value, until = json.loads(content)
+        lifetime_s = min(until - time.time(), _MAX_LIFETIME_S)
+        return Token(value, scopes, lifetime_s) if lifetime_s > 0 else None
+
+    def put(self, token: Token) -> None:
+        lifetime_s = token.lifetime_s - _margin_s(token)
+        content = json.dumps([token.value, time.time() + lifetime_s]).encode()
+        self.cache.put(content, lifetime_s, "token", *self.name)
+
+    def drop(self) -> None:
+        self.cache.drop("token", *self.name)
+
+
+def _margin_s(token: Token) -> float:
+    return min(_MARGIN_S, token.lifetime_s / 4)
 
 
 class EndpointAuth:
     """Challenges and tokens of one endpoint, never sent to another origin.
 
     A challenge concerns the repository that sent it, and others once it could be met; where it
-    cannot be met for them, they are still read without credentials.
+    cannot be met for them, they are still read without credentials. Tokens come from `shared`, and
+    go there; one that the registry refuses is dropped there, and not taken from there again.
     """
 
-    def __init__(self, endpoint: Endpoint, keychain: Keychain, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keychain: Keychain,
+        clock: Callable[[], float],
+        shared: SharedCache | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._keychain = keychain
         self._clock = clock
@@ -247,6 +289,9 @@ class EndpointAuth:
         self._tokens: list[_CachedToken] = []
         self._extra_scopes: dict[Scopes, Scopes] = {}
         self._token_requests: dict[Scopes, Limiter] = {}
+        self._shared = shared
+        self._places: dict[str, _SharedToken] = {}  # of tokens in use
+        self._refused: set[str] = set()
 
     @property
     def has_challenge(self) -> bool:
@@ -287,11 +332,31 @@ class EndpointAuth:
             token = self._valid(scopes)
             if token is None:
                 realm = Url(self.endpoint.origin, "/v2/").join(challenge.realm)
-                token = request_token(
-                    realm, token_flow(realm, challenge.service, scopes, credentials)
-                )
-                self._remember(token)
+                flow = token_flow(realm, challenge.service, scopes, credentials)
+                place = self._place(realm, challenge.service, scopes, credentials)
+                token = self._borrow(place, scopes)
+                if token is None:
+                    token = request_token(realm, flow)
+                    self._remember(token, place)
+                    if place is not None:
+                        place.put(token)
         return f"Bearer {token.value}"
+
+    def refuse(self, authorization: str) -> bool:
+        """The registry refused a request with this header: its token is dropped for all processes.
+        Returns whether it came from another one.
+        """
+        value = authorization.removeprefix("Bearer ")
+        with self._lock:
+            place = self._places.pop(value, None)
+            borrowed = any(one.borrowed and one.token.value == value for one in self._tokens)
+            if borrowed:
+                self._tokens = [one for one in self._tokens if one.token.value != value]
+            if place is not None:
+                self._refused.add(value)
+        if place is not None:
+            place.drop()
+        return borrowed
 
     def accept_challenge(
         self, repository: str, header: str, scopes: Scopes, authorization: str
@@ -313,7 +378,13 @@ class EndpointAuth:
             kept = [cached for cached in self._tokens if cached.token.value != value]
             dropped = len(kept) != len(self._tokens)
             self._tokens = kept
-        again = changed or not authorization or dropped or not covers(known, requested)
+        again = (
+            changed
+            or not authorization
+            or dropped
+            or value in self._refused
+            or not covers(known, requested)
+        )
         if again:
             self._unmet[repository] = challenge
         return again
@@ -335,10 +406,31 @@ class EndpointAuth:
             self._tokens = [cached for cached in self._tokens if cached.until > now]
             return next((h.token for h in self._tokens if covers(h.token.scopes, scopes)), None)
 
-    def _remember(self, token: Token) -> None:
-        until = self._clock() + token.lifetime_s - min(_MARGIN_S, token.lifetime_s / 4)
+    def _remember(
+        self, token: Token, place: _SharedToken | None, *, borrowed: bool = False
+    ) -> None:
+        until = self._clock() + token.lifetime_s - (0 if borrowed else _margin_s(token))
         with self._lock:
-            self._tokens.append(_CachedToken(token, until))
+            self._tokens.append(_CachedToken(token, until, borrowed))
+            if place is not None:
+                self._places[token.value] = place
+
+    def _place(
+        self, realm: Url, service: str, scopes: Scopes, credentials: Credentials | None
+    ) -> _SharedToken | None:
+        if self._shared is None:
+            return None
+        asked = " ".join(map(str, scopes))
+        name = (str(self.endpoint.origin), str(realm), service, asked)
+        return _SharedToken(self._shared.of(self.endpoint.host, credentials), name)
+
+    def _borrow(self, place: _SharedToken | None, scopes: Scopes) -> Token | None:
+        """The token of another process, unless the registry refused it here."""
+        token = None if place is None else place.get(scopes)
+        if token is None or token.value in self._refused or len(self._refused) > _MAX_REFUSED:
+            return None
+        self._remember(token, place, borrowed=True)
+        return token
 
 
 def _choose(challenges: tuple[Challenge, ...]) -> Challenge | None:

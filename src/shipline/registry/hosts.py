@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct, field
 
@@ -28,6 +28,9 @@ from shipline.net import (
     split_url,
 )
 from shipline.registry.request import Origin, Url
+
+if TYPE_CHECKING:
+    from shipline.registry.shared import SharedCache
 
 
 class Proxies(Struct, frozen=True):
@@ -154,6 +157,7 @@ class HostSettings(Struct, frozen=True):
     addresses only, and those of any other but a loopback one not to loopback: for programs that
     fetch on behalf of others. `connect_s` and `read_s` are the longest waits for a
     connection and for bytes, in seconds; at mirrors `mirror_connect_s` and `mirror_read_s`.
+    `shared` keeps tokens and what is known of repositories for other processes.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -162,6 +166,7 @@ class HostSettings(Struct, frozen=True):
     certificates: Path = _CERTIFICATES
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     measurements: Path | None = None
+    shared: SharedCache | None = None
     proxies: Proxies = field(default_factory=Proxies)
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
@@ -246,7 +251,8 @@ def settings_from(
     ca: Iterable[Path] = (),
 ) -> HostSettings:
     """Settings from arguments and the environment: SHIPLINE_INSECURE (comma-separated hosts),
-    SHIPLINE_CA (files, separated as in PATH), SHIPLINE_MIRRORS, SSL_CERT_FILE, *_PROXY, NO_PROXY.
+    SHIPLINE_CA (files, separated as in PATH), SHIPLINE_MIRRORS, SHIPLINE_CACHE, SSL_CERT_FILE,
+    *_PROXY, NO_PROXY. Raises UsageError, ConfigError.
 
     Loopback registries are probed for TLS.
     """
@@ -261,7 +267,16 @@ def settings_from(
         mirrors=parse_mirrors(environment.get("SHIPLINE_MIRRORS", "").split(",")),
         measurements=state_directory() / "mirrors.json",
         proxies=Proxies.from_environment(environment),
+        shared=_shared(environment),
     )
+
+
+def _shared(environment: Mapping[str, str]) -> SharedCache | None:
+    if not environment.get("SHIPLINE_CACHE"):
+        return None
+    from shipline.registry.shared import shared_cache  # loads what most commands do not need
+
+    return shared_cache(environment, state_directory())
 
 
 def lookup_name(host: str) -> str | bytes:

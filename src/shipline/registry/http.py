@@ -40,6 +40,7 @@ from shipline.registry.request import ClientRequest, Origin, Url
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
+    from shipline.registry.shared import RepositoryFacts
     from shipline.registry.transport import ClientResponse, RequestWriter, Transport
 
 TRIES = 5
@@ -95,15 +96,35 @@ class HttpClient:
         self.mirrors = Mirrors(settings.measurements)
         self._limits: dict[str, HostLimits] = {}
         self._auths: dict[Endpoint, EndpointAuth] = {}
+        self._facts: dict[tuple[Endpoint, str], RepositoryFacts] = {}
 
     def auth(self, endpoint: Endpoint) -> EndpointAuth:
         """The challenge and tokens of an endpoint, shared by all threads."""
         with self._lock:
             auth = self._auths.get(endpoint)
             if auth is None:
-                auth = EndpointAuth(endpoint, self._keychain, self._clock)
+                auth = EndpointAuth(endpoint, self._keychain, self._clock, self.settings.shared)
                 self._auths[endpoint] = auth
             return auth
+
+    def facts(self, endpoint: Endpoint, repository: str) -> RepositoryFacts | None:
+        """What is shared of a repository with other processes, one object for all threads."""
+        shared = self.settings.shared
+        if shared is None or endpoint.mirrored:
+            return None
+        with self._lock:
+            found = self._facts.get((endpoint, repository))
+            if found is None:
+                from shipline.registry.shared import RepositoryFacts
+
+                host, name = endpoint.host, f"{endpoint.origin}/{repository}"
+                found = RepositoryFacts(
+                    name,
+                    lambda: shared.of(host, self._keychain.credentials(host, repository)),
+                    checks_blobs=shared.checks_blobs(host),
+                )
+                self._facts[endpoint, repository] = found
+            return found
 
     def limits(self, origin: Origin) -> HostLimits:
         """The limits of a host, shared by all threads."""
@@ -215,19 +236,25 @@ class HttpClient:
         redirects: int,
         linked_from: Origin | None,
     ) -> ClientResponse:
-        """One attempt, with a token once the registry has asked for one, repeated after a 401."""
+        """One attempt, with a token once the registry has asked for one, repeated after a 401; and
+        once more where the token of another process was refused.
+        """
         first = linked_from or (caller.endpoint.origin if caller else request.url.origin)
-        authorization = self._authorization(request, caller)
-        response = self._follow(request.with_authorization(authorization), first, limit, redirects)
-        if (
-            response.status != 401
-            or caller is None
-            or not self._accept_challenge(response, caller, authorization)
-        ):
-            return response
-        response.close()
-        again = request.with_authorization(self._authorization(request, caller))
-        return self._follow(again, first, limit, redirects)
+        challenged = False
+        while True:
+            authorization = self._authorization(request, caller)
+            authorized = request.with_authorization(authorization)
+            response = self._follow(authorized, first, limit, redirects)
+            if response.status not in (401, 403) or caller is None:
+                return response
+            borrowed = self.auth(caller.endpoint).refuse(authorization)
+            if not borrowed and (challenged or response.status == 403):
+                return response
+            if response.status == 401:
+                challenged = challenged or not borrowed
+                if not self._accept_challenge(response, caller, authorization):
+                    return response
+            response.close()
 
     def _authorization(self, request: ClientRequest, caller: Caller | None) -> str:
         if caller is None or request.url.origin != caller.endpoint.origin:

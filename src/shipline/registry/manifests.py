@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import random
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
@@ -35,35 +33,7 @@ ACCEPT = ", ".join(
         "*/*;q=0.1",
     )
 )
-_CACHE_LIMIT = 16 << 20  # bytes
 _GENERIC_TYPES = {"", "application/json", "text/plain", "application/octet-stream", "text/html"}
-
-
-class ManifestCache:
-    """The most recent manifests by digest, so that a repeated read costs no request."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._manifests: OrderedDict[Digest, bytes] = OrderedDict()
-        self._size = 0
-
-    def get(self, digest: Digest) -> bytes | None:
-        """The content of a manifest; None if it is not cached."""
-        with self._lock:
-            content = self._manifests.get(digest)
-            if content is not None:
-                self._manifests.move_to_end(digest)
-            return content
-
-    def keep(self, digest: Digest, content: bytes) -> None:
-        """`content` must have been verified."""
-        with self._lock:
-            if digest in self._manifests:
-                return
-            self._manifests[digest] = content
-            self._size += len(content)
-            while self._size > _CACHE_LIMIT:
-                self._size -= len(self._manifests.popitem(last=False)[1])
 
 
 def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:

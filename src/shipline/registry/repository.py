@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from shipline.errors import (
     RegistryError,
     ShiplineError,
 )
+from shipline.lru import Lru
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -35,7 +37,6 @@ from shipline.registry.http import back_off
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.manifests import (
     ACCEPT,
-    ManifestCache,
     add_referrer,
     fetch_manifest,
     list_referrers,
@@ -47,10 +48,12 @@ from shipline.registry.request import Url
 from shipline.registry.upload import UploadState, cancel, push_blob
 
 if TYPE_CHECKING:
+    from shipline.registry.shared import AssumedBlob
     from shipline.registry.transport import ClientResponse
 
 
 _SKIP_CHUNK = 1 << 20  # bytes
+_CACHED = 16 << 20  # bytes of manifests
 
 
 class Download:
@@ -254,7 +257,8 @@ class RemoteRepository:
         self.repository = check_repository(repository)
         self._apis = apis
         self._registry = apis[-1]
-        self._manifests = ManifestCache()
+        self._manifests: Lru[Digest, bytes] = Lru(_CACHED, math.inf, cost=len)
+        self._facts = self._registry.http.facts(self._registry.endpoint, self._registry.repository)
 
     @property
     def name(self) -> str:
@@ -314,10 +318,12 @@ class RemoteRepository:
         """Store the content unless it exists; an existing manifest with a subject is restored to
         the referrers tag if it was dropped there.
         """
+        if self.assumes(target, source):
+            return
         exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
             if not exists:
-                again_elsewhere(lambda: push_blob(self._registry, target, source, advance))
+                self._push_blob(target, source, advance)
             return
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
@@ -327,6 +333,19 @@ class RemoteRepository:
         if advance is not None:
             advance(target.size)
 
+    def assumes(self, target: Descriptor, source: Fetcher) -> bool:
+        """See `Assumer`: whether another process has seen the blob here lately."""
+        if self._facts is None or target.media_type in media.NAMED:
+            return False
+        return self._facts.assume(target, source)
+
+    def _push_blob(
+        self, target: Descriptor, source: Fetcher, advance: Advance | None = None
+    ) -> None:
+        again_elsewhere(lambda: push_blob(self._registry, target, source, advance))
+        if self._facts is not None:
+            self._facts.add_blob(target.digest)
+
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         """Mount the blob from `source`, another repository of this registry; False if it is not
         one, or the registry declined. What `source` reads from a mirror cannot be mounted.
@@ -335,7 +354,11 @@ class RemoteRepository:
             return False
         origin = self._registry.endpoint.origin
         names = [api.repository for api in source._apis if api.endpoint.origin == origin]
-        return any(self._mount(target, name) for name in names if name != self._registry.repository)
+        others = (name for name in names if name != self._registry.repository)
+        mounted = any(self._mount(target, name) for name in others)
+        if mounted and self._facts is not None:
+            self._facts.add_blob(target.digest)
+        return mounted
 
     def _mount(self, target: Descriptor, repository: str) -> bool:
         url = self._registry.url("blobs", "uploads", "").with_query(
@@ -364,7 +387,7 @@ class RemoteRepository:
         """The descriptor of a tag or a digest. Raises NotFound."""
         name = str(Digest.parse(reference)) if ":" in reference else check_tag(reference)
         target, content = self._read_document(name)
-        self._manifests.keep(target.digest, content)
+        self._manifests.put(target.digest, content)
         return target
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
@@ -453,7 +476,10 @@ class RemoteRepository:
             headers={"Accept": ACCEPT} if is_manifest else None,
         )
         response.close()
-        return response.status == 200
+        exists: bool = response.status == 200
+        if exists and not is_manifest and self._facts is not None:
+            self._facts.add_blob(target.digest)
+        return exists
 
     def _sources(self, *, tag: bool = False) -> tuple[RepositoryApi, ...]:
         """Where to read from, the nearest mirror first; a `tag` only from those that tell tags."""
@@ -469,9 +495,13 @@ class RemoteRepository:
 
     def _document(self, digest: Digest) -> bytes:
         content = self._manifests.get(digest)
+        if content is None and self._facts is not None:
+            content = self._facts.manifest(digest)
         if content is None:
             _, content = self._read_document(str(digest))
-            self._manifests.keep(digest, content)
+            if self._facts is not None:
+                self._facts.add_manifest(digest, content)
+        self._manifests.put(digest, content)
         return content
 
     def _read_document(self, name: str) -> tuple[Descriptor, bytes]:
@@ -493,6 +523,25 @@ class RemoteRepository:
         self, target: Descriptor, content: bytes, name: str, condition: Mapping[str, str] = _ALWAYS
     ) -> bool:
         """PUT exactly these bytes; False where the registry says that `condition` does not hold."""
+        assumed = self._facts.assumed(content) if self._facts is not None else []
+        try:
+            response = self._put_manifest(target, content, name, condition)
+        except RegistryError as error:
+            if error.retriable or not self._restore(assumed):
+                raise
+            response = self._put_manifest(target, content, name, condition)
+        if response.status == 412:
+            return False
+        if self._facts is not None:
+            self._facts.confirm(assumed)
+        self._manifests.put(target.digest, content)
+        if b'"subject"' in content and not response.header("OCI-Subject"):
+            add_referrer(self._registry, target, content)
+        return True
+
+    def _put_manifest(
+        self, target: Descriptor, content: bytes, name: str, condition: Mapping[str, str]
+    ) -> ClientResponse:
         response = self._registry.call(
             "PUT",
             self._registry.manifest(name),
@@ -503,9 +552,13 @@ class RemoteRepository:
             body=content,
         )
         response.close()
-        if response.status == 412:
-            return False
-        self._manifests.keep(target.digest, content)
-        if b'"subject"' in content and not response.header("OCI-Subject"):
-            add_referrer(self._registry, target, content)
-        return True
+        return response
+
+    def _restore(self, assumed: Sequence[AssumedBlob]) -> bool:
+        """Push those that are missing; whether any were."""
+        missing = [one for one in assumed if not self._exists(one.target, WRITE)]
+        for one in missing:
+            assert self._facts is not None
+            self._facts.drop_blob(one.target.digest)
+            self._push_blob(one.target, one.source)
+        return bool(missing)

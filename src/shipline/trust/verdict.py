@@ -8,11 +8,10 @@ because it can move.
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from shipline.lru import CAPACITY, Lru
 from shipline.metadata import Key, Records, walk
 from shipline.oci import Digest
 from shipline.supply import Attestations, PublicKey, Verification, reasons, refusal_hint, short_name
@@ -175,20 +174,16 @@ class CachedVerdict:
 class VerdictCache:
     """At most `capacity` verdicts in memory, twice as many in `records`. Safe from any thread."""
 
-    def __init__(self, records: Records | None = None, capacity: int = 10_000) -> None:
+    def __init__(self, records: Records | None = None, capacity: int = CAPACITY) -> None:
         self._records = records
         self._capacity = capacity
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Key, CachedVerdict] = OrderedDict()
+        self._kept: Lru[Key, CachedVerdict] = Lru(capacity)
         self._written = 0
 
     def get(self, policy: str, digest: Digest, name: str, now: float) -> TrustVerdict | None:
         """A cached verdict that has not expired at `now`, in Unix time; None if there is none."""
         key = (policy, str(digest), name)
-        with self._lock:
-            cached = self._kept.get(key)
-            if cached is not None:
-                self._kept.move_to_end(key)
+        cached = self._kept.get(key)
         if cached is None and self._records is not None:
             cached = _read(self._records.get((_ROOM, *key)))
         return cached.verdict if cached is not None and now < cached.until else None
@@ -205,13 +200,9 @@ class VerdictCache:
         """Cache an accepted verdict; it expires with its proofs."""
         until = min(now + _KEPT_S, verdict.until if verdict.until is not None else now + _KEPT_S)
         key, entry = (policy, str(digest), name), CachedVerdict(verdict, until, via)
-        with self._lock:
-            self._kept[key] = entry
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-            prune = self._written % self._capacity == 0
-            self._written += 1
+        self._kept.put(key, entry)
+        prune = self._written % self._capacity == 0
+        self._written += 1
         if self._records is not None:
             if prune:
                 self._prune(policy, now)
@@ -220,14 +211,11 @@ class VerdictCache:
     def forget(self, digest: Digest) -> None:
         """Drop the verdicts on `digest` and its children, after an attachment was deleted."""
         text = str(digest)
-        with self._lock:
-            lost = {text}
-            while affected := [
-                k for k, verdict in self._kept.items() if lost & {k[1], verdict.via}
-            ]:
-                for key in affected:
-                    lost.add(key[1])
-                    del self._kept[key]
+        lost = {text}
+        while affected := [k for k, verdict in self._kept.items() if lost & {k[1], verdict.via}]:
+            for key in affected:
+                lost.add(key[1])
+                self._kept.drop(key)
         if self._records is not None:
             gone = [
                 key

@@ -7,8 +7,7 @@ asked for once. Requests wait for an upstream without a thread.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import math
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from shipline.content import fetch_all
 from shipline.errors import ContentError, DigestMismatch, NotFound
+from shipline.lru import Lru
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 from shipline.server.entries import needs
 from shipline.server.events import NodeEvent, Publish
@@ -62,26 +62,18 @@ class _Memory(Generic[T]):
     """The latest values, each with its time. Safe to use from any thread."""
 
     def __init__(self, clock: Callable[[], float], limit: int = _REMEMBERED) -> None:
-        self._clock, self._limit = clock, limit
-        self._lock = threading.Lock()
-        self._values: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
+        self._clock = clock
+        self._values: Lru[Hashable, tuple[float, T]] = Lru(limit, math.inf)
+        self.drop = self._values.drop
 
     def put(self, key: Hashable, value: T) -> None:
-        with self._lock:
-            self._values.pop(key, None)
-            self._values[key] = self._clock(), value
-            if len(self._values) > self._limit:
-                self._values.popitem(last=False)
+        self._values.put(key, (self._clock(), value))
 
     def get(self, key: Hashable, age_s: float) -> tuple[float, T] | None:
         """The age and value, unless it is older than `age_s`, or the clock went back."""
         known = self._values.get(key)
         age = -1.0 if known is None else self._clock() - known[0]
         return (age, known[1]) if known is not None and 0 <= age <= age_s else None
-
-    def drop(self, key: Hashable) -> None:
-        with self._lock:
-            self._values.pop(key, None)
 
 
 class PullThrough:

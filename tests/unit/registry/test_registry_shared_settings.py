@@ -1,0 +1,46 @@
+"""SHIPLINE_CACHE: which cache a process uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import ConfigError
+from shipline.registry import settings_from
+from shipline.registry.shared import shared_cache
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path / "home"))
+
+
+def test_without_it_nothing_is_shared_and_nothing_is_written(tmp_path: Path) -> None:
+    assert settings_from({}).shared is None
+    assert not (tmp_path / "home").exists()
+
+
+def test_clients_of_one_process_use_one_cache(tmp_path: Path) -> None:
+    environment = {"SHIPLINE_CACHE": "local"}
+    first, second = (settings_from(environment).shared for _ in range(2))
+    assert first is not None and first is second
+    first.of("reg", None).put(b"x", 60, "a")
+    assert first.of("reg", None).get("a") == b"x"
+    assert (tmp_path / "home/shared.db").exists()
+
+
+def test_what_is_no_url_is_refused_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"^SHIPLINE_CACHE: ") as error:
+        settings_from({"SHIPLINE_CACHE": "memcached://me:hunter2@cache"})
+    assert "hunter2" not in str(error.value)
+
+
+def test_known_registries_and_those_that_are_named_check_blobs(tmp_path: Path) -> None:
+    url = "redis://127.0.0.1:1/2?strict=reg.example:5000,other&ssl_ca_certs=/ca"
+    shared = shared_cache({"SHIPLINE_CACHE": url}, tmp_path)
+    assert shared is not None
+    hosts = ["docker.io", "ghcr.io", "1.dkr.ecr.eu-central-1.amazonaws.com", "eu.gcr.io"]
+    assert all(map(shared.checks_blobs, [*hosts, "reg.example:5000", "other"]))
+    others = ["reg.example", "ghcr.io.evil.example", "notghcr.io", "localhost:5000"]
+    assert not any(map(shared.checks_blobs, others))
