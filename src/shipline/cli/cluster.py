@@ -1,5 +1,5 @@
-"""`shipline argocd application`, `shipline flux` and `shipline k8s pull-secret`: objects for a
-cluster, as YAML on standard output.
+"""`shipline argocd application`, `shipline flux` and `shipline k8s`: objects for a cluster, as YAML
+on standard output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.deploy import configured
-from shipline.errors import UsageError
+from shipline.errors import ConfigError, UsageError
 from shipline.units import Duration
 
 if TYPE_CHECKING:
@@ -159,6 +159,65 @@ def pull_secret_command(
         click.echo(as_yaml(objects), nl=False)
     else:
         write_whole(output, as_yaml(objects), private=True)
+
+
+@kubernetes.command("policy")
+@click.argument("engine", type=click.Choice(["kyverno", "ratify", "kubernetes"]))
+@click.option("--name", default="shipline-trust", show_default=True, metavar="NAME")
+@click.option("--audit", is_flag=True, help="Report what would be refused, and admit it.")
+@click.option(
+    "--exclude-namespace",
+    "excluded",
+    multiple=True,
+    metavar="NAME",
+    help="A namespace that the policy leaves alone, such as kube-system.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="A Secret with logins for registries, in the namespace of the engine.",
+)
+@click.option(
+    "--without",
+    "omitted",
+    multiple=True,
+    type=click.Choice(["identity", "max-age"]),
+    help="Leave out what the engine cannot check.",
+)
+@commit_options
+def policy(
+    query: CommitQuery,
+    engine: str,
+    name: str,
+    audit: bool,
+    excluded: Sequence[str],
+    secrets: Sequence[str],
+    omitted: Sequence[str],
+) -> None:
+    """Print an admission policy that admits the images that `trust` in shipline.yaml accepts.
+
+    kyverno and ratify (with Gatekeeper) verify signatures. kubernetes needs no engine, and checks
+    names and digests only.
+    """
+    from shipline.deliver.admission import AdmissionOptions, kyverno_policy, name_policy
+    from shipline.deliver.objects import check_name
+    from shipline.deliver.ratify import ratify_policy
+    from shipline.trust import load_trust
+
+    config = query.config
+    if config is None or config.file is None or not (config.trust and config.trust.rules):
+        raise ConfigError(
+            "shipline.yaml has no rules of trust", hint="add trust.rules: docs/signing.md"
+        )
+    for word in (*excluded, *secrets):
+        check_name(word, "--exclude-namespace" if word in excluded else "--secret")
+    admission = AdmissionOptions(
+        check_name(name, "--name"), audit, tuple(excluded), tuple(secrets), omitted
+    )
+    write = {"kyverno": kyverno_policy, "ratify": ratify_policy, "kubernetes": name_policy}[engine]
+    _show(write(load_trust(config.trust, config.file.parent), admission))
 
 
 def _facts(

@@ -68,10 +68,14 @@ class ImagePattern:
 
     def matches(self, reference: Reference) -> bool:
         """Whether the name of `reference` matches; tag and digest are ignored."""
-        first, slash, _ = self.text.partition("/")
-        has_host = bool(slash) and (first.strip("*") == "" or re.search(r"[.:]|^localhost$", first))
-        name = reference.name if has_host else reference.repository
+        name = reference.name if self.has_host else reference.repository
         return glob(self.text).fullmatch(name) is not None
+
+    @property
+    def has_host(self) -> bool:
+        """Whether it begins with a host, or a pattern of hosts."""
+        first, slash, _ = self.text.partition("/")
+        return bool(slash) and (not first.strip("*") or bool(re.search(r"[.:]|^localhost$", first)))
 
     def __str__(self) -> str:
         return self.text

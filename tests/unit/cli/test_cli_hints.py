@@ -13,7 +13,7 @@ from shipline.cli.program import program
 from sources import Hint, source_files
 
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
-_COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z][a-z-]*)+)")
+_COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z0-9][a-z0-9-]*)+)")
 _FOREIGN = re.compile(
     r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip|crun)\b"
 )
