@@ -113,6 +113,14 @@ def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
     )
 
 
+def images_of(
+    query: CommitQuery, config: Config, delivery: Delivery, words: Sequence[str]
+) -> Mapping[str, Reference]:
+    """The images by target: those of the command line, else those of this commit."""
+    source = _named(words, config) if words else _of_commit(query, config, delivery)
+    return source.images
+
+
 def _named(words: Sequence[str], config: Config) -> _Source:
     """The images of the command line."""
     targets = config.pipeline.targets
