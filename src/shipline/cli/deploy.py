@@ -57,7 +57,9 @@ def command(
     config, section = configured(query, environment)
     with open_client() as client:
         delivery = delivery_of(query, config, client)
-        source = _named(images, config) if images else _of_commit(query, config, delivery)
+        source = (
+            named_images(images, config) if images else images_of_commit(query, config, delivery)
+        )
         trusted = delivery.trusted(source.images)
         deployment = delivery.deployment(environment, trusted)
         done = delivery.deploy(
@@ -86,7 +88,7 @@ def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSectio
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class ChosenImages:
     """Images by target, and the run that made them, if it is known."""
 
     images: Mapping[str, Reference]
@@ -113,15 +115,7 @@ def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
     )
 
 
-def images_of(
-    query: CommitQuery, config: Config, delivery: Delivery, words: Sequence[str]
-) -> Mapping[str, Reference]:
-    """The images by target: those of the command line, else those of this commit."""
-    source = _named(words, config) if words else _of_commit(query, config, delivery)
-    return source.images
-
-
-def _named(words: Sequence[str], config: Config) -> _Source:
+def named_images(words: Sequence[str], config: Config) -> ChosenImages:
     """The images of the command line."""
     targets = config.pipeline.targets
     images: dict[str, Reference] = {}
@@ -132,10 +126,10 @@ def _named(words: Sequence[str], config: Config) -> _Source:
         if targets and target not in targets:
             raise UsageError(f"write TARGET=IMAGE, with a target of {', '.join(targets)}")
         images[target if targets else ""] = Reference.parse(name if equals else word).or_latest
-    return _Source(images)
+    return ChosenImages(images)
 
 
-def _of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> _Source:
+def images_of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> ChosenImages:
     """The images of this commit: those of its last run, else those with one of its tags."""
     from shipline.git import resolve
     from shipline.home import state_directory
@@ -149,12 +143,12 @@ def _of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> _Sourc
         if run.root != root or run.commit != commit or not names_of(run):
             continue
         if images := published_images(run, config.pipeline.images):
-            return _Source(images, run)
+            return ChosenImages(images, run)
     if not config.pipeline.images:
         raise ConfigError("shipline.yaml names no image", hint="name one: shipline deploy IMAGE")
     decision = expected_decision(query)
     tags = sorted(decision.tags, key=lambda tag: tag.mutable)
-    return _Source(
+    return ChosenImages(
         {
             target: _tagged(delivery, repository, [tag.name for tag in tags], commit)
             for target, repository in config.pipeline.images.items()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shipline.deliver.canary import CanarySection
 from shipline.deliver.gitops import GitOpsSection
 from shipline.deliver.health import HealthSection
 from shipline.deliver.windows import Freeze, Window
@@ -102,7 +103,14 @@ class EnvironmentSection:
         default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
     )
 
+    canary: CanarySection | None = field(
+        default=None,
+        metadata={"doc": "Give a new version its traffic step by step, while it is measured."},
+    )
+
     def __post_init__(self) -> None:
+        if self.canary and self.gitops.pull_request:
+            raise ConfigError("canary: weights are pushed: it cannot be used with `pull-request`")
         if self.soak and not self.after:
             raise ConfigError("soak: needs `after`, the environment in which time is counted")
 

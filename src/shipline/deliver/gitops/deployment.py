@@ -14,15 +14,18 @@ from enum import StrEnum
 from functools import partial
 from typing import Self
 
-from shipline.deliver.gitops.updates import Update
+from shipline.deliver.gitops.updates import Tree, Update
 from shipline.errors import ConfigError, ShiplineError
-from shipline.git import Commit, CommitOrder, GitError, RemoteBranch
+from shipline.git import Commit, CommitOrder, CommittedFile, GitError, RemoteBranch
 from shipline.oci import Digest, Reference
 from shipline.tasks import sleep
 from shipline.values import replace
 
 RECORDS = "shipline/records"
 """The branch of records, where the branch itself is changed by pull requests."""
+
+TreeEdit = Callable[[Tree], Mapping[str, bytes]]
+"""Returns the files that change, with their new contents."""
 
 OnRace = Callable[[int], object]
 """Is told the number of an attempt that failed because somebody else pushed first."""
@@ -213,13 +216,16 @@ def record(
     app: str,
     make: Callable[[Sequence[Deployment]], Deployment | None],
     *,
+    edits: Callable[[Deployment], Sequence[TreeEdit]] = lambda made: (),
+    then: Sequence[Deployment] = (),
     proposed: bool = False,
     sign: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployment | None:
-    """Commit and push what `make` says of the history of the app, without a change of files; None
-    if it says nothing. Where others push first, it is asked again. With `proposed`, for branches
-    that are changed by pull requests, the commit goes to the branch of records instead.
+    """Commit and push what `make` says of the history of the app, with the changes of files that
+    belong to it, if any, and `then` more records in the same push; None if it says nothing. Where
+    others push first, it is asked again. With `proposed`, for branches that are changed by pull
+    requests, the commit goes to the branch of records instead.
 
     Raises what `make` raises, PushRefused, and GitError if others are always faster.
     """
@@ -229,9 +235,14 @@ def record(
         if made is None:
             return None
         there = branch.local_tip(RECORDS) if proposed else ""
-        commit = branch.commit(there or tip, {}, {}, made.message, sign=sign)
+        parts = edits(made)
+        files = branch.files(tip) if parts else {}
+        changes = _changes(branch, files, parts)
+        commit = head = branch.commit(there or tip, files, changes, made.message, sign=sign)
+        for one in then:
+            head = branch.commit(head, {}, {}, one.message, sign=sign)
         to = {"to": RECORDS, "replaces": there} if proposed else {}
-        if branch.push(commit, **to):
+        if branch.push(head, **to):
             return replace(made, id=commit)
     return None
 
@@ -253,13 +264,15 @@ def tries(branch: RemoteBranch, on_race: OnRace) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """What to do, given a history: the deployment with its images by target, and what to record in
-    the same push. Without images nothing is done, since `deployment` is there already.
+    """What to do, given a history: the deployment with its images by target, other `edits` in the
+    same commit, and what to record in the same push. Without images nothing is done, since
+    `deployment` is there already.
     """
 
     deployment: Deployment
     images: Mapping[str, Reference]
     records: tuple[Deployment, ...] = ()
+    edits: tuple[TreeEdit, ...] = ()
 
 
 Decide = Callable[[Sequence[Deployment]], PlannedChange]
@@ -317,17 +330,8 @@ def prepare(
     said = history(branch, tip, app)
     decision = decide(said)
     files = branch.files(tip)
-    contents = {path: partial(branch.read, file) for path, file in files.items()}
-    changes: dict[str, bytes] = {}
-    for update in updates if decision.images else ():
-        if update.target not in decision.images:
-            raise ConfigError(
-                f"{update.kind}: there is no image of the target {update.target!r}:"
-                f" {', '.join(decision.images)}",
-                hint="with `targets` each update names its `target`, whose image is deployed",
-            )
-        tree = {**contents, **{path: partial(bytes, content) for path, content in changes.items()}}
-        changes |= update.apply(tree, decision.images[update.target])
+    parts = [*image_edits(updates, decision.images), *decision.edits] if decision.images else []
+    changes = _changes(branch, files, parts)
     if not changes:
         return Deployed(decision.deployment, {})
     before = deployed(said, decision.deployment.environment)
@@ -335,8 +339,33 @@ def prepare(
     commit = head = branch.commit(tip, files, changes, made.message, sign=sign)
     for one in decision.records:
         head = branch.commit(head, {}, {}, one.message, sign=sign)
-    shown = {path: (contents[path](), content) for path, content in changes.items()}
+    shown = {path: (branch.read(files[path]), content) for path, content in changes.items()}
     return Deployed(replace(made, id=commit), shown, head, decision.records)
+
+
+def image_edits(updates: Sequence[Update], images: Mapping[str, Reference]) -> list[TreeEdit]:
+    """The edits that set the images, by target. Raises ConfigError for an update without one."""
+    for update in updates:
+        if update.target not in images:
+            raise ConfigError(
+                f"{update.kind}: there is no image of the target {update.target!r}:"
+                f" {', '.join(images)}",
+                hint="with `targets` each update names its `target`, whose image is deployed",
+            )
+    return [partial(update.apply, image=images[update.target]) for update in updates]
+
+
+def _changes(
+    branch: RemoteBranch, files: Mapping[str, CommittedFile], edits: Sequence[TreeEdit]
+) -> dict[str, bytes]:
+    """The files that change by all edits, one after the other."""
+    contents = {path: partial(branch.read, file) for path, file in files.items()} if edits else {}
+    changes: dict[str, bytes] = {}
+    for edit in edits:
+        changes |= edit(
+            {**contents, **{path: partial(bytes, new) for path, new in changes.items()}}
+        )
+    return changes
 
 
 def deploy(

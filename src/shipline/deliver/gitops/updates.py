@@ -187,19 +187,7 @@ def _in_kustomization(file: YamlFile, update: Update, image: Reference) -> Itera
                 wanted = {"newTag": image.tag, "digest": str(image.digest)}
                 if new_name or name not in (image.name, image.familiar):
                     wanted = {"newName": image.name, **wanted}
-                yield _set_entries(file, entry, wanted)
-
-
-def _set_entries(file: YamlFile, mapping: YamlValue, wanted: Mapping[str, str]) -> list[Edit]:
-    """Replaces the entries that are there, and adds the others below the last of them."""
-    there = {key: value for key in wanted if (value := mapping.get(key))}
-    missing = {key: text for key, text in wanted.items() if key not in there and text}
-    edits = [file.replace(value, wanted[key]) for key, value in there.items()]
-    if missing:
-        known = [entry for entry in mapping.entries if entry.path[-1] in (*there, "name")]
-        last = max(known, key=lambda entry: int(entry.node.end_mark.index))
-        edits += file.insert(mapping, missing, after=str(last.path[-1]))
-    return edits
+                yield file.set_entries(entry, wanted)
 
 
 def _in_values(file: YamlFile, update: Update, image: Reference) -> Iterator[list[Edit]]:

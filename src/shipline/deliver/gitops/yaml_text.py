@@ -19,7 +19,7 @@ from shipline.errors import ConfigError
 KeyPath = tuple[str | int, ...]
 """The number of the document, then keys and indexes."""
 
-_STRING = "tag:yaml.org,2002:str"
+_STRING, _INTEGER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 _LIMIT = 4 << 20  # bytes of a file
 _MAX_DEPTH = 200
 _MAX_VALUES = 200_000  # with those that aliases repeat
@@ -119,9 +119,9 @@ class YamlFile:
         documents = tuple(YamlValue((index,), root) for index, root in enumerate(roots))
         return cls(path, text, documents, _shared(path, roots))
 
-    def replace(self, value: YamlValue, text: str) -> Edit:
-        """The edit that makes a scalar the string `text`. Raises UnsuitableFile for values that are
-        no scalar on one line, that a template fills in, or that other places share.
+    def replace(self, value: YamlValue, new: str | int) -> Edit:
+        """The edit that makes a scalar a string or an integer. Raises UnsuitableFile for values
+        that are no scalar on one line, that a template fills in, or that other places share.
         """
         node, where = value.node, f"{self.path}:{value.line}: {value}"
         if id(node) in self.shared:
@@ -137,18 +137,48 @@ class YamlFile:
         properties = _PROPERTIES.match(self.text, start, end)
         start = properties.end() if properties else start
         style = node.style if node.style in ("'", '"') else ""
-        same = node.value == text and node.tag == _STRING
-        written = self.text[start:end] if same else _written(text, style)
-        return Edit(start, end, written, value.path, text)
+        same = (node.tag, node.value) == _scalar(new)
+        written = self.text[start:end] if same else _written(new, style)
+        return Edit(start, end, written, {value.path: _scalar(new)})
 
-    def insert(self, mapping: YamlValue, entries: Mapping[str, str], *, after: str) -> list[Edit]:
+    def set_entries(self, mapping: YamlValue, wanted: Mapping[str, str | int]) -> list[Edit]:
+        """The edits that replace the entries that are there, and add the others, but for empty
+        ones, below the last of them or of `name`. Raises UnsuitableFile.
+        """
+        there = {key: value for key in wanted if (value := mapping.get(key))}
+        missing = {key: new for key, new in wanted.items() if key not in there and new != ""}
+        edits = [self.replace(value, wanted[key]) for key, value in there.items()]
+        if missing:
+            known = [entry for entry in mapping.entries if entry.path[-1] in (*there, "name")]
+            last = max(known or mapping.entries, key=lambda entry: int(entry.node.end_mark.index))
+            edits += self.insert(mapping, missing, after=str(last.path[-1]))
+        return edits
+
+    def replace_in_braces(self, mapping: YamlValue, entries: Mapping[str, int]) -> Edit:
+        """The edit that gives a mapping in braces other entries. Raises UnsuitableFile."""
+        node, where = mapping.node, f"{self.path}:{mapping.line}: {mapping}"
+        if id(node) in self.shared:
+            raise self._is_shared(mapping)
+        if not (mapping.is_mapping and node.flow_style):
+            raise UnsuitableFile(f"{where} is not a mapping in braces", hint="write it as {}")
+        values = {(*mapping.path, key): _scalar(new) for key, new in entries.items()}
+        removed = {value.path for value in mapping.walk()} - {mapping.path, *values}
+        text = "{" + ", ".join(f"{key}: {new}" for key, new in entries.items()) + "}"
+        before = {str(value.path[-1]): value.text for value in mapping.entries}
+        if before == {key: str(new) for key, new in entries.items()}:
+            text = self.text[node.start_mark.index : node.end_mark.index]
+        return Edit(node.start_mark.index, node.end_mark.index, text, values, frozenset(removed))
+
+    def insert(
+        self, mapping: YamlValue, entries: Mapping[str, str | int], *, after: str
+    ) -> list[Edit]:
         """The edits that add entries below the one of the key `after`. Raises UnsuitableFile if
         other places share the mapping.
         """
         if id(mapping.node) in self.shared:
             raise self._is_shared(mapping)
         above, value = next(pair for pair in mapping.node.value if pair[0].value == after)
-        written = [f"{key}: {_written(text, '')}" for key, text in entries.items()]
+        written = [f"{key}: {_written(new, '')}" for key, new in entries.items()]
         if mapping.node.flow_style:
             end, text = value.end_mark.index, "".join(f", {entry}" for entry in written)
         else:
@@ -158,8 +188,8 @@ class YamlFile:
             text = "".join(f"{newline}{' ' * above.start_mark.column}{entry}" for entry in written)
         texts = (text, *[""] * (len(entries) - 1))
         return [
-            Edit(end, end, part, (*mapping.path, key), wanted)
-            for part, (key, wanted) in zip(texts, entries.items(), strict=True)
+            Edit(end, end, part, {(*mapping.path, key): _scalar(new)})
+            for part, (key, new) in zip(texts, entries.items(), strict=True)
         ]
 
     def _is_shared(self, value: YamlValue) -> UnsuitableFile:
@@ -180,24 +210,27 @@ class YamlFile:
         for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
             text = text[: edit.start] + edit.text + text[edit.end :]
         wanted = _values(self.documents)
-        wanted |= {edit.path: (_STRING, edit.value) for edit in edits}
+        for edit in edits:
+            wanted |= edit.values
+            for path in edit.removed:
+                del wanted[path]
         after = YamlFile.parse(self.path, text.encode())
         if _values(after.documents) != wanted:
-            raise UnsuitableFile(f"{self.path}: setting the image would change other values too")
+            raise UnsuitableFile(f"{self.path}: setting a value would change others too")
         return text.encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """`text[start:end]` of a file becomes `text`, and with that the value at `path` the string
-    `value`.
+    """`text[start:end]` of a file becomes `text`; with that, scalars get the `values`, each a tag
+    and a text, and others are `removed`.
     """
 
     start: int
     end: int
     text: str
-    path: KeyPath
-    value: str
+    values: Mapping[KeyPath, tuple[str, str]]
+    removed: frozenset[KeyPath] = frozenset()
 
 
 def _compose(path: str, text: str) -> list[Any]:
@@ -262,8 +295,16 @@ def _values(documents: Sequence[YamlValue]) -> dict[KeyPath, tuple[str, str]]:
     return values
 
 
-def _written(text: str, style: str) -> str:
-    """`text` as a scalar that is read as a string."""
+def _scalar(new: str | int) -> tuple[str, str]:
+    """Tag and text of a scalar."""
+    return (_STRING if isinstance(new, str) else _INTEGER, str(new))
+
+
+def _written(new: str | int, style: str) -> str:
+    """A scalar that is read as the string or the integer."""
+    if isinstance(new, int):
+        return str(new)
+    text = new
     if style == "'":
         return f"'{text}'"
     if style == '"' or not _PLAIN.match(text) or _OTHER.match(text):

@@ -1,0 +1,99 @@
+"""`shipline canary`: deploy images step by step, while they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.cli.commit import CommitQuery, commit_options
+from shipline.cli.deploy import (
+    configured,
+    delivery_of,
+    images_of_commit,
+    named_images,
+)
+from shipline.cli.environment import registry_options
+from shipline.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from shipline.config import Config
+    from shipline.deliver.delivery import Delivery, TrustedImages
+    from shipline.deliver.environments import EnvironmentSection
+    from shipline.deliver.gitops import Deployment
+
+
+@click.command("canary")
+@click.argument("images", nargs=-1, metavar="[IMAGE...]")
+@click.option("-e", "--env", "environment", required=True, metavar="NAME", help="The environment.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the images whose weights are in git, also if frozen."
+)
+@commit_options
+@registry_options
+def command(query: CommitQuery, images: Sequence[str], environment: str, resume: bool) -> None:
+    """Give IMAGE... more and more of the traffic of an environment, and deploy it in the end.
+
+    The weights are those of `environments.NAME.canary`, and are pushed to its GitOps repository.
+    Without IMAGE, it is found as by `shipline deploy`. Prints the commit that deployed. The same
+    command goes on with a canary that was interrupted.
+    """
+    from shipline.api import open_client
+    from shipline.deliver.canary.progress import run
+    from shipline.ship.steps.deploy import of_run
+
+    config, section = configured(query, environment)
+    if section.canary is None:
+        raise ConfigError(
+            f"the environment {environment} has no canary",
+            hint=f"add environments.{environment}.canary with weights and steps, or use deploy",
+        )
+    if resume and images:
+        raise UsageError("--resume takes the images from git: name none")
+    with open_client() as client:
+        delivery = delivery_of(query, config, client)
+        if resume:
+            trusted, deployment = _resumed(config, section, delivery, environment)
+        else:
+            source = (
+                named_images(images, config)
+                if images
+                else images_of_commit(query, config, delivery)
+            )
+            trusted = delivery.trusted(source.images)
+            deployment = delivery.deployment(environment, trusted)
+            deployment = of_run(source.run, deployment) if source.run else deployment
+        done = run(
+            delivery,
+            section.gitops,
+            section.canary,
+            trusted.images,
+            deployment,
+            tell=lambda line: click.echo(line, err=True),
+            resume=resume,
+        )
+    if done is None:
+        shown = ", ".join(map(str, deployment.images))
+        click.echo(f"{environment} has {shown} already", err=True)
+    else:
+        click.echo(done.id)
+
+
+def _resumed(
+    config: Config, section: EnvironmentSection, delivery: Delivery, environment: str
+) -> tuple[TrustedImages, Deployment]:
+    """The images of the canary that is there, by target."""
+    from shipline.deliver.canary.progress import in_progress
+
+    places = config.pipeline.images
+    first = config.pipeline.image or next(iter(places.values()), None)
+    if first is None:
+        raise ConfigError("shipline.yaml names no image", hint="name one: shipline canary IMAGE")
+    with delivery.branch(section.gitops) as branch:
+        there = in_progress(branch, first.repository.rpartition("/")[2], environment)
+    by_name = {image.name: image for image in there.images}
+    images = {
+        target: by_name[place.name] for target, place in places.items() if place.name in by_name
+    }
+    return delivery.trusted(images), there

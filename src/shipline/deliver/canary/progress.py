@@ -1,0 +1,537 @@
+"""A canary from its first weight to its end. Where it is stands in git alone:
+
+    weight 1/3 -> weight 2/3 -> weight 3/3 -> promote 3/3 -> weight 0, verify
+        `-> rollback, hold
+        `-> weight with a reason: frozen
+
+Each commit is made for the state that its process believes in, and that is read again after each
+lost race: of two processes one commits, the other one sees that and stops. The process that has a
+canary is named by `Shipline-Run`. It counts as gone once it committed nothing for longer than the
+step is held, with a margin; on its own machine, once it holds its lock no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from shipline.deliver.canary.analysis import (
+    CanaryVerdict,
+    MetricResult,
+    StepVerdict,
+    measure_all,
+    watch,
+)
+from shipline.deliver.canary.queries import query_client
+from shipline.deliver.canary.section import CanarySection, CanaryStep
+from shipline.deliver.canary.weights import set_weight
+from shipline.deliver.gitops import (
+    RECORDS,
+    Action,
+    Decide,
+    Deployment,
+    GitOpsSection,
+    PlannedChange,
+    Superseded,
+    TreeEdit,
+    deployed,
+    history,
+    image_edits,
+    record,
+)
+from shipline.errors import ConfigError, ShiplineError, UsageError, Waiting
+from shipline.git import RemoteBranch
+from shipline.oci import Reference
+from shipline.registry.http import HttpClient
+from shipline.tasks import exclusively, sleep
+from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.deliver.delivery import Delivery
+
+_MARGIN_S = 60.0  # how late a commit may be until its process counts as gone
+_LOOK_S = 10.0  # how often git is asked whether somebody else changed something
+
+
+class CanaryFailed(ShiplineError):
+    """The new version was rolled back, or its weight is frozen."""
+
+    code = "canary-failed"
+    title = "canary failed"
+    exit_code = 9
+
+
+class CanaryRuns(Waiting):
+    """There is a canary already, of this image in another process, or of another image."""
+
+    code = "canary-runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the history says that a canary is: its last commit, and the index of the step."""
+
+    last: Deployment
+    step: int
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(self.last.reason)
+
+
+def position(said: Sequence[Deployment], environment: str) -> Position | None:
+    """Where the canary of an environment is; None if there is none. `said` is newest first."""
+    last = _newest(said, environment)
+    if last is None or last.action is not Action.WEIGHT or not last.weight:
+        return None
+    number = last.step.partition("/")[0]
+    return Position(last, int(number) - 1 if number.isdecimal() else 0)
+
+
+class _Held(Exception):
+    """The images are held, since a person said so or a canary of them failed before."""
+
+
+def _shown(made: Deployment) -> str:
+    return made.subject + (f", step {made.step}" if made.step else "")
+
+
+def _newest(said: Sequence[Deployment], environment: str) -> Deployment | None:
+    return next(
+        (
+            one
+            for one in said
+            if one.environment == environment
+            and (one.action.deploys or one.action is Action.WEIGHT)
+        ),
+        None,
+    )
+
+
+def reset(section: CanarySection, images: Mapping[str, Reference]) -> list[TreeEdit]:
+    """The edits that end a canary: no weight, and these images in its place, too."""
+    weights = section.weights
+    return [*image_edits(section.updates, images), lambda tree: set_weight(weights, tree, 0)]
+
+
+def in_progress(branch: RemoteBranch, app: str, environment: str) -> Deployment:
+    """The deployment of the canary that is there. Raises UsageError if there is none."""
+    here = position(history(branch, branch.fetch(RECORDS), app, environment), environment)
+    if here is None:
+        raise UsageError(f"{environment} has no canary of {app} to be resumed")
+    return replace(
+        here.last,
+        action=Action.DEPLOY if not here.last.source else Action.PROMOTE,
+        previous=(),
+        weight=None,
+        **dict.fromkeys(("step", "verdict", "reason", "run", "id", "by"), ""),
+        time=0,
+    )
+
+
+def run(
+    delivery: Delivery,
+    gitops: GitOpsSection,
+    section: CanarySection,
+    images: Mapping[str, Reference],
+    deployment: Deployment,
+    *,
+    settled: Callable[[], object] | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+    resume: bool = False,
+) -> Deployment | None:
+    """Give images, by target, their weights in an environment, one after the other, and deploy
+    them: see `Canary`.
+    """
+    canary = Canary(
+        section=section,
+        gitops=gitops,
+        images=images,
+        deployment=deployment,
+        opened=lambda: delivery.branch(gitops),
+        http=delivery.http,
+        environ=delivery.environ,
+        home=delivery.home,
+        settled=settled,
+        tell=tell,
+        resume=resume,
+    )
+    return canary.advance()
+
+
+def ending(section: CanarySection | None, decide: Decide) -> Decide:
+    """The decision, where a change ends the canary, if there is one, in the same commit."""
+
+    def decided(said: Sequence[Deployment]) -> PlannedChange:
+        change = decide(said)
+        if section is None or not change.images:
+            return change
+        return replace(change, edits=(*change.edits, *reset(section, change.images)))
+
+    return decided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A new version on its way into an environment. `images` are by target, `deployment` says what
+    the commits say of them; `opened` opens the branch for a moment. `settled` waits until the
+    stable version runs the new image; `tell` gets lines for people. `resume` takes up one that is
+    frozen, too.
+    """
+
+    section: CanarySection
+    gitops: GitOpsSection
+    images: Mapping[str, Reference]
+    deployment: Deployment
+    opened: Callable[[], AbstractContextManager[RemoteBranch]]
+    http: HttpClient
+    environ: Mapping[str, str]
+    home: Path
+    settled: Callable[[], object] | None = None
+    tell: Callable[[str], object] = lambda line: None
+    resume: bool = False
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def advance(self) -> Deployment | None:
+        """Go through all steps, from where git says that the canary is, and promote. Returns the
+        commit that promoted; None if the environment has the images already.
+
+        Raises CanaryFailed after a rollback or freeze, CanaryRuns if another process has it or
+        another image is on its way, Superseded if somebody else changed the environment meanwhile.
+        """
+        measured = self._measured()  # finds what is missing before anything is committed
+        with self._lock() as gone:
+            begun = self._begin(gone)
+            if begun is None or begun.action is not Action.WEIGHT:
+                return begun and self._finish(begun)
+            at = position([begun], begun.environment)
+            first = at.step if at else 0
+            for number in range(first, len(self.section.steps)):
+                try:
+                    if number > first:
+                        begun = self._commit(self._weight(number, begun.previous, "pass"))
+                    verdict = self._watch(number, begun, measured)
+                except _Held as error:
+                    verdict = StepVerdict(CanaryVerdict.FAIL, str(error))
+                if verdict.verdict is not CanaryVerdict.PASS:
+                    self._fail(number, verdict, begun.previous)
+            promoted = replace(
+                self._weight(number, begun.previous, "pass"),
+                action=Action.PROMOTE if self.deployment.source else Action.DEPLOY,
+                weight=None,
+            )
+            return self._finish(self._commit(promoted))
+
+    def _begin(self, gone: str) -> Deployment | None:
+        """The commit that this process goes on from: a new canary's first, the step of one that was
+        left, or the promotion of one that is not finished. None if there is nothing to do.
+        """
+        environment = self.deployment.environment
+        unfinished: list[Deployment] = []
+
+        def make(said: Sequence[Deployment]) -> Deployment | None:
+            here, last = position(said, environment), deployed(said, environment)
+            if here is not None:
+                self._require_free(here, gone)
+                return replace(here.last, run=self.run, verdict="", reason="")
+            if held := self._held(said):
+                raise CanaryFailed(str(held), hint="shipline release allows it again")
+            if last is None:
+                raise UsageError(
+                    f"{environment} has no version that a new one could be compared with",
+                    hint=f"deploy the first one: shipline deploy --env {environment}",
+                )
+            if last.digests == self.deployment.digests:
+                is_last = last is _newest(said, environment)
+                unfinished.extend([last] if is_last and last.step else [])
+                return None
+            return self._weight(0, last.images)
+
+        with self.opened() as branch:
+            made = self._record(branch, make)
+        if made is None:
+            return unfinished[0] if unfinished else None
+        self.tell(_shown(made))
+        return made
+
+    def _is_here(self, said: Deployment) -> bool:
+        return said.environment == self.deployment.environment
+
+    def _require_free(self, here: Position, gone: str) -> None:
+        """Raises CanaryRuns unless the canary is of these images and its process is gone."""
+        last = here.last
+        name = f"{last.environment} gives {last.weight} % to {last.app} {last.version}"
+        if last.digests != self.deployment.digests:
+            raise CanaryRuns(
+                f"{name}, step {last.step}",
+                hint="let it end, or take it back: shipline rollback --env " + last.environment,
+            )
+        if here.is_frozen and not self.resume:
+            raise CanaryFailed(
+                f"{name}, and is frozen there: {last.reason}",
+                hint=f"try the step again: shipline canary --env {last.environment} --resume",
+            )
+        if last.run in (gone, self.run) or here.is_frozen:
+            return
+        step = self.section.steps[min(here.step, len(self.section.steps) - 1)]
+        left_s = last.time + self._lease_s(step) - time.time()
+        if left_s > 0:
+            raise CanaryRuns(
+                f"{name}, in another process that went on {int(time.time() - last.time)} s ago",
+                hint=f"if it is gone, this canary can be resumed in {int(left_s) + 1} s",
+            )
+
+    def _held(self, said: Sequence[Deployment]) -> _Held | None:
+        """Why these images are held, if they are."""
+        for one in said:
+            if self._is_here(one) and one.digests & self.deployment.digests:
+                if one.action is Action.RELEASE:
+                    return None
+                if one.action is Action.HOLD:
+                    return _Held(f"{one.app} {one.version} is held: {one.reason}")
+        return None
+
+    def _lease_s(self, step: CanaryStep) -> float:
+        interval_s = self.section.analysis.interval.seconds if self.section.analysis else 0.0
+        return step.hold.seconds + max(_MARGIN_S, 3 * interval_s)
+
+    def _measured(self) -> Callable[[Sequence[Reference]], list[MetricResult]]:
+        """The function that measures, given the images of the stable version."""
+        analysis = self.section.analysis
+        if analysis is None:
+            return lambda stable: []
+        clients = {
+            metric.language: query_client(
+                self.http, analysis.server(metric), self.environ, analysis.timeout.seconds
+            )
+            for metric in analysis.metrics
+        }
+        named = {"app": self.deployment.app, "environment": self.deployment.environment}
+
+        def measure(stable: Sequence[Reference]) -> list[MetricResult]:
+            versions = (self.deployment.version, replace(self.deployment, images=stable).version)
+            weights = self.section.weights
+            names = (
+                analysis.canary or weights.canary or versions[0],
+                analysis.stable or weights.stable or versions[1],
+            )
+            ours, theirs = (
+                {**named, "canary": one, "stable": names[1], "canary-version": version}
+                | {"stable-version": versions[1]}
+                for one, version in zip(names, versions, strict=True)
+            )
+            return measure_all(analysis, clients, ours, theirs)
+
+        return measure
+
+    def _watch(
+        self,
+        number: int,
+        begun: Deployment,
+        measured: Callable[[Sequence[Reference]], list[MetricResult]],
+    ) -> StepVerdict:
+        """The verdict on a step. While it is held for longer, a commit says why now and then."""
+        step = self.section.steps[number]
+        late_s = max(0.0, time.time() - begun.time) if begun.time else 0.0
+        renewed = looked = time.monotonic()
+        if begun.time:  # what was said since then is not known
+            self._look()
+
+        def on_measured(made: Sequence[MetricResult]) -> None:
+            nonlocal renewed, looked
+            for one in made:
+                self.tell(f"step {number + 1}/{len(self.section.steps)}: {one}")
+            if time.monotonic() - looked > _LOOK_S:
+                self._look()
+                looked = time.monotonic()
+            if time.monotonic() - renewed > self._lease_s(step) - _MARGIN_S / 2:
+                verdicts = [one.verdict for one in made if one.verdict is not CanaryVerdict.PASS]
+                self._commit(self._weight(number, begun.previous, *verdicts[:1]))
+                renewed = time.monotonic()
+
+        return watch(
+            self.section.analysis,
+            lambda: measured(begun.previous),
+            hold_s=max(0.0, step.hold.seconds - late_s),
+            on_measured=on_measured,
+        )
+
+    def _weight(self, number: int, stable: Sequence[Reference], verdict: str = "") -> Deployment:
+        """What the commit of a step says; `verdict` is that on the step before, or on this one
+        while it is held.
+        """
+        return replace(
+            self.deployment,
+            action=Action.WEIGHT,
+            weight=self.section.steps[number].weight,
+            step=f"{number + 1}/{len(self.section.steps)}",
+            verdict=verdict,
+            previous=tuple(stable),
+            reason="",
+            run=self.run,
+        )
+
+    def _finish(self, promoted: Deployment) -> Deployment:
+        """After the promotion: all traffic to the stable version, and a record that it passed."""
+        passed = replace(
+            self.deployment, action=Action.VERIFY, verdict="pass", reason="canary", run=self.run
+        )
+        if self.section.weights.kind == "rollout":
+            self._commit(passed, mine=promoted, goes_on=False)
+            return promoted
+        if self.settled:
+            self.settled()
+        else:
+            sleep(self.section.steps[-1].hold.seconds)
+        over = self._weight(len(self.section.steps) - 1, promoted.previous, "pass")
+        self._commit(replace(over, weight=0), then=[passed], mine=promoted, goes_on=False)
+        return promoted
+
+    def _fail(self, number: int, verdict: StepVerdict, stable: Sequence[Reference]) -> NoReturn:
+        """Freeze, or hold the image and go back. Raises CanaryFailed."""
+        weight, environment = self.section.steps[number].weight, self.deployment.environment
+        what = f"{self.deployment.app} {self.deployment.version} at {weight} %: {verdict.verdict}"
+        reason = f"canary at {weight} %: {verdict.verdict}: {verdict.reason}"
+        if self.section.on_failure == "freeze":
+            frozen = self._weight(number, stable, verdict.verdict)
+            self._commit(replace(frozen, reason=reason), goes_on=False)
+            raise CanaryFailed(
+                f"{what}, and frozen: {verdict.reason}",
+                hint=f"try the step again: shipline canary --env {environment} --resume; or go"
+                f" back: shipline rollback --env {environment}",
+            )
+        back = Deployment(
+            environment,
+            self.deployment.app,
+            tuple(stable),
+            previous=self.deployment.images,
+            action=Action.ROLLBACK,
+            verdict=verdict.verdict,
+            reason=reason,
+            run=self.run,
+        )
+        held = replace(self.deployment, action=Action.HOLD, reason=reason, run=self.run)
+        self._commit(back, then=[held], goes_on=False)
+        raise CanaryFailed(
+            f"{what}, rolled back and held: {verdict.reason}",
+            hint="shipline release allows it again",
+        )
+
+    def _look(self) -> None:
+        """Raises what `_require_mine` raises."""
+        with self.opened() as branch:
+            self._require_mine(history(branch, branch.fetch(RECORDS), self.deployment.app))
+
+    def _require_mine(
+        self, said: Sequence[Deployment], mine: Deployment | None = None, *, goes_on: bool = True
+    ) -> None:
+        """Raises Superseded unless the last commit of the canary is this process's, or `mine`, and
+        _Held if it would go on with an image that is held.
+        """
+        last = _newest(said, self.deployment.environment)
+        if last is None or (last.run != self.run and (mine is None or last.id != mine.id)):
+            raise Superseded(
+                f"somebody else went on: {last.subject if last else 'no canary'}",
+                hint="shipline status shows where the environment is",
+            )
+        if goes_on and (held := self._held(said)):
+            raise held
+
+    def _commit(
+        self,
+        wanted: Deployment,
+        *,
+        then: Sequence[Deployment] = (),
+        mine: Deployment | None = None,
+        goes_on: bool = True,
+    ) -> Deployment:
+        """Commit, with other records after it. Raises what `_require_mine` raises."""
+
+        def make(said: Sequence[Deployment]) -> Deployment:
+            self._require_mine(said, mine, goes_on=goes_on)
+            return wanted
+
+        with self.opened() as branch:
+            done = self._record(branch, make, then)
+        assert done is not None
+        self.tell(_shown(done))
+        return done
+
+    def _record(
+        self,
+        branch: RemoteBranch,
+        make: Callable[[Sequence[Deployment]], Deployment | None],
+        then: Sequence[Deployment] = (),
+    ) -> Deployment | None:
+        return record(
+            branch,
+            self.deployment.app,
+            make,
+            edits=self._edits,
+            then=then,
+            sign=self.gitops.sign,
+        )
+
+    def _edits(self, made: Deployment) -> Sequence[TreeEdit]:
+        """The files that change with a commit."""
+        section, weights = self.section, self.section.weights
+        is_rollout = weights.kind == "rollout"
+        if made.action is Action.WEIGHT and not made.weight:
+            return [lambda tree: set_weight(weights, tree, 0)]
+        if made.action is Action.WEIGHT:
+            updates = self.gitops.updates if is_rollout else section.updates
+            weight = made.weight or 0
+            return [
+                *image_edits(updates, self.images),
+                lambda tree: set_weight(weights, tree, weight),
+            ]
+        if made.action in (Action.PROMOTE, Action.DEPLOY):
+            last = 0 if is_rollout else section.steps[-1].weight
+            return [
+                *image_edits(self.gitops.updates, self.images),
+                lambda tree: set_weight(weights, tree, last, is_full=True),
+            ]
+        if made.action is Action.ROLLBACK:
+            back = self._by_target(made.images)
+            return [*image_edits(self.gitops.updates, back), *reset(section, back)]
+        return ()
+
+    def _by_target(self, images: Sequence[Reference]) -> Mapping[str, Reference]:
+        """Images of an earlier deployment by target, which they have by their names."""
+        names = {image.name: image for image in images}
+        missing = [image.name for image in self.images.values() if image.name not in names]
+        if missing:
+            raise ConfigError(f"the version in use has no image {', '.join(missing)}")
+        return {target: names[image.name] for target, image in self.images.items()}
+
+    @contextmanager
+    def _lock(self) -> Iterator[str]:
+        """Hold the lock of this canary on this machine; gives the run that had it before, which is
+        gone. Raises CanaryRuns.
+        """
+        key = "\0".join([self.gitops.repository, self.deployment.environment, self.deployment.app])
+        directory = self.home / "canary"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = directory / hashlib.sha256(key.encode()).hexdigest()[:32]
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                exclusively(fd)
+            except BlockingIOError:
+                raise CanaryRuns(
+                    f"a process of this machine has the canary of {self.deployment.app} in"
+                    f" {self.deployment.environment}",
+                    hint="let it end, or end it and resume",
+                ) from None
+            before = os.pread(fd, 64, 0).decode()
+            os.pwrite(fd, self.run.encode(), 0)
+            yield before
+        finally:
+            os.close(fd)
