@@ -449,11 +449,18 @@ class Limiter:
 
     def __init__(self, tokens: int) -> None:
         self._condition = threading.Condition()
-        self._free = tokens
+        self._tokens = self._free = tokens
+
+    def resize(self, tokens: int) -> None:
+        """From now on at most `tokens` holders; those there are keep what they hold."""
+        with self._condition:
+            self._free += tokens - self._tokens
+            self._tokens = tokens
+            self._condition.notify_all()
 
     def __enter__(self) -> None:
         with on_cancel(self._wake), self._condition:
-            while self._free == 0:
+            while self._free <= 0:
                 check()
                 self._condition.wait()
             self._free -= 1

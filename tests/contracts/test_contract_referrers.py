@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -116,3 +117,11 @@ def test_referrers_may_have_referrers(place: Attachable) -> None:
     signature = attach(place, sbom, REVIEW)
     assert digests(place.referrers(subject)) == {str(sbom.digest)}
     assert digests(place.referrers(sbom)) == {str(signature.digest)}
+
+
+@pytest.mark.parametrize("place", ["memory", "node", "docker-registry"], indirect=True)
+def test_a_deleted_one_is_no_longer_listed(place: Attachable) -> None:
+    subject = image(place)
+    kept, gone = attach(place, subject, SBOM), attach(place, subject, REVIEW)
+    cast("RemoteRepository", place).delete(str(gone.digest))
+    assert digests(place.referrers(subject)) == {str(kept.digest)}

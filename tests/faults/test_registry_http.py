@@ -184,6 +184,23 @@ def test_a_401_without_challenge_is_explained_by_the_front_door() -> None:
         client.repository(name(served)).resolve("v1")
 
 
+def test_a_token_that_ends_is_renewed_although_the_401_has_no_challenge() -> None:
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.path == "/token":
+            tokens.append(f"t{len(tokens)}")
+            return 200, {}, json.dumps({"token": tokens[-1]}).encode()
+        if request.path == "/v2/":
+            return 401, {"WWW-Authenticate": f'Bearer realm="{served.url}/token"'}, b""
+        valid = tokens and request.headers.get("authorization") == f"Bearer {tokens[-1]}"
+        return serve_manifest(request) if valid else (401, {}, b"")
+
+    tokens: list[str] = []
+    with serving(respond) as served, client_for(served) as client:
+        client.repository(name(served)).resolve("v1")
+        tokens.append("another")
+        client.repository(name(served)).resolve("v2")
+
+
 def test_a_registry_token_is_used_as_it_is() -> None:
     def respond(request: ReceivedRequest) -> Reply:
         if request.headers.get("authorization") == "Bearer ready":

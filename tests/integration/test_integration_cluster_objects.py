@@ -76,6 +76,34 @@ def test_the_objects_pass_the_schemas_of_their_controllers(
     assert validated(objects, packages).returncode != 0
 
 
+def test_a_manifest_of_an_image_is_ready_for_kustomize_and_deploy(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    with docker_registry(tmp_path / "registry") as registry:
+        image = f"{registry.address}/team/app"
+        (tmp_path / "Dockerfile").write_text(
+            "FROM scratch\nCOPY Dockerfile /\nEXPOSE 8080\nUSER 1000\n"
+            'HEALTHCHECK --interval=5s CMD ["/healthy"]\n'
+        )
+        (tmp_path / "shipline.yaml").write_text(f"image: {image}\n")
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+        done = run_shipline("build", "--push", "-t", f"{image}:1", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        done = run_shipline("k8s", "manifest", f"{image}:1", "-o", "base", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shown = run_shipline("k8s", "manifest", f"{image}:1", cwd=tmp_path)
+        missing = run_shipline("k8s", "manifest", f"{image}:2", cwd=tmp_path)
+    assert missing.returncode == 8 and "Traceback" not in missing.stderr
+    objects = list(YAML(typ="safe", pure=True).load_all(shown.stdout))
+    built = subprocess.run(
+        ["kustomize", "build", "base"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    rendered = {one["kind"]: one for one in YAML(typ="safe", pure=True).load_all(built.stdout)}
+    (container,) = rendered["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith(f"{image}:1@sha256:")
+    assert container["readinessProbe"]["exec"]["command"] == ["/healthy"]
+    assert rendered == {one["kind"]: one for one in objects}
+
+
 def test_a_pull_with_the_content_of_the_secret_works(tmp_path: Path) -> None:
     """skopeo reads what the kubelet would: the file .dockerconfigjson."""
     account = Account("robot", "p#ss: word")

@@ -13,6 +13,7 @@ import click
 
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.deploy import configured
+from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, UsageError
 from shipline.units import Duration
 
@@ -159,6 +160,81 @@ def pull_secret_command(
         click.echo(as_yaml(objects), nl=False)
     else:
         write_whole(output, as_yaml(objects), private=True)
+
+
+@kubernetes.command("manifest")
+@click.argument("images", nargs=-1, metavar="[IMAGE]")
+@click.option("--name", metavar="NAME", help="Of the objects; by default the image's.")
+@click.option("-n", "--namespace", default="", metavar="NAME")
+@click.option("--replicas", type=click.IntRange(0), default=2, show_default=True, metavar="NUMBER")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Instead of EXPOSE's."
+)
+@click.option(
+    "--user", type=click.IntRange(1), metavar="NUMBER", help="Whom pods run as, if USER is a name."
+)
+@click.option(
+    "--probe", default="", metavar="PATH", help="Ask over HTTP instead of running HEALTHCHECK."
+)
+@click.option("--service-account", "account", default="", metavar="NAME")
+@click.option(
+    "--pull-secret", default="", metavar="NAME", help="The Secret to pull with: `k8s pull-secret`."
+)
+@click.option("--cpu", default="100m", show_default=True, metavar="QUANTITY", help="Requested.")
+@click.option(
+    "--memory", default="128Mi", show_default=True, metavar="QUANTITY", help="Requested, and most."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="Write deployment.yaml, service.yaml and kustomization.yaml there.",
+)
+@commit_options
+@registry_options
+def manifest(
+    query: CommitQuery, images: Sequence[str], name: str | None, output: Path | None, **given: Any
+) -> None:
+    """Print a Deployment and a Service of IMAGE, by default that of this commit.
+
+    Ports, user and probes come from EXPOSE, USER and HEALTHCHECK. The pods pass the Pod Security
+    Standard `restricted`.
+    """
+    from shipline.api import open_client
+    from shipline.cli.deploy import delivery_of, images_of
+    from shipline.cli.results import write_whole
+    from shipline.deliver.manifest import WorkloadOptions, kustomization, read_config, workload
+    from shipline.deliver.objects import as_yaml, check_name
+
+    if query.config is None:
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes one")
+    with open_client() as client:
+        delivery = delivery_of(query, query.config, client)
+        found = images_of(query, query.config, delivery, images)
+        if len(found) != 1:
+            raise UsageError("name one image", hint=f"TARGET=IMAGE, of {', '.join(found)}")
+        (image,) = delivery.trusted(found).images.values()
+        source = delivery.repositories(image)
+        config = read_config(source, source.resolve(str(image.digest)))
+    options = WorkloadOptions(
+        name=check_name(name or image.repository.rpartition("/")[2], "--name"), **given
+    )
+    for value, what in (
+        (options.namespace, "--namespace"),
+        (options.account, "--service-account"),
+        (options.pull_secret, "--pull-secret"),
+    ):
+        if value:
+            check_name(value, what)
+    if output is None:
+        _show(workload(str(image), config, options))
+        return
+    objects = workload(image.name, config, options)
+    files = {f"{one['kind'].lower()}.yaml": one for one in objects}
+    output.mkdir(parents=True, exist_ok=True)
+    for file, one in (*files.items(), ("kustomization.yaml", kustomization(image, tuple(files)))):
+        write_whole(output / file, as_yaml([one]))
 
 
 @kubernetes.command("policy")

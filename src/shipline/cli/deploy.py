@@ -115,6 +115,14 @@ def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
     )
 
 
+def images_of(
+    query: CommitQuery, config: Config, delivery: Delivery, words: Sequence[str]
+) -> Mapping[str, Reference]:
+    """The images by target: those of the command line, else those of this commit."""
+    source = named_images(words, config) if words else images_of_commit(query, config, delivery)
+    return source.images
+
+
 def named_images(words: Sequence[str], config: Config) -> ChosenImages:
     """The images of the command line."""
     targets = config.pipeline.targets

@@ -26,6 +26,7 @@ from shipline.gates.reports import (
     Sbom,
     TestResults,
     Vulnerabilities,
+    WebFindings,
     formats_of,
 )
 from shipline.gates.section import REPORT_GATES, GatesSection, ImageGate, ReportGate, split_format
@@ -38,6 +39,7 @@ _KIND_BY_CONTENT: dict[type[Content], str] = {
     Coverage: "coverage",
     TestResults: "tests",
     Findings: "analysis",
+    WebFindings: "dast",
     Vulnerabilities: "vulnerabilities",
     Sbom: "sbom",
 }
@@ -147,7 +149,7 @@ def _detect_kind(path: str, root: Path) -> str | None:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-_REPORTS = ("coverage", "tests", "analysis", "secrets", "vulnerabilities", "sbom")
+_REPORTS = ("coverage", "tests", "analysis", "secrets", "dast", "vulnerabilities", "sbom")
 _RULES = {
     "coverage_min": ("coverage", "min"),
     "branch_min": ("coverage", "branch_min"),
@@ -157,6 +159,8 @@ _RULES = {
     "min_tests": ("tests", "min_tests"),
     "max_skipped": ("tests", "max_skipped"),
     "level": ("analysis", "level"),
+    "dast_fail_on": ("dast", "fail_on"),
+    "target": ("dast", "target"),
     "fail_on": ("vulnerabilities", "fail_on"),
     "max_vulnerabilities": ("vulnerabilities", "max"),
     "max_database_age": ("vulnerabilities", "max_database_age"),
@@ -225,10 +229,10 @@ class GateFlags:
         for name, value in self.rules.items():
             options.set_rule(*_RULES[name], value)
         options.set_rule("vulnerabilities", "fix", "available" if self.only_fixed else None)
-        for kind in ("analysis", "secrets", "vulnerabilities"):
+        for kind in ("analysis", "secrets", "dast", "vulnerabilities"):
             if kind in options.reports or getattr(section, kind) is not None:
                 options.set_rule(kind, "new_only", self.new_only)
-                if kind != "vulnerabilities":
+                if kind in ("analysis", "secrets"):
                     options.set_rule(kind, "changed_lines_only", self.changed_lines)
         return options
 
@@ -277,6 +281,14 @@ _OPTIONS = (
     _many("--analysis", "Static analysis: SARIF, or ESLint's JSON."),
     click.option("--level", type=click.Choice(["error", "warning", "note", "none"])),
     _many("--secrets", "Secrets: SARIF; a finding of any level counts."),
+    _many("--dast", "Dynamic analysis: ZAP's JSON, Nuclei's JSON lines, SARIF."),
+    click.option(
+        "--dast-fail-on",
+        type=Severity.parse,
+        metavar="SEVERITY",
+        help="The lowest severity of --dast that counts (medium).",
+    ),
+    click.option("--target", metavar="URL", help="The service that --dast must be about."),
     _many("--vulnerabilities", "Trivy, Grype, OSV, npm audit, pip-audit."),
     click.option(
         "--fail-on",

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from shipline.gates.context import GateContext, ImageFacts, ImageSubject, RepositoryPaths
 from shipline.gates.coverage import judge_coverage
+from shipline.gates.dast import judge_dast
 from shipline.gates.report_files import ReportFile
 from shipline.gates.reports import (
     Content,
@@ -21,11 +22,13 @@ from shipline.gates.reports import (
     Vex,
     VexStatement,
     Vulnerabilities,
+    WebFindings,
     formats_of,
 )
 from shipline.gates.sbom import judge_sbom
 from shipline.gates.section import (
     CoverageGate,
+    DastGate,
     FindingsGate,
     GateRules,
     ReportGate,
@@ -172,20 +175,23 @@ _SHORTEST_COMMIT = 7  # hex digits of an abbreviated commit
 
 
 def report_problems(
-    rules: ReportGate, kind: type[Content], files: Sequence[ReportFile], context: GateContext
+    rules: ReportGate,
+    kinds: tuple[type[Content], ...],
+    files: Sequence[ReportFile],
+    context: GateContext,
 ) -> Iterator[Check]:
     """A check for each reason why the reports prove nothing; empty if they can be used.
 
-    `kind` is the content that the gate judges.
+    `kinds` are the contents that the gate judges.
     """
     if not files:
         yield _inconclusive("there is no report", "name one with `reports` or on the command line")
     for file in files:
         if file.report is None:
             yield _unreadable(file)
-        elif not isinstance(file.report.content, kind):
+        elif not isinstance(file.report.content, kinds):
             reason = f"{file.path} is a report of another kind ({file.report.format})"
-            hint = f"this gate reads {', '.join(formats_of(kind))}"
+            hint = f"this gate reads {', '.join(formats_of(*kinds))}"
             yield Check("report", Outcome.ERROR, reason, hint=hint)
         elif isinstance(rules, SecretsGate) and _LINTER.match(file.report.tool.name):
             reason = (
@@ -307,12 +313,13 @@ _LINTER = re.compile(
 )
 """The start of the names, in SARIF, of tools that do not look for secrets."""
 
-_CONTENT: dict[type[ReportGate], type[Content]] = {
-    CoverageGate: Coverage,
-    TestsGate: TestResults,
-    FindingsGate: Findings,
-    VulnerabilitiesGate: Vulnerabilities,
-    SbomGate: Sbom,
+_CONTENTS: dict[type[ReportGate], tuple[type[Content], ...]] = {
+    CoverageGate: (Coverage,),
+    TestsGate: (TestResults,),
+    FindingsGate: (Findings,),
+    DastGate: (WebFindings, Findings),
+    VulnerabilitiesGate: (Vulnerabilities,),
+    SbomGate: (Sbom,),
 }
 
 
@@ -333,9 +340,9 @@ def judge(
     """
     if rules.skip:
         return Verdict(gate, kind, (skipped("gate", rules.skip),))
-    content = next(candidate for base, candidate in _CONTENT.items() if isinstance(rules, base))
-    usable = [file for file in files if file.report and isinstance(file.report.content, content)]
-    checks = [*report_problems(rules, content, files, waivers.context)]
+    contents = next(found for base, found in _CONTENTS.items() if isinstance(rules, base))
+    usable = [file for file in files if file.report and isinstance(file.report.content, contents)]
+    checks = [*report_problems(rules, contents, files, waivers.context)]
     scans = () if checks else _scans(usable)
     measurements = Measurements()
     if usable:
@@ -368,6 +375,8 @@ def _conditions(
         case FindingsGate():
             findings = [content for content in contents if isinstance(content, Findings)]
             return judge_findings(rules, findings, waivers, gate)
+        case DastGate():
+            return judge_dast(rules, usable, waivers, gate)
         case VulnerabilitiesGate():
             return judge_vulnerabilities(rules, usable, _statements(vex), waivers, gate)
         case SbomGate():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shipline.errors import ConfigError
-from shipline.gates.reports import REPORT_FORMATS, Severity
+from shipline.gates.reports import REPORT_FORMATS, Confidence, Severity, target_of
 from shipline.gates.waivers import Waiver
 from shipline.globs import Glob
 from shipline.units import ByteSize, Duration
@@ -144,6 +144,32 @@ class SecretsGate(FindingsGate):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DastGate(ReportGate):
+    """Findings of a scanner in a running service. One without a severity or a confidence always
+    counts.
+    """
+
+    max: int = field(default=0, metadata=_doc("Maximum number of findings."))
+    fail_on: Severity = field(
+        default=Severity.MEDIUM, metadata=_doc("The lowest severity that counts.")
+    )
+    confidence: Confidence = field(
+        default=Confidence.LOW, metadata=_doc("The lowest confidence that counts.")
+    )
+    target: str = field(
+        default="", metadata=_doc("The URL of the service that must have been scanned.")
+    )
+    new_only: bool = field(
+        default=False, metadata=_doc("Count what the last promoted image did not have.")
+    )
+
+    def __post_init__(self) -> None:
+        _require_not_negative(self, "max")
+        if self.target and not target_of(self.target):
+            raise ConfigError(f"target: {self.target!r} is not a URL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VulnerabilitiesGate(ReportGate):
     """Known vulnerabilities of packages. One without a severity in the report counts at any
     `fail-on`.
@@ -268,6 +294,7 @@ REPORT_GATES: Mapping[str, type[ReportGate]] = {
     "tests": TestsGate,
     "analysis": FindingsGate,
     "secrets": SecretsGate,
+    "dast": DastGate,
     "vulnerabilities": VulnerabilitiesGate,
     "sbom": SbomGate,
 }
@@ -277,6 +304,7 @@ Gate = (
     CoverageGate
     | TestsGate
     | FindingsGate
+    | DastGate
     | VulnerabilitiesGate
     | SbomGate
     | ImageGate
@@ -299,6 +327,9 @@ class GatesSection:
     )
     secrets: SecretsGate | tuple[SecretsGate, ...] | None = field(
         default=None, metadata=_doc("Secrets in the source (SARIF).")
+    )
+    dast: DastGate | tuple[DastGate, ...] | None = field(
+        default=None, metadata=_doc("Dynamic analysis of a running service (ZAP, Nuclei, SARIF).")
     )
     vulnerabilities: VulnerabilitiesGate | tuple[VulnerabilitiesGate, ...] | None = field(
         default=None, metadata=_doc("Known vulnerabilities of packages.")

@@ -128,7 +128,7 @@ def _load(file: Path, path: str) -> object:
         raise ConfigError(f"{path}{line}: {problem}") from None
 
 
-_ITEM_KINDS = ("analysis", "secrets", "vulnerabilities")
+_ITEM_KINDS = ("analysis", "secrets", "dast", "vulnerabilities")
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 T = TypeVar("T", Finding, Vulnerability)
 

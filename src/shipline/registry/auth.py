@@ -293,11 +293,6 @@ class EndpointAuth:
         self._places: dict[str, _SharedToken] = {}  # of tokens in use
         self._refused: set[str] = set()
 
-    @property
-    def has_challenge(self) -> bool:
-        """Whether the registry has sent a challenge that could be met."""
-        return self._challenge is not None
-
     def authorization(self, repository: str, scopes: Scopes, request_token: RequestToken) -> str:
         """The Authorization header of a request, empty before a challenge. Raises AuthError and
         RegistryError if the repository has sent one that cannot be met; then it is forgotten.

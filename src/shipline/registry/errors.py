@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from shipline.errors import AuthError, RegistryError, ShiplineError
+from shipline.registry.limits import RateLimit
 from shipline.registry.request import Url
 
 RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
@@ -90,6 +91,8 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         hint = tls_hint(host)
     if status in (401, 403):
         return AuthError(message, host=host, status=status, hint=hint)
+    if status == 429 and (rate := RateLimit.read(response.header)):
+        hint += f"; {host} allows {rate}"
     if status in RETRIED and not hint:
         hint = "the registry failed; try again later"
     return RequestRefused(
@@ -134,6 +137,19 @@ def retry_after(value: str) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
+
+
+_MAX_WARNINGS = 4096  # bytes of all of them (distribution specification, "Warnings")
+
+
+def warnings(values: Iterable[str]) -> Iterator[str]:
+    """The texts of `Warning` headers of the form that the specification allows, fit for a terminal:
+    code 299, the agent `-`, a quoted text and no date.
+    """
+    for value in values:
+        match = re.fullmatch(r'299 - "((?:[^"\\]|\\.)*)"', value[:_MAX_WARNINGS].strip())
+        if match and (text := clean(re.sub(r"\\(.)", r"\1", match[1]))):
+            yield text
 
 
 def _diagnostics(body: bytes) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,5 @@
-"""How to reach a host: mirrors, certificates, proxies, quirks of known registries, and which
-addresses its redirects and token realms may lead to.
+"""How to reach a host: mirrors, certificates, proxies, and which addresses its redirects and token
+realms may lead to.
 """
 
 from __future__ import annotations
@@ -309,34 +309,6 @@ def _mirror(host: str, text: str) -> Endpoint:
     path = re.sub(r"^v2(/|$)", "", url.path.strip("/")).strip("/")
     prefix = f"{path}/" if path else ""
     return Endpoint(url.origin, url.origin.authority, prefix, host, text.endswith(_DIGEST_ONLY))
-
-
-class Quirks(Struct, frozen=True):
-    """Deviations of a registry: `resumes` is False where a second PATCH loses bytes, `mounts` where
-    mounting never works, `referrers` where that API does something else. `chunk` is the largest
-    chunk in bytes, `page` the largest page of tags."""
-
-    resumes: bool = True
-    mounts: bool = True
-    referrers: bool = True
-    chunk: int = 32 << 20
-    page: int = 1000
-
-
-_NONE = Quirks()
-_BY_SUFFIX = {
-    "amazonaws.com": Quirks(resumes=False),
-    "ghcr.io": Quirks(chunk=4 << 20, referrers=False),
-}
-
-
-def quirks_of(host: str) -> Quirks:
-    """The quirks of `host`, a name without port, or of its parent domain."""
-    while host:
-        if host in _BY_SUFFIX:
-            return _BY_SUFFIX[host]
-        host = host.partition(".")[2]
-    return _NONE
 
 
 class AddressPolicy(enum.Enum):

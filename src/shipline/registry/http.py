@@ -27,6 +27,8 @@ from shipline.registry.errors import (
     RequestRefused,
     Unreachable,
     response_error,
+    retry_after,
+    warnings,
 )
 from shipline.registry.hosts import (
     AddressPolicy,
@@ -35,7 +37,9 @@ from shipline.registry.hosts import (
     policy_for_link,
     policy_for_realm,
 )
+from shipline.registry.limits import MAX_RETRY_AFTER_S, HostLimits, RateLimit
 from shipline.registry.mirrors import Mirrors
+from shipline.registry.quirks import Quirks, quirks_of, shown_quirks
 from shipline.registry.request import ClientRequest, Origin, Url
 from shipline.tasks import Limiter, sleep
 
@@ -46,22 +50,8 @@ if TYPE_CHECKING:
 TRIES = 5
 _REDIRECTS = 5
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
-_MAX_RETRY_AFTER_S = 60.0  # a longer Retry-After is an error
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 Explain = Callable[[HttpResponse, str], ShiplineError]
-
-
-class HostLimits:
-    """Concurrent requests per host; JSON does not queue behind blobs.
-
-    Blob reads and writes are counted separately, so that a copy within one host cannot deadlock: a
-    writer may hold a reader, never the reverse.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self.small = Limiter(at_once)
-        self.read = Limiter(at_once)
-        self.write = Limiter(at_once)
 
 
 class Caller(Struct, frozen=True):
@@ -97,6 +87,8 @@ class HttpClient:
         self._limits: dict[str, HostLimits] = {}
         self._auths: dict[Endpoint, EndpointAuth] = {}
         self._facts: dict[tuple[Endpoint, str], RepositoryFacts] = {}
+        self._quirks: dict[Origin, Quirks] = {}
+        self._warnings: set[tuple[str, str]] = set()
 
     def auth(self, endpoint: Endpoint) -> EndpointAuth:
         """The challenge and tokens of an endpoint, shared by all threads."""
@@ -130,6 +122,10 @@ class HttpClient:
         """The limits of a host, shared by all threads."""
         with self._lock:
             return self._limits.setdefault(origin.authority, HostLimits(self._at_once))
+
+    def quirks(self, origin: Origin) -> Quirks:
+        """The quirks of the registry at `origin`, as far as it has shown them."""
+        return self._quirks.get(origin) or quirks_of(origin.host)
 
     def call(
         self,
@@ -271,7 +267,7 @@ class HttpClient:
             return False
         header = response.header("WWW-Authenticate")
         auth = self.auth(endpoint)
-        if not header and not auth.has_challenge:
+        if not header:
             response.close()
             header = self._ping(endpoint)
         return auth.accept_challenge(caller.repository, header, caller.scopes, authorization)
@@ -348,7 +344,9 @@ class HttpClient:
     def _send(
         self, request: ClientRequest, limit: str, address_policy: AddressPolicy
     ) -> ClientResponse:
-        limiter: Limiter = getattr(self.limits(request.url.origin), limit)
+        limits = self.limits(request.url.origin)
+        limiter: Limiter = getattr(limits, limit)
+        limits.wait()
         limiter.__enter__()
         try:
             writer = self._open(request, length=request.length, address_policy=address_policy)
@@ -357,10 +355,28 @@ class HttpClient:
             raise
         writer.on_close(lambda: limiter.__exit__(None, None, None))
         try:
-            return _send_body(writer, request)
+            response = _send_body(writer, request)
         except BaseException:
             writer.close()
             raise
+        self._note(response, limits)
+        return response
+
+    def _note(self, response: ClientResponse, limits: HostLimits) -> None:
+        """What the head of a response tells of the host: its limits, warnings and quirks."""
+        header, origin = response.header, response.url.origin
+        wait_s = retry_after(header("Retry-After")) if response.status >= 400 else None
+        limits.note(response.status, response.began, RateLimit.read(header), wait_s)
+        if not self.quirks(origin).name and (quirks := shown_quirks(header)):
+            self._quirks[origin] = quirks
+        for text in warnings(response.headers("Warning")):
+            with self._lock:
+                known = (origin.host, text) in self._warnings
+                self._warnings.add((origin.host, text))
+            if not known:
+                import logging  # 5 ms, for what is rare
+
+                logging.getLogger(__name__).warning("%s warns: %s", origin.authority, text)
 
     def _headers(self, request: ClientRequest) -> dict[str, str]:
         return {
@@ -373,10 +389,10 @@ class HttpClient:
 def back_off(attempt: int, error: ShiplineError) -> None:
     """Wait before another attempt: exponentially with jitter, or as the server's Retry-After asks.
 
-    Raises `error` where that is longer than `_MAX_RETRY_AFTER_S`.
+    Raises `error` where that is longer than `MAX_RETRY_AFTER_S`.
     """
     retry_after_s = error.retry_after_s if isinstance(error, RequestRefused) else None
-    if retry_after_s is not None and retry_after_s > _MAX_RETRY_AFTER_S:
+    if retry_after_s is not None and retry_after_s > MAX_RETRY_AFTER_S:
         error.hint = f"the registry asks to retry in {retry_after_s:.0f} seconds; {error.hint}"
         raise error
     wait = min(_FIRST_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)

@@ -170,7 +170,9 @@ class RemoteIngest:
                 raise error
             back_off(self._failures, error)
             before = self._session.offset if self._session else 0
-            self._session = self._session and resume(self._api, self._session)
+            if self._session is not None:
+                resumes = self._api.quirks.resumes
+                self._session = resume(self._api, self._session) if resumes else None
             if self._session and self._session.offset > before:
                 self._failures = 0
             if self._session is None and self._replay.start:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
 from shipline.oci import (
@@ -179,6 +180,24 @@ def restore_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> 
         return
     if not api.quirks.referrers or _from_api(api, subject.digest, "") is None:
         add_referrer(api, target, content)
+
+
+def drop_referrer(api: RepositoryApi, digest: Digest, content: bytes) -> None:
+    """Remove a deleted manifest from its subject's referrers tag, for a registry without the API
+    (distribution specification, "Deleting Manifests").
+    """
+    if b'"subject"' not in content:
+        return
+    with suppress(ContentError):
+        subject = parse_manifest(content).subject
+        if subject is None or (
+            api.quirks.referrers and _from_api(api, subject.digest, "") is not None
+        ):
+            return
+        before = _from_tag(api, subject.digest)
+        after = [referrer for referrer in before if referrer.digest != digest]
+        if len(after) < len(before):
+            _put_index(api, subject.digest, Index.make(after))
 
 
 def _put_index(api: RepositoryApi, subject: Digest, index: Index) -> None:

@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from shipline.content import Advance, Fetcher, VerifiedReader, again_elsewhere, fetch_all
@@ -38,14 +38,16 @@ from shipline.registry.ingest import RemoteIngest
 from shipline.registry.manifests import (
     ACCEPT,
     add_referrer,
+    drop_referrer,
     fetch_manifest,
     list_referrers,
     pages,
     restore_referrer,
 )
+from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.request import Url
-from shipline.registry.upload import UploadState, cancel, push_blob
+from shipline.registry.upload import UploadState, cancel, push_blob, session_of
 
 if TYPE_CHECKING:
     from shipline.registry.shared import AssumedBlob
@@ -242,6 +244,7 @@ def _range_start(content_range: str) -> int:
 
 
 _ALWAYS: Mapping[str, str] = {}
+_UNSUPPORTED = frozenset({400, 405})
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
@@ -259,6 +262,7 @@ class RemoteRepository:
         self._registry = apis[-1]
         self._manifests: Lru[Digest, bytes] = Lru(_CACHED, math.inf, cost=len)
         self._facts = self._registry.http.facts(self._registry.endpoint, self._registry.repository)
+        self._opened: dict[Digest, UploadState] = {}  # by mounts that were declined
 
     @property
     def name(self) -> str:
@@ -322,8 +326,11 @@ class RemoteRepository:
             return
         exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
+            session = self._opened.pop(target.digest, None)
             if not exists:
-                self._push_blob(target, source, advance)
+                self._push_blob(target, source, advance, session)
+            elif session is not None:
+                cancel(self._registry, session)
             return
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
@@ -340,17 +347,22 @@ class RemoteRepository:
         return self._facts.assume(target, source)
 
     def _push_blob(
-        self, target: Descriptor, source: Fetcher, advance: Advance | None = None
+        self,
+        target: Descriptor,
+        source: Fetcher,
+        advance: Advance | None = None,
+        session: UploadState | None = None,
     ) -> None:
-        again_elsewhere(lambda: push_blob(self._registry, target, source, advance))
+        again_elsewhere(lambda: push_blob(self._registry, target, source, advance, session))
         if self._facts is not None:
             self._facts.add_blob(target.digest)
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         """Mount the blob from `source`, another repository of this registry; False if it is not
-        one, or the registry declined. What `source` reads from a mirror cannot be mounted.
+        one, or the registry declined. What `source` reads from a mirror cannot be mounted. A
+        registry that declines opens an upload, which the next `push` of the blob goes on with.
         """
-        if not self._registry.quirks.mounts or not isinstance(source, RemoteRepository):
+        if not isinstance(source, RemoteRepository):
             return False
         origin = self._registry.endpoint.origin
         names = [api.repository for api in source._apis if api.endpoint.origin == origin]
@@ -378,7 +390,7 @@ class RemoteRepository:
             return False
         try:
             if response.status == 202:  # the registry opened an upload instead
-                cancel(self._registry, UploadState(self._registry.location(response)))
+                self._opened[target.digest] = session_of(self._registry, response)
             return response.status == 201
         finally:
             response.close()
@@ -414,9 +426,7 @@ class RemoteRepository:
 
     def tags(self) -> Iterator[str]:
         """All tags, in the registry's order, without what is not a tag."""
-        first = self._registry.url("tags", "list").with_query(
-            ("n", str(self._registry.quirks.page))
-        )
+        first = self._registry.url("tags", "list").with_query(("n", str(PAGE)))
         for page in pages(self._registry, first, "listing tags"):
             try:
                 names = json.loads(page).get("tags") or ()
@@ -429,18 +439,34 @@ class RemoteRepository:
         return list_referrers(self._registry, target.digest, artifact_type)
 
     def delete(self, reference: str) -> None:
-        """Remove a tag, or a manifest with all its tags. Raises NotFound."""
+        """Remove a tag, or a manifest with all its tags and its entry in the referrers tag of its
+        subject. Raises NotFound.
+        """
         name = str(Digest.parse(reference)) if ":" in reference else check_tag(reference)
-        response = self._registry.call(
-            "DELETE",
-            self._registry.manifest(name),
-            expect={202, 200, 204, 404},
-            operation=f"deleting {name}",
-            actions=WRITE,
-        )
+        content = self._if_readable(name) if ":" in name else b""
+        try:
+            response = self._registry.call(
+                "DELETE",
+                self._registry.manifest(name),
+                expect={202, 200, 204, 404},
+                operation=f"deleting {name}",
+                actions=self._registry.quirks.delete_actions,
+            )
+        except RegistryError as error:
+            if error.status in _UNSUPPORTED:
+                error.hint = self._registry.quirks.delete_hint or error.hint
+            raise
         response.close()
         if response.status == 404:
             raise NotFound(f"{name} is not in {self.name}")
+        if content:
+            drop_referrer(self._registry, Digest.parse(name), content)
+
+    def _if_readable(self, name: str) -> bytes:
+        """The manifest to be deleted, whose subject may list it; what is damaged lists nothing."""
+        with suppress(ContentError, DigestMismatch):
+            return fetch_manifest(self._registry, name)[1]
+        return b""
 
     def digest_of(self, tag: str) -> Digest | None:
         """The digest of a tag by HEAD, None if the registry does not tell it. Raises NotFound."""
@@ -450,10 +476,28 @@ class RemoteRepository:
 
     def blob_size(self, digest: Digest) -> int:
         """The size of a blob in bytes by HEAD. Raises NotFound, ContentError without a size."""
-        size = self._head(self._registry.blob(digest), str(digest), {})("Content-Length")
+        url = self._registry.blob(digest)
+        size = self._head(url, str(digest), {})("Content-Length")
+        if not re.fullmatch("[0-9]{1,18}", size):
+            size = self._size_in_range(url, digest)
         if not re.fullmatch("[0-9]{1,18}", size):
             raise ContentError(f"{self.name}: the size of {digest} is unknown")
         return int(size)
+
+    def _size_in_range(self, url: Url, digest: Digest) -> str:
+        """Of a registry whose HEAD tells none (Harbor)."""
+        response = self._registry.call(
+            "GET",
+            url,
+            expect={200, 206},
+            operation=f"looking for {digest}",
+            headers={"Range": "bytes=0-0"},
+            limit="read",
+        )
+        response.close()
+        if response.status == 200:
+            return response.header("Content-Length")
+        return response.header("Content-Range").rpartition("/")[2]
 
     def _head(self, url: Url, name: str, headers: Mapping[str, str]) -> Callable[[str], str]:
         response = self._registry.call(

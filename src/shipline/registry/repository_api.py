@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from shipline.errors import AuthError, RegistryError, ShiplineError
 from shipline.oci import Digest
 from shipline.registry.auth import Scope
-from shipline.registry.hosts import Endpoint, Quirks, quirks_of
+from shipline.registry.hosts import Endpoint
 from shipline.registry.http import Caller, HttpClient
+from shipline.registry.quirks import Quirks
 from shipline.registry.request import ClientRequest, Payload, Url
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RepositoryApi:
 
     @property
     def quirks(self) -> Quirks:
-        return quirks_of(self.endpoint.origin.host)
+        return self.http.quirks(self.endpoint.origin)
 
     def url(self, *path: str) -> Url:
         """`path` segments are digests, checked tags and constants, which need no escaping. A mirror

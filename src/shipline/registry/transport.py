@@ -244,8 +244,9 @@ class RequestWriter:
 
 
 class ClientResponse:
-    """Status, headers, and a body to be read; an `HttpResponse`. `latency_s` are the seconds that
-    its head took, those of a new connection included.
+    """Status, headers, and a body to be read; an `HttpResponse`. `began` is when the request was to
+    be sent, of the monotonic clock, `latency_s` the seconds that its head took, those of a new
+    connection included.
     """
 
     def __init__(self, writer: RequestWriter, response: http.client.HTTPResponse) -> None:
@@ -254,6 +255,7 @@ class ClientResponse:
         self._open = True
         self.status = response.status
         self.url = writer.url
+        self.began = writer.began
         self.latency_s = time.monotonic() - writer.began
 
     def header(self, name: str) -> str:

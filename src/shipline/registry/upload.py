@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -18,10 +19,13 @@ from shipline.registry.http import back_off
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import BlobRange, UploadProgress, Url
 
+if TYPE_CHECKING:
+    from shipline.registry.transport import ClientResponse
+
 OCTET_STREAM = {"Content-Type": "application/octet-stream"}
 _SESSION_LOST = frozenset({404, 416})  # the session is gone, or at another offset
 _TOO_LARGE = 413  # some proxies limit the size of requests
-_MIN_CHUNK = 16 << 20  # bytes per chunk, where chunks are needed
+_CHUNK = 16 << 20  # bytes per chunk, where chunks are needed
 
 
 class UploadState(Struct, frozen=True):
@@ -39,13 +43,18 @@ def open_session(api: RepositoryApi, target: Descriptor | None = None) -> Upload
         url = url.with_query(("digest-algorithm", target.digest.algorithm))
     response = api.call("POST", url, expect={202}, operation="starting an upload", actions=WRITE)
     try:
-        min_chunk = response.header("OCI-Chunk-Min-Length")
-        return UploadState(
-            api.location(response),
-            min_chunk=int(min_chunk) if re.fullmatch("[0-9]{1,12}", min_chunk) else 0,
-        )
+        return session_of(api, response)
     finally:
         response.close()
+
+
+def session_of(api: RepositoryApi, response: ClientResponse) -> UploadState:
+    """The session that a POST opened."""
+    min_chunk = response.header("OCI-Chunk-Min-Length")
+    return UploadState(
+        api.location(response),
+        min_chunk=int(min_chunk) if re.fullmatch("[0-9]{1,12}", min_chunk) else 0,
+    )
 
 
 def push_blob(
@@ -80,6 +89,7 @@ class _Upload:
         self._meter = meter
         self._session = session
         self._chunk = 0  # bytes per chunk; 0 for one request
+        self._resumes = api.quirks.resumes
 
     def run(self) -> None:
         failures = 0
@@ -94,7 +104,8 @@ class _Upload:
                         cancel(self._api, self._session)
                     raise
             before = self._session.offset if self._session else 0
-            self._session = self._session and resume(self._api, self._session)
+            if self._session is not None:
+                self._session = resume(self._api, self._session) if self._resumes else None
             if self._session is None and is_there(self._api, self._target):
                 break
             if self._session is not None and self._session.offset > before:
@@ -103,8 +114,9 @@ class _Upload:
 
     def _should_retry(self, error: RegistryError | AuthError, failures: int) -> bool:
         """Whether to retry after `error`; backs off, or switches to chunks after a 413."""
-        if error.status == _TOO_LARGE and not self._chunk and self._session is not None:
-            self._chunk = min(self._api.quirks.chunk, max(_MIN_CHUNK, self._session.min_chunk))
+        if error.status == _TOO_LARGE and not self._chunk and self._session and self._resumes:
+            chunk = max(_CHUNK, self._session.min_chunk)
+            self._chunk = min(chunk, self._api.quirks.chunk or chunk)
             return True
         lost = self._session is not None and error.status in _SESSION_LOST
         if failures >= self._api.http.tries or not (error.retriable or lost):
@@ -116,14 +128,18 @@ class _Upload:
         """Send from the session's offset to the end, in one request or in chunks."""
         if self._session is None:
             self._session = open_session(self._api, self._target)
-        start, size = self._session.offset, self._target.size
-        if not self._chunk and not start:
+        size = self._target.size
+        if not self._chunk and not self._session.offset:
             finish(self._api, self._session, self._target, self._range(0, size))
             return
-        while start < size:
-            end = min(start + self._chunk, size) if self._chunk else size
+        chunk = self._chunk or self._api.quirks.chunk or size
+        while (start := self._session.offset) < size:
+            end = min(start + chunk, size)
             self._session = patch(self._api, self._session, self._range(start, end))
-            start = end
+            if self._session.offset <= start:
+                self._chunk, self._resumes = 0, False
+                host = self._api.host
+                raise RegistryError(f"{host}: it drops chunks", host=host, retriable=True)
         finish(self._api, self._session, self._target)
 
     def _range(self, start: int, end: int) -> BlobRange:
@@ -132,8 +148,6 @@ class _Upload:
 
 def resume(api: RepositoryApi, session: UploadState) -> UploadState | None:
     """GET: the state of the session; None if it is lost."""
-    if not api.quirks.resumes:
-        return None
     try:
         response = api.call(
             "GET",
@@ -206,7 +220,7 @@ def finish(
 
 
 def patch(api: RepositoryApi, session: UploadState, blob_range: BlobRange) -> UploadState:
-    """PATCH: one chunk. Returns the new state of the session."""
+    """PATCH: one chunk. Returns the new state of the session, which may hold less than was sent."""
     response = api.call(
         "PATCH",
         session.url,
@@ -219,7 +233,9 @@ def patch(api: RepositoryApi, session: UploadState, blob_range: BlobRange) -> Up
         tries=1,
     )
     try:
-        return UploadState(api.location(response, session.url), blob_range.end, session.min_chunk)
+        held = response.header("Range")
+        end = min(_received(held), blob_range.end) if held else blob_range.end
+        return UploadState(api.location(response, session.url), end, session.min_chunk)
     finally:
         response.close()
 

@@ -9,12 +9,13 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
+from shipline.deliver.commands import LAST_LINES
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
 from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import digest_of, pushed_images, shown_images
-from shipline.ship.steps.command import COMMAND, LAST_LINES, reproduction
+from shipline.ship.steps.command import COMMAND, reproduction
 from shipline.ship.steps.deploy import deployments_of
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of

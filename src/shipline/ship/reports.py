@@ -70,7 +70,7 @@ SCANNERS: Mapping[str, ScannerCommand] = {
     ),
 }
 _SBOM = "sbom"  # the gate that reads what the build lists
-_FINDINGS = ("analysis", "secrets", "vulnerabilities")
+_FINDINGS = ("analysis", "secrets", "dast", "vulnerabilities")
 """Kinds of gates whose tools fail if they find something."""
 
 
@@ -156,13 +156,13 @@ def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
     ignored.
     """
     from shipline.gates.report_files import read_report
-    from shipline.gates.reports import Findings, TestResults, Vulnerabilities
+    from shipline.gates.reports import Findings, TestResults, Vulnerabilities, WebFindings
 
     findings: list[str] = []
     for path in paths:
         report = read_report(path, str(path)).report
         match report.content if report else None:
-            case Findings(items):
+            case Findings(items) | WebFindings(items):
                 findings += [str(item) for item in items if not item.suppressed]
             case Vulnerabilities(vulnerable):
                 findings += map(str, vulnerable)

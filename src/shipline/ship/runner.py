@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shipline.deliver.commands import require_program
 from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError, Waiting
 from shipline.events import Step as Span
 from shipline.ship.plan import (
@@ -21,7 +22,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import DONE, KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runs import Recorder, Runs
-from shipline.ship.steps.command import file_digest, require_program
+from shipline.ship.steps.command import file_digest
 from shipline.tasks import CPUS, Limiter, Task, TaskGroup, sleep
 from shipline.values import replace
 

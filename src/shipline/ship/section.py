@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, Self
 
+from shipline.deliver.commands import check_inside, check_variables
 from shipline.errors import ConfigError, ShiplineError, UsageError
 from shipline.oci import Platform, Reference
 from shipline.units import Duration
@@ -19,7 +20,6 @@ RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
 Occasion = Literal["push", "tag", "pull-request", "schedule"]
 
 
@@ -86,10 +86,10 @@ class StepSection:
             raise ConfigError("needs one of run and scanner")
         if not 0 <= self.retries <= 10:
             raise ConfigError("retries: must be from 0 to 10")
-        _check_variables("env", self.env)
-        _check_variables("pass-env", self.pass_env)
-        _check_inside("working-directory", (self.working_directory,))
-        _check_inside("reports", self.report_paths)
+        check_variables("env", self.env)
+        check_variables("pass-env", self.pass_env)
+        check_inside("working-directory", (self.working_directory,))
+        check_inside("reports", self.report_paths)
 
     @property
     def report_paths(self) -> tuple[str, ...]:
@@ -475,15 +475,3 @@ def _circle(edges: Mapping[str, Iterable[str]]) -> list[str]:
         first = found.index(next(name for name in edges if name in found))
         return [*found[first:], *found[: first + 1]]
     return []
-
-
-def _check_inside(key: str, paths: Iterable[str]) -> None:
-    for path in paths:
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ConfigError(f"{key}: {path!r} is outside the project")
-
-
-def _check_variables(key: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not _VARIABLE.match(name):
-            raise ConfigError(f"{key}: {name!r} is not the name of a variable")

@@ -389,6 +389,82 @@ OPENVEX: dict[str, Any] = {
     ],
 }
 
+_INSTANCE = {
+    "id": "4",
+    "uri": "https://staging.example/login?next=%2F",
+    "nodeName": "https://staging.example/login (next)",
+    "method": "GET",
+    "param": "next",
+    "attack": "&quot;&gt;&lt;script&gt;",
+    "evidence": "",
+    "otherinfo": "",
+}
+ZAP_ALERT: dict[str, Any] = {
+    "pluginid": "40012",
+    "alertRef": "40012-1",
+    "alert": "Cross Site Scripting &#40;Reflected&#41;",
+    "name": "Cross Site Scripting &#40;Reflected&#41;",
+    "riskcode": "3",
+    "confidence": "2",
+    "riskdesc": "High (Medium)",
+    "desc": "<p>...</p>",
+    "instances": [_INSTANCE],
+    "count": "1",
+    "systemic": False,
+    "solution": "<p>...</p>",
+    "otherinfo": "",
+    "reference": "",
+    "cweid": "79",
+    "wascid": "8",
+    "sourceid": "12",
+}
+ZAP: dict[str, Any] = {
+    "@programName": "ZAP",
+    "@version": "2.17.0",
+    "@generated": "Thu, 1 Jan 2026 11:30:00",
+    "created": "2026-01-01T11:30:00.236211400Z",
+    "site": [
+        {
+            "@name": "https://staging.example",
+            "@host": "staging.example",
+            "@port": "443",
+            "@ssl": "true",
+            "alerts": [ZAP_ALERT],
+        }
+    ],
+}
+NUCLEI_MATCH: dict[str, Any] = {
+    "template": "http/exposures/configs/git-config.yaml",
+    "template-url": "https://cloud.example/public/git-config",
+    "template-id": "git-config",
+    "template-path": "/root/nuclei-templates/http/exposures/configs/git-config.yaml",
+    "info": {
+        "name": "Git Configuration - Detect",
+        "author": ["one"],
+        "tags": ["config", "git"],
+        "severity": "medium",
+        "metadata": {"max-request": 1},
+    },
+    "type": "http",
+    "host": "staging.example",
+    "port": "443",
+    "scheme": "https",
+    "url": "https://staging.example",
+    "matched-at": "https://staging.example/.git/config",
+    "request": "GET /.git/config HTTP/1.1\r\nHost: staging.example\r\n\r\n",
+    "response": "HTTP/1.1 200 OK\r\n\r\n[core]",
+    "ip": "192.0.2.7",
+    "timestamp": "2026-01-01T11:30:00.123456789Z",
+    "curl-command": "curl -X 'GET' 'https://staging.example/.git/config'",
+    "matcher-status": True,
+}
+
+
+def json_lines(*documents: Any) -> bytes:
+    """JSON Lines, as Nuclei writes them."""
+    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in documents)
+
+
 ALL: dict[str, bytes] = {
     "cobertura": COBERTURA,
     "jacoco": JACOCO,
@@ -396,6 +472,7 @@ ALL: dict[str, bytes] = {
     "lcov": LCOV,
     "go": GO,
     "junit": JUNIT,
+    "nuclei": json_lines(NUCLEI_MATCH, NUCLEI_MATCH),
     **{
         name: json.dumps(document).encode()
         for name, document in {
@@ -414,6 +491,7 @@ ALL: dict[str, bytes] = {
             "spdx3": SPDX3,
             "in-toto": STATEMENT,
             "openvex": OPENVEX,
+            "zap": ZAP,
         }.items()
     },
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shipline.deliver.commands import CommandResult, argv_of, environment, run_command
 from shipline.errors import Cancelled, StepFailed
-from shipline.ship.steps.command import CommandResult, argv_of, environment, run_command
 from shipline.tasks import TaskGroup
 
 PATH = {"PATH": os.environ["PATH"]}
@@ -90,7 +90,7 @@ def test_an_interrupted_command_ends() -> None:
 
 def test_a_command_ends_when_this_program_is_killed() -> None:
     program = (
-        "from pathlib import Path; import os; from shipline.ship.steps.command import *\n"
+        "from pathlib import Path; import os; from shipline.deliver.commands import *\n"
         f"run_command(argv_of('trap \"\" TERM; sleep {MARK}4 & wait'), directory=Path('/'),"
         " environ=os.environ, timeout_s=60, write=print)"
     )

@@ -4,6 +4,7 @@ from shipline.gates.reports.coverage import Coverage, FileCoverage, LineSet, Rat
 from shipline.gates.reports.parse import REPORT_FORMATS, formats_of, parse_report
 from shipline.gates.reports.report import (
     Component,
+    Confidence,
     Content,
     Finding,
     FindingLevel,
@@ -19,11 +20,14 @@ from shipline.gates.reports.report import (
     VexStatement,
     Vulnerabilities,
     Vulnerability,
+    WebFindings,
+    target_of,
 )
 
 __all__ = [
     "REPORT_FORMATS",
     "Component",
+    "Confidence",
     "Content",
     "Coverage",
     "FileCoverage",
@@ -43,6 +47,8 @@ __all__ = [
     "VexStatement",
     "Vulnerabilities",
     "Vulnerability",
+    "WebFindings",
     "formats_of",
     "parse_report",
+    "target_of",
 ]

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from shipline.gates.reports.fields import Fields
 from shipline.gates.reports.report import (
+    Confidence,
     Finding,
     FindingLevel,
     Findings,
@@ -35,6 +36,7 @@ _SKIPPED_MEMBERS = frozenset(
 class _SarifRule:
     level: FindingLevel = FindingLevel.WARNING
     severity: Severity = Severity.UNKNOWN
+    confidence: Confidence | None = None
 
 
 @dataclass(slots=True)
@@ -136,7 +138,9 @@ def _rules(reader: JsonReader, run: _SarifRun, *, indexed: bool = True) -> None:
         rule = Fields(reader.value(), "a rule")
         level = rule.child("defaultConfiguration").text("level")
         run.rules[rule.text("id")] = _SarifRule(
-            _level(level) if level else FindingLevel.WARNING, _severity(rule.child("properties"))
+            _level(level) if level else FindingLevel.WARNING,
+            _severity(rule.child("properties")),
+            _confidence(rule.child("properties")),
         )
         if indexed:
             run.indexed_rules.append(rule.text("id"))
@@ -178,6 +182,7 @@ def _result(reader: JsonReader, run: _SarifRun) -> None:
         _severity(value.child("properties")),
         state=value.text("baselineState"),
         suppressed=_suppressed(value),
+        confidence=_confidence(value.child("properties")),
     )
     finding = replace(finding, fingerprint=_fingerprint(value, finding))
     if value.text("kind") in ("", "fail"):
@@ -204,6 +209,7 @@ def _with_rule(run: _SarifRun, finding: Finding, index: int, has_level: bool) ->
         level=finding.level if has_level else rule.level,
         severity=finding.severity or rule.severity,
         tool=run.tool.name,
+        confidence=rule.confidence if finding.confidence is None else finding.confidence,
     )
 
 
@@ -234,6 +240,12 @@ def _severity(properties: Fields) -> Severity:
         )
     except (ValueError, OverflowError):
         return Severity.UNKNOWN
+
+
+def _confidence(properties: Fields) -> Confidence | None:
+    """The word that ZAP and Nuclei write; other tools write other things."""
+    word = properties.raw("confidence")
+    return Confidence.named(word) if isinstance(word, str) else None
 
 
 def _suppressed(value: Fields) -> bool:

@@ -17,6 +17,7 @@ from shipline.gates.reports.report import (
     TestResults,
     Vex,
     Vulnerabilities,
+    WebFindings,
 )
 from shipline.gates.reports.streams import JsonReader, Start, read_xml
 
@@ -39,6 +40,11 @@ _KEYS = {
     "files": "coverage.py",
     "totals": "coverage.py",
     "total": "istanbul-summary",
+    "@programName": "zap",
+    "@version": "zap",
+    "@generated": "zap",
+    "template-url": "nuclei",
+    "template-id": "nuclei",
 }
 
 
@@ -164,6 +170,8 @@ def _xml(source: BinaryIO) -> str:
             return "jacoco"
         case "testsuites" | "testsuite":
             return "junit"
+        case "OWASPZAPReport":
+            raise ReportError("this is ZAP's XML report", hint="have ZAP write traditional-json")
     return ""
 
 
@@ -186,9 +194,8 @@ def _json(source: BinaryIO) -> str:
 def _list(reader: JsonReader) -> str:
     """By the first key of the first element."""
     for _ in reader.elements():
-        if reader.kind() == "{" and next(reader.members(), "") == "filePath":
-            return "eslint"
-        break
+        key = next(reader.members(), "") if reader.kind() == "{" else ""
+        return {"filePath": "eslint", "template": "nuclei"}.get(key) or _KEYS.get(key, "pip-audit")
     return "pip-audit"
 
 
@@ -212,6 +219,7 @@ _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
     },
     TestResults: {"junit": "junit:parse"},
     Findings: {"sarif": "findings_formats:parse_sarif", "eslint": "findings_formats:parse_eslint"},
+    WebFindings: {"zap": "web_formats:parse_zap", "nuclei": "web_formats:parse_nuclei"},
     Vulnerabilities: {
         "trivy": "scanner_formats:parse_trivy",
         "grype": "scanner_formats:parse_grype",
@@ -232,9 +240,9 @@ REPORT_FORMATS = tuple(_PARSER_OF)
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
 
 
-def formats_of(content: type[Content]) -> tuple[str, ...]:
-    """The report formats with this content."""
-    return tuple(_PARSERS[content])
+def formats_of(*contents: type[Content]) -> tuple[str, ...]:
+    """The report formats with these contents."""
+    return tuple(name for content in contents for name in _PARSERS[content])
 
 
 def parse_report(source: BinaryIO, format: str = "") -> Report:
@@ -263,7 +271,10 @@ def parse_report(source: BinaryIO, format: str = "") -> Report:
 def _parsed(source: BinaryIO, format: str) -> Report:
     try:
         if not source.read(_HEAD).strip(_BLANK):
-            raise ReportError("the report is empty", hint="run the tool that writes it again")
+            hint = (
+                "run the tool that writes it again; nuclei with -matcher-status, or it writes none"
+            )
+            raise ReportError("the report is empty", hint=hint)
         source.seek(0)
         return _parser(format or detect(source))(source)
     except UnicodeDecodeError as error:

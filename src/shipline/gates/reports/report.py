@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from shipline.errors import ContentError
 from shipline.gates.reports.coverage import Coverage
@@ -77,6 +78,31 @@ class FindingLevel(IntEnum):
         return self.name.lower()
 
 
+class Confidence(IntEnum):
+    """How sure a scanner is of a finding, in the order and the numbers of ZAP."""
+
+    FALSE_POSITIVE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CONFIRMED = 4
+
+    @classmethod
+    def named(cls, text: str) -> Self | None:
+        """That of a word, in any case; None for another word."""
+        return cls.__members__.get(re.sub("[ -]", "_", text.strip().upper()))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Like `named`, but raises ValueError for another word."""
+        if (found := cls.named(text)) is None:
+            raise ValueError(f"not a confidence: {text[:40]!r}; write low, medium, high, confirmed")
+        return found
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One result. `fingerprint` does not change when lines move within a file; `state` is SARIF's
@@ -95,6 +121,7 @@ class Finding:
     state: str = ""
     suppressed: bool = False
     tool: str = ""
+    confidence: Confidence | None = None
 
     @property
     def key(self) -> str:
@@ -111,6 +138,16 @@ class Findings:
     """The findings of a tool."""
 
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebFindings:
+    """What a scanner found in running services; `path` of each is a URL. `targets` are those that
+    it reached, as `host:port`, or `host` where the port is not known.
+    """
+
+    findings: tuple[Finding, ...]
+    targets: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +276,7 @@ class Vulnerabilities:
     packages_scanned: int | None = None
 
 
-Content = Coverage | TestResults | Findings | Vulnerabilities | Sbom | Vex
+Content = Coverage | TestResults | Findings | WebFindings | Vulnerabilities | Sbom | Vex
 
 
 class ReportError(ContentError):
@@ -284,6 +321,19 @@ class Report:
     tool: Tool = field(default_factory=Tool)
     gaps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def target_of(text: str) -> str:
+    """`host:port` of a URL, or of what a scanner was given; `host` if the port is not known; empty
+    if it has no host.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        host = (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+    return f"{host}:{port}" if host and port else host
 
 
 def parse_time(text: str) -> datetime | None:

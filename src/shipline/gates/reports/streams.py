@@ -210,6 +210,18 @@ class JsonReader:
             count += 1
         self._expect("]")
 
+    def documents(self) -> Iterator[int]:
+        """The places of documents that follow one another (JSON Lines); each is read between two
+        of them.
+        """
+        count = 0
+        while self._peek(required=False):
+            mark = self._place
+            yield count
+            if self._place == mark:
+                self.skip()
+            count += 1
+
     def value(self) -> object:
         """The next value, whole."""
         self._peek()
