@@ -21,7 +21,7 @@ FLOORS = (
     {"layer", "registry", "supply"},
     {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes"},
     {"trust", "engines"},
-    {"build"},
+    {"build", "images"},
     {"server", "builders", "bake"},
     {"deliver", "regions"},
     {"ship"},

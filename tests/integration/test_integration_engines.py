@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builds import PLATFORMS, Shipline, context, document, leftovers, tags
+from commands import run_shipline
 from peers import Containerd, Docker, Podman, Registry, dockerd, podman
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -250,3 +251,31 @@ def test_what_does_not_answer_as_an_engine_is_named(
     assert "nothing listens there" in using(shipline, nowhere).build("--load", source).failed(13)
     assert leftovers(shipline.home) == []
     assert os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["classic", "newest"])
+def test_images_are_copied_from_and_to_an_engine(
+    kind: str, request: pytest.FixtureRequest, shipline: Shipline, base_images: Registry
+) -> None:
+    """With the containerd image store they stay as they are; else layers are compressed."""
+    engine: Docker = request.getfixturevalue("classic" if kind == "classic" else "docker")
+    insecure = {"SHIPLINE_INSECURE": base_images.address}
+    environ = using(shipline, engine.environment, insecure).environ()
+
+    def copy(source: str, target: str, status: int = 0) -> str:
+        done = run_shipline("copy", source, target, environ=environ)
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    busybox, copied = f"{base_images.address}/library/busybox", f"engines/copied-{kind}"
+    copy(f"{busybox}:latest", f"docker-daemon:{copied}:1")
+    assert engine.run("image", "inspect", f"{copied}:1").returncode == 0
+    copy(f"docker-daemon:{copied}:1", f"{base_images.address}/{copied}:2")
+    before = document(base_images, "library/busybox", "latest")
+    after = document(base_images, copied, "2")
+    if kind == "newest":
+        assert before == after
+    else:
+        assert {one["mediaType"].rpartition("+")[2] for one in after["layers"]} == {"gzip"}
+    missing = copy("docker-daemon:engines/none:1", f"{base_images.address}/x:1", status=8)
+    assert "engines/none:1 is not in the engine" in missing

@@ -96,6 +96,7 @@ COMMANDS = {
         LazyCommand(
             "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
         ),
+        LazyCommand("copy", "shipline.cli.copy:command", "Copy images.", ("cp",)),
         LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
         LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
         LazyCommand("builder", "shipline.cli.builder:group", "Choose what builds, and prepare it."),
@@ -150,14 +151,12 @@ COMMANDS = {
     ),
 }
 
-_COPY = "`shipline imagetools create -t NEW OLD` copies and tags images in registries"
+_COPY = "`shipline copy OLD NEW` copies and tags images in registries"
 POINTERS = {
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
-    "pull": "builds pull what they need; `shipline build --load -t NAME .` loads the result into"
-    " the local engine, `shipline imagetools inspect NAME` shows an image",
+    "pull": "`shipline copy NAME docker-daemon:NAME` loads an image into the engine, and"
+    " `shipline copy NAME oci:DIR` writes it to a directory",
     "tag": _COPY,
-    "copy": _COPY,
-    "cp": _COPY,
     "manifest": _COPY,
     "inspect": "`shipline imagetools inspect NAME` shows an image",
     "lint": "`shipline build --check .` runs the Dockerfile checks",

@@ -8,7 +8,7 @@ from shipline.content.cache_store import (
     OpenCache,
 )
 from shipline.content.graph import copy_graph, successors
-from shipline.content.layout import OciLayout
+from shipline.content.layout import OciLayout, find_entry, find_referrers
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (
     Advance,
@@ -26,6 +26,8 @@ from shipline.content.protocols import (
     Store,
     Swapper,
     Tagger,
+    Wrapper,
+    unwrapped,
 )
 from shipline.content.readers import (
     CHUNK,
@@ -82,16 +84,20 @@ __all__ = [
     "Swapper",
     "Tagger",
     "VerifiedReader",
+    "Wrapper",
     "again_elsewhere",
     "chunks",
     "copy_graph",
     "fetch_all",
     "fetch_rest",
+    "find_entry",
+    "find_referrers",
     "inline_documents",
     "read_file",
     "seal",
     "successors",
     "try_lock",
     "unseal",
+    "unwrapped",
     "write_file",
 ]

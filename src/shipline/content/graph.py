@@ -5,7 +5,7 @@ Copying, garbage collection, replication and measuring are walks over it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from shipline.content.protocols import Advance, Fetcher, Reader, Store
@@ -34,14 +34,25 @@ def successors(source: Fetcher, node: Descriptor) -> tuple[Descriptor, ...]:
 _CONCURRENCY = 8  # descriptors in flight, and threads
 
 
+def _nothing(_: Descriptor) -> bool:
+    return False
+
+
 def copy_graph(
-    source: Fetcher, destination: Store, root: Descriptor, advance: Advance | None = None
+    source: Fetcher,
+    destination: Store,
+    root: Descriptor,
+    advance: Advance | None = None,
+    *,
+    is_complete: Callable[[Descriptor], bool] = _nothing,
+    expect: Advance | None = None,
 ) -> None:
     """Copy the graph of `root`. When this returns, `destination` has all of it.
 
     A parent is written after its children, so whatever exists at the destination is complete, and
-    repeating the call resumes a failed copy. A note on the error names the content and the end that
-    failed.
+    repeating the call resumes a failed copy; what is below a manifest that `is_complete` is not
+    looked at. `expect` gets the bytes of what is found, and, as negative numbers, those that need
+    not be moved. A note on the error names the content and the end that failed.
     """
     nodes = {root.digest: root}
     tracked = _TrackedSource(source)
@@ -60,15 +71,28 @@ def copy_graph(
 
     def children_of(digest: Digest) -> tuple[Digest, ...]:
         with blaming(digest) as node:
+            if node.media_type in media.NAMED and is_complete(node):
+                return ()
             children = successors(tracked, node)
         for child in children:
-            nodes.setdefault(child.digest, child)
+            if nodes.setdefault(child.digest, child) is child and expect is not None:
+                expect(child.size)
         return tuple(child.digest for child in children)
 
     def push(digest: Digest) -> None:
+        moved = 0
+
+        def count(size: int) -> None:
+            nonlocal moved
+            moved += size
+            if advance is not None:
+                advance(size)
+
         with blaming(digest) as node:
             # passed as it is: registries send the files of a local store with sendfile
-            destination.push(node, source if isinstance(source, LocalStore) else tracked, advance)
+            destination.push(node, source if isinstance(source, LocalStore) else tracked, count)
+        if expect is not None and moved < node.size and digest != root.digest:
+            expect(moved - node.size)
 
     visit_graph([root.digest], children_of, push, at_once=_CONCURRENCY)
 
@@ -77,21 +101,21 @@ class _TrackedSource:
     """A Fetcher that records its failures, to tell them from those of the destination."""
 
     def __init__(self, source: Fetcher) -> None:
-        self._source = source
+        self.wrapped = source
         self.failures: list[ShiplineError] = []
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
         with ExitStack() as stack:
             with self._tracking():
-                reader = stack.enter_context(self._source.fetch(target))
+                reader = stack.enter_context(self.wrapped.fetch(target))
             yield _TrackedReader(reader, self)
 
     @contextmanager
     def fetch_rest(self, target: Descriptor, start: int) -> Iterator[Reader]:
         with ExitStack() as stack:
             with self._tracking():
-                reader = stack.enter_context(fetch_rest(self._source, target, start))
+                reader = stack.enter_context(fetch_rest(self.wrapped, target, start))
             yield _TrackedReader(reader, self)
 
     @contextmanager

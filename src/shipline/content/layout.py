@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shipline.content.protocols import Fetcher
+from shipline.content.graph import document
+from shipline.content.protocols import Advance, Fetcher
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
 from shipline.files import open_whole
-from shipline.oci import Descriptor, Digest, Index, check_tag, parse_manifest
+from shipline.oci import (
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    check_tag,
+    is_tag,
+    media,
+    parse_manifest,
+)
 from shipline.values import replace
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -38,13 +48,48 @@ class OciLayout(LocalStore):
 
     def resolve(self, reference: str) -> Descriptor:
         """By tag or digest; an empty reference names the layout's only image."""
-        entries = self.index().manifests
-        for entry in entries:
-            if reference in (entry.annotations.get(_REF_NAME), str(entry.digest)):
-                return entry.plain
-        if not reference and len({entry.digest for entry in entries}) == 1:
-            return entries[0].plain
-        raise NotFound(f"{reference or 'a single image'} is not in {self.root}")
+        found = find_entry(self, self.index(), reference)
+        if found is None:
+            raise NotFound(f"{reference or 'a single image'} is not in {self.root}")
+        return found
+
+    def tags(self) -> Iterator[str]:
+        """All names of images that are tags."""
+        names = (one.annotations.get(_REF_NAME, "") for one in self.index().manifests)
+        yield from filter(is_tag, dict.fromkeys(names))
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Manifests in index.json whose subject is `target`, of one artifact type if given."""
+        return find_referrers(self, self.index(), target, artifact_type)
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        """Store the content unless it exists; what refers to another manifest is listed in
+        index.json, without a name, so that it is found again.
+        """
+        super().push(target, source, advance)
+        if target.media_type not in media.NAMED:
+            return
+        raw = document(self, target)
+        if b'"subject"' in raw and _subject(parse_manifest(raw, target.media_type)) is not None:
+            with self._locked():
+                entries = self.index().manifests
+                if all(one.digest != target.digest for one in entries):
+                    self._write(Index.make([*entries, target.plain]).raw)
+
+    def delete(self, reference: str) -> None:
+        """Remove a tag, or a manifest with all its tags, from index.json; its blobs stay. Raises
+        NotFound.
+        """
+        with self._locked():
+            before = self.index().manifests
+            kept = [
+                one
+                for one in before
+                if reference not in (one.annotations.get(_REF_NAME), str(one.digest))
+            ]
+            if len(kept) == len(before):
+                raise NotFound(f"{reference} is not in {self.root}")
+            self._write(Index.make(kept).raw)
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
         check_tag(tag)
@@ -95,3 +140,49 @@ class OciLayout(LocalStore):
             yield
         finally:
             os.close(fd)
+
+
+def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | None:
+    """The image in the index.json of a layout with this tag or digest; without a reference the only
+    image, apart from what refers to another one.
+    """
+    entries = index.manifests
+    for entry in entries:
+        if reference and reference in (entry.annotations.get(_REF_NAME), str(entry.digest)):
+            return entry.plain
+    if reference:
+        return None
+    images = {one.digest: one for one in entries if _REF_NAME in one.annotations}
+    if not images:
+        images = {one.digest: one for one in entries if _subject(_parsed(source, one)) is None}
+    return next(iter(images.values())).plain if len(images) == 1 else None
+
+
+def find_referrers(
+    source: Fetcher, index: Index, target: Descriptor, artifact_type: str = ""
+) -> tuple[Descriptor, ...]:
+    """The entries of the index.json of a layout whose subject is `target`."""
+    found: dict[Digest, Descriptor] = {}
+    for entry in index.manifests:
+        parsed = _parsed(source, entry)
+        subject = _subject(parsed)
+        if parsed is None or subject is None or subject.digest != target.digest:
+            continue
+        kind = parsed.artifact_type
+        if isinstance(parsed, Manifest):
+            kind = kind or parsed.config.media_type
+        if artifact_type in ("", kind):
+            found[entry.digest] = replace(
+                entry.plain, artifact_type=kind, annotations=parsed.annotations
+            )
+    return tuple(found.values())
+
+
+def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:
+    if entry.media_type not in media.NAMED:
+        return None
+    return parse_manifest(document(source, entry), entry.media_type)
+
+
+def _subject(parsed: Manifest | Index | None) -> Descriptor | None:
+    return None if parsed is None else parsed.subject

@@ -33,6 +33,21 @@ class RestFetcher(Protocol):
         """Open the content from byte `start` on, not verified. Raises NotFound."""
 
 
+@runtime_checkable
+class Wrapper(Protocol):
+    """A fetcher that reads from another one."""
+
+    @property
+    def wrapped(self) -> Fetcher: ...
+
+
+def unwrapped(source: Fetcher) -> Fetcher:
+    """Where `source` reads from in the end."""
+    while isinstance(source, Wrapper):
+        source = source.wrapped
+    return source
+
+
 class Exister(Protocol):
     def exists(self, target: Descriptor) -> bool:
         """Whether the complete content is stored."""

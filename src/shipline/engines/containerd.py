@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from msgspec import Struct, field
 
@@ -139,6 +139,12 @@ class Containerd:
         raise EngineError(
             f"containerd at {self} takes no archives, which is how other builders send an image",
             "build in this process (--builder native), or push the image",
+        )
+
+    def save(self, name: str, file: BinaryIO) -> None:
+        raise EngineError(
+            f"images of containerd at {self} cannot be read here",
+            "write an archive with `ctr images export`, and copy from docker-archive:FILE",
         )
 
     def store(self, image: LoadableImage, *, unpack: bool) -> None:

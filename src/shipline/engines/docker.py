@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, quote
 
 from msgspec import Struct
 
 from shipline.engines.engine import EngineError, LoadableImage, connecting
-from shipline.errors import UsageError
+from shipline.errors import NotFound, UsageError
 from shipline.net import connect_unix, split_url, without_passwords
 from shipline.tasks import check, on_cancel
 
 _CONNECT_S = 10  # seconds
 _ANSWER_S = 30  # seconds for the answer to a question; to stop a container takes ten
 _LIMIT = 4 << 20  # bytes of an answer
+_COPIED = 1 << 20  # bytes at a time
+_NO_IMAGE = 404
 _SAME = 304  # the container is as it was asked to be
 _NO_HEADERS: Mapping[str, str] = {}
 _CONTAINERD = ["driver-type", "io.containerd.snapshotter.v1"]
@@ -140,6 +143,11 @@ class DockerApi:
             connection.sock.settimeout(_ANSWER_S)
             return self._request(connection, method, path, *_json(document)).read(_LIMIT)
 
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Write a long answer to a file."""
+        with self._errors(), self._connected() as connection:
+            shutil.copyfileobj(self._request(connection, "GET", path, None, {}), file, _COPIED)
+
     def follow(
         self,
         method: str,
@@ -242,6 +250,15 @@ class Docker:
             if "error" in said:
                 raise EngineError(f"the engine at {self} refuses the image: {said['error']}")
 
+    def save(self, name: str, file: BinaryIO) -> None:
+        """Write the archive of an image, `GET /images/{name}/get`. Raises NotFound."""
+        try:
+            self._api.download(f"/images/{quote(name, safe='')}/get", file)
+        except Refused as error:
+            if error.status == _NO_IMAGE:
+                raise NotFound(f"{name} is not in the engine at {self}") from None
+            raise
+
     def __str__(self) -> str:
         return str(self._api)
 
@@ -260,6 +277,16 @@ class PodmanCommand:
 
     def load(self, image: LoadableImage) -> None:
         self.load_archive(image.archive())
+
+    def save(self, name: str, file: BinaryIO) -> None:
+        done = subprocess.run(
+            ["podman", "save", "--quiet", "--format", "docker-archive", name],
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+        if done.returncode:
+            message = done.stderr.decode("utf-8", "replace").strip()
+            raise EngineError(f"podman save failed: {message}", "see `podman images`")
 
     def load_archive(self, archive: Iterable[bytes]) -> None:
         process = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from msgspec import Struct
 
@@ -63,6 +63,9 @@ class Engine(Protocol):
 
     def load_archive(self, archive: Iterable[bytes]) -> None:
         """Keep an image that comes as an archive which `docker load` reads."""
+
+    def save(self, name: str, file: BinaryIO) -> None:
+        """Write the archive that `docker save` writes of an image. Raises NotFound."""
 
 
 @contextmanager

@@ -40,6 +40,11 @@ class Activity(Struct):
         elapsed = self.elapsed(now)
         return self.current / elapsed if elapsed > 0 else 0.0
 
+    def left(self, now: float) -> float:
+        """The seconds that the rest will take at that speed; 0 if nothing is known."""
+        speed, rest = self.speed(now), self.total - self.current
+        return rest / speed if speed and rest > 0 else 0.0
+
     @property
     def running(self) -> bool:
         return self.finished is None

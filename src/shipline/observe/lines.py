@@ -11,7 +11,7 @@ from typing import TextIO
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
-from shipline.observe.text import clean, progress_text, seconds_text
+from shipline.observe.text import clean, progress_text, seconds_text, size_text
 
 _INTERVAL_S = 2.0  # between progress lines of a transfer
 
@@ -57,7 +57,10 @@ class LinesSink:
         ):
             return []
         self._reported[event.span] = event.at
-        return [_transferred(vertex, activity, event.at)]
+        speed = f"{size_text(activity.speed(event.at))}/s"
+        left = activity.left(event.at)
+        rest = f", {seconds_text(left)} left" if left >= 1 else ""
+        return [f"{_transferred(vertex, activity, event.at)} ({speed}{rest})"]
 
     def _finished(self, vertex: VertexState, event: Finished) -> list[str]:
         activity = self._board.finish(event)

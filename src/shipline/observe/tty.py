@@ -112,7 +112,10 @@ def _running_transfers(vertex: VertexState) -> list[Activity]:
 def _transfer_text(activity: Activity, now: float) -> str:
     if not activity.current:
         return f"waiting, {size_text(activity.total)}" if activity.total else ""
-    return f"{progress_text(activity.current, activity.total)} {size_text(activity.speed(now))}/s"
+    speed, left = f"{size_text(activity.speed(now))}/s", activity.left(now)
+    return f"{progress_text(activity.current, activity.total)} {speed}" + (
+        f", {seconds_text(left)} left" if left >= 1 else ""
+    )
 
 
 def _row(text: str, time: str, width: int, color: str = "") -> ScreenLine:

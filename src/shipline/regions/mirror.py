@@ -7,7 +7,7 @@ each tag at its source.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,16 @@ from typing import Literal
 
 from msgspec import Struct
 
-from shipline.content import Advance, successors
+from shipline.content import Advance
 from shipline.errors import ConfigError, ShiplineError
 from shipline.files import open_whole
 from shipline.globs import Glob
+from shipline.images import CopyOptions, Meter, NarrowedSource, copy_tag, digest_of, missing
 from shipline.oci import Descriptor, Digest, Platform, Reference
-from shipline.regions.copying import CopyOptions, Meter, NarrowedSource, copy_tag, digest_of
 from shipline.registry import Client, RemoteRepository
 from shipline.server.reachability import subject_of_tag
 from shipline.supply import copy_evidence
-from shipline.tasks import TaskGroup, visit_graph
+from shipline.tasks import TaskGroup
 from shipline.units import ByteSize
 
 _EVERY = (Glob("**"),)
@@ -274,7 +274,7 @@ def _compared(
     narrowed = NarrowedSource(source, Meter(), options.platforms)
     new, before = narrowed.narrowed(root), digest_of(target, tag)
     differs = new.digest != before
-    missing = _missing(narrowed, target, new) if measure and differs else ()
+    lacking = missing(narrowed, target, new) if measure and differs else ()
     return MirrorTag(
         source,
         target,
@@ -282,23 +282,7 @@ def _compared(
         root,
         before,
         options,
-        sum(one.size for one in missing),
-        len(missing),
+        sum(one.size for one in lacking),
+        len(lacking),
         differs,
     )
-
-
-def _missing(
-    source: NarrowedSource, target: RemoteRepository, root: Descriptor
-) -> tuple[Descriptor, ...]:
-    """What the target lacks; what is complete there is not looked into."""
-    missing: dict[Digest, Descriptor] = {}
-
-    def look(node: Descriptor) -> Iterable[Descriptor]:
-        if target.exists(node):
-            return ()
-        missing[node.digest] = node
-        return (child.plain for child in successors(source, node))
-
-    visit_graph([root.plain], look, lambda node: None, at_once=_AT_ONCE)
-    return tuple(missing.values())

@@ -25,6 +25,15 @@ from shipline.errors import (
     ShiplineError,
 )
 from shipline.globs import Glob
+from shipline.images import (
+    CopyOptions,
+    Meter,
+    NarrowedSource,
+    Remote,
+    TagMoved,
+    copy_tag,
+    digest_of,
+)
 from shipline.oci import (
     Descriptor,
     Digest,
@@ -37,15 +46,6 @@ from shipline.oci import (
     media,
 )
 from shipline.regions.backlog import Backlog
-from shipline.regions.copying import (
-    CopyOptions,
-    Meter,
-    NarrowedSource,
-    Remote,
-    TagMoved,
-    copy_tag,
-    digest_of,
-)
 from shipline.regions.sources import JournalSource, LocalJournal, Page, RemoteJournal
 from shipline.registry import Client
 from shipline.server import Storage

@@ -19,7 +19,7 @@ from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
 from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
-from shipline.registry.repository import RemoteRepository
+from shipline.registry.repository import RemoteRepository, known_blobs
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import ClientRequest, Url
 
@@ -55,6 +55,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings or HostSettings()
+        self._known = known_blobs()
         self._http = HttpClient(
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )
@@ -81,7 +82,7 @@ class Client:
             RepositoryApi(self._http, endpoint, reference.repository, measured=measured)
             for endpoint in endpoints
         )
-        return RemoteRepository(reference.host, reference.repository, apis)
+        return RemoteRepository(reference.host, reference.repository, apis, self._known)
 
     def known(self, host: str) -> list[KnownEndpoint]:
         """The endpoints of `host` in the order in which they are asked, the registry itself last.

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shipline.content import Advance, Fetcher, VerifiedReader, again_elsewhere, fetch_all
+from shipline.content import (
+    Advance,
+    Fetcher,
+    VerifiedReader,
+    again_elsewhere,
+    fetch_all,
+    unwrapped,
+)
 from shipline.errors import (
     AuthError,
     ContentError,
@@ -46,7 +53,7 @@ from shipline.registry.manifests import (
 )
 from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
-from shipline.registry.request import Url
+from shipline.registry.request import Origin, Url
 from shipline.registry.upload import UploadState, cancel, push_blob, session_of
 
 if TYPE_CHECKING:
@@ -245,7 +252,16 @@ def _range_start(content_range: str) -> int:
 
 _ALWAYS: Mapping[str, str] = {}
 _UNSUPPORTED = frozenset({400, 405})
+_KNOWN = 100_000  # blobs
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
+
+
+KnownBlobs = Lru[tuple[Origin, Digest], str]
+"""In which repository of a registry a blob was last seen, to mount it from there."""
+
+
+def known_blobs() -> KnownBlobs:
+    return Lru(_KNOWN, math.inf)
 
 
 class RemoteRepository:
@@ -255,8 +271,15 @@ class RemoteRepository:
     raise AuthError, RegistryError, and what they name.
     """
 
-    def __init__(self, host: str, repository: str, apis: tuple[RepositoryApi, ...]) -> None:
+    def __init__(
+        self,
+        host: str,
+        repository: str,
+        apis: tuple[RepositoryApi, ...],
+        known: KnownBlobs | None = None,
+    ) -> None:
         self.host = host
+        self._known = known_blobs() if known is None else known
         self.repository = check_repository(repository)
         self._apis = apis
         self._registry = apis[-1]
@@ -271,7 +294,7 @@ class RemoteRepository:
     @property
     def unmirrored(self) -> RemoteRepository:
         """The same repository without its mirrors, for reads that precede a write."""
-        return RemoteRepository(self.host, self.repository, self._apis[-1:])
+        return RemoteRepository(self.host, self.repository, self._apis[-1:], self._known)
 
     def exists(self, target: Descriptor) -> bool:
         """Whether the registry itself, not a mirror, has the content."""
@@ -327,10 +350,12 @@ class RemoteRepository:
         exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
             session = self._opened.pop(target.digest, None)
-            if not exists:
+            if not exists and (session is not None or not self._mount_known(target, source)):
+                session = session or self._opened.pop(target.digest, None)
                 self._push_blob(target, source, advance, session)
             elif session is not None:
                 cancel(self._registry, session)
+            self._known.put((self._registry.endpoint.origin, target.digest), self.repository)
             return
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
@@ -362,15 +387,22 @@ class RemoteRepository:
         one, or the registry declined. What `source` reads from a mirror cannot be mounted. A
         registry that declines opens an upload, which the next `push` of the blob goes on with.
         """
-        if not isinstance(source, RemoteRepository):
-            return False
-        origin = self._registry.endpoint.origin
-        names = [api.repository for api in source._apis if api.endpoint.origin == origin]
-        others = (name for name in names if name != self._registry.repository)
-        mounted = any(self._mount(target, name) for name in others)
-        if mounted and self._facts is not None:
-            self._facts.add_blob(target.digest)
-        return mounted
+        return any(self._mount(target, name) for name in self._mountable(source))
+
+    def _mount_known(self, target: Descriptor, source: Fetcher) -> bool:
+        """Mount the blob from the repository of this registry that is known to have it, if any:
+        that of `source`, or the one that it was last pushed to.
+        """
+        name = next(self._mountable(unwrapped(source)), None)
+        name = name or self._known.get((self._registry.endpoint.origin, target.digest))
+        return name not in (None, self.repository) and self._mount(target, str(name))
+
+    def _mountable(self, source: Fetcher) -> Iterator[str]:
+        """The names of `source` in this registry, if it is another repository there."""
+        for api in source._apis if isinstance(source, RemoteRepository) else ():
+            same = api.endpoint.origin == self._registry.endpoint.origin
+            if same and api.repository != self._registry.repository:
+                yield api.repository
 
     def _mount(self, target: Descriptor, repository: str) -> bool:
         url = self._registry.url("blobs", "uploads", "").with_query(
@@ -391,6 +423,8 @@ class RemoteRepository:
         try:
             if response.status == 202:  # the registry opened an upload instead
                 self._opened[target.digest] = session_of(self._registry, response)
+            elif self._facts is not None:
+                self._facts.add_blob(target.digest)
             return response.status == 201
         finally:
             response.close()

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 from shipline.content import Advance, MemoryStore, Repository, copy_graph, fetch_all, successors
-from shipline.errors import ContentError, NotFound
+from shipline.errors import AuthError, ContentError, NotFound, RegistryError
 from shipline.oci import (
     MANIFEST_LIMIT,
     NO_ANNOTATIONS,
@@ -33,7 +34,7 @@ from shipline.supply.claims import (
     attachment_tag,
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
-from shipline.tasks import sleep
+from shipline.tasks import TaskGroup, sleep
 from shipline.values import replace
 
 FORMS = (Form.TAG, Form.BUNDLE)
@@ -224,6 +225,13 @@ def _rfc3339(now: float) -> str:
 
 _ATTACHED = ("sig", "att", "sbom")
 _DEPTH = 4  # of statements about statements, and of indexes in indexes
+_AT_ONCE = 8  # subjects
+_MANY_TAGS = 900  # a page of most registries has 1000
+
+
+@runtime_checkable
+class _Listing(Protocol):
+    def tags(self) -> Iterator[str]: ...
 
 
 def copy_with_evidence(
@@ -236,17 +244,53 @@ def copy_with_evidence(
     manifests. Running it again continues an interrupted copy.
     """
     copy_graph(source, destination, target, advance)
-    return copy_evidence(source, destination, target)
+    return copy_evidence(source, destination, target, advance)
 
 
-def copy_evidence(source: StatementSource, destination: Repository, target: Descriptor) -> int:
+def copy_evidence(
+    source: StatementSource,
+    destination: Repository,
+    target: Descriptor,
+    advance: Advance | None = None,
+) -> int:
     """Copy what is attached to `target` or to its images, which the destination has; returns the
     number of attached manifests.
     """
-    count = 0
-    for subject in _images(source, target, _DEPTH):
-        count += _copy_attached(source, destination, subject, _DEPTH)
-    return count
+    tags = _first_tags(source)
+
+    def copy(subject: Descriptor, depth: int) -> int:
+        referrers = source.referrers(subject)
+        for referrer in referrers:
+            copy_graph(source, destination, referrer.plain, advance)
+        count = len(referrers)
+        if depth:
+            count += sum(copy(referrer.plain, depth - 1) for referrer in referrers)
+        for suffix in _ATTACHED:
+            tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
+            if tags is None or tag in tags:
+                with suppress(NotFound):
+                    attached = source.resolve(tag)
+                    copy_graph(source, destination, attached, advance)
+                    destination.tag(attached, source, tag)
+                    count += 1
+        return count
+
+    with TaskGroup(_AT_ONCE) as group:
+        tasks = [group.start(copy, one, _DEPTH) for one in _images(source, target, _DEPTH)]
+    return sum(task.result() for task in tasks)
+
+
+def _first_tags(source: StatementSource) -> frozenset[str] | None:
+    """All tags of a repository; None where there are too many for one request, or none are told:
+    asking for one costs a request for each.
+    """
+    if not isinstance(source, _Listing):
+        return None
+    try:
+        found = frozenset(islice(source.tags(), _MANY_TAGS + 1))
+    except (RegistryError, AuthError, NotFound):
+        return None
+    return found if len(found) <= _MANY_TAGS else None
 
 
 def _images(source: StatementSource, target: Descriptor, depth: int) -> Iterator[Descriptor]:
@@ -256,22 +300,3 @@ def _images(source: StatementSource, target: Descriptor, depth: int) -> Iterator
         for child in successors(source, target):
             if child.media_type in media.NAMED:
                 yield from _images(source, child, depth - 1)
-
-
-def _copy_attached(
-    source: StatementSource, destination: Repository, subject: Descriptor, depth: int
-) -> int:
-    count = 0
-    for referrer in source.referrers(subject):
-        copy_graph(source, destination, referrer.plain)
-        count += 1
-        if depth:
-            count += _copy_attached(source, destination, referrer.plain, depth - 1)
-    for suffix in _ATTACHED:
-        tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
-        with suppress(NotFound):
-            attached = source.resolve(tag)
-            copy_graph(source, destination, attached)
-            destination.tag(attached, source, tag)
-            count += 1
-    return count

@@ -65,8 +65,8 @@ def test_transfers_belong_to_their_step_and_are_told_now_and_then() -> None:
     script.finish(5, upload)
     assert shown(stream) == [
         "#1 COPY",
-        "#1 layer 20.00MB / 49.00MB 40% 2.0s",
-        "#1 layer 40.00MB / 49.00MB 81% 4.0s",
+        "#1 layer 20.00MB / 49.00MB 40% 2.0s (10.00MB/s, 2.9s left)",
+        "#1 layer 40.00MB / 49.00MB 81% 4.0s (10.00MB/s)",
         "#1 layer 49.00MB / 49.00MB 100% 5.0s done",
     ]
 

@@ -82,7 +82,7 @@ def test_a_running_step_shows_time_bytes_and_its_last_lines() -> None:
     assert words(during)[:5] == [
         "[+] Building 0.0s (0/1)",
         "=> RUN make 2.0s",
-        "=> => layer 1.00MB / 4.00MB 25% 500.00kB/s 2.0s",
+        "=> => layer 1.00MB / 4.00MB 25% 500.00kB/s, 6.0s left 2.0s",
         "=> => # \\xffone",
         "=> => # two",
     ]

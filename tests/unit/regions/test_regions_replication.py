@@ -26,8 +26,8 @@ from regions import (
 from shipline.content import MemoryStore, Reader
 from shipline.errors import NotFound, RegistryError
 from shipline.globs import Glob
+from shipline.images import Meter
 from shipline.oci import Descriptor, Index, parse_manifest
-from shipline.regions.copying import Meter
 from shipline.server.repository import StoredRepository
 
 

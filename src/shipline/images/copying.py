@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,19 +14,23 @@ from typing import Protocol
 from shipline.content import (
     CHUNK,
     Advance,
+    Exister,
+    Fetcher,
     MemoryStore,
     Reader,
     Swapper,
     copy_graph,
     fetch_all,
     fetch_rest,
+    successors,
 )
 from shipline.errors import ContentError, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Platform, media, parse_manifest
-from shipline.supply import Attachable, StatementSource, copy_with_evidence
-from shipline.tasks import sleep
+from shipline.supply import Attachable, StatementSource, copy_evidence
+from shipline.tasks import sleep, visit_graph
 
 _LEAST_READ = 16 << 10  # bytes
+_AT_ONCE = 8  # requests
 
 
 class Remote(Attachable, Swapper, Protocol):
@@ -100,24 +104,24 @@ class MeteredSource:
     """A repository whose blobs are read through a meter."""
 
     def __init__(self, source: StatementSource, meter: Meter) -> None:
-        self._source = source
+        self.wrapped = source
         self._meter = meter
 
     def resolve(self, reference: str) -> Descriptor:
-        return self._source.resolve(reference)
+        return self.wrapped.resolve(reference)
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        return self._source.referrers(target, artifact_type)
+        return self.wrapped.referrers(target, artifact_type)
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
-        with self._meter.transfer(target.size), self._source.fetch(target) as reader:
+        with self._meter.transfer(target.size), self.wrapped.fetch(target) as reader:
             yield _MeteredReader(reader, self._meter)
 
     @contextmanager
     def fetch_rest(self, target: Descriptor, start: int) -> Iterator[Reader]:
         size = max(target.size - start, 0)
-        with self._meter.transfer(size), fetch_rest(self._source, target, start) as reader:
+        with self._meter.transfer(size), fetch_rest(self.wrapped, target, start) as reader:
             yield _MeteredReader(reader, self._meter)
 
 
@@ -177,10 +181,13 @@ class NarrowedSource(MeteredSource):
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """`platforms` of an image, all if empty; with `referrers`, statements about it, too."""
+    """`platforms` of an image, all if empty; with `referrers`, statements about it, too. With
+    `force`, each blob is looked for, where else a manifest says that all it names is there.
+    """
 
     platforms: tuple[Platform, ...] = ()
     referrers: bool = True
+    force: bool = False
 
 
 def copy_tag(
@@ -190,23 +197,46 @@ def copy_tag(
     tag: str,
     *,
     options: CopyOptions,
-    meter: Meter,
+    meter: Meter | None = None,
     advance: Advance | None = None,
+    expect: Advance | None = None,
 ) -> Descriptor | None:
     """Point `tag` at `target` to `root` once it has everything that belongs to it; returns the
-    descriptor that it points to, None if it did before. Raises TagMoved.
+    descriptor that it points to, None if it did before. `advance` and `expect` are those of
+    `copy_graph`. Raises TagMoved.
     """
-    narrowed = NarrowedSource(source, meter, options.platforms)
-    new, before = narrowed.narrowed(root), digest_of(target, tag)
-    if before == new.digest:
+    new = root
+    if meter is not None or options.platforms:
+        source = narrowed = NarrowedSource(source, meter or Meter(), options.platforms)
+        new = narrowed.narrowed(root)
+    before = digest_of(target, tag)
+    if before == new.digest and not options.force:
         return None
+    is_complete = _never if options.force else target.exists
+    copy_graph(source, target, new, advance, is_complete=is_complete, expect=expect)
     if options.referrers:
-        copy_with_evidence(narrowed, target, new, advance)
-    else:
-        copy_graph(narrowed, target, new, advance)
-    if not target.swap(new, narrowed, tag, before) and digest_of(target, tag) != new.digest:
+        copy_evidence(source, target, new, advance)
+    if not target.swap(new, source, tag, before) and digest_of(target, tag) != new.digest:
         raise TagMoved(tag)
     return new
+
+
+def _never(_: Descriptor) -> bool:
+    return False
+
+
+def missing(source: Fetcher, target: Exister, root: Descriptor) -> tuple[Descriptor, ...]:
+    """What the target lacks; what is complete there is not looked into."""
+    found: dict[Digest, Descriptor] = {}
+
+    def look(node: Descriptor) -> Iterable[Descriptor]:
+        if target.exists(node):
+            return ()
+        found[node.digest] = node
+        return (child.plain for child in successors(source, node))
+
+    visit_graph([root.plain], look, lambda node: None, at_once=_AT_ONCE)
+    return tuple(found.values())
 
 
 def digest_of(repository: Attachable, tag: str) -> Digest | None:

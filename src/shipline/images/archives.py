@@ -1,0 +1,435 @@
+"""Images in tar archives: image layouts, and what `docker save` writes.
+
+OCI image specification, image-layout.md; Docker image specification v1.2, "Combined Image JSON +
+Filesystem Changeset Format".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from msgspec import Struct
+
+from shipline.content import (
+    CHUNK,
+    Advance,
+    Fetcher,
+    Ingest,
+    LocalStore,
+    MemoryStore,
+    Reader,
+    VerifiedReader,
+    chunks,
+    fetch_all,
+    find_entry,
+    find_referrers,
+)
+from shipline.errors import ContentError, NotFound, UsageError
+from shipline.layer import Entry, Item, codec, cut_tar, decompress, sniff, stream_layer
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    Reference,
+    media,
+    parse_manifest,
+)
+from shipline.values import replace
+
+REF_NAME = "org.opencontainers.image.ref.name"
+_IMAGE_NAME = "io.containerd.image.name"
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_DOCUMENT_LIMIT = 16 << 20  # bytes of index.json, manifest.json, or a configuration
+_MEMBERS = 1_000_000
+
+
+class _Member(Struct, frozen=True):
+    """Bytes of a file, from `start` on; a Reader once it is opened."""
+
+    start: int
+    size: int
+
+
+class _MemberReader:
+    def __init__(self, file: BinaryIO, member: _Member) -> None:
+        self._file = file
+        self._position, self._end = member.start, member.start + member.size
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._end - self._position
+        data = os.pread(self._file.fileno(), left if size < 0 else min(size, left), self._position)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """The archive stays open."""
+
+
+class TarArchive:
+    """The files of an archive by name, read in place. `spare` is a directory for what a compressed
+    one unpacks to. Raises ContentError for what is no archive, NotFound for a missing file.
+    """
+
+    def __init__(self, path: Path, spare: Path) -> None:
+        try:
+            self._file: BinaryIO = path.open("rb", buffering=0)
+        except OSError as error:
+            kind = NotFound if isinstance(error, FileNotFoundError) else ContentError
+            raise kind(f"cannot read {path}: {error.strerror}") from None
+        self.path = path
+        try:
+            self._uncompress(spare)
+            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                self._members, self._links = _members(tar)
+        except (tarfile.TarError, OSError) as error:
+            self.close()
+            raise ContentError(f"{path} is not a tar archive: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _uncompress(self, spare: Path) -> None:
+        compression = sniff(os.pread(self._file.fileno(), 512, 0))
+        if compression in (None, "uncompressed"):
+            return
+        plain = (spare / "plain.tar").open("w+b", buffering=0)
+        with self._file as compressed:
+            for data in chunks(decompress(compressed, str(compression))):
+                plain.write(data)
+        plain.seek(0)
+        self._file = plain
+
+    def __contains__(self, name: str) -> bool:
+        return self._found(name) is not None
+
+    def _found(self, name: str) -> _Member | None:
+        return self._members.get(self._links.get(name, name))
+
+    def open(self, name: str) -> tuple[_MemberReader, int]:
+        """A reader of a file, and its size in bytes."""
+        member = self._found(posixpath.normpath(name))
+        if member is None:
+            raise NotFound(f"{name} is not in {self.path}")
+        return _MemberReader(self._file, member), member.size
+
+    def document(self, name: str) -> bytes:
+        reader, size = self.open(name)
+        if size > _DOCUMENT_LIMIT:
+            raise ContentError(f"{name} in {self.path} is larger than {_DOCUMENT_LIMIT} bytes")
+        return reader.read()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _members(tar: tarfile.TarFile) -> tuple[dict[str, _Member], dict[str, str]]:
+    members: dict[str, _Member] = {}
+    links: dict[str, str] = {}
+    for number, one in enumerate(tar):
+        if number > _MEMBERS:
+            raise ContentError(f"an archive of more than {_MEMBERS} files is not one of images")
+        name = posixpath.normpath(one.name)
+        if one.isreg() and not one.issparse():
+            members[name] = _Member(one.offset_data, one.size)
+        elif one.issym():  # docker before 25: a layer that occurs twice
+            links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), one.linkname))
+        elif one.islnk():
+            links[name] = posixpath.normpath(one.linkname)
+    return members, links
+
+
+class LayoutArchive:
+    """The images of an image layout in an archive."""
+
+    def __init__(self, tar: TarArchive) -> None:
+        self._tar = tar
+
+    @cached_property
+    def _index(self) -> Index:
+        parsed = parse_manifest(self._tar.document("index.json"))
+        if not isinstance(parsed, Index):
+            raise ContentError(f"index.json in {self._tar.path} is not an index")
+        return parsed
+
+    def resolve(self, reference: str) -> Descriptor:
+        """By tag, full name or digest; an empty reference names the only image."""
+        found = find_entry(self, self._index, reference)
+        named = (
+            one for one in self._index.manifests if one.annotations.get(_IMAGE_NAME) == reference
+        )
+        found = found or next(named, None)
+        if found is None:
+            raise NotFound(f"{reference or 'a single image'} is not in {self._tar.path}")
+        return found.plain
+
+    def tags(self) -> Iterator[str]:
+        """The names in index.json."""
+        yield from (one.annotations.get(REF_NAME, "") for one in self._index.manifests)
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        return find_referrers(self, self._index, target, artifact_type)
+
+    def exists(self, target: Descriptor) -> bool:
+        return _blob(target) in self._tar
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        reader, _ = self._tar.open(_blob(target))
+        yield VerifiedReader(reader, target, str(self._tar.path))
+
+
+def _blob(target: Descriptor) -> str:
+    return f"blobs/{target.digest.algorithm}/{target.digest.hex}"
+
+
+class DockerArchive:
+    """The images in what `docker save` wrote. Their layers are tars, which are compressed, as
+    `docker push` does, into a store in `spare`; an archive with compressed layers keeps its
+    manifests.
+    """
+
+    def __init__(self, tar: TarArchive, spare: Path) -> None:
+        self._tar = tar
+        self._store = LocalStore(spare / "layers")
+        self._documents = MemoryStore()
+        self._layout = LayoutArchive(tar) if "index.json" in tar else None
+        self._entries = self._read_entries() if "manifest.json" in tar else []
+        if self._layout is None and not self._entries:
+            raise ContentError(
+                f"{tar.path} has no images: neither manifest.json nor index.json is in it",
+                hint="`docker save` and `--output type=docker` write archives that have",
+            )
+
+    def _read_entries(self) -> list[dict[str, Any]]:
+        try:
+            entries = json.loads(self._tar.document("manifest.json"))
+            return [
+                {
+                    "config": str(one["Config"]),
+                    "layers": [str(layer) for layer in one.get("Layers") or ()],
+                    "names": {str(Reference.parse(name)) for name in one.get("RepoTags") or ()},
+                }
+                for one in entries
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ContentError(
+                f"{self._tar.path}: manifest.json is not that of `docker save`"
+            ) from None
+
+    def resolve(self, reference: str) -> Descriptor:
+        """By name with tag, or the digest of the configuration; the only image if it is empty."""
+        chosen = [one for one in self._entries if not reference or self._is(one, reference)]
+        if self._layout is not None:
+            kept = self._compressed(self._layout, reference)
+            if kept is not None:
+                return kept
+        if len(chosen) != 1:
+            names = sorted({name for one in self._entries for name in one["names"]})
+            raise NotFound(
+                f"{reference or 'a single image'} is not in {self._tar.path}",
+                hint=f"it has {', '.join(names)}" if names else "",
+            )
+        return self._made(chosen[0])
+
+    def _is(self, entry: dict[str, Any], reference: str) -> bool:
+        return reference in entry["names"] or reference.partition(":")[2] == (
+            posixpath.basename(entry["config"]).removesuffix(".json")
+        )
+
+    def _compressed(self, layout: LayoutArchive, reference: str) -> Descriptor | None:
+        """The image with its own manifests, None if one has layers that are not compressed. An
+        index lists those that the engine has.
+        """
+        try:
+            root = layout.resolve(reference)
+        except NotFound:
+            return None
+        parsed = parse_manifest(fetch_all(layout, root, MANIFEST_LIMIT), root.media_type)
+        if isinstance(parsed, Manifest):
+            return None if _has_plain_layers(parsed) else root
+        there = [one for one in parsed.manifests if layout.exists(one)]
+        images = [one for one in there if one in parsed.images]
+        for one in images:
+            image = parse_manifest(fetch_all(layout, one, MANIFEST_LIMIT), one.media_type)
+            if isinstance(image, Manifest) and _has_plain_layers(image):
+                return None
+        if len(there) == len(parsed.manifests):
+            return root
+        if len(there) == len(images) == 1:
+            return images[0].plain
+        fewer = Index.make(there, media_type=parsed.media_type, annotations=parsed.annotations)
+        return self._kept(fewer.raw, fewer.media_type)
+
+    def _kept(self, raw: bytes, media_type: str) -> Descriptor:
+        target = Descriptor.of(raw, media_type)
+        self._documents.blobs[target.digest] = raw
+        return target
+
+    def _made(self, entry: dict[str, Any]) -> Descriptor:
+        raw = self._tar.document(entry["config"])
+        config = self._kept(raw, media.OCI_CONFIG)
+        diff_ids = json.loads(raw).get("rootfs", {}).get("diff_ids", [])
+        layers = []
+        for number, name in enumerate(entry["layers"]):
+            layer, diff_id = self._layer(name)
+            if diff_ids[number : number + 1] != [str(diff_id)]:
+                raise ContentError(
+                    f"{self._tar.path}: {name} is not the layer that {config.digest} names"
+                )
+            layers.append(layer)
+        manifest = Manifest.make(config, layers)
+        return self._kept(manifest.raw, manifest.media_type)
+
+    def _layer(self, name: str) -> tuple[Descriptor, Digest]:
+        reader, _ = self._tar.open(name)
+        compression = sniff(reader.read(512)) or "uncompressed"
+        reader, _ = self._tar.open(name)
+        plain = chunks(decompress(reader, compression), CHUNK)
+        with self._store.ingest() as ingest:
+            layer = stream_layer(cut_tar(plain), ingest, codec("gzip"))
+        return layer.descriptor, layer.diff_id
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        if self._layout is None or self._documents.exists(target):
+            return ()
+        return self._layout.referrers(target, artifact_type)
+
+    def tags(self) -> Iterator[str]:
+        """No tags of repositories are in it."""
+        return iter(())
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[Reader]:
+        places: tuple[MemoryStore | LocalStore | LayoutArchive, ...]
+        places = (self._documents, self._store, *filter(None, [self._layout]))
+        place = next((one for one in places if one.exists(target)), self._store)
+        with place.fetch(target) as reader:
+            yield reader
+
+
+def _has_plain_layers(manifest: Manifest) -> bool:
+    return any(media.compression(one.media_type) == "uncompressed" for one in manifest.layers)
+
+
+class NewArchive:
+    """The archive that a copy makes: what is pushed is noted, and read when it is written. `name`
+    is that of the image; with `docker`, `docker load` of any version can read it.
+    """
+
+    def __init__(self, where: str, *, name: Reference | None = None, docker: bool = False) -> None:
+        self._where = where
+        self._name = name
+        self._docker = docker
+        self._documents = MemoryStore()
+        self._blobs: dict[Digest, tuple[Descriptor, Fetcher]] = {}
+        self._roots: list[Descriptor] = []
+        self._advance: Advance | None = None
+
+    def exists(self, target: Descriptor) -> bool:
+        return False
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        with self._documents.fetch(target) as reader:
+            yield reader
+
+    @contextmanager
+    def ingest(self) -> Iterator[Ingest]:
+        raise NotImplementedError("an archive is made of content that is complete")
+        yield
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        if target.media_type not in media.NAMED:
+            self._blobs.setdefault(target.digest, (target, source))
+            if advance is not None:
+                advance(target.size)
+            return
+        self._documents.push(target, source, advance)
+        parsed = parse_manifest(self._documents.blobs[target.digest], target.media_type)
+        if parsed.subject is not None:
+            self._roots.append(target.plain)
+
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
+        return False
+
+    def resolve(self, reference: str) -> Descriptor:
+        raise NotFound(f"{reference} is not in {self._where}")
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        return ()
+
+    def tags(self) -> Iterator[str]:
+        return iter(())
+
+    def delete(self, reference: str) -> None:
+        raise NotFound(f"{reference} is not in {self._where}")
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        self.push(target, source)
+        self._roots.append(replace(target.plain, annotations={REF_NAME: tag}))
+
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        self.push(target, source)
+        notes = {REF_NAME: tag}
+        if self._name is not None:
+            notes = {_IMAGE_NAME: str(self._name), REF_NAME: self._name.tag}
+        self._roots.insert(0, replace(target.plain, annotations=notes))
+        return True
+
+    def items(self, opened: Callable[[Descriptor, Fetcher], Reader]) -> Iterator[Item]:
+        """The files of the archive, in the order of their names; `opened` opens the blobs."""
+        for directory in ("blobs", *(f"blobs/{one}" for one in self._algorithms())):
+            yield Entry(directory, "dir", 0o755), None
+        for digest in sorted({*self._documents.blobs, *self._blobs}):
+            path = f"blobs/{digest.algorithm}/{digest.hex}"
+            if digest in self._documents.blobs:
+                yield _file(path, self._documents.blobs[digest], 0o444)
+            else:
+                target, source = self._blobs[digest]
+                yield Entry(path, "file", 0o444, size=target.size), opened(target, source)
+        yield _file("index.json", Index.make(dict.fromkeys(self._roots)).raw)
+        if self._docker:
+            yield from self._docker_manifest()
+        yield _file("oci-layout", _LAYOUT, 0o444)
+
+    def _algorithms(self) -> list[str]:
+        return sorted({one.algorithm for one in (*self._documents.blobs, *self._blobs)})
+
+    def _docker_manifest(self) -> Iterator[Item]:
+        root = self._roots[0]
+        parsed = parse_manifest(self._documents.blobs[root.digest], root.media_type)
+        if isinstance(parsed, Manifest):
+            entry = {
+                "Config": _blob(parsed.config),
+                "RepoTags": [self._name.familiar] if self._name is not None else [],
+                "Layers": [_blob(layer) for layer in parsed.layers],
+            }
+            yield _file("manifest.json", json.dumps([entry]).encode())
+
+
+def _file(path: str, content: bytes, mode: int = 0o644) -> Item:
+    return Entry(path, "file", mode, size=len(content)), content
+
+
+def open_archive(path: Path, spare: Path, *, docker: bool) -> LayoutArchive | DockerArchive:
+    """The images in an archive. Raises NotFound, ContentError; UsageError for the other kind."""
+    tar = TarArchive(path, spare)
+    if docker:
+        return DockerArchive(tar, spare)
+    if "index.json" not in tar:
+        tar.close()
+        raise UsageError(
+            f"{path} is not an archive of an image layout: it has no index.json",
+            hint=f"write docker-archive:{path} if `docker save` made it",
+        )
+    return LayoutArchive(tar)

@@ -1,0 +1,311 @@
+"""Where images are: names with the transports of skopeo, and opening what they name.
+
+registry.example/app:1.0   docker://registry.example/app:1.0
+oci:DIR[:TAG]              oci-layout://DIR[:TAG]
+oci-archive:FILE[:TAG]     docker-archive:FILE[:NAME[:TAG]]
+docker-daemon:NAME[:TAG]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from shipline.content import Advance, Fetcher, MemoryStore, OciLayout, Reader, fetch_all
+from shipline.errors import ContentError, UsageError
+from shipline.files import open_whole
+from shipline.images.copying import (
+    CopyOptions,
+    Meter,
+    NarrowedSource,
+    Remote,
+    copy_tag,
+    digest_of,
+    missing,
+)
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Index,
+    Platform,
+    Reference,
+    parse_manifest,
+)
+from shipline.supply import StatementSource, copy_evidence
+
+if TYPE_CHECKING:
+    from shipline.images.archives import NewArchive
+    from shipline.registry import Client
+
+
+class PlaceKind(StrEnum):
+    """What holds an image; the values are skopeo's names."""
+
+    REGISTRY = "docker"
+    LAYOUT = "oci"
+    OCI_ARCHIVE = "oci-archive"
+    DOCKER_ARCHIVE = "docker-archive"
+    ENGINE = "docker-daemon"
+
+
+_FILES = (PlaceKind.LAYOUT, PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE)
+_ONE_PLATFORM = (PlaceKind.DOCKER_ARCHIVE, PlaceKind.ENGINE)
+_OTHERS = {
+    "dir": "write oci:DIR, the standard layout",
+    "containers-storage": "`podman save --format oci-archive` writes an oci-archive: from it",
+    "ostree": "copy it with skopeo",
+    "sif": "copy it with skopeo",
+    "tarball": "build it: `FROM scratch` with `ADD FILE.tar /`",
+}
+_FORM = "write NAME, or oci:, oci-archive:, docker-archive: or docker-daemon: before it"
+
+
+class Place(Struct, frozen=True):
+    """Where one image is. `reference` is its name in a registry, an engine or a docker-archive;
+    `path` that of a directory or file, with the `tag`, which may be a digest or empty.
+    """
+
+    kind: PlaceKind
+    reference: Reference | None = None
+    path: Path = Path()
+    tag: str = ""
+
+    def __str__(self) -> str:
+        if self.kind is PlaceKind.REGISTRY:
+            return str(self.reference)
+        name = str(self.reference or self.tag)
+        if self.kind is PlaceKind.ENGINE:
+            return f"{self.kind}:{name}"
+        return f"{self.kind}:{self.path}" + (
+            f"{'@' if ':' in self.tag else ':'}{name}" if name else ""
+        )
+
+    @property
+    def name(self) -> str:
+        """The tag or digest to read, empty for the only image."""
+        if self.reference is None:
+            return self.tag
+        if self.kind is PlaceKind.REGISTRY:
+            return str(self.reference.digest or self.reference.tag)
+        return str(self.reference)
+
+
+def parse_place(text: str) -> Place:
+    """Read the name of an image. Raises UsageError."""
+    scheme, colon, rest = text.partition(":")
+    if colon and (scheme in ("docker", "oci-layout") and rest.startswith("//")):
+        scheme, rest = (PlaceKind.LAYOUT if scheme == "oci-layout" else scheme), rest[2:]
+    elif scheme == PlaceKind.REGISTRY or not colon:
+        return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
+    if scheme in _OTHERS and ("/" in rest or rest.startswith(".")):
+        raise UsageError(f"{text}: {scheme}: is not supported", hint=_OTHERS[scheme])
+    if scheme not in list(PlaceKind):
+        return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
+    kind = PlaceKind(scheme)
+    if not rest:
+        raise UsageError(f"{text!r} names no image", hint=_FORM)
+    if kind not in _FILES:
+        return Place(kind, Reference.parse(rest).or_latest)
+    if kind is PlaceKind.DOCKER_ARCHIVE:
+        path, _, name = rest.partition(":")
+        reference = Reference.parse(name).or_latest if name else None
+        return Place(kind, reference, Path(path))
+    path, at, tag = rest.rpartition("@")
+    if at:
+        tag = str(Digest.parse(tag))
+    else:
+        path, colon, tag = rest.rpartition(":")
+        path, tag = (path, tag) if colon and "/" not in tag else (rest, "")
+    return Place(kind, None, Path(path), tag)
+
+
+class OpenImage(Struct, frozen=True):
+    """An image and the place that it is read from."""
+
+    source: StatementSource
+    root: Descriptor
+
+
+class Lacking(Struct, frozen=True):
+    """What a copy of `root` would move; whether the tag would change."""
+
+    root: Descriptor
+    objects: Sequence[Descriptor]
+    changed: bool = True
+
+
+class Places:
+    """Opens places; what it opened is closed with the stack."""
+
+    def __init__(self, stack: ExitStack, client: Client, environment: Mapping[str, str]) -> None:
+        self._stack = stack
+        self._client = client
+        self._environment = environment
+
+    def open(self, place: Place) -> OpenImage:
+        """The image at a place. Raises NotFound, and what its transport raises."""
+        source: StatementSource
+        if place.kind is PlaceKind.REGISTRY:
+            assert place.reference is not None
+            source = self._client.repository(place.reference)
+        elif place.kind is PlaceKind.LAYOUT:
+            source = OciLayout(place.path)
+        else:
+            source = self._archive(place)
+        return OpenImage(source, source.resolve(place.name))
+
+    def _archive(self, place: Place) -> StatementSource:
+        from shipline.images.archives import open_archive  # slow to import
+
+        spare = Path(self._stack.enter_context(TemporaryDirectory(prefix="shipline-copy-")))
+        path, docker = place.path, place.kind in _ONE_PLATFORM
+        if place.kind is PlaceKind.ENGINE:
+            from shipline.engines import find_engine  # slow to import
+
+            path = spare / "image.tar"
+            with path.open("wb") as file:
+                find_engine(self._environment).save(place.name, file)
+        return open_archive(path, spare, docker=docker)
+
+    def copy(
+        self,
+        image: OpenImage,
+        place: Place,
+        options: CopyOptions,
+        *,
+        advance: Advance | None = None,
+        expect: Advance | None = None,
+    ) -> tuple[Descriptor, bool]:
+        """Copy an image to a place: what the place has then, and whether anything was copied.
+
+        Docker's archives, and engines that keep one platform of a name, get that of this machine
+        unless the options name another one.
+        """
+        target = self._target(place)
+        source, root, options = self._chosen(image, place, options)
+        new = copy_tag(
+            source, target.store, root, target.tag, options=options, advance=advance, expect=expect
+        )
+        if target.write is not None:
+            target.write()
+        elif new is None and options.referrers:
+            copy_evidence(source, target.store, root, advance)
+        return root, new is not None
+
+    def lacking(self, image: OpenImage, place: Place, options: CopyOptions) -> Lacking:
+        """What a copy would move."""
+        source, root, _ = self._chosen(image, place, options)
+        if place.kind is PlaceKind.LAYOUT and not (place.path / "oci-layout").exists():
+            return Lacking(root, missing(source, MemoryStore(), root))
+        target = self._target(place)
+        if target.write is None and digest_of(target.store, target.tag) == root.digest:
+            return Lacking(root, (), changed=False)
+        return Lacking(root, missing(source, target.store, root))
+
+    def _chosen(
+        self, image: OpenImage, place: Place, options: CopyOptions
+    ) -> tuple[StatementSource, Descriptor, CopyOptions]:
+        """What of an image is copied to a place, and the options for that."""
+        root, platforms = image.root, options.platforms
+        options = CopyOptions(referrers=options.referrers, force=options.force)
+        if place.kind in _ONE_PLATFORM and not self._has_room(place):
+            return image.source, self._of_platform(image, place, platforms), options
+        if not platforms:
+            return image.source, root, options
+        source = NarrowedSource(image.source, Meter(), platforms)
+        return source, source.narrowed(root), options
+
+    def _has_room(self, place: Place) -> bool:
+        """Whether a place can have several platforms of an image."""
+        if place.kind is not PlaceKind.ENGINE:
+            return False
+        from shipline.engines import find_engine  # slow to import
+
+        return find_engine(self._environment).several
+
+    def _of_platform(
+        self, image: OpenImage, place: Place, platforms: Sequence[Platform]
+    ) -> Descriptor:
+        """The image for one of the platforms, by default that of this machine."""
+        if len(platforms) > 1:
+            hint = "choose one --platform"
+            raise UsageError(f"{place} has room for one platform of an image", hint=hint)
+        wanted = (*platforms, Platform.local())[0]
+        raw = fetch_all(image.source, image.root, MANIFEST_LIMIT)
+        found = parse_manifest(raw, image.root.media_type)
+        if not isinstance(found, Index):
+            return image.root
+        chosen = found.select(wanted)
+        if chosen is None:
+            there = ", ".join(map(str, found.platforms))
+            raise ContentError(
+                f"{image.root.digest} has no image for {wanted}",
+                hint=f"choose one with --platform: {there}",
+            )
+        return chosen.plain
+
+    def _target(self, place: Place) -> _Target:
+        if place.kind is PlaceKind.REGISTRY:
+            assert place.reference is not None
+            if place.reference.digest is not None:
+                raise UsageError(
+                    f"{place}: a copy is written to a tag", hint=f"write {place.reference.name}:TAG"
+                )
+            return _Target(self._client.repository(place.reference), place.reference.tag)
+        if place.kind is PlaceKind.LAYOUT:
+            return _Target(OciLayout(place.path, create=True), place.tag or "latest")
+        from shipline.images.archives import NewArchive  # slow to import
+
+        docker, name = place.kind in _ONE_PLATFORM, place.reference
+        archive = NewArchive(str(place), name=name, docker=docker)
+        tag = place.tag or (name.tag if name is not None else "latest")
+
+        def write() -> None:
+            if place.kind is PlaceKind.ENGINE:
+                from shipline.engines import find_engine  # slow to import
+
+                find_engine(self._environment).load_archive(_tar(archive))
+                return
+            try:
+                place.path.parent.mkdir(parents=True, exist_ok=True)
+                with open_whole(place.path) as file:
+                    for data in _tar(archive):
+                        file.write(data)
+            except OSError as error:
+                raise ContentError(f"cannot write {place.path}: {error.strerror}") from error
+
+        return _Target(archive, tag, write)
+
+
+class _Target(Struct, frozen=True):
+    """What a copy is written to; `write` completes it."""
+
+    store: Remote
+    tag: str
+    write: Callable[[], None] | None = None
+
+
+def _tar(archive: NewArchive) -> Iterator[bytes]:
+    """The bytes of an archive, whose blobs are opened one after the other."""
+    from shipline.layer import write_tar  # slow to import
+
+    with _one_at_a_time() as opened:
+        yield from write_tar(archive.items(opened))
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[Callable[[Descriptor, Fetcher], Reader]]:
+    with ExitStack() as stack:
+
+        def opened(target: Descriptor, source: Fetcher) -> Reader:
+            stack.close()
+            return stack.enter_context(source.fetch(target))
+
+        yield opened

@@ -1,0 +1,190 @@
+"""`shipline copy` between registries, layouts and archives, beside skopeo, oras and cosign."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import document, get, tags
+from commands import run, run_shipline
+from layouts import write_layout
+from peers import Registry, docker_registry
+from shipline.content import MemoryStore, OciLayout
+from shipline.oci import Descriptor, Index, Manifest, Platform, media
+from shipline.values import replace
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Another registry."""
+    with docker_registry(tmp_path_factory.mktemp("other")) as running:
+        yield running
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """An index for two platforms with a statement about it, under the tag v1."""
+    place = tmp_path / "layout"
+    parts = [
+        write_layout(tmp_path / name, "v1", [name.encode() * 50_000]) for name in ("one", "two")
+    ]
+    target = OciLayout(place, create=True)
+    children = []
+    for part, platform in zip(parts, ("linux/amd64", "linux/arm64"), strict=True):
+        source = OciLayout(part)
+        manifest = source.resolve("v1")
+        for file in (part / "blobs/sha256").iterdir():
+            shutil.copy(file, place / "blobs/sha256")
+        children.append(replace(manifest, platform=Platform.parse(platform)))
+    index = Index.make(children)
+    target.tag(index.descriptor, MemoryStore(index.raw), "v1")
+    empty = b"{}"
+    about = Manifest.make(
+        Descriptor.of(empty, media.OCI_EMPTY),
+        [Descriptor.of(empty, media.OCI_EMPTY)],
+        subject=index.descriptor,
+        artifact_type="application/example",
+    )
+    store = MemoryStore(empty, about.raw)
+    target.push(about.config, store)
+    target.push(about.descriptor, store)
+    return place
+
+
+def copy(
+    *words: str | Path, registries: tuple[Registry, ...] = (), status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "SHIPLINE_INSECURE": ",".join(one.address for one in registries)}
+    done = run_shipline("copy", *words, environ=environ)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def skopeo(*words: str) -> str:
+    command = ["skopeo", "--insecure-policy", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_everything_of_an_image_comes_back_byte_for_byte(
+    layout: Path, registry: Registry, other: Registry, tmp_path: Path
+) -> None:
+    both = (registry, other)
+    first, second = f"{registry.address}/copy/a:v1", f"docker://{other.address}/copy/b:v2"
+    copy(f"oci:{layout}:v1", first, registries=both)
+    copy(first, second, registries=both)
+    copy(second, f"oci-archive:{tmp_path}/a.tar:v3", registries=both)
+    copy(f"oci-archive:{tmp_path}/a.tar", f"oci:{tmp_path}/back", registries=both)
+    before, after = OciLayout(layout), OciLayout(tmp_path / "back")
+    root = before.resolve("v1")
+    assert after.resolve("latest") == root
+    for one in before.index().manifests:
+        assert after.exists(one), one
+    (about,) = after.referrers(root)
+    assert about == before.referrers(root)[0] and about.artifact_type == "application/example"
+    assert f"sha256-{root.digest.hex}" in tags(other, "copy/b")  # it has no referrers API
+
+
+def test_what_is_there_is_not_sent_again(layout: Path, registry: Registry) -> None:
+    name = f"{registry.address}/copy/again"
+    done = copy(f"oci:{layout}:v1", f"{name}:v1", registries=(registry,))
+    assert "DONE" in done.stderr
+    assert "CACHED" in copy(f"oci:{layout}:v1", f"{name}:v1", registries=(registry,)).stderr
+    shown = copy("--dry-run", f"oci:{layout}:v1", f"{name}:v2", registries=(registry,)).stdout
+    assert "0 B in 0 objects" in shown
+    copy("--force", f"oci:{layout}:v1", f"{name}:v1", registries=(registry,))
+
+
+def test_blobs_are_mounted_within_a_registry(layout: Path, registry: Registry) -> None:
+    source, target = (f"{registry.address}/copy/mount-{name}:v1" for name in "ab")
+    copy(f"oci:{layout}:v1", source, registries=(registry,))
+    uploads = registry.data / "docker/registry/v2/repositories/copy/mount-b/_uploads"
+    done = copy(source, target, "--progress=rawjson", registries=(registry,))
+    moved = [
+        status["current"]
+        for line in done.stderr.splitlines()
+        for status in json.loads(line).get("statuses", [])
+    ]
+    assert max(moved, default=0) < 10_000  # manifests alone
+    assert not list(uploads.glob("*")) if uploads.exists() else True
+
+
+def test_a_list_is_copied_although_one_of_it_fails(
+    layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    name = f"{registry.address}/copy/list"
+    lines = [f"oci:{layout}:v1 {name}:v{number}  # comment" for number in range(5)]
+    file, digests = tmp_path / "list", tmp_path / "digests"
+    file.write_text("\n".join(["# pairs", *lines, "", f"{name}:missing {name}:never"]))
+    done = copy("--from-file", file, "--digestfile", digests, registries=(registry,), status=8)
+    assert sorted(tags(registry, "copy/list"))[-5:] == [f"v{number}" for number in range(5)]
+    assert "missing" in done.stderr and "Traceback" not in done.stderr
+    assert digests.read_text().split() == [str(OciLayout(layout).resolve("v1").digest)] * 5
+
+
+def test_some_platforms_are_another_index(layout: Path, registry: Registry) -> None:
+    name = f"{registry.address}/copy/some"
+    copy("--platform=linux/arm64", f"oci:{layout}:v1", f"{name}:v1", registries=(registry,))
+    (kept,) = document(registry, "copy/some", "v1")["manifests"]
+    assert kept["platform"]["architecture"] == "arm64"
+    done = copy("--platform=linux/s390x", f"oci:{layout}:v1", f"{name}:v2", status=8)
+    assert "no image for linux/s390x" in done.stderr
+
+
+def test_skopeo_reads_what_is_written_and_writes_what_is_read(
+    layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    archive, docker = tmp_path / "a.tar", tmp_path / "d.tar"
+    copy(f"oci:{layout}:v1", f"oci-archive:{archive}:v1")
+    copy(f"oci:{layout}:v1", f"docker-archive:{docker}:team/app:1", "--platform=linux/arm64")
+    digest = str(OciLayout(layout).resolve("v1").digest)
+    assert json.loads(skopeo("inspect", "--raw", f"oci-archive:{archive}:v1"))["manifests"]
+    config = json.loads(skopeo("inspect", "--config", f"docker-archive:{docker}:team/app:1"))
+    theirs, legacy = tmp_path / "theirs.tar", tmp_path / "legacy.tar"
+    skopeo("copy", "--all", "--preserve-digests", f"oci:{layout}:v1", f"oci-archive:{theirs}:v9")
+    skopeo("copy", f"docker-archive:{docker}:team/app:1", f"docker-archive:{legacy}:team/app:1")
+    with tarfile.open(legacy) as tar, gzip.open(f"{legacy}.gz", "wb") as file:
+        assert any("layer.tar" in name or name.endswith(".tar") for name in tar.getnames())
+        file.write(legacy.read_bytes())
+    name = f"{registry.address}/copy/skopeo"
+    done = copy(f"oci-archive:{theirs}:v9", f"{name}:oci", registries=(registry,))
+    assert digest in done.stdout
+    for number, source in enumerate((legacy, f"{legacy}.gz")):
+        copy(f"docker-archive:{source}", f"{name}:v{number}", registries=(registry,))
+        manifest = document(registry, "copy/skopeo", f"v{number}")
+        assert [media.compression(one["mediaType"]) for one in manifest["layers"]] == ["gzip"]
+        _, raw = get(registry, f"/v2/copy/skopeo/blobs/{manifest['config']['digest']}")
+        assert json.loads(raw)["rootfs"] == config["rootfs"]
+
+
+def test_signatures_of_cosign_verify_at_the_destination(
+    layout: Path, registry: Registry, other: Registry, tmp_path: Path
+) -> None:
+    both = (registry, other)
+    source, target = (f"{one.address}/copy/signed" for one in both)
+    copy(f"oci:{layout}:v1", f"{source}:v1", registries=both)
+    digest = OciLayout(layout).resolve("v1").digest
+    environ = {**os.environ, "COSIGN_PASSWORD": ""}
+
+    def cosign(*words: str) -> None:
+        done = run("cosign", *words, environ=environ, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    cosign("generate-key-pair")
+    cosign("sign", "--key=cosign.key", "--tlog-upload=false", "-y", f"{source}@{digest}")
+    copy(f"{source}:v1", f"{target}:v1", registries=both)
+    verify = ("verify", "--key=cosign.pub", "--insecure-ignore-tlog=true")
+    cosign(*verify, f"{target}@{digest}")
+    copy("--no-referrers", f"{source}:v1", f"{target}-bare:v1", registries=both)
+    assert tags(other, "copy/signed-bare") == ["v1"]

@@ -1,0 +1,50 @@
+"""Names of images, with the transports of skopeo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import UsageError
+from shipline.images import Place, PlaceKind, parse_place
+from shipline.oci import Reference
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "path", "name"),
+    [
+        ("app", PlaceKind.REGISTRY, "", "latest"),
+        ("docker://host:5000/a/b:1", PlaceKind.REGISTRY, "", "1"),
+        (f"host:5000/a/b@{DIGEST}", PlaceKind.REGISTRY, "", DIGEST),
+        ("dir:latest", PlaceKind.REGISTRY, "", "latest"),
+        ("oci:some/dir", PlaceKind.LAYOUT, "some/dir", ""),
+        ("oci:some/dir:v1", PlaceKind.LAYOUT, "some/dir", "v1"),
+        (f"oci-layout:///some/dir@{DIGEST}", PlaceKind.LAYOUT, "/some/dir", DIGEST),
+        ("oci-archive:a.tar:v1", PlaceKind.OCI_ARCHIVE, "a.tar", "v1"),
+        ("docker-archive:a.tar", PlaceKind.DOCKER_ARCHIVE, "a.tar", ""),
+        ("docker-archive:/a.tar:b/c:1", PlaceKind.DOCKER_ARCHIVE, "/a.tar", "docker.io/b/c:1"),
+        ("docker-daemon:app", PlaceKind.ENGINE, "", "docker.io/library/app:latest"),
+    ],
+)
+def test_a_name_says_what_holds_the_image(text: str, kind: PlaceKind, path: str, name: str) -> None:
+    place = parse_place(text)
+    assert (place.kind, place.path, place.name) == (kind, Path(path), name)
+    assert parse_place(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("dir:/some/place", "not supported"), ("oci:", "names no image"), ("http://a/b", "is a URL")],
+)
+def test_what_cannot_be_read_says_what_to_write(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_place(text)
+    assert caught.value.hint
+
+
+def test_a_place_in_a_registry_is_its_reference() -> None:
+    reference = Reference.parse("registry.example/team/app:1.0")
+    assert str(Place(PlaceKind.REGISTRY, reference)) == "registry.example/team/app:1.0"
