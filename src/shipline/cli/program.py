@@ -109,6 +109,7 @@ COMMANDS = {
         LazyCommand("ship", "shipline.cli.ship:command", "Run the pipeline in shipline.yaml."),
         LazyCommand("deploy", "shipline.cli.deploy:command", "Set images in a GitOps repository."),
         LazyCommand("canary", "shipline.cli.canary:command", "Deploy images step by step."),
+        LazyCommand("drift", "shipline.cli.drift:command", "Compare environments with git."),
         LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
         LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
         LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),

@@ -93,13 +93,7 @@ class Update:
         """The files that change, with their new contents; none if the image is set already. Raises
         UnsuitableFile if its place cannot be found, or is there twice.
         """
-        files = [YamlFile.parse(path, content) for path, content in self._read(tree, image)]
-        find = _FINDERS[self.kind]
-        found = [(file, edits) for file in files for edits in find(file, self, image)]
-        if not found:
-            raise self._missing(files, image)
-        if len(found) > 1 and self.kind != "markers":
-            raise self._ambiguous(found, image)
+        files, found = self._find(tree, image)
         edits = {
             file.path: [edit for other, part in found if other is file for edit in part]
             for file in files
@@ -110,6 +104,26 @@ class Update:
             for file in files
             if edited[file.path] != file.text.encode()
         }
+
+    def present(self, tree: Tree, image: Reference) -> tuple[str, ...]:
+        """The texts that stand where `apply` would set an image of this name: names, tags, digests.
+        Raises UnsuitableFile as `apply`.
+        """
+        _, found = self._find(tree, image)
+        return tuple(file.text[edit.start : edit.end] for file, edits in found for edit in edits)
+
+    def _find(
+        self, tree: Tree, image: Reference
+    ) -> tuple[list[YamlFile], list[tuple[YamlFile, list[Edit]]]]:
+        """The files where the image may stand, and the edits that set it."""
+        files = [YamlFile.parse(path, content) for path, content in self._read(tree, image)]
+        find = _FINDERS[self.kind]
+        found = [(file, edits) for file in files for edits in find(file, self, image)]
+        if not found:
+            raise self._missing(files, image)
+        if len(found) > 1 and self.kind != "markers":
+            raise self._ambiguous(found, image)
+        return files, found
 
     def marker_name(self, image: Reference) -> str:
         """The name that comments have for the image."""
