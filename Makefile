@@ -1,7 +1,7 @@
 # make demo    build examples/hello for two architectures, push it and look at it
 # make test    everything that CI runs; sets up its own environment
 # make bench   side by side with docker buildx
-# make bench-metadata   durable write latencies of the metadata stores
+# make bench-metadata   write latencies of the metadata stores, answers of the cache in levels
 # make bench-builders   builds on 1, 2 and 4 nodes, side by side with docker buildx
 # make bench-registry   the registry node side by side with docker-registry
 # make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
@@ -42,7 +42,7 @@ bench: packages $(VENV)/.installed
 bench-builders: packages $(VENV)/.installed-dev
 	$(BIN)/python -m bench.builders $(BENCH)
 
-bench-metadata: $(VENV)/.installed-dev
+bench-metadata: packages $(VENV)/.installed-dev
 	$(BIN)/python -m bench.metadata $(BENCH)
 
 bench-regions: packages $(VENV)/.installed-dev

@@ -4,6 +4,9 @@ Every write is one registry-sized transaction (a manifest with its tag and index
 on the disk when it returns. Reads are single keys out of 100,000, by one thread and by sixteen.
 Right before each measurement of writes the disk itself is asked for an fdatasync(2): on a busy
 machine the ratio says more than the milliseconds.
+
+Then the cache in levels, on a Redis and a Valkey of its own: blobs of a registry that are known in
+this process, on the server, and nowhere. Every answer is opened with its key.
 """
 
 from __future__ import annotations
@@ -13,22 +16,41 @@ import json
 import os
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count, repeat
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from peers import REDIS, redis
 from shipline.errors import ConfigError
-from shipline.metadata import DRIVERS, Key, Records, open_records
+from shipline.metadata import (
+    DRIVERS,
+    Key,
+    LeveledCache,
+    Records,
+    RedisCache,
+    RedisUrl,
+    SqliteRecords,
+    open_records,
+)
+from shipline.registry.credentials import Credentials
+from shipline.registry.shared import SealedCache, SharedCache
 from shipline.values import replace
 
 _ROWS = 100_000
 _VALUE = b"v" * 160  # bytes
 _WRITERS = (1, 16)
 _CLAIMS_MS = {"sqlite": (10.0, 50.0), "rocksdb": (1.0, 5.0)}  # the article, a write
+_CLAIM_MEAN_MS = 5.0  # the article, an answer of the cache
+_FACTS = 20_000  # twice what the process keeps, so that it has forgotten the next one
+_REPOSITORY = "https://registry.example/team/app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +64,7 @@ class Measured:
     p99: float
     rate: float
     disk_p50: float = 0.0  # of an fdatasync(2), just before
+    mean: float = 0.0
 
 
 def main() -> None:
@@ -52,10 +75,12 @@ def main() -> None:
     options = parser.parse_args()
     with _scratch(options.directory) as scratch:
         found = [one for driver in DRIVERS for one in _driver(scratch, driver, options.seconds)]
+        answers = [one for name in REDIS for one in _cache(scratch, name, options.seconds / 3)]
     if options.json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        print(json.dumps([asdict(one) for one in (*found, *answers)], indent=1))
     else:
         _show(found)
+        _show_answers(answers)
 
 
 def _driver(scratch: Path, driver: str, seconds: float) -> Iterator[Measured]:
@@ -110,6 +135,43 @@ def _reader(records: Records) -> Callable[[], None]:
     return read
 
 
+def _cache(scratch: Path, name: str, seconds: float) -> Iterator[Measured]:
+    if shutil.which(name) is None:
+        print(f"{name}: not installed")
+        return
+    with (
+        redis(scratch / name, server=name) as server,
+        closing(SqliteRecords(scratch / f"{name}.db")) as records,
+    ):
+        levels = LeveledCache(RedisCache(RedisUrl.parse(server.url)), records)
+        sealed = SharedCache(levels).of("registry.example", Credentials("pusher", "secret"))
+        for number in range(_FACTS):
+            sealed.put(b"", 3600, "blob", _REPOSITORY, str(number))
+        for threads in _WRITERS:
+            for work, here, numbers in (
+                ("hit in the process", True, lambda: repeat(0)),
+                ("hit on the server", True, _turns),
+                ("miss at all levels", False, lambda: count(_FACTS)),
+            ):
+                make = _asker(sealed, numbers(), here=here)
+                yield _measured(name.partition("-")[0], work, threads, seconds, make)
+
+
+def _turns() -> Iterator[int]:
+    """All facts in turn: the process has forgotten those that come next."""
+    return map(_FACTS.__rmod__, count())
+
+
+def _asker(
+    sealed: SealedCache, numbers: Iterator[int], *, here: bool
+) -> Callable[[], Callable[[], None]]:
+    def ask() -> None:
+        answer = sealed.get("blob", _REPOSITORY, str(next(numbers)))
+        assert (answer is not None) is here
+
+    return lambda: ask
+
+
 def _measured(
     driver: str, work: str, threads: int, seconds: float, make: Callable[[], Callable[[], None]]
 ) -> Measured:
@@ -130,9 +192,11 @@ def _measured(
     for worker in workers:
         worker.join()
     times.sort()
+    mean = sum(times) / len(times) * 1000
     p50, p99 = (times[int(len(times) * part)] * 1000 for part in (0.5, 0.99))
     return Measured(
-        driver, work, threads, round(p50, 4), round(p99, 4), round(len(times) / seconds)
+        *(driver, work, threads, round(p50, 4), round(p99, 4), round(len(times) / seconds)),
+        mean=round(mean, 4),
     )
 
 
@@ -165,6 +229,16 @@ def _show(found: list[Measured]) -> None:
             line += f"{one.disk_p50:11.3f}{one.p50 / one.disk_p50:7.1f}  {low:.0f}-{high:.0f} ms"
             line += ": below" if one.p50 < low else ": not below"
         print(line)
+
+
+def _show_answers(found: list[Measured]) -> None:
+    print(
+        f"\n{'cache':9}{'answer':20}{'threads':>8}{'mean ms':>10}{'p50 ms':>10}{'p99 ms':>10}"
+        f"{'per s':>11}  article: mean under {_CLAIM_MEAN_MS:.0f} ms"
+    )
+    for one in found:
+        line = f"{one.driver:9}{one.work:20}{one.threads:8}{one.mean:10.3f}{one.p50:10.3f}"
+        print(f"{line}{one.p99:10.3f}{one.rate:11,.0f}  {_CLAIM_MEAN_MS / one.mean:.0f} times")
 
 
 @contextmanager

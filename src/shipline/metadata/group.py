@@ -1,8 +1,9 @@
 """Group commit: concurrent writes become one transaction.
 
-The first thread leads: it takes all waiting writes, commits them and wakes the others. Writes that
-arrive meanwhile form the next group, led by its first. A lone writer does not wait; under
-contention the leader waits briefly, so that groups stay large.
+The first thread leads: it takes all waiting writes and commits them. Then each thread of the group
+wakes the next one, since all at once would only wait for the interpreter's lock. Writes that arrive
+meanwhile form the next group, led by its first. A lone writer does not wait; under contention the
+leader waits briefly, so that groups stay large.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 
 from msgspec import Struct, field
 
@@ -24,13 +26,17 @@ Apply = Callable[[Changes, Counters, bool], None]
 
 
 class PendingWrite(Struct, eq=False):
-    """A caller's pending write."""
+    """A caller's pending write; `follower` is woken once its own thread goes on, unless its caller
+    was interrupted: `abandoned`.
+    """
 
     changes: Changes
     add: Counters
     durable: bool
     done: bool = False
     failure: BaseException | None = None
+    follower: PendingWrite | None = None
+    abandoned: bool = False
     wakeup: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -41,7 +47,7 @@ class GroupCommit:
         self._apply = apply
         self._lock = threading.Lock()
         self._waiting: list[PendingWrite] = []
-        self._has_leader = False
+        self._leader: PendingWrite | None = None
         self._contended = False  # the last group had more than one
 
     def write(
@@ -60,11 +66,18 @@ class GroupCommit:
         own.wakeup.acquire()
         with self._lock:
             self._waiting.append(own)
-            is_leader, self._has_leader = not self._has_leader, True
-        if not is_leader:
+            if self._leader is None:
+                self._appoint()
+        try:
             own.wakeup.acquire()
-        if not own.done:
-            self._lead(own)
+            if not own.done:
+                self._lead(own)
+        except BaseException:
+            self._abandon(own)
+            raise
+        finally:
+            if own.follower is not None:
+                own.follower.wakeup.release()
         if own.failure is not None:
             raise own.failure
 
@@ -78,11 +91,23 @@ class GroupCommit:
             self._commit(group)
         finally:
             with self._lock:
-                successor = self._waiting[0] if self._waiting else None
-                self._has_leader = successor is not None
-            for other in (*group, successor):
-                if other is not None and other is not own:
-                    other.wakeup.release()
+                self._appoint()
+                others = (one for one in group if one is not own and not one.abandoned)
+                for one, follower in pairwise((own, *others)):
+                    one.follower = follower
+
+    def _appoint(self) -> None:
+        """Wake the leader of the next group, if there is one."""
+        self._leader = next((one for one in self._waiting if not one.abandoned), None)
+        if self._leader is not None:
+            self._leader.wakeup.release()
+
+    def _abandon(self, own: PendingWrite) -> None:
+        """Nobody may wait for `own` any more, which a signal interrupted."""
+        with self._lock:
+            own.abandoned = True
+            if self._leader is own:
+                self._appoint()
 
     def _commit(self, group: list[PendingWrite]) -> None:
         """Commit a group; if the disk is full, each write alone, since some may fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import threading
 from collections.abc import Mapping
 
@@ -99,3 +100,46 @@ def test_a_group_is_its_writes_in_order(
     at_once: dict[bytes, int | None] = {}
     done(at_once, *merged(PendingWrite(changes, add, True) for changes, add in writes))
     assert at_once == one_by_one
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupted_writer_keeps_nobody_waiting(before: bool) -> None:
+    """Signals reach the main thread alone; others queue before it or after."""
+    slow = Slow()
+    group = GroupCommit(slow.apply)
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def others() -> list[threading.Thread]:
+        threads = [
+            threading.Thread(target=group.write, args=({(key,): b""},), daemon=True)
+            for key in "bcd"
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    first = threading.Thread(target=group.write, args=({("a",): b""},), daemon=True)
+    first.start()
+    slow.begun.wait(60)
+    threads = others() if before else []
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interrupted):
+            group.write({("main",): b""})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    threads = threads or others()
+    slow.go.set()
+    for thread in (first, *threads):
+        thread.join(20)
+        assert not thread.is_alive()
+    group.write({("last",): b""})
+    assert {b"a", b"b", b"c", b"d", b"last"} <= {key for one in slow.groups for key in one}
