@@ -6,17 +6,15 @@ import json
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peers.process import free_port, listening, running
+from peers.prometheus import prometheus
 from served import served
 from spec_client import Target
 
@@ -28,38 +26,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@contextmanager
-def prometheus(work: Path, target: str) -> Iterator[int]:
-    """Prometheus on a free port, which scrapes `target` every half second."""
-    port = free_port()
-    configuration = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": "shipline-registry", "static_configs": [{"targets": [target]}]}
-        ],
-    }
-    file = work / "prometheus.json"
-    file.write_text(json.dumps(configuration))  # JSON is YAML
-    command = [
-        "prometheus",
-        f"--config.file={file}",
-        f"--storage.tsdb.path={work / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with running(command, ready=lambda: _is_ready(port), log=work / "prometheus.log"):
-        yield port
-
-
-def _is_ready(port: int) -> bool:
-    """It answers 503 while it reads what it has."""
-    if not listening(port):
-        return False
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready"):
-            return True
-    except urllib.error.HTTPError:
-        return False
+def scraping(work: Path, target: str) -> AbstractContextManager[int]:
+    job = {"job_name": "shipline-registry", "static_configs": [{"targets": [target]}]}
+    return prometheus(work, [job], rules=[RULES])
 
 
 def ask(port: int, question: str) -> list[dict[str, Any]]:
@@ -76,7 +45,7 @@ def ask(port: int, question: str) -> list[dict[str, Any]]:
 
 
 def test_prometheus_scrapes_the_node(tmp_path: Path) -> None:
-    with served(tmp_path) as node, prometheus(tmp_path, node.address) as port:
+    with served(tmp_path) as node, scraping(tmp_path, node.address) as port:
         assert ask(port, "up == 1")
         target = Target(node.url, "team/app")
         before = ask(port, "shipline_registry_received_bytes_total")[0]["value"][1]
