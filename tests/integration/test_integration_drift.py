@@ -14,6 +14,8 @@ import pytest
 from builds import Done
 from nodes import Node, node
 from peers.argocd import ArgoCd, application, argocd
+from shipline.deliver.gitops import Action, Deployment
+from shipline.oci import Digest, Reference
 from ships import Project, new_project
 
 SECRET = {"SHIPLINE_KEY_PASSWORD": "secret"}
@@ -63,14 +65,15 @@ class Delivered:
         """What Argo CD says that runs."""
         self.argo.applications["app"] = application("app", revision="r1", images=images)
 
-    def commit(self, **files: str) -> None:
+    def commit(self, message: str = "by hand", **files: str) -> None:
         """A change of the GitOps repository by hand; `__` in names is a slash."""
         clone = self.remote.parent / "others"
         words = [["pull", "-q", "origin", "main"]]
         if not clone.exists():
             subprocess.run(["git", "clone", "-q", str(self.remote), str(clone)], check=True)
             words = [["checkout", "-q", "-B", "main"]]
-        words += [["add", "-A"], ["commit", "-qm", "by hand"], ["push", "-q", "origin", "main"]]
+        words += [["add", "-A"], ["commit", "--allow-empty", "-qm", message]]
+        words += [["push", "-q", "origin", "main"]]
         for number, one in enumerate(words):
             subprocess.run(["git", *one], cwd=clone, check=True, env=self.project.environ())
             for name, text in files.items() if number == 0 else ():
@@ -144,14 +147,24 @@ def test_what_is_as_in_git_is_in_sync_and_each_difference_has_its_state(
     project, image, region = delivered.project, delivered.image, delivered.region
     other = "sha256:" + "b" * 64
     delivered.runs(f"{image}:{TAG}@{other}")
-    changed = {"staging cluster": "image_drift"}
-    assert delivered.states(status=15) == {**dict.fromkeys(ALL, "in_sync"), **changed}
+    drifted = {"staging cluster": "image_drift"}
+    assert delivered.states(status=15) == {**dict.fromkeys(ALL, "in_sync"), **drifted}
     assert f"{other} runs" in delivered.drift().out
+
+    # during a canary two run
+    reference = Reference.parse(f"{image}:{TAG}").at(Digest.parse(delivered.digest))
+    delivered.runs(str(reference), f"{image}:next@{other}")
+    assert delivered.states(status=15)["staging cluster"] == "image_drift"
+    assert "runs, too" in delivered.drift().out
+    candidate = reference.tagged("next").at(Digest.parse(other))
+    canary = Deployment("staging", "app", (candidate,), action=Action.WEIGHT, weight=5)
+    delivered.commit(canary.message)
+    assert delivered.states(status=0) == dict.fromkeys(ALL, "in_sync")
 
     # another image under the tag, in the region alone, whose old one is there by its digest
     (project.root / "app").write_text("two\n")
     project.run("build", "--push", "-t", f"{region}:{TAG}", ".").ok()
-    changed |= {"staging eu": "tag_moved", "production eu": "tag_moved"}
+    changed = {"staging eu": "tag_moved", "production eu": "tag_moved"}
     assert delivered.states(status=15) == {**dict.fromkeys(ALL, "in_sync"), **changed}
 
     # git names, by hand, what the registry has unsigned and the region does not have
@@ -164,6 +177,12 @@ def test_what_is_as_in_git_is_in_sync_and_each_difference_has_its_state(
     delivered.commit(production__pod=pod)
     states = delivered.states("-e", "production", status=15)
     assert states == {"production registry": "unsigned", "production eu": "missing_in_region"}
+
+    # what the primary has signed, the region must have signed, too
+    project.run("imagetools", "create", "-t", f"{region}:unsigned", f"{image}:unsigned").ok()
+    project.run("sign", "--key", "cosign.key", f"{image}:unsigned", **SECRET).ok()
+    states = delivered.states("-e", "production", status=15)
+    assert states == {"production registry": "in_sync", "production eu": "unsigned"}
 
 
 def test_what_cannot_be_seen_is_unknown_and_no_success(delivered: Delivered) -> None:

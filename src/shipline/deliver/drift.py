@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
+from shipline.deliver.canary.progress import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import RECORDS, UnsuitableFile, deployed, history
@@ -56,6 +57,14 @@ class DriftFinding:
         return self.state not in ("in_sync", "unknown")
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An image in git, and the digests that a canary lets run beside it."""
+
+    image: Reference
+    beside: frozenset[Digest] = frozenset()
+
+
 def find_environment_drift(
     delivery: Delivery,
     environments: Mapping[str, EnvironmentSection],
@@ -74,11 +83,11 @@ def find_environment_drift(
                 wanted = _in_git(delivery, name, section, images)
             except ShiplineError as error:
                 wanted = dict.fromkeys(images, error)
-            for target, image in wanted.items():
-                if isinstance(image, ShiplineError):
-                    shown = images[target]
-                    checks = [partial(_failed, name, shown, GIT, image)]
+            for target, one in wanted.items():
+                if isinstance(one, ShiplineError):
+                    checks = [partial(_failed, name, images[target], GIT, one)]
                 else:
+                    image = one.image
                     places = {REGISTRY: image}
                     for region, there in regions.items():
                         places[region] = replace(there[target], tag=image.tag, digest=image.digest)
@@ -87,34 +96,37 @@ def find_environment_drift(
                         for place, stored in places.items()
                     ]
                     if section.health:
-                        checks.append(partial(_in_cluster, delivery, name, section, image))
+                        checks.append(partial(_in_cluster, delivery, name, section, one))
                 tasks += [group.start(check) for check in checks]
     return [task.result() for task in tasks]
 
 
 def _in_git(
     delivery: Delivery, name: str, section: EnvironmentSection, images: Mapping[str, Reference]
-) -> dict[str, Reference | ShiplineError]:
+) -> dict[str, _Wanted | ShiplineError]:
     """The images that the files of the branch name, by target, or why they name none. Tags are
     those of the last deployment, if it was of the same digest.
     """
     app = (delivery.image or next(iter(images.values()))).repository.rpartition("/")[2]
     with delivery.branch(section.gitops) as branch:
         tip = branch.fetch(RECORDS)
-        said = deployed(history(branch, tip, app, name), name)
-        tags = {(one.name, one.digest): one.tag for one in said.images} if said else {}
+        said = history(branch, tip, app, name)
+        last, canary = deployed(said, name), position(said, name)
+        tags = {(one.name, one.digest): one.tag for one in last.images} if last else {}
+        beside = (*canary.last.images, *canary.last.previous) if canary else ()
         tree = {path: partial(branch.read, file) for path, file in branch.files(tip).items()}
         found: dict[str, set[str]] = {}
         for update in section.gitops.updates:
             if image := images.get(update.target):
                 texts = "\n".join(update.present(tree, image))
                 found.setdefault(update.target, set()).update(_DIGEST.findall(texts))
-    wanted: dict[str, Reference | ShiplineError] = {}
+    wanted: dict[str, _Wanted | ShiplineError] = {}
     for target, digests in found.items():
         image = images[target]
         if len(digests) == 1:
             digest = Digest.parse(digests.pop())
-            wanted[target] = replace(image, tag=tags.get((image.name, digest), ""), digest=digest)
+            image = replace(image, tag=tags.get((image.name, digest), ""), digest=digest)
+            wanted[target] = _Wanted(image, frozenset(one.digest for one in beside if one.digest))
         else:
             problem = ", ".join(sorted(digests)) or "no digest"
             wanted[target] = UnsuitableFile(
@@ -162,16 +174,17 @@ def _resolved(source: Attachable, name: str) -> Descriptor | None:
 
 
 def _in_cluster(
-    delivery: Delivery, name: str, section: EnvironmentSection, image: Reference
+    delivery: Delivery, name: str, section: EnvironmentSection, wanted: _Wanted
 ) -> DriftFinding:
     assert section.health is not None
+    image = wanted.image
     finding = DriftFinding(name, str(image), CLUSTER, "in_sync")
     try:
         runtime = open_runtime(section.health, delivery.environ, delivery.root)
         state = runtime.read((image,))
     except ShiplineError as error:
         return _failed(name, image, CLUSTER, error)
-    others = ", ".join(sorted(one for one in state.wanted if _is_other(one, image)))
+    others = ", ".join(sorted(one for one in state.wanted if _is_other(one, wanted)))
     if state.images is None:
         return replace(finding, state="unknown", detail="the page does not say what runs")
     if not state.runs(image):
@@ -183,7 +196,8 @@ def _in_cluster(
     return replace(finding, detail=state.failure or state.message)
 
 
-def _is_other(name: str, image: Reference) -> bool:
+def _is_other(name: str, wanted: _Wanted) -> bool:
     """Whether a container names another image of the same repository."""
-    same = re.search(rf"(\A|/){re.escape(image.repository)}[:@]", name) is not None
-    return same and not name.endswith(f"@{image.digest}")
+    same = re.search(rf"(\A|/){re.escape(wanted.image.repository)}[:@]", name) is not None
+    allowed = (wanted.image.digest, *wanted.beside)
+    return same and not any(name.endswith(f"@{digest}") for digest in allowed)
