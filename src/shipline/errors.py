@@ -19,7 +19,8 @@
     ├── BuilderError       14   a builder cannot be reached, or refuses
     ├── RegionsDiffer      15   a region does not have what the primary registry has (ship/)
     ├── MirrorDiffers      15   a mirror does not have what its source has (regions/)
-    └── Waiting            16   an environment waits for an approval, or for its time
+    ├── Waiting            16   an environment waits for an approval, or for its time
+    └── NotVerified        17   an environment is not healthy, or a check of it failed (deliver/)
 
     Cancelled             130   the work was interrupted
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-older", is_flag=True, help="Deploy also what is older than what is deployed."
 )
+@click.option("--wait", is_flag=True, help="Wait until it runs and is healthy, then check it.")
+@click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the deployment as JSON.")
 @commit_options
 @registry_options
@@ -43,13 +45,15 @@ def command(
     environment: str,
     dry_run: bool,
     allow_older: bool,
+    wait: bool,
+    no_checks: bool,
     as_json: bool,
 ) -> None:
     """Set IMAGE... by digest in the GitOps repository of an environment, commit and push.
 
     Without IMAGE, that of the last run of `shipline ship` for this commit, else the one that the
     registry has under a tag of this commit. With several targets, write TARGET=IMAGE. Prints the
-    commit, or the address of the pull request.
+    commit, or the address of the pull request. With --wait, exits as `shipline check` does.
     """
     from shipline.api import open_client
     from shipline.ship.steps.deploy import of_run
@@ -70,7 +74,13 @@ def command(
             dry_run=dry_run,
             on_race=_tell_race,
         )
-    _show(done, dry_run=dry_run, as_json=as_json)
+        _show(done, dry_run=dry_run, as_json=as_json)
+        if wait and not dry_run:
+            from shipline.cli.check import show_verified, verified
+
+            result = verified(delivery, config, section, done.deployment, checks=not no_checks)
+            result.require()
+            show_verified(result)
 
 
 def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSection]:

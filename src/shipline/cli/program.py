@@ -110,6 +110,7 @@ COMMANDS = {
         LazyCommand("deploy", "shipline.cli.deploy:command", "Set images in a GitOps repository."),
         LazyCommand("canary", "shipline.cli.canary:command", "Deploy images step by step."),
         LazyCommand("drift", "shipline.cli.drift:command", "Compare environments with git."),
+        LazyCommand("check", "shipline.cli.check:command", "Verify what an environment runs."),
         LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
         LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
         LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),
@@ -161,7 +162,6 @@ POINTERS = {
     "manifest": _COPY,
     "inspect": "`shipline imagetools inspect NAME` shows an image",
     "lint": "`shipline build --check .` runs the Dockerfile checks",
-    "check": "`shipline build --check .` runs the Dockerfile checks",
     "serve": "`shipline registry serve` runs a registry node",
     "release": "`shipline ship` runs the whole pipeline, `shipline ship --plan` shows it",
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"

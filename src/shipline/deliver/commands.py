@@ -25,6 +25,7 @@ _USUAL = (
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "SOURCE_DATE_EPOCH"),
 )
+_SHORTEST_SECRET = 6  # characters
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
 
 
@@ -82,8 +83,10 @@ def run_command(
     environ: Mapping[str, str],
     timeout_s: float,
     write: Callable[[bytes], object],
+    hidden: Iterable[str] = (),
 ) -> CommandResult:
-    """Run a command to its end; `write` gets its output and standard error, in order.
+    """Run a command to its end; `write` gets its output and standard error, in order, with `***`
+    for what is `hidden`.
 
     Raises StepFailed if it cannot be started, Cancelled.
     """
@@ -91,15 +94,56 @@ def run_command(
         raise StepFailed(f"the working directory {directory} does not exist", status=1)
     require_program(argv[0], environ)
     tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
+    mask = _Mask(hidden, lambda data: _take(data, tail, write))
     ended = run_process(
-        argv,
-        directory=directory,
-        environ=environ,
-        timeout_s=timeout_s,
-        write=lambda data: _take(data, tail, write),
+        argv, directory=directory, environ=environ, timeout_s=timeout_s, write=mask.write
     )
+    mask.end()
     log = tuple(line.decode(errors="replace") for line in tail if line)[-LAST_LINES:]
     return CommandResult(ended.status, log, ended.timed_out)
+
+
+def secrets_in(environ: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
+    """The values of the variables that are passed on by name, which output must not show; short
+    ones are words like `true`.
+    """
+    return tuple(
+        value
+        for name, value in environ.items()
+        if len(value) >= _SHORTEST_SECRET and any(fnmatchcase(name, one) for one in names)
+    )
+
+
+class _Mask:
+    """Writes output with `***` for secrets, also where one comes in two pieces."""
+
+    def __init__(self, secrets: Iterable[str], write: Callable[[bytes], object]) -> None:
+        self._secrets = sorted((one.encode() for one in secrets), key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
+        self._write = write
+        self._kept = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._secrets:
+            self._write(data)
+            return
+        text = self._pattern.sub(b"***", self._kept + data)
+        keep = next(
+            (
+                size
+                for size in range(min(len(text), len(self._secrets[0]) - 1), 0, -1)
+                if any(one.startswith(text[-size:]) for one in self._secrets)
+            ),
+            0,
+        )
+        self._kept = text[len(text) - keep :]
+        if shown := text[: len(text) - keep]:
+            self._write(shown)
+
+    def end(self) -> None:
+        """Write what was kept back."""
+        if self._kept:
+            self._write(self._kept)
 
 
 def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from shipline.deliver.canary import CanarySection
 from shipline.deliver.gitops import GitOpsSection
-from shipline.deliver.health import HealthSection
+from shipline.deliver.health import CheckSection, HealthSection
 from shipline.deliver.windows import Freeze, Window
 from shipline.errors import ConfigError
 from shipline.units import Duration
@@ -101,6 +101,10 @@ class EnvironmentSection:
     )
     health: HealthSection | None = field(
         default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
+    )
+    checks: Mapping[str, CheckSection] = field(
+        default_factory=dict,
+        metadata={"doc": "What must pass once the image runs, by name, in this order."},
     )
 
     canary: CanarySection | None = field(

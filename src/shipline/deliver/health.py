@@ -1,11 +1,16 @@
-"""The section `health` of an environment: where it can be seen what runs there."""
+"""The sections `health` and `checks` of an environment: where it can be seen what runs there, and
+what must pass then.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shipline.deliver.commands import check_inside, check_variables
 from shipline.errors import ConfigError
+from shipline.gates.section import DastGate, split_format
 from shipline.units import Duration
 
 WORKLOADS = {
@@ -109,6 +114,49 @@ class HealthSection:
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.argocd, self.kubernetes, self.url)) != 1:
             raise ConfigError("health: give one of argocd, kubernetes or url")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSection:
+    """A command that tests the deployed service. It passes with status 0, or, if it writes reports,
+    if their gate does.
+    """
+
+    run: str | tuple[str, ...] = field(
+        metadata=_doc("A script for `sh -e`, or a program with its arguments.")
+    )
+    report: str | tuple[str, ...] = field(
+        default=(), metadata=_doc("Reports that it writes, as PATH or FORMAT:PATH, also globs.")
+    )
+    gate: str | DastGate = field(
+        default_factory=DastGate,
+        metadata=_doc("What judges the reports: the rules of a dast gate, or the name of a gate."),
+    )
+    timeout: Duration = field(default=Duration(600_000), metadata=_doc("Time limit."))
+    retries: int = field(default=0, metadata=_doc("Further attempts after a failure."))
+    env: Mapping[str, str] = field(
+        default_factory=dict, metadata=_doc("Variables to set, in addition to the usual ones.")
+    )
+    pass_env: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("Variables to pass on, by name or as NAME_*; output shows *** for them."),
+    )
+    working_directory: str = field(
+        default=".", metadata=_doc("Working directory, relative to this file.")
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retries <= 10:
+            raise ConfigError("retries: must be from 0 to 10")
+        check_variables("env", self.env)
+        check_variables("pass-env", self.pass_env)
+        check_inside("working-directory", (self.working_directory,))
+        check_inside("report", (split_format(name)[1] for name in self.reports))
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """The reports as FORMAT:PATH or PATH."""
+        return (self.report,) if isinstance(self.report, str) else self.report
 
 
 def _require_url(key: str, text: str) -> None:

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.deliver.commands import CommandResult, argv_of, environment, run_command
+from shipline.deliver.commands import (
+    CommandResult,
+    argv_of,
+    environment,
+    run_command,
+    secrets_in,
+)
 from shipline.errors import StepFailed, UsageError
 from shipline.globs import glob
 from shipline.ship.plan import (
@@ -174,6 +180,7 @@ class _CommandRunner:
                 ),
                 timeout_s=step.timeout.seconds,
                 write=write,
+                hidden=secrets_in(context.environment.environ, step.pass_env),
             )
 
     def _written(self, root: Path) -> dict[str, str]:
