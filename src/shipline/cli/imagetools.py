@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from msgspec import Struct
@@ -24,8 +24,9 @@ from shipline.cli.go_types import GoTypes
 from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.cli.template_functions import NIL, GoMap, GoStruct
-from shipline.content import MemoryStore, Repository, copy_graph, fetch_all
+from shipline.content import Fetcher, MemoryStore, Repository, copy_graph, fetch_all
 from shipline.errors import ContentError, NotFound, UsageError
+from shipline.images import OpenImage, Place, Places, image_tree, parse_place
 from shipline.oci import (
     MANIFEST_LIMIT,
     NO_ANNOTATIONS,
@@ -46,6 +47,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.registry import RemoteRepository
 
+F = TypeVar("F", bound=Callable[..., Any])
 _CONFIG_LIMIT = 8 << 20  # bytes
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 
@@ -123,10 +125,10 @@ class Inspection(Struct, frozen=True):
     `annotations` are those of its descriptor where it was given by one.
     """
 
-    reference: Reference
+    reference: Reference | Place
     descriptor: Descriptor
     document: Manifest | Index
-    repository: Repository
+    repository: Fetcher
     platform: Platform | None = None
     annotations: Mapping[str, str] = NO_ANNOTATIONS
 
@@ -274,7 +276,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _entry(
-    reference: Reference, child: Descriptor, stated: Mapping[str, Any]
+    reference: Reference | Place, child: Descriptor, stated: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """The rows of an entry; its platform is written as `stated`, which may not be normal."""
     tag = f":{reference.tag}" if reference.tag else ""
@@ -305,27 +307,50 @@ def group() -> None:
     """Inspect images in registries, tag and combine them."""
 
 
+def _inspect_options(function: F) -> F:
+    raw = click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
+    template = click.option(
+        "--format", "template", metavar="TEMPLATE", help="Print fields, as in {{json .Manifest}}."
+    )
+    return click.argument("name", metavar="NAME")(raw(template(registry_options(function))))
+
+
 @group.command("inspect")
-@click.argument("name", metavar="NAME")
-@click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
-@click.option(
-    "--format", "template", metavar="TEMPLATE", help="Print fields, as in {{json .Manifest}}."
-)
-@registry_options
+@_inspect_options
 @_builder
 def inspect(name: str, raw: bool, template: str | None) -> None:
     """Show the manifest or index of an image."""
-    if raw and template is not None:
-        raise UsageError("--raw and --format cannot be combined")
-    reference = Reference.parse(name)
+    _inspect(name, raw, template, tree=False)
+
+
+@click.command("inspect")
+@_inspect_options
+@click.option("--tree", is_flag=True, help="Show platforms, layers, attestations and signatures.")
+def inspect_command(name: str, raw: bool, template: str | None, tree: bool) -> None:
+    """Show the manifest or index of an image, in a registry or wherever `shipline copy` reads."""
+    _inspect(name, raw, template, tree=tree)
+
+
+def _inspect(name: str, raw: bool, template: str | None, *, tree: bool) -> None:
+    if raw + tree + (template is not None) > 1:
+        raise UsageError("--raw, --format and --tree cannot be combined")
+    place = parse_place(name)
     with ExitStack() as stack:
-        inspected = inspect_image(OpenRepositories(stack)(reference), reference)
+        image = OpenRepositories(stack).places.open(place)
+        if tree:
+            click.echo("\n".join(image_tree(image, str(place)).lines()))
+            return
+        inspected = _inspection(place.remote or place, image)
         if raw:
             sys.stdout.buffer.write(inspected.document.raw)
             return
         is_whole = template is not None and "".join(template.split()) == "{{.Manifest}}"
         shown = describe(inspected) if not template or is_whole else None
         click.echo(shown or render(template or "", inspected.fields(name)), nl=False)
+
+
+def _inspection(name: Reference | Place, image: OpenImage) -> Inspection:
+    return Inspection(name, image.root, image.document(), image.source)
 
 
 @group.command("create", cls=SwitchCommand)
@@ -374,7 +399,8 @@ def create(
     """Tag SOURCE, or several images as one index.
 
     A SOURCE is a name, a digest, or the JSON of a descriptor, whose platform and annotations count;
-    the last two are in the repository that the other names have in common.
+    the last two are in the repository that the other names have in common. Images in layouts and
+    archives are named as in `shipline copy`.
     """
     targets = parse_tags(tags)
     given = [*map(_read, files), *sources]
@@ -424,7 +450,9 @@ _Fields = Mapping[str, Any]
 """Fields of a descriptor; other than the digest they may be missing."""
 
 
-def _sources(texts: Iterable[str], targets: Sequence[Reference]) -> list[tuple[Reference, _Fields]]:
+def _sources(
+    texts: Iterable[str], targets: Sequence[Reference]
+) -> list[tuple[Reference | Place, _Fields]]:
     """The reference of each source, and the fields of its descriptor as far as they are given.
 
     Raises UsageError where it is not clear in which repository a digest is.
@@ -432,9 +460,9 @@ def _sources(texts: Iterable[str], targets: Sequence[Reference]) -> list[tuple[R
     parsed = [_parse_source(text) for text in texts]
     named = [*targets, *(one for one in parsed if isinstance(one, Reference))]
     repositories = {one.name: one for one in named}
-    found: list[tuple[Reference, _Fields]] = []
+    found: list[tuple[Reference | Place, _Fields]] = []
     for one in parsed:
-        if isinstance(one, Reference):
+        if isinstance(one, Reference | Place):
             found.append((one, {}))
         elif len(repositories) == 1:
             home = next(iter(repositories.values()))
@@ -448,7 +476,7 @@ def _sources(texts: Iterable[str], targets: Sequence[Reference]) -> list[tuple[R
     return found
 
 
-def _parse_source(text: str) -> Reference | _Fields:
+def _parse_source(text: str) -> Reference | Place | _Fields:
     if text.startswith("{"):
         try:
             fields = json.loads(text)
@@ -459,10 +487,15 @@ def _parse_source(text: str) -> Reference | _Fields:
         return cast(_Fields, fields)
     if text.startswith(("sha256:", "sha512:")):
         return {"digest": str(Digest.parse(text))}
-    return Reference.parse(text)
+    place = parse_place(text)
+    return place.remote or place
 
 
-def _inspect_source(remotes: OpenRepositories, name: Reference, given: _Fields) -> Inspection:
+def _inspect_source(
+    remotes: OpenRepositories, name: Reference | Place, given: _Fields
+) -> Inspection:
+    if isinstance(name, Place):
+        return _inspection(name, remotes.places.open(name))
     found = inspect_image(remotes(name), name)
     if given.get("size") not in (None, 0, found.descriptor.size):
         raise UsageError(
@@ -484,6 +517,7 @@ class OpenRepositories:
 
         settings = settings_from(os.environ)
         self._client = stack.enter_context(Client(settings, keychain_from(os.environ)))
+        self.places = Places(stack, self._client, os.environ)
         self._opened: dict[str, RemoteRepository] = {}
 
     def __call__(self, reference: Reference) -> RemoteRepository:

@@ -97,6 +97,13 @@ COMMANDS = {
             "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
         ),
         LazyCommand("copy", "shipline.cli.copy:command", "Copy images.", ("cp",)),
+        LazyCommand(
+            "inspect", "shipline.cli.imagetools:inspect_command", "Show an image, or all of it."
+        ),
+        LazyCommand("tag", "shipline.cli.images:tag", "Give an image further tags."),
+        LazyCommand("digest", "shipline.cli.images:digest", "Print the digest of an image."),
+        LazyCommand("ls", "shipline.cli.images:ls", "List tags, or repositories.", ("catalog",)),
+        LazyCommand("delete", "shipline.cli.images:delete", "Remove tags and images.", ("rmi",)),
         LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
         LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
         LazyCommand("builder", "shipline.cli.builder:group", "Choose what builds, and prepare it."),
@@ -158,9 +165,7 @@ POINTERS = {
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
     "pull": "`shipline copy NAME docker-daemon:NAME` loads an image into the engine, and"
     " `shipline copy NAME oci:DIR` writes it to a directory",
-    "tag": _COPY,
     "manifest": _COPY,
-    "inspect": "`shipline imagetools inspect NAME` shows an image",
     "lint": "`shipline build --check .` runs the Dockerfile checks",
     "serve": "`shipline registry serve` runs a registry node",
     "release": "`shipline ship` runs the whole pipeline, `shipline ship --plan` shows it",
@@ -176,7 +181,7 @@ POINTERS = {
     " `docker build` calls the plugin docker-shipline",
     "uninstall": "remove `aliases` from ~/.docker/config.json",
     "stop": "builds end with their process; `shipline builder rm` removes a builder",
-    **{name: f"`shipline builder {name}` does that" for name in ("create", "use", "ls", "rm")},
+    **{name: f"`shipline builder {name}` does that" for name in ("create", "use", "rm")},
 }
 """Commands of other programs, with their replacements."""
 

@@ -13,6 +13,7 @@ from shipline.images.copying import (
     missing,
 )
 from shipline.images.places import OpenImage, Place, PlaceKind, Places, parse_place
+from shipline.images.tree import TreeNode, image_tree
 
 __all__ = [
     "CopyOptions",
@@ -24,8 +25,10 @@ __all__ = [
     "Places",
     "Remote",
     "TagMoved",
+    "TreeNode",
     "copy_tag",
     "digest_of",
+    "image_tree",
     "missing",
     "parse_place",
 ]

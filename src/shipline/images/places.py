@@ -34,6 +34,7 @@ from shipline.oci import (
     Descriptor,
     Digest,
     Index,
+    Manifest,
     Platform,
     Reference,
     parse_manifest,
@@ -88,7 +89,21 @@ class Place(Struct, frozen=True):
         )
 
     @property
+    def remote(self) -> Reference | None:
+        """The name of an image in a registry; None for other places."""
+        return self.reference if self.kind is PlaceKind.REGISTRY else None
+
+    @property
     def name(self) -> str:
+        """What holds the image, without its tag and digest."""
+        if self.kind in _FILES:
+            return f"{self.kind}:{self.path}"
+        assert self.reference is not None
+        prefix = "" if self.kind is PlaceKind.REGISTRY else f"{self.kind}:"
+        return f"{prefix}{self.reference.name}"
+
+    @property
+    def selector(self) -> str:
         """The tag or digest to read, empty for the only image."""
         if self.reference is None:
             return self.tag
@@ -132,6 +147,11 @@ class OpenImage(Struct, frozen=True):
     source: StatementSource
     root: Descriptor
 
+    def document(self) -> Manifest | Index:
+        """Its manifest or index."""
+        raw = fetch_all(self.source, self.root, MANIFEST_LIMIT)
+        return parse_manifest(raw, self.root.media_type)
+
 
 class Lacking(Struct, frozen=True):
     """What a copy of `root` would move; whether the tag would change."""
@@ -159,7 +179,7 @@ class Places:
             source = OciLayout(place.path)
         else:
             source = self._archive(place)
-        return OpenImage(source, source.resolve(place.name))
+        return OpenImage(source, source.resolve(place.selector))
 
     def _archive(self, place: Place) -> StatementSource:
         from shipline.images.archives import open_archive  # slow to import
@@ -171,7 +191,7 @@ class Places:
 
             path = spare / "image.tar"
             with path.open("wb") as file:
-                find_engine(self._environment).save(place.name, file)
+                find_engine(self._environment).save(place.selector, file)
         return open_archive(path, spare, docker=docker)
 
     def copy(
@@ -238,8 +258,7 @@ class Places:
             hint = "choose one --platform"
             raise UsageError(f"{place} has room for one platform of an image", hint=hint)
         wanted = (*platforms, Platform.local())[0]
-        raw = fetch_all(image.source, image.root, MANIFEST_LIMIT)
-        found = parse_manifest(raw, image.root.media_type)
+        found = image.document()
         if not isinstance(found, Index):
             return image.root
         chosen = found.select(wanted)

@@ -1,9 +1,10 @@
 """Statements about images: signatures and attestations, made and verified."""
 
-from shipline.supply.attachments import FORMS, copy_evidence, copy_with_evidence
+from shipline.supply.attachments import ATTACHED, FORMS, copy_evidence, copy_with_evidence
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
+    PREDICATE_ANNOTATION,
     Attachable,
     ClaimKind,
     EvidenceLimits,
@@ -71,6 +72,7 @@ from shipline.supply.verification import (
 )
 
 __all__ = [
+    "ATTACHED",
     "BUNDLE",
     "COSIGN_ARTIFACT",
     "COSIGN_SIGN",
@@ -80,6 +82,7 @@ __all__ = [
     "FORMS",
     "IN_TOTO",
     "OPTIONAL",
+    "PREDICATE_ANNOTATION",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
     "SPDX",

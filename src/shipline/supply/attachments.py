@@ -223,7 +223,9 @@ def _rfc3339(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
 
 
-_ATTACHED = ("sig", "att", "sbom")
+ATTACHED = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
+"""What cosign keeps under tags, by their suffix."""
+
 _DEPTH = 4  # of statements about statements, and of indexes in indexes
 _AT_ONCE = 8  # subjects
 _MANY_TAGS = 900  # a page of most registries has 1000
@@ -265,7 +267,7 @@ def copy_evidence(
         count = len(referrers)
         if depth:
             count += sum(copy(referrer.plain, depth - 1) for referrer in referrers)
-        for suffix in _ATTACHED:
+        for suffix in ATTACHED:
             tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
             if tags is None or tag in tags:
                 with suppress(NotFound):

@@ -31,7 +31,7 @@ DIGEST = f"sha256:{'a' * 64}"
 )
 def test_a_name_says_what_holds_the_image(text: str, kind: PlaceKind, path: str, name: str) -> None:
     place = parse_place(text)
-    assert (place.kind, place.path, place.name) == (kind, Path(path), name)
+    assert (place.kind, place.path, place.selector) == (kind, Path(path), name)
     assert parse_place(str(place)) == place
 
 

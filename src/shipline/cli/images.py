@@ -1,0 +1,210 @@
+"""`shipline tag`, `ls`, `delete`, `digest` and `diff`: images in registries, one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.cli.environment import registry_options
+from shipline.errors import ContentError, NotFound, UsageError
+from shipline.oci import Digest, Index, Platform, Reference, is_tag
+from shipline.units import counted
+
+if TYPE_CHECKING:
+    from shipline.images import Places
+    from shipline.registry import Client, RemoteRepository
+
+_AT_ONCE = 8  # requests
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Client, Places]]:
+    from shipline.images import Places
+    from shipline.registry import Client, keychain_from, settings_from
+
+    with ExitStack() as stack:
+        client = Client(settings_from(os.environ), keychain_from(os.environ))
+        stack.enter_context(client)
+        yield client, Places(stack, client, os.environ)
+
+
+@click.command("tag")
+@click.argument("source", metavar="SOURCE")
+@click.argument("names", nargs=-1, required=True, metavar="TAG...")
+@registry_options
+def tag(source: str, names: Sequence[str]) -> None:
+    """Give an image further tags. A TAG is a tag in its repository, or a whole name.
+
+    In another repository the image is copied, with what refers to it.
+    """
+    from shipline.images import CopyOptions, parse_place
+
+    place = parse_place(source)
+    if place.remote is None:
+        raise UsageError(f"{source} is not in a registry", hint="`shipline copy` copies it to one")
+    targets = [f"{place.name}:{name}" if is_tag(name) else name for name in names]
+    parsed = [parse_place(name) for name in targets]
+    with _opened() as (_, places):
+        image = places.open(place)
+        for target in parsed:
+            options = CopyOptions(referrers=target.name != place.name)
+            root, _ = places.copy(image, target, options)
+            click.echo(f"{target}@{root.digest}")
+
+
+@click.command("digest")
+@click.argument("name", metavar="NAME")
+@click.option("--platform", metavar="OS/ARCH", help="Of the image for this platform.")
+@click.option("--full-ref", is_flag=True, help="Print NAME@DIGEST.")
+@registry_options
+def digest(name: str, platform: str | None, full_ref: bool) -> None:
+    """Print the digest of an image, in a registry or wherever `shipline copy` reads."""
+    from shipline.images import parse_place
+
+    place = parse_place(name)
+    with _opened() as (_, places):
+        image = places.open(place)
+        found = image.root.digest
+        document = image.document() if platform else None
+        if isinstance(document, Index):
+            chosen = document.select(Platform.parse(str(platform)))
+            if chosen is None:
+                there = ", ".join(map(str, document.platforms))
+                raise ContentError(f"{name} has no image for {platform}", hint=f"it has {there}")
+            found = chosen.digest
+    click.echo(f"{place.name}@{found}" if full_ref else str(found))
+
+
+@click.command("ls")
+@click.argument("name", metavar="HOST | REPOSITORY")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as registries do.")
+@registry_options
+def ls(name: str, as_json: bool) -> None:
+    """List the tags of a repository or layout, or the repositories of a registry.
+
+    HOST has a dot, a port, or a slash at the end; HOST/PREFIX/ lists what is below the prefix. Not
+    every registry lists its repositories: Docker Hub, for one, does not.
+    """
+    from shipline.content import OciLayout
+    from shipline.images import PlaceKind, parse_place
+
+    text = name.removeprefix("docker://")
+    with _opened() as (client, _):
+        if text.endswith("/") or ("/" not in text and _is_host(text)):
+            host, _, prefix = text.partition("/")
+            found = sorted(one for one in client.repositories(host) if one.startswith(prefix))
+            document: dict[str, object] = {"repositories": found}
+        else:
+            place = parse_place(name)
+            if place.remote is not None:
+                found = list(client.repository(place.remote).tags())
+            elif place.kind is PlaceKind.LAYOUT:
+                found = list(OciLayout(place.path).tags())
+            else:
+                raise UsageError(
+                    f"the images of {place} cannot be listed",
+                    hint="name a registry, a repository or oci:DIR",
+                )
+            document = {"name": place.remote.repository if place.remote else place.name}
+            document["tags"] = found
+    click.echo(json.dumps(document) if as_json else "\n".join(found), nl=as_json or bool(found))
+
+
+def _is_host(text: str) -> bool:
+    return "." in text or text == "localhost" or text.rpartition(":")[2].isdigit()
+
+
+@click.command("delete")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--referrers", is_flag=True, help="With a digest: also signatures and attestations.")
+@click.option("--force", is_flag=True, help="Delete a digest although tags point to it.")
+@registry_options
+def delete(names: Sequence[str], referrers: bool, force: bool) -> None:
+    """Remove tags (NAME:TAG) or manifests (NAME@DIGEST, with all their tags) from registries.
+
+    Blobs stay until the registry collects its garbage.
+    """
+    from shipline.images import parse_place
+
+    places = [parse_place(name) for name in names]
+    for place, name in zip(places, names, strict=True):
+        if place.remote is None:
+            raise UsageError(f"{name} is not in a registry", hint="remove the file or directory")
+        if not (place.remote.digest or ":" in name.rpartition("/")[2]):
+            raise UsageError(f"{name} has no tag", hint=f"write {place.remote.name}:TAG")
+    with _opened() as (client, _):
+        for place in places:
+            assert place.remote is not None
+            _delete(client.repository(place.remote).unmirrored, place.remote, referrers, force)
+
+
+def _delete(
+    repository: RemoteRepository, name: Reference, with_referrers: bool, force: bool
+) -> None:
+    from shipline.errors import RegistryError
+    from shipline.supply import ATTACHED
+
+    if name.digest is None:
+        try:
+            repository.delete(name.tag)
+        except RegistryError as error:
+            if error.status in (400, 405):
+                found = repository.resolve(name.tag)
+                others = [one for one in _tags_of(repository, found.digest) if one != name.tag]
+                also = f", with its other tags {', '.join(others)}" if others else ""
+                error.hint = (
+                    "the registry deletes no tags, or nothing; to delete the manifest"
+                    f"{also}: `shipline delete --force {name.name}@{found.digest}`"
+                )
+            raise
+        click.echo(f"deleted {name}")
+        return
+    target = repository.resolve(str(name.digest))
+    tags = _tags_of(repository, name.digest)
+    if tags and not force:
+        raise UsageError(
+            f"{name.name}@{name.digest} has {counted(len(tags), 'tag')}: {', '.join(tags[:20])}",
+            hint="--force deletes the manifest, and these tags with it",
+        )
+    attached = [str(one.digest) for one in repository.referrers(target)]
+    suffixed = (f"{name.digest.algorithm}-{name.digest.hex}.{one}" for one in ATTACHED)
+    attached += [tag for tag in suffixed if _has(repository, tag)]
+    for one in attached if with_referrers else ():
+        repository.delete(str(repository.resolve(one).digest))
+        click.echo(f"deleted {one}, which refers to it")
+    repository.delete(str(name.digest))
+    click.echo(f"deleted {name.name}@{name.digest}" + (f" ({', '.join(tags)})" if tags else ""))
+    if attached and not with_referrers:
+        click.echo(
+            f"{counted(len(attached), 'referrer')} of it stays; --referrers deletes them first",
+            err=True,
+        )
+
+
+def _has(repository: RemoteRepository, tag: str) -> bool:
+    try:
+        repository.digest_of(tag)
+    except NotFound:
+        return False
+    return True
+
+
+def _tags_of(repository: RemoteRepository, wanted: Digest) -> list[str]:
+    """The tags that point to a digest; every tag is asked for."""
+    from shipline.tasks import TaskGroup
+
+    def points_there(tag: str) -> bool:
+        try:
+            found = repository.digest_of(tag) or repository.resolve(tag).digest
+        except NotFound:  # another client has removed it
+            return False
+        return found == wanted
+
+    with TaskGroup(_AT_ONCE) as group:
+        tasks = {tag: group.start(points_there, tag) for tag in repository.tags()}
+    return [tag for tag, task in tasks.items() if task.result()]

@@ -1,0 +1,117 @@
+"""`shipline inspect`, `tag`, `ls`, `digest` and `delete` at docker-registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builds import tags
+from commands import run_shipline
+from layouts import write_layout
+from peers import Registry
+from shipline.content import MemoryStore, OciLayout
+from shipline.oci import Descriptor, Index, Manifest, Platform, media
+from shipline.values import replace
+
+pytestmark = pytest.mark.peers
+KIND = "application/vnd.example.report"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """An index for linux/amd64 under v1, with a statement about it."""
+    place = write_layout(tmp_path / "layout", "single")
+    target = OciLayout(place)
+    image = replace(target.resolve("single"), platform=Platform.parse("linux/amd64"))
+    index = Index.make([image])
+    target.tag(index.descriptor, MemoryStore(index.raw), "v1")
+    empty = Descriptor.of(b"{}", media.OCI_EMPTY)
+    about = Manifest.make(empty, [empty], subject=index.descriptor, artifact_type=KIND)
+    for part in (empty, about.descriptor):
+        target.push(part, MemoryStore(b"{}", about.raw))
+    return place
+
+
+def shipline(
+    registry: Registry, *words: str | Path, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "SHIPLINE_INSECURE": registry.address}
+    done = run_shipline(*words, environ=environ)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.fixture
+def image(registry: Registry, layout: Path, request: pytest.FixtureRequest) -> str:
+    """The image in a repository of the test's own."""
+    name = f"{registry.address}/images/{request.node.name.replace('_', '-')}"
+    shipline(registry, "copy", "--quiet", f"oci:{layout}:v1", f"{name}:v1")
+    return name
+
+
+def test_the_tree_shows_platforms_layers_and_what_refers_to_it(
+    registry: Registry, layout: Path, image: str, tmp_path: Path
+) -> None:
+    archive = tmp_path / "a.tar"
+    shipline(registry, "copy", "--quiet", f"oci:{layout}:v1", f"oci-archive:{archive}:v1")
+    trees = [
+        shipline(registry, "inspect", "--tree", name).stdout.splitlines()
+        for name in (f"{image}:v1", f"oci:{layout}:v1", f"oci-archive:{archive}:v1")
+    ]
+    first, *below = trees[0]
+    assert first.startswith(f"{image}:v1  sha256:") and "index of 1 image" in first
+    assert below[0].startswith("├─ linux/amd64  sha256:") and "1 layer" in below[0]
+    assert "uncompressed" in below[1] and f"referrer {KIND}" in below[2]
+    assert [tree[1:] for tree in trees[1:]] == [below, below]
+
+
+def test_raw_is_what_the_registry_has_whatever_holds_it(
+    registry: Registry, layout: Path, image: str
+) -> None:
+    raw = shipline(registry, "inspect", "--raw", f"{image}:v1").stdout
+    assert shipline(registry, "inspect", "--raw", f"oci:{layout}:v1").stdout == raw
+    digest = shipline(registry, "inspect", f"{image}:v1", "--format={{.Manifest.Digest}}").stdout
+    assert digest.strip() == shipline(registry, "digest", f"{image}:v1").stdout.strip()
+    wrong = shipline(registry, "inspect", "--raw", "--tree", f"{image}:v1", status=2)
+    assert "cannot be combined" in wrong.stderr
+
+
+def test_tags_are_given_and_listed(registry: Registry, image: str) -> None:
+    host, _, repository = image.partition("/")
+    shipline(registry, "tag", f"{image}:v1", "v2", f"{image}-other:v3")
+    assert {"v1", "v2"} <= set(shipline(registry, "ls", image).stdout.split())
+    document = json.loads(shipline(registry, "ls", "--json", f"{image}-other").stdout)
+    assert document["name"] == f"{repository}-other" and "v3" in document["tags"]
+    assert repository in shipline(registry, "ls", f"{host}/images/").stdout.split()
+    assert "v1" in shipline(registry, "ls", f"docker://{image}").stdout.split()
+    digests = {
+        shipline(registry, "digest", name).stdout
+        for name in (f"{image}:v1", f"{image}:v2", f"{image}-other:v3")
+    }
+    assert len(digests) == 1
+    one = shipline(registry, "digest", "--platform=linux/amd64", "--full-ref", f"{image}:v1").stdout
+    assert one.startswith(f"{image}@sha256:") and one.partition("@")[2] not in digests
+
+
+def test_a_digest_with_tags_is_not_deleted_by_accident(registry: Registry, image: str) -> None:
+    shipline(registry, "tag", f"{image}:v1", "v2")
+    digest = shipline(registry, "digest", f"{image}:v1").stdout.strip()
+    refused = shipline(registry, "delete", f"{image}:v1", status=6)  # it deletes no tags
+    assert "its other tags v2" in refused.stderr and f"{image}@{digest}" in refused.stderr
+    assert "2 tags: " in shipline(registry, "delete", f"{image}@{digest}", status=2).stderr
+    done = shipline(registry, "delete", "--force", "--referrers", f"{image}@{digest}")
+    assert "which refers to it" in done.stdout
+    repository = image.partition("/")[2]
+    assert not {"v1", "v2"} & set(tags(registry, repository) or ())
+    assert "is not in" in shipline(registry, "delete", f"{image}@{digest}", status=8).stderr
+
+
+def test_an_image_is_combined_from_layouts(registry: Registry, layout: Path, image: str) -> None:
+    name = f"{image}-combined:v1"
+    shipline(registry, "imagetools", "create", "-t", name, f"oci:{layout}:v1")
+    digests = {shipline(registry, "digest", one).stdout for one in (name, f"{image}:v1")}
+    assert len(digests) == 1
