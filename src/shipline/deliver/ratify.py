@@ -170,8 +170,6 @@ signers(name) := {{verification.keyInformation.provider |
 _GATEKEEPER_REGO = f"""\
 package shipline.trust
 
-import rego.v1
-
 images contains image if {{
   some kind in {{"containers", "initContainers", "ephemeralContainers"}}
   image := input.review.object.spec[kind][_].image

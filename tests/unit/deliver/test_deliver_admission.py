@@ -281,6 +281,7 @@ def gatekeeper_refuses(
     """
     *_, template, constraint = ratify_policy(trust, AdmissionOptions())
     (code,) = template["spec"]["targets"][0]["code"]
+    assert "import" not in code["source"]["rego"], "Gatekeeper allows those of data.lib alone"
     responses = json.dumps([[image, {"isSuccess": True}] for image in verified])
     stub = (
         f'\nexternal_data(given) := {{"responses": {responses}, "errors": [], '
