@@ -1,4 +1,5 @@
 # make demo    build examples/hello for two architectures, push it and look at it
+# make demo-delivery   examples/node-app from commits to a canary in production, with a bad one taken back
 # make test    everything that CI runs; sets up its own environment
 # make bench   side by side with docker buildx
 # make bench-metadata   write latencies of the metadata stores, answers of the cache in levels
@@ -15,10 +16,13 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo test check fuzz bench bench-builders bench-metadata bench-regions bench-registry packages clean
+.PHONY: demo demo-delivery test check fuzz bench bench-builders bench-metadata bench-regions bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
+
+demo-delivery: packages $(VENV)/.installed
+	$(BIN)/python examples/delivery.py
 
 test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench

@@ -24,6 +24,7 @@ it made as OCI image layouts in the cache directory, so that a second run only p
 from __future__ import annotations
 
 import argparse
+import atexit
 import gzip
 import hashlib
 import http.client
@@ -31,16 +32,18 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -121,26 +124,34 @@ def packages(architecture: str, *names: str) -> dict[str, tarfile.TarFile]:
 
     apt works on a state of its own, so neither root nor `dpkg --add-architecture` is needed.
     """
-    with TemporaryDirectory(prefix="base-images-") as temporary:
-        state = Path(temporary)
-        (state / "lists/partial").mkdir(parents=True)
-        (state / "cache/archives/partial").mkdir(parents=True)
-        options = {
-            "APT::Architecture": architecture,
-            "APT::Architectures": architecture,
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-            "Dir::State": str(state),
-            "Dir::State::Lists": str(state / "lists"),
-            "Dir::State::status": "/dev/null",
-            "Dir::Cache": str(state / "cache"),
-        }
-        apt = ["apt-get", "-qq"]
-        for key, value in options.items():
-            apt += ["-o", f"{key}={value}"]
-        subprocess.run([*apt, "update"], cwd=state, check=True)
-        subprocess.run([*apt, "download", *names], cwd=state, check=True)
-        return {name: _files_of(next(state.glob(f"{name}_*.deb"))) for name in names}
+    apt = _apt(architecture)
+    with TemporaryDirectory(prefix="base-images-") as place:
+        subprocess.run([*apt, "download", *names], cwd=place, check=True)
+        return {name: _files_of(next(Path(place).glob(f"{name}_*.deb"))) for name in names}
+
+
+@cache
+def _apt(architecture: str) -> list[str]:
+    """The command apt-get with the lists of an architecture, fetched once."""
+    state = Path(mkdtemp(prefix="base-images-"))
+    atexit.register(shutil.rmtree, state)
+    (state / "lists/partial").mkdir(parents=True)
+    (state / "cache/archives/partial").mkdir(parents=True)
+    options = {
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "APT::Sandbox::User": "",
+        "Acquire::Languages": "none",
+        "Dir::State": str(state),
+        "Dir::State::Lists": str(state / "lists"),
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": str(state / "cache"),
+    }
+    apt = ["apt-get", "-qq"]
+    for key, value in options.items():
+        apt += ["-o", f"{key}={value}"]
+    subprocess.run([*apt, "update"], check=True)
+    return apt
 
 
 def _files_of(package: Path) -> tarfile.TarFile:
@@ -520,8 +531,8 @@ class Layout:
         temporary.rename(self.directory / "index.json")
 
 
-def make(recipe: Recipe, layout: Layout) -> None:
-    children = [make_platform(recipe, architecture, layout) for architecture in ARCHITECTURES]
+def make(recipe: Recipe, layout: Layout, architectures: Sequence[str]) -> None:
+    children = [make_platform(recipe, architecture, layout) for architecture in architectures]
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": children}
     layout.finish(layout.add(INDEX_TYPE, json.dumps(index).encode()))
 
@@ -543,7 +554,7 @@ def make_platform(recipe: Recipe, architecture: str, layout: Layout) -> dict[str
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": layout.add(CONFIG_TYPE, json.dumps(config).encode()),
-        "layers": [layout.add(LAYER_TYPE, gzip.compress(tar, mtime=0))],
+        "layers": [layout.add(LAYER_TYPE, gzip.compress(tar, 6, mtime=0))],
     }
     platform = {key: config[key] for key in ("architecture", "os", "variant") if key in config}
     return layout.add(MANIFEST_TYPE, json.dumps(manifest).encode(), platform=platform)
@@ -615,12 +626,20 @@ def main() -> None:
         default=Path("~/.cache/shipline/base-images").expanduser(),
         help="where made images are kept (default: %(default)s)",
     )
+    parser.add_argument(
+        "--only",
+        choices=ARCHITECTURES,
+        help="make images for this architecture alone; kept beside those for all",
+    )
     arguments = parser.parse_args()
+    architectures = (arguments.only,) if arguments.only else ARCHITECTURES
     for name in arguments.names:
         recipe, layout = RECIPES[name], Layout(arguments.cache / name)
+        if arguments.only and not layout.complete:
+            layout = Layout(arguments.cache / arguments.only / name)
         if not layout.complete:
             print(f"making {name}", flush=True)
-            make(recipe, layout)
+            make(recipe, layout, architectures)
         place = name if "/" in name else f"library/{name}"
         Registry(arguments.registry).push(layout, place, recipe.tags)
         print(f"pushed {arguments.registry}/{place}: {', '.join(recipe.tags)}", flush=True)

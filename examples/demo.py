@@ -32,13 +32,13 @@ def shipline(*words: str, **environment: str) -> None:
 
 
 @contextmanager
-def registry() -> Iterator[str]:
+def registry(place: Path = STATE) -> Iterator[str]:
     """The embedded registry on a free port, until the block ends."""
     address = f"127.0.0.1:{_port()}"
-    STATE.mkdir(exist_ok=True)
-    log = STATE / "registry.log"
+    place.mkdir(exist_ok=True)
+    log = place / "registry.log"
     command = [sys.executable, "-m", "shipline", "registry", "serve"]
-    command += ["--listen", address, "--data", str(STATE / "registry")]
+    command += ["--listen", address, "--data", str(place / "registry")]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:

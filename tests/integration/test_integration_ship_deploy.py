@@ -43,7 +43,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def project(tmp_path: Path, running: Node) -> Project:
     name = os.urandom(4).hex()
     made = new_project(tmp_path, running, CONFIGURATION.replace("{name}", name))
-    made.git("remote", "set-head", "origin", "main")
     image = f"{made.image}/{name}/app"
     files = {
         f"{place}/kustomization.yaml": KUSTOMIZATION.replace("{image}", image) for place in NAMES

@@ -1,6 +1,7 @@
 import Fastify from "fastify";
 
 import { Links, Refused } from "./links.js";
+import { Metrics } from "./metrics.js";
 
 const newLink = {
   body: {
@@ -14,6 +15,7 @@ const newLink = {
 /** The HTTP interface of `links`; nothing listens yet. */
 export function makeApp({ links = new Links(), ...options } = {}) {
   const app = Fastify(options);
+  const metrics = new Metrics();
 
   app.setErrorHandler((error, request, reply) => {
     const status = error instanceof Refused ? error.status : (error.statusCode ?? 500);
@@ -22,6 +24,14 @@ export function makeApp({ links = new Links(), ...options } = {}) {
     }
     return reply.code(status).send({ error: status >= 500 ? "internal error" : error.message });
   });
+
+  app.addHook("onResponse", async (request, reply) => {
+    metrics.count(reply.statusCode, reply.elapsedTime / 1000);
+  });
+
+  app.get("/metrics", (request, reply) =>
+    reply.type("text/plain; version=0.0.4").send(metrics.toString()),
+  );
 
   app.get("/healthz", () => ({ status: "ok", version: process.env.APP_VERSION ?? "dev" }));
 

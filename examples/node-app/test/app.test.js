@@ -44,3 +44,13 @@ test("a defect tells nothing to the outside", async () => {
   assert.equal(answer.statusCode, 500);
   assert.doesNotMatch(answer.body, /secret/);
 });
+
+test("responses are counted by their status", async () => {
+  const app = makeApp();
+  await app.inject("/healthz");
+  await app.inject("/nowhere");
+  const { body } = await app.inject("/metrics");
+  assert.match(body, /^links_responses_total\{code="2xx"\} 1$/m);
+  assert.match(body, /^links_responses_total\{code="4xx"\} 1$/m);
+  assert.match(body, /^links_response_seconds_count 2$/m);
+});

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from shipline.git.history import Commit, log
-from shipline.git.repository import push_refusal
+from shipline.git.repository import push_refusal, remote_default_branch
 from shipline.git.run import Git, GitError, GitResult
 from shipline.net import without_logins
 from shipline.tasks import exclusively, locked
@@ -167,14 +167,11 @@ def remote_branch(
             shutil.rmtree(directory, ignore_errors=True)
             Git(root, clean).run("init", "--quiet", "--bare", "--template=", "--", str(directory))
         git = Git(directory, {**clean, "GIT_DIR": str(directory)})
-        yield RemoteBranch(git, url, name or _default(git, url))
-
-
-def _default(git: Git, url: str) -> str:
-    for line in git.lines("ls-remote", "--symref", "--", url, "HEAD"):
-        if match := re.fullmatch(r"ref: refs/heads/(.+)\tHEAD", line):
-            return match[1]
-    raise GitError("the GitOps repository has no default branch", hint="name one with `branch`")
+        if not (branch := name or remote_default_branch(git, url)):
+            raise GitError(
+                "the GitOps repository has no default branch", hint="name one with `branch`"
+            )
+        yield RemoteBranch(git, url, branch)
 
 
 def _author(git: Git) -> dict[str, str]:

@@ -106,6 +106,16 @@ def default_branch(git: Git, remote: str) -> str:
     return _decode(done.output).removeprefix(f"refs/remotes/{remote}/")
 
 
+def remote_default_branch(git: Git, remote: str) -> str:
+    """The default branch that a remote, by name or URL, reports; empty if it has none. Raises
+    GitError.
+    """
+    for line in git.lines("ls-remote", "--symref", "--", remote, "HEAD"):
+        if match := re.fullmatch(r"ref: refs/heads/(.+)\tHEAD", line):
+            return match[1]
+    return ""
+
+
 def web_address(url: str) -> str:
     """The address of the repository on the web; empty for a local path.
 

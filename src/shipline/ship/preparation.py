@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
@@ -16,6 +17,7 @@ from shipline.git import (
     fetch_tags,
     read_repository,
     read_work_tree,
+    remote_default_branch,
     tags,
 )
 from shipline.oci import Digest
@@ -83,6 +85,8 @@ def prepare(
         decision = policy.decide(work_tree)
         naming = policy.naming(decision, work_tree, allow_dirty=allow_dirty, plan_only=plan_only)
         event = decision.event
+        if project.environments and fetch and not event.default_branch:
+            event = replace(event, default_branch=policy.default_branch())
         if not fetch and (doubt := policy.doubt()):
             naming = replace(naming, notes=(*naming.notes, doubt))
     reused = naming.reuse.keys() == pipeline.images.keys()
@@ -195,6 +199,13 @@ class _Policy:
             placed = placements(self.environment.repositories(image), decision, older, str(image))
             if digest := reusable(placed):
                 yield name, digest
+
+    def default_branch(self) -> str:
+        """What the remote says of it, for clones that do not know it; empty if it says nothing."""
+        repository = read_repository(self.git, remote=self.project.tags.remote)
+        with suppress(GitError):
+            return remote_default_branch(self.git, repository.remote) if repository.remote else ""
+        return ""
 
     def doubt(self) -> str:
         """Why a run, which fetches tags, may get another version than this plan."""

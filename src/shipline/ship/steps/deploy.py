@@ -28,6 +28,7 @@ from shipline.ship.steps.publish import names_of
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
     from shipline.deliver.gitops import Deployment
     from shipline.events import Step as Span
@@ -126,21 +127,53 @@ def _deploy(name: str, context: StepContext, span: Span) -> StepOutcome:
 
     delivery, section = context.environment.delivery, context.project.environments[name]
     assert delivery is not None  # a project with environments has one
-    trusted = delivery.trusted(published_images(context.run, context.images))
-    deployment = of_run(context.run, delivery.deployment(name, trusted))
+    images = delivery.trusted(published_images(context.run, context.images))
+    deployment = of_run(context.run, delivery.deployment(name, images))
     if section.after:
         deployment = replace(deployment, action=Action.PROMOTE, source=section.after)
-    deploy = partial(delivery.deploy, section.gitops, trusted.images, deployment)
+    deploy = partial(delivery.deploy, section.gitops, images.images, deployment)
     if section.promotion == "manual" and deploy(dry_run=True).commit:
         raise Waiting(
             f"{name} is promoted by a person", hint=f"shipline promote --env {name} does it"
         )
-    done = deploy(on_race=lambda _: span.output(b"another push was first; trying again\n"))
-    images = tuple(map(str, trusted.images.values()))
-    span.output("".join(f"{image}\n" for image in images).encode())
-    result = DeployedImages(name, images, done.commit, done.address)
-    reason = done.address or done.commit or "it has these images already"
-    return StepOutcome(result=result, reason=reason, cached=not done.commit)
+    shown = tuple(map(str, images.images.values()))
+    span.output("".join(f"{image}\n" for image in shown).encode())
+    if section.canary and _has_version(delivery, section, deployment):
+        commit, address = _canary(delivery, section, images.images, deployment, span), ""
+    else:
+        done = deploy(on_race=lambda _: span.output(b"another push was first; trying again\n"))
+        commit, address = done.commit, done.address
+    reason = address or commit or "it has these images already"
+    result = DeployedImages(name, shown, commit, address)
+    return StepOutcome(result=result, reason=reason, cached=not commit)
+
+
+def _has_version(delivery: Delivery, section: EnvironmentSection, deployment: Deployment) -> bool:
+    """Whether the environment has a version that a new one can be compared with."""
+    from shipline.deliver.gitops import RECORDS, deployed, history
+
+    with delivery.branch(section.gitops) as branch:
+        said = history(branch, branch.fetch(RECORDS), deployment.app)
+    return deployed(said, deployment.environment) is not None
+
+
+def _canary(
+    delivery: Delivery,
+    section: EnvironmentSection,
+    images: Mapping[str, Reference],
+    deployment: Deployment,
+    span: Span,
+) -> str:
+    """The commit that deployed the images in the end; empty if they were there."""
+    from shipline.deliver.canary.progress import run
+
+    assert section.canary is not None
+
+    def tell(line: str) -> None:
+        span.output(f"{line}\n".encode())
+
+    made = run(delivery, section.gitops, section.canary, images, deployment, tell=tell)
+    return made.id if made else ""
 
 
 def published_images(run: RunRecord, places: Mapping[str, Reference]) -> Mapping[str, Reference]:
