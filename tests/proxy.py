@@ -60,6 +60,15 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class StallRequest:
+    """Pass `after` bytes of the request's body, then read nothing until the proxy is closed; the
+    server gives up soon.
+    """
+
+    after: int
+
+
+@dataclass(frozen=True)
 class Delay:
     """Pass the request on after `seconds`."""
 
@@ -82,7 +91,17 @@ class SetHeader:
     value: str
 
 
-Fault = Answer | CutRequest | CutResponse | LoseResponse | Stall | Delay | FlipBit | SetHeader
+Fault = (
+    Answer
+    | CutRequest
+    | CutResponse
+    | LoseResponse
+    | Stall
+    | StallRequest
+    | Delay
+    | FlipBit
+    | SetHeader
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +141,8 @@ class FaultProxy:
         self._threads = [threading.Thread(target=self._accept)]
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[Seen] = []
+        self.uploaded = self.downloaded = 0
+        """Bytes of bodies that clients sent, and that they were sent; read them at rest."""
 
     def break_next(
         self, fault: Fault, *, method: str = "", target: str = "", times: int = 1
@@ -191,6 +212,11 @@ class FaultProxy:
                 return
             self._pass_response(_Stream(server), client, fault)
 
+    def _count(self, *, uploaded: int = 0, downloaded: int = 0) -> None:
+        with self._lock:
+            self.uploaded += uploaded
+            self.downloaded += downloaded
+
     def _note(self, head: _Head) -> Fault | None:
         if head.first.count(" ") != 2:
             raise EOFError  # the beginning of a TLS handshake, to see whether we speak it
@@ -210,6 +236,7 @@ class FaultProxy:
         left = fault.after
         for piece in stream.body(head) if left else ():
             left -= len(piece)
+            self._count(uploaded=len(piece))
             if left <= 0:
                 break
         lines = [f"HTTP/1.1 {fault.status} Told So", f"Content-Length: {len(fault.body)}"]
@@ -227,6 +254,13 @@ class FaultProxy:
         _send_head(server, head)
         passed = 0
         for piece in stream.body(head):
+            self._count(uploaded=len(piece))
+            if isinstance(fault, StallRequest) and passed + len(piece) >= fault.after:
+                server.sendall(piece[: fault.after - passed])
+                self._closing.wait(0.2)
+                _reset(server)
+                self._closing.wait()
+                return False
             if isinstance(fault, CutRequest) and passed + len(piece) >= fault.after:
                 server.sendall(piece[: fault.after - passed])
                 self._closing.wait(0.1)  # let the server take in what it got
@@ -250,6 +284,7 @@ class FaultProxy:
                 piece = piece[: fault.after - passed]
             client.sendall(piece)
             passed += len(piece)
+            self._count(downloaded=len(piece))
             if isinstance(fault, CutResponse | Stall) and passed >= fault.after:
                 if isinstance(fault, Stall):
                     self._closing.wait()

@@ -73,6 +73,14 @@ class RequestRefused(RegistryError):
         self.retry_after_s = retry_after_s
 
 
+class TokenExpired(RequestRefused):
+    """A blob was refused for its token: ask how much of it was kept, and go on with another one."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"{host}: the token expired during an upload", host=host, status=401)
+        self.retriable = True
+
+
 def response_error(response: HttpResponse, operation: str) -> ShiplineError:
     """The exception for `response`; reads a bounded part of its body and closes it."""
     host, status = response.url.origin.authority, response.status

@@ -25,6 +25,7 @@ from shipline.registry.errors import (
     RETRIED,
     HttpResponse,
     RequestRefused,
+    TokenExpired,
     Unreachable,
     response_error,
     retry_after,
@@ -233,7 +234,8 @@ class HttpClient:
         linked_from: Origin | None,
     ) -> ClientResponse:
         """One attempt, with a token once the registry has asked for one, repeated after a 401; and
-        once more where the token of another process was refused.
+        once more where the token of another process was refused. Raises TokenExpired where that
+        was found out after part of a blob may have been sent.
         """
         first = linked_from or (caller.endpoint.origin if caller else request.url.origin)
         challenged = False
@@ -251,6 +253,8 @@ class HttpClient:
                 if not self._accept_challenge(response, caller, authorization):
                     return response
             response.close()
+            if not isinstance(request.body, bytes):  # the server may have kept some of it
+                raise TokenExpired(first.authority)
 
     def _authorization(self, request: ClientRequest, caller: Caller | None) -> str:
         if caller is None or request.url.origin != caller.endpoint.origin:

@@ -285,6 +285,7 @@ class RemoteRepository:
         self._registry = apis[-1]
         self._manifests: Lru[Digest, bytes] = Lru(_CACHED, math.inf, cost=len)
         self._facts = self._registry.http.facts(self._registry.endpoint, self._registry.repository)
+        self._wrong: set[Digest] = set()  # what the registry itself sent wrong bytes of
         self._opened: dict[Digest, UploadState] = {}  # by mounts that were declined
 
     @property
@@ -303,7 +304,8 @@ class RemoteRepository:
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         """Open the content, verified while it is read. Raises NotFound; DigestMismatch, which is
-        retriable where another source may have the right bytes.
+        retriable where another source, or the same one at its second reading, may have the right
+        bytes.
         """
         if target.media_type in media.NAMED:
             content = self._document(target.digest)
@@ -318,6 +320,8 @@ class RemoteRepository:
         except DigestMismatch as error:
             if error.where == where:
                 source.distrust(error)
+                error.retriable = error.retriable or target.digest not in self._wrong
+                self._wrong.add(target.digest)
             raise
         finally:
             source.close()

@@ -132,6 +132,7 @@ def address_refused(host: str, address: str) -> RegistryError:
 _MAX_IDLE = 16  # connections per origin
 _SENDFILE_CHUNK = 4 << 20  # bytes per sendfile(2), so that progress is reported
 _READ_CHUNK = 1 << 20  # bytes per read without sendfile(2)
+_EARLY_S = 2.0  # for the response of a server that reads no more
 _MAX_DRAIN = 64 << 10  # bytes of an unread body to drain for reuse of the connection
 
 
@@ -219,6 +220,8 @@ class RequestWriter:
         """The response of a server that stopped reading, if it sent one."""
         try:
             with self._translating():
+                if self._connection.sock is not None:
+                    self._connection.sock.settimeout(_EARLY_S)
                 response = self._connection.response()
         except RegistryError:
             return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from shipline.content import Advance, Fetcher
+from shipline.content import Advance, Fetcher, LocalStore, chunks
 from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor
 from shipline.registry.http import back_off
@@ -89,6 +89,7 @@ class _Upload:
         self._meter = meter
         self._session = session
         self._chunk = 0  # bytes per chunk; 0 for one request
+        self._was_refused = False  # for another digest
         self._resumes = api.quirks.resumes
 
     def run(self) -> None:
@@ -97,6 +98,9 @@ class _Upload:
             try:
                 self._send()
                 break
+            except DigestMismatch as error:
+                self._restart(error)
+                continue
             except (RegistryError, AuthError) as error:
                 failures += 1
                 if not self._should_retry(error, failures):
@@ -111,6 +115,20 @@ class _Upload:
             if self._session is not None and self._session.offset > before:
                 failures = 0
         self._meter.at(self._target.size)
+
+    def _restart(self, error: DigestMismatch) -> None:
+        """Send all of it once more, in one request, after a registry found another digest: bytes
+        may have been changed on their way, or be others than those that it said to have. Raises
+        `error` if that was done, and a DigestMismatch of the store if its file is wrong.
+        """
+        if self._was_refused:
+            raise error
+        if isinstance(self._source, LocalStore):  # whose file is sent unread
+            with self._source.fetch(self._target) as reader:
+                for _ in chunks(reader):
+                    pass
+        self._was_refused, self._session = True, None
+        self._chunk, self._resumes = 0, False
 
     def _should_retry(self, error: RegistryError | AuthError, failures: int) -> bool:
         """Whether to retry after `error`; backs off, or switches to chunks after a 413."""
@@ -129,6 +147,8 @@ class _Upload:
         if self._session is None:
             self._session = open_session(self._api, self._target)
         size = self._target.size
+        if self._session.offset > size:
+            self._session = open_session(self._api, self._target)  # it lies
         if not self._chunk and not self._session.offset:
             finish(self._api, self._session, self._target, self._range(0, size))
             return
