@@ -119,7 +119,7 @@ def test_a_blob_goes_on_at_the_next_mirror_and_at_last_at_the_registry(
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "after a failover"])
-def test_wrong_bytes_of_a_mirror_begin_again_elsewhere(
+def test_29_wrong_bytes_of_a_mirror_begin_again_elsewhere(
     spec: tuple[Spec, Served], layer: Descriptor, tmp_path: Path, cut: bool
 ) -> None:
     registry, served = spec

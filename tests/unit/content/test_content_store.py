@@ -201,7 +201,7 @@ def test_what_is_committed_takes_the_place_of_a_damaged_file(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "blobs").iterdir() if path.is_file()] == []
 
 
-def test_links_in_a_layout_lead_nowhere(tmp_path: Path) -> None:
+def test_16_links_in_a_layout_lead_nowhere(tmp_path: Path) -> None:
     """A layout of others may hold links to files of this machine."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"{}")

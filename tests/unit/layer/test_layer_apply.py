@@ -72,7 +72,7 @@ def test_entries_become_files_with_all_that_is_said_of_them(place: Path) -> None
     "path",
     ["../evil", "a/../../evil", "/evil", "..", "a/..", "", ".wh...", ".wh..", ".wh.", "a/" * 300],
 )
-def test_paths_out_of_the_tree_are_refused(place: Path, path: str) -> None:
+def test_15_paths_out_of_the_tree_are_refused(place: Path, path: str) -> None:
     with pytest.raises(UnsafeEntry):
         put(place, directory("a"), file(path))
     with pytest.raises(UnsafeEntry):
@@ -90,7 +90,7 @@ def test_a_hard_link_to_itself_is_refused(place: Path) -> None:
     "target", ["/outside", "../outside", "../../../outside", "loop/../../outside"]
 )
 @pytest.mark.parametrize("whiteouts", ["apply", "overlay", "keep"])
-def test_links_never_lead_out(place: Path, target: str, whiteouts: Whiteouts) -> None:
+def test_15_links_never_lead_out(place: Path, target: str, whiteouts: Whiteouts) -> None:
     absolute = (
         target.replace("/outside", str(place.parent / "outside")) if target[0] == "/" else target
     )
@@ -167,7 +167,7 @@ def test_whiteouts_become_those_of_overlayfs(place: Path) -> None:
 
 
 @pytest.mark.root
-def test_an_image_cannot_forge_the_marks_of_overlayfs(place: Path) -> None:
+def test_15_an_image_cannot_forge_the_marks_of_overlayfs(place: Path) -> None:
     with pytest.raises(UnsafeEntry):
         put(place, (Entry("w", "char"), None), whiteouts="overlay")
     entry, content = file("f")
@@ -194,7 +194,7 @@ def test_owner_capability_and_devices(place: Path) -> None:
         put(place, (Entry("n", "block", major=8), None), devices=False)
 
 
-def test_limits_hold(place: Path) -> None:
+def test_14_limits_hold(place: Path) -> None:
     items = [file(str(number), b"12345") for number in range(10)]
     owned = [(entry._replace(uid=os.geteuid(), gid=os.getegid()), data) for entry, data in items]
     unpack(owned, place, whiteouts="apply", max_entries=10, max_bytes=50)
@@ -205,12 +205,12 @@ def test_limits_hold(place: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["n" * 300, "\udcff" * 300, "d/" * 200 + "n" * 256])
-def test_names_that_no_file_system_takes_are_named(place: Path, path: str) -> None:
+def test_18_names_that_no_file_system_takes_are_named(place: Path, path: str) -> None:
     with pytest.raises(ContentError, match="cannot unpack"):
         put(place, file(path))
 
 
-def test_attributes_of_odd_names_are_left_out(place: Path) -> None:
+def test_18_attributes_of_odd_names_are_left_out(place: Path) -> None:
     odd = ("user." + "x" * 300, "no namespace", "user.", "\udcff", "trusted.overlay.opaque")
     entry, content = file("f", b"1")
     put(place, (entry._replace(xattrs=tuple((name, b"v") for name in odd)), content))

@@ -348,7 +348,7 @@ def _with_holes(count: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1 << 40), (1, (1 << 62) + 1), (100, 20 << 20)])
-def test_holes_that_would_fill_a_disk_are_refused(count: int, size: int) -> None:
+def test_14_holes_that_would_fill_a_disk_are_refused(count: int, size: int) -> None:
     with pytest.raises(ContentError, match="far more than is stored"):
         list(read_tar(io.BytesIO(_with_holes(count, size))))
     assert len(list(read_tar(io.BytesIO(_with_holes(10, 20 << 20))))) == 10

@@ -68,7 +68,7 @@ def test_any_platform_is_read_or_refused(part: str, value: Any) -> None:
         json.dumps(IMAGE | {"layer\u017f": []}).encode(),
     ],
 )
-def test_what_readers_take_differently_is_refused(raw: bytes) -> None:
+def test_11_what_readers_take_differently_is_refused(raw: bytes) -> None:
     """RFC 8259 for the encoding; Go reads names of fields in any case (as in CVE-2021-41190)."""
     with pytest.raises(ContentError):
         parse_manifest(raw)
@@ -101,7 +101,7 @@ def test_pairs_of_surrogates_and_other_spellings_below_are_fine() -> None:
         {"Volumes": ["/a"]},
     ],
 )
-def test_the_settings_of_an_image_have_the_types_of_the_specification(run: Any) -> None:
+def test_35_the_settings_of_an_image_have_the_types_of_the_specification(run: Any) -> None:
     raw = json.dumps({"architecture": "amd64", "os": "linux", "config": run}).encode()
     with pytest.raises(ContentError, match="ill-typed"):
         ImageConfig.parse(raw)

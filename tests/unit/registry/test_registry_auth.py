@@ -174,7 +174,7 @@ def test_a_refusal_is_about_credentials_and_an_outage_is_not() -> None:
     ("said", "expected"),
     [(300, 300), (-1, 60), (0, 60), (10**30, 3600), ("90", 90), ("x", 60), (None, 60), (0.2, 1)],
 )
-def test_lifetimes_are_clamped(said: object, expected: float) -> None:
+def test_13_lifetimes_are_clamped(said: object, expected: float) -> None:
     content = json.dumps({"token": "abc", "expires_in": said}).encode()
     assert Token.read(content, PULL, "host").lifetime_s == expected
 

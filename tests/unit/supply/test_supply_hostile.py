@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_signature_is_refused(case: str) -> None:
+def test_27_a_signature_is_refused(case: str) -> None:
     make, reason = CASES[case]
     store = Repository()
     target = add_image(store)
@@ -321,7 +321,7 @@ def test_a_registry_that_does_not_answer_is_no_verdict() -> None:
         verify(store, add_image(store), NAME, [KEY.public])
 
 
-def test_the_digest_is_verified_and_not_what_a_tag_has_become() -> None:
+def test_28_the_digest_is_verified_and_not_what_a_tag_has_become() -> None:
     store = Repository()
     old, new = add_image(store), add_image(store, env="B=2")
     store.tag(old, store, "v1")

@@ -79,7 +79,7 @@ BUNDLES: dict[str, tuple[Callable[[Descriptor], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", BUNDLES)
-def test_a_bundle_is_refused(case: str) -> None:
+def test_27_a_bundle_is_refused(case: str) -> None:
     make, reason = BUNDLES[case]
     store = Repository()
     target = add_image(store)
@@ -132,7 +132,7 @@ def test_a_list_that_cannot_be_read_does_not_hide_the_other() -> None:
         assert len(found.signatures) == 1 and "not JSON" in found.rejected[0].reason
 
 
-def test_of_too_many_referrers_the_first_are_read() -> None:
+def test_27_of_too_many_referrers_the_first_are_read() -> None:
     store = Repository()
     target = add_image(store)
     for number in range(5):
