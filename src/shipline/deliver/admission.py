@@ -26,6 +26,7 @@ _REKOR = "https://rekor.sigstore.dev"
 HOST = "^([^/]*[.:A-Z][^/]*|localhost)/"
 HUB = "^(index|registry-1)[.]docker[.]io/"
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_CHANGES_PODS = "request.operation == 'CREATE' || object.spec != oldObject.spec"
 _PODS = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"]}
 
 
@@ -84,6 +85,7 @@ def name_policy(trust: ResolvedPolicy, admission: AdmissionOptions) -> tuple[Obj
             "resourceRules": [{**_PODS, "resources": ["pods", "pods/ephemeralcontainers"]}],
             **admission.selector,
         },
+        "matchConditions": [{"name": "images", "expression": _CHANGES_PODS}],
         "variables": [{"name": name, "expression": text} for name, text in variables.items()],
         "validations": [
             {

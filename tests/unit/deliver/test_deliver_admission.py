@@ -70,6 +70,7 @@ IMAGES = (
     "evil.example/registry.example/team/app:1",
     "evil.example/docker.io/nginx",
 )
+ENVIRONMENT = celpy.Environment()
 STRINGS: dict[str, Callable[..., Any]] = {
     "split": lambda text, by: celtypes.ListType(map(celtypes.StringType, text.split(by))),
     "join": lambda texts, by: celtypes.StringType(by.join(texts)),
@@ -93,9 +94,8 @@ def rule(*patterns: str, action: Any = "require", **fields: Any) -> TrustRule:
 
 def compiled(expression: str, **functions: Callable[..., Any]) -> Callable[..., Any]:
     """The expression as a function of its variables."""
-    environment = celpy.Environment()
-    program = environment.program(
-        environment.compile(expression), functions={**STRINGS, **functions}
+    program = ENVIRONMENT.program(
+        ENVIRONMENT.compile(expression), functions={**STRINGS, **functions}
     )
     return lambda **data: program.evaluate({k: json_to_cel(v) for k, v in data.items()})
 
@@ -170,6 +170,17 @@ def test_the_objects_of_kubernetes_pass_its_schema() -> None:
     assert binding["spec"] == {"policyName": "names", "validationActions": ["Audit"]}
     selector = policy["spec"]["matchConstraints"]["namespaceSelector"]
     assert selector["matchExpressions"][0]["values"] == ["kube-system"]
+
+
+def test_pods_that_run_already_can_lose_their_finalizers() -> None:
+    """Updates that leave the specification alone are not asked about."""
+    policy = name_policy(trust_of(rule("**")), AdmissionOptions())[0]
+    (condition,) = policy["spec"]["matchConditions"]
+    matches = compiled(condition["expression"])
+    before, after = pod("nginx"), pod("nginx", "other")
+    assert not matches(request={"operation": "UPDATE"}, object=before, oldObject=before)
+    assert matches(request={"operation": "UPDATE"}, object=after, oldObject=before)
+    assert matches(request={"operation": "CREATE"}, object=before, oldObject=None)
 
 
 # Kyverno
