@@ -14,8 +14,11 @@ import pytest
 
 from commands import run
 from guarded import guarded
-from peers import Account, Registry, docker_registry
+from peers import Account, Registry, docker_registry, newest
 from peers.registry import certificate as self_signed
+from shipline.content import MemoryStore
+from shipline.oci import Descriptor, Manifest, Reference, media
+from shipline.registry import Client, Credentials, StaticKeychain, keychain_from
 
 pytestmark = pytest.mark.peers
 
@@ -198,3 +201,48 @@ def test_a_node_with_tls_that_is_asked_in_plain_http_says_so(user: User, tmp_pat
         done = user.run("shipline", *words)
     assert done.returncode == 6, done.stderr
     assert "speaks TLS" in done.stderr and "--insecure" in done.stderr
+
+
+def test_docker_and_we_take_the_variable_before_the_file(user: User) -> None:
+    """DOCKER_AUTH_CONFIG, of docker 28.3 and GitLab's runner."""
+    address = user.registry.address
+    right, wrong = (
+        json.dumps(
+            {"auths": {address: {"auth": base64.b64encode(f"alice:{word}".encode()).decode()}}}
+        )
+        for word in (SECRET, "guess")
+    )
+    programs = dict(newest())
+    config = Descriptor.of(b"{}", media.OCI_CONFIG)
+    image = Manifest.make(config, [])
+    with Client(keychain=StaticKeychain({address: Credentials("alice", SECRET)})) as client:
+        repository = client.repository(Reference.parse(f"{address}/team/there"))
+        repository.push(config, MemoryStore(b"{}"))
+        repository.tag(image.descriptor, MemoryStore(image.raw), "1")
+    for inside, outside in ((right, wrong), (wrong, right)):
+        user.config.write_text(outside)
+        docker = user.run(
+            *("docker", "manifest", "inspect", "--insecure", f"{address}/team/there:1"),
+            **programs | {"DOCKER_AUTH_CONFIG": inside},
+        )
+        assert (docker.returncode == 0) is (inside is right), docker.stderr
+        assert user.may_come_in(DOCKER_AUTH_CONFIG=inside) is (inside is right)
+
+
+@pytest.mark.parametrize("program", ["podman", "skopeo"])
+def test_the_same_key_counts_as_in_other_programs(user: User, program: str) -> None:
+    keys = ["a.io", "a.io/team", "a.io/team/app", "https://b.io/v1/", "http://c.io"]
+    keys += ["docker.io/library", "https://index.docker.io/v1/", "localhost:5000", "d.io/x"]
+    auths: dict[str, object] = {
+        key: {"auth": base64.b64encode(f"user{number}:x".encode()).decode()}
+        for number, key in enumerate(keys)
+    }
+    user.config.write_text(json.dumps({"auths": {**auths, "d.io": {}}}))
+    keychain = keychain_from({"REGISTRY_AUTH_FILE": str(user.config)})
+    names = "a.io a.io/team/app a.io/team/app/x a.io/team/b a.io/teamx b.io/x c.io localhost:5000/a"
+    for name in f"{names} docker.io/library/x docker.io/y d.io d.io/x/y d.io/y e.io".split():
+        host, _, repository = name.partition("/")
+        ours = keychain.credentials(host, repository)
+        line = (program, "login", "--get-login", "--authfile", str(user.config), name)
+        done = user.run(*line)
+        assert (ours.username if ours else "") == done.stdout.strip(), (name, done.stderr)

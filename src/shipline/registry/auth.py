@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from shipline.errors import AuthError, RegistryError
+from shipline.registry.ambient import login_hint
 from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
@@ -391,7 +392,7 @@ class EndpointAuth:
                 f"{host} requires a username and password, and none are stored",
                 host=host,
                 status=401,
-                hint=f"log in with `shipline login {host}`",
+                hint=login_hint(host),
             )
         return credentials.basic
 

@@ -76,6 +76,18 @@ _NOT_FOUND = (
     "no credentials server URL",
     "no credentials username",
 )
+_PACKAGES = {
+    "ecr-login": "Debian: amazon-ecr-credential-helper",
+    "gcloud": "it comes with the Google Cloud CLI",
+    "gcr": "github.com/GoogleCloudPlatform/docker-credential-gcr",
+    "acr-env": "github.com/chrismellard/docker-credential-acr-env",
+    "acr-login": "github.com/Azure/acr-docker-credential-helper",
+    "pass": "Debian: golang-docker-credential-helpers",
+    "secretservice": "Debian: golang-docker-credential-helpers",
+    "osxkeychain": "it comes with Docker Desktop for macOS",
+    "wincred": "it comes with Docker Desktop for Windows",
+    "desktop": "it comes with Docker Desktop",
+}  # where the usual helpers are
 _IDENTITY = "<token>"  # the username that marks the secret as an identity token
 
 
@@ -133,6 +145,13 @@ def _run(
             stderr=subprocess.DEVNULL,
             env=dict(environment) if environment else None,
         )
+    except FileNotFoundError:
+        raise _failed(
+            name,
+            server,
+            f"{program} is not installed",
+            f"install it ({_PACKAGES[name]})" if name in _PACKAGES else "install it",
+        ) from None
     except OSError as error:
         raise _failed(name, server, f"{program} cannot be run: {error.strerror}") from None
     with process:
@@ -159,9 +178,9 @@ def _read(name: str, server: str, text: str) -> Credentials | None:
     return Credentials(user, secret)
 
 
-def _failed(name: str, server: str, reason: str) -> ShiplineError:
+def _failed(name: str, server: str, reason: str, cure: str = "repair it") -> ShiplineError:
     return AuthError(
         f"the credential helper {name!r} failed for {server}: {reason}",
         host=server,
-        hint="install or repair it, or remove it from credsStore and credHelpers in config.json",
+        hint=f"{cure}, or remove it from credsStore and credHelpers in config.json",
     )

@@ -2,8 +2,9 @@
 
 Other programs read that store through docker-credential-shipline.
 
-Order: REGISTRY_AUTH_FILE alone where it is set; else docker's config.json, then auth.json, then
-.dockercfg. Within a file: credHelpers for the host, credsStore, then `auths`.
+Order: REGISTRY_AUTH_FILE alone where it is set; else the `auths` in DOCKER_AUTH_CONFIG, docker's
+config.json or a pull secret of Kubernetes in its place, auth.json, .dockercfg, and what a CI job or
+a cloud has (`ambient`). Within a file: credHelpers for the host, credsStore, then `auths`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 from shipline.errors import AuthError, ConfigError
+from shipline.registry.ambient import ambient_credentials
 from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
 from shipline.values import Redacted
 
+_AUTH_VARIABLE = "DOCKER_AUTH_CONFIG"
+_HUB_SERVER = "index.docker.io"
+_PULL_SECRETS = (".dockerconfigjson", ".dockercfg")  # keys of a Secret, files where it is mounted
 STORE_FILE = "shipline-credentials.json"  # beside the config.json that refers to it
 _LIMIT = 4 << 20  # bytes of a configuration file
 
@@ -36,7 +42,7 @@ class ConfigKeychain:
         self._files = files
         self._environment = environment
         self._lock = threading.Lock()
-        self._manifests: tuple[tuple[Path, Mapping[str, Any]], ...] | None = None
+        self._documents: tuple[tuple[Path, Mapping[str, Any]], ...] | None = None
         self._known: dict[tuple[str, str], Credentials | None] = {}
 
     def credentials(self, host: str, repository: str) -> Credentials | None:
@@ -44,13 +50,13 @@ class ConfigKeychain:
         key = (normal_host(host), repository)
         with self._lock:
             if key not in self._known:
-                if self._manifests is None:
-                    self._manifests = tuple((path, load_document(path)) for path in self._files)
+                if self._documents is None:
+                    self._documents = (*self._given(), *map(_with_document, self._files))
                 self._known[key] = self._search(*key)
             return self._known[key]
 
     def _search(self, host: str, repository: str) -> Credentials | None:
-        for path, document in self._manifests or ():
+        for path, document in self._documents or ():
             for helper in helpers_of(document, host):
                 server = HUB_KEY if host == "docker.io" else host
                 credentials = self._ask(helper, server, path)
@@ -59,7 +65,22 @@ class ConfigKeychain:
             credentials = _from_auths(document.get("auths"), host, repository)
             if credentials is not None:
                 return credentials
-        return None
+        if self._environment is None or "REGISTRY_AUTH_FILE" in self._environment:
+            return None
+        return ambient_credentials(self._environment, host)
+
+    def _given(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        """The variable that docker and GitLab's runner read like a file, but for helpers."""
+        environment = self._environment or {}
+        text = environment.get(_AUTH_VARIABLE, "")
+        if text and "REGISTRY_AUTH_FILE" not in environment:
+            try:
+                yield Path(_AUTH_VARIABLE), {"auths": json.loads(text)["auths"]}
+            except (ValueError, LookupError, TypeError, RecursionError):
+                raise ConfigError(
+                    f"{_AUTH_VARIABLE} is not the JSON of a config.json with auths",
+                    hint="repair or unset it",
+                ) from None
 
     def _ask(self, helper: str, server: str, path: Path) -> Credentials | None:
         if helper != STORE_HELPER:
@@ -82,17 +103,23 @@ def login_file(environment: Mapping[str, str]) -> Path:
     raise ConfigError("there is no home directory", hint="set HOME, or DOCKER_CONFIG")
 
 
+def _with_document(path: Path) -> tuple[Path, Mapping[str, Any]]:
+    return path, load_document(path)
+
+
 def _config_files(environment: Mapping[str, str]) -> Iterator[Path]:
     if explicit := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(explicit)
         return
     home = environment.get("HOME")
     if docker := environment.get("DOCKER_CONFIG"):
-        yield Path(docker) / "config.json"
+        yield from (Path(docker) / name for name in ("config.json", *_PULL_SECRETS))
     elif home:
         yield Path(home) / ".docker/config.json"
     if runtime := environment.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "containers/auth.json"
+    elif home:
+        yield Path(f"/run/containers/{os.getuid()}/auth.json")
     if config := environment.get("XDG_CONFIG_HOME"):
         yield Path(config) / "containers/auth.json"
     elif home:
@@ -112,7 +139,7 @@ def load_document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error}", hint="repair or remove it") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} is not a JSON object", hint="repair or remove it")
-    return {"auths": document} if path.name == ".dockercfg" else document
+    return {"auths": document} if path.name == _PULL_SECRETS[1] else document
 
 
 def helpers_of(document: Mapping[str, Any], host: str) -> Iterator[str]:
@@ -139,7 +166,25 @@ def _from_auths(auths: object, host: str, repository: str) -> Credentials | None
     for key, value in auths.items():
         if names_host(key) and normal_host(key) == host and (entry := _entry(value)):
             return entry
+    for key in sorted((key for key in auths if "*" in key), reverse=True):
+        if _matches(key, host, repository) and (entry := _entry(auths[key])):
+            return entry
     return None
+
+
+def _matches(pattern: str, host: str, repository: str) -> bool:
+    """Whether a key with wildcards, as pull secrets of Kubernetes have them, names the repository:
+    `*` stands for a part of one label, the port and the beginning of the path are compared.
+    """
+    pattern = pattern.partition("://")[2] or pattern
+    name, _, path = pattern.partition("/")
+    labels, own = name.split("."), (_HUB_SERVER if host == "docker.io" else host).split(".")
+    path = path.strip("/")
+    return (
+        len(labels) == len(own)
+        and all(fnmatchcase(one, label) for one, label in zip(own, labels, strict=True))
+        and (not path or f"{repository}/".startswith(f"{path}/"))
+    )
 
 
 def names_host(key: str) -> bool:

@@ -165,7 +165,7 @@ def test_only_names_of_helpers_are_run(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_helper_is_reported() -> None:
-    with pytest.raises(AuthError, match="cannot be run"):
+    with pytest.raises(AuthError, match="is not installed"):
         get_from_helper("surely-not-installed", "a.io")
 
 
