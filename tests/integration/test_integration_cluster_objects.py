@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from commands import run_shipline
 from peers import Account, docker_registry
+from peers.argocd import application
 from toolboxes import node_packages
 
 PACKAGES = ("@kubernetes-models/argo-cd@4", "@kubernetes-models/flux-cd@4")
@@ -102,6 +103,22 @@ def test_a_manifest_of_an_image_is_ready_for_kustomize_and_deploy(tmp_path: Path
     assert container["image"].startswith(f"{image}:1@sha256:")
     assert container["readinessProbe"]["exec"]["command"] == ["/healthy"]
     assert rendered == {one["kind"]: one for one in objects}
+
+
+def test_the_applications_that_tests_answer_with_pass_the_schema_of_argo_cd(packages: Path) -> None:
+    image = f"registry.example/app:1@sha256:{'a' * 64}"
+    shown = [
+        application("app", revision="r", images=[image], **facts)
+        for facts in (
+            {},
+            {"phase": "Running", "sync": "OutOfSync"},
+            {"phase": "Failed", "message": "no", "health": "Degraded", "resource": "Back-off"},
+            {"conditions": [{"type": "ComparisonError", "message": "no kustomization.yaml"}]},
+        )
+    ]
+    assert validated(shown, packages).returncode == 0
+    shown[0]["status"]["sync"]["status"] = 3
+    assert validated(shown, packages).returncode != 0
 
 
 def test_a_pull_with_the_content_of_the_secret_works(tmp_path: Path) -> None:

@@ -22,15 +22,15 @@ WORKLOADS = {
 """Kinds of workloads by their key, as the API names them."""
 
 
-def _doc(text: str) -> dict[str, str]:
-    return {"doc": text}
+def _doc(text: str, *, interpolate: bool = False) -> dict[str, object]:
+    return {"doc": text, "interpolate": interpolate}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgoCdHealth:
     """An Application of Argo CD, over its API."""
 
-    server: str = field(metadata=_doc("The URL of Argo CD."))
+    server: str = field(metadata=_doc("The URL of Argo CD.", interpolate=True))
     application: str = field(metadata=_doc("The name of the Application."))
     namespace: str = field(
         default="", metadata=_doc("The Application's namespace, if it is not Argo CD's own.")
@@ -79,7 +79,7 @@ class UrlHealth:
     is deployed; with several images, `{digest}` and `{tag}` are those of the first.
     """
 
-    address: str = field(metadata=_doc("The URL of the page."))
+    address: str = field(metadata=_doc("The URL of the page.", interpolate=True))
     expect: int = field(default=200, metadata=_doc("The status of the response."))
     contains: str = field(
         default="", metadata=_doc("What the body must contain, such as {commit} or {digest}.")
