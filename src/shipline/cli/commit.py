@@ -85,7 +85,19 @@ def commit_options(command: F) -> F:
     return cast(F, called)
 
 
-_OPTIONS = (
+def project_options(command: F) -> F:
+    """Add the options that select a project; the command gets one argument `query` in place."""
+
+    @wraps(command)
+    def called(directory: Path, path: Path | None, **others: Any) -> Any:
+        return command(query=_query(directory, path, None, None), **others)
+
+    for option in reversed(_PROJECT_OPTIONS):
+        called = option(called)
+    return cast(F, called)
+
+
+_PROJECT_OPTIONS = (
     click.option(
         "-C",
         "directory",
@@ -102,6 +114,9 @@ _OPTIONS = (
         metavar="PATH",
         help="The configuration; by default shipline.yaml in this directory or above.",
     ),
+)
+_OPTIONS = (
+    *_PROJECT_OPTIONS,
     click.option(
         "--ref",
         default="",

@@ -6,8 +6,9 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, NotFound, UsageError
-from shipline.oci import Reference
+from shipline.oci import Digest, Reference
 
 if TYPE_CHECKING:
     from shipline.config import Config
@@ -74,7 +75,7 @@ def command(
             dry_run=dry_run,
             on_race=_tell_race,
         )
-        _show(done, dry_run=dry_run, as_json=as_json)
+        show_deployed(done, dry_run=dry_run, as_json=as_json)
         if wait and not dry_run:
             from shipline.cli.check import show_verified, verified
 
@@ -85,16 +86,11 @@ def command(
 
 def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSection]:
     """The configuration, and the section of an environment. Raises ConfigError, UsageError."""
-    config = query.config
-    environments = (config.environments if config else None) or {}
-    if config is None or not environments:
-        raise ConfigError(
-            "shipline.yaml has no environments",
-            hint="add environments.NAME.gitops with the repository and its updates",
-        )
-    if name not in environments:
-        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
-    return config, environments[name]
+    from shipline.config import Config
+    from shipline.deliver.environments import named_environment
+
+    config = query.config or Config()
+    return config, named_environment(config.environments or {}, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,28 @@ def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
         trust=TrustPolicy(load_trust(config.trust, root)) if config.trust else None,
         image=config.pipeline.image,
         fetch=query.fetch,
+        environments=config.environments or {},
+        targets=config.pipeline.images,
+        gates=config.gates,
+        summaries=partial(_summaries, str(root)),
     )
+
+
+def _summaries(root: str, digest: Digest) -> Iterator[Mapping[str, Any]]:
+    """What gates said of a digest in runs of this project on this machine, newest first."""
+    from shipline.gates import SUMMARY_TYPE
+    from shipline.home import state_directory
+    from shipline.ship.runs import Runs
+    from shipline.ship.steps.build import pushed_images
+    from shipline.ship.steps.gates import gate_verdicts
+
+    for run in Runs(state_directory()).all():
+        if run.root != root:
+            continue
+        for target, image in pushed_images(run).items():
+            if image.digest == digest:
+                found = gate_verdicts(run).statements.get(target, ())
+                yield from (content for kind, content in found if kind == SUMMARY_TYPE)
 
 
 def images_of(
@@ -201,7 +218,8 @@ def _tell_race(attempt: int) -> None:
     )
 
 
-def _show(done: Deployed, *, dry_run: bool, as_json: bool) -> None:
+def show_deployed(done: Deployed, *, dry_run: bool, as_json: bool) -> None:
+    """Print the commit or the pull request, with `dry_run` the change."""
     if as_json:
         click.echo(json.dumps(_as_json(done, dry_run), indent=2))
         return

@@ -118,6 +118,31 @@ COMMANDS = {
         LazyCommand("canary", "shipline.cli.canary:command", "Deploy images step by step."),
         LazyCommand("drift", "shipline.cli.drift:command", "Compare environments with git."),
         LazyCommand("check", "shipline.cli.check:command", "Verify what an environment runs."),
+        LazyCommand(
+            "promote",
+            "shipline.cli.promote:promote_command",
+            "Take an image from one environment to the next.",
+        ),
+        LazyCommand(
+            "approve",
+            "shipline.cli.promote:approve_command",
+            "Approve an image for an environment.",
+        ),
+        LazyCommand(
+            "hold", "shipline.cli.promote:hold_command", "Keep an image out of an environment."
+        ),
+        LazyCommand("release", "shipline.cli.promote:release_command", "End the hold of an image."),
+        LazyCommand(
+            "rollback",
+            "shipline.cli.promote:rollback_command",
+            "Go back to the image before, and hold the present one.",
+        ),
+        LazyCommand(
+            "status", "shipline.cli.environments:status", "Show what is deployed where, and why."
+        ),
+        LazyCommand(
+            "env", "shipline.cli.environments:group", "Show the history of an environment."
+        ),
         LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
         LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
         LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),
@@ -168,7 +193,6 @@ POINTERS = {
     "manifest": _COPY,
     "lint": "`shipline build --check .` runs the Dockerfile checks",
     "serve": "`shipline registry serve` runs a registry node",
-    "release": "`shipline ship` runs the whole pipeline, `shipline ship --plan` shows it",
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",

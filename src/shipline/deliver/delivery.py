@@ -4,32 +4,36 @@ digest in the GitOps repository, with a push or a pull request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from shipline.deliver.environments import Environments, EnvironmentSection, named_environment
 from shipline.deliver.gitops import (
-    Decide,
     Deployed,
     Deployment,
     GitOpsSection,
     OnRace,
+    PlannedChange,
     deploy,
     newer_only,
     prepare,
     record,
 )
 from shipline.deliver.gitops.pull_request import Forge, propose
+from shipline.errors import ConfigError
 from shipline.gates.context import REVISION, image_facts
-from shipline.git import CommitOrder, Git, RemoteBranch, commit_order, remote_branch
-from shipline.oci import Reference
+from shipline.git import CommitOrder, Git, RemoteBranch, author_of, commit_order, remote_branch
+from shipline.oci import Digest, Reference
 from shipline.trust import TrustPolicy
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.gates import GatesSection
     from shipline.registry.http import HttpClient
     from shipline.supply import Attachable
 
@@ -40,7 +44,9 @@ class Delivery:
     directory that paths in its configuration are relative to, `home` the state directory; `image`
     gives deployments their name, by default the first that is deployed. `repositories` opens the
     repository of an image at its own registry; `http` calls the APIs of pull requests. With
-    `fetch` a shallow clone may be completed.
+    `fetch` a shallow clone may be completed. `targets` are the repositories of all images by
+    target, `summaries` the summaries of gates (gates.SUMMARY_TYPE) that runs of this machine have
+    of a digest.
     """
 
     git: Git
@@ -52,6 +58,30 @@ class Delivery:
     trust: TrustPolicy | None = None
     image: Reference | None = None
     fetch: bool = True
+    environments: Environments = field(default_factory=dict)
+    targets: Mapping[str, Reference] = field(default_factory=dict)
+    gates: GatesSection | None = None
+    summaries: Callable[[Digest], Iterable[Mapping[str, Any]]] = lambda digest: ()
+    clock: Callable[[], float] = time.time
+
+    def environment(self, name: str) -> EnvironmentSection:
+        """The section of an environment. Raises ConfigError if there are none, UsageError."""
+        return named_environment(self.environments, name)
+
+    @property
+    def app(self) -> str:
+        """The name of what is deployed. Raises ConfigError if shipline.yaml names no image."""
+        place = self.image or next(iter(self.targets.values()), None)
+        if place is None:
+            raise ConfigError("shipline.yaml names no image", hint="add `image`")
+        return place.repository.rpartition("/")[2]
+
+    def by_target(self, images: Sequence[Reference]) -> dict[str, Reference]:
+        """Images by target, by their repositories; the only one is that of the only target."""
+        if len(images) == 1 and len(self.targets) <= 1:
+            return {next(iter(self.targets), ""): images[0]}
+        names = {place.name: target for target, place in self.targets.items()}
+        return {names.get(image.name, image.name): image for image in images}
 
     def trusted(self, images: Mapping[str, Reference]) -> TrustedImages:
         """The images, by target, as the registry has them. Raises NotFound, and what the trust
@@ -71,11 +101,13 @@ class Delivery:
     def deployment(self, environment: str, trusted: TrustedImages) -> Deployment:
         """The deployment of these images, with the trace of this process."""
         images = tuple(trusted.images.values())
+        known = self.image or self.targets
         return Deployment(
             environment=environment,
-            app=(self.image or images[0]).repository.rpartition("/")[2],
+            app=self.app if known else images[0].repository.rpartition("/")[2],
             images=images,
             commit=trusted.commit,
+            author=author_of(self.git, trusted.commit) if trusted.commit else "",
             trace=self.environ.get("TRACEPARENT", ""),
         )
 
@@ -93,13 +125,15 @@ class Delivery:
         Raises what `prepare` and `deploy` raise, and what the API of pull requests answers.
         """
         decide = newer_only(deployment, images, None if allow_older else self.older)
-        return self.change(gitops, deployment.app, decide, dry_run=dry_run, on_race=on_race)
+        return self.change(
+            gitops, deployment.app, lambda _, said: decide(said), dry_run=dry_run, on_race=on_race
+        )
 
     def change(
         self,
         gitops: GitOpsSection,
         app: str,
-        decide: Decide,
+        decide: Callable[[RemoteBranch, Sequence[Deployment]], PlannedChange],
         *,
         dry_run: bool = False,
         on_race: OnRace = lambda attempt: None,
@@ -108,7 +142,7 @@ class Delivery:
         of a proposed change are pushed before it. Raises as `deploy`.
         """
         with self.branch(gitops) as branch:
-            parts = (branch, gitops.updates, app, decide)
+            parts = (branch, gitops.updates, app, partial(decide, branch))
             if not dry_run and not gitops.pull_request:
                 return deploy(*parts, sign=gitops.sign, on_race=on_race)
             done = prepare(*parts, sign=gitops.sign)
@@ -121,8 +155,14 @@ class Delivery:
 
     def branch(self, gitops: GitOpsSection) -> AbstractContextManager[RemoteBranch]:
         """The branch that describes an environment, for this process alone."""
-        url = str(self.root / gitops.repository) if gitops.is_path else gitops.repository
-        return remote_branch(self.home / "gitops", self.environ, url, gitops.branch)
+        return remote_branch(self.home / "gitops", self.environ, self._url(gitops), gitops.branch)
+
+    def same_branch(self, one: GitOpsSection, other: GitOpsSection) -> bool:
+        """Whether two environments are described on the same branch."""
+        return (self._url(one), one.branch) == (self._url(other), other.branch)
+
+    def _url(self, gitops: GitOpsSection) -> str:
+        return str(self.root / gitops.repository) if gitops.is_path else gitops.repository
 
     @property
     def older(self) -> CommitOrder:

@@ -13,7 +13,7 @@ from shipline.deliver.canary import CanarySection
 from shipline.deliver.gitops import GitOpsSection
 from shipline.deliver.health import CheckSection, HealthSection
 from shipline.deliver.windows import Freeze, Window
-from shipline.errors import ConfigError
+from shipline.errors import ConfigError, UsageError
 from shipline.units import Duration
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -58,8 +58,12 @@ class RequiredGates:
         default=(), metadata={"doc": "The names of gates that must have judged this digest."}
     )
     max_age: Duration | None = field(
-        default=None, metadata={"doc": "The maximum age of the verdicts."}
+        default=None, metadata={"doc": "The maximum age of their verdicts."}
     )
+
+    def __post_init__(self) -> None:
+        if self.max_age and not self.required:
+            raise ConfigError("max-age: needs `required`, the gates whose verdicts age")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +110,15 @@ class EnvironmentSection:
         default_factory=dict,
         metadata={"doc": "What must pass once the image runs, by name, in this order."},
     )
-
     canary: CanarySection | None = field(
         default=None,
         metadata={"doc": "Give a new version its traffic step by step, while it is measured."},
     )
+
+    @property
+    def checked(self) -> bool:
+        """Whether what is deployed is verified by health or checks, not by being there."""
+        return self.health is not None or bool(self.checks)
 
     def __post_init__(self) -> None:
         if self.canary and self.gitops.pull_request:
@@ -121,6 +129,18 @@ class EnvironmentSection:
 
 Environments = Mapping[str, EnvironmentSection]
 """The environments by name."""
+
+
+def named_environment(environments: Environments, name: str) -> EnvironmentSection:
+    """The section of an environment. Raises ConfigError if there are none, UsageError."""
+    if not environments:
+        raise ConfigError(
+            "shipline.yaml has no environments",
+            hint="add environments.NAME.gitops with the repository and its updates",
+        )
+    if name not in environments:
+        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
+    return environments[name]
 
 
 def require_chain(environments: Environments) -> None:

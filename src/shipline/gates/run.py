@@ -254,6 +254,7 @@ def run_gates(
         context.revision,
         _image_name(context),
         () if names or early else waivers.unused(verdicts),
+        context.environment,
     )
 
 

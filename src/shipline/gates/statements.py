@@ -48,6 +48,7 @@ def summary(verdicts: Verdicts, *, max_details: int | None = None) -> dict[str, 
         "judgedAt": verdicts.at.isoformat(),
         "revision": verdicts.revision,
         "image": verdicts.image,
+        "environment": verdicts.environment,
         "warnings": list(verdicts.warnings),
         "gates": [_gate(verdict, max_details) for verdict in verdicts],
     }

@@ -130,13 +130,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The verdicts of all gates on one revision or image; `warnings` belong to no single gate."""
+    """The verdicts of all gates on one revision or image, for an environment or for all;
+    `warnings` belong to no single gate.
+    """
 
     verdicts: tuple[Verdict, ...]
     at: datetime
     revision: str = ""
     image: str = ""
     warnings: tuple[str, ...] = ()
+    environment: str = ""
 
     def __iter__(self) -> Iterator[Verdict]:
         return iter(self.verdicts)

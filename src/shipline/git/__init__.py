@@ -5,6 +5,7 @@ from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_wor
 from shipline.git.history import (
     Commit,
     abbreviate,
+    author_of,
     is_ancestor,
     log,
     merge_base,
@@ -63,6 +64,7 @@ __all__ = [
     "TagTaken",
     "WorkTree",
     "abbreviate",
+    "author_of",
     "branches_containing",
     "changed_lines",
     "checkout",

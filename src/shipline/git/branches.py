@@ -147,6 +147,24 @@ class RemoteBranch(Struct, frozen=True):
             return False
         raise _refused(self, done, text)
 
+    @property
+    def committer(self) -> str:
+        """Whom commits here are by: `Name <address>`."""
+        git = Git(self.git.directory, {**self.git.environ, **_author(self.git)})
+        return git.text("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)[0]
+
+    def signer(self, commit: str, allowed: Path) -> str:
+        """Whose SSH key signed a commit, as the file of allowed signers names him (ssh-keygen,
+        "ALLOWED SIGNERS"); empty without a valid signature by one of them.
+        """
+        header = self.git.run("cat-file", "commit", commit).output.partition(b"\n\n")[0]
+        if b"\ngpgsig -----BEGIN SSH SIGNATURE-----" not in header:
+            return ""
+        setting = f"gpg.ssh.allowedSignersFile={allowed}"
+        words = ("-c", setting, "log", "--max-count=1", "--no-show-signature", "--format=%G? %GS")
+        trust, _, name = self.git.text(*words, commit, "--").partition(" ")
+        return name if trust == "G" else ""
+
     def tip_of(self, branch: str) -> str:
         """The commit of another branch of the remote, empty if there is none."""
         return self.git.text("ls-remote", "--", self.url, f"refs/heads/{branch}").partition("\t")[0]

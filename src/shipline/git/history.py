@@ -63,6 +63,13 @@ def read_commit(git: Git, revision: str) -> Commit:
     return _commit(done.output.rstrip(b"\0"))
 
 
+def author_of(git: Git, revision: str) -> str:
+    """The author of a commit, `Name <address>`; empty if the clone does not have it."""
+    shown = ("log", "--max-count=1", "--no-show-signature", "--format=%an <%ae>")
+    done = git.run(*shown, f"{revision}^{{commit}}", "--", allowed=(0, 128))
+    return done.output.decode(errors="replace").strip()
+
+
 def parents(git: Git, commit: str) -> tuple[str, ...]:
     """The parents of the commit, including those missing in a shallow clone."""
     header = git.run("cat-file", "commit", commit).output.partition(b"\n\n")[0]

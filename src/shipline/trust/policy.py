@@ -13,6 +13,7 @@ from shipline.errors import ContentError, GateRefused
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, media, parse_manifest
 from shipline.supply import (
     Form,
+    PublicKey,
     Rejected,
     StatementSource,
     Verification,
@@ -100,6 +101,11 @@ class TrustPolicy:
             verdicts=verdict.details,
             hint=verdict.hint,
         )
+
+    def keys_for(self, name: Reference) -> tuple[PublicKey, ...]:
+        """The keys that may sign statements about an image."""
+        rule = self._trust.rule_for(name)
+        return rule.keys if rule else ()
 
     def forget(self, digest: Digest) -> None:
         """A statement about `digest` was deleted."""

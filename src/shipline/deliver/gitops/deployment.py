@@ -220,14 +220,16 @@ def record(
     then: Sequence[Deployment] = (),
     proposed: bool = False,
     sign: bool = False,
+    check: Callable[[str], object] = lambda commit: None,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployment | None:
     """Commit and push what `make` says of the history of the app, with the changes of files that
     belong to it, if any, and `then` more records in the same push; None if it says nothing. Where
     others push first, it is asked again. With `proposed`, for branches that are changed by pull
-    requests, the commit goes to the branch of records instead.
+    requests, the commit goes to the branch of records instead. `check` sees the commit before it is
+    pushed.
 
-    Raises what `make` raises, PushRefused, and GitError if others are always faster.
+    Raises what `make` and `check` raise, PushRefused, and GitError if others are always faster.
     """
     for _ in tries(branch, on_race):
         tip = branch.fetch(RECORDS)
@@ -241,6 +243,7 @@ def record(
         commit = head = branch.commit(there or tip, files, changes, made.message, sign=sign)
         for one in then:
             head = branch.commit(head, {}, {}, one.message, sign=sign)
+        check(commit)
         to = {"to": RECORDS, "replaces": there} if proposed else {}
         if branch.push(head, **to):
             return replace(made, id=commit)
@@ -332,7 +335,7 @@ def prepare(
     files = branch.files(tip)
     parts = [*image_edits(updates, decision.images), *decision.edits] if decision.images else []
     changes = _changes(branch, files, parts)
-    if not changes:
+    if not changes and not decision.records:
         return Deployed(decision.deployment, {})
     before = deployed(said, decision.deployment.environment)
     made = replace(decision.deployment, previous=before.images if before else ())

@@ -1,0 +1,185 @@
+"""`shipline status` and `shipline env`: what is deployed where, since when, by whom and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.cli.commit import CommitQuery, project_options
+from shipline.cli.environment import registry_options
+from shipline.cli.promote import open_delivery, show_record
+from shipline.cli.tables import columns
+
+if TYPE_CHECKING:
+    from shipline.deliver.promotion.board import BoardRow
+
+_EVERY_S = 5.0
+_HEADS = ("ENVIRONMENT", "VERSION", "SINCE", "STATE", "NEXT", "WAITS FOR")
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+_REASON = click.option(
+    "-m", "--reason", default="", metavar="TEXT", help="Why, for those who read the history."
+)
+_NAME = click.argument("name", metavar="NAME")
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Every five seconds, until interrupted.")
+@_AS_JSON
+@project_options
+@registry_options
+def status(query: CommitQuery, watch: bool, as_json: bool) -> None:
+    """Show the environments: what each has, what comes next, and what that waits for.
+
+    It is read from the GitOps repositories; the registry is not asked.
+    """
+    from shipline.deliver.promotion import read_states
+    from shipline.deliver.promotion.board import board_rows
+    from shipline.tasks import sleep
+
+    with open_delivery(query) as delivery:
+        while True:
+            rows = board_rows(delivery, read_states(delivery))
+            if as_json:
+                click.echo(json.dumps([row.to_json() for row in rows], indent=None if watch else 2))
+            else:
+                if watch and sys.stdout.isatty():
+                    click.clear()
+                click.echo(_table(rows, delivery.clock()), nl=False)
+            if not watch:
+                return
+            sys.stdout.flush()
+            sleep(_EVERY_S)
+
+
+@click.group("env")
+def group() -> None:
+    """Show the history of an environment, and stop or resume promotions to it."""
+
+
+@group.command("history")
+@_NAME
+@click.option("-n", "--last", "count", type=int, default=20, show_default=True, help="How many.")
+@_AS_JSON
+@project_options
+@registry_options
+def history_command(query: CommitQuery, name: str, count: int, as_json: bool) -> None:
+    """List what happened in an environment, the newest first."""
+    from shipline.deliver.promotion import read_states
+    from shipline.deliver.promotion.board import deployment_json, history_rows
+
+    with open_delivery(query) as delivery:
+        said = read_states(delivery, [name])[name].said[:count]
+    if as_json:
+        click.echo(json.dumps([deployment_json(one) for one in said], indent=2))
+    elif said:
+        click.echo(columns(history_rows(said), 2), nl=False)
+    else:
+        click.echo(f"nothing was deployed to {name}", err=True)
+
+
+@group.command("why")
+@_NAME
+@_AS_JSON
+@project_options
+@registry_options
+def why_command(query: CommitQuery, name: str, as_json: bool) -> None:
+    """Say why an environment has its image, and what the next one waits for, also by gates and
+    signatures.
+    """
+    from shipline.deliver.promotion import read_states
+    from shipline.deliver.promotion.board import row, why
+
+    with open_delivery(query) as delivery:
+        after = delivery.environment(name).after
+        states = read_states(delivery, filter(None, (name, after)))
+        shown = row(delivery, states, name, judged=True)
+    click.echo(json.dumps(shown.to_json(), indent=2) if as_json else why(shown))
+
+
+@group.command("blame")
+@_NAME
+@_AS_JSON
+@project_options
+@registry_options
+def blame_command(query: CommitQuery, name: str, as_json: bool) -> None:
+    """Show for each image of an environment the commit that brought it there, who made it, who
+    approved it, and whose source it is.
+    """
+    from shipline.deliver.promotion import read_states
+    from shipline.deliver.promotion.board import blame, deployment_json
+
+    with open_delivery(query) as delivery:
+        found = blame(read_states(delivery, [name])[name])
+    if as_json:
+        values = [{"image": image, **deployment_json(one)} for image, one in found]
+        click.echo(json.dumps(values, indent=2))
+        return
+    for image, one in found:
+        at = datetime.fromtimestamp(one.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        approved = f", approved by {', '.join(one.approved_by)}" if one.approved_by else ""
+        source = f", source {one.commit[:12]}" if one.commit else ""
+        author = f" by {one.author}" if one.author else ""
+        click.echo(f"{image}\n  {one.id[:12]} {at} {one.by}{approved}{source}{author}")
+
+
+@group.command("stop")
+@_NAME
+@_REASON
+@project_options
+@registry_options
+def stop_command(query: CommitQuery, name: str, reason: str) -> None:
+    """Stop all promotions to an environment. Rollbacks stay possible. Prints the commit."""
+    from shipline.deliver.promotion import stop
+
+    with open_delivery(query) as delivery:
+        made = stop(delivery, name, reason=reason)
+    show_record(made, f"promotions to {name} are stopped already")
+
+
+@group.command("resume")
+@_NAME
+@_REASON
+@project_options
+@registry_options
+def resume_command(query: CommitQuery, name: str, reason: str) -> None:
+    """Allow promotions to an environment again. Prints the commit."""
+    from shipline.deliver.promotion import resume
+
+    with open_delivery(query) as delivery:
+        made = resume(delivery, name, reason=reason)
+    show_record(made, f"promotions to {name} are not stopped")
+
+
+def _table(rows: list[BoardRow], now: float) -> str:
+    return columns([_HEADS, *(_cells(row, now) for row in rows)], 3)
+
+
+def _cells(row: BoardRow, now: float) -> tuple[str, ...]:
+    from shipline.deliver.promotion.policy import shown_span
+
+    current = row.state.current
+    since = shown_span(max(1.0, now - current.time)) if current else ""
+    notes = [
+        *(["stopped"] if row.state.stopped else []),
+        *(
+            [f"held: {', '.join(one.version for one in row.state.holds)}"]
+            if row.state.holds
+            else []
+        ),
+    ]
+    state = ", ".join(filter(None, (row.verification, *notes)))
+    waits = "; ".join(f"{one.rule}: {one.reason}" for one in row.blockers)
+    if row.possible and any(one.until for one in row.blockers):
+        waits += f" (in {shown_span(max(1.0, row.possible.timestamp() - now))})"
+    return (
+        row.state.name,
+        current.version if current else "-",
+        since or "-",
+        state or "-",
+        row.candidate.version if row.candidate else "-",
+        waits or ("nothing" if row.candidate else "-"),
+    )

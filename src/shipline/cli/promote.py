@@ -1,0 +1,175 @@
+"""`shipline promote`, `approve`, `hold`, `release`, `rollback`: which image an environment gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.cli.commit import CommitQuery, project_options
+from shipline.cli.deploy import delivery_of, show_deployed
+from shipline.cli.environment import registry_options
+
+if TYPE_CHECKING:
+    from shipline.deliver.delivery import Delivery
+    from shipline.deliver.gitops import Deployment
+
+_IMAGE = click.argument("image", required=False, default="", metavar="[IMAGE]")
+_ENVIRONMENT = click.option(
+    "-e", "--env", "environment", required=True, metavar="NAME", help="The environment."
+)
+_REASON = click.option(
+    "-m", "--reason", default="", metavar="TEXT", help="Why, for those who read the history."
+)
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the change, and push nothing.")
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the deployment as JSON.")
+
+
+@contextmanager
+def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
+    """The delivery of the project, with an open HTTP client."""
+    from shipline.api import open_client
+    from shipline.config import Config
+
+    with open_client() as client:
+        yield delivery_of(query, query.config or Config(), client)
+
+
+@click.command("promote")
+@_IMAGE
+@_ENVIRONMENT
+@click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="NAME",
+    help="The environment whose image is taken; by default the one before it.",
+)
+@click.option(
+    "--allow-older", is_flag=True, help="Promote also what is older than what is deployed."
+)
+@_DRY_RUN
+@_AS_JSON
+@project_options
+@registry_options
+def promote_command(
+    query: CommitQuery,
+    image: str,
+    environment: str,
+    source: str,
+    allow_older: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Set the image of the environment before it in an environment, commit and push, if its policy
+    allows it. IMAGE is a digest, tag or commit that was deployed before, or the name of an image.
+
+    Exits with 9 if the policy refuses it, and with 16 if it must wait. Prints the commit, or the
+    address of the pull request.
+    """
+    from shipline.deliver.promotion import promote
+
+    with open_delivery(query) as delivery:
+        done = promote(
+            delivery,
+            environment,
+            source=source,
+            image=image,
+            allow_older=allow_older,
+            dry_run=dry_run,
+            on_race=_tell_race,
+        )
+    show_deployed(done, dry_run=dry_run, as_json=as_json)
+
+
+@click.command("rollback")
+@_IMAGE
+@_ENVIRONMENT
+@_REASON
+@_DRY_RUN
+@_AS_JSON
+@project_options
+@registry_options
+def rollback_command(
+    query: CommitQuery, image: str, environment: str, reason: str, dry_run: bool, as_json: bool
+) -> None:
+    """Set the last verified image before the present one, or IMAGE, in an environment, and hold the
+    present one there, in one push. Neither windows nor approvals delay it.
+    """
+    from shipline.deliver.promotion import rollback
+
+    with open_delivery(query) as delivery:
+        done = rollback(
+            delivery,
+            environment,
+            image=image,
+            reason=reason,
+            dry_run=dry_run,
+            on_race=_tell_race,
+        )
+    show_deployed(done, dry_run=dry_run, as_json=as_json)
+
+
+@click.command("approve")
+@_IMAGE
+@_ENVIRONMENT
+@_REASON
+@project_options
+@registry_options
+def approve_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
+    """Approve the image of the environment before it, or IMAGE, for an environment, as the user of
+    git here. Prints the commit.
+    """
+    from shipline.deliver.promotion import approve
+
+    with open_delivery(query) as delivery:
+        show_record(
+            approve(delivery, environment, image=image, reason=reason, on_race=_tell_race), ""
+        )
+
+
+@click.command("hold")
+@_IMAGE
+@_ENVIRONMENT
+@_REASON
+@project_options
+@registry_options
+def hold_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
+    """Keep the image of an environment, or IMAGE, from being deployed there again. Prints the
+    commit.
+    """
+    from shipline.deliver.promotion import hold
+
+    with open_delivery(query) as delivery:
+        made = hold(delivery, environment, image=image, reason=reason, on_race=_tell_race)
+    show_record(made, f"it is held in {environment} already")
+
+
+@click.command("release")
+@_IMAGE
+@_ENVIRONMENT
+@_REASON
+@project_options
+@registry_options
+def release_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
+    """End the hold of an image in an environment, by default of the only one. Prints the commit."""
+    from shipline.deliver.promotion import release
+
+    with open_delivery(query) as delivery:
+        made = release(delivery, environment, image=image, reason=reason, on_race=_tell_race)
+    show_record(made, f"nothing is held in {environment}")
+
+
+def show_record(made: Deployment | None, nothing: str) -> None:
+    """Print the commit of a record, or that there was nothing to say."""
+    if made is None:
+        click.echo(nothing, err=True)
+        return
+    click.echo(made.subject, err=True)
+    click.echo(made.id)
+
+
+def _tell_race(attempt: int) -> None:
+    click.echo(f"another push was first; deciding again (attempt {attempt + 1})", err=True)

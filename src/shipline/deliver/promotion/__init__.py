@@ -1,0 +1,53 @@
+"""Promotion: which images may come to an environment, and the commits that say so."""
+
+from shipline.deliver.promotion.policy import (
+    Blocker,
+    Candidate,
+    JudgedGate,
+    PromotionPolicy,
+    PromotionRefused,
+    blockers,
+    possible_at,
+)
+from shipline.deliver.promotion.promoting import (
+    approve,
+    blocked,
+    hold,
+    policy_of,
+    promote,
+    read_states,
+    release,
+    resume,
+    rollback,
+    stop,
+)
+from shipline.deliver.promotion.state import (
+    SKEW_S,
+    EnvironmentState,
+    VerifiedTime,
+    recorded_times,
+)
+
+__all__ = [
+    "SKEW_S",
+    "Blocker",
+    "Candidate",
+    "EnvironmentState",
+    "JudgedGate",
+    "PromotionPolicy",
+    "PromotionRefused",
+    "VerifiedTime",
+    "approve",
+    "blocked",
+    "blockers",
+    "hold",
+    "policy_of",
+    "possible_at",
+    "promote",
+    "read_states",
+    "recorded_times",
+    "release",
+    "resume",
+    "rollback",
+    "stop",
+]

@@ -1,0 +1,326 @@
+"""Whether images may be promoted to an environment: a function of its section, of what git and the
+registry say, and of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from shipline.deliver.environments import Approvals, EnvironmentSection
+from shipline.deliver.gitops import Deployment
+from shipline.deliver.promotion.state import SKEW_S, Digests, EnvironmentState
+from shipline.deliver.windows import frozen_by, is_open, next_opening
+from shipline.errors import GateRefused, Waiting
+from shipline.globs import Glob
+from shipline.units import Duration
+
+
+class PromotionRefused(GateRefused):
+    """The policy of the environment refuses the images; `verdicts` are the reasons."""
+
+    code: ClassVar[str] = "promotion-refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Why images may not be promoted. What `waits` comes by time, at `until` if that is known, or
+    by what people do.
+    """
+
+    rule: str
+    reason: str
+    waits: bool = False
+    until: datetime | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedGate:
+    """What a gate said of an image: `outcome` as in gates.Outcome, judged at `at`, in seconds since
+    1970; `blocks` says whether it stopped a release, `environment` for which one it was judged,
+    empty for all.
+    """
+
+    gate: str
+    outcome: str
+    blocks: bool
+    reason: str
+    at: float
+    environment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Images to be promoted: `author` is the address of the author of their source commit, empty if
+    it is not known. `gates` has the newest verdict of each gate, by the digest of the image.
+    """
+
+    digests: Digests
+    version: str
+    author: str = ""
+    gates: Mapping[str, Mapping[str, JudgedGate]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionPolicy:
+    """The rules of an environment: its section, and the environments in which each gate blocks, all
+    if it is not there. `automatic` promotions are not made by a person.
+    """
+
+    name: str
+    section: EnvironmentSection
+    blocks_in: Mapping[str, Sequence[Glob]] = field(default_factory=dict)
+    automatic: bool = False
+
+
+def blockers(
+    policy: PromotionPolicy,
+    states: Mapping[str, EnvironmentState],
+    candidate: Candidate,
+    now: datetime,
+) -> tuple[Blocker, ...]:
+    """Why a candidate may not be promoted now; empty if it may. `states` has the environment and
+    the one before it.
+    """
+    return (
+        *_clocks(policy, states, now),
+        *_stops(policy, states, candidate),
+        *_before(policy, states, candidate, now),
+        *_gates(policy, candidate, now),
+        *_approvals(policy, states[policy.name], candidate),
+        *_calendar(policy, now),
+        *_by_hand(policy),
+    )
+
+
+def possible_at(
+    section: EnvironmentSection, blocked: Sequence[Blocker], now: datetime
+) -> datetime | None:
+    """When nothing but people stands in the way; None if that does not come by time alone."""
+    if any(not one.waits for one in blocked):
+        return None
+    times = [one.until for one in blocked if one.until]
+    return next_opening(section.windows, section.freezes, max([now, *times]))
+
+
+def require(
+    policy: PromotionPolicy, version: str, blocked: Sequence[Blocker], now: datetime
+) -> None:
+    """Raises PromotionRefused or Waiting, with all reasons, if there are blockers."""
+    if not blocked:
+        return
+    refusing = [one for one in blocked if not one.waits]
+    lines = tuple(f"{one.rule}: {one.reason}" for one in (refusing or blocked))
+    hint = next((one.hint for one in (refusing or blocked) if one.hint), "")
+    if refusing:
+        raise PromotionRefused(
+            f"{version} may not be promoted to {policy.name}", verdicts=lines, hint=hint
+        )
+    at = possible_at(policy.section, blocked, now)
+    people = any(one.waits and one.until is None for one in blocked)
+    when = f": not before {shown_time(at)}" if at and at > now else ""
+    waiting = Waiting(
+        f"{version} may not be promoted to {policy.name} yet{when}",
+        hint=hint or ("" if people else "run the same command then"),
+        retriable=True,
+    )
+    for line in lines:
+        waiting.add_note(line)
+    raise waiting
+
+
+def shown_time(moment: datetime) -> str:
+    """A moment for people, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def shown_span(seconds: float) -> str:
+    """A time span of whole seconds."""
+    return str(Duration(max(1, round(seconds)) * 1000))
+
+
+def address(person: str) -> str:
+    """The email address in `Name <address>`, in lower case."""
+    return person.rpartition("<")[2].rstrip(">").strip().lower()
+
+
+def may_approve(rule: Approvals, person: str, author: str) -> str:
+    """Why a person may not approve images of this author; empty if they may."""
+    email = address(person)
+    if rule.by and not any(fnmatchcase(email, pattern.lower()) for pattern in rule.by):
+        return f"{email} is not one of {', '.join(rule.by)}"
+    if not rule.allow_author and email == address(author):
+        return f"{email} wrote the commit"
+    return ""
+
+
+def _clocks(
+    policy: PromotionPolicy, states: Mapping[str, EnvironmentState], now: datetime
+) -> Iterator[Blocker]:
+    names = (policy.name, policy.section.after)
+    for state in (states[name] for name in names if name in states):
+        newest = state.said[0] if state.said else None
+        if newest and newest.time > now.timestamp() + SKEW_S:
+            at = datetime.fromtimestamp(newest.time, UTC)
+            yield Blocker(
+                "clocks",
+                f"the newest commit about {state.name}, {newest.id[:12]} by {newest.by}, is of"
+                f" {shown_time(at)}, which is in the future here",
+                hint="correct the clock that is wrong; a new commit about it counts again",
+            )
+
+
+def _stops(
+    policy: PromotionPolicy, states: Mapping[str, EnvironmentState], candidate: Candidate
+) -> Iterator[Blocker]:
+    name = policy.name
+    if stop := states[name].stopped:
+        yield Blocker(
+            "stop",
+            f"promotions to {name} are stopped {_by(stop)}",
+            hint=f"`shipline env resume {name}` resumes them",
+        )
+    for place in dict.fromkeys((name, policy.section.after)):
+        if place in states and (hold := states[place].held(candidate.digests)):
+            yield Blocker(
+                "hold",
+                f"it is held in {place} {_by(hold)}",
+                hint=f"`shipline release --env {place}` releases it",
+            )
+
+
+def _before(
+    policy: PromotionPolicy,
+    states: Mapping[str, EnvironmentState],
+    candidate: Candidate,
+    now: datetime,
+) -> Iterator[Blocker]:
+    after = policy.section.after
+    if not after:
+        return
+    state, digests = states[after], candidate.digests
+    if not any(one.digests == digests for one in state.deployments):
+        yield Blocker("after", f"it was never deployed to {after}", hint=_promote(after))
+        return
+    if state.verified(digests) is None:
+        failed = state.verification(digests)
+        yield Blocker(
+            "after",
+            f"its verification in {after} says {failed.verdict}"
+            if failed
+            else f"it is not verified in {after} yet",
+            waits=failed is None,
+            hint=f"`shipline check --env {after}` verifies it",
+        )
+        return
+    if policy.section.soak is None:
+        return
+    there = state.verified_time(digests, now.timestamp())
+    missing = policy.section.soak.seconds - there.seconds
+    if missing <= 0:
+        return
+    lasted = f"{shown_span(there.seconds)} of {policy.section.soak} in {after}"
+    if there.running:
+        until = now + timedelta(seconds=missing)
+        yield Blocker("soak", f"verified for {lasted}", waits=True, until=until)
+    else:
+        yield Blocker(
+            "soak", f"it was replaced after {lasted}", hint=f"deploy it to {after} once more"
+        )
+
+
+def _gates(policy: PromotionPolicy, candidate: Candidate, now: datetime) -> Iterator[Blocker]:
+    required = policy.section.gates.required
+    for digest in sorted(map(str, candidate.digests)):
+        judged = candidate.gates.get(digest, {})
+        shown = "" if len(candidate.digests) == 1 else f" ({digest[:19]})"
+        for name in dict.fromkeys((*required, *sorted(judged))):
+            found = judged.get(name)
+            if found is None:
+                reason = "no verdict on this digest"
+            else:
+                reason = _objection(policy, found, now, required=name in required)
+            if reason:
+                hint = "`shipline ship` judges it, and attests its verdicts with `sign`"
+                yield Blocker(f"gate {name}{shown}", reason, hint=hint)
+
+
+def _objection(policy: PromotionPolicy, found: JudgedGate, now: datetime, *, required: bool) -> str:
+    """Why the verdict of a gate stops a promotion; empty if it does not."""
+    age = now.timestamp() - found.at
+    oldest = policy.section.gates.max_age
+    if required and age < -SKEW_S:
+        return "the time of its verdict is in the future"
+    if required and oldest and age > oldest.seconds:
+        return f"its verdict is {shown_span(age)} old, more than {oldest}"
+    where = policy.blocks_in.get(found.gate, ())
+    if where and not any(pattern.matches(policy.name) for pattern in where):
+        return ""
+    if found.blocks:
+        return f"{found.outcome}: {found.reason}"
+    if found.outcome == "waived" and found.environment not in ("", policy.name):
+        return f"waived in {found.environment} alone: {found.reason}"
+    return ""
+
+
+def _approvals(
+    policy: PromotionPolicy, state: EnvironmentState, candidate: Candidate
+) -> Iterator[Blocker]:
+    rule = policy.section.approvals
+    if rule is None:
+        return
+    if not rule.allow_author and not candidate.author:
+        yield Blocker(
+            "approvals",
+            "the author of its source commit is not known, and may not be among them",
+            hint="run it in a clone that has the commit",
+        )
+        return
+    people = approvers(rule, state, candidate)
+    if len(people) < rule.required:
+        given = f", by {', '.join(people)}" if people else ""
+        others = [one for one in state.unproven if one.digests == candidate.digests]
+        unproven = f"; not signed by their own keys: {len(others)}" if others else ""
+        yield Blocker(
+            "approvals",
+            f"{len(people)} of {rule.required}{given}{unproven}",
+            waits=True,
+            hint=f"`shipline approve --env {policy.name}` approves it",
+        )
+
+
+def approvers(rule: Approvals, state: EnvironmentState, candidate: Candidate) -> tuple[str, ...]:
+    """The different people whose approvals of a candidate count, by address."""
+    approvals = state.approvals(candidate.digests)
+    people = [one.by for one in approvals if not may_approve(rule, one.by, candidate.author)]
+    return tuple(dict.fromkeys(map(address, people)))
+
+
+def _calendar(policy: PromotionPolicy, now: datetime) -> Iterator[Blocker]:
+    section = policy.section
+    opens = next_opening(section.windows, section.freezes, now)
+    if freeze := frozen_by(section.freezes, now):
+        why = f" ({freeze.reason})" if freeze.reason else ""
+        yield Blocker("freeze", f"until {shown_time(freeze.ends)}{why}", waits=True, until=opens)
+    elif not is_open(section.windows, now):
+        windows = "; ".join(map(str, section.windows))
+        yield Blocker("window", f"promotions are made {windows}", waits=True, until=opens)
+
+
+def _by_hand(policy: PromotionPolicy) -> Iterator[Blocker]:
+    if policy.automatic and policy.section.promotion == "manual":
+        yield Blocker("manual", "a person promotes to it", waits=True, hint=_promote(policy.name))
+
+
+def _promote(name: str) -> str:
+    return f"`shipline promote --env {name}` does it"
+
+
+def _by(commit: Deployment) -> str:
+    at = shown_time(datetime.fromtimestamp(commit.time, UTC))
+    why = f": {commit.reason}" if commit.reason else ""
+    return f"by {commit.by} since {at}{why}"

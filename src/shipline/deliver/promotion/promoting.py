@@ -1,0 +1,486 @@
+"""Promotions, approvals, holds and rollbacks: commits that the policy of an environment allows, in
+the history that they are pushed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from shipline.deliver.delivery import Delivery
+from shipline.deliver.environments import EnvironmentSection
+from shipline.deliver.gitops import (
+    RECORDS,
+    Action,
+    Deployed,
+    Deployment,
+    GitOpsSection,
+    OnRace,
+    PlannedChange,
+    history,
+    record,
+    require_newer,
+)
+from shipline.deliver.promotion.evidence import judged_gates
+from shipline.deliver.promotion.policy import (
+    Blocker,
+    Candidate,
+    PromotionPolicy,
+    PromotionRefused,
+    address,
+    approvers,
+    blockers,
+    may_approve,
+    require,
+)
+from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
+from shipline.errors import ShiplineError, UsageError
+from shipline.git import GitError, RemoteBranch, author_of
+from shipline.oci import Reference
+from shipline.values import replace
+
+_SHORT = 7  # digits of a commit or digest that name an image
+
+States = Mapping[str, EnvironmentState]
+"""States by the name of the environment."""
+
+
+def read_states(delivery: Delivery, names: Iterable[str] = ()) -> dict[str, EnvironmentState]:
+    """The states of environments as their repositories have them now, by default of all."""
+    found: dict[str, EnvironmentState] = {}
+    wanted = [*names] or [*delivery.environments]
+    for name in wanted:
+        if name in found:
+            continue
+        gitops = delivery.environment(name).gitops
+        with delivery.branch(gitops) as branch:
+            said = history(branch, branch.fetch(RECORDS), delivery.app)
+            found |= states_on(delivery, gitops, branch, said)
+    return {name: found[name] for name in wanted}
+
+
+def states_on(
+    delivery: Delivery, gitops: GitOpsSection, branch: RemoteBranch, said: Sequence[Deployment]
+) -> dict[str, EnvironmentState]:
+    """The states of all environments that are described on the branch of one of them, from the
+    history of the branch.
+    """
+    times = recorded_times(said, delivery.clock())
+    states = {}
+    for name, section in delivery.environments.items():
+        if delivery.same_branch(section.gitops, gitops):
+            own = [one for one in said if one.environment == name]
+            proven = [one for one in own if _is_proven(delivery, branch, section, one)]
+            unproven = tuple(one for one in own if one not in proven)
+            states[name] = EnvironmentState(name, tuple(proven), times, section.checked, unproven)
+    return states
+
+
+def promote(
+    delivery: Delivery,
+    name: str,
+    *,
+    source: str = "",
+    image: str = "",
+    chosen: Deployment | None = None,
+    automatic: bool = False,
+    allow_older: bool = False,
+    dry_run: bool = False,
+    on_race: OnRace = lambda attempt: None,
+) -> Deployed:
+    """Set the images of the environment before `name`, or of `source`, or `image`, or those of
+    `chosen`, in the environment `name`, if its policy allows it. Nothing is committed if they are
+    there already.
+
+    `image` is a digest, tag or commit that was deployed before, or an image in the registry.
+    Raises PromotionRefused, Waiting, Superseded, TrustRefused, and what `deploy` raises.
+    """
+    section = delivery.environment(name)
+    states = _read_for(delivery, image, name, section.after, source)
+    chosen = chosen or _chosen(delivery, states, source or section.after, image)
+    images = delivery.trusted(delivery.by_target(chosen.images)).images
+    candidate = _judged(delivery, chosen)
+    policy = policy_of(delivery, name, automatic=automatic)
+    planned = Deployment(
+        environment=name,
+        app=delivery.app,
+        images=tuple(images.values()),
+        commit=chosen.commit,
+        gates=_gate_lines(candidate),
+        run=chosen.run,
+        trace=delivery.environ.get("TRACEPARENT", ""),
+        action=Action.PROMOTE,
+        author=candidate.author,
+        source=source or section.after,
+    )
+
+    def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
+        known = states | states_on(delivery, section.gitops, branch, said)
+        current = known[name].current
+        if current and current.digests == planned.digests:
+            return PlannedChange(planned, {})
+        now = _now(delivery)
+        require(policy, planned.version, blockers(policy, known, candidate, now), now)
+        if current and not allow_older:
+            require_newer(current, planned, delivery.older)
+        rule = section.approvals
+        people = approvers(rule, known[name], candidate) if rule else ()
+        return PlannedChange(replace(planned, approved_by=people), images)
+
+    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
+
+
+def rollback(
+    delivery: Delivery,
+    name: str,
+    *,
+    image: str = "",
+    reason: str = "",
+    bad: Digests | None = None,
+    dry_run: bool = False,
+    on_race: OnRace = lambda attempt: None,
+) -> Deployed:
+    """Set the images that were verified in the environment before the present ones, or `image`, and
+    hold the present ones, in one push. With `bad`, only if these are the present ones. Neither
+    windows, approvals nor a stop delay it.
+
+    Raises PromotionRefused if there is nothing to go back to, or if the present ones are the result
+    of a rollback and no image is named; TrustRefused, NotFound.
+    """
+    section = delivery.environment(name)
+
+    def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
+        state = states_on(delivery, section.gitops, branch, said)[name]
+        current = state.current
+        if current is None:
+            raise UsageError(f"nothing of {delivery.app} was deployed to {name}")
+        if bad is not None and current.digests != bad:
+            raise PromotionRefused(f"{name} has {current.version} now, which is another image")
+        target = _named(state, image) if image else _before(state, current)
+        why = reason or f"rolled back to {target.version}"
+        made = _about(delivery, name, Action.ROLLBACK, target, reason)
+        hold = _about(delivery, name, Action.HOLD, current, why)
+        images = delivery.trusted(delivery.by_target(target.images)).images
+        return PlannedChange(made, images, () if state.held(current.digests) else (hold,))
+
+    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
+
+
+def approve(
+    delivery: Delivery,
+    name: str,
+    *,
+    image: str = "",
+    reason: str = "",
+    on_race: OnRace = lambda attempt: None,
+) -> Deployment:
+    """Approve images for an environment, by default those of the environment before it, in the name
+    of the user of git here. Raises PromotionRefused if this person's approval does not count.
+    """
+    section = delivery.environment(name)
+    rule = section.approvals
+    if rule is None:
+        raise UsageError(f"{name} needs no approvals", hint="`approvals` says who must approve")
+    states = _read_for(delivery, image, name, section.after)
+    chosen = _chosen(delivery, states, section.after, image)
+    author = _author(delivery, chosen)
+
+    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment:
+        person = branch.committer
+        if state.current and state.current.digests == chosen.digests:
+            raise UsageError(f"{name} has {chosen.version} already")
+        if hold := state.held(chosen.digests):
+            raise PromotionRefused(
+                f"{chosen.version} is held in {name} by {hold.by}: {hold.reason}",
+                hint=f"`shipline release --env {name}` releases it",
+            )
+        if problem := may_approve(rule, person, author):
+            raise PromotionRefused(f"this approval would not count: {problem}")
+        if address(person) in [address(one.by) for one in state.approvals(chosen.digests)]:
+            raise PromotionRefused(
+                f"{address(person)} has approved {chosen.version} for {name} already",
+                hint="another person must approve it",
+            )
+        return _about(delivery, name, Action.APPROVE, chosen, reason)
+
+    def check(branch: RemoteBranch, commit: str) -> None:
+        if rule.signers and not _is_signed(delivery, branch, rule.signers, commit):
+            raise GitError(
+                f"the approval is not signed by a key of {address(branch.committer)} in"
+                f" {rule.signers}",
+                hint="git config gpg.format ssh; git config user.signingkey ~/.ssh/id_ed25519.pub",
+            )
+
+    made = _record(delivery, name, make, sign=bool(rule.signers), check=check, on_race=on_race)
+    assert made is not None
+    return made
+
+
+def hold(
+    delivery: Delivery,
+    name: str,
+    *,
+    image: str = "",
+    reason: str = "",
+    on_race: OnRace = lambda attempt: None,
+) -> Deployment | None:
+    """Keep images out of an environment, by default those that it has; None if they are held."""
+    states = _read_for(delivery, image)
+
+    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
+        chosen = _chosen(delivery, {**states, name: state}, name, image)
+        if state.held(chosen.digests):
+            return None
+        return _about(delivery, name, Action.HOLD, chosen, reason)
+
+    return _record(delivery, name, make, on_race=on_race)
+
+
+def release(
+    delivery: Delivery,
+    name: str,
+    *,
+    image: str = "",
+    reason: str = "",
+    on_race: OnRace = lambda attempt: None,
+) -> Deployment | None:
+    """End a hold, by default the only one; None if nothing is held. Raises UsageError if there are
+    several.
+    """
+
+    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
+        holds = state.holds
+        if image:
+            chosen = _chosen(delivery, {name: state}, name, image)
+            holds = tuple(one for one in holds if one.digests & chosen.digests)
+        if len(holds) > 1:
+            versions = ", ".join(one.version for one in holds)
+            raise UsageError(f"several are held in {name}: {versions}", hint="name one")
+        return _about(delivery, name, Action.RELEASE, holds[0], reason) if holds else None
+
+    return _record(delivery, name, make, on_race=on_race)
+
+
+def stop(
+    delivery: Delivery, name: str, *, reason: str = "", on_race: OnRace = lambda attempt: None
+) -> Deployment | None:
+    """Stop all promotions to an environment; None if they are stopped."""
+
+    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
+        made = Deployment(name, delivery.app, action=Action.STOP, reason=reason)
+        return None if state.stopped else made
+
+    return _record(delivery, name, make, on_race=on_race)
+
+
+def resume(
+    delivery: Delivery, name: str, *, reason: str = "", on_race: OnRace = lambda attempt: None
+) -> Deployment | None:
+    """Allow promotions to an environment again; None if they are not stopped."""
+
+    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
+        made = Deployment(name, delivery.app, action=Action.RESUME, reason=reason)
+        return made if state.stopped else None
+
+    return _record(delivery, name, make, on_race=on_race)
+
+
+def blocked(
+    delivery: Delivery, states: States, name: str, chosen: Deployment, *, judged: bool = True
+) -> tuple[Blocker, ...]:
+    """Why images may not be promoted to an environment now. Without `judged`, neither trust nor
+    gates are asked of the registry.
+    """
+    policy = policy_of(delivery, name)
+    now = _now(delivery)
+    if not judged:
+        section = replace(policy.section, gates=type(policy.section.gates)())
+        candidate = Candidate(chosen.digests, chosen.version, _author(delivery, chosen))
+        return blockers(replace(policy, section=section), states, candidate, now)
+    try:
+        delivery.trusted(delivery.by_target(chosen.images))
+    except ShiplineError as error:
+        return (
+            Blocker("trust", error.message, hint=error.hint),
+            *blocked(delivery, states, name, chosen, judged=False),
+        )
+    return blockers(policy, states, _judged(delivery, chosen), now)
+
+
+def policy_of(delivery: Delivery, name: str, *, automatic: bool = False) -> PromotionPolicy:
+    """The rules of an environment."""
+    section, gates = delivery.environment(name), delivery.gates
+    where = (
+        {gate: rules.blocks_in or gates.blocks_in for gate, _, rules in gates.gates()}
+        if gates
+        else {}
+    )
+    return PromotionPolicy(name, section, where, automatic)
+
+
+def _read_for(delivery: Delivery, image: str, *names: str) -> dict[str, EnvironmentState]:
+    """The states of environments; of all, where one may have the named image."""
+    wanted = [*delivery.environments] if image else [*filter(None, names)]
+    return read_states(delivery, wanted) if wanted else {}
+
+
+def _chosen(delivery: Delivery, states: States, source: str, image: str) -> Deployment:
+    """The deployment that was meant: of the named image, else the present one of `source`."""
+    if image:
+        return _in_history(states, image) or _in_registry(delivery, image)
+    if not source:
+        raise UsageError(
+            "it comes after no environment: name an image",
+            hint="`after` names the environment before it; `shipline deploy` is for the first one",
+        )
+    current = states[source].current
+    if current is None:
+        raise UsageError(
+            f"nothing of {delivery.app} was deployed to {source}",
+            hint=f"`shipline deploy --env {source}` deploys it",
+        )
+    return current
+
+
+def _in_history(states: States, word: str) -> Deployment | None:
+    """The newest deployment with a digest, tag, or beginning of a commit."""
+    digest = word.rpartition("@")[2] if "@" in word or word.startswith("sha256:") else ""
+    tag = word.rpartition("/")[2].rpartition(":")[2]
+    for one in (one for state in states.values() for one in state.said):
+        if not one.images:
+            continue
+        if digest and any(str(found) == digest for found in one.digests):
+            return one
+        if not digest and (
+            any(image.tag == tag and _same_place(image, word) for image in one.images)
+            or (len(word) >= _SHORT and one.commit.startswith(word))
+        ):
+            return one
+    return None
+
+
+def _same_place(image: Reference, word: str) -> bool:
+    """Whether an image with the tag of a word is in the repository that the word names, if any."""
+    return "/" not in word or Reference.parse(word).name == image.name
+
+
+def _in_registry(delivery: Delivery, word: str) -> Deployment:
+    if "/" not in word:
+        raise UsageError(
+            f"{word!r} was never deployed here",
+            hint="write a digest, a tag or a commit that was, or the whole name of an image",
+        )
+    image = Reference.parse(word).or_latest
+    return delivery.deployment("", delivery.trusted(delivery.by_target([image])))
+
+
+def _named(state: EnvironmentState, word: str) -> Deployment:
+    """A verified deployment of the environment by a word, to go back to."""
+    found = _in_history({state.name: state}, word)
+    before = [one for one in state.deployments if found and one.digests == found.digests]
+    if not before:
+        raise UsageError(f"{word!r} was never deployed to {state.name}")
+    if not _is_good(state, before[0]):
+        raise PromotionRefused(f"{before[0].version} is held in {state.name}, or not verified")
+    return before[0]
+
+
+def _before(state: EnvironmentState, current: Deployment) -> Deployment:
+    """The last verified deployment before the present one."""
+    again = f"`shipline rollback --env {state.name} IMAGE` goes to another one"
+    if current.action is Action.ROLLBACK:
+        raise PromotionRefused(
+            f"{state.name} was rolled back to {current.version} already, by {current.by}",
+            hint=again,
+        )
+    for one in state.deployments:
+        if one.digests != current.digests and _is_good(state, one):
+            return one
+    raise PromotionRefused(f"{state.name} had nothing verified before {current.version}")
+
+
+def _is_good(state: EnvironmentState, one: Deployment) -> bool:
+    return state.verified(one.digests) is not None and state.held(one.digests) is None
+
+
+def _about(
+    delivery: Delivery, name: str, action: Action, chosen: Deployment, reason: str
+) -> Deployment:
+    """A commit about the images of a deployment."""
+    return Deployment(
+        environment=name,
+        app=delivery.app,
+        images=chosen.images,
+        commit=chosen.commit,
+        author=chosen.author,
+        run=chosen.run if action.deploys else "",
+        action=action,
+        reason=reason,
+        trace=delivery.environ.get("TRACEPARENT", ""),
+    )
+
+
+def _record(
+    delivery: Delivery,
+    name: str,
+    make: Callable[[RemoteBranch, EnvironmentState], Deployment | None],
+    *,
+    sign: bool = False,
+    check: Callable[[RemoteBranch, str], object] = lambda branch, commit: None,
+    on_race: OnRace,
+) -> Deployment | None:
+    """Commit what is said about an environment, in its repository."""
+    gitops = delivery.environment(name).gitops
+    with delivery.branch(gitops) as branch:
+        return record(
+            branch,
+            delivery.app,
+            lambda said: make(branch, states_on(delivery, gitops, branch, said)[name]),
+            proposed=gitops.pull_request,
+            sign=sign or gitops.sign,
+            check=lambda commit: check(branch, commit),
+            on_race=on_race,
+        )
+
+
+def _is_proven(
+    delivery: Delivery, branch: RemoteBranch, section: EnvironmentSection, one: Deployment
+) -> bool:
+    """Whether a commit may be by whom it says: approvals may have to be signed."""
+    signers = section.approvals.signers if section.approvals else ""
+    return (
+        one.action is not Action.APPROVE
+        or not signers
+        or _is_signed(delivery, branch, signers, one.id, one.by)
+    )
+
+
+def _is_signed(
+    delivery: Delivery, branch: RemoteBranch, signers: str, commit: str, person: str = ""
+) -> bool:
+    who = branch.signer(commit, delivery.root / signers)
+    return bool(who) and who.lower() == address(person or branch.committer)
+
+
+def _judged(delivery: Delivery, chosen: Deployment) -> Candidate:
+    gates = judged_gates(delivery, chosen.images)
+    return Candidate(chosen.digests, chosen.version, _author(delivery, chosen), gates)
+
+
+def _gate_lines(candidate: Candidate) -> dict[str, str]:
+    """The verdicts for the message of a commit; those of several images name their digests."""
+    several = len(candidate.gates) > 1
+    return {
+        f"{name}@{digest[7:19]}" if several else name: f"{judged.outcome}: {judged.reason}"
+        for digest, gates in candidate.gates.items()
+        for name, judged in gates.items()
+    }
+
+
+def _author(delivery: Delivery, chosen: Deployment) -> str:
+    """The author of the source: as the clone has it, else as it was recorded."""
+    return (author_of(delivery.git, chosen.commit) if chosen.commit else "") or chosen.author
+
+
+def _now(delivery: Delivery) -> datetime:
+    return datetime.fromtimestamp(delivery.clock(), UTC)

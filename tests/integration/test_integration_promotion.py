@@ -1,0 +1,229 @@
+"""Promotion from one environment to the next: what the policy asks for, and what git records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nodes import Node, node
+from promotions import Delivered, Published, delivered, publish
+
+HOUR = 3600.0
+CHAIN = {"dev": "", "staging": "after: dev", "production": "after: staging"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with node(tmp_path_factory.mktemp("promotion") / "data") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, running: Node) -> Published:
+    return publish(tmp_path_factory.mktemp("published"), running)
+
+
+@pytest.fixture
+def chain(published: Published, tmp_path: Path) -> Delivered:
+    return delivered(published, tmp_path, CHAIN)
+
+
+def deploy(where: Delivered, version: str = "v0.1.0", at: float = 0) -> None:
+    where.run("deploy", "--env", "dev", f"{where.image}:{version}", at=at).ok()
+
+
+def test_the_digest_of_one_environment_comes_to_the_next(chain: Delivered) -> None:
+    deploy(chain)
+    done = chain.run("promote", "--env", "staging").ok()
+    assert done.out.strip() == chain.tip()
+    assert chain.deployed("staging") == chain.deployed("dev") == "v0.1.0"
+    assert chain.trailers("Action") == ["promote"] and chain.trailers("From") == ["dev"]
+    assert chain.gitops.subjects()[0] == "promote app v0.1.0 from dev to staging"
+    again = chain.run("promote", "--env", "staging").ok()
+    assert "staging has" in again.err and chain.tip() == done.out.strip()
+    chain.run("promote", "--env", "production", f"{chain.image}:v0.1.0").ok()
+    assert chain.deployed("production") == "v0.1.0"
+
+
+def test_what_was_not_in_the_environment_before_is_refused(chain: Delivered) -> None:
+    deploy(chain)
+    tip = chain.tip()
+    for word in (f"{chain.image}:v0.2.0", f"{chain.image}:v0.1.0"):
+        refused = chain.run("promote", "--env", "production", word)
+        assert refused.status == 9 and "it was never deployed to staging" in refused.err
+    nothing = chain.run("promote", "--env", "production")
+    assert nothing.status == 2 and "nothing of app was deployed to staging" in nothing.err
+    assert chain.tip() == tip
+
+
+def test_different_people_approve_and_not_the_author(published: Published, tmp_path: Path) -> None:
+    rules = {**CHAIN, "staging": "after: dev\napprovals: {required: 2, by: ['*@example.org']}"}
+    where = delivered(published, tmp_path, rules)
+    deploy(where)
+    waits = where.run("promote", "--env", "staging")
+    assert waits.status == 16 and "approvals: 0 of 2" in waits.err
+    tip = where.tip()
+    author = where.run("approve", "--env", "staging", by="n@example.org")
+    assert author.status == 9 and "n@example.org wrote the commit" in author.err
+    stranger = where.run("approve", "--env", "staging", by="eve@elsewhere.example")
+    assert stranger.status == 9 and "is not one of *@example.org" in stranger.err
+    assert where.tip() == tip
+    where.run("approve", "--env", "staging", "-m", "looks good", by="alice@example.org").ok()
+    assert where.trailers("Reason") == ["looks good"]
+    twice = where.run("approve", "--env", "staging", by="Alice@example.org")
+    assert twice.status == 9 and "has approved v0.1.0 for staging already" in twice.err
+    assert where.run("promote", "--env", "staging").status == 16
+    where.run("approve", "--env", "staging", by="bob@example.org").ok()
+    where.run("promote", "--env", "staging").ok()
+    assert where.trailers("Approved-By") == ["bob@example.org", "alice@example.org"]
+    deploy(where, "v0.2.0")
+    other = where.run("promote", "--env", "staging")
+    assert other.status == 16 and "0 of 2" in other.err  # approvals are of a digest
+
+
+def test_a_rollback_holds_what_was_bad_until_it_is_released(chain: Delivered) -> None:
+    for version in ("v0.1.0", "v0.2.0"):
+        deploy(chain, version)
+        chain.run("promote", "--env", "staging").ok()
+    count = len(chain.gitops.subjects())
+    chain.run("rollback", "--env", "staging", "-m", "errors").ok()
+    assert chain.deployed("staging") == "v0.1.0"
+    assert chain.gitops.subjects()[:2] == [
+        "hold app v0.2.0 in staging",
+        "roll back app to v0.1.0 in staging",
+    ]
+    refused = chain.run("promote", "--env", "staging")
+    assert refused.status == 9 and "it is held in staging by n <ops@example.org>" in refused.err
+    again = chain.run("rollback", "--env", "staging")
+    assert again.status == 9 and "was rolled back to v0.1.0 already" in again.err
+    assert len(chain.gitops.subjects()) == count + 2
+    chain.run("release", "--env", "staging").ok()
+    assert "nothing is held" in chain.run("release", "--env", "staging").ok().err
+    chain.run("promote", "--env", "staging").ok()
+    assert chain.deployed("staging") == "v0.2.0"
+
+
+def test_there_is_nothing_to_roll_back_to_before_the_first_version(chain: Delivered) -> None:
+    deploy(chain)
+    refused = chain.run("rollback", "--env", "dev")
+    assert refused.status == 9 and "dev had nothing verified before v0.1.0" in refused.err
+    assert chain.run("rollback", "--env", "staging").status == 2
+
+
+def test_a_hold_in_the_environment_before_stops_a_digest_too(chain: Delivered) -> None:
+    deploy(chain)
+    chain.run("hold", "--env", "dev", "-m", "leaks").ok()
+    assert "is held in dev already" in chain.run("hold", "--env", "dev").ok().err
+    refused = chain.run("promote", "--env", "staging")
+    assert refused.status == 9 and "it is held in dev by" in refused.err and "leaks" in refused.err
+    chain.run("release", "--env", "dev", "v0.1.0").ok()
+    chain.run("promote", "--env", "staging").ok()
+
+
+def test_stopped_promotions_go_on_when_they_are_resumed(chain: Delivered) -> None:
+    deploy(chain)
+    chain.run("env", "stop", "staging", "-m", "incident 7").ok()
+    refused = chain.run("promote", "--env", "staging")
+    assert refused.status == 9 and "promotions to staging are stopped by" in refused.err
+    assert "incident 7" in refused.err
+    assert chain.status()["staging"]["stopped"]["reason"] == "incident 7"
+    chain.run("env", "resume", "staging").ok()
+    chain.run("promote", "--env", "staging").ok()
+
+
+def test_the_soak_counts_from_the_verification_and_ends_with_a_replacement(
+    published: Published, tmp_path: Path
+) -> None:
+    where = delivered(published, tmp_path, {**CHAIN, "staging": "after: dev\nsoak: 30m"})
+    deploy(where, at=-0.4 * HOUR)
+    waits = where.run("promote", "--env", "staging")
+    assert waits.status == 16 and re.search(r"verified for 24m(\d+s)? of 30m in dev", waits.err)
+    assert "may not be promoted to staging yet: not before 20" in waits.err
+    deploy(where, "v0.2.0", at=-0.3 * HOUR)
+    refused = where.run("promote", "--env", "staging", "v0.1.0")
+    assert refused.status == 9
+    assert re.search(r"it was replaced after [56]m(\d+s)? of 30m in dev", refused.err)
+
+
+def test_a_soak_that_is_over_lets_it_pass(published: Published, tmp_path: Path) -> None:
+    where = delivered(published, tmp_path, {**CHAIN, "staging": "after: dev\nsoak: 30m"})
+    deploy(where, at=-HOUR)
+    where.run("promote", "--env", "staging").ok()
+
+
+def test_commits_from_the_future_are_an_error_and_no_soak(
+    published: Published, tmp_path: Path
+) -> None:
+    where = delivered(published, tmp_path, {**CHAIN, "staging": "after: dev\nsoak: 30m"})
+    deploy(where, at=2 * HOUR)
+    tip = where.tip()
+    refused = where.run("promote", "--env", "staging")
+    assert refused.status == 9 and "is in the future here" in refused.err
+    assert "correct the clock" in refused.err and where.tip() == tip
+
+
+def test_a_freeze_says_when_it_ends_and_windows_when_they_open(
+    published: Published, tmp_path: Path
+) -> None:
+    today = datetime.now(UTC).date()
+    freeze = f"freezes: [{{from: {today}, to: {today + timedelta(days=1)}, reason: holidays}}]"
+    other = (today + timedelta(days=3)).strftime("%a").lower()
+    rules = {
+        **CHAIN,
+        "staging": f"after: dev\n{freeze}",
+        "production": f"after: dev\nwindows: [{{days: [{other}], from: '10:00', to: '11:00'}}]",
+    }
+    where = delivered(published, tmp_path, rules)
+    deploy(where)
+    frozen = where.run("promote", "--env", "staging")
+    assert frozen.status == 16
+    assert f"not before {today + timedelta(days=2)} 00:00:00 UTC" in frozen.err
+    assert "(holidays)" in frozen.err
+    closed = where.run("promote", "--env", "production")
+    assert closed.status == 16
+    assert f"not before {today + timedelta(days=3)} 10:00:00 UTC" in closed.err
+    assert f"promotions are made {other} 10:00-11:00 UTC" in closed.err
+
+
+def test_the_board_and_the_history_say_who_did_what(chain: Delivered) -> None:
+    deploy(chain)
+    chain.run("promote", "--env", "staging").ok()
+    deploy(chain, "v0.2.0")
+    board = chain.run("status").ok().out.splitlines()
+    assert board[0].split()[:2] == ["ENVIRONMENT", "VERSION"]
+    assert [line.split()[:2] for line in board[1:]] == [
+        ["dev", "v0.2.0"],
+        ["staging", "v0.1.0"],
+        ["production", "-"],
+    ]
+    rows = chain.status()
+    assert rows["staging"]["candidate"]["version"] == "v0.2.0"
+    assert rows["production"]["candidate"]["version"] == "v0.1.0" and rows["dev"]["verified"]
+    history = chain.run("env", "history", "dev").ok().out.splitlines()
+    assert ["deploy app v0.2.0 to dev" in history[0], len(history)] == [True, 2]
+    why = chain.run("env", "why", "staging").ok().out
+    assert "staging has v0.1.0, promoted from dev by n <ops@example.org>" in why
+    assert "v0.2.0 of dev may be promoted now" in why
+    blame = chain.run("env", "blame", "staging").ok().out
+    assert chain.deployed("staging") in blame and "by n <n@example.org>" in blame
+
+
+def test_an_unknown_image_or_environment_is_named(chain: Delivered) -> None:
+    deploy(chain)
+    tip = chain.tip()
+    for words, status, message in (
+        (("promote", "--env", "nowhere"), 2, "there is no environment 'nowhere'"),
+        (("promote", "--env", "dev"), 2, "it comes after no environment: name an image"),
+        (("promote", "--env", "staging", "v9"), 2, "'v9' was never deployed here"),
+        (("promote", "--env", "staging", f"{chain.image}:v9"), 8, "v9"),
+        (("approve", "--env", "staging"), 2, "staging needs no approvals"),
+        (("hold", "--env", "production"), 2, "nothing of app was deployed to production"),
+    ):
+        done = chain.run(*words)
+        assert (done.status, message in done.err) == (status, True), done.err
+        assert "Traceback" not in done.err
+    assert chain.tip() == tip
