@@ -85,7 +85,7 @@ def prepare(
         decision = policy.decide(work_tree)
         naming = policy.naming(decision, work_tree, allow_dirty=allow_dirty, plan_only=plan_only)
         event = decision.event
-        if project.environments and fetch and not event.default_branch:
+        if project.environments and not event.default_branch:
             event = replace(event, default_branch=policy.default_branch())
         if not fetch and (doubt := policy.doubt()):
             naming = replace(naming, notes=(*naming.notes, doubt))
