@@ -127,3 +127,37 @@ def test_what_is_shown_at_the_end_of_a_run_is_in_its_record(project: Project) ->
     project.ship("--until", "dev").ok()
     shown = project.run("runs", "show", "latest").ok().out
     assert "dev: " in shown.splitlines()[-1] and "@sha256:" in shown.splitlines()[-1]
+
+
+def test_the_next_environment_waits_for_the_checks_of_the_one_before(
+    project: Project, gitops: GitOps
+) -> None:
+    checks = "checks: {smoke: {run: 'echo tried; test ! -e ../broken'}}"
+    text = (project.root / "shipline.yaml").read_text()
+    text = text.replace("{kustomization: dev}]}", "{kustomization: dev}]}, " + checks)
+    project.commit("feat: checks", **{"shipline.yaml": text})
+    broken = project.root.parent / "broken"
+    broken.touch()
+    failed = project.ship()
+    assert failed.status == 17 and "smoke: it ended with 1" in failed.err and "tried" in failed.err
+    assert project.states()["deploy-dev"] == "failed"
+    assert _verdicts(gitops) == ["fail"] and _deployed(gitops) == ["dev"]
+    broken.unlink()
+    done = project.ship("--resume", project.record()["id"])
+    assert done.status == 16, done.err  # production waits for a person
+    assert _verdicts(gitops) == ["pass", "fail"] and _deployed(gitops) == ["staging", "dev"]
+
+
+def _trailers(gitops: GitOps, name: str) -> list[str]:
+    messages = gitops.git("log", "--format=%B", "main").splitlines()
+    return [line.partition(": ")[2] for line in messages if line.startswith(f"{name}: ")]
+
+
+def _verdicts(gitops: GitOps) -> list[str]:
+    return _trailers(gitops, "Shipline-Verdict")
+
+
+def _deployed(gitops: GitOps) -> list[str]:
+    """The environments that were deployed to, newest first."""
+    subjects = gitops.git("log", "--format=%s", "main").splitlines()
+    return [line.rpartition(" ")[2] for line in subjects if line.startswith(("deploy", "promote"))]

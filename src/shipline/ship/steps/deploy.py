@@ -143,9 +143,26 @@ def _deploy(name: str, context: StepContext, span: Span) -> StepOutcome:
     else:
         done = deploy(on_race=lambda _: span.output(b"another push was first; trying again\n"))
         commit, address = done.commit, done.address
+    if not address:  # what is only proposed does not run yet
+        _verify(context, section, replace(deployment, id=commit), span)
     reason = address or commit or "it has these images already"
     result = DeployedImages(name, shown, commit, address)
     return StepOutcome(result=result, reason=reason, cached=not commit)
+
+
+def _verify(
+    context: StepContext, section: EnvironmentSection, deployment: Deployment, span: Span
+) -> None:
+    """Raises NotVerified unless the environment runs the images, is healthy and passes its checks,
+    GateUndecided if that cannot be told; the verdict is recorded.
+    """
+    if not section.health and not section.checks:
+        return
+    from shipline.deliver.checks import verify
+
+    delivery = context.environment.delivery
+    assert delivery is not None
+    verify(delivery, section, deployment, span, gates=context.project.gates).require()
 
 
 def _has_version(delivery: Delivery, section: EnvironmentSection, deployment: Deployment) -> bool:
