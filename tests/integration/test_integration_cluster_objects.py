@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from ruamel.yaml import YAML
 from commands import run_shipline
 from peers import Account, docker_registry
 from peers.argocd import application
+from shipline.deliver.canary.section import Weights
+from shipline.deliver.canary.weights import set_weight
 from toolboxes import node_packages
 
-PACKAGES = ("@kubernetes-models/argo-cd@4", "@kubernetes-models/flux-cd@4")
+PACKAGES = tuple(
+    f"@kubernetes-models/{name}"
+    for name in ("argo-cd@4", "flux-cd@4", "argo-rollouts@2", "gateway-api@2", "istio@3")
+)
 VALIDATE = """\
 import { readFileSync } from 'fs'
 for (const [name, kind, object] of JSON.parse(readFileSync(0, 'utf8')))
@@ -41,6 +47,37 @@ MODULES = {
     "source.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/source.toolkit.fluxcd.io/v1",
     "helm.toolkit.fluxcd.io/v2": "@kubernetes-models/flux-cd/helm.toolkit.fluxcd.io/v2",
     "kustomize.toolkit.fluxcd.io/v1": "@kubernetes-models/flux-cd/kustomize.toolkit.fluxcd.io/v1",
+    "Rollout": "@kubernetes-models/argo-rollouts/argoproj.io/v1alpha1",
+    "HTTPRoute": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
+    "VirtualService": "@kubernetes-models/istio/networking.istio.io/v1",
+}
+PAIR: dict[str, Any] = {"stable": "app", "canary": "app-canary"}
+WEIGHTED = {
+    "rollout": """\
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: {name: app}
+spec:
+  selector: {matchLabels: {app: app}}
+  strategy: {canary: {steps: [{setWeight: 100}, {pause: {duration: 1}}]}}
+  template:
+    metadata: {labels: {app: app}}
+    spec: {containers: [{name: app, image: none}]}
+""",
+    "httproute": """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: app}
+spec: {rules: [{backendRefs: [{name: app, port: 80}, {name: app-canary, port: 80}]}]}
+""",
+    "virtualservice": """\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: app}
+spec:
+  hosts: [app]
+  http: [{route: [{destination: {host: app}}, {destination: {host: app-canary}}]}]
+""",
 }
 
 
@@ -50,7 +87,10 @@ def packages(pytestconfig: pytest.Config) -> Path:
 
 
 def validated(objects: list[Any], packages: Path) -> subprocess.CompletedProcess[str]:
-    words = [[MODULES[one["apiVersion"]], one["kind"], one] for one in objects]
+    words = [
+        [MODULES.get(one["kind"]) or MODULES[one["apiVersion"]], one["kind"], one]
+        for one in objects
+    ]
     script = packages / "validate.mjs"
     script.write_text(VALIDATE)
     return subprocess.run(["node", script], input=json.dumps(words), capture_output=True, text=True)
@@ -75,6 +115,20 @@ def test_the_objects_pass_the_schemas_of_their_controllers(
         assert files == ["../../envs/chart.yaml" if words[0] == "argocd" else "envs/chart.yaml"]
     objects[0]["spec"]["source" if words[0] == "argocd" else "interval"] = 3
     assert validated(objects, packages).returncode != 0
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_weights_pass_the_schemas_of_what_reads_them(packages: Path, kind: str) -> None:
+    options: dict[str, Any] = {kind: "f"} | ({} if kind == "rollout" else PAIR)
+    weights, content = Weights(**options), WEIGHTED[kind].encode()
+    for weight in (25, 100, 0):
+        tree = {"f": partial(bytes, content)}
+        content = set_weight(weights, tree, weight).get("f", content)
+        (written,) = YAML(typ="safe", pure=True).load_all(content.decode())
+        done = validated([written], packages)
+        assert done.returncode == 0, done.stderr
+    wrong = content.decode().replace("100", '"much"').replace("weight: 0", "weight: much")
+    assert validated([YAML(typ="safe", pure=True).load(wrong)], packages).returncode != 0
 
 
 def test_a_manifest_of_an_image_is_ready_for_kustomize_and_deploy(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def run(
     images: Mapping[str, Reference],
     deployment: Deployment,
     *,
-    settled: Callable[[], object] | None = None,
+    settled: Callable[[Deployment], object] | None = None,
     tell: Callable[[str], object] = lambda line: None,
     resume: bool = False,
 ) -> Deployment | None:
@@ -181,8 +181,8 @@ def ending(section: CanarySection | None, decide: Decide) -> Decide:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
     """A new version on its way into an environment. `images` are by target, `deployment` says what
-    the commits say of them; `opened` opens the branch for a moment. `settled` waits until the
-    stable version runs the new image; `tell` gets lines for people. `resume` takes up one that is
+    the commits say of them; `opened` opens the branch for a moment. `settled` waits until what was
+    deployed runs, and records that; `tell` gets lines for people. `resume` takes up one that is
     frozen, too.
     """
 
@@ -194,7 +194,7 @@ class Canary:
     http: HttpClient
     environ: Mapping[str, str]
     home: Path
-    settled: Callable[[], object] | None = None
+    settled: Callable[[Deployment], object] | None = None
     tell: Callable[[str], object] = lambda line: None
     resume: bool = False
     run: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -379,19 +379,18 @@ class Canary:
         )
 
     def _finish(self, promoted: Deployment) -> Deployment:
-        """After the promotion: all traffic to the stable version, and a record that it passed."""
+        """After the deployment: no weight, and a record that it passed if `settled` makes none."""
+        is_rollout = self.section.weights.kind == "rollout"
+        if self.settled:
+            self.settled(promoted)
+        elif not is_rollout:
+            sleep(self.section.steps[-1].hold.seconds)
+        over = self._weight(len(self.section.steps) - 1, promoted.previous, "pass")
         passed = replace(
             self.deployment, action=Action.VERIFY, verdict="pass", reason="canary", run=self.run
         )
-        if self.section.weights.kind == "rollout":
-            self._commit(passed, mine=promoted, goes_on=False)
-            return promoted
-        if self.settled:
-            self.settled()
-        else:
-            sleep(self.section.steps[-1].hold.seconds)
-        over = self._weight(len(self.section.steps) - 1, promoted.previous, "pass")
-        self._commit(replace(over, weight=0), then=[passed], mine=promoted, goes_on=False)
+        records = [] if self.settled else [passed]
+        self._commit(replace(over, weight=0), then=records, mine=promoted, goes_on=False)
         return promoted
 
     def _fail(self, number: int, verdict: StepVerdict, stable: Sequence[Reference]) -> NoReturn:
