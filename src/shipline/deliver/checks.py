@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -161,14 +162,13 @@ class _Verifier:
 
     def results(self, step: Step, *, checks: bool) -> Iterator[EnvironmentCheck]:
         """The results, one after another."""
-        section, deployment = self.section, self.deployment
-        if section.health is not None:
-            runtime = open_runtime(section.health, self.delivery.environ, self.delivery.root)
-            with step.step(f"wait for {deployment.environment}") as shown:
-                yield wait_until_running(runtime, section.health, deployment, shown)
-        for name, check in section.checks.items() if checks else ():
-            with step.step(f"check {name}", kind="run") as shown:
-                yield self._check(name, check, shown)
+        health, deployment = self.section.health, self.deployment
+        if health is not None:
+            runtime = open_runtime(health, self.delivery.environ, self.delivery.root)
+            waiting = partial(wait_until_running, runtime, health, deployment)
+            yield _shown(step, f"wait for {deployment.environment}", waiting)
+        for name, check in self.section.checks.items() if checks else ():
+            yield _shown(step, f"check {name}", partial(self._check, name, check))
 
     def _check(self, name: str, check: CheckSection, step: Step) -> EnvironmentCheck:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -285,6 +285,26 @@ class _Verifier:
         gitops = self.section.gitops
         with self.delivery.branch(gitops) as branch:
             return record(branch, made.app, make, proposed=gitops.pull_request, sign=gitops.sign)
+
+
+class _NotPassed(ShiplineError):
+    """A result other than pass, which ends its step with an error."""
+
+    def __init__(self, result: EnvironmentCheck) -> None:
+        super().__init__(result.reason)
+        self.result = result
+
+
+def _shown(step: Step, title: str, work: Callable[[Step], EnvironmentCheck]) -> EnvironmentCheck:
+    """The result of `work`, as a step of its own."""
+    try:
+        with step.step(title, kind="run") as shown:
+            result = work(shown)
+            if result.grade != "pass":
+                raise _NotPassed(result)
+    except _NotPassed as end:
+        return end.result
+    return result
 
 
 def _of_verdict(name: str, verdict: Verdict, how: str) -> EnvironmentCheck:

@@ -121,6 +121,9 @@ class EnvironmentSection:
         return self.health is not None or bool(self.checks)
 
     def __post_init__(self) -> None:
+        for name in self.checks:
+            if not _NAME.match(name):
+                raise ConfigError(f"checks: {name!r} is not a name of letters, digits, . _ and -")
         if self.canary and self.gitops.pull_request:
             raise ConfigError("canary: weights are pushed: it cannot be used with `pull-request`")
         if self.soak and not self.after:

@@ -26,7 +26,7 @@ from shipline.deliver.gitops import Action, Deployment, GitOpsSection, Supersede
 from shipline.deliver.health import CheckSection, HealthSection, UrlHealth
 from shipline.deliver.runtime import RunningState, RuntimeUnreadable
 from shipline.errors import ConfigError, GateUndecided
-from shipline.events import Event, Logged, Stream, silent
+from shipline.events import Event, Finished, Logged, Stream, silent
 from shipline.gates import DastGate, GatesSection, Severity, TestsGate, Waiver
 from shipline.git import Git
 from shipline.oci import Digest, Reference
@@ -205,6 +205,8 @@ def test_later_checks_are_not_run_after_one_that_fails(setup: Setup) -> None:
     checks = {name: CheckSection(run=run) for name, run in (("a", "false"), ("b", "touch ran"))}
     done = setup.verify(section_checks=checks)
     assert [result.name for result in done.results] == ["a"] and not (setup.root / "ran").exists()
+    errors = [one.error for one in setup.events if isinstance(one, Finished)]
+    assert errors == ["it ended with 1", ""]  # the step of the check, and the one around it
 
 
 def test_a_check_gets_what_it_is_about_and_no_secrets_unless_named(setup: Setup) -> None:
@@ -248,6 +250,11 @@ def test_a_program_that_is_not_there_is_no_verdict(setup: Setup) -> None:
     with pytest.raises(GateUndecided, match="no-such-program is not installed"):
         done.require()
     assert [one.verdict for one in setup.records()] == ["error"]
+
+
+def test_a_check_is_no_path(setup: Setup) -> None:
+    with pytest.raises(ConfigError, match="is not a name"):
+        EnvironmentSection(gitops=setup.gitops, checks={"../a": CheckSection(run="true")})
 
 
 def test_without_health_and_checks_nothing_is_recorded(setup: Setup) -> None:
