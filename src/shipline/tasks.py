@@ -444,15 +444,22 @@ class _Visit(Generic[N]):
         job(node)
 
 
+_PATIENCE_S = 5.0
+
+
 class Limiter:
     """At most `tokens` holders at once: `with limiter: ...`, interruptible while waiting."""
 
     def __init__(self, tokens: int) -> None:
         self._condition = threading.Condition()
-        self._tokens = self._free = tokens
+        self._most = self._tokens = self._free = tokens
 
     def resize(self, tokens: int) -> None:
-        """From now on at most `tokens` holders; those there are keep what they hold."""
+        """From now on at most `tokens` holders; those there are keep what they hold.
+
+        With fewer than at first, whoever waits for longer than `_PATIENCE_S` while none leaves goes
+        ahead: it may be what the holders wait for.
+        """
         with self._condition:
             self._free += tokens - self._tokens
             self._tokens = tokens
@@ -462,7 +469,9 @@ class Limiter:
         with on_cancel(self._wake), self._condition:
             while self._free <= 0:
                 check()
-                self._condition.wait()
+                reduced = self._tokens - self._free < self._most
+                if not self._condition.wait(_PATIENCE_S if reduced else None) and reduced:
+                    break
             self._free -= 1
 
     def __exit__(self, *_: object) -> None:

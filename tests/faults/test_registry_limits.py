@@ -10,6 +10,7 @@ import pytest
 from parties import name
 
 from serving import ReceivedRequest, Reply, serving
+from shipline import tasks
 from shipline.errors import RegistryError
 from shipline.oci import Descriptor, Manifest, media
 from shipline.registry import Client
@@ -110,6 +111,42 @@ def test_fewer_requests_are_sent_at_once_after_a_refusal() -> None:
             for number in range(12):
                 group.start(client.repository(name(served)).resolve, f"w{number}")
     assert first <= 3 < most[0] <= 4
+
+
+def test_readers_that_a_thread_may_hold_are_had_after_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would wait for itself."""
+    content = b"some content"
+    layer = Descriptor.of(content, media.OCI_LAYER)
+    replies = iter([(429, {"Retry-After": "0"}, b"")] * 3)
+    monkeypatch.setattr(tasks, "_PATIENCE_S", 0.2)
+    with (
+        serving(lambda request: next(replies, (200, {}, content))) as served,
+        Client(at_once=4) as client,
+    ):
+        repository = client.repository(name(served))
+        begin = time.monotonic()
+        with (
+            repository.fetch(layer) as one,
+            repository.fetch(layer) as other,
+            repository.fetch(layer) as third,
+        ):
+            assert third.read() == other.read() == one.read() == content
+        assert time.monotonic() - begin >= 0.2  # the third had to wait
+
+
+def test_who_asks_once_does_not_wait_for_another() -> None:
+    """It has another server to ask, as for mirrors, or shows what it has, as a node does."""
+    with (
+        serving(lambda request: (429, {"Retry-After": "50"}, b"")) as served,
+        Client(tries=1) as client,
+    ):
+        begin = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(RegistryError):
+                client.repository(name(served)).resolve("v1")
+        assert time.monotonic() - begin < 25
 
 
 def test_an_error_tells_the_rate_limit() -> None:

@@ -350,7 +350,8 @@ class HttpClient:
     ) -> ClientResponse:
         limits = self.limits(request.url.origin)
         limiter: Limiter = getattr(limits, limit)
-        limits.wait()
+        if self.tries > 1:  # else there is another server, or an answer that is kept
+            limits.wait()
         limiter.__enter__()
         try:
             writer = self._open(request, length=request.length, address_policy=address_policy)
