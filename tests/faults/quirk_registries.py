@@ -132,6 +132,7 @@ QUIRKY = (
         basic=True,
     ),
     Quirky("IBM Cloud Container Registry", "icr.io", silent=True, deletes_need="delete"),
+    Quirky("shipline registry", "node.example.com", headers={"Server": "shipline"}, basic=True),
 )
 
 

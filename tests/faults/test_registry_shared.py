@@ -13,10 +13,11 @@ import pytest
 from images import make_image
 from registries import REGISTRY, docker_registry, make_identity, token_auth, token_server
 
+from nodes import node
 from peers import Redis, redis
 from serving import ReceivedRequest, Reply, serving
 from shipline.content import LocalStore, MemoryStore, copy_graph
-from shipline.errors import AuthError, NotFound
+from shipline.errors import AuthError, NotFound, RegistryError
 from shipline.metadata import LeveledCache, RedisCache, RedisUrl
 from shipline.oci import Descriptor, Manifest, Reference, parse_manifest
 from shipline.registry import Client, Credentials, HostSettings, RemoteRepository, StaticKeychain
@@ -146,6 +147,63 @@ def test_a_manifest_that_another_process_read_is_not_fetched(
         with place.client() as client, place.repository(client).fetch(image) as reader:
             assert reader.read() == store.path(image.digest).read_bytes()
         assert place.asked(path) == 1
+
+
+def test_a_deleted_manifest_is_forgotten(place: Place, store: LocalStore) -> None:
+    image = make_image(store, 1000)
+    place.push(store, image)
+    for _ in range(2):
+        with place.client() as client, place.repository(client).fetch(image) as reader:
+            reader.read()
+    with place.client() as client:
+        place.repository(client).delete(str(image.digest))
+    with (
+        pytest.raises(NotFound),
+        place.client() as client,
+        place.repository(client).fetch(image) as reader,
+    ):
+        reader.read()
+
+
+def test_our_node_shows_that_it_checks_blobs(
+    server: Redis, store: LocalStore, tmp_path: Path
+) -> None:
+    image = make_image(store, 1000)
+    whole = parse_manifest(store.path(image.digest).read_bytes())
+    assert isinstance(whole, Manifest)
+    levels = LeveledCache(RedisCache(RedisUrl.parse(server.url)))
+    settings = HostSettings(shared=SharedCache(levels))
+    with node(tmp_path / "node") as running:
+        place = Place(running.url.partition("//")[2], server)
+        with Client(settings) as client:
+            copy_graph(store, place.repository(client), image)
+        with Client(settings) as client:
+            repository = place.repository(client)
+            assert not repository.assumes(whole.config, store), "the node has said nothing yet"
+            assert repository.exists(image)
+            assert repository.assumes(whole.config, store)
+        with Client(settings) as client:
+            lost = place.repository(client)
+            assert lost.exists(image)
+            config = Descriptor.of(b"another", whole.config.media_type)
+            other = Manifest.make(config, whole.layers)
+            with pytest.raises(RegistryError, match="MANIFEST_BLOB_UNKNOWN"):
+                lost.push(other.descriptor, MemoryStore(other.raw))
+
+
+class BrokenKeychain:
+    def credentials(self, host: str, repository: str) -> Credentials | None:
+        raise AuthError("the helper failed", host=host)
+
+
+def test_a_keychain_that_fails_is_no_error_where_nobody_asks_for_it(
+    place: Place, store: LocalStore
+) -> None:
+    image = make_image(store, 1000)
+    levels = LeveledCache(RedisCache(RedisUrl.parse(place.server.url)))
+    shared = SharedCache(levels, strict=[place.host])
+    with Client(HostSettings(shared=shared), BrokenKeychain()) as client:
+        copy_graph(store, place.repository(client), image)
 
 
 @pytest.mark.parametrize("trouble", ["paused", "flushed", "garbage"])

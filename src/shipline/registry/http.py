@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from shipline import __version__
-from shipline.errors import RegistryError, ShiplineError
+from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
 from shipline.registry.auth import EndpointAuth, Scopes, Token
-from shipline.registry.credentials import Keychain
+from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import (
     RETRIED,
     HttpResponse,
@@ -110,14 +110,23 @@ class HttpClient:
             if found is None:
                 from shipline.registry.shared import RepositoryFacts
 
-                host, name = endpoint.host, f"{endpoint.origin}/{repository}"
+                strict = endpoint.origin.authority in shared.strict
                 found = RepositoryFacts(
-                    name,
-                    lambda: shared.of(host, self._keychain.credentials(host, repository)),
-                    checks_blobs=shared.checks_blobs(host),
+                    f"{endpoint.origin}/{repository}",
+                    lambda: shared.of(endpoint.host, self._credentials(endpoint, repository)),
+                    lambda: strict or self.quirks(endpoint.origin).checks_blobs,
                 )
                 self._facts[endpoint, repository] = found
             return found
+
+    def _credentials(self, endpoint: Endpoint, repository: str) -> Credentials | None:
+        """Those that are needed to share; none where they cannot be read, which is an error only
+        if the registry asks for them.
+        """
+        try:
+            return self._keychain.credentials(endpoint.host, repository)
+        except (AuthError, ConfigError):
+            return None
 
     def limits(self, origin: Origin) -> HostLimits:
         """The limits of a host, shared by all threads."""

@@ -22,7 +22,8 @@ class Quirks(Struct, frozen=True):
 
     `resumes` is False where the second PATCH of an upload loses its bytes, `referrers` where that
     API does something else. `chunk` is the most bytes that a numbered chunk may have, 0 for any
-    number. Tokens for deletes need `delete_actions`; `delete_hint` says how to delete what this API
+    number. `checks_blobs` is True where a manifest whose blobs are missing is known to be refused.
+    Tokens for deletes need `delete_actions`; `delete_hint` says how to delete what this API
     does not.
     """
 
@@ -32,6 +33,7 @@ class Quirks(Struct, frozen=True):
     resumes: bool = True
     referrers: bool = True
     chunk: int = 0
+    checks_blobs: bool = False
     delete_actions: frozenset[str] = _PUSH
     delete_hint: str = ""
     tolerated: str = ""
@@ -43,6 +45,7 @@ QUIRKS = (
     Quirks(
         "Docker Hub",
         ("registry-1.docker.io", "docker.io", "index.docker.io"),
+        checks_blobs=True,
         delete_hint="delete it at https://hub.docker.com",
         tolerated="errors have `message` or `details` instead of `errors`; a mount needs a token "
         "for both repositories; the rate limit is in `ratelimit-*` headers",
@@ -52,6 +55,7 @@ QUIRKS = (
         ("ghcr.io", "containers.*.ghe.com"),
         referrers=False,
         chunk=4 << 20,
+        checks_blobs=True,
         delete_hint="delete the version of the package on its page or with GitHub's API",
         tolerated="the referrers API redirects to a web API; a chunk above 4 MiB is answered 416",
     ),
@@ -59,6 +63,7 @@ QUIRKS = (
         "Amazon ECR",
         ("*.dkr.ecr.*.amazonaws.com", "*.dkr.ecr.*.amazonaws.com.cn", "public.ecr.aws"),
         resumes=False,  # aws/containers-roadmap#2831
+        checks_blobs=True,
         delete_hint="delete it with `aws ecr batch-delete-image`",
         tolerated="201 for a PATCH, whose bytes are dropped from the second on; manifests have no "
         "Location; a page of more than 1000 tags is an error",
@@ -66,16 +71,19 @@ QUIRKS = (
     Quirks(
         "Google Artifact Registry",
         ("*.pkg.dev", "gcr.io", "*.gcr.io"),
+        checks_blobs=True,
         tolerated="401 without a challenge, which /v2/ has; more fields in the list of tags",
     ),
     Quirks(
         "Azure Container Registry",
         ("*.azurecr.io", "*.azurecr.cn", "*.azurecr.us"),
+        checks_blobs=True,
         tolerated="blobs are redirected to a storage that refuses the registry's credentials",
     ),
     Quirks(
         "Harbor",
         shown=(_CHALLENGE, 'service="harbor-registry"'),
+        checks_blobs=True,
         delete_hint="Harbor deletes tags with its own API only: delete the digest instead",
         tolerated="HEAD of a blob without its size; 404 with the code UNKNOWN",
     ),
@@ -83,12 +91,14 @@ QUIRKS = (
         "Quay",
         ("quay.io",),
         shown=(_CHALLENGE, r'realm="https?://[^"]*/v2/auth"'),
+        checks_blobs=True,
         tolerated="no token for the action `delete`; no mount without `from`",
     ),
     Quirks(
         "GitLab",
         ("registry.gitlab.com",),
         shown=("Gitlab-Container-Registry-Version", "."),
+        checks_blobs=True,
         tolerated="only the first of several scopes is granted, so that a mount is refused",
     ),
     Quirks(
@@ -107,6 +117,12 @@ QUIRKS = (
         ("icr.io", "*.icr.io"),
         delete_actions=_PUSH | {"delete"},
         tolerated="a token for the action `delete` has to be asked for",
+    ),
+    Quirks(
+        "shipline registry",
+        shown=("Server", r"shipline\Z"),
+        checks_blobs=True,
+        tolerated="none; it shows its name in `Server`",
     ),
 )
 

@@ -495,6 +495,8 @@ class RemoteRepository:
                 error.hint = self._registry.quirks.delete_hint or error.hint
             raise
         response.close()
+        if ":" in name and self._facts is not None:
+            self._facts.drop_manifest(Digest.parse(name))
         if response.status == 404:
             raise NotFound(f"{name} is not in {self.name}")
         if content:

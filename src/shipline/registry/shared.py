@@ -35,21 +35,17 @@ _STRICT = "strict"  # in its query: hosts
 _COST = {"n": 1 << 14, "r": 8, "p": 1, "maxmem": 64 << 20}  # 40 ms of CPU per guess of a password
 _NONCE = 12  # bytes
 _MANIFEST_LIMIT = 256 << 10  # bytes; larger ones are not shared
-_CHECKING = (
-    *("docker.io", "ghcr.io", "amazonaws.com", "pkg.dev", "gcr.io", "azurecr.io"),
-    *("quay.io", "registry.gitlab.com"),
-)
 
 
 class SharedCache:
     """A cache that several processes share. Safe to use from any thread."""
 
     def __init__(self, levels: LeveledCache, strict: Iterable[str] = ()) -> None:
-        """`strict` are registries, besides the known ones, which refuse a manifest whose blobs are
-        missing.
+        """`strict` are registries which refuse a manifest whose blobs are missing, besides those
+        that are known to (`Quirks.checks_blobs`).
         """
         self._levels = levels
-        self._strict = frozenset(strict)
+        self.strict = frozenset(strict)
         self._lock = threading.Lock()
         self._sealed: dict[tuple[str, Credentials | None], SealedCache] = {}
 
@@ -61,12 +57,6 @@ class SharedCache:
                 found = SealedCache(self._levels, _secret(host, credentials))
                 self._sealed[host, credentials] = found
             return found
-
-    def checks_blobs(self, authority: str) -> bool:
-        """Whether the registry refuses a manifest whose blobs are missing."""
-        host = authority.partition(":")[0]
-        known = any(host == one or host.endswith(f".{one}") for one in _CHECKING)
-        return known or authority in self._strict
 
 
 def _secret(host: str, credentials: Credentials | None) -> bytes:
@@ -125,11 +115,13 @@ class AssumedBlob(Struct, frozen=True):
 
 
 class RepositoryFacts:
-    """What is shared of one repository: its blobs, and its manifests by digest. `sealed` is called
-    when something is asked for first.
+    """What is shared of one repository: its blobs, as long as the registry `checks_blobs`, and its
+    manifests by digest. `sealed` is called when something is asked for first.
     """
 
-    def __init__(self, name: str, sealed: Callable[[], SealedCache], *, checks_blobs: bool) -> None:
+    def __init__(
+        self, name: str, sealed: Callable[[], SealedCache], checks_blobs: Callable[[], bool]
+    ) -> None:
         self._name = name
         self._open = cache(sealed)
         self._checks_blobs = checks_blobs
@@ -139,7 +131,7 @@ class RepositoryFacts:
         """Whether the repository is known to have the blob, so that it need not be asked; `assumed`
         tells it when a manifest names the blob.
         """
-        if not self._checks_blobs or self._open().get("blob", *self._of(target.digest)) is None:
+        if not self._checks_blobs() or self._open().get("blob", *self._of(target.digest)) is None:
             return False
         self._assumed[target.digest] = AssumedBlob(target, source)
         return True
@@ -156,7 +148,7 @@ class RepositoryFacts:
 
     def add_blob(self, digest: Digest) -> None:
         """The repository has this blob."""
-        if self._checks_blobs:
+        if self._checks_blobs():
             self._open().put(b"", _FOR_LONG_S, "blob", *self._of(digest))
 
     def drop_blob(self, digest: Digest) -> None:
@@ -174,6 +166,10 @@ class RepositoryFacts:
         """The repository has this manifest."""
         if len(content) <= _MANIFEST_LIMIT:
             self._open().put(content, _FOR_LONG_S, "manifest", *self._of(digest))
+
+    def drop_manifest(self, digest: Digest) -> None:
+        """The repository does not have this manifest any more."""
+        self._open().drop("manifest", *self._of(digest))
 
     def _of(self, digest: Digest) -> tuple[str, str]:
         return self._name, str(digest)

@@ -19,7 +19,7 @@ from shipline.server.routes import (
 )
 from shipline.values import replace
 
-_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
+_NAMES = (("Docker-Distribution-API-Version", "registry/2.0"), ("Server", "shipline"))
 _HTTP_1_0 = (1, 0)
 _OF_REPOSITORIES = ("repository", "upload")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -59,7 +59,7 @@ def _handle_errors(node: RegistryNode, app: Application) -> Application:
             response = yield from app(request)
         except Exception as error:
             response = _error_response(node, request, error)
-        response.headers.append(_VERSION)
+        response.headers.extend(_NAMES)
         return response
 
     return respond

@@ -8,6 +8,7 @@ import pytest
 
 from shipline.errors import ConfigError
 from shipline.registry import settings_from
+from shipline.registry.quirks import quirks_of
 from shipline.registry.shared import shared_cache
 
 
@@ -36,11 +37,14 @@ def test_what_is_no_url_is_refused_by_its_name() -> None:
     assert "hunter2" not in str(error.value)
 
 
-def test_known_registries_and_those_that_are_named_check_blobs(tmp_path: Path) -> None:
+def test_further_registries_that_check_blobs_are_named(tmp_path: Path) -> None:
     url = "redis://127.0.0.1:1/2?strict=reg.example:5000,other&ssl_ca_certs=/ca"
     shared = shared_cache({"SHIPLINE_CACHE": url}, tmp_path)
-    assert shared is not None
-    hosts = ["docker.io", "ghcr.io", "1.dkr.ecr.eu-central-1.amazonaws.com", "eu.gcr.io"]
-    assert all(map(shared.checks_blobs, [*hosts, "reg.example:5000", "other"]))
-    others = ["reg.example", "ghcr.io.evil.example", "notghcr.io", "localhost:5000"]
-    assert not any(map(shared.checks_blobs, others))
+    assert shared is not None and shared.strict == {"reg.example:5000", "other"}
+
+
+def test_known_registries_check_blobs() -> None:
+    hosts = ["registry-1.docker.io", "ghcr.io", "1.dkr.ecr.eu-central-1.amazonaws.com", "eu.gcr.io"]
+    assert all(quirks_of(host).checks_blobs for host in hosts)
+    others = ["reg.example", "ghcr.io.evil.example", "notghcr.io", "localhost", "team.jfrog.io"]
+    assert not any(quirks_of(host).checks_blobs for host in others)
