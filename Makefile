@@ -4,6 +4,7 @@
 # make bench   side by side with docker buildx
 # make bench-metadata   write latencies of the metadata stores, answers of the cache in levels
 # make bench-builders   builds on 1, 2 and 4 nodes, side by side with docker buildx
+# make bench-copy   `shipline copy` side by side with skopeo and oras
 # make bench-registry   the registry node side by side with docker-registry
 # make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
@@ -16,7 +17,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo demo-delivery test check fuzz bench bench-builders bench-metadata bench-regions bench-registry packages clean
+.PHONY: demo demo-delivery test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -45,6 +46,9 @@ bench: packages $(VENV)/.installed
 
 bench-builders: packages $(VENV)/.installed-dev
 	$(BIN)/python -m bench.builders $(BENCH)
+
+bench-copy: packages $(VENV)/.installed
+	$(BIN)/python -m bench.copying $(BENCH)
 
 bench-metadata: packages $(VENV)/.installed-dev
 	$(BIN)/python -m bench.metadata $(BENCH)
