@@ -110,6 +110,22 @@ def test_a_digest_with_tags_is_not_deleted_by_accident(registry: Registry, image
     assert "is not in" in shipline(registry, "delete", f"{image}@{digest}", status=8).stderr
 
 
+def test_a_difference_names_files_and_settings(
+    registry: Registry, image: str, tmp_path: Path
+) -> None:
+    same = shipline(registry, "diff", f"{image}:v1", f"{image}:v1", "--platform=linux/amd64")
+    assert len(same.stdout.splitlines()) == 1  # the sizes alone
+    other = write_layout(tmp_path / "other", contents=[b"hello", b"changed"])
+    words = ("diff", f"{image}:v1", f"oci:{other}")
+    found = json.loads(shipline(registry, *words, "--json").stdout)
+    before, after = found["files"]["hello"]
+    assert "5 bytes" in before and "7 bytes" in after and "sha256:" in after
+    removed, added = found["layers"]
+    assert not removed and len(added) == 1 and found["packages"] is None
+    text = shipline(registry, *words).stdout
+    assert "~ hello  file" in text and f"+ {added[0]}" in text
+
+
 def test_an_image_is_combined_from_layouts(registry: Registry, layout: Path, image: str) -> None:
     name = f"{image}-combined:v1"
     shipline(registry, "imagetools", "create", "-t", name, f"oci:{layout}:v1")

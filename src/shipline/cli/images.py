@@ -208,3 +208,43 @@ def _tags_of(repository: RemoteRepository, wanted: Digest) -> list[str]:
     with TaskGroup(_AT_ONCE) as group:
         tasks = {tag: group.start(points_there, tag) for tag in repository.tags()}
     return [tag for tag, task in tasks.items() if task.result()]
+
+
+@click.command("diff")
+@click.argument("first", metavar="OLD")
+@click.argument("second", metavar="NEW")
+@click.option("--platform", metavar="OS/ARCH", help="Compare these images (default: of this host).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@registry_options
+def diff(first: str, second: str, platform: str | None, as_json: bool) -> None:
+    """Show what two images differ in: sizes, layers, files, configuration, packages.
+
+    Times of files do not count. The exit status is 0, whether they differ or not.
+    """
+    from shipline.images import parse_place
+    from shipline.images.differences import describe_changes, difference
+    from shipline.units import shown_size
+
+    pair = parse_place(first), parse_place(second)
+    wanted = Platform.parse(platform) if platform else Platform.local()
+    with _opened() as (_, places):
+        found = difference(places.open(pair[0]), places.open(pair[1]), wanted)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    before, after = found.bytes
+    click.echo(f"layers: {shown_size(before)} => {shown_size(after)}")
+    for sign, digests in zip("-+", found.layers, strict=True):
+        for one in digests:
+            click.echo(f"{sign} {one}")
+    for title, changes in (
+        ("files", found.files),
+        ("configuration", found.config),
+        ("packages", found.packages or {}),
+    ):
+        if changes:
+            click.echo(f"{title}:")
+            for line in describe_changes(changes):
+                click.echo(line)
+    if found.packages is None:
+        click.echo("packages are not compared: not both images have an SBOM", err=True)

@@ -103,6 +103,7 @@ COMMANDS = {
         LazyCommand("tag", "shipline.cli.images:tag", "Give an image further tags."),
         LazyCommand("digest", "shipline.cli.images:digest", "Print the digest of an image."),
         LazyCommand("ls", "shipline.cli.images:ls", "List tags, or repositories.", ("catalog",)),
+        LazyCommand("diff", "shipline.cli.images:diff", "Show what two images differ in."),
         LazyCommand("delete", "shipline.cli.images:delete", "Remove tags and images.", ("rmi",)),
         LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
         LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
