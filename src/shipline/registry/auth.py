@@ -225,7 +225,7 @@ def _lifetime(document: Mapping[str, Any]) -> float:
 
 
 _READING = frozenset({"pull"})
-_MAX_REFUSED = 8  # tokens of other processes, after which no more are taken
+_ALONE_S = 60.0  # after a token was refused none is taken from other processes for that long
 _MARGIN_S = 10.0  # a token is dropped this long before it expires
 RequestToken = Callable[[Url, Generator[ClientRequest, HttpResponse, Token]], Token]
 """Runs a token flow with the token server at a URL, if that is trusted."""
@@ -271,7 +271,7 @@ class EndpointAuth:
 
     A challenge concerns the repository that sent it, and others once it could be met; where it
     cannot be met for them, they are still read without credentials. Tokens come from `shared`, and
-    go there; one that the registry refuses is dropped there, and not taken from there again.
+    go there; one that the registry refuses is dropped there, and none is taken for a while.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class EndpointAuth:
         self._token_requests: dict[Scopes, Limiter] = {}
         self._shared = shared
         self._places: dict[str, _SharedToken] = {}  # of tokens in use
-        self._refused: set[str] = set()
+        self._borrow_from = 0.0
 
     def authorization(self, repository: str, scopes: Scopes, request_token: RequestToken) -> str:
         """The Authorization header of a request, empty before a challenge. Raises AuthError and
@@ -349,7 +349,7 @@ class EndpointAuth:
             if borrowed:
                 self._tokens = [one for one in self._tokens if one.token.value != value]
             if place is not None:
-                self._refused.add(value)
+                self._borrow_from = self._clock() + _ALONE_S
         if place is not None:
             place.drop()
         return borrowed
@@ -374,13 +374,7 @@ class EndpointAuth:
             kept = [cached for cached in self._tokens if cached.token.value != value]
             dropped = len(kept) != len(self._tokens)
             self._tokens = kept
-        again = (
-            changed
-            or not authorization
-            or dropped
-            or value in self._refused
-            or not covers(known, requested)
-        )
+        again = changed or not authorization or dropped or not covers(known, requested)
         if again:
             self._unmet[repository] = challenge
         return again
@@ -409,7 +403,9 @@ class EndpointAuth:
         with self._lock:
             self._tokens.append(_CachedToken(token, until, borrowed))
             if place is not None:
-                self._places[token.value] = place
+                kept = {cached.token.value for cached in self._tokens}
+                places = {**self._places, token.value: place}
+                self._places = {value: places[value] for value in places if value in kept}
 
     def _place(
         self, realm: Url, service: str, scopes: Scopes, credentials: Credentials | None
@@ -421,9 +417,11 @@ class EndpointAuth:
         return _SharedToken(self._shared.of(self.endpoint.host, credentials), name)
 
     def _borrow(self, place: _SharedToken | None, scopes: Scopes) -> Token | None:
-        """The token of another process, unless the registry refused it here."""
-        token = None if place is None else place.get(scopes)
-        if token is None or token.value in self._refused or len(self._refused) > _MAX_REFUSED:
+        """The token of another process, unless the registry has just refused one of them."""
+        if place is None or self._clock() < self._borrow_from:
+            return None
+        token = place.get(scopes)
+        if token is None:
             return None
         self._remember(token, place, borrowed=True)
         return token

@@ -259,7 +259,7 @@ class HttpClient:
                 return response
             if response.status == 401:
                 challenged = challenged or not borrowed
-                if not self._accept_challenge(response, caller, authorization):
+                if not (self._accept_challenge(response, caller, authorization) or borrowed):
                     return response
             response.close()
             if not isinstance(request.body, bytes):  # the server may have kept some of it
