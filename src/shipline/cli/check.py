@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.cli.commit import CommitQuery, commit_options
+from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
 from shipline.cli.interrupts import run_cancellable
 from shipline.errors import NotFound
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--checks/--no-checks", default=True, help="Run its checks, or wait for health only.")
 @click.option("--record/--no-record", "keep", default=True, help="Record the verdict in git.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@commit_options
+@project_options
 @registry_options
 def command(query: CommitQuery, environment: str, checks: bool, keep: bool, as_json: bool) -> None:
     """Wait until an environment runs what was deployed last and is healthy, run its checks, and
@@ -43,13 +43,12 @@ def command(query: CommitQuery, environment: str, checks: bool, keep: bool, as_j
     config, section = configured(query, environment)
     with open_client() as client:
         delivery = delivery_of(query, config, client)
-        place = config.pipeline.image or next(iter(config.pipeline.images.values()), None)
-        app = place.repository.rpartition("/")[2] if place else ""
+        app = delivery.app
         with delivery.branch(section.gitops) as branch:
             there = deployed(history(branch, branch.fetch(RECORDS), app, environment), environment)
         if there is None:
             raise NotFound(
-                f"{environment} has no deployment of {app or 'an image'}",
+                f"{environment} has no deployment of {app}",
                 hint=f"shipline deploy --env {environment} makes one",
             )
         done = verified(delivery, config, section, there, checks=checks, keep=keep)
