@@ -9,15 +9,22 @@ import time
 import pytest
 from parties import name
 
-from serving import ReceivedRequest, Reply, serving
+from serving import ReceivedRequest, Reply, Served, serving
 from shipline import tasks
 from shipline.errors import RegistryError
 from shipline.oci import Descriptor, Manifest, media
 from shipline.registry import Client
 from shipline.registry.limits import HostLimits, RateLimit
+from shipline.registry.request import Origin
 from shipline.tasks import TaskGroup
 
 MANIFEST = Manifest.make(Descriptor.of(b"{}", media.OCI_EMPTY), [])
+
+
+def served_origin(served: Served) -> Origin:
+    return Origin("http", "127.0.0.1", served.port)
+
+
 FOUND: Reply = (200, {"Content-Type": MANIFEST.media_type}, MANIFEST.raw)
 
 
@@ -111,6 +118,28 @@ def test_fewer_requests_are_sent_at_once_after_a_refusal() -> None:
             for number in range(12):
                 group.start(client.repository(name(served)).resolve, f"w{number}")
     assert first <= 3 < most[0] <= 4
+
+
+def test_a_refused_stream_makes_others_wait_too() -> None:
+    came: list[tuple[str, float]] = []
+
+    def respond(request: ReceivedRequest) -> Reply:
+        request.all()
+        came.append((request.method, time.monotonic()))
+        methods = [method for method, _ in came]
+        if request.method == "PATCH" and methods.count("PATCH") == 1:
+            return 429, {"Retry-After": "1"}, b""
+        status = {"POST": 202, "PATCH": 202, "GET": 204, "PUT": 201, "HEAD": 404}[request.method]
+        return status, {"Location": "/v2/team/app/blobs/uploads/1", "Range": "0-0"}, b""
+
+    content = bytes(3_000_000)
+    with serving(respond) as served, Client() as client:
+        with client.repository(name(served)).ingest() as ingest:
+            ingest.write(content)
+            ingest.commit(Descriptor.of(content, media.OCI_LAYER))
+        assert client.http.limits(served_origin(served)).at_once < 8
+    times = [when for _, when in came]
+    assert times[2] - times[1] >= 0.9
 
 
 def test_readers_that_a_thread_may_hold_are_had_after_a_refusal(

@@ -175,6 +175,7 @@ class HttpClient:
         The body's producer sets the pace, so waiting for a slot could deadlock.
         """
         authorized = request.with_authorization(self._authorization(request, caller))
+        self.limits(request.url.origin).wait()
         address_policy = self._address_policy(request.url, caller.endpoint.origin)
         return self._open(authorized, length=length, address_policy=address_policy)
 
@@ -373,13 +374,14 @@ class HttpClient:
         except BaseException:
             writer.close()
             raise
-        self._note(response, limits)
+        self.note(response)
         return response
 
-    def _note(self, response: ClientResponse, limits: HostLimits) -> None:
-        """What the head of a response tells of the host: its limits, warnings and quirks."""
+    def note(self, response: ClientResponse) -> None:
+        """Note what the head of a response tells of the host: its limits, warnings and quirks."""
         header, origin = response.header, response.url.origin
         wait_s = retry_after(header("Retry-After")) if response.status >= 400 else None
+        limits = self.limits(origin)
         limits.note(response.status, response.began, RateLimit.read(header), wait_s)
         if not self.quirks(origin).name and (quirks := shown_quirks(header)):
             self._quirks[origin] = quirks

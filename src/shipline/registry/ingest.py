@@ -153,6 +153,7 @@ class RemoteIngest:
             return
         response = self._stream.response()
         self._stream = None  # owned by the response now
+        self._api.http.note(response)
         if response.status not in (201, 202, 204):
             raise response_error(response, "streaming an upload")
         assert self._session is not None
@@ -197,6 +198,7 @@ class RemoteIngest:
         if response is None:
             stream.close()
             return error
+        self._api.http.note(response)
         if response.status < 400:
             response.close()
             return error
