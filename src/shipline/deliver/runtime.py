@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -137,28 +137,8 @@ class _ArgoCd:
         self, images: tuple[Reference, ...], commit: str = "", *, refresh: bool = False
     ) -> RunningState:
         application = self._get("normal" if refresh else "")
-        status = _mapping(application.get("status"))
-        sync, health = _mapping(status.get("sync")), _mapping(status.get("health"))
-        shown = frozenset(map(str, _mapping(status.get("summary")).get("images") or ()))
-        word = str(health.get("status") or "Unknown")
-        messages = [str(health.get("message") or ""), *_unhealthy(status)]
-        known: dict[str, Health] = {"Healthy": "healthy", "Degraded": "degraded"}
-        known |= {"Unknown": "unknown"}
-        state = RunningState(
-            shown,
-            shown,
-            sync.get("status") == "Synced",
-            known.get(word, "progressing"),
-            f"{self.section.application} is {word}: {next(filter(None, messages), '')}",
-            _sync_failure(status),
-            _revision(sync),
-        )
-        if _mapping(status.get("operationState")).get("phase") in ("Running", "Terminating"):
-            return replace(state, synced=False, message="a synchronisation is running")
-        if not state.synced:
-            word = str(sync.get("status") or "Unknown")
-            return replace(state, message=f"{self.section.application} is {word}")
-        return replace(state, message=state.message.removesuffix(": "))
+        with _understood(f"the Application {self.section.application}"):
+            return _application_state(self.section.application, application)
 
     def _get(self, refresh: str) -> Object:
         section = self.section
@@ -203,6 +183,40 @@ class _ArgoCd:
             f"is there an Application {name}, and may the token get it? (`argocd app get {name}`)"
         )
         return RequestRefused(message, host=host, status=response.status, hint=hint)
+
+
+def _application_state(name: str, application: Object) -> RunningState:
+    status = _mapping(application.get("status"))
+    sync, health = _mapping(status.get("sync")), _mapping(status.get("health"))
+    shown = frozenset(map(str, _mapping(status.get("summary")).get("images") or ()))
+    word = str(health.get("status") or "Unknown")
+    messages = [str(health.get("message") or ""), *_unhealthy(status)]
+    known: dict[str, Health] = {"Healthy": "healthy", "Degraded": "degraded"}
+    known |= {"Unknown": "unknown"}
+    state = RunningState(
+        shown,
+        shown,
+        sync.get("status") == "Synced",
+        known.get(word, "progressing"),
+        f"{name} is {word}: {next(filter(None, messages), '')}",
+        _sync_failure(status),
+        _revision(sync),
+    )
+    if _mapping(status.get("operationState")).get("phase") in ("Running", "Terminating"):
+        return replace(state, synced=False, message="a synchronisation is running")
+    if not state.synced:
+        word = str(sync.get("status") or "Unknown")
+        return replace(state, message=f"{name} is {word}")
+    return replace(state, message=state.message.removesuffix(": "))
+
+
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Raises RuntimeUnreadable where the block meets a value of another type than the API's."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError):
+        raise RuntimeUnreadable(f"the status of {what} is not as its API describes it") from None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -317,13 +331,13 @@ class _Workloads:
     ) -> RunningState:
         try:
             workloads = self._workloads()
-            selectors = [self.section.selector] if self.section.selector else []
-            selectors += [_selector(one) for _, one in workloads if not self.section.selector]
+            with _understood(self._shown):
+                named = self.section.selector
+                selectors = [named] if named else [_selector(one) for _, one in workloads]
             pods = [
                 pod
                 for selector in selectors
                 for pod in self.cluster.list("pods", labelSelector=selector)
-                if _is_current(pod)
             ]
         except BuilderError as error:
             raise self._unreadable(error) from error
@@ -331,7 +345,8 @@ class _Workloads:
             return RunningState(
                 frozenset(), health="unknown", synced=False, message=f"{self._shown} is not there"
             )
-        return _state(workloads, pods)
+        with _understood(self._shown):
+            return _state(workloads, pods)
 
     @property
     def _shown(self) -> str:
@@ -362,8 +377,9 @@ class _Workloads:
         return _unreadable(error)
 
 
-def _state(workloads: list[tuple[str, Object]], pods: list[Object]) -> RunningState:
+def _state(workloads: list[tuple[str, Object]], listed: list[Object]) -> RunningState:
     """The state of workloads with their pods: the worst of them."""
+    pods = [pod for pod in listed if _is_current(pod)]
     ready = [pod for pod in pods if _is_ready(pod)]
     templates = [_mapping(one.get("spec")).get("template") or {} for _, one in workloads]
     state = RunningState(
@@ -412,13 +428,10 @@ def rollout_status(kind: str, workload: Object) -> RolloutStatus:
     spec, status = _mapping(workload.get("spec")), _mapping(workload.get("status"))
     metadata = workload["metadata"]
     name = f"{kind} {metadata.get('name')}"
-    try:
-        seen = str(status.get("observedGeneration") or 0)  # text in a Rollout, once a hash
-        if seen.isdecimal() and int(seen) < int(metadata.get("generation") or 0):
-            return RolloutStatus("progressing", f"{name} has a change that was not seen yet", False)
-        problem = _ROLLOUTS[kind](spec, status)
-    except (TypeError, ValueError):
-        raise RuntimeUnreadable(f"the status of {name} is not that of Kubernetes") from None
+    seen = str(status.get("observedGeneration") or 0)  # text in a Rollout, once a hash
+    if seen.isdecimal() and int(seen) < int(metadata.get("generation") or 0):
+        return RolloutStatus("progressing", f"{name} has a change that was not seen yet", False)
+    problem = _ROLLOUTS[kind](spec, status)
     health, message = problem if problem else ("healthy", "")
     return RolloutStatus(health, f"{name}: {message}" if message else "")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peers.argocd import ArgoCd, application, argocd
 from peers.kubernetes import KubernetesApi, kubernetes_api
@@ -20,6 +23,9 @@ from shipline.deliver.runtime import (
     RunningState,
     RuntimeSource,
     RuntimeUnreadable,
+    _application_state,
+    _state,
+    _understood,
     open_runtime,
     rollout_status,
 )
@@ -474,3 +480,57 @@ def test_a_rollout_is_read_as_kubectl_reads_it(
 def test_a_section_that_cannot_be_meant_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places in a document."""
+    inside = value if isinstance(value, dict) else {}
+    for key, child in enumerate(value) if isinstance(value, list) else inside.items():
+        yield (*at, key)
+        yield from paths(child, (*at, key))
+
+
+def changed(document: Object, place: tuple[Any, ...], value: Any) -> Object:
+    copied: Object = json.loads(json.dumps(document))
+    target: Any = copied
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    return copied
+
+
+@given(st.data(), JSON)
+def test_no_answer_of_another_shape_is_a_crash(data: st.DataObject, value: Any) -> None:
+    shown = application("app", revision="r", images=[str(NEW)], conditions=[{"type": "SyncError"}])
+    place = data.draw(st.sampled_from([*paths(shown["status"])]))
+    with suppress(RuntimeUnreadable), _understood("it"):
+        _application_state("app", {**shown, "status": changed(shown["status"], place, value)})
+    pod: Object = {
+        "metadata": {"name": "a"},
+        "spec": {"containers": [{"image": str(NEW)}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"imageID": str(NEW), "state": {"waiting": {"reason": "x"}}}],
+        },
+    }
+    status: Object = {
+        "observedGeneration": 1,
+        "conditions": [{"type": "Progressing"}],
+        "replicas": 2,
+    }
+    workload = {**deployment(NEW), "status": status}
+    part = data.draw(st.sampled_from(["spec", "status"]))
+    place = data.draw(st.sampled_from([*paths(pod[part])]))
+    with suppress(RuntimeUnreadable), _understood("it"):
+        _state([("deployment", workload)], [{**pod, part: changed(pod[part], place, value)}])
+    place = data.draw(st.sampled_from([*paths(status)]))
+    with suppress(RuntimeUnreadable), _understood("it"):
+        _state([("deployment", {**workload, "status": changed(status, place, value)})], [pod])
