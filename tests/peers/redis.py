@@ -57,7 +57,7 @@ def redis(
     port: int = 0,
     options: tuple[str, ...] = (),
 ) -> Iterator[Redis]:
-    """A server; with `user` nobody else may do anything."""
+    """A server; with `user` nobody else may do anything, and that one what we need."""
     work.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     words: tuple[str, ...] = ("-p", str(port))
@@ -77,7 +77,8 @@ def redis(
     if user is not None:
         name, password = user
         command += ["--user", "default", "off"]
-        command += ["--user", name, "on", f">{password}", "~shipline:*", "+@all"]
+        rights = ["+get", "+set", "+del", "+ping", "+select"]  # as docs/shared-cache.md says
+        command += ["--user", name, "on", f">{password}", "~shipline:*", *rights]
         words += ("--user", name, "--pass", password)
         place = f"{name}:{password}@{place}"
 

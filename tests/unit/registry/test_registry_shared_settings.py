@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import ConfigError
+from shipline.metadata import open_machine_records
 from shipline.registry import settings_from
 from shipline.registry.quirks import quirks_of
 from shipline.registry.shared import shared_cache
@@ -29,6 +30,22 @@ def test_clients_of_one_process_use_one_cache(tmp_path: Path) -> None:
     first.of("reg", None).put(b"x", 60, "a")
     assert first.of("reg", None).get("a") == b"x"
     assert (tmp_path / "home/shared.db").exists()
+
+
+@pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + bytes(4000), b""])
+def test_damaged_records_are_made_anew(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "shared.db").write_bytes(damage)
+    for _ in range(2):
+        records = open_machine_records(tmp_path / "shared.db")
+        assert records is not None
+        records.write({("a",): b"x"})
+        assert records.get(("a",)) == b"x"
+        records.close()
+
+
+def test_a_place_that_cannot_be_used_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert open_machine_records(tmp_path / "file/shared.db") is None
 
 
 def test_what_is_no_url_is_refused_by_its_name() -> None:
