@@ -61,7 +61,9 @@ def _missing(config: Config, root: Path) -> Iterator[str]:
     assert config.file is not None
     tags = config.tags or TagsSection()
     yield from missing_parts(
-        ProjectConfig(root, config.file.name, config.pipeline, tags, config.gates)
+        ProjectConfig(
+            root, config.file.name, config.pipeline, tags, config.gates, config.environments or {}
+        )
     )
     try:
         load_trust(config.trust, root)

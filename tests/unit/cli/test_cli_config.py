@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from shipline.cli.config import group
 from shipline.errors import ConfigError
 
+GITOPS = "gitops: {repository: ../b, updates: [{kustomization: .}]}"
 GOOD = "image: registry.example/app\n"
 
 
@@ -38,6 +39,14 @@ def problems(root: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str
         ("sign: {key: release.key}", "sign.key: there is no file release.key"),
         ("steps: {a: {run: x, working-directory: web}}", "there is no directory web"),
         ("gates: {waiver-files: [w.yaml]}", "gates.waiver-files: there is no file w.yaml"),
+        (
+            f"environments: {{a: {{{GITOPS}, checks: {{b: {{run: x, gate: c}}}}}}}}",
+            "environments.a.checks.b.gate: there is no gate 'c'",
+        ),
+        (
+            f"environments: {{a: {{{GITOPS}, health: {{url: {{address: 'https://a', ca: b}}}}}}}}",
+            "environments.a.health: there is no file b",
+        ),
         ("trust: {rules: [{images: ['**'], keys: [k.pub]}]}", "trust.rules[0].keys: cannot read"),
     ],
 )
