@@ -14,7 +14,8 @@ from gitops import KUSTOMIZATION, GitOps, new_gitops
 from nodes import Node
 from ships import Project, coverage, new_project
 
-ENVIRONMENTS = ("dev", "staging", "production")
+CHAIN = {"dev": "", "staging": "after: dev", "production": "after: staging"}
+"""The keys of environments, each after the one before."""
 CONFIGURATION = """\
 image: {image}
 build: {platforms: [linux/amd64]}
@@ -56,10 +57,16 @@ class Delivered:
     def image(self) -> str:
         return self.project.image
 
-    def run(self, *words: str, by: str = "ops@example.org", at: float = 0, **more: str) -> Done:
+    def run(
+        self,
+        *words: str,
+        by: str = "ops@example.org",
+        at: float = 0,
+        environ: Mapping[str, str] | None = None,
+    ) -> Done:
         """Run shipline as a person; `at` is what the clock of git says, in seconds from now."""
         date = {"GIT_COMMITTER_DATE": f"@{int(time.time() + at)} +0000"} if at else {}
-        return self.project.run(*words, **{"GIT_COMMITTER_EMAIL": by, **date, **more})
+        return self.project.run(*words, **{"GIT_COMMITTER_EMAIL": by, **date, **(environ or {})})
 
     def tip(self) -> str:
         return self.gitops.git("rev-parse", "main").strip()
@@ -83,6 +90,7 @@ def delivered(
     published: Published, place: Path, rules: Mapping[str, str], more: str = ""
 ) -> Delivered:
     """Environments with these keys, each as flow YAML, in a new GitOps repository."""
+    place.mkdir(exist_ok=True)
     files = {
         f"{name}/kustomization.yaml": KUSTOMIZATION.replace("{image}", published.project.image)
         for name in rules
@@ -97,3 +105,8 @@ def delivered(
         lines += [f"    {key}" for key in keys.split("\n") if key]
     published.project.write("shipline.yaml", "\n".join([published.text, more, *lines, ""]))
     return Delivered(published.project, gitops)
+
+
+def deploy(where: Delivered, version: str = "v0.1.0", at: float = 0) -> None:
+    """Deploy a version to the first environment."""
+    where.run("deploy", "--env", "dev", f"{where.image}:{version}", at=at).ok()

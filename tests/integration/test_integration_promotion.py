@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from nodes import Node, node
-from promotions import Delivered, Published, delivered, publish
+from promotions import CHAIN, Delivered, Published, delivered, deploy, publish
 
 HOUR = 3600.0
-CHAIN = {"dev": "", "staging": "after: dev", "production": "after: staging"}
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +29,6 @@ def published(tmp_path_factory: pytest.TempPathFactory, running: Node) -> Publis
 @pytest.fixture
 def chain(published: Published, tmp_path: Path) -> Delivered:
     return delivered(published, tmp_path, CHAIN)
-
-
-def deploy(where: Delivered, version: str = "v0.1.0", at: float = 0) -> None:
-    where.run("deploy", "--env", "dev", f"{where.image}:{version}", at=at).ok()
 
 
 def test_the_digest_of_one_environment_comes_to_the_next(chain: Delivered) -> None:

@@ -10,12 +10,13 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from typing import Self
 
 from shipline.deliver.gitops.updates import Tree, Update
-from shipline.errors import ConfigError, ShiplineError
+from shipline.errors import ConfigError, GateRefused, ShiplineError
 from shipline.git import Commit, CommitOrder, CommittedFile, GitError, RemoteBranch
 from shipline.oci import Digest, Reference
 from shipline.tasks import sleep
@@ -33,6 +34,12 @@ OnRace = Callable[[int], object]
 _TRIES = 10
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 _TRAILER = re.compile(r"Shipline-([A-Za-z-]+): (.*)\Z")
+
+
+class Held(GateRefused):
+    """Images are held in the environment, or nothing is promoted to it."""
+
+    code = "deploy-held"
 
 
 class Superseded(ShiplineError):
@@ -63,6 +70,8 @@ class Action(StrEnum):
         return self in (Action.DEPLOY, Action.PROMOTE, Action.ROLLBACK)
 
 
+_HOLDS = (Action.HOLD, Action.RELEASE)
+_STOPS = (Action.STOP, Action.RESUME)
 _SUBJECTS = {
     Action.DEPLOY: "deploy {app} {version} to {environment}",
     Action.PROMOTE: "promote {app} {version} from {source} to {environment}",
@@ -127,6 +136,12 @@ class Deployment:
         return " ".join(
             _SUBJECTS[self.action].format(**names, verdict=verdict, weight=weight).split()
         )
+
+    @property
+    def told(self) -> str:
+        """Who made the commit, when and why."""
+        at = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"by {self.by} since {at}" + (f": {self.reason}" if self.reason else "")
 
     @property
     def message(self) -> str:
@@ -285,11 +300,24 @@ Decide = Callable[[Sequence[Deployment]], PlannedChange]
 def newer_only(
     deployment: Deployment, images: Mapping[str, Reference], older: CommitOrder | None
 ) -> Decide:
-    """The decision to deploy, which raises Superseded if a newer commit is deployed; `older` orders
-    commits of the source, None to allow older ones.
+    """The decision to deploy, which raises Held if the images are held or promotions are stopped,
+    and Superseded if a newer commit is deployed; `older` orders commits of the source, None to
+    allow older ones.
     """
 
     def decide(said: Sequence[Deployment]) -> PlannedChange:
+        name = deployment.environment
+        own = [one for one in said if one.environment == name]
+        if stop := stopped(own):
+            raise Held(
+                f"promotions to {name} are stopped {stop.told}",
+                hint=f"`shipline env resume {name}` resumes them",
+            )
+        if hold := held(own, deployment.digests):
+            raise Held(
+                f"{deployment.version} is held in {name} {hold.told}",
+                hint=f"`shipline release --env {name}` releases it",
+            )
         if older and (before := deployed(said, deployment.environment)):
             require_newer(before, deployment, older)
         return PlannedChange(deployment, images)
@@ -301,6 +329,23 @@ def deployed(said: Sequence[Deployment], environment: str) -> Deployment | None:
     """The newest deployment to an environment."""
     found = (one for one in said if one.environment == environment and one.action.deploys)
     return next(found, None)
+
+
+def held(said: Sequence[Deployment], digests: frozenset[Digest]) -> Deployment | None:
+    """The commit that holds one of these digests in an environment, unless it was released; `said`
+    is of the environment, newest first.
+    """
+    for digest in sorted(digests, key=str):
+        ends = (one for one in said if digest in one.digests and one.action in _HOLDS)
+        if (last := next(ends, None)) and last.action is Action.HOLD:
+            return last
+    return None
+
+
+def stopped(said: Sequence[Deployment]) -> Deployment | None:
+    """The commit that stops promotions to an environment, unless they were resumed."""
+    last = next((one for one in said if one.action in _STOPS), None)
+    return last if last and last.action is Action.STOP else None
 
 
 @dataclass(frozen=True, slots=True)

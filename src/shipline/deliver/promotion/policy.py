@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from shipline.deliver.environments import Approvals, EnvironmentSection
-from shipline.deliver.gitops import Deployment
 from shipline.deliver.promotion.state import SKEW_S, Digests, EnvironmentState
 from shipline.deliver.windows import frozen_by, is_open, next_opening
 from shipline.errors import GateRefused, Waiting
@@ -181,14 +180,14 @@ def _stops(
     if stop := states[name].stopped:
         yield Blocker(
             "stop",
-            f"promotions to {name} are stopped {_by(stop)}",
+            f"promotions to {name} are stopped {stop.told}",
             hint=f"`shipline env resume {name}` resumes them",
         )
     for place in dict.fromkeys((name, policy.section.after)):
         if place in states and (hold := states[place].held(candidate.digests)):
             yield Blocker(
                 "hold",
-                f"it is held in {place} {_by(hold)}",
+                f"it is held in {place} {hold.told}",
                 hint=f"`shipline release --env {place}` releases it",
             )
 
@@ -318,9 +317,3 @@ def _by_hand(policy: PromotionPolicy) -> Iterator[Blocker]:
 
 def _promote(name: str) -> str:
     return f"`shipline promote --env {name}` does it"
-
-
-def _by(commit: Deployment) -> str:
-    at = shown_time(datetime.fromtimestamp(commit.time, UTC))
-    why = f": {commit.reason}" if commit.reason else ""
-    return f"by {commit.by} since {at}{why}"

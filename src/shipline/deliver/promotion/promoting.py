@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from shipline.deliver.canary.progress import ending, position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import (
@@ -90,7 +91,8 @@ def promote(
 ) -> Deployed:
     """Set the images of the environment before `name`, or of `source`, or `image`, or those of
     `chosen`, in the environment `name`, if its policy allows it. Nothing is committed if they are
-    there already.
+    there already. A canary, if there is one, ends with that; what its images once had to wait for
+    does not stop them.
 
     `image` is a digest, tag or commit that was deployed before, or an image in the registry.
     Raises PromotionRefused, Waiting, Superseded, TrustRefused, and what `deploy` raises.
@@ -109,25 +111,27 @@ def promote(
         gates=_gate_lines(candidate),
         run=chosen.run,
         trace=delivery.environ.get("TRACEPARENT", ""),
-        action=Action.PROMOTE,
+        action=Action.PROMOTE if source or section.after else Action.DEPLOY,
         author=candidate.author,
         source=source or section.after,
     )
 
     def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
-        known = states | states_on(delivery, section.gitops, branch, said)
-        current = known[name].current
-        if current and current.digests == planned.digests:
+        known = {**states, **states_on(delivery, section.gitops, branch, said)}
+        state, now = known[name], _now(delivery)
+        if state.current and state.current.digests == planned.digests:
             return PlannedChange(planned, {})
-        now = _now(delivery)
-        require(policy, planned.version, blockers(policy, known, candidate, now), now)
-        if current and not allow_older:
-            require_newer(current, planned, delivery.older)
-        rule = section.approvals
-        people = approvers(rule, known[name], candidate) if rule else ()
+        found = blockers(policy, known, candidate, now)
+        left = position(state.said, name)
+        if left and left.last.digests == planned.digests:
+            found = tuple(one for one in found if not one.waits)
+        require(policy, planned.version, found, now)
+        if state.current and not allow_older:
+            require_newer(state.current, planned, delivery.older)
+        people = approvers(section.approvals, state, candidate) if section.approvals else ()
         return PlannedChange(replace(planned, approved_by=people), images)
 
-    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
+    return _change(delivery, section, decide, dry_run=dry_run, on_race=on_race)
 
 
 def rollback(
@@ -141,8 +145,8 @@ def rollback(
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
     """Set the images that were verified in the environment before the present ones, or `image`, and
-    hold the present ones, in one push. With `bad`, only if these are the present ones. Neither
-    windows, approvals nor a stop delay it.
+    hold the present ones, in one push. While there is a canary, its images are the present ones.
+    With `bad`, only if these are. Neither windows, approvals nor a stop delay it.
 
     Raises PromotionRefused if there is nothing to go back to, or if the present ones are the result
     of a rollback and no image is named; TrustRefused, NotFound.
@@ -151,19 +155,25 @@ def rollback(
 
     def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
         state = states_on(delivery, section.gitops, branch, said)[name]
-        current = state.current
+        current, left = state.current, position(state.said, name)
         if current is None:
             raise UsageError(f"nothing of {delivery.app} was deployed to {name}")
+        stable, current = current, left.last if left else current
         if bad is not None and current.digests != bad:
             raise PromotionRefused(f"{name} has {current.version} now, which is another image")
-        target = _named(state, image) if image else _before(state, current)
+        if image:
+            target = _named(state, image)
+        elif left:
+            target = stable
+        else:
+            target = _before(state, current)
         why = reason or f"rolled back to {target.version}"
         made = _about(delivery, name, Action.ROLLBACK, target, reason)
         hold = _about(delivery, name, Action.HOLD, current, why)
         images = delivery.trusted(delivery.by_target(target.images)).images
         return PlannedChange(made, images, () if state.held(current.digests) else (hold,))
 
-    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
+    return _change(delivery, section, decide, dry_run=dry_run, on_race=on_race)
 
 
 def approve(
@@ -191,7 +201,7 @@ def approve(
             raise UsageError(f"{name} has {chosen.version} already")
         if hold := state.held(chosen.digests):
             raise PromotionRefused(
-                f"{chosen.version} is held in {name} by {hold.by}: {hold.reason}",
+                f"{chosen.version} is held in {name} {hold.told}",
                 hint=f"`shipline release --env {name}` releases it",
             )
         if problem := may_approve(rule, person, author):
@@ -316,6 +326,22 @@ def policy_of(delivery: Delivery, name: str, *, automatic: bool = False) -> Prom
         else {}
     )
     return PromotionPolicy(name, section, where, automatic)
+
+
+def _change(
+    delivery: Delivery,
+    section: EnvironmentSection,
+    decide: Callable[[RemoteBranch, Sequence[Deployment]], PlannedChange],
+    *,
+    dry_run: bool,
+    on_race: OnRace,
+) -> Deployed:
+    """Change an environment; its canary, if there is one, ends with that."""
+
+    def ended(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
+        return ending(section.canary, lambda said: decide(branch, said))(said)
+
+    return delivery.change(section.gitops, delivery.app, ended, dry_run=dry_run, on_race=on_race)
 
 
 def _read_for(delivery: Delivery, image: str, *names: str) -> dict[str, EnvironmentState]:

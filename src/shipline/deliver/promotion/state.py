@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipline.deliver.gitops import Action, Deployment, deployed
+from shipline.deliver.gitops import Action, Deployment, deployed, held, stopped
 from shipline.oci import Digest
 
 SKEW_S = 300
@@ -60,18 +60,11 @@ class EnvironmentState:
     @property
     def stopped(self) -> Deployment | None:
         """The commit that stops all promotions, unless they were resumed."""
-        return self._last(Action.STOP, Action.RESUME)
+        return stopped(self.said)
 
     def held(self, digests: Digests) -> Deployment | None:
         """The commit that holds one of these digests, unless it was released."""
-        for digest in sorted(digests, key=str):
-            about = [one for one in self.said if digest in one.digests]
-            for one in about:
-                if one.action is Action.RELEASE:
-                    break
-                if one.action is Action.HOLD:
-                    return one
-        return None
+        return held(self.said, digests)
 
     @property
     def holds(self) -> tuple[Deployment, ...]:
@@ -123,10 +116,6 @@ class EnvironmentState:
         if since is not None:
             total += max(0.0, now - since)
         return VerifiedTime(total, since is not None)
-
-    def _last(self, begins: Action, ends: Action) -> Deployment | None:
-        found = next((one for one in self.said if one.action in (begins, ends)), None)
-        return found if found and found.action is begins else None
 
     def _about(self, action: Action, digests: Digests) -> Iterator[Deployment]:
         return (one for one in self.said if one.action is action and one.digests == digests)
