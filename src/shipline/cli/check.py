@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
     from shipline.deliver.gitops import Deployment
+    from shipline.events import Step
+
+T = TypeVar("T")
 
 
 @click.command("check")
@@ -70,21 +74,30 @@ def verified(
 ) -> EnvironmentVerdict:
     """Verify a deployment, with its progress on standard error. An interruption ends it."""
     from shipline.deliver.checks import verify
+
+    return with_progress(
+        f"verify {deployment.environment}",
+        lambda step: verify(
+            delivery,
+            section,
+            deployment,
+            step,
+            gates=config.gates,
+            checks=checks,
+            keep=keep,
+        ),
+    )
+
+
+def with_progress(title: str, work: Callable[[Step], T]) -> T:
+    """The result of `work`, with its progress on standard error. An interruption ends it."""
     from shipline.events import Stream
     from shipline.observe import open_sinks
 
     stream = Stream(*open_sinks("auto", sys.stderr, os.environ))
-    with stream, stream.step(f"verify {deployment.environment}") as step:
+    with stream, stream.step(title) as step:
         return run_cancellable(
-            lambda: verify(
-                delivery,
-                section,
-                deployment,
-                step,
-                gates=config.gates,
-                checks=checks,
-                keep=keep,
-            ),
+            lambda: work(step),
             lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.check import with_progress
 from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.deploy import delivery_of, show_deployed
 from shipline.cli.environment import registry_options
@@ -50,6 +51,10 @@ def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
 @click.option(
     "--allow-older", is_flag=True, help="Promote also what is older than what is deployed."
 )
+@click.option(
+    "--wait", is_flag=True, help="Wait until it runs and is healthy, check it, record the verdict."
+)
+@click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")
 @_DRY_RUN
 @_AS_JSON
 @project_options
@@ -60,27 +65,32 @@ def promote_command(
     environment: str,
     source: str,
     allow_older: bool,
+    wait: bool,
+    no_checks: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Set the image of the environment before it in an environment, commit and push, if its policy
-    allows it. IMAGE is a digest, tag or commit that was deployed before, or the name of an image.
+    allows it: step by step if it has a canary. IMAGE is a digest, tag or commit that was deployed
+    before, or the name of an image.
 
-    Exits with 9 if the policy refuses it, and with 16 if it must wait. Prints the commit, or the
-    address of the pull request.
+    Exits with 9 if the policy refuses it, or the canary failed, and with 16 if it must wait; with
+    --wait, as `shipline check`. Prints the commit, or the address of the pull request.
     """
     from shipline.deliver.promotion import promote
+    from shipline.deliver.rollout import roll_out
 
+    wanted: dict[str, Any] = {"source": source, "image": image, "allow_older": allow_older}
     with open_delivery(query) as delivery:
-        done = promote(
-            delivery,
-            environment,
-            source=source,
-            image=image,
-            allow_older=allow_older,
-            dry_run=dry_run,
-            on_race=_tell_race,
-        )
+        if dry_run:
+            done = promote(delivery, environment, dry_run=True, **wanted)
+        else:
+            wanted |= {"wait": wait, "checks": not no_checks}
+            rollout = with_progress(
+                f"promote to {environment}",
+                lambda step: roll_out(delivery, environment, step, **wanted),
+            )
+            done = rollout.deployed
     show_deployed(done, dry_run=dry_run, as_json=as_json)
 
 
@@ -116,15 +126,27 @@ def rollback_command(
 @_IMAGE
 @_ENVIRONMENT
 @_REASON
+@click.option(
+    "--from-ci",
+    is_flag=True,
+    help="In the name of those who approved this job of GitHub Actions or GitLab CI.",
+)
 @project_options
 @registry_options
-def approve_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
+def approve_command(
+    query: CommitQuery, image: str, environment: str, reason: str, from_ci: bool
+) -> None:
     """Approve the image of the environment before it, or IMAGE, for an environment, as the user of
     git here. Prints the commit.
     """
     from shipline.deliver.promotion import approve
+    from shipline.deliver.reviews import approve_reviewed
 
     with open_delivery(query) as delivery:
+        if from_ci:
+            for done in approve_reviewed(delivery, environment, image=image, reason=reason):
+                click.echo(done, err=True)
+            return
         show_record(
             approve(delivery, environment, image=image, reason=reason, on_race=_tell_race), ""
         )

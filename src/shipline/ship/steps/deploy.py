@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from shipline.errors import Waiting
 from shipline.globs import glob
 from shipline.oci import Reference
 from shipline.ship.plan import (
@@ -28,7 +27,6 @@ from shipline.ship.steps.publish import names_of
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
     from shipline.deliver.gitops import Deployment
     from shipline.events import Step as Span
@@ -36,17 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DeployedImages:
-    """The images that an environment has, and the commit of its repository that set them, or the
-    address of the pull request that does.
+    """The images that an environment has, the commit of its repository that set them, empty if it
+    had them, and the verdict on the environment with them, empty if there was one before.
     """
 
     environment: str
     images: tuple[str, ...]
     commit: str
-    address: str = ""
+    verdict: str = ""
 
     def __str__(self) -> str:
-        how = self.address or self.commit or "which it had already"
+        how = self.commit or "which it had already"
         return f"{self.environment}: {', '.join(self.images)}, {how}"
 
     def to_json(self) -> dict[str, Any]:
@@ -54,13 +52,13 @@ class DeployedImages:
             "environment": self.environment,
             "images": [*self.images],
             "commit": self.commit,
-            "address": self.address,
+            "verdict": self.verdict,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         images = tuple(map(str, value["images"]))
-        return cls(value["environment"], images, value["commit"], value["address"])
+        return cls(value["environment"], images, value["commit"], value["verdict"])
 
 
 def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
@@ -137,74 +135,20 @@ DEPLOY = StepKind(
 
 
 def _deploy(name: str, context: StepContext, span: Span) -> StepOutcome:
-    from shipline.deliver.gitops import Action  # slow to import
-
-    delivery, section = context.environment.delivery, context.project.environments[name]
-    assert delivery is not None  # a project with environments has one
-    images = delivery.trusted(published_images(context.run, context.images))
-    deployment = of_run(context.run, delivery.deployment(name, images))
-    if section.after:
-        deployment = replace(deployment, action=Action.PROMOTE, source=section.after)
-    deploy = partial(delivery.deploy, section.gitops, images.images, deployment)
-    if section.promotion == "manual" and deploy(dry_run=True).commit:
-        raise Waiting(
-            f"{name} is promoted by a person", hint=f"shipline promote --env {name} does it"
-        )
-    shown = tuple(map(str, images.images.values()))
-    span.output("".join(f"{image}\n" for image in shown).encode())
-    if section.canary and _has_version(delivery, section, deployment):
-        commit, address = _canary(delivery, section, images.images, deployment, span), ""
-    else:
-        done = deploy(on_race=lambda _: span.output(b"another push was first; trying again\n"))
-        commit, address = done.commit, done.address
-    if not address:  # what is only proposed does not run yet
-        _verify(context, section, replace(deployment, id=commit), span)
-    reason = address or commit or "it has these images already"
-    result = DeployedImages(name, shown, commit, address)
-    return StepOutcome(result=result, reason=reason, cached=not commit)
-
-
-def _verify(
-    context: StepContext, section: EnvironmentSection, deployment: Deployment, span: Span
-) -> None:
-    """Raises NotVerified unless the environment runs the images, is healthy and passes its checks,
-    GateUndecided if that cannot be told; the verdict is recorded.
-    """
-    if not section.health and not section.checks:
-        return
-    from shipline.deliver.checks import verify
+    from shipline.deliver.rollout import roll_out  # slow to import
 
     delivery = context.environment.delivery
-    assert delivery is not None
-    verify(delivery, section, deployment, span, gates=context.project.gates).require()
-
-
-def _has_version(delivery: Delivery, section: EnvironmentSection, deployment: Deployment) -> bool:
-    """Whether the environment has a version that a new one can be compared with."""
-    from shipline.deliver.gitops import RECORDS, deployed, history
-
-    with delivery.branch(section.gitops) as branch:
-        said = history(branch, branch.fetch(RECORDS), deployment.app)
-    return deployed(said, deployment.environment) is not None
-
-
-def _canary(
-    delivery: Delivery,
-    section: EnvironmentSection,
-    images: Mapping[str, Reference],
-    deployment: Deployment,
-    span: Span,
-) -> str:
-    """The commit that deployed the images in the end; empty if they were there."""
-    from shipline.deliver.canary.progress import run
-
-    assert section.canary is not None
-
-    def tell(line: str) -> None:
-        span.output(f"{line}\n".encode())
-
-    made = run(delivery, section.gitops, section.canary, images, deployment, tell=tell)
-    return made.id if made else ""
+    assert delivery is not None  # a project with environments has one
+    trusted = delivery.trusted(published_images(context.run, context.images))
+    chosen = of_run(context.run, delivery.deployment(name, trusted))
+    images = tuple(map(str, chosen.images))
+    span.output("".join(f"{image}\n" for image in images).encode())
+    done = roll_out(delivery, name, span, chosen=chosen, automatic=True)
+    verdict = done.verdict.grade if done.verdict else ""
+    commit = done.deployed.commit
+    result = DeployedImages(name, images, commit, verdict)
+    reason = commit or "it has these images already"
+    return StepOutcome(result=result, reason=reason, cached=not (commit or verdict))
 
 
 def published_images(run: RunRecord, places: Mapping[str, Reference]) -> Mapping[str, Reference]:
