@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shipline.config import loads
 from shipline.deliver.ci import CiSection, Login, SigningSecret, Workflow
 from shipline.deliver.project import Toolchain
 
@@ -45,4 +46,38 @@ WITH_CACHE = Workflow(
     "shipline==1.2.3",
     build=("--cache-from", "type=gha,scope=app", "--cache-to", "mode=max,type=gha"),
 )
-ALL = (SMALL, WITH_CACHE, FULL, KEYLESS, *OTHERS)
+STAGED = Workflow(
+    "ghcr.io/team/app",
+    "shipline==1.2.3",
+    tests=("test",),
+    logins=(Login("ghcr.io", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),),
+    signing=SigningSecret("COSIGN_PRIVATE_KEY"),
+    toolchain=Toolchain("node", "24", ".nvmrc", ("npm ci",)),
+    environments=loads(
+        b"""
+environments:
+  prod.eu:
+    gitops:
+      repository: ssh://git@git.example/team/deploy.git
+      updates: [{kustomization: prod}]
+      pull-request: true
+    after: staging
+    approvals: {by: ["*@example.org"]}
+    branches: [main, "release/**"]
+    health: {argocd: {server: "https://cd.example", application: app, token: CD_TOKEN}}
+  staging:
+    gitops: {repository: "git@git.example:team/deploy.git", updates: [{kustomization: staging}]}
+    after: dev
+    promotion: manual
+    health: {url: {address: "https://staging.example/healthz"}, timeout: 20m}
+    checks: {smoke: {run: npm run smoke, pass-env: [SMOKE_TOKEN, "CI_*"], timeout: 5m}}
+  dev:
+    gitops: {repository: "https://git.example:8443/deploy.git", updates: [{kustomization: dev}]}
+    health: {kubernetes: {deployment: app}}
+""",
+        "shipline.yaml",
+        {},
+    ).environments
+    or {},
+)
+ALL = (SMALL, WITH_CACHE, FULL, KEYLESS, STAGED, *OTHERS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from shipline.deliver.ci.steps import cache_variables
 from shipline.deliver.ci.workflow import Unread, quoted
 from shipline.errors import ConfigError
 from shipline.values import replace
-from workflows import ALL, FULL, KEYLESS, WITH_CACHE
+from workflows import ALL, FULL, KEYLESS, STAGED, WITH_CACHE
 
 ROOT = Path(__file__).parents[3]
 PINS = Pins.load()
@@ -147,6 +148,125 @@ def test_a_release_is_never_cut_short() -> None:
     pipeline = read(gitlab_pipeline(FULL))
     assert pipeline["release"]["interruptible"] is False
     assert pipeline["release"]["resource_group"]
+
+
+ENVIRONMENTS = {"dev": "release", "staging": "deploy-dev", "prod.eu": "deploy-staging"}
+
+
+@pytest.mark.parametrize("write", [lambda one: github_workflow(one, PINS), gitlab_pipeline])
+def test_environments_are_jobs_after_the_release_and_each_other(
+    write: Callable[[Workflow], str],
+) -> None:
+    document = read(write(STAGED))
+    jobs = document.get("jobs", document)
+    for name, needed in ENVIRONMENTS.items():
+        job = jobs[f"deploy-{name.replace('.', '-')}"]
+        place = job["environment"]
+        assert (place if isinstance(place, str) else place["name"]) == name
+        assert job["needs"] in (needed, [needed])
+        script = str(job)
+        verb = "deploy --env dev" if name == "dev" else f"promote --env {name}"
+        assert f"shipline {verb}" in script
+        assert "GITOPS_TOKEN" in script and "COSIGN" not in script
+        assert ("approve --env" in script) == (name == "prod.eu")
+        assert ("CD_TOKEN" in str(job.get("steps"))) == (name == "prod.eu" and "jobs" in document)
+    assert "--until publish" in str(jobs["release"]) and "GITOPS_TOKEN" not in str(jobs["release"])
+    assert jobs["deploy-staging"]["environment"]["url"] == "https://staging.example/healthz"
+
+
+def test_a_pull_request_never_comes_to_an_environment() -> None:
+    for name, job in read(github_workflow(STAGED, PINS))["jobs"].items():
+        if name.startswith("deploy-"):
+            assert job["if"].startswith("github.event_name != 'pull_request' && (")
+            assert set(job["permissions"].values()) == {"read"}
+    for name, job in read(gitlab_pipeline(STAGED)).items():
+        if name.startswith("deploy-"):  # the pipeline of a merge request has neither variable
+            refs = [rule["if"] for rule in job["rules"]]
+            assert all(ref.startswith(("$CI_COMMIT_TAG", "$CI_COMMIT_BRANCH")) for ref in refs)
+
+
+def test_only_the_branches_of_an_environment_start_its_job() -> None:
+    jobs = read(github_workflow(STAGED, PINS))["jobs"]
+    assert "github.event.repository.default_branch" in jobs["deploy-dev"]["if"]
+    assert (
+        "github.ref_name == 'main' || startsWith(github.ref_name, 'release/')"
+        in (jobs["deploy-prod-eu"]["if"])
+    )
+    rules = read(gitlab_pipeline(STAGED))
+    assert rules["deploy-dev"]["rules"][1] == {"if": "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"}
+    assert {"if": "$CI_COMMIT_BRANCH =~ /^main$/", "when": "manual"} in (
+        rules["deploy-prod-eu"]["rules"]
+    )
+    environments = {"dev": replace(STAGED.environments["dev"], branches=("a*b",))}
+    with pytest.raises(ConfigError, match="no condition of GitHub"):
+        github_workflow(replace(STAGED, environments=environments), PINS)
+
+
+def test_git_opens_the_gitops_repository_with_the_token_of_the_environment(tmp_path: Path) -> None:
+    """git itself is asked, also for the addresses that SSH would take."""
+    jobs = read(github_workflow(STAGED, PINS))["jobs"]
+    for name in ENVIRONMENTS:
+        repository = STAGED.environments[name].gitops.repository
+        variables = jobs[f"deploy-{name.replace('.', '-')}"]["steps"][-1]["env"]
+        environ = {key: value for key, value in variables.items() if key.startswith("GIT_CONFIG")}
+        environ |= {"GITOPS_TOKEN": "s3cret", "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        environ |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+
+        def git(*words: str, given: str = "", environ: dict[str, str] = environ) -> str:
+            command = ("git", *words)
+            done = subprocess.run(
+                command, env=environ, input=given, cwd=tmp_path, capture_output=True, text=True
+            )
+            return done.stdout
+
+        url = git("ls-remote", "--get-url", repository).strip()
+        assert url.startswith("https://git.example")
+        answer = git("credential", "fill", given=f"url={url}\n\n")
+        assert "password=s3cret" in answer.splitlines()
+
+
+@pytest.mark.parametrize("write", [lambda one: github_workflow(one, PINS), gitlab_pipeline])
+def test_checks_find_the_project_set_up_before_credentials_are_there(
+    write: Callable[[Workflow], str],
+) -> None:
+    document = read(write(STAGED))
+    jobs = document.get("jobs", document)
+    assert "npm ci" in str(jobs["deploy-staging"]) and "npm ci" not in str(jobs["deploy-dev"])
+    if "jobs" not in document:
+        assert jobs["deploy-staging"]["image"].startswith("node:")
+        return
+    sequence = jobs["deploy-staging"]["steps"]
+    setup = next(at for at, step in enumerate(sequence) if step.get("run") == "npm ci")
+    assert not any("secrets." in str(step) for step in sequence[:setup])
+    environ = sequence[-1]["env"]
+    assert environ["SMOKE_TOKEN"] == "${{ secrets.SMOKE_TOKEN }}" and "CI_*" not in environ
+
+
+def test_a_path_is_no_repository_for_a_job() -> None:
+    dev = STAGED.environments["dev"]
+    local = replace(dev, gitops=replace(dev.gitops, repository="../deploy.git"))
+    for write in (lambda one: github_workflow(one, PINS), gitlab_pipeline):
+        with pytest.raises(ConfigError, match=r"environments.dev.gitops.repository: jobs do not"):
+            write(replace(STAGED, environments={"dev": local}))
+
+
+def test_a_run_that_waits_for_reviewers_holds_up_no_other() -> None:
+    document = read(github_workflow(STAGED, PINS))
+    assert "github.run_id" in document["concurrency"]["group"]
+    for name, job in document["jobs"].items():
+        if name == "release" or name.startswith("deploy-"):
+            assert job["concurrency"]["cancel-in-progress"] is False
+    groups = [
+        job["resource_group"]
+        for name, job in read(gitlab_pipeline(STAGED)).items()
+        if name.startswith("deploy-")
+    ]
+    assert groups == [*ENVIRONMENTS]
+
+
+def test_a_job_may_take_as_long_as_it_waits() -> None:
+    jobs = read(github_workflow(STAGED, PINS))["jobs"]
+    assert [jobs[f"deploy-{name}"]["timeout-minutes"] for name in ("dev", "staging")] == [40, 55]
 
 
 def test_words_reach_the_shell_as_they_are() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
 from shipline.deliver.ci import scripts, steps
 from shipline.deliver.ci.document import Comment, Inline, Noted, headed, render
+from shipline.deliver.ci.stage_jobs import TOKEN, StageJob, credential_helper, git_variables, stages
 from shipline.deliver.ci.steps import Pins, checkout, secret
 from shipline.deliver.ci.workflow import Login, Workflow, native_runner, slug, with_variables
+from shipline.errors import ConfigError
 
 Node = dict[Any, Any]
 _RUNNER = "ubuntu-24.04"
@@ -16,7 +19,7 @@ _PULL_REQUEST = "github.event_name == 'pull_request'"
 _NO_PULL_REQUEST = "github.event_name != 'pull_request'"
 _ORDER = (
     *("name", "needs", "if", "runs-on", "environment", "timeout-minutes"),
-    *("permissions", "strategy", "steps"),
+    *("permissions", "concurrency", "strategy", "steps"),
 )
 
 
@@ -28,6 +31,7 @@ def github_workflow(workflow: Workflow, pins: Pins) -> str:
         "try": _try(workflow, pins),
         "build": _build(workflow, pins),
         "release": _release(workflow, pins),
+        **{stage.job: _stage(stage, workflow, pins) for stage in stages(workflow)},
     }
     document = {
         "name": "shipline",
@@ -38,7 +42,7 @@ def github_workflow(workflow: Workflow, pins: Pins) -> str:
         Comment(
             "\nA new push cancels the run of a pull request; a release is never cancelled."
         ): None,
-        "concurrency": concurrency("shipline"),
+        "concurrency": _concurrency(workflow),
         Comment(): None,
         "env": {"SHIPLINE": workflow.install},
         Comment(): None,
@@ -58,10 +62,13 @@ def triggers(workflow: Workflow) -> Node:
     }
 
 
-def concurrency(name: str) -> Node:
-    """One run per pull request or ref."""
+def _concurrency(workflow: Workflow) -> Node:
+    """One run per pull request or ref. With environments the release takes turns by itself: a run
+    that waits for reviewers holds up no other.
+    """
+    other = "run_id" if workflow.environments else "ref"
     return {
-        "group": f"{name}-${{{{ github.event.pull_request.number || github.ref }}}}",
+        "group": f"shipline-${{{{ github.event.pull_request.number || github.{other} }}}}",
         "cancel-in-progress": f"${{{{ {_PULL_REQUEST} }}}}",
     }
 
@@ -227,6 +234,8 @@ def _release(workflow: Workflow, pins: Pins) -> Node:
     needs = Inline(["test", "build"] if workflow.tests else ["build"])
     guard = _guard(workflow, "write", "push the git tag of the version")
     fields = {"needs": needs, "if": _NO_PULL_REQUEST, **guard}
+    if workflow.environments:
+        fields["concurrency"] = _in_turn("release-${{ github.ref }}")
     return _job(workflow, "Release", **fields, steps=sequence)
 
 
@@ -235,13 +244,98 @@ def _release_variables(workflow: Workflow) -> Node:
     if workflow.signing is not None:
         names = (workflow.signing.secret, "COSIGN_PASSWORD")
         variables |= {name: steps.secret(name) for name in names}
-    helper = '!f() { test "$1" = get && printf "username=git\\npassword=%s\\n" "$GIT_TOKEN"; }; f'
-    return variables | {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": "credential.${{ github.server_url }}.helper",
-        "GIT_CONFIG_VALUE_0": helper,
-        "GIT_TOKEN": steps.secret("GITHUB_TOKEN"),
+    helper = credential_helper("${{ github.server_url }}", "GIT_TOKEN")
+    return variables | git_variables(helper) | {"GIT_TOKEN": steps.secret("GITHUB_TOKEN")}
+
+
+def _stage(stage: StageJob, workflow: Workflow, pins: Pins) -> Node:
+    """The job of an environment, which has its secrets and asks its reviewers."""
+    section = stage.section
+    access = {
+        **steps.passphrase(workflow),
+        **git_variables(stage.git_settings),
+        TOKEN: secret(TOKEN),
     }
+    variables = {
+        **access,
+        **{name: secret(name) for name in stage.secrets},
+        **({"GITHUB_TOKEN": secret(TOKEN)} if section.gitops.pull_request else {}),
+        **({"KUBECONFIG": "${{ runner.temp }}/kubeconfig"} if stage.kubeconfig else {}),
+    }
+    setup = [
+        *steps.toolchain(workflow, pins),
+        *({"name": "Set up the project", "run": line} for line in workflow.setup),
+    ]
+    sequence = [
+        steps.checkout(pins),
+        *(setup if section.checks else []),
+        steps.install(),
+        *(_kubeconfig() if stage.kubeconfig else []),
+        *steps.logins(workflow, workflow.logins[: workflow.registries]),
+    ]
+    if section.approvals is not None:
+        asked = {**access, "GITHUB_TOKEN": secret("GITHUB_TOKEN")}
+        run = scripts.approvals(stage)
+        sequence.append({"name": "Record the approvals of this job", "env": asked, "run": run})
+    shown = f"{'Promote' if section.after else 'Deploy'} to {stage.name}"
+    sequence.append({"name": shown, "env": variables, "run": scripts.stage(stage)})
+    permissions = {"contents": Noted("read", "check out")}
+    if section.approvals is not None:
+        permissions["actions"] = Noted("read", "who approved this job")
+    if workflow.section.oidc_audience:
+        permissions["id-token"] = Noted("write", "a short-lived identity token for the registry")
+    if any(login.host == "ghcr.io" for login in workflow.logins):
+        permissions["packages"] = Noted("read", "verify the image")
+    place = {"name": stage.name, "url": stage.url} if stage.url else stage.name
+    job = _job(
+        workflow,
+        shown,
+        needs=stage.after,
+        **{"if": _only_for(stage)},
+        environment=place,
+        **{"timeout-minutes": stage.minutes(workflow.section.timeout_minutes)},
+        permissions=permissions,
+        concurrency=_in_turn(stage.job),
+        steps=sequence,
+    )
+    if stage.by_hand:
+        return {
+            Comment(f"The reviewers of the environment {stage.name} approve this job."): None,
+            **job,
+        }
+    return job
+
+
+def _in_turn(group: str) -> Node:
+    """One job of the group at a time; of those that wait, the newest."""
+    return {"group": group, "cancel-in-progress": False}
+
+
+def _kubeconfig() -> list[Node]:
+    run = """umask 077\nprintf '%s\\n' "$KUBECONFIG_TEXT" > "$RUNNER_TEMP/kubeconfig"\n"""
+    variables = {"KUBECONFIG_TEXT": secret("KUBECONFIG")}
+    return [{"name": "Write the kubeconfig", "env": variables, "run": run}]
+
+
+def _only_for(stage: StageJob) -> str:
+    """The condition for the refs that are deployed: git tags, and the default branch or those that
+    the environment names.
+    """
+    refs = ["github.ref_type == 'tag'"]
+    for pattern in stage.section.branches or ("",):
+        prefix = pattern.removesuffix("**")
+        if re.search(r"[*?\[']", prefix):
+            raise ConfigError(
+                f"environments.{stage.name}.branches: {pattern!r} is no condition of GitHub",
+                hint="write names, or beginnings of names as release/**",
+            )
+        if not pattern:
+            refs.append("github.ref_name == github.event.repository.default_branch")
+        elif pattern == prefix:
+            refs.append(f"github.ref_name == '{pattern}'")
+        else:
+            refs.append(f"startsWith(github.ref_name, '{prefix}')")
+    return f"{_NO_PULL_REQUEST} && ({' || '.join(refs)})"
 
 
 _INPUTS = {

@@ -6,6 +6,7 @@ from typing import Any
 
 from shipline.deliver.ci import scripts
 from shipline.deliver.ci.document import Comment, Inline, headed, render
+from shipline.deliver.ci.stage_jobs import TOKEN, StageJob, git_variables, stages
 from shipline.deliver.ci.workflow import STATE, Login, Workflow, packages, slug
 from shipline.deliver.project import Toolchain
 from shipline.errors import ConfigError
@@ -25,9 +26,12 @@ def gitlab_pipeline(workflow: Workflow) -> str:
         "try": _try(workflow),
         "build": _build(workflow),
         "release": _release(workflow),
+        **{stage.job: _stage(stage, workflow) for stage in stages(workflow)},
     }
+    names = [*(("test",) if workflow.tests else ()), "build", "release"]
+    names += ["deploy"] if workflow.environments else []
     document: Node = {
-        "stages": Inline([*(("test",) if workflow.tests else ()), "build", "release"]),
+        "stages": Inline(names),
         Comment("\nBranches, tags and merge requests, without duplicate pipelines."): None,
         "workflow": {"rules": _rules(workflow)},
         Comment(): None,
@@ -224,6 +228,43 @@ def _release(workflow: Workflow) -> Node:
         scripts.release(workflow, "built/*.json"),
     ]
     return job | {**_identity(workflow), "before_script": _install(), "script": commands}
+
+
+def _stage(stage: StageJob, workflow: Workflow) -> Node:
+    """The job of an environment, which has its secrets; a person starts it where one must."""
+    section = stage.section
+    how = {"when": "manual"} if stage.by_hand else {}
+    settings = {
+        name: {"value": value, "expand": False} if "$" in value else value
+        for name, value in git_variables(stage.git_settings).items()
+    }
+    proposes = {"GITLAB_TOKEN": f"${TOKEN}"} if section.gitops.pull_request else {}
+    job: Node = {
+        "stage": "deploy",
+        "needs": [stage.after],
+        "rules": [{"if": ref, **how} for ref in _refs(stage)],
+        "interruptible": False,
+        Comment("One deployment at a time."): None,
+        "resource_group": stage.name,
+        "environment": {"name": stage.name, **({"url": stage.url} if stage.url else {})},
+        "timeout": f"{stage.minutes(workflow.section.timeout_minutes)} minutes",
+        "variables": {"GIT_STRATEGY": "clone", **_passphrase(workflow), **settings, **proposes},
+    }
+    if section.checks and workflow.toolchain is not None:
+        job["image"] = _toolchain_image(workflow.toolchain)
+    commands = [
+        *(workflow.setup if section.checks else ()),
+        *_logins(workflow, workflow.logins[: workflow.registries]),
+        *([scripts.approvals(stage)] if section.approvals is not None else []),
+        scripts.stage(stage),
+    ]
+    return job | {**_identity(workflow), "before_script": _install(), "script": commands}
+
+
+def _refs(stage: StageJob) -> list[str]:
+    """The refs that are deployed: git tags, and the default branch or those that are named."""
+    named = [f"$CI_COMMIT_BRANCH =~ {_expression(name)}" for name in stage.section.branches]
+    return ["$CI_COMMIT_TAG", *(named or ["$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"])]
 
 
 def _identity(workflow: Workflow) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shipline.deliver.ci.stage_jobs import StageJob
 from shipline.deliver.ci.workflow import Workflow, pattern, quoted
 
 
@@ -61,6 +62,18 @@ def release(workflow: Workflow, built: str) -> str:
     until = " --until publish" if workflow.environments else ""
     lines.append(f'shipline ship{skip}{until} "$@"')
     return "\n".join(lines)
+
+
+def stage(stage: StageJob) -> str:
+    """Take the image of this commit to an environment, and see that it is well there."""
+    if not stage.section.after:
+        return f"shipline deploy --env {stage.name} --wait"
+    return f'shipline promote --env {stage.name} --wait "$(git rev-parse HEAD)"'
+
+
+def approvals(stage: StageJob) -> str:
+    """Record who approved this job: shipline asks nobody a second time."""
+    return f'shipline approve --env {stage.name} --from-ci "$(git rev-parse HEAD)"'
 
 
 def pack(workflow: Workflow) -> str:
