@@ -41,6 +41,7 @@ from shipline.oci import (
     Index,
     Manifest,
     Reference,
+    from_bytes,
     media,
     parse_manifest,
 )
@@ -278,7 +279,9 @@ class DockerArchive:
     def _made(self, entry: dict[str, Any]) -> Descriptor:
         raw = self._tar.document(entry["config"])
         config = self._kept(raw, media.OCI_CONFIG)
-        diff_ids = json.loads(raw).get("rootfs", {}).get("diff_ids", [])
+        rootfs = from_bytes(raw).get("rootfs")
+        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        diff_ids = diff_ids if isinstance(diff_ids, list) else []
         layers = []
         for number, name in enumerate(entry["layers"]):
             layer, diff_id = self._layer(name)

@@ -279,7 +279,10 @@ class Places:
                 )
             return _Target(self._client.repository(place.reference), place.reference.tag)
         if place.kind is PlaceKind.LAYOUT:
-            return _Target(OciLayout(place.path, create=True), place.tag or "latest")
+            try:
+                return _Target(OciLayout(place.path, create=True), place.tag or "latest")
+            except OSError as error:
+                raise ContentError(f"cannot write {place.path}: {error.strerror}") from error
         from shipline.images.archives import NewArchive  # slow to import
 
         docker, name = place.kind in _ONE_PLATFORM, place.reference
