@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from commits import Work, with_remote
+from peers.page import page
 from shipline.deliver.checks import (
     EnvironmentCheck,
     EnvironmentVerdict,
@@ -262,7 +261,7 @@ def test_without_health_and_checks_nothing_is_recorded(setup: Setup) -> None:
 
 
 def test_a_pass_without_the_checks_is_not_recorded_as_one(setup: Setup) -> None:
-    with page(lambda: str(NEW.digest)) as url:
+    with page(lambda: (200, {}, str(NEW.digest))) as url:
         checks = {"smoke": CheckSection(run="false")}
         found = HealthSection(url=UrlHealth(address=url, contains="{digest}"))
         done = setup.verify(section_checks=checks, health=found, checks=False)
@@ -282,37 +281,8 @@ def test_what_was_deployed_meanwhile_is_not_given_the_verdict(setup: Setup) -> N
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    with page(lambda: str(NEW.digest)) as url:
+    with page(lambda: (200, {}, str(NEW.digest))) as url:
         yield url
-
-
-def page(body: Callable[[], str]) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def serving() -> Iterator[str]:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                text = body().encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
-
-    return serving()
 
 
 def scan(site: str, risk: int = 3, **more: Any) -> str:

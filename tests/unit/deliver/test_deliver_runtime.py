@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 
 from peers.argocd import ArgoCd, application, argocd
 from peers.kubernetes import KubernetesApi, kubernetes_api
+from peers.page import page
 from peers.registry import certificate
 from shipline.deliver.health import ArgoCdHealth, HealthSection, KubernetesHealth, UrlHealth
 from shipline.deliver.runtime import (
@@ -180,31 +179,6 @@ def test_another_server_is_not_taken_for_argo_cd() -> None:
 
 
 # -- a page ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def page(answer: Callable[[], tuple[int, dict[str, str], str]]) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers, body = answer()
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
