@@ -23,10 +23,12 @@ image: {image}/{name}/app
 build: {platforms: [linux/amd64]}
 environments:
   staging:
+    branches: [none]
     gitops:
       repository: ../deploy.git
       updates: [{kustomization: envs/staging}]
   production:
+    branches: [none]
     gitops:
       repository: ../deploy.git
       branch: main
@@ -34,6 +36,7 @@ environments:
         - {values: charts/app/values.yaml}
         - {manifests: jobs, container: migrate}
   proposed:
+    branches: [none]
     gitops:
       repository: ../deploy.git
       pull-request: true

@@ -280,3 +280,47 @@ def test_a_deployment_respects_holds_and_stops(chain: Delivered) -> None:
     chain.run("env", "resume", "dev").ok()
     chain.run("deploy", "--env", "dev", image).ok()
     assert chain.deployed("dev") == "v0.2.0"
+
+
+ROLLOUT = """\
+kind: Rollout
+metadata: {name: app}
+spec:
+  strategy:
+    canary:
+      steps:
+      - setWeight: 100
+      - pause: {duration: 1}
+  template: {spec: {containers: [{name: app, image: none}]}}
+"""
+
+
+def test_a_rollback_during_a_canary_ends_it_and_holds_its_image(
+    published: Published, tmp_path: Path
+) -> None:
+    canary = "canary: {weights: {rollout: rollout.yaml}, steps: [{weight: 20, hold: 1h}]}"
+    where = delivered(published, tmp_path, {"dev": "", "staging": f"after: dev\n{canary}"})
+    where.gitops.push({"rollout.yaml": ROLLOUT})
+    text = (published.project.root / "shipline.yaml").read_text()
+    published.project.write(
+        "shipline.yaml",
+        text.replace("{kustomization: staging}", "{manifests: rollout.yaml, container: app}"),
+    )
+    deploy(where)
+    where.run("promote", "--env", "staging").ok()
+    deploy(where, "v0.2.0")
+    started = where.project.start("canary", "--env", "staging", f"{where.image}:v0.2.0")
+    wait_for(lambda: where.gitops.subjects()[0].startswith("give app v0.2.0 20 %"))
+    started.kill()
+    started.communicate()
+    assert ":v0.2.0@" in where.gitops.show("rollout.yaml")
+    assert "canary v0.2.0 20 %" in where.run("status").ok().out
+    assert where.status()["staging"]["canary"]["weight"] == 20
+    where.run("rollback", "--env", "staging").ok()
+    assert ":v0.1.0@" in where.gitops.show("rollout.yaml")
+    assert where.gitops.subjects()[:2] == [
+        "hold app v0.2.0 in staging",
+        "roll back app to v0.1.0 in staging",
+    ]
+    refused = where.run("promote", "--env", "staging")
+    assert refused.status == 9 and "it is held in staging" in refused.err

@@ -163,7 +163,9 @@ def _cells(row: BoardRow, now: float) -> tuple[str, ...]:
 
     current = row.state.current
     since = shown_span(max(1.0, now - current.time)) if current else ""
+    going = row.canary
     notes = [
+        *([f"canary {going.version} {going.weight} %"] if going else []),
         *(["stopped"] if row.state.stopped else []),
         *(
             [f"held: {', '.join(one.version for one in row.state.holds)}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from shipline.deliver.canary.progress import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.gitops import Deployment
 from shipline.deliver.promotion.policy import Blocker, possible_at, shown_span
@@ -26,6 +27,12 @@ class BoardRow:
     candidate: Deployment | None = None
     blockers: tuple[Blocker, ...] = ()
     possible: datetime | None = None
+
+    @property
+    def canary(self) -> Deployment | None:
+        """The commit with the present weight of a canary, if there is one."""
+        there = position(self.state.said, self.state.name)
+        return there.last if there else None
 
     @property
     def verification(self) -> str:
@@ -56,6 +63,7 @@ class BoardRow:
                 for one in self.blockers
             ],
             "possible_at": self.possible.isoformat() if self.possible else None,
+            "canary": deployment_json(self.canary) if self.canary else None,
             "holds": [deployment_json(one) for one in self.state.holds],
             "stopped": deployment_json(stopped) if stopped else None,
         }
@@ -122,6 +130,8 @@ def why(shown: BoardRow) -> str:
     lines = [f"{state.name} has {_deployed(current)}" if current else f"{state.name} has nothing"]
     if current:
         lines += [f"  {line}" for line in _facts(current, shown)]
+    if going := shown.canary:
+        lines.append(f"{going.version} has {going.weight} % of the traffic, step {going.step}")
     if stop := state.stopped:
         lines.append(f"promotions are stopped by {stop.by}{_because(stop)}")
     lines += [f"{one.version} is held by {one.by}{_because(one)}" for one in state.holds]

@@ -71,9 +71,12 @@ def states_on(
     for name, section in delivery.environments.items():
         if delivery.same_branch(section.gitops, gitops):
             own = [one for one in said if one.environment == name]
-            proven = [one for one in own if _is_proven(delivery, branch, section, one)]
-            unproven = tuple(one for one in own if one not in proven)
-            states[name] = EnvironmentState(name, tuple(proven), times, section.checked, unproven)
+            parts: dict[bool, list[Deployment]] = {True: [], False: []}
+            for one in own:
+                parts[_is_proven(delivery, branch, section, one)].append(one)
+            states[name] = EnvironmentState(
+                name, tuple(parts[True]), times, section.checked, tuple(parts[False])
+            )
     return states
 
 
