@@ -127,6 +127,15 @@ class Backlog:
         with self._changed:
             return self._tags[repository] > 0
 
+    def tags(self) -> dict[str, set[str]]:
+        """The tags by repository that wait, or are being applied."""
+        tags: dict[str, set[str]] = {}
+        with self._changed:
+            for item in self._items.values():
+                if item.entry.tag:
+                    tags.setdefault(item.entry.repository, set()).add(item.entry.tag)
+        return tags
+
     def _due(self, now: float) -> JournalEntry | None:
         while self._heap and self._heap[0][0] <= now:
             ready_at, _, key = heapq.heappop(self._heap)

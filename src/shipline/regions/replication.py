@@ -264,14 +264,16 @@ class JournalReplication:
         self._backlog.add(batch, page.cursor, purpose)
 
     def _gone(self, there: Mapping[str, set[str]], now: float) -> Iterator[JournalEntry]:
-        """Tags of the target that the source does not have, in repositories that it has: one that
-        it does not show at all may only be hidden from this account.
+        """Tags that the target has or is about to get and the source does not have, in repositories
+        that it has: one that it does not show at all may only be hidden from this account.
         """
+        waiting = self._backlog.tags()
         for name, tags in there.items():
+            found = waiting.get(name, set())
             with suppress(NotFound):
-                for tag in self._ends.target(name).tags():
-                    if tag not in tags:
-                        yield JournalEntry(0, "untag", name, "", tag, at=now)
+                found |= set(self._ends.target(name).tags())
+            for tag in found - tags:
+                yield JournalEntry(0, "untag", name, "", tag, at=now)
 
     def _accepts(self, entry: JournalEntry) -> bool:
         section = self._section

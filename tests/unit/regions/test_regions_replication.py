@@ -170,6 +170,20 @@ def test_a_cut_journal_is_made_up_for(primary: Region, edge: Region) -> None:
     assert edge.tags() == primary.tags()
 
 
+def test_a_tag_that_went_while_the_journal_was_cut_does_not_arrive_later(
+    primary: Region, edge: Region
+) -> None:
+    store, one = MemoryStore(), replication(primary, edge, deletes=True)
+    root = index(store, "one")
+    primary.push("team/app", "v1", root, store)
+    one.poll(0)
+    primary.push("team/app", "v2", root, store)
+    primary.app.storage.journal.trim(1, 1e9)
+    primary.open("team/app").delete("v1")
+    drain(one)
+    assert edge.tags() == primary.tags()
+
+
 def test_a_repository_that_is_not_shown_is_not_deleted(primary: Region, edge: Region) -> None:
     """The account may have lost the right to see it."""
     store, one = MemoryStore(), replication(primary, edge, deletes=True)
