@@ -38,6 +38,7 @@ from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded
 from shipline.errors import ShiplineError, UsageError
 from shipline.git import GitError, RemoteBranch, author_of
 from shipline.oci import Reference
+from shipline.trust import TrustRefused
 from shipline.values import replace
 
 _SHORT = 7  # digits of a commit or digest that name an image
@@ -313,8 +314,9 @@ def blocked(
     try:
         delivery.trusted(delivery.by_target(chosen.images))
     except ShiplineError as error:
+        rule = "trust" if isinstance(error, TrustRefused) else "registry"
         return (
-            Blocker("trust", error.message, hint=error.hint),
+            Blocker(rule, error.message, hint=error.hint),
             *blocked(delivery, states, name, chosen, judged=False),
         )
     return blockers(policy, states, _judged(delivery, chosen), now)
