@@ -23,6 +23,7 @@ from commands import Forked
 from nodes import node
 from peers.process import free_port
 from peers.prometheus import prometheus
+from serving import serving
 from shipline.cli import main
 from shipline.oci import Reference
 from ships import Project, new_project
@@ -98,9 +99,9 @@ class Running:
     def told(self) -> str:
         return self.log.read_text()
 
-    def start(self, *words: str) -> None:
+    def start(self, *words: str, verb: str = "canary") -> None:
         self.log.touch()
-        arguments = ["canary", "--env", self.site.name, *(words or (self.image,))]
+        arguments = [verb, "--env", self.site.name, *words]
         self.process = Forked(
             main,
             arguments,
@@ -128,16 +129,16 @@ class Running:
 
 
 def run_through(case: Running, *, kills: bool = False) -> None:
-    case.start()
+    case.start(case.image)
     for weight in (20, 50) if kills else ():
         case.site.until(partial(case.has_weight, weight))
         case.kill()
-        case.start(*(["--resume"] if weight == 50 else []))
+        case.start("--resume" if weight == 50 else case.image)
     case.end()
 
 
 def run_idle(case: Running) -> None:
-    case.start()
+    case.start(case.image)
     case.site.until(lambda: case.told.count("no_data") >= 16)  # the hold is over for long
     case.facts["weights"] = list(case.site.weights)
     assert case.process
@@ -148,7 +149,7 @@ def run_idle(case: Running) -> None:
 def run_lost(case: Running, work: Path, port: int) -> None:
     jobs = [scraped({"lost": case.site})]
     with prometheus(work, jobs, interval="200ms", port=port):
-        case.start()
+        case.start(case.image)
         case.site.until(lambda: "latency: pass" in case.told)
     before = case.told
     case.site.until(lambda: case.told.removeprefix(before).count("latency: error") >= 5)
@@ -275,3 +276,76 @@ def test_the_loss_of_prometheus_holds_and_its_return_goes_on(
         "verify app good in lost: pass",
     ]
     assert "Traceback" not in case.told
+
+
+CHAIN = """\
+image: {image}
+build: {platforms: [linux/amd64]}
+environments:
+  dev:
+    gitops: {repository: ../dev.git, updates: [{manifests: stable.yaml}]}
+  live:
+    after: dev
+    gitops: {repository: ../live.git, updates: [{manifests: stable.yaml}]}
+    canary:
+      weights: {httproute: route.yaml, stable: app, canary: app-canary}
+      updates: [{manifests: canary.yaml}]
+      steps: [{weight: 20, hold: HOLD}]
+"""
+
+
+def test_a_promotion_takes_over_step_by_step_and_a_rollback_ends_it(tmp_path: Path) -> None:
+    with node(tmp_path / "data") as running:
+        target = Target(running.url, "team/app")
+        images = {}
+        for name in ("old", "new"):
+            digest = target.push(target.image(name), name)["Docker-Content-Digest"]
+            images[name] = Reference.parse(f"{running.address}/team/app:{name}@{digest}")
+        project = new_project(tmp_path, running, CHAIN.replace("HOLD", "1h"))
+        dev, live = (Site(name, tmp_path, {}) for name in ("dev", "live"))
+        dev.create(images["new"])
+        live.create(images["old"])
+        files = {path: live.show(path) for path in ("stable.yaml", "canary.yaml", "route.yaml")}
+        case = Running(project, live, str(images["new"]))
+        case.start(verb="promote")
+        live.until(lambda: case.has_weight(20))
+        case.kill()
+        shown = project.run("status").ok().out
+        assert "canary new 20 %" in shown
+        assert project.run("drift", "--env", "live").out.count("live") >= 1
+        project.run("rollback", "--env", "live").ok()
+        assert {path: live.show(path) for path in files} == files
+        assert live.subjects()[1:] == ["roll back app to old in live", "hold app new in live"]
+        refused = project.run("promote", "--env", "live")
+        assert refused.status == 9 and "held in live" in refused.err
+        project.run("release", "--env", "live").ok()
+        project.write(
+            "shipline.yaml", CHAIN.replace("{image}", project.image).replace("HOLD", "1s")
+        )
+        done = project.run("promote", "--env", "live").ok()
+        assert live.subjects()[4:] == [
+            "give app new 20 % in live",
+            "promote app new from dev to live",
+            "give app new 0 % in live",
+            "verify app new in live: pass",
+        ]
+        assert done.out.strip() == live.git("rev-parse", "main~2").strip()
+        assert str(images["new"]) in live.show("stable.yaml") and case.has_weight(0)
+        again = project.run("promote", "--env", "live").ok()
+        assert "has" in again.err and len(live.subjects()) == 8
+        project.run("deploy", "--env", "live", str(images["old"])).ok()
+        assert {path: live.show(path) for path in files} == files
+        status = [500]
+        with serving(lambda _: (status[0], {}, b"")) as page:
+            text = (project.root / "shipline.yaml").read_text()
+            health = f"health: {{timeout: 1s, url: {{address: {page.url}}}}}"
+            project.write(
+                "shipline.yaml", text.replace("    canary:", f"    {health}\n    canary:")
+            )
+            unhealthy = project.run("promote", "--env", "live")
+            assert unhealthy.status in (11, 17), unhealthy.err
+            assert live.subjects()[-1] == "promote app new from dev to live"
+            assert case.has_weight(20) and str(images["new"]) in live.show("stable.yaml")
+            status[0] = 200
+            project.run("promote", "--env", "live").ok()
+            assert live.subjects()[-1] == "give app new 0 % in live" and case.has_weight(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -41,6 +42,8 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     """
     from shipline.api import open_client
     from shipline.deliver.canary.progress import run
+    from shipline.deliver.rollout import settle
+    from shipline.events import silent
     from shipline.ship.steps.deploy import of_run
 
     config, section = configured(query, environment)
@@ -64,15 +67,18 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
             trusted = delivery.trusted(source.images)
             deployment = delivery.deployment(environment, trusted)
             deployment = of_run(source.run, deployment) if source.run else deployment
-        done = run(
-            delivery,
-            section.gitops,
-            section.canary,
-            trusted.images,
-            deployment,
-            tell=lambda line: click.echo(line, err=True),
-            resume=resume,
-        )
+        with silent() as step:
+            well = partial(settle, delivery, section, deployment, step)
+            done = run(
+                delivery,
+                section.gitops,
+                section.canary,
+                trusted.images,
+                deployment,
+                settled=well if section.health else None,
+                tell=lambda line: click.echo(line, err=True),
+                resume=resume,
+            )
     if done is None:
         shown = ", ".join(map(str, deployment.images))
         click.echo(f"{environment} has {shown} already", err=True)
@@ -84,7 +90,7 @@ def _resumed(
     config: Config, section: EnvironmentSection, delivery: Delivery, environment: str
 ) -> tuple[TrustedImages, Deployment]:
     """The images of the canary that is there, by target."""
-    from shipline.deliver.canary.progress import in_progress
+    from shipline.deliver.canary.state import in_progress
 
     places = config.pipeline.images
     first = config.pipeline.image or next(iter(places.values()), None)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipline.deliver.canary.weights import ending
 from shipline.deliver.environments import Environments, EnvironmentSection, named_environment
 from shipline.deliver.gitops import (
     Deployed,
@@ -139,10 +140,17 @@ class Delivery:
         on_race: OnRace = lambda attempt: None,
     ) -> Deployed:
         """Decide, set the images, and push, or propose the change; with `dry_run` neither. Records
-        of a proposed change are pushed before it. Raises as `deploy`.
+        of a proposed change are pushed before it. A canary in the environment ends with the
+        change. Raises as `deploy`.
         """
+
+        def decided(said: Sequence[Deployment]) -> PlannedChange:
+            planned = decide(branch, said)
+            section = self.environments.get(planned.deployment.environment)
+            return ending(section.canary if section else None, planned)
+
         with self.branch(gitops) as branch:
-            parts = (branch, gitops.updates, app, partial(decide, branch))
+            parts = (branch, gitops.updates, app, decided)
             if not dry_run and not gitops.pull_request:
                 return deploy(*parts, sign=gitops.sign, on_race=on_race)
             done = prepare(*parts, sign=gitops.sign)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from shipline.deliver.canary.progress import position
+from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import RECORDS, UnsuitableFile, deployed, history

@@ -95,13 +95,13 @@ def _canary(
         section.canary,
         delivery.by_target(planned.images),
         planned,
-        settled=partial(_settle, delivery, section, planned, step) if section.health else None,
+        settled=partial(settle, delivery, section, planned, step) if section.health else None,
         tell=lambda line: step.output(f"{line}\n".encode()),
     )
     return replace(allowed, deployment=made or planned)
 
 
-def _settle(
+def settle(
     delivery: Delivery, section: EnvironmentSection, deployment: Deployment, step: Step
 ) -> None:
     """Wait until the environment runs the deployment. Raises NotVerified, GateUndecided."""

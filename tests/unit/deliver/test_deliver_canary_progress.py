@@ -13,7 +13,7 @@ import pytest
 
 from commits import Work, with_remote
 from serving import ReceivedRequest, Reply, serving
-from shipline.deliver.canary.progress import Canary, CanaryFailed, CanaryRuns, ending, in_progress
+from shipline.deliver.canary.progress import Canary, CanaryFailed, CanaryRuns
 from shipline.deliver.canary.section import (
     Analysis,
     CanarySection,
@@ -22,6 +22,8 @@ from shipline.deliver.canary.section import (
     MetricServer,
     Weights,
 )
+from shipline.deliver.canary.state import in_progress
+from shipline.deliver.canary.weights import ending
 from shipline.deliver.gitops import (
     RECORDS,
     Action,
@@ -165,7 +167,7 @@ def test_a_good_version_takes_over_step_by_step(place: Place) -> None:
     settled: list[str] = []
     canary = place.canary(
         tell=lambda line: files.append(place.file("route.yaml")) if "%" in line else None,
-        settled=lambda _: settled.append(place.file("stable.yaml") + place.file("route.yaml")),
+        settled=lambda: settled.append(place.file("stable.yaml") + place.file("route.yaml")),
     )
     done = canary.advance()
     said = place.said()
@@ -174,6 +176,7 @@ def test_a_good_version_takes_over_step_by_step(place: Place) -> None:
         "weight 50 2/2 pass 2",
         "deploy 2/2 pass 2",
         "weight 0 2/2 pass 2",
+        "verify pass 2",
     ]
     assert done and done.id == said[2].id
     assert [FILES["route.yaml"].replace("100", "95").replace("weight: 0", "weight: 5")] == files[:1]
@@ -328,11 +331,10 @@ def test_a_deployment_ends_it(place: Place) -> None:
     def tell(line: str) -> None:
         if "5 %" in line and not done:
             made = Deployment("live", "app", (THIRD,))
-            decide = ending(place.section(), lambda _: PlannedChange(made, {"": THIRD}))
+            change = ending(place.section(), PlannedChange(made, {"": THIRD}))
             with place.opened("others") as branch:
-                done.append(
-                    deploy(branch, (Update(manifests="stable.yaml"),), "app", decide).commit
-                )
+                places = (Update(manifests="stable.yaml"),)
+                done.append(deploy(branch, places, "app", lambda _: change).commit)
 
     with pytest.raises(Superseded, match="deploy app 3 to live"):
         place.canary(tell=tell).advance()

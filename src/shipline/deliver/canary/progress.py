@@ -31,17 +31,17 @@ from shipline.deliver.canary.analysis import (
 )
 from shipline.deliver.canary.queries import query_client
 from shipline.deliver.canary.section import CanarySection, CanaryStep
-from shipline.deliver.canary.weights import set_weight
+from shipline.deliver.canary.state import Position, newest, position
+from shipline.deliver.canary.weights import reset, set_weight
 from shipline.deliver.gitops import (
     RECORDS,
     Action,
-    Decide,
     Deployment,
     GitOpsSection,
-    PlannedChange,
     Superseded,
     TreeEdit,
     deployed,
+    held,
     history,
     image_edits,
     record,
@@ -74,66 +74,12 @@ class CanaryRuns(Waiting):
     code = "canary-runs"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where the history says that a canary is: its last commit, and the index of the step."""
-
-    last: Deployment
-    step: int
-
-    @property
-    def is_frozen(self) -> bool:
-        return bool(self.last.reason)
-
-
-def position(said: Sequence[Deployment], environment: str) -> Position | None:
-    """Where the canary of an environment is; None if there is none. `said` is newest first."""
-    last = _newest(said, environment)
-    if last is None or last.action is not Action.WEIGHT or not last.weight:
-        return None
-    number = last.step.partition("/")[0]
-    return Position(last, int(number) - 1 if number.isdecimal() else 0)
-
-
 class _Held(Exception):
     """The images are held, since a person said so or a canary of them failed before."""
 
 
 def _shown(made: Deployment) -> str:
     return made.subject + (f", step {made.step}" if made.step else "")
-
-
-def _newest(said: Sequence[Deployment], environment: str) -> Deployment | None:
-    return next(
-        (
-            one
-            for one in said
-            if one.environment == environment
-            and (one.action.deploys or one.action is Action.WEIGHT)
-        ),
-        None,
-    )
-
-
-def reset(section: CanarySection, images: Mapping[str, Reference]) -> list[TreeEdit]:
-    """The edits that end a canary: no weight, and these images in its place, too."""
-    weights = section.weights
-    return [*image_edits(section.updates, images), lambda tree: set_weight(weights, tree, 0)]
-
-
-def in_progress(branch: RemoteBranch, app: str, environment: str) -> Deployment:
-    """The deployment of the canary that is there. Raises UsageError if there is none."""
-    here = position(history(branch, branch.fetch(RECORDS), app, environment), environment)
-    if here is None:
-        raise UsageError(f"{environment} has no canary of {app} to be resumed")
-    return replace(
-        here.last,
-        action=Action.DEPLOY if not here.last.source else Action.PROMOTE,
-        previous=(),
-        weight=None,
-        **dict.fromkeys(("step", "verdict", "reason", "run", "id", "by"), ""),
-        time=0,
-    )
 
 
 def run(
@@ -143,13 +89,14 @@ def run(
     images: Mapping[str, Reference],
     deployment: Deployment,
     *,
-    settled: Callable[[Deployment], object] | None = None,
+    settled: Callable[[], object] | None = None,
     tell: Callable[[str], object] = lambda line: None,
     resume: bool = False,
 ) -> Deployment | None:
     """Give images, by target, their weights in an environment, one after the other, and deploy
     them: see `Canary`.
     """
+    environment = delivery.environments.get(deployment.environment)
     canary = Canary(
         section=section,
         gitops=gitops,
@@ -160,30 +107,19 @@ def run(
         environ=delivery.environ,
         home=delivery.home,
         settled=settled,
+        verifies=environment is None or not environment.checked,
         tell=tell,
         resume=resume,
     )
     return canary.advance()
 
 
-def ending(section: CanarySection | None, decide: Decide) -> Decide:
-    """The decision, where a change ends the canary, if there is one, in the same commit."""
-
-    def decided(said: Sequence[Deployment]) -> PlannedChange:
-        change = decide(said)
-        if section is None or not change.images:
-            return change
-        return replace(change, edits=(*change.edits, *reset(section, change.images)))
-
-    return decided
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
     """A new version on its way into an environment. `images` are by target, `deployment` says what
     the commits say of them; `opened` opens the branch for a moment. `settled` waits until what was
-    deployed runs, and records that; `tell` gets lines for people. `resume` takes up one that is
-    frozen, too.
+    deployed runs; with `verifies`, the canary is the verification of the environment. `tell` gets
+    lines for people. `resume` takes up one that is frozen, too.
     """
 
     section: CanarySection
@@ -194,7 +130,8 @@ class Canary:
     http: HttpClient
     environ: Mapping[str, str]
     home: Path
-    settled: Callable[[Deployment], object] | None = None
+    settled: Callable[[], object] | None = None
+    verifies: bool = True
     tell: Callable[[str], object] = lambda line: None
     resume: bool = False
     run: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -212,7 +149,7 @@ class Canary:
             if begun is None or begun.action is not Action.WEIGHT:
                 return begun and self._finish(begun)
             at = position([begun], begun.environment)
-            first = at.step if at else 0
+            first = min(at.step, len(self.section.steps) - 1) if at else 0
             for number in range(first, len(self.section.steps)):
                 try:
                     if number > first:
@@ -241,15 +178,15 @@ class Canary:
             if here is not None:
                 self._require_free(here, gone)
                 return replace(here.last, run=self.run, verdict="", reason="")
-            if held := self._held(said):
-                raise CanaryFailed(str(held), hint="shipline release allows it again")
+            if why := self._held(said):
+                raise CanaryFailed(str(why), hint="shipline release allows it again")
             if last is None:
                 raise UsageError(
                     f"{environment} has no version that a new one could be compared with",
                     hint=f"deploy the first one: shipline deploy --env {environment}",
                 )
             if last.digests == self.deployment.digests:
-                is_last = last is _newest(said, environment)
+                is_last = last is newest(said, environment)
                 unfinished.extend([last] if is_last and last.step else [])
                 return None
             return self._weight(0, last.images)
@@ -290,13 +227,8 @@ class Canary:
 
     def _held(self, said: Sequence[Deployment]) -> _Held | None:
         """Why these images are held, if they are."""
-        for one in said:
-            if self._is_here(one) and one.digests & self.deployment.digests:
-                if one.action is Action.RELEASE:
-                    return None
-                if one.action is Action.HOLD:
-                    return _Held(f"{one.app} {one.version} is held: {one.reason}")
-        return None
+        found = held([one for one in said if self._is_here(one)], self.deployment.digests)
+        return _Held(f"{found.app} {found.version} is held: {found.reason}") if found else None
 
     def _lease_s(self, step: CanaryStep) -> float:
         interval_s = self.section.analysis.interval.seconds if self.section.analysis else 0.0
@@ -379,17 +311,17 @@ class Canary:
         )
 
     def _finish(self, promoted: Deployment) -> Deployment:
-        """After the deployment: no weight, and a record that it passed if `settled` makes none."""
+        """After the deployment: no weight any more, and a record that it passed."""
         is_rollout = self.section.weights.kind == "rollout"
         if self.settled:
-            self.settled(promoted)
+            self.settled()
         elif not is_rollout:
             sleep(self.section.steps[-1].hold.seconds)
         over = self._weight(len(self.section.steps) - 1, promoted.previous, "pass")
         passed = replace(
             self.deployment, action=Action.VERIFY, verdict="pass", reason="canary", run=self.run
         )
-        records = [] if self.settled else [passed]
+        records = [passed] if self.verifies else []
         self._commit(replace(over, weight=0), then=records, mine=promoted, goes_on=False)
         return promoted
 
@@ -416,8 +348,8 @@ class Canary:
             reason=reason,
             run=self.run,
         )
-        held = replace(self.deployment, action=Action.HOLD, reason=reason, run=self.run)
-        self._commit(back, then=[held], goes_on=False)
+        hold = replace(self.deployment, action=Action.HOLD, reason=reason, run=self.run)
+        self._commit(back, then=[hold], goes_on=False)
         raise CanaryFailed(
             f"{what}, rolled back and held: {verdict.reason}",
             hint="shipline release allows it again",
@@ -434,14 +366,14 @@ class Canary:
         """Raises Superseded unless the last commit of the canary is this process's, or `mine`, and
         _Held if it would go on with an image that is held.
         """
-        last = _newest(said, self.deployment.environment)
+        last = newest(said, self.deployment.environment)
         if last is None or (last.run != self.run and (mine is None or last.id != mine.id)):
             raise Superseded(
                 f"somebody else went on: {last.subject if last else 'no canary'}",
                 hint="shipline status shows where the environment is",
             )
-        if goes_on and (held := self._held(said)):
-            raise held
+        if goes_on and (why := self._held(said)):
+            raise why
 
     def _commit(
         self,

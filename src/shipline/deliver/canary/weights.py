@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipline.deliver.canary.section import Weights
-from shipline.deliver.gitops import Tree, UnsuitableFile
+from shipline.deliver.canary.section import CanarySection, Weights
+from shipline.deliver.gitops import PlannedChange, Tree, TreeEdit, UnsuitableFile, image_edits
 from shipline.deliver.gitops.yaml_text import Edit, YamlFile, YamlValue
+from shipline.oci import Reference
+from shipline.values import replace
 
 _PAUSE_S = 1
 _ROUTES = ("HTTPRoute", "GRPCRoute")
@@ -60,6 +62,19 @@ def set_weight(
         for file in files
     }
     return {path: content for path, content in edited.items() if content != tree[path]()}
+
+
+def reset(section: CanarySection, images: Mapping[str, Reference]) -> tuple[TreeEdit, ...]:
+    """The edits that end a canary: no weight, and these images in its place, too."""
+    weights = section.weights
+    return (*image_edits(section.updates, images), lambda tree: set_weight(weights, tree, 0))
+
+
+def ending(section: CanarySection | None, change: PlannedChange) -> PlannedChange:
+    """A change of the environment, which ends the canary, if there is one, in the same commit."""
+    if section is None or not change.images:
+        return change
+    return replace(change, edits=(*change.edits, *reset(section, change.images)))
 
 
 def _paths(weights: Weights, tree: Tree) -> Sequence[str]:

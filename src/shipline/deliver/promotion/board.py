@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shipline.deliver.canary.progress import position
+from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.gitops import Deployment
 from shipline.deliver.promotion.policy import Blocker, possible_at, shown_span

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from shipline.deliver.canary.progress import ending, position
+from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import (
@@ -135,7 +135,7 @@ def promote(
         people = approvers(section.approvals, state, candidate) if section.approvals else ()
         return PlannedChange(replace(planned, approved_by=people), images)
 
-    return _change(delivery, section, decide, dry_run=dry_run, on_race=on_race)
+    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
 
 
 def rollback(
@@ -177,7 +177,7 @@ def rollback(
         images = delivery.trusted(delivery.by_target(target.images)).images
         return PlannedChange(made, images, () if state.held(current.digests) else (hold,))
 
-    return _change(delivery, section, decide, dry_run=dry_run, on_race=on_race)
+    return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
 
 
 def approve(
@@ -331,22 +331,6 @@ def policy_of(delivery: Delivery, name: str, *, automatic: bool = False) -> Prom
         else {}
     )
     return PromotionPolicy(name, section, where, automatic)
-
-
-def _change(
-    delivery: Delivery,
-    section: EnvironmentSection,
-    decide: Callable[[RemoteBranch, Sequence[Deployment]], PlannedChange],
-    *,
-    dry_run: bool,
-    on_race: OnRace,
-) -> Deployed:
-    """Change an environment; its canary, if there is one, ends with that."""
-
-    def ended(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
-        return ending(section.canary, lambda said: decide(branch, said))(said)
-
-    return delivery.change(section.gitops, delivery.app, ended, dry_run=dry_run, on_race=on_race)
 
 
 def _read_for(delivery: Delivery, image: str, *names: str) -> dict[str, EnvironmentState]:
