@@ -187,7 +187,8 @@ def remote_branch(
         git = Git(directory, {**clean, "GIT_DIR": str(directory)})
         if not (branch := name or remote_default_branch(git, url)):
             raise GitError(
-                "the GitOps repository has no default branch", hint="name one with `branch`"
+                "the GitOps repository has no default branch",
+                hint="name one with `branch`; if the repository is empty, push a first commit",
             )
         yield RemoteBranch(git, url, branch)
 
