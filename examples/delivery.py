@@ -199,9 +199,9 @@ def main(*words: str) -> None:
         project.change("src/app.js", SHORTEN, BUG)
         project.commit("feat: shorten them faster")
         project.shipline("ship", expect=9)
-        print("\n# what git says of production")
-        log = ["log", "--format=%h %s", "--grep", "Shipline-Environment: production", "main"]
-        subprocess.run(["git", "-C", str(remote), *log], check=True)
+        print("\n# what git says of it")
+        project.shipline("status")
+        project.shipline("env", "history", "production")
     print(f"\n{time.monotonic() - began:.0f} s; the GitOps repository is {remote}")
 
 

@@ -189,7 +189,11 @@ class Reconciler:
         found = [
             {
                 "targets": [f"127.0.0.1:{pod.port}"],
-                "labels": {"environment": environment, "deployment": name},
+                "labels": {
+                    "environment": environment,
+                    "deployment": name,
+                    "version": pod.image.partition("@")[0].rpartition(":")[2],
+                },
             }
             for (environment, name), pod in self.pods.items()
         ]

@@ -35,7 +35,7 @@ def test_a_commit_reaches_production_and_a_bad_one_is_taken_back(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-2000:]
     assert "rolled back and held" in done.stderr
-    said = re.findall(r"^[0-9a-f]{7,} (.*)$", done.stdout, re.MULTILINE)
+    said = re.findall(r" UTC  [0-9a-f]{12}  (.*?)  +Demo", done.stdout)
     assert said == [
         "hold links v0.2.0 in production",
         "roll back links to v0.1.0 in production",
