@@ -78,6 +78,14 @@ def test_a_commit_goes_through_the_environments_until_one_waits(
     assert f"staging: {results['publish']['images'][0]}" in done.err
 
 
+def test_a_run_goes_on_once_a_person_promoted(project: Project, gitops: GitOps) -> None:
+    assert project.ship().status == 16
+    project.run("promote", "--env", "production").ok()
+    project.ship("--resume").ok()
+    assert gitops.subjects()[0] == "promote app v0.1.0 from staging to production"
+    assert len(gitops.subjects()) == 4 and project.record()["state"] == "passed"
+
+
 def test_a_run_ends_where_it_is_told_to_and_goes_on_when_resumed(
     project: Project, gitops: GitOps
 ) -> None:

@@ -205,6 +205,8 @@ def _without(config: Config) -> Iterator[str]:
         yield f"gates: {', '.join(name for name, _, _ in config.gates.gates())}"
     if config.pipeline.sign is not None:
         yield "sign: nothing is signed"
+    if config.environments:
+        yield f"environments: nothing is deployed to {', '.join(config.environments)}"
 
 
 def _signing(pipeline: Pipeline, section: CiSection, root: Path) -> SigningSecret | None:
