@@ -115,12 +115,17 @@ def shape_of(hint: Any) -> Shape:
 
 def _shape_of_class(cls: type) -> Shape:
     if issubclass(cls, Enum):
-        return Choice(tuple((_yaml_text(member.value), member) for member in cls))
+        return Choice(tuple((_word(member), member) for member in cls))
     if hasattr(cls, "parse"):
         return ParsedString(cls)
     if dataclasses.is_dataclass(cls):
         return Record(cls)
     raise TypeError(f"{cls!r} has no YAML shape")
+
+
+def _word(member: Enum) -> str:
+    """How a member is written: its value, or, where that is a number that only orders, its text."""
+    return str(member) if isinstance(member.value, int) else _yaml_text(member.value)
 
 
 def _yaml_text(value: object) -> str:
@@ -194,7 +199,7 @@ def encode(value: object, *, defaults: bool = False) -> Any:
     Keys with their default value are omitted unless `defaults`.
     """
     if isinstance(value, Enum):
-        return value.value
+        return _word(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if isinstance(shape_of(type(value)), ParsedString):
             return str(value)

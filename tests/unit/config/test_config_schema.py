@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shipline.config import Config, encode, file_schema, reference
+from shipline.config import Config, encode, file_schema, loads, reference
 from shipline.config.shape import Either, Many, Named, ParsedString, Record, Shape
+from shipline.gates.section import DastGate
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "schema" / "shipline.schema.json"
@@ -62,3 +63,12 @@ def test_every_default_of_a_parsed_class_can_be_written_into_the_file() -> None:
             if isinstance(field.shape, ParsedString) and not field.required:
                 parser: Any = field.shape.type
                 assert parser.parse(encode(field.default())) == field.default(), field.key
+
+
+def test_severities_are_written_as_words() -> None:
+    """They are numbers only to be ordered."""
+    text = "gates:\n  vulnerabilities: {fail-on: high}\n  dast: {fail-on: low, confidence: high}\n"
+    config = loads(text.encode(), "shipline.yaml", {})
+    assert config.gates is not None and isinstance(config.gates.dast, DastGate)
+    assert (config.gates.dast.fail_on, config.gates.dast.confidence) == (2, 3)
+    assert encode(config)["gates"]["vulnerabilities"] == {"fail-on": "high"}
