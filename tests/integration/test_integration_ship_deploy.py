@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forge import forge
 from gitops import KUSTOMIZATION, GitOps, new_gitops
 from nodes import Node, node
 from ships import Project, new_project
@@ -84,6 +85,29 @@ def test_a_run_goes_on_once_a_person_promoted(project: Project, gitops: GitOps) 
     project.ship("--resume").ok()
     assert gitops.subjects()[0] == "promote app v0.1.0 from staging to production"
     assert len(gitops.subjects()) == 4 and project.record()["state"] == "passed"
+
+
+def test_a_run_waits_for_a_pull_request_and_goes_on_once_it_is_merged(
+    project: Project, gitops: GitOps
+) -> None:
+    url = "https://git.example/team/deploy.git"
+    with forge("secret") as server:
+        place = f"{url}, api: {server.url}/api/v3, pull-request: true"
+        text = (project.root / "shipline.yaml").read_text().replace("../deploy.git", place, 1)
+        project.commit("feat: propose", shipline__yaml=text)
+        environ = {
+            "GITHUB_TOKEN": "secret",
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{gitops.remote}.insteadOf",
+            "GIT_CONFIG_VALUE_0": url,
+        }
+        words = ("--until", "staging")
+        waits = project.ship(*words, **environ)
+        assert waits.status == 16 and f"{server.url}/requests/1" in waits.err, waits.err
+        assert gitops.subjects() == ["begin"]
+        gitops.git("update-ref", "refs/heads/main", "refs/heads/shipline/dev/app")
+        project.ship("--resume", *words, **environ).ok()
+    assert [line.rpartition(" ")[2] for line in gitops.subjects()[:2]] == ["staging", "dev"]
 
 
 def test_a_run_ends_where_it_is_told_to_and_goes_on_when_resumed(
