@@ -125,7 +125,7 @@ def _in_rollout(file: YamlFile, weights: Weights, wanted: Shares) -> Iterator[li
         if keys != [["setWeight"], ["pause"]]:
             raise UnsuitableFile(
                 f"{file.path}:{document.line}: its steps are not setWeight and pause",
-                hint="shipline makes the steps: leave `- setWeight: 100` and"
+                hint="leave two, which are filled in from the plan: `- setWeight: 100` and"
                 f" `- pause: {{duration: {_PAUSE_S}}}`",
             )
         weight, pause = (next(step.entries) for step in steps)
