@@ -60,9 +60,16 @@ class Registry:
 
 @contextmanager
 def docker_registry(
-    work: Path, *, account: Account | None = None, tls: bool = False, name: str = "registry"
+    work: Path,
+    *,
+    account: Account | None = None,
+    tls: bool = False,
+    name: str = "registry",
+    schema1: bool = False,
 ) -> Iterator[Registry]:
-    """A registry with its blobs under `work`, deleting allowed; log in `work/NAME.log`."""
+    """A registry with its blobs under `work`, deleting allowed; log in `work/NAME.log`. `schema1`:
+    it takes manifests of Docker's schema 1.
+    """
     program = shutil.which("docker-registry")
     if program is None:
         raise PeerFailed("docker-registry is not installed (Debian package docker-registry)")
@@ -77,6 +84,7 @@ def docker_registry(
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
         "http": http_section,
+        "compatibility": {"schema1": {"enabled": schema1}},
     }
     ca = None
     if tls:

@@ -29,6 +29,7 @@ from shipline.images.copying import (
     digest_of,
     missing,
 )
+from shipline.images.schema1 import Schema1Source
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -37,6 +38,7 @@ from shipline.oci import (
     Manifest,
     Platform,
     Reference,
+    media,
     parse_manifest,
 )
 from shipline.supply import StatementSource, copy_evidence
@@ -149,6 +151,8 @@ class OpenImage(Struct, frozen=True):
 
     def document(self) -> Manifest | Index:
         """Its manifest or index."""
+        if isinstance(self.source, Schema1Source) and self.root.media_type in media.SCHEMA1:
+            return self.source.manifest
         raw = fetch_all(self.source, self.root, MANIFEST_LIMIT)
         return parse_manifest(raw, self.root.media_type)
 
@@ -174,17 +178,20 @@ class Places:
         source: StatementSource
         if place.kind is PlaceKind.REGISTRY:
             assert place.reference is not None
-            source = self._client.repository(place.reference)
+            repository = source = self._client.repository(place.reference)
         elif place.kind is PlaceKind.LAYOUT:
             source = OciLayout(place.path)
         else:
             source = self._archive(place)
-        return OpenImage(source, source.resolve(place.selector))
+        root = source.resolve(place.selector)
+        if root.media_type in media.SCHEMA1 and place.kind is PlaceKind.REGISTRY:
+            source = Schema1Source(repository, root)
+        return OpenImage(source, root)
 
     def _archive(self, place: Place) -> StatementSource:
         from shipline.images.archives import open_archive  # slow to import
 
-        spare = Path(self._stack.enter_context(TemporaryDirectory(prefix="shipline-copy-")))
+        spare = self._spare()
         path, docker = place.path, place.kind in _ONE_PLATFORM
         if place.kind is PlaceKind.ENGINE:
             from shipline.engines import find_engine  # slow to import
@@ -193,6 +200,9 @@ class Places:
             with path.open("wb") as file:
                 find_engine(self._environment).save(place.selector, file)
         return open_archive(path, spare, docker=docker)
+
+    def _spare(self) -> Path:
+        return Path(self._stack.enter_context(TemporaryDirectory(prefix="shipline-copy-")))
 
     def copy(
         self,
@@ -206,9 +216,17 @@ class Places:
         """Copy an image to a place: what the place has then, and whether anything was copied.
 
         Docker's archives, and engines that keep one platform of a name, get that of this machine
-        unless the options name another one.
+        unless the options name another one. An image of Docker's schema 1 is made into one of
+        schema 2 for all that does not take it.
         """
         target = self._target(place)
+        if isinstance(image.source, Schema1Source):
+            if place.kind is PlaceKind.REGISTRY:
+                force = options.force
+                copied = image.source.copy(target.store, target.tag, force=force, advance=advance)
+                if copied is not None:
+                    return image.root, copied
+            image = OpenImage(image.source, image.source.converted(self._spare()))
         source, root, options = self._chosen(image, place, options)
         new = copy_tag(
             source, target.store, root, target.tag, options=options, advance=advance, expect=expect
@@ -225,6 +243,8 @@ class Places:
         if place.kind is PlaceKind.LAYOUT and not (place.path / "oci-layout").exists():
             return Lacking(root, missing(source, MemoryStore(), root))
         target = self._target(place)
+        if isinstance(source, Schema1Source):
+            return Lacking(root, source.lacking(target.store))
         if target.write is None and digest_of(target.store, target.tag) == root.digest:
             return Lacking(root, (), changed=False)
         return Lacking(root, missing(source, target.store, root))

@@ -20,6 +20,7 @@ from shipline.oci.manifest import (
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag, is_tag
 from shipline.oci.resources import Resources, Ulimit
+from shipline.oci.schema1 import Schema1, parse_schema1, schema1_payload, schema1_type
 
 __all__ = [
     "MANIFEST_LIMIT",
@@ -40,6 +41,7 @@ __all__ = [
     "Platform",
     "Reference",
     "Resources",
+    "Schema1",
     "Ulimit",
     "best_match",
     "check_repository",
@@ -49,6 +51,9 @@ __all__ = [
     "is_tag",
     "media",
     "parse_manifest",
+    "parse_schema1",
+    "schema1_payload",
+    "schema1_type",
     "to_bytes",
     "weight_of",
 ]

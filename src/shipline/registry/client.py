@@ -19,7 +19,7 @@ from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
 from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
-from shipline.registry.repository import RemoteRepository, known_blobs
+from shipline.registry.repository import KnownBlobs, RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import ClientRequest, Url
 
@@ -55,7 +55,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings or HostSettings()
-        self._known = known_blobs()
+        self._known = KnownBlobs()
         self._http = HttpClient(
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )

@@ -18,6 +18,8 @@ from shipline.oci import (
     Manifest,
     media,
     parse_manifest,
+    schema1_payload,
+    schema1_type,
 )
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
@@ -31,6 +33,7 @@ ACCEPT = ", ".join(
         media.DOCKER_INDEX,
         media.DOCKER_MANIFEST,
         media.DOCKER_SCHEMA1_SIGNED,
+        media.DOCKER_SCHEMA1,
         "*/*;q=0.1",
     )
 )
@@ -38,7 +41,8 @@ _GENERIC_TYPES = {"", "application/json", "text/plain", "application/octet-strea
 
 
 def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
-    """GET a manifest by tag or digest; the descriptor is computed from the received bytes.
+    """GET a manifest by tag or digest; the descriptor is computed from the received bytes, of
+    schema 1 from what is signed.
 
     Raises NotFound; DigestMismatch if `name` is a digest that the bytes do not have, whatever the
     headers say.
@@ -61,16 +65,20 @@ def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
     finally:
         response.close()
     expected_digest = Digest.parse(name) if ":" in name else None
-    digest = Digest.of(content, expected_digest.algorithm if expected_digest else "sha256")
+    media_type = _media_type(content, content_type)
+    named = schema1_payload(content) if media_type in media.SCHEMA1 else content
+    digest = Digest.of(named, expected_digest.algorithm if expected_digest else "sha256")
     if expected_digest is not None and digest != expected_digest:
         raise DigestMismatch(expected=name, got=str(digest), where=api.host)
-    return Descriptor(_media_type(content, content_type), digest, len(content)), content
+    return Descriptor(media_type, digest, len(content)), content
 
 
 def _media_type(content: bytes, content_type: str) -> str:
     """The Content-Type, or the document's own media type where that is generic."""
-    if content_type not in _GENERIC_TYPES:
+    if content_type not in _GENERIC_TYPES | media.SCHEMA1:
         return content_type
+    if schema1 := schema1_type(content):
+        return schema1
     try:
         return parse_manifest(content).media_type
     except ContentError:

@@ -8,10 +8,12 @@ import io
 import json
 import math
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from shipline.content import (
     Advance,
@@ -256,12 +258,20 @@ _KNOWN = 100_000  # blobs
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
-KnownBlobs = Lru[tuple[Origin, Digest], str]
-"""In which repository of a registry a blob was last seen, to mount it from there."""
+class KnownBlobs(Lru[tuple[Origin, Digest], str]):
+    """In which repository of a registry a blob was last seen, to mount it from there."""
 
+    def __init__(self) -> None:
+        super().__init__(_KNOWN, math.inf)
+        self._guard = threading.Lock()
+        self._turns: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
-def known_blobs() -> KnownBlobs:
-    return Lru(_KNOWN, math.inf)
+    def turn(self, *key: Hashable) -> threading.Lock:
+        """Held while the content with this key is sent, so that two threads that need it send it
+        once: docker-registry calls what is sent twice at a time unknown.
+        """
+        with self._guard:
+            return self._turns.setdefault(key, threading.Lock())
 
 
 class RemoteRepository:
@@ -279,7 +289,7 @@ class RemoteRepository:
         known: KnownBlobs | None = None,
     ) -> None:
         self.host = host
-        self._known = known_blobs() if known is None else known
+        self._known = KnownBlobs() if known is None else known
         self.repository = check_repository(repository)
         self._apis = apis
         self._registry = apis[-1]
@@ -307,8 +317,10 @@ class RemoteRepository:
         retriable where another source, or the same one at its second reading, may have the right
         bytes.
         """
-        if target.media_type in media.NAMED:
+        if target.media_type in media.NAMED | media.SCHEMA1:
             content = self._document(target.digest)
+            if target.media_type in media.SCHEMA1:  # verified: its digest is not that of its bytes
+                target = Descriptor.of(content, target.media_type)
             yield VerifiedReader(io.BytesIO(content), target, self.host)
             return
         source = Download(self._sources(), target)
@@ -351,6 +363,10 @@ class RemoteRepository:
         """
         if self.assumes(target, source):
             return
+        with self._known.turn(self._registry.endpoint.origin, self.repository, target.digest):
+            self._push(target, source, advance)
+
+    def _push(self, target: Descriptor, source: Fetcher, advance: Advance | None) -> None:
         exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
             session = self._opened.pop(target.digest, None)
