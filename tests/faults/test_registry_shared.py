@@ -19,7 +19,7 @@ from serving import ReceivedRequest, Reply, serving
 from shipline.content import LocalStore, MemoryStore, copy_graph
 from shipline.errors import AuthError, NotFound, RegistryError
 from shipline.metadata import LeveledCache, RedisCache, RedisUrl
-from shipline.oci import Descriptor, Manifest, Reference, parse_manifest
+from shipline.oci import Descriptor, Index, Manifest, Reference, parse_manifest
 from shipline.registry import Client, Credentials, HostSettings, RemoteRepository, StaticKeychain
 from shipline.registry.shared import SharedCache
 
@@ -99,8 +99,39 @@ def test_blobs_that_another_process_pushed_are_not_looked_for(
     image = make_image(store, 1000, 2000, 3000)
     assert place.push(store, image) > 6000
     before = place.asked(f"HEAD /v2/{NAME}/blobs")
-    assert place.push(store, image) == 0
+    other = _without_layers(store, image, 1)
+    assert place.push(store, other) == other.size
     assert place.asked(f"HEAD /v2/{NAME}/blobs") == before
+
+
+def _without_layers(store: LocalStore, image: Descriptor, count: int) -> Descriptor:
+    whole = parse_manifest(store.path(image.digest).read_bytes())
+    assert isinstance(whole, Manifest)
+    other = Manifest.make(whole.config, whole.layers[count:])
+    return store.add(other.raw, other.media_type)
+
+
+def test_blobs_below_a_manifest_that_exists_are_looked_for(place: Place, store: LocalStore) -> None:
+    """It was put before they vanished, and an index needs no more than its manifests."""
+    images = [make_image(store, 1000, 2000), make_image(store, 3000)]
+    place.push(store, _index(store, images))
+    whole = parse_manifest(store.path(images[0].digest).read_bytes())
+    assert isinstance(whole, Manifest)
+    with Client() as client:
+        gone = whole.layers[1]
+        client.ask(place.host, "DELETE", f"/v2/{NAME}/blobs/{gone.digest}")
+        assert not place.repository(client).exists(gone)
+    again = _index(store, images[:1])
+    with place.client() as client:
+        repository = place.repository(client)
+        for blob in (whole.config, *whole.layers, images[0], again):
+            repository.push(blob, store)
+    assert place.pull(again) == 5
+
+
+def _index(store: LocalStore, images: list[Descriptor]) -> Descriptor:
+    index = Index.make(images)
+    return store.add(index.raw, index.media_type)
 
 
 def test_a_blob_that_is_gone_is_pushed_before_the_manifest(place: Place, store: LocalStore) -> None:

@@ -177,5 +177,5 @@ def _seconds(date: str) -> float:
     """An HTTP date (RFC 9110, section 5.6.7) as Unix time; 0 for none."""
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -41,7 +41,7 @@ class ObjectState(Struct, frozen=True):
         size = response.header("Content-Length")
         try:
             modified = parsedate_to_datetime(response.header("Last-Modified"))
-        except ValueError:
+        except (ValueError, OverflowError):
             modified = datetime.now(UTC)
         modified = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
         return cls(int(size) if size.isdigit() else -1, modified)

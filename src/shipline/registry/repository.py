@@ -57,6 +57,7 @@ from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.request import Origin, Url
 from shipline.registry.upload import UploadState, cancel, push_blob, session_of
+from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from shipline.registry.shared import AssumedBlob
@@ -255,6 +256,7 @@ def _range_start(content_range: str) -> int:
 _ALWAYS: Mapping[str, str] = {}
 _UNSUPPORTED = frozenset({400, 405})
 _KNOWN = 100_000  # blobs
+_AT_ONCE = 8  # blobs that are looked for
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
@@ -379,6 +381,7 @@ class RemoteRepository:
             return
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
+            self._confirm(content)
             restore_referrer(self._registry, target, content)
             return
         self._put(target, content, str(target.digest))
@@ -654,11 +657,24 @@ class RemoteRepository:
         response.close()
         return response
 
+    def _confirm(self, manifest: bytes) -> None:
+        """Look for the assumed blobs of a manifest that exists: the registry checked them when it
+        was put, and may have lost them since.
+        """
+        if self._facts is not None and (assumed := self._facts.assumed(manifest)):
+            self._restore(assumed)
+            self._facts.confirm(assumed)
+
     def _restore(self, assumed: Sequence[AssumedBlob]) -> bool:
         """Push those that are missing; whether any were."""
-        missing = [one for one in assumed if not self._exists(one.target, WRITE)]
-        for one in missing:
-            assert self._facts is not None
-            self._facts.drop_blob(one.target.digest)
-            self._push_blob(one.target, one.source)
-        return bool(missing)
+        with TaskGroup(_AT_ONCE) as group:
+            missing = [group.start(self._push_if_missing, one) for one in assumed]
+        return any(task.result() for task in missing)
+
+    def _push_if_missing(self, blob: AssumedBlob) -> bool:
+        if self._exists(blob.target, WRITE):
+            return False
+        assert self._facts is not None
+        self._facts.drop_blob(blob.target.digest)
+        self._push_blob(blob.target, blob.source)
+        return True

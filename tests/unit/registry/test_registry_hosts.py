@@ -216,6 +216,8 @@ def test_links_and_waits_are_read() -> None:
     assert next_link("garbage") == ""
     assert (retry_after("3"), retry_after("x"), retry_after("")) == (3.0, None, None)
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after("Mon, 01 Jan 2024 00:00:00 +99999999999999999") is None
+    assert retry_after("Mon, 01 Jan 0001 00:00:00 +2359") in (0.0, None)
     later = retry_after("Wed, 21 Oct 2099 07:28:00 GMT")
     assert later is not None and later > 1e6
 
