@@ -12,8 +12,9 @@ import pytest
 from builds import tags
 from commands import run_shipline
 from layouts import write_layout
+from nodes import Node, node
 from peers import Registry
-from shipline.content import MemoryStore, OciLayout
+from shipline.content import MemoryStore, OciLayout, successors
 from shipline.oci import Descriptor, Index, Manifest, Platform, media
 from shipline.values import replace
 
@@ -37,7 +38,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 def shipline(
-    registry: Registry, *words: str | Path, status: int = 0
+    registry: Registry | Node, *words: str | Path, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "SHIPLINE_INSECURE": registry.address}
     done = run_shipline(*words, environ=environ)
@@ -108,6 +109,29 @@ def test_a_digest_with_tags_is_not_deleted_by_accident(registry: Registry, image
     repository = image.partition("/")[2]
     assert not {"v1", "v2"} & set(tags(registry, repository) or ())
     assert "is not in" in shipline(registry, "delete", f"{image}@{digest}", status=8).stderr
+
+
+def test_what_refers_to_an_image_that_cannot_be_deleted_stays(layout: Path, tmp_path: Path) -> None:
+    source = OciLayout(layout)
+    (about,) = source.referrers(source.resolve("v1"))
+    (child,) = successors(source, source.resolve("v1"))
+    empty = Descriptor.of(b"{}", media.OCI_EMPTY)
+    of_child = Manifest.make(empty, [empty], subject=child, artifact_type=KIND)
+    of_about = Manifest.make(empty, [empty], subject=about.plain, artifact_type=KIND)
+    for one in (of_child, of_about):
+        source.push(one.descriptor, MemoryStore(one.raw))
+    with node(tmp_path / "node") as running:
+        name = f"{running.address}/images/kept"
+        shipline(running, "copy", "--quiet", f"oci:{layout}:v1", f"{name}:v1")
+        words = ("delete", "--force", "--referrers")
+        refused = shipline(running, *words, f"{name}@{child.digest}", status=6)
+        assert "deleted" not in refused.stdout
+        shipline(running, "inspect", f"{name}@{of_child.descriptor.digest}")
+        root = source.resolve("v1")
+        done = shipline(running, *words, f"{name}@{root.digest}").stdout
+        assert f"deleted {of_about.descriptor.digest}, which" in done  # of what refers to it, too
+        for gone in (root, about, of_about.descriptor):
+            shipline(running, "inspect", f"{name}@{gone.digest}", status=8)
 
 
 def test_a_difference_names_files_and_settings(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from shipline.cli.environment import registry_options
-from shipline.errors import ContentError, NotFound, UsageError
-from shipline.oci import Digest, Index, Platform, Reference, is_tag
+from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
+from shipline.oci import Descriptor, Digest, Index, Platform, Reference, is_tag
 from shipline.units import counted
 
 if TYPE_CHECKING:
@@ -147,7 +147,6 @@ def _delete(
     repository: RemoteRepository, name: Reference, with_referrers: bool, force: bool
 ) -> None:
     from shipline.errors import RegistryError
-    from shipline.supply import ATTACHED
 
     if name.digest is None:
         try:
@@ -171,27 +170,42 @@ def _delete(
             f"{name.name}@{name.digest} has {counted(len(tags), 'tag')}: {', '.join(tags[:20])}",
             hint="--force deletes the manifest, and these tags with it",
         )
-    attached = [str(one.digest) for one in repository.referrers(target)]
-    suffixed = (f"{name.digest.algorithm}-{name.digest.hex}.{one}" for one in ATTACHED)
-    attached += [tag for tag in suffixed if _has(repository, tag)]
-    for one in attached if with_referrers else ():
-        repository.delete(str(repository.resolve(one).digest))
-        click.echo(f"deleted {one}, which refers to it")
-    repository.delete(str(name.digest))
+    attached = _attached(repository, target)
+    repository.delete(str(name.digest))  # first: a registry may refuse, and the image then stays
     click.echo(f"deleted {name.name}@{name.digest}" + (f" ({', '.join(tags)})" if tags else ""))
     if attached and not with_referrers:
         click.echo(
-            f"{counted(len(attached), 'referrer')} of it stays; --referrers deletes them first",
+            f"{counted(len(attached), 'referrer')} of it stays: {', '.join(map(str, attached))}",
             err=True,
         )
+        return
+    for number, one in enumerate(attached):
+        try:
+            with suppress(NotFound):  # some registries delete them with their subject
+                repository.delete(str(one))
+        except ShiplineError as error:
+            left = ", ".join(map(str, attached[number:]))
+            error.add_note(
+                f"{name.name}@{name.digest} is deleted, what referred to it stays: {left}"
+            )
+            raise
+        click.echo(f"deleted {one}, which refers to it")
 
 
-def _has(repository: RemoteRepository, tag: str) -> bool:
-    try:
-        repository.digest_of(tag)
-    except NotFound:
-        return False
-    return True
+def _attached(repository: RemoteRepository, target: Descriptor) -> list[Digest]:
+    """What refers to `target`, and to what does, each after what it refers to."""
+    from shipline.supply import ATTACHED
+
+    found = [target]
+    for subject in found:  # which grows meanwhile
+        new = list(repository.referrers(subject))
+        for suffix in ATTACHED:
+            with suppress(NotFound):
+                tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
+                new.append(repository.resolve(tag))
+        known = {one.digest for one in found}
+        found += {one.digest: one for one in new if one.digest not in known}.values()
+    return [one.digest for one in found[1:]]
 
 
 def _tags_of(repository: RemoteRepository, wanted: Digest) -> list[str]:

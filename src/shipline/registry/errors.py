@@ -21,7 +21,7 @@ _HINTS = {
     403: "unless a rule is named, the account lacks permission: request it or log in as another",
     404: "check the name; a private repository looks absent without access",
     407: "the proxy requires credentials: http://user:password@host:port in HTTP_PROXY",
-    405: "the registry has this operation disabled",
+    405: "unless a reason is named, the registry has this operation disabled",
     413: "the registry, or a proxy in front of it, limits the request size",
     429: "too many requests for this account or address: log in, use a mirror, or wait",
 }
