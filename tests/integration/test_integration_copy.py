@@ -16,9 +16,10 @@ import pytest
 from builds import document, get, tags
 from commands import run, run_shipline
 from layouts import write_layout
+from nodes import node
 from peers import Registry, docker_registry
-from shipline.content import MemoryStore, OciLayout
-from shipline.oci import Descriptor, Index, Manifest, Platform, media
+from shipline.content import MemoryStore, OciLayout, fetch_all
+from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media, parse_manifest
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -68,6 +69,12 @@ def copy(
     done = run_shipline("copy", *words, environ=environ)
     assert done.returncode == status, done.stderr
     return done
+
+
+def listed(store: OciLayout, target: Descriptor) -> tuple[Descriptor, ...]:
+    index = parse_manifest(fetch_all(store, target, 1 << 20))
+    assert isinstance(index, Index)
+    return index.manifests
 
 
 def skopeo(*words: str) -> str:
@@ -188,3 +195,74 @@ def test_signatures_of_cosign_verify_at_the_destination(
     cosign(*verify, f"{target}@{digest}")
     copy("--no-referrers", f"{source}:v1", f"{target}-bare:v1", registries=both)
     assert tags(other, "copy/signed-bare") == ["v1"]
+
+
+def test_a_damaged_neighbour_in_a_layout_is_no_obstacle(layout: Path, tmp_path: Path) -> None:
+    source = OciLayout(layout)
+    wrong = Index.make([]).descriptor
+    source.tag(wrong, MemoryStore(Index.make([]).raw), "wrong")
+    source.path(wrong.digest).write_bytes(b"{")
+    copy(f"oci:{layout}:v1", f"oci:{tmp_path}/out:v1")
+    assert len(OciLayout(tmp_path / "out").referrers(source.resolve("v1"))) == 1
+    assert "it has v1, wrong" in copy(f"oci:{layout}:no", f"oci:{tmp_path}/o", status=8).stderr
+
+
+def test_layers_that_are_elsewhere_are_left_out(
+    layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    source = OciLayout(layout)
+    image = listed(source, source.resolve("v1"))[0]
+    before = parse_manifest(fetch_all(source, image, 1 << 20))
+    assert isinstance(before, Manifest)
+    kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    foreign = Descriptor(kind, Digest.of(b"x"), 1, urls=("https://layers.example/x",))
+    made = Manifest.make(before.config, [*before.layers, foreign], media_type=media.DOCKER_MANIFEST)
+    source.tag(made.descriptor, MemoryStore(made.raw), "foreign")
+    with node(tmp_path / "node") as ours:
+        name = f"{ours.address}/copy/foreign:1"
+        environ = {**os.environ, "SHIPLINE_INSECURE": ours.address}
+        for words in ((f"oci:{layout}:foreign", name), (name, f"oci:{tmp_path}/back:1")):
+            done = run_shipline("copy", *words, environ=environ)
+            assert done.returncode == 0, done.stderr
+    copy(f"oci:{layout}:foreign", f"docker-archive:{tmp_path}/a.tar:foreign:1")
+    assert OciLayout(tmp_path / "back").resolve("1").digest == made.descriptor.digest
+
+
+def test_platforms_are_those_of_inner_indexes_and_single_images_too(
+    layout: Path, tmp_path: Path
+) -> None:
+    source = OciLayout(layout)
+    outer = Index.make([source.resolve("v1")])
+    source.tag(outer.descriptor, MemoryStore(outer.raw), "outer")
+    copy("--platform=linux/arm64", f"oci:{layout}:outer", f"oci:{tmp_path}/out:1")
+    out = OciLayout(tmp_path / "out")
+    (inner,) = listed(out, out.resolve("1"))
+    (kept,) = listed(out, inner)
+    assert str(kept.platform) == "linux/arm64"
+    single = write_layout(tmp_path / "single", "v1")
+    for words in (
+        ("copy", f"oci:{single}:v1", f"oci:{tmp_path}/never"),
+        ("digest", f"oci:{single}:v1"),
+        ("digest", f"oci:{layout}:outer"),
+    ):
+        done = run_shipline(*words, "--platform=linux/s390x")
+        assert done.returncode == 8 and "it has linux/amd64" in done.stderr, done.stderr
+
+
+def test_a_damaged_manifest_in_a_layout_is_written_again(layout: Path, tmp_path: Path) -> None:
+    target = f"oci:{tmp_path}/out:v1"
+    copy(f"oci:{layout}:v1", target)
+    out = OciLayout(tmp_path / "out")
+    path = out.path(out.resolve("v1").digest)
+    content = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(content.replace(b"amd64", b"amd46"))
+    copy("--force", f"oci:{layout}:v1", target)
+    assert path.read_bytes() == content
+
+
+def test_two_images_for_one_archive_are_refused(layout: Path, tmp_path: Path) -> None:
+    archive, file = tmp_path / "a.tar", tmp_path / "list"
+    file.write_text(f"oci:{layout}:v1 oci-archive:{archive}:{{}}\n".format("a") * 2)
+    assert "written twice" in copy("--from-file", file, status=2).stderr
+    assert not archive.exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,7 +59,7 @@ def _accepted(*names: str) -> Callable[[F], F]:
     "--digestfile",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the digest here; of a list, one a line.",
+    help="Write the digest here; of a list one a line, empty for a failure.",
 )
 @click.option(
     "-j",
@@ -131,6 +131,7 @@ def command(
     pairs = [
         (parse_place(source), parse_place(target)) for source, target in _pairs(names, from_file)
     ]
+    _check_archives(target for _, target in pairs)
     insecure = [
         place.reference.host
         for pair in pairs
@@ -167,7 +168,7 @@ def _pairs(names: Sequence[str], file: str | None) -> list[tuple[str, str]]:
     if names:
         raise UsageError("--from-file names the images: no others can be given")
     try:
-        with click.open_file(file, encoding="utf-8") as lines:
+        with click.open_file(file, encoding="utf-8-sig") as lines:
             text = lines.read(_LIST_LIMIT)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
@@ -176,6 +177,21 @@ def _pairs(names: Sequence[str], file: str | None) -> list[tuple[str, str]]:
     if not found:
         raise UsageError(f"{file} has no pairs of images")
     return found
+
+
+def _check_archives(targets: Iterable[Place]) -> None:
+    """Raises UsageError for an archive that two copies would write."""
+    from shipline.images import PlaceKind
+
+    written: set[Path] = set()
+    for target in targets:
+        if target.kind in (PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE):
+            if target.path in written:
+                raise UsageError(
+                    f"{target.path} is written twice: an archive gets one image",
+                    hint="copy them to one oci:DIR, which has a tag for each",
+                )
+            written.add(target.path)
 
 
 def _lines(text: str, file: str) -> Iterator[tuple[str, str]]:
@@ -248,9 +264,10 @@ def _report(pairs: Sequence[_Pair], outcomes: Sequence[_Outcome], digestfile: Pa
             digests.append(outcome)
             continue
         failures.append(outcome)
+        digests.append("")
         if len(pairs) > 1:
             click.echo(f"{source} -> {target}: {outcome.message}", err=True)
-    if digestfile is not None and digests:
+    if digestfile is not None and any(digests):
         from shipline.cli.results import write_whole
 
         write_whole(digestfile, "\n".join(digests) if len(pairs) > 1 else digests[0])

@@ -52,7 +52,8 @@ def copy_graph(
     A parent is written after its children, so whatever exists at the destination is complete, and
     repeating the call resumes a failed copy; what is below a manifest that `is_complete` is not
     looked at. `expect` gets the bytes of what is found, and, as negative numbers, those that need
-    not be moved. A note on the error names the content and the end that failed.
+    not be moved. A layer that the source lacks is left out if it has `urls` (descriptor.md). A
+    note on the error names the content and the end that failed.
     """
     nodes = {root.digest: root}
     tracked = _TrackedSource(source)
@@ -90,7 +91,12 @@ def copy_graph(
 
         with blaming(digest) as node:
             # passed as it is: registries send the files of a local store with sendfile
-            destination.push(node, source if isinstance(source, LocalStore) else tracked, count)
+            reads = source if isinstance(source, LocalStore) else tracked
+            try:
+                destination.push(node, reads, count)
+            except NotFound:
+                if not node.urls:
+                    raise
         if expect is not None and moved < node.size and digest != root.digest:
             expect(moved - node.size)
 

@@ -6,12 +6,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from shipline.content.graph import document
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.store import LocalStore
-from shipline.errors import ContentError, NotFound
+from shipline.errors import ContentError, NotFound, ShiplineError
 from shipline.files import open_whole
 from shipline.oci import (
     Descriptor,
@@ -28,6 +29,7 @@ from shipline.values import replace
 _REF_NAME = "org.opencontainers.image.ref.name"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _LIMIT = 16 << 20  # bytes of index.json
+_SHOWN = 20  # tags
 
 
 class OciLayout(LocalStore):
@@ -43,6 +45,18 @@ class OciLayout(LocalStore):
             with open_whole(marker) as file:
                 file.write(_LAYOUT)
 
+    def exists(self, target: Descriptor) -> bool:
+        """Whether the content is stored; a manifest is read, so that a damaged one is written
+        again.
+        """
+        if not super().exists(target) or target.media_type not in media.NAMED:
+            return super().exists(target)
+        try:
+            document(self, target)
+        except ContentError:
+            return False
+        return True
+
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False
 
@@ -50,7 +64,11 @@ class OciLayout(LocalStore):
         """By tag or digest; an empty reference names the layout's only image."""
         found = find_entry(self, self.index(), reference)
         if found is None:
-            raise NotFound(f"{reference or 'a single image'} is not in {self.root}")
+            there = ", ".join(islice(self.tags(), _SHOWN))
+            raise NotFound(
+                f"{reference or 'a single image'} is not in {self.root}",
+                hint=f"it has {there}" if there else "",
+            )
         return found
 
     def tags(self) -> Iterator[str]:
@@ -164,7 +182,12 @@ def find_referrers(
     """The entries of the index.json of a layout whose subject is `target`."""
     found: dict[Digest, Descriptor] = {}
     for entry in index.manifests:
-        parsed = _parsed(source, entry)
+        try:
+            parsed = _parsed(source, entry)
+        except ShiplineError:
+            if _REF_NAME in entry.annotations:  # another image, which is not asked for
+                continue
+            raise
         subject = _subject(parsed)
         if parsed is None or subject is None or subject.digest != target.digest:
             continue

@@ -283,6 +283,11 @@ class DockerArchive:
         diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
         diff_ids = diff_ids if isinstance(diff_ids, list) else []
         layers = []
+        if len(diff_ids) != len(entry["layers"]):
+            raise ContentError(
+                f"{self._tar.path}: the image has {len(entry['layers'])} layers, its configuration"
+                f" {len(diff_ids)}"
+            )
         for number, name in enumerate(entry["layers"]):
             layer, diff_id = self._layer(name)
             if diff_ids[number : number + 1] != [str(diff_id)]:
@@ -353,6 +358,9 @@ class NewArchive:
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         if target.media_type not in media.NAMED:
+            if target.urls:
+                with source.fetch(target):
+                    """It may be elsewhere: raises NotFound."""
             self._blobs.setdefault(target.digest, (target, source))
             if advance is not None:
                 advance(target.size)

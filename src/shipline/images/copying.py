@@ -28,9 +28,11 @@ from shipline.errors import ContentError, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Platform, media, parse_manifest
 from shipline.supply import Attachable, StatementSource, copy_evidence
 from shipline.tasks import sleep, visit_graph
+from shipline.values import replace
 
 _LEAST_READ = 16 << 10  # bytes
 _AT_ONCE = 8  # requests
+_DEPTH = 4  # of indexes in indexes
 
 
 class Remote(Attachable, Swapper, Protocol):
@@ -154,17 +156,30 @@ class NarrowedSource(MeteredSource):
         """
         if target.media_type not in media.INDEXES or not self._platforms:
             return target
-        index = parse_manifest(fetch_all(self, target, MANIFEST_LIMIT), target.media_type)
-        if not isinstance(index, Index) or not index.images:
-            return target
-        only = index.only(self._platforms)
-        if not only.manifests:
+        found = self._only(target, _DEPTH)
+        if found is None:
             wanted = ", ".join(map(str, self._platforms))
             raise ContentError(f"{target.digest} has no image for {wanted}")
-        if len(only.manifests) == len(index.manifests):
+        return found
+
+    def _only(self, target: Descriptor, depth: int) -> Descriptor | None:
+        """What stands for an index, None for one with other platforms alone."""
+        index = parse_manifest(fetch_all(self, target, MANIFEST_LIMIT), target.media_type)
+        assert isinstance(index, Index)
+        inner = [one for one in index.manifests if one.media_type in media.INDEXES and depth]
+        if not index.images and not inner:
             return target
-        self._made.blobs[only.descriptor.digest] = only.raw
-        return only.descriptor
+        kept = list(index.only(self._platforms).manifests)
+        for one in inner:
+            if one not in kept and (found := self._only(one, depth - 1)) is not None:
+                kept.append(replace(one, digest=found.digest, size=found.size))
+        if not kept:
+            return None
+        if len(kept) == len(index.manifests) and set(kept) == set(index.manifests):
+            return target
+        made = Index.make(kept, media_type=index.media_type, annotations=index.annotations)
+        self._made.blobs[made.descriptor.digest] = made.raw
+        return made.descriptor
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:

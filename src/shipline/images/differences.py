@@ -90,12 +90,7 @@ def _side(image: OpenImage, platform: Platform) -> _Side:
     target, document = image.root, image.document()
     index = document if isinstance(document, Index) else None
     if isinstance(document, Index):
-        chosen = document.select(platform)
-        if chosen is None:
-            there = ", ".join(map(str, document.platforms))
-            raise ContentError(
-                f"{image.root.digest} has no image for {platform}", hint=f"--platform: {there}"
-            )
+        chosen = image.select([platform])
         raw = fetch_all(image.source, chosen, MANIFEST_LIMIT)
         target, document = chosen, parse_manifest(raw, chosen.media_type)
     if not isinstance(document, Manifest):

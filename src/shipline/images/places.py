@@ -38,10 +38,13 @@ from shipline.oci import (
     Manifest,
     Platform,
     Reference,
+    best_match,
+    from_bytes,
     media,
     parse_manifest,
 )
 from shipline.supply import StatementSource, copy_evidence
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.images.archives import NewArchive
@@ -59,6 +62,8 @@ class PlaceKind(StrEnum):
 
 
 _FILES = (PlaceKind.LAYOUT, PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE)
+_DEPTH = 4  # of indexes in indexes
+_CONFIG_LIMIT = 8 << 20  # bytes
 _ONE_PLATFORM = (PlaceKind.DOCKER_ARCHIVE, PlaceKind.ENGINE)
 _OTHERS = {
     "dir": "write oci:DIR, the standard layout",
@@ -153,8 +158,46 @@ class OpenImage(Struct, frozen=True):
         """Its manifest or index."""
         if isinstance(self.source, Schema1Source) and self.root.media_type in media.SCHEMA1:
             return self.source.manifest
-        raw = fetch_all(self.source, self.root, MANIFEST_LIMIT)
-        return parse_manifest(raw, self.root.media_type)
+        return self._parsed(self.root)
+
+    def _parsed(self, target: Descriptor) -> Manifest | Index:
+        return parse_manifest(fetch_all(self.source, target, MANIFEST_LIMIT), target.media_type)
+
+    def select(self, wanted: Sequence[Platform]) -> Descriptor:
+        """The image that fits one of the platforms best, the first of them if it can. Raises
+        ContentError with the platforms that it has; what is for no platform fits all.
+        """
+        document = self.document()
+        if isinstance(document, Index):
+            images = [*self._images(document, _DEPTH)]
+        else:
+            own = self._platform(document)
+            if own is None:
+                return self.root
+            images = [replace(self.root, platform=own)]
+        there = [one.platform for one in images if one.platform is not None]
+        for platform in wanted:
+            if (best := best_match(platform, there)) is not None:
+                return next(one for one in images if one.platform == best).plain
+        raise ContentError(
+            f"{self.root.digest} has no image for {', '.join(map(str, wanted))}",
+            hint=f"--platform: it has {', '.join(map(str, there))}" if there else "",
+        )
+
+    def _images(self, index: Index, depth: int) -> Iterator[Descriptor]:
+        yield from index.images
+        for one in index.manifests:
+            if one.media_type in media.INDEXES and one.platform is None and depth:
+                inner = self._parsed(one)
+                if isinstance(inner, Index):
+                    yield from self._images(inner, depth - 1)
+
+    def _platform(self, manifest: Manifest) -> Platform | None:
+        if manifest.config.media_type not in media.CONFIGS:
+            return None
+        config = from_bytes(fetch_all(self.source, manifest.config, _CONFIG_LIMIT))
+        has_platform = config.get("os") and config.get("architecture")
+        return Platform.from_json(config) if has_platform else None
 
 
 class Lacking(Struct, frozen=True):
@@ -259,6 +302,8 @@ class Places:
             return image.source, self._of_platform(image, place, platforms), options
         if not platforms:
             return image.source, root, options
+        if root.media_type not in media.INDEXES:
+            return image.source, image.select(platforms), options
         source = NarrowedSource(image.source, Meter(), platforms)
         return source, source.narrowed(root), options
 
@@ -277,18 +322,12 @@ class Places:
         if len(platforms) > 1:
             hint = "choose one --platform"
             raise UsageError(f"{place} has room for one platform of an image", hint=hint)
-        wanted = (*platforms, Platform.local())[0]
-        found = image.document()
-        if not isinstance(found, Index):
+        document = image.document()
+        if isinstance(document, Manifest) and document.config.media_type not in media.CONFIGS:
+            raise UsageError(f"{image.root.digest} is no image that {place} can hold")
+        if isinstance(document, Manifest) and not platforms:
             return image.root
-        chosen = found.select(wanted)
-        if chosen is None:
-            there = ", ".join(map(str, found.platforms))
-            raise ContentError(
-                f"{image.root.digest} has no image for {wanted}",
-                hint=f"choose one with --platform: {there}",
-            )
-        return chosen.plain
+        return image.select(platforms or [Platform.local()])
 
     def _target(self, place: Place) -> _Target:
         if place.kind is PlaceKind.REGISTRY:

@@ -66,6 +66,12 @@ def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
         response.close()
     expected_digest = Digest.parse(name) if ":" in name else None
     media_type = _media_type(content, content_type)
+    if media_type == "text/html":
+        raise RegistryError(
+            f"{api.host} answered with a web page instead of the manifest {name}",
+            host=api.host,
+            hint="check the name of the registry; a proxy may want a login",
+        )
     named = schema1_payload(content) if media_type in media.SCHEMA1 else content
     digest = Digest.of(named, expected_digest.algorithm if expected_digest else "sha256")
     if expected_digest is not None and digest != expected_digest:
