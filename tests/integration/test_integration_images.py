@@ -155,3 +155,9 @@ def test_an_image_is_combined_from_layouts(registry: Registry, layout: Path, ima
     shipline(registry, "imagetools", "create", "-t", name, f"oci:{layout}:v1")
     digests = {shipline(registry, "digest", one).stdout for one in (name, f"{image}:v1")}
     assert len(digests) == 1
+
+
+def test_what_is_no_tag_is_not_pushed_elsewhere(registry: Registry, image: str) -> None:
+    for wrong in ("x" * 129, "sha256:abc", "-a"):
+        done = shipline(registry, "tag", f"{image}:v1", "--", wrong, status=2)
+        assert "not a tag" in done.stderr

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.environment import registry_options
-from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
-from shipline.oci import Descriptor, Digest, Index, Platform, Reference, is_tag
+from shipline.errors import NotFound, ShiplineError, UsageError
+from shipline.oci import Descriptor, Digest, Platform, Reference, is_tag
 from shipline.units import counted
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ def tag(source: str, names: Sequence[str]) -> None:
     place = parse_place(source)
     if place.remote is None:
         raise UsageError(f"{source} is not in a registry", hint="`shipline copy` copies it to one")
+    for name in names:
+        if not (is_tag(name) or "/" in name or ":" in name) or name.startswith(
+            ("sha256:", "sha512:")
+        ):
+            raise UsageError(
+                f"not a tag: {name[:200]!r}", hint="letters, digits, '_', '.' and '-', at most 128"
+            )
     targets = [f"{place.name}:{name}" if is_tag(name) else name for name in names]
     parsed = [parse_place(name) for name in targets]
     with _opened() as (_, places):
@@ -69,14 +76,8 @@ def digest(name: str, platform: str | None, full_ref: bool) -> None:
     place = parse_place(name)
     with _opened() as (_, places):
         image = places.open(place)
-        found = image.root.digest
-        document = image.document() if platform else None
-        if isinstance(document, Index):
-            chosen = document.select(Platform.parse(str(platform)))
-            if chosen is None:
-                there = ", ".join(map(str, document.platforms))
-                raise ContentError(f"{name} has no image for {platform}", hint=f"it has {there}")
-            found = chosen.digest
+        target = image.select([Platform.parse(platform)]) if platform else image.root
+        found = target.digest
     click.echo(f"{place.name}@{found}" if full_ref else str(found))
 
 
