@@ -15,7 +15,7 @@ from sources import Hint, source_files
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z0-9][a-z0-9-]*)+)")
 _FOREIGN = re.compile(
-    r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip|crun)\b"
+    r"\b(az|git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip|crun|[Nn]uclei)\b"
 )
 _INSTRUCTIONS = {
     *("--from", "--retries", "--mount", "--device", "--chmod", "--chown", "--link", "--parents")
