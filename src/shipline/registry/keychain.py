@@ -155,42 +155,53 @@ def helpers_of(document: Mapping[str, Any], host: str) -> Iterator[str]:
 
 
 def _from_auths(auths: object, host: str, repository: str) -> Credentials | None:
-    """The entry with the longest key: `host/team/app`, `host/team`, then any form of the host."""
+    """The entry with the longest key: `host/team/app`, `host/team`, then any form of the host, then
+    those with wildcards.
+    """
     if not isinstance(auths, dict):
         return None
-    pieces = repository.split("/")
-    for count in range(len(pieces), 0, -1):
-        entry = _entry(auths.get("/".join((host, *pieces[:count]))))
-        if entry is not None:
-            return entry
-    for key, value in auths.items():
-        if names_host(key) and normal_host(key) == host and (entry := _entry(value)):
-            return entry
-    for key in sorted((key for key in auths if "*" in key), reverse=True):
-        if _matches(key, host, repository) and (entry := _entry(auths[key])):
+    wild = sorted((key for key in auths if "*" in key), reverse=True)
+    exact = sorted(auths.keys() - wild, key=lambda key: -len(_namespace(key)))
+    for key in (*exact, *wild):
+        same = _matches(key, host) if "*" in key else normal_host(key) == host
+        if same and f"{repository}/".startswith(_namespace(key)) and (entry := _entry(auths[key])):
             return entry
     return None
 
 
-def _matches(pattern: str, host: str, repository: str) -> bool:
-    """Whether a key with wildcards, as pull secrets of Kubernetes have them, names the repository:
-    `*` stands for a part of one label, the port and the beginning of the path are compared.
+def _matches(pattern: str, host: str) -> bool:
+    """Whether a key with wildcards, as pull secrets of Kubernetes have them, names the host: `*`
+    stands for a part of one label, and the port is the same.
     """
-    pattern = pattern.partition("://")[2] or pattern
-    name, _, path = pattern.partition("/")
-    labels, own = name.split("."), (_HUB_SERVER if host == "docker.io" else host).split(".")
-    path = path.strip("/")
+    name, port = _split_port(normal_host(pattern))
+    own_name, own_port = _split_port(_HUB_SERVER if host == "docker.io" else host)
+    labels, own = name.split("."), own_name.split(".")
     return (
-        len(labels) == len(own)
+        port == own_port
+        and len(labels) == len(own)
         and all(fnmatchcase(one, label) for one, label in zip(own, labels, strict=True))
-        and (not path or f"{repository}/".startswith(f"{path}/"))
     )
 
 
+def _split_port(host: str) -> tuple[str, str]:
+    name, colon, port = host.rpartition(":")
+    return (name, port) if colon and not port.endswith("]") else (host, "")
+
+
+def _namespace(key: str) -> str:
+    """What repositories of the key begin with: `team/`; empty where it is for the whole host."""
+    return "" if names_host(key) else _path(key).strip("/") + "/"
+
+
 def names_host(key: str) -> bool:
-    """Whether the key is a host, as docker writes it, without a namespace."""
-    rest = (key.partition("://")[2] or key).partition("/")[2].strip("/")
-    return "://" in key or rest in ("", "v1", "v2")
+    """Whether the key is a host, as docker writes it, without a namespace. `host/v2` is a namespace
+    as podman writes it; `host/v2/` is none, nor is the path of a URL without wildcards.
+    """
+    return _path(key) in ("", "v1/", "v2/") or ("://" in key and "*" not in key)
+
+
+def _path(key: str) -> str:
+    return (key.partition("://")[2] or key).partition("/")[2]
 
 
 def _entry(value: object) -> Credentials | None:

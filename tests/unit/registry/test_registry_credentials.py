@@ -72,6 +72,47 @@ def test_the_longest_namespace_counts(tmp_path: Path) -> None:
     assert [one and one.username for one in found] == ["app", "app", "team", "host"]
 
 
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("reg.io/v2", ["v2/app"]),
+        ("reg.io/v1", []),
+        ("reg.io/team/", ["team/app"]),
+        ("REG.io/team", ["team/app"]),
+        ("reg.io/tea", []),
+        ("*.io/team", ["team/app"]),
+        ("*.IO/team/", ["team/app"]),
+        ("reg.io/v2/", ["team/app", "v2/app"]),
+        ("https://*.io/v1/", ["team/app", "v2/app"]),
+        ("https://*.io/team", ["team/app"]),
+    ],
+)
+def test_a_namespace_is_for_its_repositories(tmp_path: Path, key: str, found: list[str]) -> None:
+    keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "x")}}))
+    names = ("team/app", "v2/app")
+    assert [name for name in names if keychain.credentials("reg.io", name)] == found
+
+
+@pytest.mark.parametrize(
+    ("key", "hosts"),
+    [
+        ("127.0.0.*", ["127.0.0.1"]),
+        ("127.0.0.*:9999", ["127.0.0.1:9999"]),
+        ("127.0.0.1:*", []),
+        ("registry.*", ["registry.corp"]),
+        ("registry.*:9999", ["registry.corp:9999"]),
+        ("*", ["localhost"]),
+        ("*:5000", ["localhost:5000", "[::1]:5000"]),
+        ("REGISTRY.c*", ["registry.corp"]),
+    ],
+)
+def test_wildcards_do_not_stand_for_ports(tmp_path: Path, key: str, hosts: list[str]) -> None:
+    keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "x")}}))
+    every = ("127.0.0.1", "127.0.0.1:9999", "registry.corp", "registry.corp:9999")
+    every += ("localhost", "localhost:5000", "[::1]:5000", "registry.corp.evil")
+    assert [host for host in every if keychain.credentials(host, "x")] == hosts
+
+
 def test_every_kind_of_entry_is_read(tmp_path: Path) -> None:
     auths: dict[str, dict[str, str]] = {
         "a.io": {"username": "u", "password": "p"},
