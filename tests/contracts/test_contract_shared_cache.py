@@ -194,6 +194,20 @@ def test_a_value_in_the_place_of_another_is_not_believed(empty: Redis) -> None:
     assert again.get("yours") is None and again.get("mine") == b"mine"
 
 
+def test_a_value_that_is_kept_longer_than_it_was_sealed_for_is_not_believed(empty: Redis) -> None:
+    alice = Credentials("alice", "secret")
+    SharedCache(LeveledCache(cache(empty.url))).of("reg", alice).put(b"old", 0.5, "a")
+    (key,) = empty.names()
+    sealed = LeveledCache(cache(empty.url)).get(key)
+    assert sealed is not None
+    again = SharedCache(LeveledCache(cache(empty.url))).of("reg", alice)
+    assert again.get("a") == b"old"
+    LeveledCache(cache(empty.url)).put(key, sealed, 60)
+    time.sleep(0.6)
+    again = SharedCache(LeveledCache(cache(empty.url))).of("reg", alice)
+    assert again.get("a") is None
+
+
 def test_only_who_has_the_credentials_finds_and_reads(empty: Redis) -> None:
     def seen(host: str, credentials: Credentials | None) -> bytes | None:
         return SharedCache(LeveledCache(cache(empty.url))).of(host, credentials).get("token", "x")

@@ -22,6 +22,7 @@ from shipline.metadata import LeveledCache, RedisCache, RedisUrl
 from shipline.oci import Descriptor, Index, Manifest, Reference, parse_manifest
 from shipline.registry import Client, Credentials, HostSettings, RemoteRepository, StaticKeychain
 from shipline.registry.shared import SharedCache
+from shipline.values import replace
 
 pytestmark = [
     pytest.mark.peers,
@@ -174,13 +175,27 @@ def test_a_manifest_that_another_process_read_is_not_fetched(
     image = make_image(store, 1000)
     place.push(store, image)
     path = f"GET /v2/{NAME}/manifests/{image.digest}"
+    place = replace(place, credentials=ALICE)
     for _ in range(2):
         with place.client() as client, place.repository(client).fetch(image) as reader:
             assert reader.read() == store.path(image.digest).read_bytes()
         assert place.asked(path) == 1
 
 
+def test_what_is_read_without_credentials_is_not_shared(
+    place: Place, store: LocalStore, server: Redis
+) -> None:
+    """A client certificate or the network may have opened the registry."""
+    image = make_image(store, 1000)
+    with Client() as client:
+        copy_graph(store, place.repository(client), image)
+    with place.client() as client, place.repository(client).fetch(image) as reader:
+        reader.read()
+    assert server.names() == []
+
+
 def test_a_deleted_manifest_is_forgotten(place: Place, store: LocalStore) -> None:
+    place = replace(place, credentials=ALICE)
     image = make_image(store, 1000)
     place.push(store, image)
     for _ in range(2):
@@ -279,6 +294,21 @@ def test_a_token_of_another_process_saves_the_request_for_one(
             Place(place.host, server, Credentials("alice", "guess")).push(store, image)
         assert len(tokens.requests) > before
         assert not any("secret" in server.ask("--raw", "GET", key) for key in server.names())
+
+
+def test_a_token_without_credentials_is_not_shared(
+    server: Redis, store: LocalStore, tmp_path: Path
+) -> None:
+    identity = make_identity(tmp_path)
+    with (
+        token_server(identity) as tokens,
+        docker_registry(tmp_path / "r", auth=token_auth(tokens, identity)) as port,
+    ):
+        place = Place(f"127.0.0.1:{port}", server)
+        with place.client() as client, pytest.raises((NotFound, AuthError)):
+            place.repository(client).resolve("v1")
+        assert tokens.requests
+    assert server.names() == []
 
 
 def test_a_token_that_has_ended_is_replaced_for_everyone(

@@ -111,12 +111,14 @@ class LeveledCache:
 
 
 def open_machine_records(path: Path) -> Records | None:
-    """Records that all processes of this machine may use as a cache, made anew if they are damaged;
+    """Records that all processes of this user may use as a cache, made anew if they are damaged;
     None where there can be none.
     """
     for _ in range(2):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.chmod(0o600)
             return SqliteRecords(path)
         except (DamagedRecords, ConfigError):
             with suppress(OSError):

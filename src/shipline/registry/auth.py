@@ -412,9 +412,10 @@ class EndpointAuth:
     ) -> _SharedToken | None:
         if self._shared is None:
             return None
+        sealed = self._shared.of(self.endpoint.host, credentials)
         asked = " ".join(map(str, scopes))
         name = (str(self.endpoint.origin), str(realm), service, asked)
-        return _SharedToken(self._shared.of(self.endpoint.host, credentials), name)
+        return _SharedToken(sealed, name) if sealed.holds_content else None
 
     def _borrow(self, place: _SharedToken | None, scopes: Scopes) -> Token | None:
         """The token of another process, unless the registry has just refused one of them."""

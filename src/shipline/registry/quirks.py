@@ -126,6 +126,27 @@ QUIRKS = (
     ),
 )
 
+_PUBLIC = frozenset(
+    {
+        "docker.io",
+        "gcr.io",
+        "ghcr.io",
+        "index.docker.io",
+        "mcr.microsoft.com",
+        "public.ecr.aws",
+        "quay.io",
+        "registry-1.docker.io",
+        "registry.access.redhat.com",
+        "registry.gitlab.com",
+        "registry.k8s.io",
+    }
+)
+
+
+def is_public(host: str) -> bool:
+    """Whether `host` is known to show everyone on the internet what it shows without a login."""
+    return host in _PUBLIC
+
 
 @cache
 def quirks_of(host: str) -> Quirks:

@@ -1,11 +1,12 @@
 """What one process learns of a registry, for others with the same credentials: tokens, blobs that
 a repository has, manifests.
 
-Everything is sealed (AES-256-GCM) and named (HMAC-SHA256) with keys that are derived from the
-credentials (scrypt), so that whoever can read or write the cache learns nothing, can forge
-nothing, and puts nothing in the place of something else. What is sealed may still be out of date: a
-token that the registry refuses is dropped, and a blob is taken to be there only where the registry
-would refuse a manifest without it.
+Everything is sealed (AES-256-GCM) with its end, and named (HMAC-SHA256), with keys that are derived
+from the credentials (scrypt), so that whoever can read or write the cache, but cannot guess them,
+reads nothing, can forge nothing, and puts nothing in the place of something else. Without
+credentials anyone can derive the keys: tokens and manifests are then shared of public registries
+only. What is sealed may still be out of date: a token that the registry refuses is dropped, and a
+blob is taken to be there only where the registry would refuse a manifest without it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import hashlib
 import hmac
 import json
 import os
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,8 +27,10 @@ from msgspec import Struct
 
 from shipline.content import Fetcher
 from shipline.errors import ConfigError
+from shipline.lru import TTL_S
 from shipline.oci import Descriptor, Digest
 from shipline.registry.credentials import Credentials
+from shipline.registry.quirks import is_public
 
 if TYPE_CHECKING:
     from shipline.metadata import LeveledCache
@@ -34,6 +39,7 @@ VARIABLE = "SHIPLINE_CACHE"
 _STRICT = "strict"  # in its query: hosts
 _COST = {"n": 1 << 14, "r": 8, "p": 1, "maxmem": 64 << 20}  # 40 ms of CPU per guess of a password
 _NONCE = 12  # bytes
+_UNTIL = struct.Struct(">d")  # Unix time in seconds, sealed before each value
 _MANIFEST_LIMIT = 256 << 10  # bytes; larger ones are not shared
 
 
@@ -54,13 +60,14 @@ class SharedCache:
         with self._lock:  # the key is derived once
             found = self._sealed.get((host, credentials))
             if found is None:
-                found = SealedCache(self._levels, _secret(host, credentials))
+                holds_content = credentials is not None or is_public(host)
+                found = SealedCache(self._levels, _secret(host, credentials), holds_content)
                 self._sealed[host, credentials] = found
             return found
 
 
 def _secret(host: str, credentials: Credentials | None) -> bytes:
-    salt = f"shipline cache 1\0{host}".encode()
+    salt = f"shipline cache 2\0{host}".encode()
     if credentials is None:  # what anyone may know needs no slow key
         return hashlib.sha256(salt).digest()
     fields = (credentials.username, credentials.password)
@@ -70,17 +77,21 @@ def _secret(host: str, credentials: Credentials | None) -> bytes:
 
 
 class SealedCache:
-    """Values by their parts of a name, which nobody without the secret can read or make."""
+    """Values by their parts of a name, which nobody without the secret can read or make.
 
-    def __init__(self, levels: LeveledCache, secret: bytes) -> None:
+    `holds_content` is False where the secret is none, and tokens and manifests may be for few.
+    """
+
+    def __init__(self, levels: LeveledCache, secret: bytes, holds_content: bool) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        self.holds_content = holds_content
         self._levels = levels
         self._naming = hmac.digest(secret, b"name", "sha256")
         self._cipher: Any = AESGCM(hmac.digest(secret, b"seal", "sha256"))
 
     def get(self, *name: str) -> bytes | None:
-        """The value; None if there is none that was sealed under this name."""
+        """The value; None if there is none that was sealed under this name, and is still valid."""
         from cryptography.exceptions import InvalidTag
 
         key = self._key(name)
@@ -89,13 +100,15 @@ class SealedCache:
             return None
         try:
             value: bytes = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], key.encode())
-        except (InvalidTag, ValueError):
+            (until,) = _UNTIL.unpack_from(value)
+        except (InvalidTag, ValueError, struct.error):
             return None
-        return value
+        return value[_UNTIL.size :] if 0 < until - time.time() <= TTL_S else None
 
     def put(self, value: bytes, ttl_s: float, *name: str) -> None:
         """Set the value for `ttl_s`, or as long as the cache keeps values."""
         key, nonce = self._key(name), os.urandom(_NONCE)
+        value = _UNTIL.pack(time.time() + min(ttl_s, TTL_S)) + value
         self._levels.put(key, nonce + self._cipher.encrypt(nonce, value, key.encode()), ttl_s)
 
     def drop(self, *name: str) -> None:
@@ -157,14 +170,15 @@ class RepositoryFacts:
 
     def manifest(self, digest: Digest) -> bytes | None:
         """The manifest, whose bytes have this digest."""
-        content = self._open().get("manifest", *self._of(digest))
+        sealed = self._open()
+        content = sealed.get("manifest", *self._of(digest)) if sealed.holds_content else None
         if content is None or Digest.of(content, digest.algorithm) != digest:
             return None
         return content
 
     def add_manifest(self, digest: Digest, content: bytes) -> None:
         """The repository has this manifest."""
-        if len(content) <= _MANIFEST_LIMIT:
+        if len(content) <= _MANIFEST_LIMIT and self._open().holds_content:
             self._open().put(content, _FOR_LONG_S, "manifest", *self._of(digest))
 
     def drop_manifest(self, digest: Digest) -> None:

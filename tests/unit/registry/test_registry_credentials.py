@@ -108,8 +108,8 @@ def test_a_namespace_is_for_its_repositories(tmp_path: Path, key: str, found: li
 )
 def test_wildcards_do_not_stand_for_ports(tmp_path: Path, key: str, hosts: list[str]) -> None:
     keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "x")}}))
-    every = ("127.0.0.1", "127.0.0.1:9999", "registry.corp", "registry.corp:9999")
-    every += ("localhost", "localhost:5000", "[::1]:5000", "registry.corp.evil")
+    every = ["127.0.0.1", "127.0.0.1:9999", "registry.corp", "registry.corp:9999"]
+    every += ["localhost", "localhost:5000", "[::1]:5000", "registry.corp.evil"]
     assert [host for host in every if keychain.credentials(host, "x")] == hosts
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from shipline.errors import ConfigError
 from shipline.metadata import open_machine_records
-from shipline.registry import settings_from
+from shipline.registry import Credentials, settings_from
 from shipline.registry.quirks import quirks_of
 from shipline.registry.shared import shared_cache
 
@@ -41,6 +41,24 @@ def test_damaged_records_are_made_anew(tmp_path: Path, damage: bytes) -> None:
         records.write({("a",): b"x"})
         assert records.get(("a",)) == b"x"
         records.close()
+
+
+def test_records_are_for_their_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "shared.db").touch(mode=0o644)
+    records = open_machine_records(tmp_path / "shared.db")
+    assert records is not None
+    records.write({("a",): b"x"})
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("shared.db*")} == {0o600}
+    records.close()
+
+
+def test_without_credentials_only_what_anyone_may_read_is_held(tmp_path: Path) -> None:
+    shared = shared_cache({"SHIPLINE_CACHE": "local"}, tmp_path)
+    assert shared is not None
+    assert shared.of("docker.io", None).holds_content
+    assert shared.of("reg.corp", Credentials("alice", "x")).holds_content
+    assert not shared.of("reg.corp", None).holds_content
+    assert not shared.of("docker.io:5000", None).holds_content
 
 
 def test_a_place_that_cannot_be_used_is_done_without(tmp_path: Path) -> None:
