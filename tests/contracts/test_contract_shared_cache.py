@@ -21,7 +21,7 @@ from shipline.registry.credentials import Credentials
 from shipline.registry.shared import SharedCache
 
 pytestmark = pytest.mark.peers
-SOON_S = 3.0
+SOON_S = 10.0
 
 
 @pytest.fixture(scope="module", params=REDIS)

@@ -103,7 +103,7 @@ def test_fewer_requests_are_sent_at_once_after_a_refusal() -> None:
                 return 429, {"Retry-After": "0"}, b""
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.02)
+        time.sleep(0.1)
         with lock:
             now[0] -= 1
         return FOUND

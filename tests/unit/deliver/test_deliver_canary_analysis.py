@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -115,15 +115,16 @@ def test_what_is_no_number_is_none(
 
 
 def test_a_server_that_is_silent_or_gone_is_an_error() -> None:
+    left = threading.Event()
+
     def silent(_: ReceivedRequest) -> bytes:
-        time.sleep(3)
+        left.wait(60)
         return b""
 
     with asked(silent) as (client, _):
-        before = time.monotonic()
         with pytest.raises(QueryFailed, match="no answer within 1 seconds"):
             client.ask("promql", "q", "1m")
-        assert time.monotonic() - before < 2.5
+        left.set()
     with pytest.raises(QueryFailed):
         client.ask("promql", "q", "1m")
 
