@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from commands import run, run_shipline
 from layouts import write_layout
 from nodes import node
 from peers import Registry, docker_registry
+from proxy import FaultProxy, Stall
 from shipline.content import MemoryStore, OciLayout, fetch_all
 from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media, parse_manifest
 from shipline.values import replace
@@ -266,3 +269,59 @@ def test_two_images_for_one_archive_are_refused(layout: Path, tmp_path: Path) ->
     file.write_text(f"oci:{layout}:v1 oci-archive:{archive}:{{}}\n".format("a") * 2)
     assert "written twice" in copy("--from-file", file, status=2).stderr
     assert not archive.exists()
+
+
+def test_our_registry_gives_back_what_it_was_given(
+    layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    with node(tmp_path / "node") as ours:
+        name, back = f"{ours.address}/copy/ours:v1", f"{registry.address}/copy/back:v1"
+        environ = {**os.environ, "SHIPLINE_INSECURE": f"{ours.address},{registry.address}"}
+        for words in ((f"oci:{layout}:v1", name), (name, back), (back, f"oci:{tmp_path}/out:v1")):
+            done = run_shipline("copy", *words, environ=environ)
+            assert done.returncode == 0, done.stderr
+    out, source = OciLayout(tmp_path / "out"), OciLayout(layout)
+    root = source.resolve("v1")
+    assert out.resolve("v1") == root and out.referrers(root) == source.referrers(root)
+
+
+def test_a_copy_that_was_killed_sends_the_rest_alone(
+    registry: Registry, other: Registry, tmp_path: Path
+) -> None:
+    contents = [bytes([number]) * 40_000 for number in range(5)] + [os.urandom(4 << 20)]
+    layout = write_layout(tmp_path / "layout", "v1", contents)
+    sizes = {file.name: file.stat().st_size for file in (layout / "blobs/sha256").iterdir()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    copy(f"oci:{layout}:v1", f"{registry.address}/copy/killed:v1", registries=(registry,))
+    with FaultProxy(registry.port) as source, FaultProxy(other.port) as target:
+        words = [f"127.0.0.1:{one.port}/copy/killed:v1" for one in (source, target)]
+        hosts = f"127.0.0.1:{source.port},127.0.0.1:{target.port}"
+        environ = {**os.environ, "SHIPLINE_INSECURE": hosts}
+        source.break_next(Stall(after=1 << 20), method="GET", target=largest)
+        command = [sys.executable, "-m", "shipline", "copy", *words]
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, env=environ, stdout=quiet, stderr=quiet) as process:
+            store = other.data / "docker/registry/v2/repositories/copy/killed/_layers/sha256"
+            try:
+                _until(lambda: store.is_dir() and len(list(store.glob("*/link"))) == len(sizes) - 2)
+                _until(lambda: bool(source.seen("GET", largest)))
+            finally:
+                process.kill()
+        arrived = {link.parent.name for link in store.glob("*/link")}
+        assert largest not in arrived and len(arrived) == len(sizes) - 2  # not the manifest
+        before = source.downloaded, target.uploaded
+        source.requests.clear()
+        target.requests.clear()
+        done = run_shipline("copy", *words, environ=environ)
+        assert done.returncode == 0, done.stderr
+        moved = source.downloaded - before[0], target.uploaded - before[1]
+        assert all(sizes[largest] <= one < sizes[largest] + 40_000 for one in moved), moved
+        assert not any(source.seen("GET", f"blobs/sha256:{name}") for name in arrived)
+    assert tags(other, "copy/killed") == ["v1"]
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it does not come to that"
+        time.sleep(0.02)
