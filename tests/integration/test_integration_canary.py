@@ -252,7 +252,9 @@ def test_a_bad_version_is_rolled_back(cases: Mapping[str, Future[Running]], name
     assert f"rolled back and held: {metric}: fail" in case.told
     assert is_back(case)
     again = case.project.run("canary", "--env", name, case.image)
-    assert again.status == 9 and f"app {name} is held: canary at" in again.err
+    assert (
+        again.status == 9 and f"it is held in {name} by" in again.err and "canary at" in again.err
+    )
     case.site.until(lambda: case.site.weights[-1] == 0)
 
 
@@ -333,7 +335,9 @@ def test_a_promotion_takes_over_step_by_step_and_a_rollback_ends_it(tmp_path: Pa
         assert str(images["new"]) in live.show("stable.yaml") and case.has_weight(0)
         again = project.run("promote", "--env", "live").ok()
         assert "has" in again.err and len(live.subjects()) == 8
-        project.run("deploy", "--env", "live", str(images["old"])).ok()
+        project.run(
+            "deploy", "--env", "live", str(images["old"]), "--emergency", "new is slow"
+        ).ok()
         assert {path: live.show(path) for path in files} == files
         status = [500]
         with serving(lambda _: (status[0], {}, b"")) as page:

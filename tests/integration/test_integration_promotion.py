@@ -80,6 +80,68 @@ def test_different_people_approve_and_not_the_author(published: Published, tmp_p
     assert other.status == 16 and "0 of 2" in other.err  # approvals are of a digest
 
 
+def test_a_deployment_is_no_way_round_the_rules(published: Published, tmp_path: Path) -> None:
+    rules = {**CHAIN, "staging": "after: dev\napprovals: {required: 1}"}
+    where = delivered(published, tmp_path, rules)
+    first = ("deploy", "--env", "staging", f"{where.image}:v0.1.0")
+    tip = where.tip()
+    refused = where.run(*first)
+    assert refused.status == 9 and "after: it was never deployed to dev" in refused.err
+    deploy(where)
+    waits = where.run(*first)
+    assert waits.status == 16 and "approvals: 0 of 1" in waits.err
+    assert "`shipline approve --env staging v0.1.0`" in waits.err
+    where.run("approve", "--env", "staging", "v0.1.0", by="alice@example.org").ok()
+    where.run(*first).ok()
+    assert where.trailers("From") == ["dev"]
+    assert where.trailers("Approved-By") == ["alice@example.org"]
+    tip = where.tip()
+    assert "staging has" in where.run(*first).ok().err and where.tip() == tip
+
+
+def test_an_emergency_bypasses_all_but_holds_and_stops(
+    published: Published, tmp_path: Path
+) -> None:
+    rules = {**CHAIN, "staging": "after: dev\napprovals: {required: 1}"}
+    where = delivered(published, tmp_path, rules)
+    words = ("deploy", "--env", "staging", f"{where.image}:v0.2.0", "--emergency", "dev is down")
+    where.run("env", "stop", "staging").ok()
+    assert where.run(*words).status == 9
+    where.run("env", "resume", "staging").ok()
+    where.run(*words).ok()
+    assert where.trailers("Bypassed") == ["after", "approvals"]
+    assert where.trailers("Reason") == ["dev is down"] and where.trailers("From") == []
+    assert where.gitops.subjects()[0] == "deploy app v0.2.0 to staging"
+    assert "bypassed: after, approvals" in where.run("env", "why", "staging").ok().out
+    history = where.run("env", "history", "staging").ok().out
+    assert "bypassed after, approvals: dev is down" in history
+
+
+def test_nobody_approves_an_older_version_in_vain(published: Published, tmp_path: Path) -> None:
+    rules = {**CHAIN, "staging": "after: dev\napprovals: {required: 1}"}
+    where = delivered(published, tmp_path, rules)
+    deploy(where)
+    deploy(where, "v0.2.0")
+    where.run("approve", "--env", "staging", by="alice@example.org").ok()
+    where.run("promote", "--env", "staging").ok()
+    older = ("promote", "--env", "staging", "v0.1.0")
+    refused = where.run(*older)
+    assert refused.status == 9 and "order: staging has app v0.2.0 already" in refused.err
+    assert "--allow-older" in refused.err
+    assert where.run(*older, "--allow-older").status == 16
+    where.run("approve", "--env", "staging", "v0.1.0", by="alice@example.org").ok()
+    where.run(*older, "--allow-older").ok()
+    assert where.trailers("Bypassed") == ["order"]
+
+
+def test_a_deployment_sets_again_what_was_changed_by_hand(chain: Delivered) -> None:
+    deploy(chain)
+    text = chain.gitops.show("dev/kustomization.yaml")
+    chain.gitops.push({"dev/kustomization.yaml": text.replace("v0.1.0", "latest")})
+    deploy(chain)
+    assert chain.deployed("dev") == "v0.1.0"
+
+
 def test_a_rollback_holds_what_was_bad_until_it_is_released(chain: Delivered) -> None:
     for version in ("v0.1.0", "v0.2.0"):
         deploy(chain, version)

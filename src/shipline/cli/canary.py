@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from shipline.cli.commit import CommitQuery, commit_options
-from shipline.cli.deploy import (
-    configured,
-    delivery_of,
-    images_of_commit,
-    named_images,
-)
+from shipline.cli.deploy import chosen_deployment, configured, delivery_of
 from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from shipline.config import Config
-    from shipline.deliver.delivery import Delivery, TrustedImages
+    from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
     from shipline.deliver.gitops import Deployment
+    from shipline.oci import Reference
 
 
 @click.command("canary")
@@ -37,14 +33,16 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     """Give IMAGE... more and more of the traffic of an environment, and deploy it in the end.
 
     The weights are those of `environments.NAME.canary`, and are pushed to its GitOps repository.
-    Without IMAGE, it is found as by `shipline deploy`. Prints the commit that deployed. The same
-    command goes on with a canary that was interrupted.
+    Without IMAGE, it is found as by `shipline deploy`, and the policy of the environment must allow
+    it. Prints the commit that deployed. The same command goes on with a canary that was
+    interrupted.
     """
     from shipline.api import open_client
     from shipline.deliver.canary.progress import run
+    from shipline.deliver.promotion import promote
     from shipline.deliver.rollout import settle
     from shipline.events import silent
-    from shipline.ship.steps.deploy import of_run
+    from shipline.values import replace
 
     config, section = configured(query, environment)
     if section.canary is None:
@@ -57,23 +55,20 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     with open_client() as client:
         delivery = delivery_of(query, config, client)
         if resume:
-            trusted, deployment = _resumed(config, section, delivery, environment)
+            found, deployment = _resumed(config, section, delivery, environment)
         else:
-            source = (
-                named_images(images, config)
-                if images
-                else images_of_commit(query, config, delivery)
+            delivery, found, deployment = chosen_deployment(
+                query, config, delivery, environment, images
             )
-            trusted = delivery.trusted(source.images)
-            deployment = delivery.deployment(environment, trusted)
-            deployment = of_run(source.run, deployment) if source.run else deployment
+            allowed = promote(delivery, environment, chosen=deployment, images=found, dry_run=True)
+            deployment = replace(allowed.deployment, id="", previous=())
         with silent() as step:
             well = partial(settle, delivery, section, deployment, step)
             done = run(
                 delivery,
                 section.gitops,
                 section.canary,
-                trusted.images,
+                found,
                 deployment,
                 settled=well if section.health else None,
                 tell=lambda line: click.echo(line, err=True),
@@ -88,7 +83,7 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
 
 def _resumed(
     config: Config, section: EnvironmentSection, delivery: Delivery, environment: str
-) -> tuple[TrustedImages, Deployment]:
+) -> tuple[Mapping[str, Reference], Deployment]:
     """The images of the canary that is there, by target."""
     from shipline.deliver.canary.state import in_progress
 
@@ -102,4 +97,4 @@ def _resumed(
     images = {
         target: by_name[place.name] for target, place in places.items() if place.name in by_name
     }
-    return delivery.trusted(images), there
+    return delivery.trusted(images).images, there

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shipline.config import Config
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
-    from shipline.deliver.gitops import Deployed
+    from shipline.deliver.gitops import Deployed, Deployment
     from shipline.registry import Client
     from shipline.ship.record import RunRecord
 
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show the change, and push nothing.")
 @click.option(
     "--allow-older", is_flag=True, help="Deploy also what is older than what is deployed."
+)
+@click.option(
+    "--emergency",
+    default="",
+    metavar="REASON",
+    help="Deploy what the rules of the environment do not allow; holds and stops count. The commit"
+    " has the reason and the rules.",
 )
 @click.option("--wait", is_flag=True, help="Wait until it runs and is healthy, then check it.")
 @click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")
@@ -46,32 +53,36 @@ def command(
     environment: str,
     dry_run: bool,
     allow_older: bool,
+    emergency: str,
     wait: bool,
     no_checks: bool,
     as_json: bool,
 ) -> None:
-    """Set IMAGE... by digest in the GitOps repository of an environment, commit and push.
+    """Set IMAGE... by digest in the GitOps repository of an environment, commit and push, if its
+    policy allows it, as `shipline promote` does.
 
     Without IMAGE, that of the last run of `shipline ship` for this commit, else the one that the
     registry has under a tag of this commit. With several targets, write TARGET=IMAGE. Prints the
-    commit, or the address of the pull request. With --wait, exits as `shipline check` does.
+    commit, or the address of the pull request. Exits with 9 if the policy refuses it, and with 16
+    if it must wait; with --wait, as `shipline check`.
     """
     from shipline.api import open_client
-    from shipline.ship.steps.deploy import of_run
+    from shipline.deliver.promotion import promote
 
     config, section = configured(query, environment)
     with open_client() as client:
         delivery = delivery_of(query, config, client)
-        source = (
-            named_images(images, config) if images else images_of_commit(query, config, delivery)
+        delivery, found, deployment = chosen_deployment(
+            query, config, delivery, environment, images
         )
-        trusted = delivery.trusted(source.images)
-        deployment = delivery.deployment(environment, trusted)
-        done = delivery.deploy(
-            section.gitops,
-            trusted.images,
-            of_run(source.run, deployment) if source.run else deployment,
+        done = promote(
+            delivery,
+            environment,
+            chosen=deployment,
+            images=found,
             allow_older=allow_older,
+            emergency=" ".join(emergency.split()),
+            again=True,
             dry_run=dry_run,
             on_race=_tell_race,
         )
@@ -146,8 +157,32 @@ def images_of(
     query: CommitQuery, config: Config, delivery: Delivery, words: Sequence[str]
 ) -> Mapping[str, Reference]:
     """The images by target: those of the command line, else those of this commit."""
-    source = named_images(words, config) if words else images_of_commit(query, config, delivery)
-    return source.images
+    return _chosen(query, config, delivery, words).images
+
+
+def _chosen(
+    query: CommitQuery, config: Config, delivery: Delivery, words: Sequence[str]
+) -> ChosenImages:
+    return named_images(words, config) if words else images_of_commit(query, config, delivery)
+
+
+def chosen_deployment(
+    query: CommitQuery, config: Config, delivery: Delivery, name: str, words: Sequence[str]
+) -> tuple[Delivery, Mapping[str, Reference], Deployment]:
+    """The delivery, with the name of the first image if shipline.yaml names none, the trusted
+    images by target, and what is known of them.
+    """
+    from shipline.ship.steps.deploy import of_run
+    from shipline.values import replace
+
+    source = _chosen(query, config, delivery, words)
+    if not (delivery.image or delivery.targets):
+        delivery = replace(delivery, image=next(iter(source.images.values())))
+    trusted = delivery.trusted(source.images)
+    deployment = delivery.deployment(name, trusted)
+    if source.run:
+        deployment = of_run(source.run, deployment)
+    return delivery, trusted.images, deployment
 
 
 def named_images(words: Sequence[str], config: Config) -> ChosenImages:

@@ -21,7 +21,6 @@ from shipline.deliver.gitops import (
     OnRace,
     PlannedChange,
     deploy,
-    newer_only,
     prepare,
     record,
 )
@@ -102,32 +101,13 @@ class Delivery:
     def deployment(self, environment: str, trusted: TrustedImages) -> Deployment:
         """The deployment of these images, with the trace of this process."""
         images = tuple(trusted.images.values())
-        known = self.image or self.targets
         return Deployment(
             environment=environment,
-            app=self.app if known else images[0].repository.rpartition("/")[2],
+            app=self.app,
             images=images,
             commit=trusted.commit,
             author=author_of(self.git, trusted.commit) if trusted.commit else "",
             trace=self.environ.get("TRACEPARENT", ""),
-        )
-
-    def deploy(
-        self,
-        gitops: GitOpsSection,
-        images: Mapping[str, Reference],
-        deployment: Deployment,
-        *,
-        allow_older: bool = False,
-        dry_run: bool = False,
-        on_race: OnRace = lambda attempt: None,
-    ) -> Deployed:
-        """Set the images, by target, and push, or propose the change; with `dry_run` neither.
-        Raises what `prepare` and `deploy` raise, and what the API of pull requests answers.
-        """
-        decide = newer_only(deployment, images, None if allow_older else self.older)
-        return self.change(
-            gitops, deployment.app, lambda _, said: decide(said), dry_run=dry_run, on_race=on_race
         )
 
     def change(
@@ -141,7 +121,8 @@ class Delivery:
     ) -> Deployed:
         """Decide, set the images, and push, or propose the change; with `dry_run` neither. Records
         of a proposed change are pushed before it. A canary in the environment ends with the
-        change. Raises as `deploy`.
+        change. Raises what `decide`, `prepare` and `deploy` raise, and what the API of pull
+        requests answers.
         """
 
         def decided(said: Sequence[Deployment]) -> PlannedChange:

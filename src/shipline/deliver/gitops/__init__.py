@@ -6,7 +6,6 @@ from shipline.deliver.gitops.deployment import (
     Decide,
     Deployed,
     Deployment,
-    Held,
     OnRace,
     PlannedChange,
     Superseded,
@@ -16,10 +15,8 @@ from shipline.deliver.gitops.deployment import (
     held,
     history,
     image_edits,
-    newer_only,
     prepare,
     record,
-    require_newer,
     stopped,
 )
 from shipline.deliver.gitops.section import GitOpsSection
@@ -33,7 +30,6 @@ __all__ = [
     "Deployed",
     "Deployment",
     "GitOpsSection",
-    "Held",
     "OnRace",
     "PlannedChange",
     "Superseded",
@@ -46,9 +42,7 @@ __all__ = [
     "held",
     "history",
     "image_edits",
-    "newer_only",
     "prepare",
     "record",
-    "require_newer",
     "stopped",
 ]

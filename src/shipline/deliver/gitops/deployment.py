@@ -16,8 +16,8 @@ from functools import partial
 from typing import Self
 
 from shipline.deliver.gitops.updates import Tree, Update
-from shipline.errors import ConfigError, GateRefused, ShiplineError
-from shipline.git import Commit, CommitOrder, CommittedFile, GitError, RemoteBranch
+from shipline.errors import ConfigError, ShiplineError
+from shipline.git import Commit, CommittedFile, GitError, RemoteBranch
 from shipline.oci import Digest, Reference
 from shipline.tasks import sleep
 from shipline.values import replace
@@ -34,12 +34,6 @@ OnRace = Callable[[int], object]
 _TRIES = 10
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 _TRAILER = re.compile(r"Shipline-([A-Za-z-]+): (.*)\Z")
-
-
-class Held(GateRefused):
-    """Images are held in the environment, or nothing is promoted to it."""
-
-    code = "deploy-held"
 
 
 class Superseded(ShiplineError):
@@ -91,8 +85,9 @@ class Deployment:
     """Images for an environment, and where they come from; or, by its `action`, what else is
     recorded of them. `app` names what is deployed, `commit` is that of the source and `author` the
     author of that; `gates` has verdicts by gate. `source` is the environment that they are
-    promoted from. `id` is the commit in the GitOps repository, `time` its time in seconds since
-    1970 and `by` its committer, once there is one.
+    promoted from, `bypassed` has the rules that were bypassed for them on purpose. `id` is the
+    commit in the GitOps repository, `time` its time in seconds since 1970 and `by` its committer,
+    once there is one.
     """
 
     environment: str
@@ -109,6 +104,7 @@ class Deployment:
     author: str = ""
     source: str = ""
     approved_by: tuple[str, ...] = ()
+    bypassed: tuple[str, ...] = ()
     reason: str = ""
     verdict: str = ""
     weight: int | None = None
@@ -158,6 +154,7 @@ class Deployment:
             "Author": [self.author],
             "Gate": gates,
             "Approved-By": self.approved_by,
+            "Bypassed": self.bypassed,
             "Verdict": [self.verdict],
             "Weight": [] if self.weight is None else [self.weight],
             "Step": [self.step],
@@ -208,6 +205,7 @@ class Deployment:
             author=last("Author"),
             source=last("From"),
             approved_by=tuple(values.get("Approved-By", ())),
+            bypassed=tuple(values.get("Bypassed", ())),
             reason=last("Reason"),
             verdict=last("Verdict"),
             weight=weight,
@@ -295,34 +293,6 @@ class PlannedChange:
 
 Decide = Callable[[Sequence[Deployment]], PlannedChange]
 """A decision from the history of the app, newest first; raises to refuse."""
-
-
-def newer_only(
-    deployment: Deployment, images: Mapping[str, Reference], older: CommitOrder | None
-) -> Decide:
-    """The decision to deploy, which raises Held if the images are held or promotions are stopped,
-    and Superseded if a newer commit is deployed; `older` orders commits of the source, None to
-    allow older ones.
-    """
-
-    def decide(said: Sequence[Deployment]) -> PlannedChange:
-        name = deployment.environment
-        own = [one for one in said if one.environment == name]
-        if stop := stopped(own):
-            raise Held(
-                f"promotions to {name} are stopped {stop.told}",
-                hint=f"`shipline env resume {name}` resumes them",
-            )
-        if hold := held(own, deployment.digests):
-            raise Held(
-                f"{deployment.version} is held in {name} {hold.told}",
-                hint=f"`shipline release --env {name}` releases it",
-            )
-        if older and (before := deployed(said, deployment.environment)):
-            require_newer(before, deployment, older)
-        return PlannedChange(deployment, images)
-
-    return decide
 
 
 def deployed(said: Sequence[Deployment], environment: str) -> Deployment | None:
@@ -434,14 +404,3 @@ def deploy(
         if not done.commit or branch.push(done.head):
             break
     return done
-
-
-def require_newer(before: Deployment, deployment: Deployment, older: CommitOrder) -> None:
-    """Raises Superseded if a descendant of the source commit is deployed."""
-    ours, theirs = deployment.commit, before.commit
-    if ours and theirs and ours != theirs and older(ours, theirs):
-        raise Superseded(
-            f"{before.environment} has {before.app} {before.version} already, of the newer commit"
-            f" {theirs[:12]}",
-            hint="deploy an older version on purpose with --allow-older",
-        )

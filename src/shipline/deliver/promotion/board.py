@@ -114,6 +114,7 @@ def deployment_json(one: Deployment) -> dict[str, Any]:
         "source": one.commit,
         "author": one.author,
         "approved_by": [*one.approved_by],
+        "bypassed": [*one.bypassed],
         "gates": dict(one.gates),
         "verdict": one.verdict,
         "weight": one.weight,
@@ -175,10 +176,14 @@ def history_rows(said: Sequence[Deployment]) -> list[tuple[str, ...]]:
             one.id[:12],
             one.subject,
             one.by.partition(" <")[0],
-            one.reason,
+            ": ".join(filter(None, (_bypassed(one), one.reason))),
         )
         for one in said
     ]
+
+
+def _bypassed(one: Deployment) -> str:
+    return f"bypassed {', '.join(one.bypassed)}" if one.bypassed else ""
 
 
 def _deployed(one: Deployment) -> str:
@@ -195,6 +200,7 @@ def _facts(one: Deployment, shown: BoardRow) -> list[str]:
         "images": ", ".join(map(str, one.images)),
         "source": " by ".join(filter(None, (one.commit[:12], one.author))),
         "approved by": ", ".join(one.approved_by),
+        "bypassed": ", ".join(one.bypassed),
         "gates": "; ".join(f"{name} {verdict}" for name, verdict in sorted(one.gates.items())),
         "run": one.run,
         "state": state or shown.verification,

@@ -63,6 +63,11 @@ class Candidate:
     author: str = ""
     gates: Mapping[str, Mapping[str, JudgedGate]] = field(default_factory=dict)
 
+    @property
+    def word(self) -> str:
+        """The name of the images in the arguments of commands."""
+        return self.version.partition(",")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class PromotionPolicy:
@@ -87,7 +92,7 @@ def blockers(
     """
     return (
         *_clocks(policy, states, now),
-        *_stops(policy, states, candidate),
+        *stops(policy, states, candidate),
         *_before(policy, states, candidate, now),
         *_gates(policy, candidate, now),
         *_approvals(policy, states[policy.name], candidate),
@@ -173,9 +178,10 @@ def _clocks(
             )
 
 
-def _stops(
+def stops(
     policy: PromotionPolicy, states: Mapping[str, EnvironmentState], candidate: Candidate
 ) -> Iterator[Blocker]:
+    """The stop of the environment, and holds of a candidate there and in the one before it."""
     name = policy.name
     if stop := states[name].stopped:
         yield Blocker(
@@ -288,7 +294,7 @@ def _approvals(
             "approvals",
             f"{len(people)} of {rule.required}{given}{unproven}",
             waits=True,
-            hint=f"`shipline approve --env {policy.name}` approves it",
+            hint=f"`shipline approve --env {policy.name} {candidate.word}` approves it",
         )
 
 

@@ -4,7 +4,7 @@ the history that they are pushed to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from shipline.deliver.canary.state import position
@@ -20,7 +20,6 @@ from shipline.deliver.gitops import (
     PlannedChange,
     history,
     record,
-    require_newer,
 )
 from shipline.deliver.promotion.evidence import judged_gates
 from shipline.deliver.promotion.policy import (
@@ -33,6 +32,7 @@ from shipline.deliver.promotion.policy import (
     blockers,
     may_approve,
     require,
+    stops,
 )
 from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
 from shipline.errors import ShiplineError, UsageError
@@ -42,6 +42,7 @@ from shipline.trust import TrustRefused
 from shipline.values import replace
 
 _SHORT = 7  # digits of a commit or digest that name an image
+_FIRM = ("hold", "stop")  # rules that no emergency bypasses
 
 States = Mapping[str, EnvironmentState]
 """States by the name of the environment."""
@@ -88,24 +89,31 @@ def promote(
     source: str = "",
     image: str = "",
     chosen: Deployment | None = None,
+    images: Mapping[str, Reference] | None = None,
     automatic: bool = False,
     allow_older: bool = False,
+    emergency: str = "",
+    again: bool = False,
     dry_run: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
     """Set the images of the environment before `name`, or of `source`, or `image`, or those of
     `chosen`, in the environment `name`, if its policy allows it. Nothing is committed if they are
-    there already. A canary, if there is one, ends with that; what its images once had to wait for
-    does not stop them.
+    there already; with `again`, files that do not have them any more are set. A canary, if there is
+    one, ends with that; what its images once had to wait for does not stop them.
 
     `image` is a digest, tag or commit that was deployed before, or an image in the registry.
-    Raises PromotionRefused, Waiting, Superseded, TrustRefused, and what `deploy` raises.
+    `images` are those of `chosen` by target, if they are trusted already. An `emergency`, a reason,
+    bypasses all rules but holds, stops and, without `allow_older`, the order of commits; the commit
+    names them. Raises PromotionRefused, Waiting, TrustRefused, and what `Delivery.change` raises.
     """
     section = delivery.environment(name)
     states = _read_for(delivery, image, name, section.after, source)
     chosen = chosen or _chosen(delivery, states, source or section.after, image)
-    images = delivery.trusted(delivery.by_target(chosen.images)).images
+    if images is None:
+        images = delivery.trusted(delivery.by_target(chosen.images)).images
     candidate = _judged(delivery, chosen)
+    source = "" if emergency else source or section.after
     policy = policy_of(delivery, name, automatic=automatic)
     planned = Deployment(
         environment=name,
@@ -115,25 +123,32 @@ def promote(
         gates=_gate_lines(candidate),
         run=chosen.run,
         trace=delivery.environ.get("TRACEPARENT", ""),
-        action=Action.PROMOTE if source or section.after else Action.DEPLOY,
+        action=Action.PROMOTE if source else Action.DEPLOY,
         author=candidate.author,
-        source=source or section.after,
+        source=source,
+        reason=emergency,
     )
 
     def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
         known = {**states, **states_on(delivery, section.gitops, branch, said)}
         state, now = known[name], _now(delivery)
         if state.current and state.current.digests == planned.digests:
-            return PlannedChange(planned, {})
-        found = blockers(policy, known, candidate, now)
+            firm = stops(policy, known, candidate) if again else ()
+            require(policy, planned.version, [*firm], now)
+            return PlannedChange(planned, images if again else {})
+        found = [*blockers(policy, known, candidate, now)]
         left = position(state.said, name)
         if left and left.last.digests == planned.digests:
-            found = tuple(one for one in found if not one.waits)
-        require(policy, planned.version, found, now)
-        if state.current and not allow_older:
-            require_newer(state.current, planned, delivery.older)
+            found = [one for one in found if not one.waits]
+        bypassed = [one for one in found if emergency and one.rule not in _FIRM]
+        order = [*_order(delivery, state.current, planned, asked=not allow_older)]
+        bypassed += order if allow_older else []
+        require(
+            policy, planned.version, [one for one in [*found, *order] if one not in bypassed], now
+        )
         people = approvers(section.approvals, state, candidate) if section.approvals else ()
-        return PlannedChange(replace(planned, approved_by=people), images)
+        rules = tuple(dict.fromkeys(one.rule for one in bypassed))
+        return PlannedChange(replace(planned, approved_by=people, bypassed=rules), images)
 
     return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
 
@@ -322,6 +337,30 @@ def blocked(
     return blockers(policy, states, _judged(delivery, chosen), now)
 
 
+def _order(
+    delivery: Delivery, before: Deployment | None, planned: Deployment, *, asked: bool
+) -> Iterator[Blocker]:
+    """Whether a descendant of the source commit is deployed. Unless `asked`, a clone that cannot
+    tell is no error.
+    """
+    ours, theirs = planned.commit, before.commit if before else ""
+    if before is None or not ours or not theirs or ours == theirs:
+        return
+    try:
+        older = delivery.older(ours, theirs)
+    except GitError:
+        if asked:
+            raise
+        older = True
+    if older:
+        yield Blocker(
+            "order",
+            f"{before.environment} has {before.app} {before.version} already, of the newer commit"
+            f" {theirs[:12]}",
+            hint="deploy an older version on purpose with --allow-older",
+        )
+
+
 def policy_of(delivery: Delivery, name: str, *, automatic: bool = False) -> PromotionPolicy:
     """The rules of an environment."""
     section, gates = delivery.environment(name), delivery.gates
@@ -368,10 +407,15 @@ def _in_history(states: States, word: str) -> Deployment | None:
             return one
         if not digest and (
             any(image.tag == tag and _same_place(image, word) for image in one.images)
-            or (len(word) >= _SHORT and one.commit.startswith(word))
+            or (len(word) >= _SHORT and _begins(word, one))
         ):
             return one
     return None
+
+
+def _begins(word: str, one: Deployment) -> bool:
+    """Whether a word is the beginning of the source commit or of a digest."""
+    return any(text.startswith(word) for text in (one.commit, *(d.hex for d in one.digests)))
 
 
 def _same_place(image: Reference, word: str) -> bool:
