@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -224,11 +225,14 @@ def test_layers_that_are_elsewhere_are_left_out(
     with node(tmp_path / "node") as ours:
         name = f"{ours.address}/copy/foreign:1"
         environ = {**os.environ, "SHIPLINE_INSECURE": ours.address}
-        for words in ((f"oci:{layout}:foreign", name), (name, f"oci:{tmp_path}/back:1")):
+        archive = f"oci-archive:{tmp_path}/a.tar:1"
+        for words in ((f"oci:{layout}:foreign", name), (name, archive)):
             done = run_shipline("copy", *words, environ=environ)
             assert done.returncode == 0, done.stderr
-    copy(f"oci:{layout}:foreign", f"docker-archive:{tmp_path}/a.tar:foreign:1")
+    copy(archive, f"oci:{tmp_path}/back:1")
     assert OciLayout(tmp_path / "back").resolve("1").digest == made.descriptor.digest
+    refused = copy(f"oci:{layout}:foreign", f"docker-archive:{tmp_path}/d.tar:a:1", status=8)
+    assert "https://layers.example/x" in refused.stderr and not (tmp_path / "d.tar").exists()
 
 
 def test_platforms_are_those_of_inner_indexes_and_single_images_too(
@@ -325,3 +329,51 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, "it does not come to that"
         time.sleep(0.02)
+
+
+def test_a_neighbour_that_cannot_be_read_holds_up_no_image(layout: Path, tmp_path: Path) -> None:
+    document = json.loads((layout / "index.json").read_text())
+    bad = b'{"schemaVersion":2,"config":{"digest":"sha256:../../x","size":-1}}'
+    entry = Descriptor.of(bad, media.OCI_MANIFEST)
+    (layout / "blobs/sha256" / entry.digest.hex).write_bytes(bad)
+    gone = Descriptor.of(b"gone", media.OCI_MANIFEST)
+    document["manifests"] += [entry.to_json(), gone.to_json()]
+    (layout / "index.json").write_text(json.dumps(document))
+    done = copy("--quiet", f"oci:{layout}:v1", f"oci:{tmp_path}/to:v1")
+    assert f"{entry.digest} in index.json is left out" in done.stderr
+    assert done.stderr.count("is left out") == 2  # once for each
+    root = OciLayout(layout).resolve("v1")
+    assert len(OciLayout(tmp_path / "to").referrers(root)) == 1
+
+
+def test_what_docker_cannot_load_is_no_docker_archive(layout: Path, tmp_path: Path) -> None:
+    (about,) = OciLayout(layout).referrers(OciLayout(layout).resolve("v1"))
+    refused = copy(f"oci:{layout}@{about.digest}", f"docker-archive:{tmp_path}/d.tar", status=8)
+    assert "not an image that docker can load" in refused.stderr
+
+
+def test_force_replaces_damaged_files_of_a_layout(layout: Path, tmp_path: Path) -> None:
+    words = ("--quiet", f"oci:{layout}:v1", f"oci:{tmp_path}/to:v1")
+    copy(*words)
+    for file in (tmp_path / "to/blobs/sha256").iterdir():
+        data = file.read_bytes()
+        file.chmod(0o644)
+        file.write_bytes(b"?" * len(data))
+    copy("--force", *words)
+    for file in (tmp_path / "to/blobs/sha256").iterdir():
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == file.name
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "a-file", "read-only"])
+def test_a_layout_that_cannot_be_written_is_an_error_of_its_own_copy(
+    place: str, layout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a-file").touch()
+    OciLayout(tmp_path / "read-only", create=True)
+    (tmp_path / "read-only/index.json").mkdir()  # also root cannot write it
+    pairs = tmp_path / "pairs"
+    bad, good = (f"oci:{tmp_path / one}:v1" for one in (place, "good"))
+    pairs.write_text(f"oci:{layout}:v1 {bad}\noci:{layout}:v1 {good}\n")
+    done = copy("--quiet", "-f", pairs, status=8)
+    assert "cannot use the image layout" in done.stderr and "Traceback" not in done.stderr
+    assert OciLayout(tmp_path / "good").resolve("v1")

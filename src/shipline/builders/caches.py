@@ -53,7 +53,7 @@ class OpenCaches(Struct, frozen=True):
 
 def open_caches(caches: CacheSettings, environment: Mapping[str, str], step: Step) -> OpenCaches:
     """The caches that a build reads and writes. A directory without a cache is a warning, as it is
-    before the first build. Raises UsageError for one that cannot be opened.
+    before the first build. Raises ContentError for one that cannot be opened.
     """
     found = OpenCaches(CacheOptions())
     for source in caches.sources:
@@ -90,10 +90,7 @@ def _layout(place: str, found: OpenCaches, *, create: bool = False) -> OciLayout
     """The layout in a directory, which the daemon knows by the path that it was given."""
     if not place:
         raise UsageError("a cache of type=local needs dest=DIRECTORY to write, src= to read")
-    try:
-        layout = OciLayout(Path(place), create=create)
-    except OSError as error:
-        raise UsageError(f"the cache {place} cannot be opened: {error.strerror}") from None
+    layout = OciLayout(Path(place), create=create)
     found.stores[f"local:{place}"] = layout
     return layout
 

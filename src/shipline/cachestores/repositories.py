@@ -46,8 +46,6 @@ def _local(attributes: Mapping[str, str]) -> CacheStore:
         layout: OciLayout | MemoryStore = OciLayout(Path(place), create="dest" in attributes)
     except NotFound:
         layout = MemoryStore()  # nothing was written there yet
-    except OSError as error:
-        raise UsageError(f"the cache {place} cannot be opened: {error.strerror}") from None
     name = attributes.get("digest") or attributes.get("tag") or "latest"
     return _open(layout, name, attributes)
 

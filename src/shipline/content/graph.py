@@ -91,11 +91,11 @@ def copy_graph(
 
         with blaming(digest) as node:
             # passed as it is: registries send the files of a local store with sendfile
-            reads = source if isinstance(source, LocalStore) else tracked
+            as_is = isinstance(source, LocalStore) and not node.urls
             try:
-                destination.push(node, reads, count)
-            except NotFound:
-                if not node.urls:
+                destination.push(node, source if as_is else tracked, count)
+            except NotFound as error:
+                if not node.urls or error not in tracked.failures:
                     raise
         if expect is not None and moved < node.size and digest != root.digest:
             expect(moved - node.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from shipline.content.graph import document
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.store import LocalStore
-from shipline.errors import ContentError, NotFound, ShiplineError
+from shipline.errors import ContentError, NotFound
 from shipline.files import open_whole
 from shipline.oci import (
     Descriptor,
@@ -32,30 +33,55 @@ _LIMIT = 16 << 20  # bytes of index.json
 _SHOWN = 20  # tags
 
 
-class OciLayout(LocalStore):
-    """A Repository on the local disk, whose tags are annotations in `index.json`."""
+@contextmanager
+def _described() -> Iterator[None]:
+    """Raises ContentError for OSError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ContentError(
+            f"cannot use the image layout: {where}{error.strerror}",
+            hint="name another directory, or correct the rights of this one",
+        ) from error
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
-        """Raises NotFound if there is no layout, unless `create` is set."""
+
+class OciLayout(LocalStore):
+    """A Repository on the local disk, whose tags are annotations in `index.json`. Its methods raise
+    ContentError where the directory cannot be read or written.
+    """
+
+    @_described()
+    def __init__(self, root: Path, *, create: bool = False, verified: bool = False) -> None:
+        """Raises NotFound if there is no layout, unless `create` is set. With `verified`, files
+        that do not match their digest are removed when they are asked for.
+        """
         marker = root / "oci-layout"
         if not create and not marker.is_file():
             raise NotFound(f"{root} is not an OCI image layout: it has no oci-layout file")
-        super().__init__(root, create=create)
+        on_damage = (lambda path: None) if verified else None
+        super().__init__(root, on_damage, verified=verified, create=create)
         if not marker.exists():
             with open_whole(marker) as file:
                 file.write(_LAYOUT)
 
+    @_described()
     def exists(self, target: Descriptor) -> bool:
         """Whether the content is stored; a manifest is read, so that a damaged one is written
         again.
         """
-        if not super().exists(target) or target.media_type not in media.NAMED:
-            return super().exists(target)
+        if not super().exists(target):
+            return False
+        if target.media_type not in media.NAMED:
+            return True
         try:
             document(self, target)
         except ContentError:
             return False
         return True
+
+    _create_file = _described()(LocalStore._create_file)
+    _publish = _described()(LocalStore._publish)
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False
@@ -131,6 +157,7 @@ class OciLayout(LocalStore):
         named = replace(target.plain, annotations={_REF_NAME: tag})
         self._write(Index.make([*others, named]).raw)
 
+    @_described()
     def index(self) -> Index:
         """The parsed index.json. Raises ContentError if it is not an index."""
         path = self.root / "index.json"
@@ -143,6 +170,7 @@ class OciLayout(LocalStore):
             raise ContentError(f"{path} is not an index")
         return parsed
 
+    @_described()
     def _write(self, raw: bytes) -> None:
         with open_whole(self.root / "index.json") as file:
             file.write(raw)
@@ -152,7 +180,8 @@ class OciLayout(LocalStore):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Locks the layout against other writers of index.json."""
-        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        with _described():
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -179,15 +208,12 @@ def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | No
 def find_referrers(
     source: Fetcher, index: Index, target: Descriptor, artifact_type: str = ""
 ) -> tuple[Descriptor, ...]:
-    """The entries of the index.json of a layout whose subject is `target`."""
+    """The entries of the index.json of a layout whose subject is `target`. One that cannot be read
+    is left out, with a warning if it has no name, as it may refer to the image then.
+    """
     found: dict[Digest, Descriptor] = {}
     for entry in index.manifests:
-        try:
-            parsed = _parsed(source, entry)
-        except ShiplineError:
-            if _REF_NAME in entry.annotations:  # another image, which is not asked for
-                continue
-            raise
+        parsed = _parsed(source, entry)
         subject = _subject(parsed)
         if parsed is None or subject is None or subject.digest != target.digest:
             continue
@@ -204,7 +230,19 @@ def find_referrers(
 def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:
     if entry.media_type not in media.NAMED:
         return None
-    return parse_manifest(document(source, entry), entry.media_type)
+    try:
+        return parse_manifest(document(source, entry), entry.media_type)
+    except ContentError as error:
+        if _REF_NAME not in entry.annotations:
+            _warn(f"warning: {entry.digest} in index.json is left out: {error.message}")
+        return None
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    import logging  # slow to import
+
+    logging.getLogger(__name__).warning(text)
 
 
 def _subject(parsed: Manifest | Index | None) -> Descriptor | None:

@@ -391,6 +391,8 @@ class NewArchive:
 
     def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
         self.push(target, source)
+        if self._docker:
+            self._check_runnable(target)
         notes = {REF_NAME: tag}
         if self._name is not None:
             notes = {_IMAGE_NAME: str(self._name), REF_NAME: self._name.tag}
@@ -415,6 +417,27 @@ class NewArchive:
 
     def _algorithms(self) -> list[str]:
         return sorted({one.algorithm for one in (*self._documents.blobs, *self._blobs)})
+
+    def _check_runnable(self, root: Descriptor) -> None:
+        """Raises ContentError for what `docker load` refuses."""
+        parsed = parse_manifest(self._documents.blobs[root.digest], root.media_type)
+        if not isinstance(parsed, Manifest):
+            return
+        for layer in parsed.layers:
+            if layer.digest not in self._blobs:
+                raise ContentError(
+                    f"{root.digest} has a layer that is only at {', '.join(layer.urls)}",
+                    hint="docker loads images with all their layers: copy it to oci: or a registry",
+                )
+        _, source = self._blobs[parsed.config.digest]
+        rootfs = from_bytes(fetch_all(source, parsed.config, _DOCUMENT_LIMIT)).get("rootfs")
+        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if not isinstance(diff_ids, list) or len(diff_ids) != len(parsed.layers):
+            raise ContentError(
+                f"{root.digest} is not an image that docker can load: its configuration has no"
+                " rootfs with the digest of each layer",
+                hint="copy it to oci:, oci-archive: or a registry",
+            )
 
     def _docker_manifest(self) -> Iterator[Item]:
         root = self._roots[0]

@@ -262,7 +262,7 @@ class Places:
         unless the options name another one. An image of Docker's schema 1 is made into one of
         schema 2 for all that does not take it.
         """
-        target = self._target(place)
+        target = self._target(place, force=options.force)
         if isinstance(image.source, Schema1Source):
             if place.kind is PlaceKind.REGISTRY:
                 force = options.force
@@ -323,13 +323,11 @@ class Places:
             hint = "choose one --platform"
             raise UsageError(f"{place} has room for one platform of an image", hint=hint)
         document = image.document()
-        if isinstance(document, Manifest) and document.config.media_type not in media.CONFIGS:
-            raise UsageError(f"{image.root.digest} is no image that {place} can hold")
         if isinstance(document, Manifest) and not platforms:
             return image.root
         return image.select(platforms or [Platform.local()])
 
-    def _target(self, place: Place) -> _Target:
+    def _target(self, place: Place, *, force: bool = False) -> _Target:
         if place.kind is PlaceKind.REGISTRY:
             assert place.reference is not None
             if place.reference.digest is not None:
@@ -338,10 +336,8 @@ class Places:
                 )
             return _Target(self._client.repository(place.reference), place.reference.tag)
         if place.kind is PlaceKind.LAYOUT:
-            try:
-                return _Target(OciLayout(place.path, create=True), place.tag or "latest")
-            except OSError as error:
-                raise ContentError(f"cannot write {place.path}: {error.strerror}") from error
+            layout = OciLayout(place.path, create=True, verified=force)
+            return _Target(layout, place.tag or "latest")
         from shipline.images.archives import NewArchive  # slow to import
 
         docker, name = place.kind in _ONE_PLATFORM, place.reference

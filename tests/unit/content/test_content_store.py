@@ -234,7 +234,7 @@ def test_a_layout_that_cannot_be_written_keeps_its_index_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ContentError, match="No space left"):
         layout.tag(second, store, "second")
     assert sorted(path.name for path in layout.root.iterdir()) == before
     assert layout.resolve("first") == first
