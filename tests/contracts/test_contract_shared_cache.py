@@ -244,10 +244,11 @@ def test_an_expiry_that_nobody_writes_is_not_believed(empty: Redis, tmp_path: Pa
         b"+PONG\r\n*1\r\n$1\r\na\r\n",
         b"+PONG\r\n" + b"+" * 100_000,
         b"-NOAUTH Authentication required.\r\n",
+        b"-\x1b[31mEVIL\x1b]0;pwn\x07" + b"x" * 3000 + b"\r\n",
         b"",
     ],
 )
-def test_what_is_no_redis_is_left_alone(answer: bytes) -> None:
+def test_what_is_no_redis_is_left_alone(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     connections = []
 
@@ -267,6 +268,7 @@ def test_what_is_no_redis_is_left_alone(answer: bytes) -> None:
         with bounded(SOON_S):
             one = cache(f"redis://127.0.0.1:{listener.getsockname()[1]}")
             assert [one.get("shipline:a") for _ in range(100)] == [None] * 100
+        assert caplog.messages[0].isprintable() and len(caplog.messages[0]) < 400
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()

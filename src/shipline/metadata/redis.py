@@ -7,6 +7,7 @@ not answer as the protocol says is left alone for a while: it makes the caller s
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -27,12 +28,13 @@ _CONNECT_S, _COMMAND_S = 0.5, 0.25  # the longest waits
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0  # after a failure
 _VALUE_LIMIT = 1 << 20  # bytes
 _LINE_LIMIT = 4096  # bytes
+_MESSAGE_LIMIT = 200  # bytes of an error that are shown
 _IDLE = 16  # connections
 _PORT = 6379
 _OPTIONS = {"ssl_ca_certs": "ca", "ssl_certfile": "certificate", "ssl_keyfile": "key"}
 _HINT = (
     "use redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for TLS, or"
-    " unix://[USER:PASSWORD@]/SOCKET"
+    " unix://[USER:PASSWORD@]/SOCKET; in a password, #, /, ? and @ are %23, %2F, %3F and %40"
 )
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class RedisUrl(Redacted, frozen=True):
             number = query.pop("db", "") or ("" if unix else parts.path.strip("/"))
             files = {_OPTIONS[name]: Path(value) for name, value in query.items()}
             database = int(number or 0)
+            if "#" in text:
+                raise ValueError("a fragment")
         except (ValueError, KeyError):
             raise _no_url(text) from None
         host, path = parts.hostname or "", unquote(parts.path) if unix else ""
@@ -89,7 +93,8 @@ class RedisUrl(Redacted, frozen=True):
 
 
 def _no_url(text: str) -> ConfigError:
-    shown = text.partition("://")[0] + "://.." if "://" in text else "it"
+    scheme = re.match("[a-z]+://", text)
+    shown = f"{scheme[0]}.." if scheme else "it"
     return ConfigError(f"{shown} is no URL of a Redis or Valkey server", hint=_HINT)
 
 
@@ -220,7 +225,7 @@ class RedisCache:
 
                 context = ssl.create_default_context(cafile=self._url.ca)
                 if self._url.certificate:
-                    context.load_cert_chain(self._url.certificate, self._url.key)
+                    context.load_cert_chain(self._url.certificate, self._url.key, password="")
                 self._context = context
             return self._context
 
@@ -256,7 +261,8 @@ class _Connection:
             case b":":
                 return int(line)
             case b"-":
-                raise _Refused(line.decode("utf-8", "replace"))
+                text = line[:_MESSAGE_LIMIT].decode("utf-8", "replace")
+                raise _Refused("".join(one if one.isprintable() else " " for one in text))
             case b"$":
                 return self._bulk(int(line))
         raise ValueError("the server does not speak RESP")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import time
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from shipline.errors import AuthError, ShiplineError
 from shipline.registry.errors import clean
-from shipline.tasks import on_cancel
+from shipline.tasks import check, on_cancel
 from shipline.values import Redacted
+
+if TYPE_CHECKING:
+    import subprocess
 
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB = {"docker.io", "registry-1.docker.io", "index.docker.io"}
@@ -70,6 +75,7 @@ def normal_host(key: str) -> str:
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
 _TIMEOUT_S = 60.0  # the user may have to unlock a keyring
+_POLL_S = 0.1
 _LIMIT = 1 << 20  # bytes of output
 _NOT_FOUND = (
     "credentials not found in native keychain",
@@ -100,7 +106,7 @@ def get_from_helper(
         return _read(name, server, text)
     if any(text.startswith(phrase) for phrase in _NOT_FOUND):
         return None
-    raise _failed(name, server, clean(text) or "it failed without a message")
+    raise _failed(name, server, _reason(text))
 
 
 def store_in_helper(
@@ -118,14 +124,14 @@ def store_in_helper(
     }
     status, text = _run(name, "store", server, json.dumps(entry), environment)
     if status:
-        raise _failed(name, server, clean(text) or "it failed without a message")
+        raise _failed(name, server, _reason(text))
 
 
 def erase_from_helper(name: str, server: str, environment: Mapping[str, str] | None = None) -> None:
     """Erase the credentials of `server`, if any. Raises AuthError if the helper fails."""
     status, text = _run(name, "erase", server, server, environment)
     if status and not any(text.startswith(phrase) for phrase in _NOT_FOUND):
-        raise _failed(name, server, clean(text) or "it failed without a message")
+        raise _failed(name, server, _reason(text))
 
 
 def _run(
@@ -138,13 +144,16 @@ def _run(
         raise _failed(name, server, "that is not a valid helper name")
     program = f"docker-credential-{name}"
     try:
-        process = subprocess.Popen(
-            [program, verb],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment) if environment else None,
-        )
+        with os.fdopen(os.memfd_create(program), "w+b", buffering=0) as given:
+            given.write(text.encode())
+            given.seek(0)
+            process = subprocess.Popen(
+                [program, verb],
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=dict(environment) if environment else None,
+            )
     except FileNotFoundError:
         raise _failed(
             name,
@@ -157,12 +166,47 @@ def _run(
     with process:
         try:
             with on_cancel(process.kill):
-                output, _ = process.communicate(text.encode(), timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+                output = _output(process)
+                status = process.wait(_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, TimeoutError):
             raise _failed(name, server, f"{program} timed out") from None
+        except ValueError:
+            raise _malformed(name, server) from None
         finally:
             process.kill()
-    return process.returncode, output[:_LIMIT].decode("utf-8", "replace").strip()
+    return status, output.decode("utf-8", "replace").strip()
+
+
+def _output(process: subprocess.Popen[bytes]) -> bytes:
+    """What the helper prints until it ends; what it leaves running may keep its output open. Raises
+    TimeoutError, and ValueError for too much.
+    """
+    import selectors
+
+    assert process.stdout is not None
+    output, deadline = b"", time.monotonic() + _TIMEOUT_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while len(output) <= _LIMIT:
+            check()
+            ended = process.poll() is not None
+            if selector.select(0 if ended else _POLL_S):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    return output
+                output += data
+            elif ended:
+                return output
+            if time.monotonic() > deadline:
+                raise TimeoutError
+    raise ValueError("too much output")
+
+
+def _reason(text: str) -> str:
+    """Why a helper failed, as it says; without what may hold a secret."""
+    if "{" in text:
+        return "it failed, and its output is not shown, which may hold a secret"
+    return clean(text) or "it failed without a message"
 
 
 def _read(name: str, server: str, text: str) -> Credentials | None:
@@ -170,12 +214,16 @@ def _read(name: str, server: str, text: str) -> Credentials | None:
         response = json.loads(text)
         user, secret = response["Username"], response["Secret"]
     except (ValueError, LookupError, TypeError):
-        raise _failed(name, server, "its output is malformed") from None
+        raise _malformed(name, server) from None
     if not isinstance(user, str) or not isinstance(secret, str) or not secret:
         return None
     if user == _IDENTITY:
         return Credentials(user, identity_token=secret)
     return Credentials(user, secret)
+
+
+def _malformed(name: str, server: str) -> ShiplineError:
+    return _failed(name, server, "its output is malformed")
 
 
 def _failed(name: str, server: str, reason: str, cure: str = "repair it") -> ShiplineError:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from shipline.metadata import LeveledCache
 
 VARIABLE = "SHIPLINE_CACHE"
-_STRICT = "strict"  # in its query: hosts
+_STRICT = "strict="  # in its query: hosts
 _COST = {"n": 1 << 14, "r": 8, "p": 1, "maxmem": 64 << 20}  # 40 ms of CPU per guess of a password
 _NONCE = 12  # bytes
 _UNTIL = struct.Struct(">d")  # Unix time in seconds, sealed before each value
@@ -203,14 +203,15 @@ def shared_cache(environment: Mapping[str, str], home: Path) -> SharedCache | No
 
 @cache
 def _opened(text: str, home: Path) -> SharedCache:
-    from urllib.parse import parse_qsl, urlencode
+    from urllib.parse import unquote
 
     from shipline.metadata import LeveledCache, RedisCache, RedisUrl, open_machine_records
 
     place, _, query = text.partition("?")
-    options = parse_qsl(query)
-    strict = [host for name, value in options if name == _STRICT for host in value.split(",")]
-    rest = urlencode([one for one in options if one[0] != _STRICT])
+    options = query.split("&")
+    ours = [one for one in options if one.startswith(_STRICT) and "#" not in one]
+    strict = [host for one in ours for host in unquote(one.removeprefix(_STRICT)).split(",")]
+    rest = "&".join(one for one in options if one not in ours)
     server = None
     if place != "local":
         try:

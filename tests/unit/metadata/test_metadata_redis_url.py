@@ -40,6 +40,7 @@ def test_a_url_says_where_and_who(text: str, url: RedisUrl) -> None:
     "text",
     [
         *("", "cache:6379", "http://me:hunter2@cache", "redis://", "unix://", "redis://c/x"),
+        *("redis://me:12#hunter2@cache", "redis://me:12?hunter2@cache", "me:hunter2://@cache"),
         *("redis://me:hunter2@cache:port", "redis://me:hunter2@c?ssl=1", "redis://c:70000"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -226,6 +227,34 @@ def test_a_helper_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(AuthError, match="timed out"):
         get_from_helper("slow", "a.io", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert time.monotonic() - begin < 60
+
+
+def test_a_helper_that_prints_without_end_is_ended(tmp_path: Path) -> None:
+    helper(tmp_path, "endless", f"yes 0123456789; echo >{tmp_path}/whole")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    begin = time.monotonic()
+    with pytest.raises(AuthError, match="malformed"):
+        get_from_helper("endless", "a.io", environment)
+    assert time.monotonic() - begin < 30
+
+
+def test_what_a_helper_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
+    answer = """echo '{"Username":"u","Secret":"s"}'"""
+    helper(tmp_path, "agent", f"sleep 40 & echo $! >{tmp_path}/agent; {answer}")
+    begin = time.monotonic()
+    found = get_from_helper("agent", "a.io", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    os.kill(int((tmp_path / "agent").read_text()), signal.SIGKILL)
+    assert found == Credentials("u", "s")
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize("before", ["", "echo a warning;"])
+def test_a_helper_that_fails_does_not_show_what_it_printed(tmp_path: Path, before: str) -> None:
+    printed = """echo '{"Username":"u","Secret":"hunter2"}'"""
+    helper(tmp_path, "leak", f"{before} {printed}; exit 1")
+    with pytest.raises(AuthError) as raised:
+        get_from_helper("leak", "a.io", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert "hunter2" not in f"{raised.value} {raised.value.hint}"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', "\xff"])

@@ -66,10 +66,18 @@ def test_a_place_that_cannot_be_used_is_done_without(tmp_path: Path) -> None:
     assert open_machine_records(tmp_path / "file/shared.db") is None
 
 
-def test_what_is_no_url_is_refused_by_its_name() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("memcached://me:hunter2@cache", "me:hunter2://@cache"),
+        *("redis://me:12#hunter2@cache", "redis://me:12?hunter2@cache"),
+        "redis://me:12?strict=a#hunter2@cache",
+    ],
+)
+def test_what_is_no_url_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^SHIPLINE_CACHE: ") as error:
-        settings_from({"SHIPLINE_CACHE": "memcached://me:hunter2@cache"})
-    assert "hunter2" not in str(error.value)
+        settings_from({"SHIPLINE_CACHE": text})
+    assert "hunter2" not in f"{error.value} {error.value.hint}"
 
 
 def test_further_registries_that_check_blobs_are_named(tmp_path: Path) -> None:
