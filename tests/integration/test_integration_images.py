@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from builds import tags
-from commands import run_shipline
+from commands import run, run_shipline
 from layouts import write_layout
 from nodes import Node, node
 from peers import Registry
-from shipline.content import MemoryStore, OciLayout, successors
-from shipline.oci import Descriptor, Index, Manifest, Platform, media
+from peers.docker import newest
+from shipline.content import MemoryStore, OciLayout, copy_graph, successors
+from shipline.oci import Descriptor, Index, Manifest, Platform, media, to_bytes
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -161,3 +162,31 @@ def test_what_is_no_tag_is_not_pushed_elsewhere(registry: Registry, image: str) 
     for wrong in ("x" * 129, "sha256:abc", "-a"):
         done = shipline(registry, "tag", f"{image}:v1", "--", wrong, status=2)
         assert "not a tag" in done.stderr
+
+
+def test_platforms_are_chosen_as_buildx_chooses_them(
+    registry: Registry, layout: Path, image: str, tmp_path: Path
+) -> None:
+    store = OciLayout(layout)
+    other = OciLayout(write_layout(tmp_path / "other", "other", [b"other"]))
+    copy_graph(other, store, other.resolve("other"))
+    platforms = ({"architecture": "amd64"}, {"architecture": "arm64", "variant": "v8"})
+    parts = (store.resolve("single"), other.resolve("other"))
+    document = json.loads(Index.make(parts, annotations={"z": "1", "k": "v"}).raw)
+    for entry, platform in zip(document["manifests"], platforms, strict=True):
+        entry["platform"] = {"os": "linux", **platform}
+    raw = to_bytes(document)
+    store.tag(Descriptor.of(raw, media.OCI_INDEX), MemoryStore(raw), "both")
+    for tag in ("both", "single"):
+        shipline(registry, "copy", "--quiet", f"oci:{layout}:{tag}", f"{image}:{tag}")
+    buildx = (
+        Path(newest()["PATH"].split(":")[0]).parent / "libexec/docker/cli-plugins/docker-buildx"
+    )
+    for words in (
+        ["--platform=linux/arm64", f"{image}:both"],
+        ["--platform=linux/arm64,linux/amd64", f"{image}:both"],
+        [f"{image}:both", f"{image}:single"],
+    ):
+        ours = shipline(registry, "imagetools", "create", "--dry-run", *words).stdout
+        theirs = run(buildx, "imagetools", "create", "--dry-run", *words).stdout
+        assert ours.strip() == theirs.strip() != "", words

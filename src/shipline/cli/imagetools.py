@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CONFIG_LIMIT = 8 << 20  # bytes
+_PLATFORM_FIELDS = ("architecture", "os", "os.version", "os.features", "variant")
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 
 _TYPES = GoTypes(
@@ -559,9 +560,12 @@ def _result(
     only = inspected[0].document if alone else None
     if isinstance(only, Index) or (only is not None and not prefer_index):
         return only.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
+    given = inspected[0].document if len(inspected) == 1 and not annotations else None
     index = combine(
         [image.part() for image in inspected],
-        annotations={
+        annotations=given.annotations
+        if isinstance(given, Index)
+        else {
             annotation.key: annotation.value
             for annotation in annotations
             if annotation.level is Level.INDEX
@@ -574,7 +578,9 @@ def _result(
     )
     if platforms:
         index = _of_platforms(index, platforms)
-    index = _as_of_buildx(index)
+        if isinstance(given, Index) and len(index.manifests) == len(given.manifests):
+            return given.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
+    index = _as_of_buildx(index, inspected)
     kept = {one.digest for one in index.manifests}
     return (
         index.raw,
@@ -583,9 +589,22 @@ def _result(
     )
 
 
-def _as_of_buildx(index: Index) -> Index:
-    """The index with the bytes, so the digest, that buildx gives to it."""
+def _as_of_buildx(index: Index, inspected: Sequence[Inspection]) -> Index:
+    """The index with the bytes, so the digest, that buildx gives to it: platforms are written as
+    they were, which may not be normal.
+    """
     document = json.loads(index.raw)
+    stated = {
+        one["digest"]: one["platform"]
+        for image in inspected
+        if isinstance(image.document, Index)
+        for one in json.loads(image.document.raw)["manifests"]
+        if one.get("platform")
+    }
+    for one in document["manifests"]:
+        if one["digest"] in stated and "platform" in one:
+            before = stated[one["digest"]]
+            one["platform"] = {key: before[key] for key in _PLATFORM_FIELDS if before.get(key)}
     for one in (document, *document["manifests"]):
         if "annotations" in one:
             one["annotations"] = dict(sorted(one["annotations"].items()))
