@@ -31,7 +31,7 @@ def test_a_commit_reaches_production_and_a_bad_one_is_taken_back(tmp_path: Path)
         env=kept | {"BUILDKIT_PROGRESS": "plain"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # most of it is spent in npm and the build
     )
     assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-2000:]
     assert "rolled back and held" in done.stderr
