@@ -6,11 +6,14 @@ The numbers are those of the known attacks that each test stands for.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import cycle
 
 import pytest
 from parties import client_for, name
 
 from serving import ReceivedRequest, Reply, serving
+from shipline.content import MemoryStore
 from shipline.errors import AuthError, ContentError, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, InvalidDigest, media
 
@@ -81,6 +84,40 @@ def test_12_a_blob_is_read_up_to_its_size_only() -> None:
         client.repository(name(served)).fetch(LAYER) as reader,
     ):
         reader.read()
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [cycle(["0-50", "0-20"]), (f"0-{last}" for last in range(1, 5000))],
+    ids=["up and down", "a byte"],
+)
+def test_an_upload_that_does_not_get_on_ends(ranges: Iterator[str]) -> None:
+    """Replicas that hold different parts of it, and a registry that keeps a byte each time."""
+    sent = 0
+
+    def respond(request: ReceivedRequest) -> Reply:
+        nonlocal sent
+        request.all()
+        session = {"Location": "/v2/team/app/blobs/uploads/1"}
+        match request.method:
+            case "POST":
+                return 202, session, b""
+            case "GET":
+                return 204, {**session, "Range": next(ranges)}, b""
+            case "PUT" | "PATCH":
+                sent += 1
+                return 503 if sent < 100 else 400, {"Retry-After": "0"}, b""
+        return 404, {}, b""
+
+    content = bytes(5000)
+    layer = Descriptor.of(content, media.OCI_LAYER)
+    with (
+        serving(respond) as served,
+        client_for(served) as client,
+        pytest.raises(RegistryError, match="503"),
+    ):
+        client.repository(name(served)).push(layer, MemoryStore(content))
+    assert 2 <= sent < 10
 
 
 def test_13_a_token_without_end_is_not_read() -> None:

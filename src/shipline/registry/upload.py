@@ -26,6 +26,7 @@ OCTET_STREAM = {"Content-Type": "application/octet-stream"}
 _SESSION_LOST = frozenset({404, 416})  # the session is gone, or at another offset
 _TOO_LARGE = 413  # some proxies limit the size of requests
 _CHUNK = 16 << 20  # bytes per chunk, where chunks are needed
+_PROGRESS = 1 << 20  # bytes, or a hundredth of the blob: what an attempt that got on has added
 
 
 class UploadState(Struct, frozen=True):
@@ -93,7 +94,7 @@ class _Upload:
         self._resumes = api.quirks.resumes
 
     def run(self) -> None:
-        failures = 0
+        failures = furthest = 0
         while True:
             try:
                 self._send()
@@ -107,13 +108,13 @@ class _Upload:
                     if self._session is not None:
                         cancel(self._api, self._session)
                     raise
-            before = self._session.offset if self._session else 0
             if self._session is not None:
                 self._session = resume(self._api, self._session) if self._resumes else None
             if self._session is None and is_there(self._api, self._target):
                 break
-            if self._session is not None and self._session.offset > before:
-                failures = 0
+            offset = self._session.offset if self._session else 0
+            if offset >= furthest + max(1, min(self._target.size // 100, _PROGRESS)):
+                failures, furthest = 0, offset
         self._meter.at(self._target.size)
 
     def _restart(self, error: DigestMismatch) -> None:
