@@ -377,3 +377,9 @@ def test_a_layout_that_cannot_be_written_is_an_error_of_its_own_copy(
     done = copy("--quiet", "-f", pairs, status=8)
     assert "cannot use the image layout" in done.stderr and "Traceback" not in done.stderr
     assert OciLayout(tmp_path / "good").resolve("v1")
+
+
+def test_a_wrong_name_in_a_list_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "list"
+    file.write_text("\n".join(["app:1 other.example/app:1", "app:1 foo:bar:baz"]), "utf-8-sig")
+    assert f"{file}:2: " in copy("--from-file", file, status=2).stderr

@@ -190,3 +190,11 @@ def test_platforms_are_chosen_as_buildx_chooses_them(
         ours = shipline(registry, "imagetools", "create", "--dry-run", *words).stdout
         theirs = run(buildx, "imagetools", "create", "--dry-run", *words).stdout
         assert ours.strip() == theirs.strip() != "", words
+
+
+def test_the_tree_goes_into_inner_indexes(registry: Registry, layout: Path) -> None:
+    store = OciLayout(layout)
+    outer = Index.make([store.resolve("v1")])
+    store.tag(outer.descriptor, MemoryStore(outer.raw), "outer")
+    tree = shipline(registry, "inspect", "--tree", f"oci:{layout}:outer").stdout
+    assert f"referrer {KIND}" in tree and "linux/amd64" in tree

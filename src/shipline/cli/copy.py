@@ -123,14 +123,12 @@ def command(
     What the destination has is not sent again, and what another repository of its registry has is
     mounted. An interrupted copy is continued by the same command. The tag is written last.
     """
-    from shipline.images import CopyOptions, Places, parse_place
+    from shipline.images import CopyOptions, Places
     from shipline.observe import open_sinks
     from shipline.oci import Platform
     from shipline.registry import Client, keychain_from, settings_from
 
-    pairs = [
-        (parse_place(source), parse_place(target)) for source, target in _pairs(names, from_file)
-    ]
+    pairs = _pairs(names, from_file)
     _check_archives(target for _, target in pairs)
     insecure = [
         place.reference.host
@@ -157,14 +155,16 @@ def command(
     _report(pairs, outcomes, digestfile)
 
 
-def _pairs(names: Sequence[str], file: str | None) -> list[tuple[str, str]]:
+def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
+    from shipline.images import parse_place
+
     if file is None:
         if len(names) != 2:
             raise UsageError(
                 "a copy has a SOURCE and a DESTINATION",
                 hint="for several, write `SOURCE DESTINATION` lines into a file: --from-file FILE",
             )
-        return [(names[0], names[1])]
+        return [(parse_place(names[0]), parse_place(names[1]))]
     if names:
         raise UsageError("--from-file names the images: no others can be given")
     try:
@@ -194,13 +194,18 @@ def _check_archives(targets: Iterable[Place]) -> None:
             written.add(target.path)
 
 
-def _lines(text: str, file: str) -> Iterator[tuple[str, str]]:
+def _lines(text: str, file: str) -> Iterator[_Pair]:
+    from shipline.images import parse_place
+
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if words and len(words) != 2:
             raise UsageError(f"{file}:{number}: not `SOURCE DESTINATION`: {line.strip()[:200]}")
-        if words:
-            yield words[0], words[1]
+        try:
+            if words:
+                yield parse_place(words[0]), parse_place(words[1])
+        except ShiplineError as error:
+            raise UsageError(f"{file}:{number}: {error.message}", hint=error.hint) from None
 
 
 _Pair = tuple["Place", "Place"]

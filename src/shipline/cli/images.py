@@ -98,7 +98,8 @@ def ls(name: str, as_json: bool) -> None:
     with _opened() as (client, _):
         if text.endswith("/") or ("/" not in text and _is_host(text)):
             host, _, prefix = text.partition("/")
-            found = sorted(one for one in client.repositories(host) if one.startswith(prefix))
+            every = (one for one in client.repositories(host) if one.startswith(prefix))
+            found = sorted(filter(str.isprintable, every))
             document: dict[str, object] = {"repositories": found}
         else:
             place = parse_place(name)

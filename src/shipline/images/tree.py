@@ -48,7 +48,7 @@ def image_tree(image: OpenImage, name: str) -> TreeNode:
     below: list[TreeNode] = []
     size = image.root.size
     if isinstance(document, Index):
-        entries = [one for one in document.manifests if REFERENCE_DIGEST not in one.annotations]
+        entries = _images(document)
         for entry in entries:
             node, bytes_ = _entry(image.source, document, entry)
             below.append(node)
@@ -69,9 +69,10 @@ def _entry(source: StatementSource, index: Index, entry: Descriptor) -> tuple[Tr
     except NotFound:
         return TreeNode(f"{name}  {entry.digest}  not here"), 0
     if isinstance(parsed, Index):
-        nodes = [_entry(source, parsed, one) for one in parsed.manifests]
-        size = sum(bytes_ for _, bytes_ in nodes)
-        return TreeNode(f"{name}  {entry.digest}  index", [node for node, _ in nodes]), size
+        nodes = [_entry(source, parsed, one) for one in _images(parsed)]
+        size = entry.size + sum(bytes_ for _, bytes_ in nodes)
+        inner = [*(node for node, _ in nodes), *_attached(source, entry, _DEPTH)]
+        return TreeNode(f"{name}  {entry.digest}  index", inner), size
     below = [*_layers(parsed)]
     if (about := index.attestation_of(entry)) is not None:
         with suppress(NotFound):
@@ -82,6 +83,11 @@ def _entry(source: StatementSource, index: Index, entry: Descriptor) -> tuple[Tr
     below += _attached(source, entry, _DEPTH)
     size = entry.size + _size(parsed)
     return TreeNode(f"{name}  {entry.digest}  {_kind(parsed)}, {shown_size(size)}", below), size
+
+
+def _images(index: Index) -> list[Descriptor]:
+    """The entries without BuildKit's attestations, which are shown below what they are about."""
+    return [one for one in index.manifests if REFERENCE_DIGEST not in one.annotations]
 
 
 def _parsed(source: StatementSource, target: Descriptor) -> Manifest | Index:
