@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import socket
 import ssl
 import subprocess
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from images import make_layer
 from parties import client_for, name
 from registries import make_identity
@@ -344,6 +347,51 @@ def test_https_goes_through_the_proxy_of_the_environment(tmp_path: Path) -> None
             client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
     assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
     assert "proxy-authorization" not in served.requests[0].headers
+
+
+_LOCKED = """
+import socket, sys
+from pathlib import Path
+from shipline.errors import RegistryError
+from shipline.metadata import RedisCache, RedisUrl
+from shipline.oci import Reference
+from shipline.registry import Client, HostSettings
+
+place = Path(sys.argv[1])
+with Client(HostSettings(certificates=place)) as client:
+    for _ in range(2):
+        try:
+            client.repository(Reference.parse("127.0.0.1:1/a/b")).resolve("v1")
+        except RegistryError as error:
+            print(error.message, error.hint)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    port, files = server.getsockname()[1], place / "127.0.0.1:1"
+    url = RedisUrl("127.0.0.1", port, tls=True, certificate=files / "a.cert", key=files / "a.key")
+    print("redis", RedisCache(url).get("a"))
+"""
+
+
+def test_the_passphrase_of_a_key_is_not_asked_for(tmp_path: Path) -> None:
+    identity = make_identity(tmp_path)
+    place = tmp_path / "certs.d/127.0.0.1:1"
+    place.mkdir(parents=True)
+    shutil.copy(identity.certificate, place / "a.cert")
+    locked = identity.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (place / "a.key").write_bytes(locked)
+    (tmp_path / "program.py").write_text(_LOCKED)
+    command = shlex.join([sys.executable, str(tmp_path / "program.py"), str(place.parent)])
+    with subprocess.Popen(  # with a terminal, which OpenSSL would ask
+        ["script", "-qec", command, "/dev/null"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert output.count(b"must not have a passphrase") == 2 and b"redis None" in output
 
 
 def test_a_certificate_for_another_name_is_no_matter_of_authorities(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca or None)
         if tls.certificate:
-            context.load_cert_chain(tls.certificate, tls.key or None)
+            context.load_cert_chain(tls.certificate, tls.key or None, password="")
     except (OSError, ssl.SSLError) as error:
         raise BuilderError(f"the certificates of the builder cannot be used: {error}") from None
     context.set_alpn_protocols(["h2"])

@@ -66,7 +66,7 @@ class Address(Struct, frozen=True):
         if not self.verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if place is not None and (place / "cert.pem").exists():
-            context.load_cert_chain(place / "cert.pem", place / "key.pem")
+            context.load_cert_chain(place / "cert.pem", place / "key.pem", password="")
         return context.wrap_socket(plain, server_hostname=host)
 
 

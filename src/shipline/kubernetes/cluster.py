@@ -285,7 +285,7 @@ def _tls(access: ClusterAccess, credential: Credential) -> ssl.SSLContext:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if credential.certificate:
             with _as_file(credential.certificate + b"\n" + credential.key) as path:
-                context.load_cert_chain(path)
+                context.load_cert_chain(path, password="")
     except (ssl.SSLError, ValueError) as error:
         raise BuilderError(
             f"the certificates for the API server {access.server} cannot be used: {error}",

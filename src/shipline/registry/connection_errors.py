@@ -88,7 +88,8 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
     elif isinstance(error, FileNotFoundError | PermissionError) or (
         isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
     ):
-        text, hint, retriable = f"TLS: {error}", "check the certificate files", False
+        hint = "check the certificate files; a key must not have a passphrase"
+        text, retriable = f"TLS: {error}", False
     elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
         text, hint, retriable = (
             "the server speaks TLS, but the request was plain HTTP",

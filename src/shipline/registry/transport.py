@@ -436,10 +436,11 @@ class Transport:
         with self._lock:
             context = self._contexts.get(trust)
             if context is None:
-                context = self._contexts[trust] = ssl.create_default_context()
+                context = ssl.create_default_context()
                 context.set_alpn_protocols(["http/1.1"])
                 for path in trust.authorities if trust else self._settings.ca:
                     context.load_verify_locations(path)
                 if trust and trust.certificate:
-                    context.load_cert_chain(trust.certificate, trust.key)
+                    context.load_cert_chain(trust.certificate, trust.key, password="")
+                self._contexts[trust] = context
             return context
