@@ -164,6 +164,47 @@ def test_a_rollback_holds_what_was_bad_until_it_is_released(chain: Delivered) ->
     assert chain.deployed("staging") == "v0.2.0"
 
 
+def test_a_rollback_to_what_is_there_holds_nothing(chain: Delivered) -> None:
+    deploy(chain)
+    tip = chain.tip()
+    refused = chain.run("rollback", "--env", "dev", "v0.1.0")
+    assert refused.status == 2 and "dev has v0.1.0 already" in refused.err and chain.tip() == tip
+
+
+def test_what_was_changed_by_hand_is_said_and_not_promoted(chain: Delivered) -> None:
+    deploy(chain)
+    chain.run("promote", "--env", "staging").ok()
+    assert "by hand" not in chain.run("status").ok().out
+    text = chain.gitops.show("staging/kustomization.yaml")
+    chain.gitops.push({"staging/kustomization.yaml": text.replace("v0.1.0", "evil")})
+    row = chain.status()["staging"]
+    assert "staging/kustomization.yaml has another image" in row["changed_by_hand"]
+    assert "by n <n@example.org>" in row["changed_by_hand"] and not row["verified"]
+    assert "changed by hand" in chain.run("status").ok().out
+    assert "changed by hand" in chain.run("env", "why", "staging").ok().out
+    assert "changed by hand" in chain.run("env", "blame", "staging").ok().err
+    refused = chain.run("promote", "--env", "production")
+    assert refused.status == 9 and "staging was changed by hand" in refused.err
+    chain.run("promote", "--env", "staging").ok()
+    assert chain.deployed("staging") == "v0.1.0"
+    chain.run("promote", "--env", "production").ok()
+
+
+def test_an_empty_argument_is_an_error(chain: Delivered) -> None:
+    deploy(chain)
+    for words in (("promote",), ("rollback",), ("approve",), ("hold",), ("release",)):
+        done = chain.run(*words, "--env", "staging", "")
+        assert done.status == 2 and "image is empty" in done.err
+    empty = chain.run("promote", "--env", "staging", "--from", "")
+    assert empty.status == 2 and "--from is empty" in empty.err
+
+
+def test_a_directory_without_a_project_is_named(chain: Delivered, tmp_path: Path) -> None:
+    for words in (("status",), ("promote", "--env", "dev"), ("deploy", "--env", "dev", "a")):
+        done = chain.run(*words, "-C", str(tmp_path))
+        assert done.status == 3 and "there is no shipline.yaml" in done.err
+
+
 def test_there_is_nothing_to_roll_back_to_before_the_first_version(chain: Delivered) -> None:
     deploy(chain)
     refused = chain.run("rollback", "--env", "dev")

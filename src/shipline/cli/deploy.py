@@ -97,11 +97,17 @@ def command(
 
 def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSection]:
     """The configuration, and the section of an environment. Raises ConfigError, UsageError."""
-    from shipline.config import Config
     from shipline.deliver.environments import named_environment
 
-    config = query.config or Config()
+    config = required_config(query)
     return config, named_environment(config.environments or {}, name)
+
+
+def required_config(query: CommitQuery) -> Config:
+    """The configuration. Raises ConfigError if there is no file."""
+    if query.config is None:
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
+    return query.config
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,10 @@ def blame_command(query: CommitQuery, name: str, as_json: bool) -> None:
     from shipline.deliver.promotion.board import blame, deployment_json
 
     with open_delivery(query) as delivery:
-        found = blame(read_states(delivery, [name])[name])
+        state = read_states(delivery, [name])[name]
+    found = blame(state)
+    if state.edited:
+        click.echo(f"warning: {name} was changed by hand: {state.edited}", err=True)
     if as_json:
         values = [{"image": image, **deployment_json(one)} for image, one in found]
         click.echo(json.dumps(values, indent=2))

@@ -10,14 +10,25 @@ import click
 
 from shipline.cli.check import with_progress
 from shipline.cli.commit import CommitQuery, project_options
-from shipline.cli.deploy import delivery_of, show_deployed
+from shipline.cli.deploy import delivery_of, required_config, show_deployed
 from shipline.cli.environment import registry_options
+from shipline.errors import UsageError
 
 if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.gitops import Deployment
 
-_IMAGE = click.argument("image", required=False, default="", metavar="[IMAGE]")
+
+def _named(context: click.Context, parameter: click.Parameter, word: str | None) -> str:
+    """The word, empty if there is none. Raises UsageError for an empty one, such as a variable that
+    is not set.
+    """
+    if word == "":
+        raise UsageError(f"{parameter.opts[0]} is empty", hint="name it, or leave it out")
+    return word or ""
+
+
+_IMAGE = click.argument("image", required=False, metavar="[IMAGE]", callback=_named)
 _ENVIRONMENT = click.option(
     "-e", "--env", "environment", required=True, metavar="NAME", help="The environment."
 )
@@ -32,10 +43,12 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the deplo
 def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
     """The delivery of the project, with an open HTTP client."""
     from shipline.api import open_client
-    from shipline.config import Config
+    from shipline.deliver.environments import require_environments
 
+    config = required_config(query)
+    require_environments(config.environments or {})
     with open_client() as client:
-        yield delivery_of(query, query.config or Config(), client)
+        yield delivery_of(query, config, client)
 
 
 @click.command("promote")
@@ -44,7 +57,7 @@ def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
 @click.option(
     "--from",
     "source",
-    default="",
+    callback=_named,
     metavar="NAME",
     help="The environment whose image is taken; by default the one before it.",
 )

@@ -220,6 +220,8 @@ def _selection(project: ProjectConfig, options: Options) -> Selection:
     if options.built and not images:
         raise UsageError("--built: shipline.yaml names no image")
     built = read_built(options.built, images)
+    if options.until == "":
+        raise UsageError("--until is empty", hint="name an environment, or leave it out")
     only, skip = frozenset(options.only), frozenset(options.skip)
     return Selection(only, skip, built, options.until or "")
 

@@ -136,14 +136,19 @@ Environments = Mapping[str, EnvironmentSection]
 
 def named_environment(environments: Environments, name: str) -> EnvironmentSection:
     """The section of an environment. Raises ConfigError if there are none, UsageError."""
+    require_environments(environments)
+    if name not in environments:
+        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
+    return environments[name]
+
+
+def require_environments(environments: Environments) -> None:
+    """Raises ConfigError if there are none."""
     if not environments:
         raise ConfigError(
             "shipline.yaml has no environments",
             hint="add environments.NAME.gitops with the repository and its updates",
         )
-    if name not in environments:
-        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
-    return environments[name]
 
 
 def require_chain(environments: Environments) -> None:

@@ -98,6 +98,11 @@ class RemoteBranch(Struct, frozen=True):
         """
         return log(self.git, *commits, lines=lines, ordered=True)
 
+    def last_change(self, commit: str, path: str) -> str:
+        """The last commit up to `commit` that changed a file, with its committer and day."""
+        shown = ("log", "--max-count=1", "--format=%h by %cn <%ce>, %cs", commit, "--", path)
+        return self.git.text("--literal-pathspecs", *shown)
+
     def commit(
         self,
         parent: str,

@@ -75,6 +75,22 @@ HELM = """\
     """
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image:\n  repository: r.example/app\n  tag:\n",
+        "image:\n  repository: r.example/app\n  tag:   # see: the release\n\n  # other\nb: 1\n",
+        "image:\n  tag:\r\n\r\n  repository: r.example/app\r\n",
+        "image: {repository: r.example/app, tag: }\n",
+        "image: {tag: , repository: r.example/app}\n",
+    ],
+)
+def test_an_empty_value_is_set_in_its_place(text: str) -> None:
+    image = Reference.parse(f"r.example/app:1.5.0@{DIGEST}")
+    content = Update(values="v.yaml").apply({"v.yaml": text.encode}, image)["v.yaml"].decode()
+    assert content == text.replace("tag:", f"tag: 1.5.0@{DIGEST}", 1)
+
+
 def test_the_digest_follows_the_tag_of_a_chart_without_one() -> None:
     assert changed(Update(values="values.yaml"), {"values.yaml": HELM}) == {
         "values.yaml": f'-  tag: "1.4.2" # the release\n+  tag: "1.5.0@{DIGEST}" # the release\n'

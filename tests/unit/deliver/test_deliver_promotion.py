@@ -21,6 +21,7 @@ from shipline.deliver.promotion import (
     possible_at,
     recorded_times,
 )
+from shipline.deliver.promotion.policy import may_approve
 from shipline.deliver.windows import Weekdays, Window
 from shipline.globs import Glob
 from shipline.oci import Reference
@@ -175,6 +176,19 @@ def test_approvals_are_of_a_digest_by_different_people(
     section = {"approvals": Approvals(**rule)}  # type: ignore[arg-type]
     expected = ["approvals waits"] if missing else []
     assert rules_of(section, THERE, state("staging", *made)) == expected
+
+
+@pytest.mark.parametrize(
+    "person",
+    [
+        "N <n+other@example.org>",
+        "E <x@elsewhere.example a@example.org>",
+        "E <x@elsewhere.example\tfoo@example.org>",
+        "E <example.org>",
+    ],
+)
+def test_an_approver_is_another_person_with_one_address(person: str) -> None:
+    assert may_approve(Approvals(by=("*example.org",)), person, "n@example.org")
 
 
 def test_nobody_approves_what_has_no_known_author() -> None:

@@ -252,7 +252,7 @@ def record(
         there = branch.local_tip(RECORDS) if proposed else ""
         parts = edits(made)
         files = branch.files(tip) if parts else {}
-        changes = _changes(branch, files, parts)
+        changes = changed_files(branch, files, parts)
         commit = head = branch.commit(there or tip, files, changes, made.message, sign=sign)
         for one in then:
             head = branch.commit(head, {}, {}, one.message, sign=sign)
@@ -349,7 +349,7 @@ def prepare(
     decision = decide(said)
     files = branch.files(tip)
     parts = [*image_edits(updates, decision.images), *decision.edits] if decision.images else []
-    changes = _changes(branch, files, parts)
+    changes = changed_files(branch, files, parts)
     if not changes and not decision.records:
         return Deployed(decision.deployment, {})
     before = deployed(said, decision.deployment.environment)
@@ -373,7 +373,7 @@ def image_edits(updates: Sequence[Update], images: Mapping[str, Reference]) -> l
     return [partial(update.apply, image=images[update.target]) for update in updates]
 
 
-def _changes(
+def changed_files(
     branch: RemoteBranch, files: Mapping[str, CommittedFile], edits: Sequence[TreeEdit]
 ) -> dict[str, bytes]:
     """The files that change by all edits, one after the other."""

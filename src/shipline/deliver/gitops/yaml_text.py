@@ -23,6 +23,7 @@ _STRING, _INTEGER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 _LIMIT = 4 << 20  # bytes of a file
 _MAX_DEPTH = 200
 _MAX_VALUES = 200_000  # with those that aliases repeat
+_EMPTY = re.compile(r":(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*\Z")  # the colon before no value
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor or a tag, before the value itself
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+=-]*(?::[A-Za-z0-9][A-Za-z0-9._/@+=-]*)*\Z")
 
@@ -136,9 +137,13 @@ class YamlFile:
         start, end = node.start_mark.index, node.end_mark.index
         properties = _PROPERTIES.match(self.text, start, end)
         start = properties.end() if properties else start
+        gap = ""
+        if start == end and (empty := _EMPTY.search(self.text, 0, start)):
+            start = end = empty.start() + 1  # the marks of nothing are those of what follows
+            gap = " "
         style = node.style if node.style in ("'", '"') else ""
         same = (node.tag, node.value) == _scalar(new)
-        written = self.text[start:end] if same else _written(new, style)
+        written = self.text[start:end] if same else gap + _written(new, style)
         return Edit(start, end, written, {value.path: _scalar(new)})
 
     def set_entries(self, mapping: YamlValue, wanted: Mapping[str, str | int]) -> list[Edit]:

@@ -40,6 +40,8 @@ class BoardRow:
         current = self.state.current
         if current is None:
             return ""
+        if self.state.edited:
+            return "changed by hand"
         if self.verified:
             return "verified" if self.state.checked else "deployed"
         last = self.state.verification(current.digests)
@@ -52,6 +54,7 @@ class BoardRow:
             "deployed": deployment_json(current) if current else None,
             "verified": self.verified,
             "verified_for_s": round(self.since),
+            "changed_by_hand": self.state.edited,
             "candidate": deployment_json(self.candidate) if self.candidate else None,
             "blockers": [
                 {
@@ -75,7 +78,7 @@ def row(delivery: Delivery, states: States, name: str, *, judged: bool = False) 
     now = datetime.fromtimestamp(delivery.clock(), UTC)
     current = state.current
     digests = current.digests if current else frozenset()
-    verified = bool(current) and state.verified(digests) is not None
+    verified = bool(current) and not state.edited and state.verified(digests) is not None
     since = state.verified_time(digests, now.timestamp()).seconds if current else 0.0
     before = states[section.after].current if section.after else None
     if before is None or before.digests == digests:
@@ -131,6 +134,8 @@ def why(shown: BoardRow) -> str:
     lines = [f"{state.name} has {_deployed(current)}" if current else f"{state.name} has nothing"]
     if current:
         lines += [f"  {line}" for line in _facts(current, shown)]
+    if state.edited:
+        lines.append(f"it was changed by hand: {state.edited}")
     if going := shown.canary:
         lines.append(f"{going.version} has {going.weight} % of the traffic, step {going.step}")
     if stop := state.stopped:

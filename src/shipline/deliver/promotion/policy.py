@@ -4,6 +4,7 @@ registry say, and of the time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,8 @@ from shipline.deliver.windows import frozen_by, is_open, next_opening
 from shipline.errors import GateRefused, Waiting
 from shipline.globs import Glob
 from shipline.units import Duration
+
+_ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+")
 
 
 class PromotionRefused(GateRefused):
@@ -152,12 +155,20 @@ def address(person: str) -> str:
     return person.rpartition("<")[2].rstrip(">").strip().lower()
 
 
+def mailbox(person: str) -> str:
+    """The address without what mail servers ignore of it: `n+tag@host` is read by `n@host`."""
+    name, _, host = address(person).rpartition("@")
+    return f"{name.partition('+')[0]}@{host}"
+
+
 def may_approve(rule: Approvals, person: str, author: str) -> str:
     """Why a person may not approve images of this author; empty if they may."""
     email = address(person)
+    if not _ADDRESS.fullmatch(email):
+        return f"{email!r} is not one email address"
     if rule.by and not any(fnmatchcase(email, pattern.lower()) for pattern in rule.by):
         return f"{email} is not one of {', '.join(rule.by)}"
-    if not rule.allow_author and email == address(author):
+    if not rule.allow_author and mailbox(person) == mailbox(author):
         return f"{email} wrote the commit"
     return ""
 
@@ -211,6 +222,13 @@ def _before(
     if not any(one.digests == digests for one in state.deployments):
         yield Blocker("after", f"it was never deployed to {after}", hint=_promote(after))
         return
+    if state.edited and state.current and state.current.digests == digests:
+        yield Blocker(
+            "after",
+            f"{after} was changed by hand: {state.edited}",
+            hint=f"`shipline deploy --env {after} {candidate.word}` sets it again",
+        )
+        return
     if state.verified(digests) is None:
         failed = state.verification(digests)
         yield Blocker(
@@ -251,6 +269,8 @@ def _gates(policy: PromotionPolicy, candidate: Candidate, now: datetime) -> Iter
                 reason = _objection(policy, found, now, required=name in required)
             if reason:
                 hint = "`shipline ship` judges it, and attests its verdicts with `sign`"
+                if found is None and name not in policy.blocks_in:
+                    hint = f"shipline.yaml has no gate {name}: others must attest its verdicts"
                 yield Blocker(f"gate {name}{shown}", reason, hint=hint)
 
 
@@ -302,7 +322,7 @@ def approvers(rule: Approvals, state: EnvironmentState, candidate: Candidate) ->
     """The different people whose approvals of a candidate count, by address."""
     approvals = state.approvals(candidate.digests)
     people = [one.by for one in approvals if not may_approve(rule, one.by, candidate.author)]
-    return tuple(dict.fromkeys(map(address, people)))
+    return tuple({mailbox(one): address(one) for one in people}.values())
 
 
 def _calendar(policy: PromotionPolicy, now: datetime) -> Iterator[Blocker]:

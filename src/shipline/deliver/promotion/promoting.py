@@ -18,7 +18,9 @@ from shipline.deliver.gitops import (
     GitOpsSection,
     OnRace,
     PlannedChange,
+    changed_files,
     history,
+    image_edits,
     record,
 )
 from shipline.deliver.promotion.evidence import judged_gates
@@ -30,13 +32,14 @@ from shipline.deliver.promotion.policy import (
     address,
     approvers,
     blockers,
+    mailbox,
     may_approve,
     require,
     stops,
 )
 from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
 from shipline.errors import ShiplineError, UsageError
-from shipline.git import GitError, RemoteBranch, author_of
+from shipline.git import CommittedFile, GitError, RemoteBranch, author_of
 from shipline.oci import Reference
 from shipline.trust import TrustRefused
 from shipline.values import replace
@@ -69,6 +72,8 @@ def states_on(
     history of the branch.
     """
     times = recorded_times(said, delivery.clock())
+    tip = branch.local_tip(branch.name)
+    files = branch.files(tip)
     states = {}
     for name, section in delivery.environments.items():
         if delivery.same_branch(section.gitops, gitops):
@@ -76,10 +81,36 @@ def states_on(
             parts: dict[bool, list[Deployment]] = {True: [], False: []}
             for one in own:
                 parts[_is_proven(delivery, branch, section, one)].append(one)
+            edited = _edited(delivery, section.gitops, branch, tip, files, own)
             states[name] = EnvironmentState(
-                name, tuple(parts[True]), times, section.checked, tuple(parts[False])
+                name, tuple(parts[True]), times, section.checked, tuple(parts[False]), edited
             )
     return states
+
+
+def _edited(
+    delivery: Delivery,
+    gitops: GitOpsSection,
+    branch: RemoteBranch,
+    tip: str,
+    files: Mapping[str, CommittedFile],
+    own: Sequence[Deployment],
+) -> str:
+    """Why the files do not have what was deployed last, and who changed them; empty if they do, and
+    while a canary changes them.
+    """
+    last = next((one for one in own if one.action.deploys), None)
+    if last is None or position(own, last.environment):
+        return ""
+    try:
+        edits = image_edits(gitops.updates, delivery.by_target(last.images))
+        changed = changed_files(branch, files, edits)
+    except ShiplineError as error:
+        return error.message
+    if not changed:
+        return ""
+    path = min(changed)
+    return f"{path} has another image since {branch.last_change(tip, path)}"
 
 
 def promote(
@@ -133,9 +164,9 @@ def promote(
         known = {**states, **states_on(delivery, section.gitops, branch, said)}
         state, now = known[name], _now(delivery)
         if state.current and state.current.digests == planned.digests:
-            firm = stops(policy, known, candidate) if again else ()
+            firm = stops(policy, known, candidate) if again or state.edited else ()
             require(policy, planned.version, [*firm], now)
-            return PlannedChange(planned, images if again else {})
+            return PlannedChange(planned, images if again or state.edited else {})
         found = [*blockers(policy, known, candidate, now)]
         left = position(state.said, name)
         if left and left.last.digests == planned.digests:
@@ -186,6 +217,8 @@ def rollback(
             target = stable
         else:
             target = _before(state, current)
+        if target.digests == current.digests:
+            raise UsageError(f"{name} has {target.version} already")
         why = reason or f"rolled back to {target.version}"
         made = _about(delivery, name, Action.ROLLBACK, target, reason)
         hold = _about(delivery, name, Action.HOLD, current, why)
@@ -225,7 +258,7 @@ def approve(
             )
         if problem := may_approve(rule, person, author):
             raise PromotionRefused(f"this approval would not count: {problem}")
-        if address(person) in [address(one.by) for one in state.approvals(chosen.digests)]:
+        if mailbox(person) in [mailbox(one.by) for one in state.approvals(chosen.digests)]:
             raise PromotionRefused(
                 f"{address(person)} has approved {chosen.version} for {name} already",
                 hint="another person must approve it",

@@ -43,7 +43,8 @@ class EnvironmentState:
     """What was recorded of an app in an environment, newest first. With `checked`, deployments are
     verified by the health or checks of the environment, otherwise by being there. `times` are those
     of `recorded_times`. `unproven` are approvals that do not count, since it is not proven who made
-    them; `said` has none of them.
+    them; `said` has none of them. `edited` says why the files do not have what was deployed last,
+    empty if they do.
     """
 
     name: str
@@ -51,6 +52,7 @@ class EnvironmentState:
     times: Mapping[str, float]
     checked: bool = False
     unproven: tuple[Deployment, ...] = ()
+    edited: str = ""
 
     @property
     def current(self) -> Deployment | None:
