@@ -383,3 +383,34 @@ def test_a_wrong_name_in_a_list_has_its_line(tmp_path: Path) -> None:
     file = tmp_path / "list"
     file.write_text("\n".join(["app:1 other.example/app:1", "app:1 foo:bar:baz"]), "utf-8-sig")
     assert f"{file}:2: " in copy("--from-file", file, status=2).stderr
+
+
+def test_what_is_gone_below_a_tag_is_copied_again(
+    layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    name, place = f"{registry.address}/copy/gone", tmp_path / "to"
+    words = [("--quiet", f"oci:{layout}:v1", to) for to in (f"{name}:v1", f"oci:{place}:v1")]
+    for one in words:
+        copy(*one, registries=(registry,))
+    source = OciLayout(layout)
+    child = listed(source, source.resolve("v1"))[1]
+    environ = {**os.environ, "SHIPLINE_INSECURE": registry.address}
+    done = run_shipline("delete", "--force", f"{name}@{child.digest}", environ=environ)
+    assert done.returncode == 0, done.stderr
+    manifest = parse_manifest(fetch_all(source, child, 1 << 20))
+    assert isinstance(manifest, Manifest)
+    layer = OciLayout(place).path(manifest.layers[0].digest)
+    layer.unlink()
+    for one in words:
+        copy(*one, registries=(registry,))
+    assert layer.exists()
+    copy("--quiet", f"{name}@{child.digest}", f"oci:{tmp_path}/child", registries=(registry,))
+
+
+def test_the_names_in_archives_are_listed(layout: Path, tmp_path: Path) -> None:
+    docker = f"docker-archive:{tmp_path}/d.tar"
+    copy(f"oci:{layout}:v1", f"{docker}:app:1", "--platform=linux/amd64")
+    copy(f"oci:{layout}:v1", f"oci-archive:{tmp_path}/a.tar:v1")
+    for name, found in ((docker, "docker.io/library/app:1"), ("oci-archive:a.tar", "v1")):
+        done = run_shipline("ls", name, cwd=tmp_path)
+        assert done.stdout.split() == [found], done.stderr

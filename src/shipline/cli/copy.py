@@ -186,12 +186,12 @@ def _check_archives(targets: Iterable[Place]) -> None:
     written: set[Path] = set()
     for target in targets:
         if target.kind in (PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE):
-            if target.path in written:
+            if target.path.absolute() in written:
                 raise UsageError(
                     f"{target.path} is written twice: an archive gets one image",
                     hint="copy them to one oci:DIR, which has a tag for each",
                 )
-            written.add(target.path)
+            written.add(target.path.absolute())
 
 
 def _lines(text: str, file: str) -> Iterator[_Pair]:

@@ -86,32 +86,24 @@ def digest(name: str, platform: str | None, full_ref: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as registries do.")
 @registry_options
 def ls(name: str, as_json: bool) -> None:
-    """List the tags of a repository or layout, or the repositories of a registry.
+    """List the tags of a repository, layout or archive, or the repositories of a registry.
 
     HOST has a dot, a port, or a slash at the end; HOST/PREFIX/ lists what is below the prefix. Not
     every registry lists its repositories: Docker Hub, for one, does not.
     """
-    from shipline.content import OciLayout
     from shipline.images import PlaceKind, parse_place
 
     text = name.removeprefix("docker://")
-    with _opened() as (client, _):
-        if text.endswith("/") or ("/" not in text and _is_host(text)):
+    local = text.partition(":")[0] in set(PlaceKind) - {PlaceKind.REGISTRY}
+    with _opened() as (client, places):
+        if not local and (text.endswith("/") or ("/" not in text and _is_host(text))):
             host, _, prefix = text.partition("/")
             every = (one for one in client.repositories(host) if one.startswith(prefix))
             found = sorted(filter(str.isprintable, every))
             document: dict[str, object] = {"repositories": found}
         else:
             place = parse_place(name)
-            if place.remote is not None:
-                found = list(client.repository(place.remote).tags())
-            elif place.kind is PlaceKind.LAYOUT:
-                found = list(OciLayout(place.path).tags())
-            else:
-                raise UsageError(
-                    f"the images of {place} cannot be listed",
-                    hint="name a registry, a repository or oci:DIR",
-                )
+            found = places.tags(place)
             document = {"name": place.remote.repository if place.remote else place.name}
             document["tags"] = found
     click.echo(json.dumps(document) if as_json else "\n".join(found), nl=as_json or bool(found))

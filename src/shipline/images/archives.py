@@ -313,8 +313,11 @@ class DockerArchive:
         return self._layout.referrers(target, artifact_type)
 
     def tags(self) -> Iterator[str]:
-        """No tags of repositories are in it."""
-        return iter(())
+        """The names in manifest.json, else in index.json."""
+        names = [name for one in self._entries for name in sorted(one["names"])]
+        if self._layout is not None and not names:
+            names = list(self._layout.tags())
+        yield from dict.fromkeys(names)
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:

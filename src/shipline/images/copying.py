@@ -254,6 +254,22 @@ def missing(source: Fetcher, target: Exister, root: Descriptor) -> tuple[Descrip
     return tuple(found.values())
 
 
+def is_damaged(source: Fetcher, target: Exister, root: Descriptor, *, blobs: bool) -> bool:
+    """Whether the target lacks the manifest of an image in `root`, or, with `blobs`, anything."""
+    lost: list[Descriptor] = []
+
+    def look(node: Descriptor) -> Iterable[Descriptor]:
+        if not target.exists(node):
+            lost.append(node)
+        if lost or not (blobs or node.media_type in media.INDEXES):
+            return ()
+        children = successors(source, node)
+        return (one.plain for one in children if one.media_type in media.NAMED or not one.urls)
+
+    visit_graph([root.plain], look, lambda node: None, at_once=_AT_ONCE)
+    return bool(lost)
+
+
 def digest_of(repository: Attachable, tag: str) -> Digest | None:
     """The digest of a tag, None without one."""
     try:

@@ -27,6 +27,7 @@ from shipline.images.copying import (
     Remote,
     copy_tag,
     digest_of,
+    is_damaged,
     missing,
 )
 from shipline.images.schema1 import Schema1Source
@@ -47,7 +48,7 @@ from shipline.supply import StatementSource, copy_evidence
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.images.archives import NewArchive
+    from shipline.images.archives import DockerArchive, LayoutArchive, NewArchive
     from shipline.registry import Client
 
 
@@ -231,7 +232,20 @@ class Places:
             source = Schema1Source(repository, root)
         return OpenImage(source, root)
 
-    def _archive(self, place: Place) -> StatementSource:
+    def tags(self, place: Place) -> list[str]:
+        """The tags of a repository or layout, the names in an archive. Raises UsageError for an
+        engine.
+        """
+        if place.remote is not None:
+            return list(self._client.repository(place.remote).tags())
+        if place.kind is PlaceKind.LAYOUT:
+            return list(OciLayout(place.path).tags())
+        if place.kind is PlaceKind.ENGINE:
+            hint = "`docker images` or `podman images` lists them"
+            raise UsageError("the images of an engine cannot be listed", hint=hint)
+        return list(filter(None, self._archive(place).tags()))
+
+    def _archive(self, place: Place) -> LayoutArchive | DockerArchive:
         from shipline.images.archives import open_archive  # slow to import
 
         spare = self._spare()
@@ -263,6 +277,7 @@ class Places:
         schema 2 for all that does not take it.
         """
         target = self._target(place, force=options.force)
+        store = target.store
         if isinstance(image.source, Schema1Source):
             if place.kind is PlaceKind.REGISTRY:
                 force = options.force
@@ -271,13 +286,21 @@ class Places:
                     return image.root, copied
             image = OpenImage(image.source, image.source.converted(self._spare()))
         source, root, options = self._chosen(image, place, options)
-        new = copy_tag(
-            source, target.store, root, target.tag, options=options, advance=advance, expect=expect
-        )
+
+        def copy(options: CopyOptions) -> Descriptor | None:
+            return copy_tag(
+                source, store, root, target.tag, options=options, advance=advance, expect=expect
+            )
+
+        new = copy(options)
         if target.write is not None:
             target.write()
-        elif new is None and options.referrers:
-            copy_evidence(source, target.store, root, advance)
+        elif new is None:
+            local = store if isinstance(store, OciLayout) else None
+            if is_damaged(local or source, store, root, blobs=local is not None):
+                new = copy(CopyOptions(referrers=options.referrers, force=True))
+            elif options.referrers:
+                copy_evidence(source, store, root, advance)
         return root, new is not None
 
     def lacking(self, image: OpenImage, place: Place, options: CopyOptions) -> Lacking:
