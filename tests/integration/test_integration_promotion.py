@@ -190,6 +190,12 @@ def test_what_was_changed_by_hand_is_said_and_not_promoted(chain: Delivered) -> 
     chain.run("promote", "--env", "production").ok()
 
 
+def test_a_gitops_repository_that_is_not_there_is_named(chain: Delivered) -> None:
+    chain.gitops.remote.rename(chain.gitops.remote.parent / "moved.git")
+    done = chain.run("status")
+    assert done.status == 12 and "deploy.git" in done.err and "cannot be read" in done.err
+
+
 def test_an_empty_argument_is_an_error(chain: Delivered) -> None:
     deploy(chain)
     for words in (("promote",), ("rollback",), ("approve",), ("hold",), ("release",)):

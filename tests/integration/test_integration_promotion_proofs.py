@@ -148,6 +148,9 @@ def test_approvals_count_only_if_their_own_key_signed_them(
 
     approve("alice@example.org", "alice").ok()
     tip = where.tip()
+    without = where.run("approve", "--env", "staging", by="bob@example.org")
+    assert without.status == 12 and "git cannot sign the commit" in without.err
+    assert "git config gpg.format ssh" in without.err
     other = approve("bob@example.org", "alice")
     assert other.status == 12 and "is not signed by a key of bob@example.org" in other.err
     assert where.tip() == tip

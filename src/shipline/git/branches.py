@@ -29,6 +29,12 @@ _LOST = ("non-fast-forward", "fetch first", "stale info", "cannot lock ref", "re
 _NOBODY = {"NAME": "shipline", "EMAIL": "shipline@localhost"}  # where git knows no user
 
 
+SIGNING = (
+    "with an SSH key: git config gpg.format ssh; git config user.signingkey ~/.ssh/id_ed25519.pub"
+)
+"""How git is told to sign commits."""
+
+
 class PushRefused(GitError):
     """The remote repository does not take the commit."""
 
@@ -130,7 +136,14 @@ class RemoteBranch(Struct, frozen=True):
             tree = git.text("write-tree")
             signing = ("-S",) if sign else ()
             words = ("commit-tree", *signing, "-p", parent, "-F", "-", tree)
-            return git.run(*words, stdin=message.encode()).output.decode().strip()
+            try:
+                return git.run(*words, stdin=message.encode()).output.decode().strip()
+            except GitError as error:
+                if not sign:
+                    raise
+                raise GitError(
+                    f"git cannot sign the commit: {error.message.rstrip(':')}", hint=SIGNING
+                ) from None
 
     def push(self, commit: str, *, to: str = "", replaces: str | None = None) -> bool:
         """Push a commit to the branch, or to another one; False if the branch moved meanwhile.

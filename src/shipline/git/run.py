@@ -18,6 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from shipline.errors import ShiplineError
+from shipline.net import without_logins
 from shipline.tasks import check, on_cancel
 
 
@@ -51,7 +52,11 @@ def explain(arguments: Sequence[str], text: str, directory: Path) -> GitError:
     """The error for the standard error of `git ARGUMENTS`."""
     for pattern, make in _KNOWN:
         if match := re.search(pattern, text, re.IGNORECASE):
-            return make(match, directory)
+            error = make(match, directory)
+            if isinstance(error, RemoteUnreachable) and "--" in arguments[:-1]:
+                remote = without_logins(arguments[arguments.index("--") + 1])
+                error.message = error.message.replace("repository", f"repository {remote}", 1)
+            return error
     lines = [line for line in text.splitlines() if line.strip()]
     fatal = next((line for line in lines if line.startswith(("fatal:", "error:"))), "")
     reason = (fatal or " ".join(lines[-1:])).removeprefix("fatal: ").removeprefix("error: ")

@@ -39,7 +39,7 @@ from shipline.deliver.promotion.policy import (
 )
 from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
 from shipline.errors import ShiplineError, UsageError
-from shipline.git import CommittedFile, GitError, RemoteBranch, author_of
+from shipline.git import SIGNING, CommittedFile, GitError, RemoteBranch, author_of
 from shipline.oci import Reference
 from shipline.trust import TrustRefused
 from shipline.values import replace
@@ -270,7 +270,7 @@ def approve(
             raise GitError(
                 f"the approval is not signed by a key of {address(branch.committer)} in"
                 f" {rule.signers}",
-                hint="git config gpg.format ssh; git config user.signingkey ~/.ssh/id_ed25519.pub",
+                hint=SIGNING,
             )
 
     made = _record(delivery, name, make, sign=bool(rule.signers), check=check, on_race=on_race)
