@@ -364,7 +364,7 @@ def test_force_replaces_damaged_files_of_a_layout(layout: Path, tmp_path: Path) 
         assert hashlib.sha256(file.read_bytes()).hexdigest() == file.name
 
 
-@pytest.mark.parametrize("place", ["/proc/x", "a-file", "read-only"])
+@pytest.mark.parametrize("place", ["/proc/x", "a-file", "read-only", "x" * 300])
 def test_a_layout_that_cannot_be_written_is_an_error_of_its_own_copy(
     place: str, layout: Path, tmp_path: Path
 ) -> None:
@@ -377,6 +377,9 @@ def test_a_layout_that_cannot_be_written_is_an_error_of_its_own_copy(
     done = copy("--quiet", "-f", pairs, status=8)
     assert "cannot use the image layout" in done.stderr and "Traceback" not in done.stderr
     assert OciLayout(tmp_path / "good").resolve("v1")
+    if len(place) == 300:
+        done = copy("--dry-run", f"oci:{layout}:v1", bad, status=8)
+        assert "cannot use the image layout" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_wrong_name_in_a_list_has_its_line(tmp_path: Path) -> None:

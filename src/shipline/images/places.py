@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from shipline.content import Advance, Fetcher, MemoryStore, OciLayout, Reader, fetch_all
-from shipline.errors import ContentError, UsageError
+from shipline.errors import ContentError, NotFound, UsageError
 from shipline.files import open_whole
 from shipline.images.copying import (
     CopyOptions,
@@ -306,8 +306,11 @@ class Places:
     def lacking(self, image: OpenImage, place: Place, options: CopyOptions) -> Lacking:
         """What a copy would move."""
         source, root, _ = self._chosen(image, place, options)
-        if place.kind is PlaceKind.LAYOUT and not (place.path / "oci-layout").exists():
-            return Lacking(root, missing(source, MemoryStore(), root))
+        if place.kind is PlaceKind.LAYOUT:
+            try:
+                OciLayout(place.path)
+            except NotFound:  # nothing is created here
+                return Lacking(root, missing(source, MemoryStore(), root))
         target = self._target(place)
         if isinstance(source, Schema1Source):
             return Lacking(root, source.lacking(target.store))
