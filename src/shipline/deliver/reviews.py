@@ -14,7 +14,7 @@ from typing import Any
 
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.promotion import PromotionRefused, approve
-from shipline.errors import AuthError, UsageError
+from shipline.errors import AuthError, RegistryError, UsageError
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
@@ -64,25 +64,33 @@ def job_reviewers(
     """Those who approved this job for an environment, but for the author of its commit.
     Raises UsageError outside of such a job, AuthError, RegistryError.
     """
-    if environ.get("GITHUB_ACTIONS") == "true":
-        return tuple(_on_github(http, environ, environment))
-    if environ.get("GITLAB_CI") == "true":
-        return tuple(_on_gitlab(http, environ))
-    raise UsageError(
-        "this is no job of GitHub Actions or GitLab CI", hint="approve it without --from-ci"
-    )
+    on_github = environ.get("GITHUB_ACTIONS") == "true"
+    server, api = ("GitHub", "GITHUB_API_URL") if on_github else ("GitLab", "CI_API_V4_URL")
+    if not on_github and environ.get("GITLAB_CI") != "true":
+        raise UsageError(
+            "this is no job of GitHub Actions or GitLab CI", hint="approve it without --from-ci"
+        )
+    _variable(environ, api)
+    try:
+        found = _on_github(http, environ, environment) if on_github else _on_gitlab(http, environ)
+        return tuple(found)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+        message = f"what answers at {environ[api]} is not the API of {server}"
+        raise RegistryError(message, host="", hint=f"look at the variable {api}") from None
 
 
 def _on_github(
     http: HttpClient, environ: Mapping[str, str], environment: str
 ) -> Iterator[Reviewer]:
     """docs.github.com/rest/actions/workflow-runs, "Get the review history for a workflow run"."""
-    api, repository = environ["GITHUB_API_URL"], environ["GITHUB_REPOSITORY"]
-    place = f"{api}/repos/{repository}"
+    api = environ["GITHUB_API_URL"]
+    place = f"{api}/repos/{_variable(environ, 'GITHUB_REPOSITORY')}"
+    run, sha = _variable(environ, "GITHUB_RUN_ID"), _variable(environ, "GITHUB_SHA")
+    host = _host(_variable(environ, "GITHUB_SERVER_URL"))
     token = _token(environ, "GITHUB_TOKEN")
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-    reviews = _get(http, f"{place}/actions/runs/{environ['GITHUB_RUN_ID']}/approvals", headers)
-    commit = _get(http, f"{place}/commits/{environ['GITHUB_SHA']}", headers)
+    reviews = _get(http, f"{place}/actions/runs/{run}/approvals", headers)
+    commit = _get(http, f"{place}/commits/{sha}", headers)
     author = (commit.get("author") or {}).get("login", "")
     logins = {
         review["user"]["login"]
@@ -92,7 +100,7 @@ def _on_github(
     }
     for login in sorted(logins - {author}):
         user = _get(http, f"{api}/users/{login}", headers)
-        own = f"{user['id']}+{login}@users.noreply.{_host(environ['GITHUB_SERVER_URL'])}"
+        own = f"{user['id']}+{login}@users.noreply.{host}"
         yield Reviewer(user.get("name") or login, user.get("email") or own)
 
 
@@ -101,13 +109,19 @@ def _on_gitlab(http: HttpClient, environ: Mapping[str, str]) -> Iterator[Reviewe
     headers = {"JOB-TOKEN": _token(environ, "CI_JOB_TOKEN"), "Accept": "application/json"}
     job = _get(http, f"{environ['CI_API_V4_URL']}/job", headers)
     user, commit = job["user"], job.get("commit") or {}
-    host = _host(environ["CI_SERVER_URL"])
+    host = _host(_variable(environ, "CI_SERVER_URL"))
     own = f"{user['id']}-{user['username']}@users.noreply.{host}"
     reviewer = Reviewer(user["name"], user.get("public_email") or own)
     addresses = (reviewer.email, own, environ.get("GITLAB_USER_EMAIL"))
     is_author = commit.get("author_email") in addresses
     if not is_author and commit.get("author_name") != reviewer.name:
         yield reviewer
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    if value := environ.get(name):
+        return value
+    raise UsageError(f"the variable {name} is not set, which jobs have")
 
 
 def _token(environ: Mapping[str, str], name: str) -> str:

@@ -89,7 +89,24 @@ def test_the_author_who_starts_a_job_of_gitlab_approves_nothing(
     assert reviewers(server, environ) == ()
 
 
+@pytest.mark.parametrize(
+    "wrong", [[], {"message": "x"}, "<html>", 1, None, [{"state": "approved"}]]
+)
+def test_what_is_no_answer_of_the_server_is_said(server: Answers, wrong: Any) -> None:
+    server.documents = {
+        "/repos/team/app/actions/runs/7/approvals": wrong,
+        f"/repos/team/app/commits/{'c' * 40}": wrong,
+        "/api/v4/job": wrong,
+    }
+    with pytest.raises(RegistryError, match="is not the API of GitHub"):
+        reviewers(server, GITHUB)
+    with pytest.raises(RegistryError, match="is not the API of GitLab"):
+        reviewers(server, {**GITLAB, "CI_JOB_TOKEN": "job"})
+
+
 def test_what_is_missing_is_named(server: Answers) -> None:
+    with pytest.raises(UsageError, match="the variable GITHUB_SHA is not set"):
+        reviewers(server, {**GITHUB, "GITHUB_SHA": ""})
     with pytest.raises(UsageError, match="no job of GitHub Actions or GitLab CI"):
         reviewers(server, {})
     with pytest.raises(AuthError, match="CI_JOB_TOKEN, which is not set"):

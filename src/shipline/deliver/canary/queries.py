@@ -96,7 +96,7 @@ class QueryClient:
             raise QueryFailed(f"{status}: {_reason(content)}")
         try:
             document = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise QueryFailed("the answer is not a JSON object")
@@ -169,7 +169,7 @@ def _number(value: object) -> float:
         raise QueryFailed("the result is not a number")
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise QueryFailed("the result is not a number") from None
 
 
@@ -178,7 +178,7 @@ def _reason(content: bytes) -> str:
     text = content[:2000].decode(errors="replace")
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return clean(text)
     error = document.get("error") or document.get("message") if isinstance(document, dict) else text
     return clean(str(error))
