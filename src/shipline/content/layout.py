@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -234,8 +235,12 @@ def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:
         return parse_manifest(document(source, entry), entry.media_type)
     except ContentError as error:
         if _REF_NAME not in entry.annotations:
-            _warn(f"warning: {entry.digest} in index.json is left out: {error.message}")
+            with _WARNING:  # threads that come at once would each warn
+                _warn(f"warning: {entry.digest} in index.json is left out: {error.message}")
         return None
+
+
+_WARNING = threading.Lock()
 
 
 @functools.cache
