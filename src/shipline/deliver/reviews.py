@@ -62,7 +62,8 @@ def job_reviewers(
     http: HttpClient, environ: Mapping[str, str], environment: str
 ) -> tuple[Reviewer, ...]:
     """Those who approved this job for an environment, but for the author of its commit.
-    Raises UsageError outside of such a job, AuthError, RegistryError.
+    Raises UsageError outside of such a job, and if the server does not know who the author is;
+    AuthError, RegistryError.
     """
     on_github = environ.get("GITHUB_ACTIONS") == "true"
     server, api = ("GitHub", "GITHUB_API_URL") if on_github else ("GitLab", "CI_API_V4_URL")
@@ -98,6 +99,11 @@ def _on_github(
         if review["state"] == "approved"
         and environment in [one["name"] for one in review["environments"]]
     }
+    if logins and not author:
+        raise UsageError(
+            f"GitHub does not know who wrote {sha[:12]}, who may be one of those who approved",
+            hint="add the address of its author to their account, or approve it without --from-ci",
+        )
     for login in sorted(logins - {author}):
         user = _get(http, f"{api}/users/{login}", headers)
         own = f"{user['id']}+{login}@users.noreply.{host}"

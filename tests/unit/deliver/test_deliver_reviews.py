@@ -69,6 +69,15 @@ def test_an_environment_without_reviewers_has_none(server: Answers) -> None:
     assert reviewers(server, GITHUB) == ()
 
 
+def test_nobody_approves_where_the_author_may_be_anybody(server: Answers) -> None:
+    server.documents = {
+        "/repos/team/app/actions/runs/7/approvals": [review("al")],
+        f"/repos/team/app/commits/{'c' * 40}": {"author": None},
+    }
+    with pytest.raises(UsageError, match="does not know who wrote cccccccccccc"):
+        reviewers(server, GITHUB)
+
+
 def test_the_user_of_a_job_of_gitlab_is_the_one_that_the_server_names(server: Answers) -> None:
     user = {"id": 5, "username": "cy", "name": "Cy", "public_email": ""}
     server.documents = {"/api/v4/job": {"user": user}}

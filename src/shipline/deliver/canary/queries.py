@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipline.deliver.canary.section import VARIABLE, MetricServer
+from shipline.deliver.canary.section import SAFE, VARIABLE, MetricServer
 from shipline.errors import ConfigError, ShiplineError
 from shipline.registry.errors import clean
 from shipline.registry.http import HttpClient
@@ -29,7 +28,6 @@ from shipline.tasks import time_limit
 _LIMIT = 1 << 20  # bytes of an answer
 _PATHS = {"promql": "/api/v1/query", "logql": "/loki/api/v1/query", "traceql": "/api/metrics/query"}
 _REFUSALS = (400, 422, 429, 500, 502, 503, 504)  # with a reason in the body
-_SAFE = re.compile(r"[A-Za-z0-9._:@/-]+\Z")
 
 
 class NoData(Exception):
@@ -45,7 +43,7 @@ def filled_in(query: str, values: Mapping[str, str]) -> str:
     are names, tags, digests and durations. Raises ConfigError for others.
     """
     for name in set(VARIABLE.findall(query)):
-        if not _SAFE.match(values[name]):
+        if not SAFE.match(values[name]):
             raise ConfigError(
                 f"{{{{{name}}}}} is {values[name]!r}, which has no place in a query",
                 hint="only letters, digits and . _ : @ / - are put into queries",
@@ -168,8 +166,8 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise QueryFailed("the result is not a number")
     try:
-        return float(value)
-    except (ValueError, OverflowError):
+        return float(str(value).replace("_", "?"))  # Python takes 1_0, others do not
+    except ValueError:
         raise QueryFailed("the result is not a number") from None
 
 

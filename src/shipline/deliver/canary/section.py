@@ -14,6 +14,8 @@ VARIABLE = re.compile(r"\{\{ *([a-z-]+) *\}\}")
 """A variable of a query. What templates of LogQL have in braces begins with a dot or has none of
 these names.
 """
+SAFE = re.compile(r"[A-Za-z0-9._:@/-]+\Z")
+"""What may be put into a query."""
 VARIABLES = ("canary", "stable", "canary-version", "stable-version", "window", "app", "environment")
 
 
@@ -236,6 +238,11 @@ class Analysis:
                 )
         if not self.metrics:
             raise ConfigError("metrics: at least one is needed")
+        for name in filter(None, (self.canary, self.stable)):
+            if not SAFE.match(name):
+                raise ConfigError(
+                    f"{name!r} has no place in a query: it may have letters, digits, . _ : @ / -"
+                )
         if self.count < 1 or self.failure_limit < 0 or (self.error_limit or 0) < 0:
             raise ConfigError("count is 1 at least, and limits are 0 at least")
 
