@@ -178,7 +178,7 @@ def test_what_was_changed_by_hand_is_said_and_not_promoted(chain: Delivered) -> 
     text = chain.gitops.show("staging/kustomization.yaml")
     chain.gitops.push({"staging/kustomization.yaml": text.replace("v0.1.0", "evil")})
     row = chain.status()["staging"]
-    assert "staging/kustomization.yaml has another image" in row["changed_by_hand"]
+    assert "staging/kustomization.yaml differs since" in row["changed_by_hand"]
     assert "by n <n@example.org>" in row["changed_by_hand"] and not row["verified"]
     assert "changed by hand" in chain.run("status").ok().out
     assert "changed by hand" in chain.run("env", "why", "staging").ok().out

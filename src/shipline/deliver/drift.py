@@ -14,6 +14,7 @@ from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import RECORDS, UnsuitableFile, deployed, history
+from shipline.deliver.promotion.promoting import changes_by_hand
 from shipline.deliver.runtime import open_runtime
 from shipline.errors import AuthError, NotFound, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, Reference
@@ -59,10 +60,13 @@ class DriftFinding:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """An image in git, and the digests that a canary lets run beside it."""
+    """An image in git, the digests that a canary lets run beside it, and what was changed by hand
+    since the canary's last commit.
+    """
 
     image: Reference
     beside: frozenset[Digest] = frozenset()
+    changed: str = ""
 
 
 def find_environment_drift(
@@ -95,6 +99,9 @@ def find_environment_drift(
                         partial(_in_registry, delivery, name, image, place, stored, policy)
                         for place, stored in places.items()
                     ]
+                    if one.changed:
+                        differs = DriftFinding(name, str(image), GIT, "image_drift", one.changed)
+                        checks.append(partial(replace, differs))
                     if section.health:
                         checks.append(partial(_in_cluster, delivery, name, section, one))
                 tasks += [group.start(check) for check in checks]
@@ -113,6 +120,7 @@ def _in_git(
         said = history(branch, tip, app, name)
         last, canary = deployed(said, name), position(said, name)
         tags = {(one.name, one.digest): one.tag for one in last.images} if last else {}
+        changed = changes_by_hand(delivery, section, branch, tip, said) if canary else ""
         beside = (*canary.last.images, *canary.last.previous) if canary else ()
         tree = {path: partial(branch.read, file) for path, file in branch.files(tip).items()}
         found: dict[str, set[str]] = {}
@@ -126,7 +134,8 @@ def _in_git(
         if len(digests) == 1:
             digest = Digest.parse(digests.pop())
             image = replace(image, tag=tags.get((image.name, digest), ""), digest=digest)
-            wanted[target] = _Wanted(image, frozenset(one.digest for one in beside if one.digest))
+            others = frozenset(one.digest for one in beside if one.digest)
+            wanted[target] = _Wanted(image, others, changed)
         else:
             problem = ", ".join(sorted(digests)) or "no digest"
             wanted[target] = UnsuitableFile(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,9 @@ from shipline.deliver.canary.section import (
 )
 from shipline.deliver.canary.state import in_progress
 from shipline.deliver.canary.weights import ending
+from shipline.deliver.delivery import Delivery
+from shipline.deliver.drift import GIT, find_environment_drift
+from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import (
     RECORDS,
     Action,
@@ -36,12 +39,14 @@ from shipline.deliver.gitops import (
     history,
     record,
 )
-from shipline.errors import UsageError
-from shipline.git import RemoteBranch, remote_branch
-from shipline.oci import Reference
+from shipline.deliver.promotion import read_states
+from shipline.errors import NotFound, UsageError
+from shipline.git import Git, RemoteBranch, RemoteUnreachable, remote_branch
+from shipline.oci import Descriptor, Reference
 from shipline.registry.credentials import NoKeychain
 from shipline.registry.hosts import HostSettings
 from shipline.registry.http import HttpClient
+from shipline.supply import Attachable
 from shipline.units import Duration
 from shipline.values import replace
 
@@ -340,6 +345,132 @@ def test_a_deployment_ends_it(place: Place) -> None:
         place.canary(tell=tell).advance()
     assert place.file("route.yaml") == FILES["route.yaml"]
     assert str(THIRD) in place.file("stable.yaml") and str(THIRD) in place.file("canary.yaml")
+
+
+def by_hand(place: Place, path: str, old: str, new: str) -> None:
+    """A plain commit by somebody."""
+    text = place.file(path)
+    assert old in text
+    place.work.git("fetch", "-q", "origin", "main")
+    place.work.git("reset", "-q", "--hard", "FETCH_HEAD")
+    (place.work.path / path).write_text(text.replace(old, new))
+    place.work.git("add", "-A")
+    place.work.commit("a hotfix")
+    place.work.git("push", "-q", "origin", "HEAD:main")
+
+
+CHANGES = [
+    ("stable.yaml", str(OLD), str(THIRD)),
+    ("canary.yaml", str(NEW), str(THIRD)),
+    ("route.yaml", "weight: 5}", "weight: 6}"),
+    ("route.yaml", "HTTPRoute", "Service"),
+]
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["looked", "committed"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_by_hand_ends_it(
+    place: Place, change: tuple[str, str, str], looks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0 if looks else 3600)
+
+    def tell(line: str) -> None:
+        if "give app 2 5 %" in line:
+            by_hand(place, *change)
+
+    hold = "1h" if looks else "50ms"
+    with pytest.raises(Superseded, match=rf"live was changed by hand.*{change[0]}"):
+        place.canary(tell=tell, section=place.section(hold=hold)).advance()
+    assert change[2] in place.file(change[0])
+    with pytest.raises(Superseded, match=rf"live was changed by hand.*{change[0]}"):
+        place.canary(resume=True).advance()
+    by_hand(place, change[0], change[2], change[1])
+    assert place.canary(resume=True).advance()
+
+
+class NothingThere:
+    def resolve(self, name: str) -> Descriptor:
+        raise NotFound(name)
+
+
+def test_status_and_drift_say_what_was_changed_by_hand_during_it(place: Place) -> None:
+    canary = place.canary(tell=killed_at("5 %"))
+    section = EnvironmentSection(gitops=canary.gitops, canary=canary.section)
+    delivery = Delivery(
+        git=Git(place.work.path, place.work.environ),
+        root=place.root,
+        home=place.root / "status",
+        environ=place.work.environ,
+        repositories=lambda image: cast(Attachable, NothingThere()),
+        http=place.http,
+        image=NEW,
+        environments={"live": section},
+    )
+
+    def differences() -> list[str]:
+        found = find_environment_drift(delivery, delivery.environments, {"": NEW}, {}, None)
+        return [one.detail for one in found if one.place == GIT and one.drifted]
+
+    with pytest.raises(Killed):
+        canary.advance()
+    assert not read_states(delivery)["live"].edited and not differences()
+    by_hand(place, "route.yaml", "weight: 5}", "weight: 100}")
+    edited = read_states(delivery)["live"].edited
+    assert edited.startswith("route.yaml differs since") and differences() == [edited]
+
+
+def test_the_end_does_not_undo_what_was_changed_by_hand(place: Place) -> None:
+    def tell(line: str) -> None:
+        if "deploy app 2" in line:
+            by_hand(place, "stable.yaml", str(NEW), str(THIRD))
+
+    with pytest.raises(Superseded, match=r"stable\.yaml differs since [0-9a-f]{7,} by .* <.*>"):
+        place.canary(tell=tell).advance()
+    assert str(THIRD) in place.file("stable.yaml")
+
+
+def test_other_changes_by_hand_do_not_matter(place: Place) -> None:
+    def tell(line: str) -> None:
+        if "give app 2 5 %" in line:
+            by_hand(place, "rollout.yaml", "Rollout", "Other")
+            by_hand(place, "stable.yaml", "spec:", "# of the app\nspec:")
+
+    assert place.canary(tell=tell).advance()
+    assert place.file("stable.yaml").startswith("# of the app\n")
+
+
+@pytest.mark.parametrize("hold", ["500ms", "10ms"])
+def test_a_repository_that_is_gone_for_a_moment_is_waited_for(
+    place: Place, hold: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0)
+    monkeypatch.setattr("shipline.deliver.canary.progress._AGAIN_S", 0.01)
+    away = place.remote.with_name("away")
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if "give app 2 5 %" in line:
+            place.remote.rename(away)
+        elif "tried again" in line and sum("tried again" in one for one in told) == 2:
+            away.rename(place.remote)
+
+    assert place.canary(tell=tell, section=place.section(hold=hold)).advance()
+    assert sum("tried again" in one for one in told) == 2
+
+
+def test_a_repository_that_stays_away_ends_it_with_its_lease(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0)
+    monkeypatch.setattr("shipline.deliver.canary.progress._MARGIN_S", 0.1)
+
+    def tell(line: str) -> None:
+        if "give app 2 5 %" in line:
+            place.remote.rename(place.remote.with_name("away"))
+
+    with pytest.raises(RemoteUnreachable):
+        place.canary(tell=tell).advance()
 
 
 def test_a_hold_meanwhile_rolls_back(place: Place) -> None:

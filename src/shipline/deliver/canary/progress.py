@@ -32,7 +32,7 @@ from shipline.deliver.canary.analysis import (
 from shipline.deliver.canary.queries import query_client
 from shipline.deliver.canary.section import CanarySection, CanaryStep
 from shipline.deliver.canary.state import Position, newest, position
-from shipline.deliver.canary.weights import reset, set_weight
+from shipline.deliver.canary.weights import giving, left, reset, set_weight
 from shipline.deliver.gitops import (
     RECORDS,
     Action,
@@ -40,6 +40,7 @@ from shipline.deliver.gitops import (
     GitOpsSection,
     Superseded,
     TreeEdit,
+    changed_by_hand,
     deployed,
     held,
     history,
@@ -47,7 +48,7 @@ from shipline.deliver.gitops import (
     record,
 )
 from shipline.errors import ConfigError, ShiplineError, UsageError, Waiting
-from shipline.git import RemoteBranch
+from shipline.git import RemoteBranch, RemoteUnreachable
 from shipline.oci import Reference
 from shipline.registry.http import HttpClient
 from shipline.tasks import exclusively, sleep
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 _MARGIN_S = 60.0  # how late a commit may be until its process counts as gone
 _LOOK_S = 10.0  # how often git is asked whether somebody else changed something
+_AGAIN_S = 2.0  # until a commit is tried again while the repository cannot be reached
 
 
 class CanaryFailed(ShiplineError):
@@ -144,8 +146,8 @@ class Canary:
         another image is on its way, Superseded if somebody else changed the environment meanwhile.
         """
         measured = self._measured()  # finds what is missing before anything is committed
-        with self._lock() as gone:
-            begun = self._begin(gone)
+        with self._lock() as lock:
+            begun = self._begin(lock)
             if begun is None or begun.action is not Action.WEIGHT:
                 return begun and self._finish(begun)
             at = position([begun], begun.environment)
@@ -166,17 +168,19 @@ class Canary:
             )
             return self._finish(self._commit(promoted))
 
-    def _begin(self, gone: str) -> Deployment | None:
+    def _begin(self, lock: int) -> Deployment | None:
         """The commit that this process goes on from: a new canary's first, the step of one that was
         left, or the promotion of one that is not finished. None if there is nothing to do.
         """
         environment = self.deployment.environment
         unfinished: list[Deployment] = []
+        gone = os.pread(lock, 64, 0).decode()  # the run that had it before on this machine
 
         def make(said: Sequence[Deployment]) -> Deployment | None:
             here, last = position(said, environment), deployed(said, environment)
             if here is not None:
                 self._require_free(here, gone)
+                self._require_unchanged(branch, here.last)
                 return replace(here.last, run=self.run, verdict="", reason="")
             if why := self._held(said):
                 raise CanaryFailed(str(why), hint="shipline release allows it again")
@@ -192,7 +196,9 @@ class Canary:
             return self._weight(0, last.images)
 
         with self.opened() as branch:
-            made = self._record(branch, make)
+            made = self._record(
+                branch, make, check=lambda commit: os.pwrite(lock, self.run.encode(), 0)
+            )
         if made is None:
             return unfinished[0] if unfinished else None
         self.tell(_shown(made))
@@ -273,16 +279,26 @@ class Canary:
         step = self.section.steps[number]
         late_s = max(0.0, time.time() - begun.time) if begun.time else 0.0
         renewed = looked = time.monotonic()
+
+        def look() -> None:
+            nonlocal looked
+            try:
+                self._look()
+            except RemoteUnreachable as error:
+                if time.monotonic() - renewed > self._lease_s(step):
+                    raise
+                self._tell_unreachable(error)
+            looked = time.monotonic()
+
         if begun.time:  # what was said since then is not known
-            self._look()
+            look()
 
         def on_measured(made: Sequence[MetricResult]) -> None:
-            nonlocal renewed, looked
+            nonlocal renewed
             for one in made:
                 self.tell(f"step {number + 1}/{len(self.section.steps)}: {one}")
             if time.monotonic() - looked > _LOOK_S:
-                self._look()
-                looked = time.monotonic()
+                look()
             if time.monotonic() - renewed > self._lease_s(step) - _MARGIN_S / 2:
                 verdicts = [one.verdict for one in made if one.verdict is not CanaryVerdict.PASS]
                 self._commit(self._weight(number, begun.previous, *verdicts[:1]))
@@ -358,13 +374,19 @@ class Canary:
     def _look(self) -> None:
         """Raises what `_require_mine` raises."""
         with self.opened() as branch:
-            self._require_mine(history(branch, branch.fetch(RECORDS), self.deployment.app))
+            said = history(branch, branch.fetch(RECORDS), self.deployment.app)
+            self._require_mine(branch, said)
 
     def _require_mine(
-        self, said: Sequence[Deployment], mine: Deployment | None = None, *, goes_on: bool = True
+        self,
+        branch: RemoteBranch,
+        said: Sequence[Deployment],
+        mine: Deployment | None = None,
+        *,
+        goes_on: bool = True,
     ) -> None:
         """Raises Superseded unless the last commit of the canary is this process's, or `mine`, and
-        _Held if it would go on with an image that is held.
+        the files have what it left, and _Held if it would go on with an image that is held.
         """
         last = newest(said, self.deployment.environment)
         if last is None or (last.run != self.run and (mine is None or last.id != mine.id)):
@@ -372,8 +394,32 @@ class Canary:
                 f"somebody else went on: {last.subject if last else 'no canary'}",
                 hint="shipline status shows where the environment is",
             )
+        self._require_unchanged(branch, last)
         if goes_on and (why := self._held(said)):
             raise why
+
+    def _require_unchanged(self, branch: RemoteBranch, last: Deployment) -> None:
+        """Raises Superseded unless the files of the branch as it was fetched have the images and
+        weights that the last commit of the canary left.
+        """
+        if last.action is Action.WEIGHT and last.weight:
+            names = {image.name: image for image in last.previous}
+            stable = {
+                target: names[image.name]
+                for target, image in self.images.items()
+                if image.name in names
+            }
+            edits: Sequence[TreeEdit] = left(
+                self.section, self.gitops.updates, last.weight, self.images, stable
+            )
+        else:
+            edits = self._edits(last)
+        if why := changed_by_hand(branch, branch.local_tip(branch.name), edits, last.id):
+            raise Superseded(
+                f"{last.environment} was changed by hand during the canary: {why}",
+                hint="take that back and go on: shipline canary --env"
+                f" {last.environment} --resume; or end it: shipline deploy, shipline rollback",
+            )
 
     def _commit(
         self,
@@ -386,20 +432,33 @@ class Canary:
         """Commit, with other records after it. Raises what `_require_mine` raises."""
 
         def make(said: Sequence[Deployment]) -> Deployment:
-            self._require_mine(said, mine, goes_on=goes_on)
+            self._require_mine(branch, said, mine, goes_on=goes_on)
             return wanted
 
-        with self.opened() as branch:
-            done = self._record(branch, make, then)
+        until = time.monotonic() + _MARGIN_S
+        while True:
+            try:
+                with self.opened() as branch:
+                    done = self._record(branch, make, then)
+                break
+            except RemoteUnreachable as error:
+                if time.monotonic() > until:
+                    raise
+                self._tell_unreachable(error)
+                sleep(_AGAIN_S)
         assert done is not None
         self.tell(_shown(done))
         return done
+
+    def _tell_unreachable(self, error: RemoteUnreachable) -> None:
+        self.tell(f"{self.deployment.environment}: {error.message}; it is tried again")
 
     def _record(
         self,
         branch: RemoteBranch,
         make: Callable[[Sequence[Deployment]], Deployment | None],
         then: Sequence[Deployment] = (),
+        check: Callable[[str], object] = lambda commit: None,
     ) -> Deployment | None:
         return record(
             branch,
@@ -408,30 +467,26 @@ class Canary:
             edits=self._edits,
             then=then,
             sign=self.gitops.sign,
+            check=check,
         )
 
     def _edits(self, made: Deployment) -> Sequence[TreeEdit]:
         """The files that change with a commit."""
-        section, weights = self.section, self.section.weights
+        section, weights, updates = self.section, self.section.weights, self.gitops.updates
         is_rollout = weights.kind == "rollout"
         if made.action is Action.WEIGHT and not made.weight:
             return [lambda tree: set_weight(weights, tree, 0)]
         if made.action is Action.WEIGHT:
-            updates = self.gitops.updates if is_rollout else section.updates
-            weight = made.weight or 0
-            return [
-                *image_edits(updates, self.images),
-                lambda tree: set_weight(weights, tree, weight),
-            ]
+            return giving(section, updates, self.images, made.weight or 0)
         if made.action in (Action.PROMOTE, Action.DEPLOY):
             last = 0 if is_rollout else section.steps[-1].weight
             return [
-                *image_edits(self.gitops.updates, self.images),
+                *image_edits(updates, self.images),
                 lambda tree: set_weight(weights, tree, last, is_full=True),
             ]
         if made.action is Action.ROLLBACK:
             back = self._by_target(made.images)
-            return [*image_edits(self.gitops.updates, back), *reset(section, back)]
+            return [*image_edits(updates, back), *reset(section, back)]
         return ()
 
     def _by_target(self, images: Sequence[Reference]) -> Mapping[str, Reference]:
@@ -443,9 +498,9 @@ class Canary:
         return {target: names[image.name] for target, image in self.images.items()}
 
     @contextmanager
-    def _lock(self) -> Iterator[str]:
-        """Hold the lock of this canary on this machine; gives the run that had it before, which is
-        gone. Raises CanaryRuns.
+    def _lock(self) -> Iterator[int]:
+        """Hold the lock of this canary on this machine; gives its open file, which names the run
+        that went on last, and is gone. Raises CanaryRuns.
         """
         key = "\0".join([self.gitops.repository, self.deployment.environment, self.deployment.app])
         directory = self.home / "canary"
@@ -461,8 +516,6 @@ class Canary:
                     f" {self.deployment.environment}",
                     hint="let it end, or end it and resume",
                 ) from None
-            before = os.pread(fd, 64, 0).decode()
-            os.pwrite(fd, self.run.encode(), 0)
-            yield before
+            yield fd
         finally:
             os.close(fd)

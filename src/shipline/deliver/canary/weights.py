@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipline.deliver.canary.section import CanarySection, Weights
-from shipline.deliver.gitops import PlannedChange, Tree, TreeEdit, UnsuitableFile, image_edits
+from shipline.deliver.gitops import (
+    PlannedChange,
+    Tree,
+    TreeEdit,
+    UnsuitableFile,
+    Update,
+    image_edits,
+)
 from shipline.deliver.gitops.yaml_text import Edit, YamlFile, YamlValue
 from shipline.oci import Reference
 from shipline.values import replace
@@ -62,6 +69,31 @@ def set_weight(
         for file in files
     }
     return {path: content for path, content in edited.items() if content != tree[path]()}
+
+
+def giving(
+    section: CanarySection, updates: Sequence[Update], images: Mapping[str, Reference], weight: int
+) -> list[TreeEdit]:
+    """The edits that give images a weight; `updates` are those of the environment."""
+    places = section.updates or updates  # a Rollout has one image
+    return [
+        *image_edits(places, images),
+        lambda tree: set_weight(section.weights, tree, weight),
+    ]
+
+
+def left(
+    section: CanarySection,
+    updates: Sequence[Update],
+    weight: int,
+    images: Mapping[str, Reference],
+    stable: Mapping[str, Reference],
+) -> list[TreeEdit]:
+    """The edits that change nothing as long as the files have what a canary left at a weight. A
+    target that the stable version does not have is left alone.
+    """
+    apart = [one for one in updates if section.updates and one.target in stable]
+    return [*image_edits(apart, stable), *giving(section, updates, images, weight)]
 
 
 def reset(section: CanarySection, images: Mapping[str, Reference]) -> tuple[TreeEdit, ...]:

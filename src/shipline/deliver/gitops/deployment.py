@@ -386,6 +386,26 @@ def changed_files(
     return changes
 
 
+def changed_by_hand(
+    branch: RemoteBranch, tip: str, edits: Sequence[TreeEdit], since: str = ""
+) -> str:
+    """Which file at the tip lacks what `edits` set, and who changed it last; empty if none does.
+    With `since`, a commit, files count that differ from those of that commit.
+    """
+    if tip == since:
+        return ""
+    files = branch.files(tip)
+    before = branch.files(since) if since else {}
+    if files == before:
+        return ""
+    try:
+        changed = changed_files(branch, files, edits)
+    except ShiplineError as error:
+        return error.message
+    paths = sorted(path for path in changed if files[path] != before.get(path))
+    return f"{paths[0]} differs since {branch.last_change(tip, paths[0])}" if paths else ""
+
+
 def deploy(
     branch: RemoteBranch,
     updates: Sequence[Update],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from shipline.deliver.canary.state import position
+from shipline.deliver.canary.weights import left as left_by_canary
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import (
@@ -18,7 +19,7 @@ from shipline.deliver.gitops import (
     GitOpsSection,
     OnRace,
     PlannedChange,
-    changed_files,
+    changed_by_hand,
     history,
     image_edits,
     record,
@@ -39,7 +40,7 @@ from shipline.deliver.promotion.policy import (
 )
 from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
 from shipline.errors import ShiplineError, UsageError
-from shipline.git import SIGNING, CommittedFile, GitError, RemoteBranch, author_of
+from shipline.git import SIGNING, GitError, RemoteBranch, author_of
 from shipline.oci import Reference
 from shipline.trust import TrustRefused
 from shipline.values import replace
@@ -73,7 +74,6 @@ def states_on(
     """
     times = recorded_times(said, delivery.clock())
     tip = branch.local_tip(branch.name)
-    files = branch.files(tip)
     states = {}
     for name, section in delivery.environments.items():
         if delivery.same_branch(section.gitops, gitops):
@@ -81,36 +81,40 @@ def states_on(
             parts: dict[bool, list[Deployment]] = {True: [], False: []}
             for one in own:
                 parts[_is_proven(delivery, branch, section, one)].append(one)
-            edited = _edited(delivery, section.gitops, branch, tip, files, own)
+            edited = changes_by_hand(delivery, section, branch, tip, own)
             states[name] = EnvironmentState(
                 name, tuple(parts[True]), times, section.checked, tuple(parts[False]), edited
             )
     return states
 
 
-def _edited(
+def changes_by_hand(
     delivery: Delivery,
-    gitops: GitOpsSection,
+    section: EnvironmentSection,
     branch: RemoteBranch,
     tip: str,
-    files: Mapping[str, CommittedFile],
     own: Sequence[Deployment],
 ) -> str:
-    """Why the files do not have what was deployed last, and who changed them; empty if they do, and
-    while a canary changes them.
+    """Why the files do not have what was deployed last, or what a canary left, and who changed
+    them; empty if they do.
     """
     last = next((one for one in own if one.action.deploys), None)
-    if last is None or position(own, last.environment):
+    if last is None:
         return ""
+    updates, since = section.gitops.updates, ""
+    images = delivery.by_target(last.images)
+    here = position(own, last.environment)
     try:
-        edits = image_edits(gitops.updates, delivery.by_target(last.images))
-        changed = changed_files(branch, files, edits)
+        if here is None:
+            edits = image_edits(updates, images)
+        elif section.canary:
+            new, since = delivery.by_target(here.last.images), here.last.id
+            edits = left_by_canary(section.canary, updates, here.last.weight or 0, new, images)
+        else:
+            return ""
     except ShiplineError as error:
         return error.message
-    if not changed:
-        return ""
-    path = min(changed)
-    return f"{path} has another image since {branch.last_change(tip, path)}"
+    return changed_by_hand(branch, tip, edits, since)
 
 
 def promote(
