@@ -95,6 +95,40 @@ def test_a_wrong_password_is_reported_once_and_not_shown(
     assert "hunter2" not in caplog.text
 
 
+@pytest.mark.parametrize("name", REDIS)
+def test_a_server_without_auth_does_not_bring_the_password_into_the_log(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis(tmp_path, server=name, options=("--rename-command", "AUTH", "")) as running:
+        one = cache(running.url.replace("://", "://:hunter2@"))
+        assert one.get("shipline:a") is None
+    assert "unknown command" in caplog.text and "hunter2" not in caplog.text
+
+
+def test_threads_that_fail_together_make_one_pause() -> None:
+    now = [0.0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = cache(f"redis://127.0.0.1:{listener.getsockname()[1]}", lambda: now[0])
+        threads = [threading.Thread(target=one.get, args=("shipline:a",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        listener.settimeout(SOON_S)
+        for _ in threads:
+            listener.accept()[0].close()
+        now[0] += 1.5  # the first pause is over
+        assert one.get("shipline:a") is None
+        listener.accept()[0].close()
+
+
+def test_a_process_keeps_fewer_large_values() -> None:
+    levels = LeveledCache()
+    for number in range(2000):
+        levels.put(str(number), bytes(100_000))
+    assert levels.get("1999") is not None and levels.get("0") is None
+
+
 def test_a_paused_server_costs_little_and_is_used_again(empty: Redis) -> None:
     now = [0.0]
     one = cache(empty.url, lambda: now[0])

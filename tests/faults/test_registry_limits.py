@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -201,3 +202,15 @@ def test_a_warning_is_told_once_for_each_host(caplog: pytest.LogCaptureFixture) 
             client.repository(name(served)).resolve(f"v{number}")
         host = served.host
     assert caplog.messages == [f'{host} warns: v1 "ends" soon [31m', f"{host} warns: moved"]
+
+
+def test_warnings_without_end_are_not_all_told(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = itertools.count()
+
+    def respond(request: ReceivedRequest) -> Reply:
+        return 200, {**FOUND[1], "Warning": f'299 - "number {next(numbers)}"'}, FOUND[2]
+
+    with serving(respond) as served, Client() as client, caplog.at_level(logging.WARNING):
+        for _ in range(150):
+            client.repository(name(served)).resolve("v1")
+    assert len(caplog.messages) == 100

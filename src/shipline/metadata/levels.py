@@ -22,6 +22,11 @@ from shipline.metadata.sqlite import SqliteRecords
 _EXPIRY = struct.Struct(">d")  # Unix time in seconds, before each value
 _ROOM = "cache"
 _PRUNE_EVERY = 1000  # writes
+_ENTRY = 8 << 10  # bytes; a larger value counts as several entries of the capacity
+
+
+def _cost(entry: bytes) -> int:
+    return 1 + len(entry) // _ENTRY
 
 
 class LeveledCache:
@@ -35,7 +40,7 @@ class LeveledCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._shared, self._records, self._clock = shared, records, clock
-        self._local: Lru[str, bytes] = Lru(clock=clock)
+        self._local: Lru[str, bytes] = Lru(cost=_cost, clock=clock)
         self._until_pruning = random.randrange(_PRUNE_EVERY)  # many processes write little
 
     def get(self, key: str) -> bytes | None:
@@ -103,8 +108,8 @@ class LeveledCache:
         self._until_pruning = _PRUNE_EVERY
         room, gone = CAPACITY, list[Key]()
         for key, entry in walk(records, (_ROOM,)):
-            if room and self._fresh(entry) is not None:
-                room -= 1
+            if room >= (cost := _cost(entry)) and self._fresh(entry) is not None:
+                room -= cost
             else:
                 gone.append((_ROOM, *key))
         records.write(dict.fromkeys(gone), durable=False)

@@ -191,7 +191,8 @@ class RedisCache:
             connection.call((b"PING",), _CONNECT_S)
         except _Refused as error:
             connection.close()
-            raise ConnectionError(str(error)) from None
+            # Redis quotes the arguments of a command that it does not know: AUTH, if renamed
+            raise ConnectionError(str(error).partition(", with args")[0]) from None
         except BaseException:
             connection.close()
             raise
@@ -232,8 +233,9 @@ class RedisCache:
     def _pause(self, error: Exception) -> None:
         with self._lock:
             first, self._reported = not self._reported, True
-            self._resume_at = self._clock() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+            if self._clock() >= self._resume_at:  # else another thread has noted this failure
+                self._resume_at = self._clock() + self._pause_s
+                self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
         if first:
             _log.warning("the cache %s is left out while it fails: %s", self._url, error)
 

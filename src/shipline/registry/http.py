@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 TRIES = 5
 _REDIRECTS = 5
+_WARNINGS_LIMIT = 100  # different ones
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 Explain = Callable[[HttpResponse, str], ShiplineError]
@@ -387,9 +388,11 @@ class HttpClient:
             self._quirks[origin] = quirks
         for text in warnings(response.headers("Warning")):
             with self._lock:
-                known = (origin.host, text) in self._warnings
-                self._warnings.add((origin.host, text))
-            if not known:
+                before = len(self._warnings)
+                if before < _WARNINGS_LIMIT:
+                    self._warnings.add((origin.host, text))
+                is_new = len(self._warnings) > before
+            if is_new:
                 import logging  # 5 ms, for what is rare
 
                 logging.getLogger(__name__).warning("%s warns: %s", origin.authority, text)

@@ -61,7 +61,12 @@ QUIRKS = (
     ),
     Quirks(
         "Amazon ECR",
-        ("*.dkr.ecr.*.amazonaws.com", "*.dkr.ecr.*.amazonaws.com.cn", "public.ecr.aws"),
+        (
+            "*.dkr[.-]ecr*.amazonaws.com",
+            "*.dkr[.-]ecr*.amazonaws.com.cn",
+            "*.dkr[.-]ecr*.on.aws",
+            "public.ecr.aws",
+        ),
         resumes=False,  # aws/containers-roadmap#2831
         checks_blobs=True,
         delete_hint="delete it with `aws ecr batch-delete-image`",

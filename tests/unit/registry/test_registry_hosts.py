@@ -223,6 +223,12 @@ def test_links_and_waits_are_read() -> None:
 
 
 def test_peculiarities_belong_to_whole_domains() -> None:
-    assert not quirks_of("1234.dkr.ecr.eu-west-1.amazonaws.com").resumes
+    for host in (
+        "1234.dkr.ecr.eu-west-1.amazonaws.com",
+        "1234.dkr.ecr.cn-north-1.amazonaws.com.cn",
+        "1234.dkr.ecr-fips.us-east-1.amazonaws.com",
+        "1234.dkr-ecr.eu-west-1.on.aws",
+    ):
+        assert not quirks_of(host).resumes
     assert quirks_of("notamazonaws.com").resumes
     assert not quirks_of("ghcr.io").referrers
