@@ -41,6 +41,7 @@ from shipline.events import Step
 from shipline.layer import Layer, codec_of_layer, cut_tar, decompress, stream_layer, without_toc
 from shipline.oci import (
     MANIFEST_LIMIT,
+    REF_NAME,
     Descriptor,
     Digest,
     Hasher,
@@ -284,7 +285,6 @@ class BaseImage(Struct, frozen=True):
 
 
 LAYOUT, TARGET = "oci-layout://", "target:"
-_REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class _ImageLocation(Struct, frozen=True):
@@ -308,7 +308,7 @@ def open_layout(name: str) -> tuple[OciLayout, str]:
     if at:
         return layout, str(Digest.parse(digest))
     images = layout.index().manifests
-    tags = sorted(filter(None, (one.annotations.get(_REF_NAME) for one in images)))
+    tags = sorted(filter(None, (one.annotations.get(REF_NAME) for one in images)))
     if (tag or "latest") in tags:
         return layout, tag or "latest"
     if len({one.digest for one in images}) == 1:

@@ -24,7 +24,7 @@ from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.layer import Content, Entry, Item, Written, scan, unpack, write_tar
-from shipline.oci import Descriptor, Index, Platform, Reference
+from shipline.oci import IMAGE_NAME, LAYOUT_FILE, REF_NAME, Descriptor, Index, Platform, Reference
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ ARCHIVES = ("oci", "docker")
 """The types of outputs that hold images in an archive."""
 
 _CREATED = "org.opencontainers.image.created"
-_IMAGE_NAME = "io.containerd.image.name"
-_REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class ExportSource(Struct, frozen=True):
@@ -197,7 +195,7 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
     yield _file("index.json", _index(source))
     if output.type == "docker":
         yield _file("manifest.json", _docker_manifest(source))
-    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', 0o444)
+    yield _file("oci-layout", LAYOUT_FILE, 0o444)
 
 
 def archived(assembled: Assembled) -> Descriptor:
@@ -215,7 +213,7 @@ def _index(source: ExportSource) -> bytes:
 
 def _described(target: Descriptor, name: Reference) -> Descriptor:
     tag = name.tag or "latest"
-    notes = {_IMAGE_NAME: str(name.tagged(tag)), _REF_NAME: tag}
+    notes = {IMAGE_NAME: str(name.tagged(tag)), REF_NAME: tag}
     return replace(target, annotations={**target.annotations, **notes})
 
 

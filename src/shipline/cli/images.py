@@ -188,14 +188,13 @@ def _delete(
 
 def _attached(repository: RemoteRepository, target: Descriptor) -> list[Digest]:
     """What refers to `target`, and to what does, each after what it refers to."""
-    from shipline.supply import ATTACHED
+    from shipline.supply import attached_tags
 
     found = [target]
     for subject in found:  # which grows meanwhile
         new = list(repository.referrers(subject))
-        for suffix in ATTACHED:
+        for tag in attached_tags(subject):
             with suppress(NotFound):
-                tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
                 new.append(repository.resolve(tag))
         known = {one.digest for one in found}
         found += {one.digest: one for one in new if one.digest not in known}.values()

@@ -34,17 +34,13 @@ def successors(source: Fetcher, node: Descriptor) -> tuple[Descriptor, ...]:
 _CONCURRENCY = 8  # descriptors in flight, and threads
 
 
-def _nothing(_: Descriptor) -> bool:
-    return False
-
-
 def copy_graph(
     source: Fetcher,
     destination: Store,
     root: Descriptor,
     advance: Advance | None = None,
     *,
-    is_complete: Callable[[Descriptor], bool] = _nothing,
+    is_complete: Callable[[Descriptor], bool] | None = None,
     expect: Advance | None = None,
 ) -> None:
     """Copy the graph of `root`. When this returns, `destination` has all of it.
@@ -72,7 +68,7 @@ def copy_graph(
 
     def children_of(digest: Digest) -> tuple[Digest, ...]:
         with blaming(digest) as node:
-            if node.media_type in media.NAMED and is_complete(node):
+            if is_complete is not None and node.media_type in media.NAMED and is_complete(node):
                 return ()
             children = successors(tracked, node)
         for child in children:

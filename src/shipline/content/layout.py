@@ -17,6 +17,8 @@ from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
 from shipline.files import open_whole
 from shipline.oci import (
+    LAYOUT_FILE,
+    REF_NAME,
     Descriptor,
     Digest,
     Index,
@@ -28,8 +30,6 @@ from shipline.oci import (
 )
 from shipline.values import replace
 
-_REF_NAME = "org.opencontainers.image.ref.name"
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _LIMIT = 16 << 20  # bytes of index.json
 _SHOWN = 20  # tags
 
@@ -64,7 +64,7 @@ class OciLayout(LocalStore):
         super().__init__(root, on_damage, verified=verified, create=create)
         if not marker.exists():
             with open_whole(marker) as file:
-                file.write(_LAYOUT)
+                file.write(LAYOUT_FILE)
 
     @_described()
     def exists(self, target: Descriptor) -> bool:
@@ -100,7 +100,7 @@ class OciLayout(LocalStore):
 
     def tags(self) -> Iterator[str]:
         """All names of images that are tags."""
-        names = (one.annotations.get(_REF_NAME, "") for one in self.index().manifests)
+        names = (one.annotations.get(REF_NAME, "") for one in self.index().manifests)
         yield from filter(is_tag, dict.fromkeys(names))
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
@@ -130,7 +130,7 @@ class OciLayout(LocalStore):
             kept = [
                 one
                 for one in before
-                if reference not in (one.annotations.get(_REF_NAME), str(one.digest))
+                if reference not in (one.annotations.get(REF_NAME), str(one.digest))
             ]
             if len(kept) == len(before):
                 raise NotFound(f"{reference} is not in {self.root}")
@@ -147,15 +147,15 @@ class OciLayout(LocalStore):
         check_tag(tag)
         self.push(target, source)
         with self._locked():
-            named = (one for one in self.index().manifests if one.annotations.get(_REF_NAME) == tag)
+            named = (one for one in self.index().manifests if one.annotations.get(REF_NAME) == tag)
             if next((one.digest for one in named), None) != before:
                 return False
             self._name(target, tag)
         return True
 
     def _name(self, target: Descriptor, tag: str) -> None:
-        others = [one for one in self.index().manifests if one.annotations.get(_REF_NAME) != tag]
-        named = replace(target.plain, annotations={_REF_NAME: tag})
+        others = [one for one in self.index().manifests if one.annotations.get(REF_NAME) != tag]
+        named = replace(target.plain, annotations={REF_NAME: tag})
         self._write(Index.make([*others, named]).raw)
 
     @_described()
@@ -196,11 +196,11 @@ def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | No
     """
     entries = index.manifests
     for entry in entries:
-        if reference and reference in (entry.annotations.get(_REF_NAME), str(entry.digest)):
+        if reference and reference in (entry.annotations.get(REF_NAME), str(entry.digest)):
             return entry.plain
     if reference:
         return None
-    images = {one.digest: one for one in entries if _REF_NAME in one.annotations}
+    images = {one.digest: one for one in entries if REF_NAME in one.annotations}
     if not images:
         images = {one.digest: one for one in entries if _subject(_parsed(source, one)) is None}
     return next(iter(images.values())).plain if len(images) == 1 else None
@@ -234,7 +234,7 @@ def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:
     try:
         return parse_manifest(document(source, entry), entry.media_type)
     except ContentError as error:
-        if _REF_NAME not in entry.annotations:
+        if REF_NAME not in entry.annotations:
             with _WARNING:  # threads that come at once would each warn
                 _warn(f"warning: {entry.digest} in index.json is left out: {error.message}")
         return None

@@ -53,6 +53,12 @@ class MemoryStore:
         self.tags: dict[str, Descriptor] = {}
         self._lock = threading.Lock()
 
+    def add(self, content: bytes, media_type: str) -> Descriptor:
+        """Store `content`; returns its descriptor."""
+        target = Descriptor.of(content, media_type)
+        self.blobs[target.digest] = content
+        return target
+
     def exists(self, target: Descriptor) -> bool:
         return target.digest in self.blobs
 

@@ -35,7 +35,10 @@ from shipline.content import (
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.layer import Entry, Item, codec, cut_tar, decompress, sniff, stream_layer
 from shipline.oci import (
+    IMAGE_NAME,
+    LAYOUT_FILE,
     MANIFEST_LIMIT,
+    REF_NAME,
     Descriptor,
     Digest,
     Index,
@@ -47,9 +50,6 @@ from shipline.oci import (
 )
 from shipline.values import replace
 
-REF_NAME = "org.opencontainers.image.ref.name"
-_IMAGE_NAME = "io.containerd.image.name"
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _DOCUMENT_LIMIT = 16 << 20  # bytes of index.json, manifest.json, or a configuration
 _MEMBERS = 1_000_000
 
@@ -77,11 +77,12 @@ class _MemberReader:
 
 
 class TarArchive:
-    """The files of an archive by name, read in place. `spare` is a directory for what a compressed
-    one unpacks to. Raises ContentError for what is no archive, NotFound for a missing file.
+    """The files of an archive by name, read in place. `scratch` is a directory for what a
+    compressed one unpacks to. Raises ContentError for what is no archive, NotFound for a missing
+    file.
     """
 
-    def __init__(self, path: Path, spare: Path) -> None:
+    def __init__(self, path: Path, scratch: Path) -> None:
         try:
             self._file: BinaryIO = path.open("rb", buffering=0)
         except OSError as error:
@@ -89,7 +90,7 @@ class TarArchive:
             raise kind(f"cannot read {path}: {error.strerror}") from None
         self.path = path
         try:
-            self._uncompress(spare)
+            self._uncompress(scratch)
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 self._members, self._links = _members(tar)
         except (tarfile.TarError, OSError) as error:
@@ -99,11 +100,11 @@ class TarArchive:
             self.close()
             raise
 
-    def _uncompress(self, spare: Path) -> None:
+    def _uncompress(self, scratch: Path) -> None:
         compression = sniff(os.pread(self._file.fileno(), 512, 0))
         if compression in (None, "uncompressed"):
             return
-        plain = (spare / "plain.tar").open("w+b", buffering=0)
+        plain = (scratch / "plain.tar").open("w+b", buffering=0)
         with self._file as compressed:
             for data in chunks(decompress(compressed, str(compression))):
                 plain.write(data)
@@ -166,7 +167,7 @@ class LayoutArchive:
         """By tag, full name or digest; an empty reference names the only image."""
         found = find_entry(self, self._index, reference)
         named = (
-            one for one in self._index.manifests if one.annotations.get(_IMAGE_NAME) == reference
+            one for one in self._index.manifests if one.annotations.get(IMAGE_NAME) == reference
         )
         found = found or next(named, None)
         if found is None:
@@ -195,13 +196,13 @@ def _blob(target: Descriptor) -> str:
 
 class DockerArchive:
     """The images in what `docker save` wrote. Their layers are tars, which are compressed, as
-    `docker push` does, into a store in `spare`; an archive with compressed layers keeps its
+    `docker push` does, into a store in `scratch`; an archive with compressed layers keeps its
     manifests.
     """
 
-    def __init__(self, tar: TarArchive, spare: Path) -> None:
+    def __init__(self, tar: TarArchive, scratch: Path) -> None:
         self._tar = tar
-        self._store = LocalStore(spare / "layers")
+        self._store = LocalStore(scratch / "layers")
         self._documents = MemoryStore()
         self._layout = LayoutArchive(tar) if "index.json" in tar else None
         self._entries = self._read_entries() if "manifest.json" in tar else []
@@ -240,7 +241,7 @@ class DockerArchive:
                 f"{reference or 'a single image'} is not in {self._tar.path}",
                 hint=f"it has {', '.join(names)}" if names else "",
             )
-        return self._made(chosen[0])
+        return self._converted(chosen[0])
 
     def _is(self, entry: dict[str, Any], reference: str) -> bool:
         return reference in entry["names"] or reference.partition(":")[2] == (
@@ -269,19 +270,12 @@ class DockerArchive:
         if len(there) == len(images) == 1:
             return images[0].plain
         fewer = Index.make(there, media_type=parsed.media_type, annotations=parsed.annotations)
-        return self._kept(fewer.raw, fewer.media_type)
+        return self._documents.add(fewer.raw, fewer.media_type)
 
-    def _kept(self, raw: bytes, media_type: str) -> Descriptor:
-        target = Descriptor.of(raw, media_type)
-        self._documents.blobs[target.digest] = raw
-        return target
-
-    def _made(self, entry: dict[str, Any]) -> Descriptor:
+    def _converted(self, entry: dict[str, Any]) -> Descriptor:
         raw = self._tar.document(entry["config"])
-        config = self._kept(raw, media.OCI_CONFIG)
-        rootfs = from_bytes(raw).get("rootfs")
-        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-        diff_ids = diff_ids if isinstance(diff_ids, list) else []
+        config = self._documents.add(raw, media.OCI_CONFIG)
+        diff_ids = _diff_ids(raw) or []
         layers = []
         if len(diff_ids) != len(entry["layers"]):
             raise ContentError(
@@ -290,13 +284,13 @@ class DockerArchive:
             )
         for number, name in enumerate(entry["layers"]):
             layer, diff_id = self._layer(name)
-            if diff_ids[number : number + 1] != [str(diff_id)]:
+            if diff_ids[number] != str(diff_id):
                 raise ContentError(
                     f"{self._tar.path}: {name} is not the layer that {config.digest} names"
                 )
             layers.append(layer)
         manifest = Manifest.make(config, layers)
-        return self._kept(manifest.raw, manifest.media_type)
+        return self._documents.add(manifest.raw, manifest.media_type)
 
     def _layer(self, name: str) -> tuple[Descriptor, Digest]:
         reader, _ = self._tar.open(name)
@@ -398,7 +392,7 @@ class NewArchive:
             self._check_runnable(target)
         notes = {REF_NAME: tag}
         if self._name is not None:
-            notes = {_IMAGE_NAME: str(self._name), REF_NAME: self._name.tag}
+            notes = {IMAGE_NAME: str(self._name), REF_NAME: self._name.tag}
         self._roots.insert(0, replace(target.plain, annotations=notes))
         return True
 
@@ -416,7 +410,7 @@ class NewArchive:
         yield _file("index.json", Index.make(dict.fromkeys(self._roots)).raw)
         if self._docker:
             yield from self._docker_manifest()
-        yield _file("oci-layout", _LAYOUT, 0o444)
+        yield _file("oci-layout", LAYOUT_FILE, 0o444)
 
     def _algorithms(self) -> list[str]:
         return sorted({one.algorithm for one in (*self._documents.blobs, *self._blobs)})
@@ -433,9 +427,8 @@ class NewArchive:
                     hint="docker loads images with all their layers: copy it to oci: or a registry",
                 )
         _, source = self._blobs[parsed.config.digest]
-        rootfs = from_bytes(fetch_all(source, parsed.config, _DOCUMENT_LIMIT)).get("rootfs")
-        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-        if not isinstance(diff_ids, list) or len(diff_ids) != len(parsed.layers):
+        diff_ids = _diff_ids(fetch_all(source, parsed.config, _DOCUMENT_LIMIT))
+        if diff_ids is None or len(diff_ids) != len(parsed.layers):
             raise ContentError(
                 f"{root.digest} is not an image that docker can load: its configuration has no"
                 " rootfs with the digest of each layer",
@@ -454,19 +447,23 @@ class NewArchive:
             yield _file("manifest.json", json.dumps([entry]).encode())
 
 
+def _diff_ids(config: bytes) -> list[Any] | None:
+    rootfs = from_bytes(config).get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    return diff_ids if isinstance(diff_ids, list) else None
+
+
 def _file(path: str, content: bytes, mode: int = 0o644) -> Item:
     return Entry(path, "file", mode, size=len(content)), content
 
 
-def open_archive(path: Path, spare: Path, *, docker: bool) -> LayoutArchive | DockerArchive:
-    """The images in an archive. Raises NotFound, ContentError; UsageError for the other kind."""
-    tar = TarArchive(path, spare)
+def open_archive(tar: TarArchive, scratch: Path, *, docker: bool) -> LayoutArchive | DockerArchive:
+    """The images in an archive. Raises ContentError; UsageError for the other kind."""
     if docker:
-        return DockerArchive(tar, spare)
+        return DockerArchive(tar, scratch)
     if "index.json" not in tar:
-        tar.close()
         raise UsageError(
-            f"{path} is not an archive of an image layout: it has no index.json",
-            hint=f"write docker-archive:{path} if `docker save` made it",
+            f"{tar.path} is not an archive of an image layout: it has no index.json",
+            hint=f"write docker-archive:{tar.path} if `docker save` made it",
         )
     return LayoutArchive(tar)

@@ -148,7 +148,7 @@ class NarrowedSource(MeteredSource):
     ) -> None:
         super().__init__(source, meter)
         self._platforms = platforms
-        self._made = MemoryStore()
+        self._indexes = MemoryStore()
 
     def narrowed(self, target: Descriptor) -> Descriptor:
         """What stands for `target`: itself, or the index made of it. Raises ContentError for an
@@ -178,20 +178,19 @@ class NarrowedSource(MeteredSource):
         if len(kept) == len(index.manifests) and set(kept) == set(index.manifests):
             return target
         made = Index.make(kept, media_type=index.media_type, annotations=index.annotations)
-        self._made.blobs[made.descriptor.digest] = made.raw
-        return made.descriptor
+        return self._indexes.add(made.raw, made.media_type)
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
-        if self._made.exists(target):
-            with self._made.fetch(target) as reader:
+        if self._indexes.exists(target):
+            with self._indexes.fetch(target) as reader:
                 yield reader
             return
         with super().fetch(target) as reader:
             yield reader
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        return () if self._made.exists(target) else super().referrers(target, artifact_type)
+        return () if self._indexes.exists(target) else super().referrers(target, artifact_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +226,13 @@ def copy_tag(
     before = digest_of(target, tag)
     if before == new.digest and not options.force:
         return None
-    is_complete = _never if options.force else target.exists
+    is_complete = None if options.force else target.exists
     copy_graph(source, target, new, advance, is_complete=is_complete, expect=expect)
     if options.referrers:
         copy_evidence(source, target, new, advance)
     if not target.swap(new, source, tag, before) and digest_of(target, tag) != new.digest:
         raise TagMoved(tag)
     return new
-
-
-def _never(_: Descriptor) -> bool:
-    return False
 
 
 def missing(source: Fetcher, target: Exister, root: Descriptor) -> tuple[Descriptor, ...]:

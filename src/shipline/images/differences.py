@@ -190,8 +190,9 @@ def _packages(side: _Side) -> dict[str, str] | None:
         return None
     found: dict[str, set[str]] = {}
     for document in documents:
-        if isinstance(document, Mapping):
-            for one in document.get("packages") or ():
+        listed = document.get("packages") if isinstance(document, Mapping) else None
+        for one in listed if isinstance(listed, list) else ():
+            if isinstance(one, Mapping):
                 found.setdefault(str(one.get("name")), set()).add(str(one.get("versionInfo") or ""))
     return {name: ", ".join(sorted(filter(None, versions))) for name, versions in found.items()}
 

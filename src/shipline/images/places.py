@@ -9,7 +9,7 @@ docker-daemon:NAME[:TAG]
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -246,19 +246,20 @@ class Places:
         return list(filter(None, self._archive(place).tags()))
 
     def _archive(self, place: Place) -> LayoutArchive | DockerArchive:
-        from shipline.images.archives import open_archive  # slow to import
+        from shipline.images.archives import TarArchive, open_archive  # slow to import
 
-        spare = self._spare()
+        scratch = self._scratch()
         path, docker = place.path, place.kind in _ONE_PLATFORM
         if place.kind is PlaceKind.ENGINE:
             from shipline.engines import find_engine  # slow to import
 
-            path = spare / "image.tar"
+            path = scratch / "image.tar"
             with path.open("wb") as file:
                 find_engine(self._environment).save(place.selector, file)
-        return open_archive(path, spare, docker=docker)
+        tar = self._stack.enter_context(closing(TarArchive(path, scratch)))
+        return open_archive(tar, scratch, docker=docker)
 
-    def _spare(self) -> Path:
+    def _scratch(self) -> Path:
         return Path(self._stack.enter_context(TemporaryDirectory(prefix="shipline-copy-")))
 
     def copy(
@@ -284,7 +285,7 @@ class Places:
                 copied = image.source.copy(target.store, target.tag, force=force, advance=advance)
                 if copied is not None:
                     return image.root, copied
-            image = OpenImage(image.source, image.source.converted(self._spare()))
+            image = OpenImage(image.source, image.source.converted(self._scratch()))
         source, root, options = self._chosen(image, place, options)
 
         def copy(options: CopyOptions) -> Descriptor | None:

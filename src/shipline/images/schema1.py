@@ -59,12 +59,7 @@ class Schema1Source:
         return Descriptor(media.DOCKER_LAYER_GZIP, digest, size)
 
     def _config(self, diff_ids: Sequence[Digest]) -> Descriptor:
-        return self._kept(self._image.config(diff_ids), media.DOCKER_CONFIG)
-
-    def _kept(self, raw: bytes, media_type: str) -> Descriptor:
-        target = Descriptor.of(raw, media_type)
-        self._documents.blobs[target.digest] = raw
-        return target
+        return self._documents.add(self._image.config(diff_ids), media.DOCKER_CONFIG)
 
     def copy(
         self, target: Remote, tag: str, *, force: bool = False, advance: Advance | None = None
@@ -90,13 +85,13 @@ class Schema1Source:
         """What a copy moves."""
         return (*(one for one in self.manifest.layers if not target.exists(one)), self._root)
 
-    def converted(self, spare: Path) -> Descriptor:
+    def converted(self, scratch: Path) -> Descriptor:
         """The manifest of the same image in schema 2, without empty layers; the others are stored
-        in the directory `spare`, and unpacked to learn their diff IDs.
+        in the directory `scratch`, and unpacked to learn their diff IDs.
         """
         from shipline.layer import decompress, sniff  # slow to import
 
-        self._store = store = LocalStore(spare, create=True)
+        self._store = store = LocalStore(scratch, create=True)
         layers, diff_ids = [], []
         for layer in self.manifest.layers:
             store.push(layer, self.wrapped)
@@ -112,7 +107,7 @@ class Schema1Source:
             diff_ids.append(diff_id.digest)
         config = self._config(diff_ids)
         made = Manifest.make(config, layers, media_type=media.DOCKER_MANIFEST)
-        return self._kept(made.raw, made.media_type)
+        return self._documents.add(made.raw, made.media_type)
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:

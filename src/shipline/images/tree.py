@@ -20,7 +20,7 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
-from shipline.supply import ATTACHED, PREDICATE_ANNOTATION, StatementSource, short_name
+from shipline.supply import PREDICATE_ANNOTATION, StatementSource, attached_tags, short_name
 from shipline.units import counted, shown_size
 
 _DEPTH = 4  # of statements about statements
@@ -120,8 +120,7 @@ def _attached(source: StatementSource, subject: Descriptor, depth: int) -> Itera
         kind = one.annotations.get(PREDICATE_ANNOTATION) or one.artifact_type
         below = [*_attached(source, one.plain, depth - 1)]
         yield TreeNode(f"referrer {kind}  {one.digest}  {shown_size(one.size)}", below)
-    for suffix, name in ATTACHED.items():
-        tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
+    for tag, name in attached_tags(subject).items():
         with suppress(NotFound):
             found = source.resolve(tag)
             parsed = _parsed(source, found)

@@ -4,8 +4,11 @@ from shipline.oci import media
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
 from shipline.oci.manifest import (
+    IMAGE_NAME,
+    LAYOUT_FILE,
     MANIFEST_LIMIT,
     PREDICATE_TYPE,
+    REF_NAME,
     REFERENCE_DIGEST,
     REFERENCE_TYPE,
     Index,
@@ -23,11 +26,14 @@ from shipline.oci.resources import Resources, Ulimit
 from shipline.oci.schema1 import Schema1, parse_schema1, schema1_payload, schema1_type
 
 __all__ = [
+    "IMAGE_NAME",
+    "LAYOUT_FILE",
     "MANIFEST_LIMIT",
     "NO_ANNOTATIONS",
     "PREDICATE_TYPE",
     "REFERENCE_DIGEST",
     "REFERENCE_TYPE",
+    "REF_NAME",
     "Descriptor",
     "Digest",
     "Hasher",

@@ -23,6 +23,9 @@ HEAVIEST = 100_000  # objects and lists of one document
 REFERENCE_TYPE, REFERENCE_DIGEST = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
 """Annotations of attestations in an index, and of their layers."""
+REF_NAME, IMAGE_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
+"""Annotations in the index.json of an image layout: a tag, and containerd's full name."""
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'  # oci-layout (image-layout.md)
 
 _ENTRIES = 10_000  # descriptors in one document
 _FIELDS = {

@@ -1,6 +1,6 @@
 """Statements about images: signatures and attestations, made and verified."""
 
-from shipline.supply.attachments import ATTACHED, FORMS, copy_evidence, copy_with_evidence
+from shipline.supply.attachments import FORMS, attached_tags, copy_evidence, copy_with_evidence
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
@@ -72,7 +72,6 @@ from shipline.supply.verification import (
 )
 
 __all__ = [
-    "ATTACHED",
     "BUNDLE",
     "COSIGN_ARTIFACT",
     "COSIGN_SIGN",
@@ -114,6 +113,7 @@ __all__ = [
     "Verification",
     "VerifiedAttestation",
     "at_the_source",
+    "attached_tags",
     "attachment_tag",
     "attest",
     "check_free",

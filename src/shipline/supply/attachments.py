@@ -223,9 +223,7 @@ def _rfc3339(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
 
 
-ATTACHED = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
-"""What cosign keeps under tags, by their suffix."""
-
+_ATTACHED = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
 _DEPTH = 4  # of statements about statements, and of indexes in indexes
 _AT_ONCE = 8  # subjects
 _MANY_TAGS = 900  # a page of most registries has 1000
@@ -234,6 +232,12 @@ _MANY_TAGS = 900  # a page of most registries has 1000
 @runtime_checkable
 class _Listing(Protocol):
     def tags(self) -> Iterator[str]: ...
+
+
+def attached_tags(subject: Descriptor) -> dict[str, str]:
+    """The tags under which cosign keeps what is about `subject`, and what each is."""
+    digest = subject.digest
+    return {f"{digest.algorithm}-{digest.hex}.{end}": what for end, what in _ATTACHED.items()}
 
 
 def copy_with_evidence(
@@ -267,8 +271,7 @@ def copy_evidence(
         count = len(referrers)
         if depth:
             count += sum(copy(referrer.plain, depth - 1) for referrer in referrers)
-        for suffix in ATTACHED:
-            tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
+        for tag in attached_tags(subject):
             if tags is None or tag in tags:
                 with suppress(NotFound):
                     attached = source.resolve(tag)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from shipline.errors import UsageError
-from shipline.images import Place, PlaceKind, parse_place
-from shipline.oci import Reference
+from shipline.images import Place, PlaceKind, Places, parse_place
+from shipline.oci import Descriptor, Index, Reference, media
+from shipline.registry import Client, HostSettings
+from shipline.registry.keychain import ConfigKeychain
 
 DIGEST = f"sha256:{'a' * 64}"
 
@@ -48,3 +54,22 @@ def test_what_cannot_be_read_says_what_to_write(text: str, message: str) -> None
 def test_a_place_in_a_registry_is_its_reference() -> None:
     reference = Reference.parse("registry.example/team/app:1.0")
     assert str(Place(PlaceKind.REGISTRY, reference)) == "registry.example/team/app:1.0"
+
+
+def test_an_archive_is_closed_with_the_stack(tmp_path: Path) -> None:
+    archive = tmp_path / "some.tar"
+    with tarfile.open(archive, "w") as tar:
+        entry = tarfile.TarInfo("index.json")
+        content = Index.make([Descriptor.of(b"{}", media.OCI_MANIFEST)]).raw
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+
+    def opened() -> bool:
+        return str(archive) in map(os.path.realpath, Path("/proc/self/fd").glob("*"))
+
+    client = Client(HostSettings(), ConfigKeychain(()))
+    with ExitStack() as stack:
+        place = Place(PlaceKind.OCI_ARCHIVE, path=archive)
+        image = Places(stack, client, {}).open(place)
+        assert image.root.media_type == media.OCI_MANIFEST and opened()
+    assert not opened()
