@@ -28,8 +28,9 @@ def answers() -> Iterator[Answers]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.seen.append({key.lower(): value for key, value in self.headers.items()})
-            raw = json.dumps(made.documents.get(self.path, {})).encode()
-            self.send_response(200 if self.path in made.documents else 404)
+            path = self.path.partition("?")[0]
+            raw = json.dumps(made.documents.get(path, {})).encode()
+            self.send_response(200 if path in made.documents else 404)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)

@@ -6,20 +6,17 @@ The server is asked, with the token of the job: variables could be set by others
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.promotion import PromotionRefused, approve
-from shipline.errors import AuthError, RegistryError, UsageError
+from shipline.deliver.rest import call_json, expecting_api
+from shipline.errors import AuthError, UsageError
 from shipline.registry.http import HttpClient
-from shipline.registry.request import ClientRequest, Url
+from shipline.registry.request import Url
 from shipline.values import replace
-
-_LIMIT = 4 << 20  # bytes of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,9 @@ def job_reviewers(
             "this is no job of GitHub Actions or GitLab CI", hint="approve it without --from-ci"
         )
     _variable(environ, api)
-    try:
+    with expecting_api(server, environ[api], f"look at the variable {api}"):
         found = _on_github(http, environ, environment) if on_github else _on_gitlab(http, environ)
         return tuple(found)
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
-        message = f"what answers at {environ[api]} is not the API of {server}"
-        raise RegistryError(message, host="", hint=f"look at the variable {api}") from None
 
 
 def _on_github(
@@ -89,7 +83,7 @@ def _on_github(
     run, sha = _variable(environ, "GITHUB_RUN_ID"), _variable(environ, "GITHUB_SHA")
     host = _host(_variable(environ, "GITHUB_SERVER_URL"))
     token = _token(environ, "GITHUB_TOKEN")
-    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    headers = {"Authorization": f"Bearer {token}"}
     reviews = _get(http, f"{place}/actions/runs/{run}/approvals", headers)
     commit = _get(http, f"{place}/commits/{sha}", headers)
     author = (commit.get("author") or {}).get("login", "")
@@ -112,7 +106,7 @@ def _on_github(
 
 def _on_gitlab(http: HttpClient, environ: Mapping[str, str]) -> Iterator[Reviewer]:
     """docs.gitlab.com/api/jobs, "Get job token's job"."""
-    headers = {"JOB-TOKEN": _token(environ, "CI_JOB_TOKEN"), "Accept": "application/json"}
+    headers = {"JOB-TOKEN": _token(environ, "CI_JOB_TOKEN")}
     job = _get(http, f"{environ['CI_API_V4_URL']}/job", headers)
     user, commit = job["user"], job.get("commit") or {}
     host = _host(_variable(environ, "CI_SERVER_URL"))
@@ -141,7 +135,4 @@ def _host(server: str) -> str:
 
 
 def _get(http: HttpClient, url: str, headers: Mapping[str, str]) -> Any:
-    request = ClientRequest("GET", Url.parse(url), dict(headers))
-    operation = "asking who approved the job"
-    with closing(http.call(request, expect=(200,), operation=operation, redirects=0)) as response:
-        return json.loads(response.content(_LIMIT))
+    return call_json(http, Url.parse(url), headers, operation="asking who approved the job")

@@ -4,21 +4,19 @@ environment, kept up to date in place.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
 
 from shipline.deliver.gitops.deployment import Deployed
+from shipline.deliver.rest import call_json, expecting_api
 from shipline.errors import AuthError, UsageError
 from shipline.git import GitError, PushRefused, RemoteBranch
 from shipline.registry.http import HttpClient
-from shipline.registry.request import ClientRequest, Url
+from shipline.registry.request import Url
 
-_LIMIT = 4 << 20  # bytes of an answer
 _REMOTE = re.compile(
     r"(?:[a-z+]+://(?:[^@/]*@)?|[^@/]+@)([^/:]+)(?::[0-9]+(?=/))?[/:](.+?)(?:\.git)?/?\Z"
 )
@@ -70,13 +68,14 @@ class Forge:
             query = (("state", "open"), ("head", f"{owner}:{head}"), ("base", base))
             texts = {"title": title, "body": body}
             new = {"head": head, "base": base}
-        there = self._call("GET", root, query=query)
-        if isinstance(there, list) and there:
-            number = there[0]["iid" if gitlab else "number"]
-            done = self._call("PUT" if gitlab else "PATCH", f"{root}/{number}", texts)
-        else:
-            done = self._call("POST", root, {**texts, **new})
-        return str(done.get("web_url" if gitlab else "html_url", ""))
+        hint = "set `api` to the URL of the server's API"
+        with expecting_api("GitLab" if gitlab else "GitHub", self.api, hint):
+            if there := self._call("GET", root, query=query):
+                number = there[0]["iid" if gitlab else "number"]
+                done = self._call("PUT" if gitlab else "PATCH", f"{root}/{number}", texts)
+            else:
+                done = self._call("POST", root, {**texts, **new})
+            return str(done["web_url" if gitlab else "html_url"])
 
     def _call(
         self,
@@ -85,23 +84,14 @@ class Forge:
         body: Mapping[str, Any] | None = None,
         query: tuple[tuple[str, str], ...] = (),
     ) -> Any:
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
-        content = b""
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            content = json.dumps(body).encode()
-        url = Url.parse(self.api + path).with_query(*query)
-        request = ClientRequest(method, url, headers, content)
-        with closing(
-            self.http.call(
-                request,
-                expect=(200, 201),
-                operation="proposing the change",
-                tries=0 if method == "GET" else 1,
-                redirects=0,
-            )
-        ) as response:
-            return json.loads(response.content(_LIMIT))
+        return call_json(
+            self.http,
+            Url.parse(self.api + path).with_query(*query),
+            {"Authorization": f"Bearer {self.token}"},
+            operation="proposing the change",
+            method=method,
+            body=body,
+        )
 
 
 def propose(
