@@ -14,7 +14,6 @@ from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from shipline.config import Config
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
     from shipline.deliver.gitops import Deployment
@@ -55,7 +54,7 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     with open_client() as client:
         delivery = delivery_of(query, config, client)
         if resume:
-            found, deployment = _resumed(config, section, delivery, environment)
+            found, deployment = _resumed(section, delivery, environment)
         else:
             delivery, found, deployment = chosen_deployment(
                 query, config, delivery, environment, images
@@ -82,19 +81,17 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
 
 
 def _resumed(
-    config: Config, section: EnvironmentSection, delivery: Delivery, environment: str
+    section: EnvironmentSection, delivery: Delivery, environment: str
 ) -> tuple[Mapping[str, Reference], Deployment]:
     """The images of the canary that is there, by target."""
     from shipline.deliver.canary.state import in_progress
 
-    places = config.pipeline.images
-    first = config.pipeline.image or next(iter(places.values()), None)
-    if first is None:
-        raise ConfigError("shipline.yaml names no image", hint="name one: shipline canary IMAGE")
     with delivery.branch(section.gitops) as branch:
-        there = in_progress(branch, first.repository.rpartition("/")[2], environment)
+        there = in_progress(branch, delivery.app, environment)
     by_name = {image.name: image for image in there.images}
     images = {
-        target: by_name[place.name] for target, place in places.items() if place.name in by_name
+        target: by_name[place.name]
+        for target, place in delivery.targets.items()
+        if place.name in by_name
     }
     return delivery.trusted(images).images, there

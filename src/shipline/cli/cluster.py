@@ -202,21 +202,20 @@ def manifest(
     Standard `restricted`.
     """
     from shipline.api import open_client
-    from shipline.cli.deploy import delivery_of, images_of
+    from shipline.cli.deploy import delivery_of, images_of, required_config
     from shipline.cli.results import write_whole
     from shipline.deliver.manifest import WorkloadOptions, kustomization, read_config, workload
     from shipline.deliver.objects import as_yaml, check_name
 
-    if query.config is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes one")
+    config = required_config(query)
     with open_client() as client:
-        delivery = delivery_of(query, query.config, client)
-        found = images_of(query, query.config, delivery, images)
+        delivery = delivery_of(query, config, client)
+        found = images_of(query, config, delivery, images)
         if len(found) != 1:
             raise UsageError("name one image", hint=f"TARGET=IMAGE, of {', '.join(found)}")
         (image,) = delivery.trusted(found).images.values()
         source = delivery.repositories(image)
-        config = read_config(source, source.resolve(str(image.digest)))
+        image_config = read_config(source, source.resolve(str(image.digest)))
     options = WorkloadOptions(
         name=check_name(name or image.repository.rpartition("/")[2], "--name"), **given
     )
@@ -228,9 +227,9 @@ def manifest(
         if value:
             check_name(value, what)
     if output is None:
-        _show(workload(str(image), config, options))
+        _show(workload(str(image), image_config, options))
         return
-    objects = workload(image.name, config, options)
+    objects = workload(image.name, image_config, options)
     files = {f"{one['kind'].lower()}.yaml": one for one in objects}
     output.mkdir(parents=True, exist_ok=True)
     for file, one in (*files.items(), ("kustomization.yaml", kustomization(image, tuple(files)))):

@@ -84,7 +84,7 @@ def command(
             emergency=" ".join(emergency.split()),
             again=True,
             dry_run=dry_run,
-            on_race=_tell_race,
+            on_race=tell_race,
         )
         show_deployed(done, dry_run=dry_run, as_json=as_json)
         if wait and not dry_run:
@@ -253,10 +253,9 @@ def _tagged(
     )
 
 
-def _tell_race(attempt: int) -> None:
-    click.echo(
-        f"another push was first; setting the images again (attempt {attempt + 1})", err=True
-    )
+def tell_race(attempt: int) -> None:
+    """Say on standard error that another push was first."""
+    click.echo(f"another push was first; deciding again (attempt {attempt + 1})", err=True)
 
 
 def show_deployed(done: Deployed, *, dry_run: bool, as_json: bool) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
-from shipline.cli.promote import open_delivery, show_record
+from shipline.cli.promote import REASON, open_delivery, show_record
 from shipline.cli.tables import columns
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 _EVERY_S = 5.0
 _HEADS = ("ENVIRONMENT", "VERSION", "SINCE", "STATE", "NEXT", "WAITS FOR")
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-_REASON = click.option(
-    "-m", "--reason", default="", metavar="TEXT", help="Why, for those who read the history."
-)
 _NAME = click.argument("name", metavar="NAME")
 
 
@@ -72,11 +68,11 @@ def history_command(query: CommitQuery, name: str, count: int, as_json: bool) ->
     from shipline.deliver.promotion.board import deployment_json, history_rows
 
     with open_delivery(query) as delivery:
-        said = read_states(delivery, [name])[name].said[:count]
+        commits = read_states(delivery, [name])[name].commits[:count]
     if as_json:
-        click.echo(json.dumps([deployment_json(one) for one in said], indent=2))
-    elif said:
-        click.echo(columns(history_rows(said), 2), nl=False)
+        click.echo(json.dumps([deployment_json(one) for one in commits], indent=2))
+    elif commits:
+        click.echo(columns(history_rows(commits), 2), nl=False)
     else:
         click.echo(f"nothing was deployed to {name}", err=True)
 
@@ -110,7 +106,7 @@ def blame_command(query: CommitQuery, name: str, as_json: bool) -> None:
     approved it, and whose source it is.
     """
     from shipline.deliver.promotion import read_states
-    from shipline.deliver.promotion.board import blame, deployment_json
+    from shipline.deliver.promotion.board import blame, committed_at, deployment_json
 
     with open_delivery(query) as delivery:
         state = read_states(delivery, [name])[name]
@@ -122,16 +118,17 @@ def blame_command(query: CommitQuery, name: str, as_json: bool) -> None:
         click.echo(json.dumps(values, indent=2))
         return
     for image, one in found:
-        at = datetime.fromtimestamp(one.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
         approved = f", approved by {', '.join(one.approved_by)}" if one.approved_by else ""
         source = f", source {one.commit[:12]}" if one.commit else ""
         author = f" by {one.author}" if one.author else ""
-        click.echo(f"{image}\n  {one.id[:12]} {at} {one.by}{approved}{source}{author}")
+        click.echo(
+            f"{image}\n  {one.id[:12]} {committed_at(one)} {one.by}{approved}{source}{author}"
+        )
 
 
 @group.command("stop")
 @_NAME
-@_REASON
+@REASON
 @project_options
 @registry_options
 def stop_command(query: CommitQuery, name: str, reason: str) -> None:
@@ -145,7 +142,7 @@ def stop_command(query: CommitQuery, name: str, reason: str) -> None:
 
 @group.command("resume")
 @_NAME
-@_REASON
+@REASON
 @project_options
 @registry_options
 def resume_command(query: CommitQuery, name: str, reason: str) -> None:

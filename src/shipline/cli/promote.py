@@ -10,7 +10,7 @@ import click
 
 from shipline.cli.check import with_progress
 from shipline.cli.commit import CommitQuery, project_options
-from shipline.cli.deploy import delivery_of, required_config, show_deployed
+from shipline.cli.deploy import delivery_of, required_config, show_deployed, tell_race
 from shipline.cli.environment import registry_options
 from shipline.errors import UsageError
 
@@ -32,7 +32,7 @@ _IMAGE = click.argument("image", required=False, metavar="[IMAGE]", callback=_na
 _ENVIRONMENT = click.option(
     "-e", "--env", "environment", required=True, metavar="NAME", help="The environment."
 )
-_REASON = click.option(
+REASON = click.option(
     "-m", "--reason", default="", metavar="TEXT", help="Why, for those who read the history."
 )
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the change, and push nothing.")
@@ -110,7 +110,7 @@ def promote_command(
 @click.command("rollback")
 @_IMAGE
 @_ENVIRONMENT
-@_REASON
+@REASON
 @_DRY_RUN
 @_AS_JSON
 @project_options
@@ -130,7 +130,7 @@ def rollback_command(
             image=image,
             reason=reason,
             dry_run=dry_run,
-            on_race=_tell_race,
+            on_race=tell_race,
         )
     show_deployed(done, dry_run=dry_run, as_json=as_json)
 
@@ -138,7 +138,7 @@ def rollback_command(
 @click.command("approve")
 @_IMAGE
 @_ENVIRONMENT
-@_REASON
+@REASON
 @click.option(
     "--from-ci",
     is_flag=True,
@@ -161,14 +161,14 @@ def approve_command(
                 click.echo(done, err=True)
             return
         show_record(
-            approve(delivery, environment, image=image, reason=reason, on_race=_tell_race), ""
+            approve(delivery, environment, image=image, reason=reason, on_race=tell_race), ""
         )
 
 
 @click.command("hold")
 @_IMAGE
 @_ENVIRONMENT
-@_REASON
+@REASON
 @project_options
 @registry_options
 def hold_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
@@ -178,14 +178,14 @@ def hold_command(query: CommitQuery, image: str, environment: str, reason: str) 
     from shipline.deliver.promotion import hold
 
     with open_delivery(query) as delivery:
-        made = hold(delivery, environment, image=image, reason=reason, on_race=_tell_race)
+        made = hold(delivery, environment, image=image, reason=reason, on_race=tell_race)
     show_record(made, f"it is held in {environment} already")
 
 
 @click.command("release")
 @_IMAGE
 @_ENVIRONMENT
-@_REASON
+@REASON
 @project_options
 @registry_options
 def release_command(query: CommitQuery, image: str, environment: str, reason: str) -> None:
@@ -193,7 +193,7 @@ def release_command(query: CommitQuery, image: str, environment: str, reason: st
     from shipline.deliver.promotion import release
 
     with open_delivery(query) as delivery:
-        made = release(delivery, environment, image=image, reason=reason, on_race=_tell_race)
+        made = release(delivery, environment, image=image, reason=reason, on_race=tell_race)
     show_record(made, f"nothing is held in {environment}")
 
 
@@ -204,7 +204,3 @@ def show_record(made: Deployment | None, nothing: str) -> None:
         return
     click.echo(made.subject, err=True)
     click.echo(made.id)
-
-
-def _tell_race(attempt: int) -> None:
-    click.echo(f"another push was first; deciding again (attempt {attempt + 1})", err=True)

@@ -59,9 +59,6 @@ class AdmissionOptions:
         return {"namespaceSelector": {"matchExpressions": [expression]}}
 
 
-# Kubernetes
-
-
 def name_policy(trust: ResolvedPolicy, admission: AdmissionOptions) -> tuple[Object, ...]:
     """A ValidatingAdmissionPolicy and its binding: images must be named by digest, and are admitted
     unless the rule that matches the name is `reject`. Signatures are not checked
@@ -113,9 +110,6 @@ def name_policy(trust: ResolvedPolicy, admission: AdmissionOptions) -> tuple[Obj
 
 def _optional(field: str) -> str:
     return f"(has(object.spec.{field}) ? object.spec.{field} : [])"
-
-
-# Kyverno
 
 
 def kyverno_policy(trust: ResolvedPolicy, admission: AdmissionOptions) -> tuple[Object, ...]:
@@ -193,9 +187,6 @@ def _cosign(key: PublicKey, annotations: Mapping[str, str]) -> Object:
     return {"key": {"data": key.pem.decode()}, "ctlog": log, **extra}
 
 
-# Names of images
-
-
 def expression_of(pattern: ImagePattern) -> str:
     """The pattern for `host/repository` in the syntax of RE2."""
     parts = re.split(r"((?<![^/])\*\*/|\*\*|\*|\?)", str(pattern))
@@ -240,9 +231,6 @@ def _full_name(variable: str) -> Mapping[str, str]:
 
 def _boolean(value: bool) -> str:
     return "true" if value else "false"
-
-
-# What cannot be said
 
 
 def requires(rule: ResolvedRule) -> bool:

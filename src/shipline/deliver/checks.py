@@ -267,10 +267,10 @@ class _Verifier:
             trace=self.delivery.environ.get("TRACEPARENT", ""),
         )
 
-        def make(said: Sequence[Deployment]) -> Deployment:
+        def make(commits: Sequence[Deployment]) -> Deployment:
             there = [
                 one
-                for one in said
+                for one in commits
                 if one.environment == deployment.environment and one.action.deploys
             ]
             ours = any(one.digests == deployment.digests for one in there)
@@ -353,7 +353,7 @@ def wait_until_running(
     of older ones is waited for. Raises AuthError.
     """
     deadline = time.monotonic() + health.timeout.seconds
-    pause, said, failing_since = _FIRST_PAUSE_S, "", 0.0
+    pause, shown, failing_since = _FIRST_PAUSE_S, "", 0.0
     state, problem, first = RunningState(frozenset(), health="unknown"), "", True
     while True:
         try:
@@ -381,9 +381,9 @@ def wait_until_running(
         if now >= deadline:
             reason = f"after {health.timeout}: {missing}"
             return EnvironmentCheck("health", "error" if problem else "fail", reason, _hint(health))
-        if missing != said:
+        if missing != shown:
             step.output(f"{missing}\n".encode())
-            said = missing
+            shown = missing
         sleep(min(pause, max(0.0, deadline - now) + 0.01))
         pause = min(_LONGEST_PAUSE_S, pause * _GROWTH)
 

@@ -52,7 +52,7 @@ class Delivery:
     git: Git
     root: Path
     home: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     repositories: Callable[[Reference], Attachable]
     http: HttpClient
     trust: TrustPolicy | None = None
@@ -125,8 +125,8 @@ class Delivery:
         requests answers.
         """
 
-        def decided(said: Sequence[Deployment]) -> PlannedChange:
-            planned = decide(branch, said)
+        def decided(commits: Sequence[Deployment]) -> PlannedChange:
+            planned = decide(branch, commits)
             section = self.environments.get(planned.deployment.environment)
             return ending(section.canary if section else None, planned)
 
@@ -169,5 +169,5 @@ class TrustedImages:
     commit: str
 
 
-def _the_same(made: Deployment, said: Sequence[Deployment]) -> Deployment:
+def _the_same(made: Deployment, commits: Sequence[Deployment]) -> Deployment:
     return made

@@ -114,13 +114,12 @@ def _in_git(
     """The images that the files of the branch name, by target, or why they name none. Tags are
     those of the last deployment, if it was of the same digest.
     """
-    app = (delivery.image or next(iter(images.values()))).repository.rpartition("/")[2]
     with delivery.branch(section.gitops) as branch:
         tip = branch.fetch(RECORDS)
-        said = history(branch, tip, app, name)
-        last, canary = deployed(said, name), position(said, name)
+        commits = history(branch, tip, delivery.app, name)
+        last, canary = deployed(commits, name), position(commits, name)
         tags = {(one.name, one.digest): one.tag for one in last.images} if last else {}
-        changed = changes_by_hand(delivery, section, branch, tip, said) if canary else ""
+        changed = changes_by_hand(delivery, section, branch, tip, commits) if canary else ""
         beside = (*canary.last.images, *canary.last.previous) if canary else ()
         tree = {path: partial(branch.read, file) for path, file in branch.files(tip).items()}
         found: dict[str, set[str]] = {}

@@ -169,13 +169,13 @@ class _ArgoCd:
     def _refused(self, response: HttpResponse, operation: str) -> ShiplineError:
         """The error of a status; Argo CD answers 403 also for an Application that is not there."""
         try:
-            said = str(_mapping(json.loads(response.content(_BODY))).get("message") or "")
+            reason = str(_mapping(json.loads(response.content(_BODY))).get("message") or "")
         except (ValueError, RecursionError, RegistryError):
-            said = ""
+            reason = ""
         response.close()
         host, name = response.url.origin.authority, self.section.application
         message = f"{host}: reading the Application {name}: {response.status}"
-        message += f": {clean(said)}" if said else ""
+        message += f": {clean(reason)}" if reason else ""
         if response.status == 401:
             hint = f"put a valid token of Argo CD into {self.section.token}"
             return AuthError(message, host=host, status=401, hint=hint)

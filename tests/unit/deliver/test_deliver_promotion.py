@@ -292,7 +292,7 @@ def test_what_is_allowed_was_verified_soaked_approved_and_is_not_held(
     }
     if rules_of(section, own["dev"], own["staging"]):
         return
-    dev, staging = own["dev"].said, own["staging"].said
+    dev, staging = own["dev"].commits, own["staging"].commits
     about = [one.action for one in staging if one.digests == CANDIDATE.digests]
     last_hold = next((action for action in about if action in ("hold", "release")), None)
     assert last_hold != "hold"

@@ -130,7 +130,7 @@ class Canary:
     deployment: Deployment
     opened: Callable[[], AbstractContextManager[RemoteBranch]]
     http: HttpClient
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     home: Path
     settled: Callable[[], object] | None = None
     verifies: bool = True
@@ -147,22 +147,22 @@ class Canary:
         """
         measured = self._measured()  # finds what is missing before anything is committed
         with self._lock() as lock:
-            begun = self._begin(lock)
-            if begun is None or begun.action is not Action.WEIGHT:
-                return begun and self._finish(begun)
-            at = position([begun], begun.environment)
+            current = self._begin(lock)
+            if current is None or current.action is not Action.WEIGHT:
+                return current and self._finish(current)
+            at = position([current], current.environment)
             first = min(at.step, len(self.section.steps) - 1) if at else 0
             for number in range(first, len(self.section.steps)):
                 try:
                     if number > first:
-                        begun = self._commit(self._weight(number, begun.previous, "pass"))
-                    verdict = self._watch(number, begun, measured)
+                        current = self._commit(self._weight(number, current.previous, "pass"))
+                    verdict = self._watch(number, current, measured)
                 except _Held as error:
                     verdict = StepVerdict(CanaryVerdict.FAIL, str(error))
                 if verdict.verdict is not CanaryVerdict.PASS:
-                    self._fail(number, verdict, begun.previous)
+                    self._fail(number, verdict, current.previous)
             promoted = replace(
-                self._weight(number, begun.previous, "pass"),
+                self._weight(number, current.previous, "pass"),
                 action=Action.PROMOTE if self.deployment.source else Action.DEPLOY,
                 weight=None,
             )
@@ -176,13 +176,13 @@ class Canary:
         unfinished: list[Deployment] = []
         gone = os.pread(lock, 64, 0).decode()  # the run that had it before on this machine
 
-        def make(said: Sequence[Deployment]) -> Deployment | None:
-            here, last = position(said, environment), deployed(said, environment)
+        def make(commits: Sequence[Deployment]) -> Deployment | None:
+            here, last = position(commits, environment), deployed(commits, environment)
             if here is not None:
                 self._require_free(here, gone)
                 self._require_unchanged(branch, here.last)
                 return replace(here.last, run=self.run, verdict="", reason="")
-            if why := self._held(said):
+            if why := self._held(commits):
                 raise CanaryFailed(str(why), hint="shipline release allows it again")
             if last is None:
                 raise UsageError(
@@ -190,7 +190,7 @@ class Canary:
                     hint=f"deploy the first one: shipline deploy --env {environment}",
                 )
             if last.digests == self.deployment.digests:
-                is_last = last is newest(said, environment)
+                is_last = last is newest(commits, environment)
                 unfinished.extend([last] if is_last and last.step else [])
                 return None
             return self._weight(0, last.images)
@@ -203,9 +203,6 @@ class Canary:
             return unfinished[0] if unfinished else None
         self.tell(_shown(made))
         return made
-
-    def _is_here(self, said: Deployment) -> bool:
-        return said.environment == self.deployment.environment
 
     def _require_free(self, here: Position, gone: str) -> None:
         """Raises CanaryRuns unless the canary is of these images and its process is gone."""
@@ -231,9 +228,11 @@ class Canary:
                 hint=f"if it is gone, this canary can be resumed in {int(left_s) + 1} s",
             )
 
-    def _held(self, said: Sequence[Deployment]) -> _Held | None:
+    def _held(self, commits: Sequence[Deployment]) -> _Held | None:
         """Why these images are held, if they are."""
-        found = held([one for one in said if self._is_here(one)], self.deployment.digests)
+        environment = self.deployment.environment
+        own = [one for one in commits if one.environment == environment]
+        found = held(own, self.deployment.digests)
         return _Held(f"{found.app} {found.version} is held: {found.reason}") if found else None
 
     def _lease_s(self, step: CanaryStep) -> float:
@@ -272,12 +271,12 @@ class Canary:
     def _watch(
         self,
         number: int,
-        begun: Deployment,
+        current: Deployment,
         measured: Callable[[Sequence[Reference]], list[MetricResult]],
     ) -> StepVerdict:
         """The verdict on a step. While it is held for longer, a commit says why now and then."""
         step = self.section.steps[number]
-        late_s = max(0.0, time.time() - begun.time) if begun.time else 0.0
+        late_s = max(0.0, time.time() - current.time) if current.time else 0.0
         renewed = looked = time.monotonic()
 
         def look() -> None:
@@ -290,7 +289,7 @@ class Canary:
                 self._tell_unreachable(error)
             looked = time.monotonic()
 
-        if begun.time:  # what was said since then is not known
+        if current.time:  # what was said since then is not known
             look()
 
         def on_measured(made: Sequence[MetricResult]) -> None:
@@ -301,12 +300,12 @@ class Canary:
                 look()
             if time.monotonic() - renewed > self._lease_s(step) - _MARGIN_S / 2:
                 verdicts = [one.verdict for one in made if one.verdict is not CanaryVerdict.PASS]
-                self._commit(self._weight(number, begun.previous, *verdicts[:1]))
+                self._commit(self._weight(number, current.previous, *verdicts[:1]))
                 renewed = time.monotonic()
 
         return watch(
             self.section.analysis,
-            lambda: measured(begun.previous),
+            lambda: measured(current.previous),
             hold_s=max(0.0, step.hold.seconds - late_s),
             on_measured=on_measured,
         )
@@ -374,13 +373,13 @@ class Canary:
     def _look(self) -> None:
         """Raises what `_require_mine` raises."""
         with self.opened() as branch:
-            said = history(branch, branch.fetch(RECORDS), self.deployment.app)
-            self._require_mine(branch, said)
+            commits = history(branch, branch.fetch(RECORDS), self.deployment.app)
+            self._require_mine(branch, commits)
 
     def _require_mine(
         self,
         branch: RemoteBranch,
-        said: Sequence[Deployment],
+        commits: Sequence[Deployment],
         mine: Deployment | None = None,
         *,
         goes_on: bool = True,
@@ -388,14 +387,14 @@ class Canary:
         """Raises Superseded unless the last commit of the canary is this process's, or `mine`, and
         the files have what it left, and _Held if it would go on with an image that is held.
         """
-        last = newest(said, self.deployment.environment)
+        last = newest(commits, self.deployment.environment)
         if last is None or (last.run != self.run and (mine is None or last.id != mine.id)):
             raise Superseded(
                 f"somebody else went on: {last.subject if last else 'no canary'}",
                 hint="shipline status shows where the environment is",
             )
         self._require_unchanged(branch, last)
-        if goes_on and (why := self._held(said)):
+        if goes_on and (why := self._held(commits)):
             raise why
 
     def _require_unchanged(self, branch: RemoteBranch, last: Deployment) -> None:
@@ -431,8 +430,8 @@ class Canary:
     ) -> Deployment:
         """Commit, with other records after it. Raises what `_require_mine` raises."""
 
-        def make(said: Sequence[Deployment]) -> Deployment:
-            self._require_mine(branch, said, mine, goes_on=goes_on)
+        def make(commits: Sequence[Deployment]) -> Deployment:
+            self._require_mine(branch, commits, mine, goes_on=goes_on)
             return wanted
 
         until = time.monotonic() + _MARGIN_S

@@ -23,21 +23,21 @@ class Position:
         return bool(self.last.reason)
 
 
-def position(said: Sequence[Deployment], environment: str) -> Position | None:
-    """Where the canary of an environment is; None if there is none. `said` is newest first."""
-    last = newest(said, environment)
+def position(commits: Sequence[Deployment], environment: str) -> Position | None:
+    """Where the canary of an environment is; None if there is none. `commits` is newest first."""
+    last = newest(commits, environment)
     if last is None or last.action is not Action.WEIGHT or not last.weight:
         return None
     number = last.step.partition("/")[0]
     return Position(last, int(number) - 1 if number.isdecimal() else 0)
 
 
-def newest(said: Sequence[Deployment], environment: str) -> Deployment | None:
+def newest(commits: Sequence[Deployment], environment: str) -> Deployment | None:
     """The last commit that deployed something to the environment, or gave it a weight there."""
     return next(
         (
             one
-            for one in said
+            for one in commits
             if one.environment == environment
             and (one.action.deploys or one.action is Action.WEIGHT)
         ),

@@ -3,7 +3,6 @@
 from shipline.deliver.gitops.deployment import (
     RECORDS,
     Action,
-    Decide,
     Deployed,
     Deployment,
     OnRace,
@@ -27,7 +26,6 @@ from shipline.deliver.gitops.yaml_text import UnsuitableFile
 __all__ = [
     "RECORDS",
     "Action",
-    "Decide",
     "Deployed",
     "Deployment",
     "GitOpsSection",

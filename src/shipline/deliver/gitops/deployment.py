@@ -134,7 +134,7 @@ class Deployment:
         )
 
     @property
-    def told(self) -> str:
+    def attribution(self) -> str:
         """Who made the commit, when and why."""
         at = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"by {self.by} since {at}" + (f": {self.reason}" if self.reason else "")
@@ -295,26 +295,26 @@ Decide = Callable[[Sequence[Deployment]], PlannedChange]
 """A decision from the history of the app, newest first; raises to refuse."""
 
 
-def deployed(said: Sequence[Deployment], environment: str) -> Deployment | None:
+def deployed(commits: Sequence[Deployment], environment: str) -> Deployment | None:
     """The newest deployment to an environment."""
-    found = (one for one in said if one.environment == environment and one.action.deploys)
+    found = (one for one in commits if one.environment == environment and one.action.deploys)
     return next(found, None)
 
 
-def held(said: Sequence[Deployment], digests: frozenset[Digest]) -> Deployment | None:
-    """The commit that holds one of these digests in an environment, unless it was released; `said`
-    is of the environment, newest first.
+def held(commits: Sequence[Deployment], digests: frozenset[Digest]) -> Deployment | None:
+    """The commit that holds one of these digests in an environment, unless it was released;
+    `commits` are those about the environment, newest first.
     """
     for digest in sorted(digests, key=str):
-        ends = (one for one in said if digest in one.digests and one.action in _HOLDS)
+        ends = (one for one in commits if digest in one.digests and one.action in _HOLDS)
         if (last := next(ends, None)) and last.action is Action.HOLD:
             return last
     return None
 
 
-def stopped(said: Sequence[Deployment]) -> Deployment | None:
+def stopped(commits: Sequence[Deployment]) -> Deployment | None:
     """The commit that stops promotions to an environment, unless they were resumed."""
-    last = next((one for one in said if one.action in _STOPS), None)
+    last = next((one for one in commits if one.action in _STOPS), None)
     return last if last and last.action is Action.STOP else None
 
 
@@ -345,14 +345,14 @@ def prepare(
     one cannot be set.
     """
     tip = branch.fetch(RECORDS)
-    said = history(branch, tip, app)
-    decision = decide(said)
+    commits = history(branch, tip, app)
+    decision = decide(commits)
     files = branch.files(tip)
     parts = [*image_edits(updates, decision.images), *decision.edits] if decision.images else []
     changes = changed_files(branch, files, parts)
     if not changes and not decision.records:
         return Deployed(decision.deployment, {})
-    before = deployed(said, decision.deployment.environment)
+    before = deployed(commits, decision.deployment.environment)
     made = replace(decision.deployment, previous=before.images if before else ())
     commit = head = branch.commit(tip, files, changes, made.message, sign=sign)
     for one in decision.records:

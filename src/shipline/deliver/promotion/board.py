@@ -31,7 +31,7 @@ class BoardRow:
     @property
     def canary(self) -> Deployment | None:
         """The commit with the present weight of a canary, if there is one."""
-        there = position(self.state.said, self.state.name)
+        there = position(self.state.commits, self.state.name)
         return there.last if there else None
 
     @property
@@ -173,17 +173,17 @@ def blame(state: EnvironmentState) -> list[tuple[str, Deployment]]:
     return found
 
 
-def history_rows(said: Sequence[Deployment]) -> list[tuple[str, ...]]:
+def history_rows(commits: Sequence[Deployment]) -> list[tuple[str, ...]]:
     """Commits about an environment, for a table."""
     return [
         (
-            _time(datetime.fromtimestamp(one.time, UTC)),
+            committed_at(one),
             one.id[:12],
             one.subject,
             one.by.partition(" <")[0],
             ": ".join(filter(None, (_bypassed(one), one.reason))),
         )
-        for one in said
+        for one in commits
     ]
 
 
@@ -192,10 +192,9 @@ def _bypassed(one: Deployment) -> str:
 
 
 def _deployed(one: Deployment) -> str:
-    at = _time(datetime.fromtimestamp(one.time, UTC))
     source = f" from {one.source}" if one.source else ""
     verb = {"deploy": "deployed", "promote": "promoted", "rollback": "rolled back to"}[one.action]
-    return f"{one.version}, {verb}{source} by {one.by}, {at}"
+    return f"{one.version}, {verb}{source} by {one.by}, {committed_at(one)}"
 
 
 def _facts(one: Deployment, shown: BoardRow) -> list[str]:
@@ -215,8 +214,12 @@ def _facts(one: Deployment, shown: BoardRow) -> list[str]:
 
 
 def _because(one: Deployment) -> str:
-    at = _time(datetime.fromtimestamp(one.time, UTC))
-    return f", {at}" + (f": {one.reason}" if one.reason else "")
+    return f", {committed_at(one)}" + (f": {one.reason}" if one.reason else "")
+
+
+def committed_at(one: Deployment) -> str:
+    """When its commit was made, to the minute, for people."""
+    return _time(datetime.fromtimestamp(one.time, UTC))
 
 
 def _time(moment: datetime) -> str:

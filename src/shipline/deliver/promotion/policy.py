@@ -178,7 +178,7 @@ def _clocks(
 ) -> Iterator[Blocker]:
     names = (policy.name, policy.section.after)
     for state in (states[name] for name in names if name in states):
-        newest = state.said[0] if state.said else None
+        newest = state.commits[0] if state.commits else None
         if newest and newest.time > now.timestamp() + SKEW_S:
             at = datetime.fromtimestamp(newest.time, UTC)
             yield Blocker(
@@ -197,14 +197,14 @@ def stops(
     if stop := states[name].stopped:
         yield Blocker(
             "stop",
-            f"promotions to {name} are stopped {stop.told}",
+            f"promotions to {name} are stopped {stop.attribution}",
             hint=f"`shipline env resume {name}` resumes them",
         )
     for place in dict.fromkeys((name, policy.section.after)):
         if place in states and (hold := states[place].held(candidate.digests)):
             yield Blocker(
                 "hold",
-                f"it is held in {place} {hold.told}",
+                f"it is held in {place} {hold.attribution}",
                 hint=f"`shipline release --env {place}` releases it",
             )
 

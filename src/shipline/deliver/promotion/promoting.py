@@ -61,23 +61,23 @@ def read_states(delivery: Delivery, names: Iterable[str] = ()) -> dict[str, Envi
             continue
         gitops = delivery.environment(name).gitops
         with delivery.branch(gitops) as branch:
-            said = history(branch, branch.fetch(RECORDS), delivery.app)
-            found |= states_on(delivery, gitops, branch, said)
+            commits = history(branch, branch.fetch(RECORDS), delivery.app)
+            found |= states_on(delivery, gitops, branch, commits)
     return {name: found[name] for name in wanted}
 
 
 def states_on(
-    delivery: Delivery, gitops: GitOpsSection, branch: RemoteBranch, said: Sequence[Deployment]
+    delivery: Delivery, gitops: GitOpsSection, branch: RemoteBranch, commits: Sequence[Deployment]
 ) -> dict[str, EnvironmentState]:
     """The states of all environments that are described on the branch of one of them, from the
     history of the branch.
     """
-    times = recorded_times(said, delivery.clock())
+    times = recorded_times(commits, delivery.clock())
     tip = branch.local_tip(branch.name)
     states = {}
     for name, section in delivery.environments.items():
         if delivery.same_branch(section.gitops, gitops):
-            own = [one for one in said if one.environment == name]
+            own = [one for one in commits if one.environment == name]
             parts: dict[bool, list[Deployment]] = {True: [], False: []}
             for one in own:
                 parts[_is_proven(delivery, branch, section, one)].append(one)
@@ -164,15 +164,15 @@ def promote(
         reason=emergency,
     )
 
-    def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
-        known = {**states, **states_on(delivery, section.gitops, branch, said)}
+    def decide(branch: RemoteBranch, commits: Sequence[Deployment]) -> PlannedChange:
+        known = {**states, **states_on(delivery, section.gitops, branch, commits)}
         state, now = known[name], _now(delivery)
         if state.current and state.current.digests == planned.digests:
             firm = stops(policy, known, candidate) if again or state.edited else ()
             require(policy, planned.version, [*firm], now)
             return PlannedChange(planned, images if again or state.edited else {})
         found = [*blockers(policy, known, candidate, now)]
-        left = position(state.said, name)
+        left = position(state.commits, name)
         if left and left.last.digests == planned.digests:
             found = [one for one in found if not one.waits]
         bypassed = [one for one in found if emergency and one.rule not in _FIRM]
@@ -207,9 +207,9 @@ def rollback(
     """
     section = delivery.environment(name)
 
-    def decide(branch: RemoteBranch, said: Sequence[Deployment]) -> PlannedChange:
-        state = states_on(delivery, section.gitops, branch, said)[name]
-        current, left = state.current, position(state.said, name)
+    def decide(branch: RemoteBranch, commits: Sequence[Deployment]) -> PlannedChange:
+        state = states_on(delivery, section.gitops, branch, commits)[name]
+        current, left = state.current, position(state.commits, name)
         if current is None:
             raise UsageError(f"nothing of {delivery.app} was deployed to {name}")
         stable, current = current, left.last if left else current
@@ -257,7 +257,7 @@ def approve(
             raise UsageError(f"{name} has {chosen.version} already")
         if hold := state.held(chosen.digests):
             raise PromotionRefused(
-                f"{chosen.version} is held in {name} {hold.told}",
+                f"{chosen.version} is held in {name} {hold.attribution}",
                 hint=f"`shipline release --env {name}` releases it",
             )
         if problem := may_approve(rule, person, author):
@@ -437,7 +437,7 @@ def _in_history(states: States, word: str) -> Deployment | None:
     """The newest deployment with a digest, tag, or beginning of a commit."""
     digest = word.rpartition("@")[2] if "@" in word or word.startswith("sha256:") else ""
     tag = word.rpartition("/")[2].rpartition(":")[2]
-    for one in (one for state in states.values() for one in state.said):
+    for one in (one for state in states.values() for one in state.commits):
         if not one.images:
             continue
         if digest and any(str(found) == digest for found in one.digests):
@@ -531,7 +531,7 @@ def _record(
         return record(
             branch,
             delivery.app,
-            lambda said: make(branch, states_on(delivery, gitops, branch, said)[name]),
+            lambda commits: make(branch, states_on(delivery, gitops, branch, commits)[name]),
             proposed=gitops.pull_request,
             sign=sign or gitops.sign,
             check=lambda commit: check(branch, commit),

@@ -15,13 +15,13 @@ Digests = frozenset[Digest]
 """The digests of the images of a deployment, which are promoted together."""
 
 
-def recorded_times(said: Sequence[Deployment], now: float) -> Mapping[str, float]:
+def recorded_times(commits: Sequence[Deployment], now: float) -> Mapping[str, float]:
     """When the commits of one history were made, by id. None is before those that it follows, so
     that a clock that is behind gains no time; those from the future have no time.
     """
     times: dict[str, float] = {}
     latest = 0.0
-    for one in reversed(said):
+    for one in reversed(commits):
         if one.time <= now + SKEW_S:
             latest = max(latest, one.time)
             times[one.id] = min(latest, now)
@@ -43,12 +43,12 @@ class EnvironmentState:
     """What was recorded of an app in an environment, newest first. With `checked`, deployments are
     verified by the health or checks of the environment, otherwise by being there. `times` are those
     of `recorded_times`. `unproven` are approvals that do not count, since it is not proven who made
-    them; `said` has none of them. `edited` says why the files do not have what was deployed last,
-    empty if they do.
+    them; `commits` has none of them. `edited` says why the files do not have what was deployed
+    last, empty if they do.
     """
 
     name: str
-    said: tuple[Deployment, ...]
+    commits: tuple[Deployment, ...]
     times: Mapping[str, float]
     checked: bool = False
     unproven: tuple[Deployment, ...] = ()
@@ -57,22 +57,24 @@ class EnvironmentState:
     @property
     def current(self) -> Deployment | None:
         """What is deployed."""
-        return deployed(self.said, self.name)
+        return deployed(self.commits, self.name)
 
     @property
     def stopped(self) -> Deployment | None:
         """The commit that stops all promotions, unless they were resumed."""
-        return stopped(self.said)
+        return stopped(self.commits)
 
     def held(self, digests: Digests) -> Deployment | None:
         """The commit that holds one of these digests, unless it was released."""
-        return held(self.said, digests)
+        return held(self.commits, digests)
 
     @property
     def holds(self) -> tuple[Deployment, ...]:
         """The commits of all holds, newest first."""
         return tuple(
-            one for one in self.said if one.action is Action.HOLD and self.held(one.digests) is one
+            one
+            for one in self.commits
+            if one.action is Action.HOLD and self.held(one.digests) is one
         )
 
     def verification(self, digests: Digests) -> Deployment | None:
@@ -89,11 +91,11 @@ class EnvironmentState:
     @property
     def deployments(self) -> Iterator[Deployment]:
         """All deployments, newest first."""
-        return (one for one in self.said if one.action.deploys)
+        return (one for one in self.commits if one.action.deploys)
 
     def approvals(self, digests: Digests) -> Iterator[Deployment]:
         """The approvals of exactly these images, newest first; those before a hold are void."""
-        for one in self.said:
+        for one in self.commits:
             if one.action is Action.HOLD and one.digests & digests:
                 return
             if one.action is Action.APPROVE and one.digests == digests:
@@ -104,7 +106,7 @@ class EnvironmentState:
         from 0.
         """
         current, since, total = Digests(), None, 0.0
-        for one in reversed(self.said):
+        for one in reversed(self.commits):
             at = self.times.get(one.id, now)
             if one.action.deploys and one.digests != current:
                 total += max(0.0, at - since) if since is not None else 0.0
@@ -120,4 +122,4 @@ class EnvironmentState:
         return VerifiedTime(total, since is not None)
 
     def _about(self, action: Action, digests: Digests) -> Iterator[Deployment]:
-        return (one for one in self.said if one.action is action and one.digests == digests)
+        return (one for one in self.commits if one.action is action and one.digests == digests)
