@@ -1,6 +1,13 @@
 """The git program in one place: history, refs and remotes of clones, trees of repositories."""
 
-from shipline.git.branches import SIGNING, CommittedFile, PushRefused, RemoteBranch, remote_branch
+from shipline.git.branches import (
+    SIGNING,
+    BranchRewritten,
+    CommittedFile,
+    PushRefused,
+    RemoteBranch,
+    remote_branch,
+)
 from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
 from shipline.git.history import (
     Commit,
@@ -41,6 +48,7 @@ from shipline.git.worktree import checkout, commit_time
 
 __all__ = [
     "SIGNING",
+    "BranchRewritten",
     "ChangedLines",
     "Commit",
     "CommitOrder",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from shipline.git.history import Commit, log
+from shipline.git.history import Commit, is_ancestor, log
 from shipline.git.repository import push_refusal, remote_default_branch
 from shipline.git.run import Git, GitError, GitResult
 from shipline.net import without_logins
@@ -41,6 +41,12 @@ class PushRefused(GitError):
     code = "git-push-refused"
 
 
+class BranchRewritten(GitError):
+    """Commits that the branch had are not in its history any more."""
+
+    code = "git-branch-rewritten"
+
+
 class CommittedFile(Struct, frozen=True):
     """A file of a commit: its mode as git writes it, and its object."""
 
@@ -62,13 +68,14 @@ class RemoteBranch(Struct, frozen=True):
 
     def fetch(self, beside: str = "") -> str:
         """The commit at the tip of the branch, with its history. At the same moment another branch
-        is fetched, for `local_tip`, if there is one. Raises RemoteUnreachable, and GitError if
-        there is no such branch.
+        is fetched, for `local_tip`, if there is one. Raises RemoteUnreachable, GitError if there is
+        no such branch, and BranchRewritten, once, for one that lost commits since the last time.
         """
         ref = f"refs/heads/{self.name}"
         fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--prune", "--")
         # unlike a name, a pattern may match nothing
         also = (f"+refs/heads/{beside}*:refs/heads/{beside}*",) if beside else ()
+        before = {name: self.local_tip(name) for name in (self.name, beside) if name}
         try:
             self.git.run(*fetch, self.url, f"+{ref}:{ref}", *also)
         except GitError as error:
@@ -78,6 +85,14 @@ class RemoteBranch(Struct, frozen=True):
                     hint="create it with a first commit, or name another one with `branch`",
                 ) from None
             raise
+        for name, tip in before.items():
+            now = self.local_tip(name)
+            if tip not in ("", now) and not is_ancestor(self.git, tip, now):
+                raise BranchRewritten(
+                    f"{without_logins(self.url)}, branch {name}: its history was rewritten, and"
+                    f" lacks {tip[:12]}: deployments, approvals and holds may be lost",
+                    hint="if that was meant, run the command again; else push the commit again",
+                )
         return self.git.text("rev-parse", ref)
 
     def files(self, commit: str) -> dict[str, CommittedFile]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from commits import Work, with_remote
 from shipline.deliver.gitops import RECORDS, Action, Deployment, history, record
-from shipline.git import Commit, RemoteBranch, remote_branch
+from shipline.git import BranchRewritten, Commit, RemoteBranch, remote_branch
 from shipline.oci import Reference
 
 _LETTERS = st.characters(min_codepoint=33, max_codepoint=0x24F).filter(lambda one: one.strip())
@@ -129,3 +129,26 @@ def test_order_is_that_of_the_history_whatever_the_clocks_say(
         work.git("push", "-q", "origin", "HEAD:main")
     read = history(branch, branch.fetch(RECORDS), "app")
     assert [one.action for one in read] == [Action.STOP, Action.RELEASE, Action.HOLD]
+
+
+def test_a_branch_that_lost_commits_is_an_error_once(pair: tuple[Work, RemoteBranch]) -> None:
+    work, branch = pair
+    first = branch.fetch(RECORDS)
+    held = record(branch, "app", lambda commits: said(Action.HOLD))
+    assert held is not None
+    assert branch.fetch(RECORDS) == held.id
+    Work(Path(branch.url), environ=work.environ).git("update-ref", "refs/heads/main", first)
+    with pytest.raises(BranchRewritten, match=held.id[:12]):
+        record(branch, "app", lambda commits: said(Action.RELEASE))
+    assert branch.fetch(RECORDS) == first
+
+
+def test_records_that_went_are_an_error_once(pair: tuple[Work, RemoteBranch]) -> None:
+    work, branch = pair
+    held = record(branch, "app", lambda commits: said(Action.HOLD), proposed=True)
+    assert held is not None
+    branch.fetch(RECORDS)
+    Work(Path(branch.url), environ=work.environ).git("update-ref", "-d", f"refs/heads/{RECORDS}")
+    with pytest.raises(BranchRewritten, match="shipline/records: its history was rewritten"):
+        branch.fetch(RECORDS)
+    assert history(branch, branch.fetch(RECORDS), "app") == []
