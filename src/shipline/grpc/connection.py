@@ -336,7 +336,11 @@ class Connection:
         """A call with one request, which an exception in the block gives up."""
         stream = self.call(path, metadata or {})
         try:
-            stream.send(encode(request))
+            try:
+                stream.send(encode(request))
+            except RpcError:
+                if not stream.incoming.ended:  # what is answered without the request needs none
+                    raise
             stream.end()
             yield stream
         except BaseException:

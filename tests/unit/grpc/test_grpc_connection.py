@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from shipline.buildkit.messages import InfoResponse, PruneRequest
 from shipline.errors import Cancelled, UsageError
 from shipline.grpc.connection import (
     Code,
@@ -20,6 +21,7 @@ from shipline.grpc.connection import (
     SocketPipe,
     connected,
 )
+from shipline.grpc.protobuf import encode
 from shipline.tasks import TaskGroup
 
 
@@ -72,6 +74,25 @@ def test_an_error_has_its_code_and_text() -> None:
         with pytest.raises(RpcError) as caught:
             client.call("/a.B/Missing", {}).receive()
         assert caught.value.code == Code.UNIMPLEMENTED
+
+
+def test_an_answer_may_come_before_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = RpcCall.send
+
+    def answer(stream: RpcCall) -> None:
+        send(stream, encode(InfoResponse()))
+
+    def send_late(stream: RpcCall, *messages: bytes) -> None:
+        deadline = time.monotonic() + 30
+        while not stream.incoming.ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        send(stream, *messages)
+
+    monkeypatch.setattr(RpcCall, "send", send_late)
+    with ends({"/a.B/Info": answer}) as client:
+        assert client.ask("/a.B/Info", PruneRequest(), InfoResponse) == InfoResponse()
+        with pytest.raises(RpcError, match="no method"):
+            client.ask("/a.B/Missing", PruneRequest(), InfoResponse)
 
 
 def test_messages_before_an_error_are_received() -> None:
