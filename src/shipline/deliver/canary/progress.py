@@ -183,7 +183,9 @@ class Canary:
                 self._require_unchanged(branch, here.last)
                 return replace(here.last, run=self.run, verdict="", reason="")
             if why := self._held(commits):
-                raise CanaryFailed(str(why), hint="shipline release allows it again")
+                raise CanaryFailed(
+                    str(why), hint=f"shipline release --env {environment} allows it again"
+                )
             if last is None:
                 raise UsageError(
                     f"{environment} has no version that a new one could be compared with",
@@ -367,7 +369,7 @@ class Canary:
         self._commit(back, then=[hold], goes_on=False)
         raise CanaryFailed(
             f"{what}, rolled back and held: {verdict.reason}",
-            hint="shipline release allows it again",
+            hint=f"shipline release --env {environment} allows it again",
         )
 
     def _look(self) -> None:
