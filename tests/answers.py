@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from serving import ReceivedRequest, Reply, json_reply, serving
 
 
 @dataclass
@@ -25,25 +24,11 @@ def answers() -> Iterator[Answers]:
     """A running server, which answers 404 for other paths."""
     made = Answers()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.seen.append({key.lower(): value for key, value in self.headers.items()})
-            path = self.path.partition("?")[0]
-            raw = json.dumps(made.documents.get(path, {})).encode()
-            self.send_response(200 if path in made.documents else 404)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def respond(request: ReceivedRequest) -> Reply:
+        made.seen.append(request.headers)
+        found = request.path in made.documents
+        return json_reply(200 if found else 404, made.documents.get(request.path, {}))
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        made.url = f"http://127.0.0.1:{listening.server_port}"
-        thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield made
-        finally:
-            listening.shutdown()
-            thread.join()
+    with serving(respond) as served:
+        made.url = served.url
+        yield made

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from serving import ReceivedRequest, Reply, json_reply, serving
 
 
 @dataclass
@@ -48,32 +48,11 @@ def forge(token: str) -> Iterator[Forge]:
     """A running server that takes `token`."""
     running = Forge(token)
 
-    class Handler(BaseHTTPRequestHandler):
-        def _do(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            authorization = self.headers.get("Authorization", "")
-            status, content = running.answer(
-                self.command, self.path, authorization, json.loads(body) if body else None
-            )
-            raw = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def respond(request: ReceivedRequest) -> Reply:
+        body, authorization = request.all(), request.headers.get("authorization", "")
+        value = json.loads(body) if body else None
+        return json_reply(*running.answer(request.method, request.target, authorization, value))
 
-        do_GET = do_POST = do_PUT = do_PATCH = _do
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(respond) as served:
+        running.url = served.url
         yield running
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -42,6 +43,10 @@ class ReceivedRequest:
 
 Reply = tuple[int, dict[str, str], bytes]
 Responder = Callable[[ReceivedRequest], Reply]
+
+
+def json_reply(status: int, document: object) -> Reply:
+    return status, {"Content-Type": "application/json"}, json.dumps(document).encode()
 
 
 class Served:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from serving import ReceivedRequest, Reply, json_reply, serving
 
 Object = dict[str, Any]
 
@@ -109,31 +108,13 @@ def argocd(token: str, tls: tuple[Path, Path] | None = None) -> Iterator[ArgoCd]
     """A running server; `tls` is its certificate and key."""
     running = ArgoCd(token)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            authorization = self.headers.get("Authorization", "")
-            status, content = running.answer(self.path, authorization)
-            raw = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def respond(request: ReceivedRequest) -> Reply:
+        authorization = request.headers.get("authorization", "")
+        return json_reply(*running.answer(request.target, authorization))
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if tls:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if tls else None
+    if context and tls:
         context.load_cert_chain(*tls)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    running.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(respond, context) as served:
+        running.url = served.url
         yield running
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
