@@ -133,10 +133,10 @@ def blame_command(query: CommitQuery, name: str, as_json: bool) -> None:
 @registry_options
 def stop_command(query: CommitQuery, name: str, reason: str) -> None:
     """Stop all promotions to an environment. Rollbacks stay possible. Prints the commit."""
-    from shipline.deliver.promotion import stop
+    from shipline.deliver.promotion import set_stopped
 
     with open_delivery(query) as delivery:
-        made = stop(delivery, name, reason=reason)
+        made = set_stopped(delivery, name, True, reason=reason)
     show_record(made, f"promotions to {name} are stopped already")
 
 
@@ -147,10 +147,10 @@ def stop_command(query: CommitQuery, name: str, reason: str) -> None:
 @registry_options
 def resume_command(query: CommitQuery, name: str, reason: str) -> None:
     """Allow promotions to an environment again. Prints the commit."""
-    from shipline.deliver.promotion import resume
+    from shipline.deliver.promotion import set_stopped
 
     with open_delivery(query) as delivery:
-        made = resume(delivery, name, reason=reason)
+        made = set_stopped(delivery, name, False, reason=reason)
     show_record(made, f"promotions to {name} are not stopped")
 
 

@@ -124,13 +124,9 @@ def verify(
     """
     gates = gates or GatesSection()
     known = {name for name, _, _ in gates.gates()}
-    for name, check in section.checks.items():
-        if isinstance(check.gate, str) and check.gate not in known:
-            raise ConfigError(
-                f"environments.{deployment.environment}.checks.{name}.gate: there is no gate"
-                f" {check.gate!r}",
-                hint=f"gates are {', '.join(sorted(known)) or 'not configured'}",
-            )
+    for problem in section.unknown_gates(deployment.environment, known):
+        hint = f"gates are {', '.join(sorted(known)) or 'not configured'}"
+        raise ConfigError(problem, hint=hint)
     run = _Verifier(delivery, section, deployment, gates)
     results: list[EnvironmentCheck] = []
     for result in run.results(step, checks=checks):

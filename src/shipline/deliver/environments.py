@@ -5,7 +5,7 @@ an image needs to get there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -119,6 +119,13 @@ class EnvironmentSection:
     def checked(self) -> bool:
         """Whether what is deployed is verified by health or checks, not by being there."""
         return self.health is not None or bool(self.checks)
+
+    def unknown_gates(self, name: str, known: Container[str]) -> Iterator[str]:
+        """A line for each check of the environment `name` whose gate is not among the known."""
+        for check_name, check in self.checks.items():
+            if isinstance(check.gate, str) and check.gate not in known:
+                place = f"environments.{name}.checks.{check_name}.gate"
+                yield f"{place}: there is no gate {check.gate!r}"
 
     def __post_init__(self) -> None:
         for name in self.checks:

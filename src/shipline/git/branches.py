@@ -75,7 +75,7 @@ class RemoteBranch(Struct, frozen=True):
         fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--prune", "--")
         # unlike a name, a pattern may match nothing
         also = (f"+refs/heads/{beside}*:refs/heads/{beside}*",) if beside else ()
-        before = {name: self.local_tip(name) for name in (self.name, beside) if name}
+        before = self._tips()
         try:
             self.git.run(*fetch, self.url, f"+{ref}:{ref}", *also)
         except GitError as error:
@@ -85,15 +85,16 @@ class RemoteBranch(Struct, frozen=True):
                     hint="create it with a first commit, or name another one with `branch`",
                 ) from None
             raise
+        tips = self._tips()
         for name, tip in before.items():
-            now = self.local_tip(name)
-            if tip not in ("", now) and not is_ancestor(self.git, tip, now):
+            now = tips.get(name, "")
+            if tip != now and not is_ancestor(self.git, tip, now):
                 raise BranchRewritten(
                     f"{without_logins(self.url)}, branch {name}: its history was rewritten, and"
                     f" lacks {tip[:12]}: deployments, approvals and holds may be lost",
                     hint="if that was meant, run the command again; else push the commit again",
                 )
-        return self.git.text("rev-parse", ref)
+        return tips[self.name]
 
     def files(self, commit: str) -> dict[str, CommittedFile]:
         """The regular files of a commit, by path."""
@@ -111,7 +112,12 @@ class RemoteBranch(Struct, frozen=True):
 
     def local_tip(self, branch: str) -> str:
         """The commit of a branch as it was fetched; empty if there is none."""
-        return self.git.text("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
+        return self._tips().get(branch, "")
+
+    def _tips(self) -> dict[str, str]:
+        """The commits of all branches that were fetched."""
+        listing = ("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads")
+        return dict(line.split() for line in self.git.lines(*listing) if line)
 
     def log(self, commits: Sequence[str], lines: Sequence[str]) -> tuple[Commit, ...]:
         """The commits up to `commits` whose messages have all of these lines, newest first, and

@@ -404,12 +404,7 @@ class Canary:
         weights that the last commit of the canary left.
         """
         if last.action is Action.WEIGHT and last.weight:
-            names = {image.name: image for image in last.previous}
-            stable = {
-                target: names[image.name]
-                for target, image in self.images.items()
-                if image.name in names
-            }
+            stable = self._found(last.previous)
             edits: Sequence[TreeEdit] = left(
                 self.section, self.gitops.updates, last.weight, self.images, stable
             )
@@ -491,12 +486,21 @@ class Canary:
         return ()
 
     def _by_target(self, images: Sequence[Reference]) -> Mapping[str, Reference]:
-        """Images of an earlier deployment by target, which they have by their names."""
-        names = {image.name: image for image in images}
-        missing = [image.name for image in self.images.values() if image.name not in names]
+        """Images of an earlier deployment by target. Raises ConfigError if one is missing."""
+        found = self._found(images)
+        missing = [image.name for target, image in self.images.items() if target not in found]
         if missing:
             raise ConfigError(f"the version in use has no image {', '.join(missing)}")
-        return {target: names[image.name] for target, image in self.images.items()}
+        return found
+
+    def _found(self, images: Sequence[Reference]) -> Mapping[str, Reference]:
+        """The images of an earlier deployment by the targets that have their names now."""
+        names = {image.name: image for image in images}
+        return {
+            target: names[image.name]
+            for target, image in self.images.items()
+            if image.name in names
+        }
 
     @contextmanager
     def _lock(self) -> Iterator[int]:

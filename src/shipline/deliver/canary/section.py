@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from shipline.deliver.gitops import Update
+from shipline.deliver.gitops import OnePlace, Update
 from shipline.errors import ConfigError
 from shipline.units import Duration
 
@@ -20,8 +20,10 @@ VARIABLES = ("canary", "stable", "canary-version", "stable-version", "window", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class Weights(OnePlace):
     """The file in which the weights of the two versions stand, by one of four kinds."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("rollout", "httproute", "virtualservice", "replicas")
 
     rollout: str | None = field(
         default=None,
@@ -47,34 +49,13 @@ class Weights:
     total: int = field(default=10, metadata={"doc": "With `replicas`: the pods of both together."})
 
     def __post_init__(self) -> None:
-        if len(self._places) != 1:
-            raise ConfigError("needs one of rollout, httproute, virtualservice, replicas")
+        OnePlace.__post_init__(self)
         if self.kind != "rollout" and not (self.stable and self.canary):
             raise ConfigError(f"{self.kind} needs the names `stable` and `canary`")
         if self.stable and self.stable == self.canary:
             raise ConfigError("canary: the same name as that of the stable version")
         if self.total < 2:
             raise ConfigError("total: two versions need two pods at least")
-
-    @property
-    def kind(self) -> str:
-        return next(iter(self._places))
-
-    @property
-    def place(self) -> str:
-        """The file or directory, relative to the root of the repository."""
-        path = self._places[self.kind]
-        return "/".join(part for part in path.split("/") if part not in ("", "."))
-
-    @property
-    def _places(self) -> dict[str, str]:
-        kinds = {
-            "rollout": self.rollout,
-            "httproute": self.httproute,
-            "virtualservice": self.virtualservice,
-            "replicas": self.replicas,
-        }
-        return {kind: place for kind, place in kinds.items() if place is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

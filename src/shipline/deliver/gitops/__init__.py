@@ -17,10 +17,11 @@ from shipline.deliver.gitops.deployment import (
     image_edits,
     prepare,
     record,
+    shown_time,
     stopped,
 )
 from shipline.deliver.gitops.section import GitOpsSection
-from shipline.deliver.gitops.updates import Tree, Update
+from shipline.deliver.gitops.updates import OnePlace, Tree, Update
 from shipline.deliver.gitops.yaml_text import UnsuitableFile
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Deployment",
     "GitOpsSection",
     "OnRace",
+    "OnePlace",
     "PlannedChange",
     "Superseded",
     "Tree",
@@ -44,5 +46,6 @@ __all__ = [
     "image_edits",
     "prepare",
     "record",
+    "shown_time",
     "stopped",
 ]

@@ -136,8 +136,8 @@ class Deployment:
     @property
     def attribution(self) -> str:
         """Who made the commit, when and why."""
-        at = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"by {self.by} since {at}" + (f": {self.reason}" if self.reason else "")
+        at = datetime.fromtimestamp(self.time, UTC)
+        return f"by {self.by} since {shown_time(at)}" + (f": {self.reason}" if self.reason else "")
 
     @property
     def message(self) -> str:
@@ -212,6 +212,11 @@ class Deployment:
             step=last("Step"),
             by=commit.committer,
         )
+
+
+def shown_time(moment: datetime) -> str:
+    """A moment for people, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def history(branch: RemoteBranch, tip: str, app: str, environment: str = "") -> list[Deployment]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from shipline.deliver.gitops.yaml_text import Edit, UnsuitableFile, YamlFile, YamlValue
 from shipline.errors import ConfigError, UsageError
@@ -26,9 +27,43 @@ Tree = Mapping[str, Callable[[], bytes]]
 """The files of a commit by their paths, each with a function that reads it."""
 
 
+class OnePlace:
+    """A section of which exactly one of the fields `KINDS` is given: the kind, with a path."""
+
+    __slots__ = ()
+    KINDS: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        if len(self._places) != 1:
+            raise ConfigError(f"needs one of {', '.join(self.KINDS)}")
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self._places))
+
+    @property
+    def place(self) -> str:
+        """The file or directory; empty for the root of the repository."""
+        path = self._places[self.kind]
+        return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+    @property
+    def _places(self) -> dict[str, str]:
+        places = {kind: getattr(self, kind) for kind in self.KINDS}
+        return {kind: place for kind, place in places.items() if place is not None}
+
+
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(OnePlace):
     """Where the image is set: one of five kinds of places."""
+
+    KINDS: ClassVar[tuple[str, ...]] = (
+        "kustomization",
+        "values",
+        "manifests",
+        "application",
+        "markers",
+    )
 
     kustomization: str | None = field(
         default=None, metadata={"doc": "A Kustomization or its directory: an entry of `images`."}
@@ -63,31 +98,6 @@ class Update:
         metadata={"doc": "The name in the comments; by default the last part of the repository."},
     )
     target: str = field(default="", metadata={"doc": "With `targets`: the one whose image is set."})
-
-    def __post_init__(self) -> None:
-        if len(self._places) != 1:
-            raise ConfigError(f"needs one of {', '.join(_FINDERS)}")
-
-    @property
-    def kind(self) -> str:
-        return next(iter(self._places))
-
-    @property
-    def place(self) -> str:
-        """The file or directory; empty for the root of the repository."""
-        path = self._places[self.kind]
-        return "/".join(part for part in path.split("/") if part not in ("", "."))
-
-    @property
-    def _places(self) -> dict[str, str]:
-        places = {
-            "kustomization": self.kustomization,
-            "values": self.values,
-            "manifests": self.manifests,
-            "application": self.application,
-            "markers": self.markers,
-        }
-        return {kind: place for kind, place in places.items() if place is not None}
 
     def apply(self, tree: Tree, image: Reference) -> dict[str, bytes]:
         """The files that change, with their new contents; none if the image is set already. Raises

@@ -17,9 +17,8 @@ from shipline.deliver.promotion.promoting import (
     promote,
     read_states,
     release,
-    resume,
     rollback,
-    stop,
+    set_stopped,
 )
 from shipline.deliver.promotion.state import (
     SKEW_S,
@@ -47,7 +46,6 @@ __all__ = [
     "read_states",
     "recorded_times",
     "release",
-    "resume",
     "rollback",
-    "stop",
+    "set_stopped",
 ]

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from shipline.deliver.environments import Approvals, EnvironmentSection
+from shipline.deliver.gitops import shown_time
 from shipline.deliver.promotion.state import SKEW_S, Digests, EnvironmentState
 from shipline.deliver.windows import frozen_by, is_open, next_opening
 from shipline.errors import GateRefused, Waiting
@@ -138,11 +139,6 @@ def require(
     for line in lines:
         waiting.add_note(line)
     raise waiting
-
-
-def shown_time(moment: datetime) -> str:
-    """A moment for people, in UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def shown_span(seconds: float) -> str:

@@ -327,28 +327,18 @@ def release(
     return _record(delivery, name, make, on_race=on_race)
 
 
-def stop(
-    delivery: Delivery, name: str, *, reason: str = "", on_race: OnRace = lambda attempt: None
+def set_stopped(
+    delivery: Delivery, name: str, stopped: bool, *, reason: str = ""
 ) -> Deployment | None:
-    """Stop all promotions to an environment; None if they are stopped."""
+    """Stop all promotions to an environment, or allow them again; None if that is so already."""
+    action = Action.STOP if stopped else Action.RESUME
 
     def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
-        made = Deployment(name, delivery.app, action=Action.STOP, reason=reason)
-        return None if state.stopped else made
+        if bool(state.stopped) == stopped:
+            return None
+        return Deployment(name, delivery.app, action=action, reason=reason)
 
-    return _record(delivery, name, make, on_race=on_race)
-
-
-def resume(
-    delivery: Delivery, name: str, *, reason: str = "", on_race: OnRace = lambda attempt: None
-) -> Deployment | None:
-    """Allow promotions to an environment again; None if they are not stopped."""
-
-    def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
-        made = Deployment(name, delivery.app, action=Action.RESUME, reason=reason)
-        return made if state.stopped else None
-
-    return _record(delivery, name, make, on_race=on_race)
+    return _record(delivery, name, make)
 
 
 def blocked(
@@ -523,7 +513,7 @@ def _record(
     *,
     sign: bool = False,
     check: Callable[[RemoteBranch, str], object] = lambda branch, commit: None,
-    on_race: OnRace,
+    on_race: OnRace = lambda attempt: None,
 ) -> Deployment | None:
     """Commit what is said about an environment, in its repository."""
     gitops = delivery.environment(name).gitops

@@ -116,10 +116,7 @@ def _missing(project: ProjectConfig) -> Iterator[str]:
     """Gates that checks name and files of authorities that are not there."""
     known = {name for name, _, _ in project.gates.gates()} if project.gates else set[str]()
     for name, section in project.environments.items():
-        for check_name, check in section.checks.items():
-            if isinstance(check.gate, str) and check.gate not in known:
-                place = f"environments.{name}.checks.{check_name}.gate"
-                yield f"{place}: there is no gate {check.gate!r}"
+        yield from section.unknown_gates(name, known)
         source = section.health and (section.health.argocd or section.health.url)
         if source and source.ca and not (project.root / source.ca).is_file():
             yield f"environments.{name}.health: there is no file {source.ca}"
