@@ -27,6 +27,9 @@
 The number is the exit code of the command line. `Cancelled` is not a failure: like
 KeyboardInterrupt it is a BaseException, which `except Exception` lets through. Any other exception
 is a bug and exits 1 with a traceback. Retries depend on `retriable`, never on the type.
+
+`code` is finer: it names one cause that a person can cure, in kebab case, and `shipline explain
+CODE` tells how (cli/explanations.py). A class with one cause has its code; others take `code=`.
 """
 
 from __future__ import annotations
@@ -56,21 +59,25 @@ class Span:
 class ShiplineError(Exception):
     """A failure with a message for the user: what went wrong, and how to fix it.
 
-    `code` is stable and machine readable, `title` names the kind for people, `exit_code` is that of
-    the command line, `hint` says what to do, `retriable` is true if the same call may succeed
-    later. `span` is the position in a file that caused the failure, `platform` its target platform.
+    `code` names the cause, stable and machine readable; `title` names the kind for people,
+    `exit_code` is that of the command line, `hint` says what to do, `retriable` is true if the same
+    call may succeed later. `span` is the position in a file that caused the failure, `platform` its
+    target platform.
     """
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     title: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     span: Span | None = None
     platform: str = ""
     part: str = ""
 
-    def __init__(self, message: str, *, hint: str = "", retriable: bool = False) -> None:
+    def __init__(
+        self, message: str, *, code: str = "", hint: str = "", retriable: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.code = code or self.code
         self.hint = hint
         self.retriable = retriable
 
@@ -105,9 +112,15 @@ class DockerfileError(ShiplineError):
     exit_code = 4
 
     def __init__(
-        self, message: str, *, span: Span | None = None, hint: str = "", platform: str = ""
+        self,
+        message: str,
+        *,
+        code: str = "",
+        span: Span | None = None,
+        hint: str = "",
+        platform: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, code=code, hint=hint)
         self.span = span
         self.platform = platform
 
@@ -124,12 +137,13 @@ class StepFailed(ShiplineError):
         message: str,
         *,
         status: int,
+        code: str = "",
         span: Span | None = None,
         platform: str = "",
         log: tuple[str, ...] = (),
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, code=code, hint=hint)
         self.status = status
         self.span = span
         self.platform = platform
@@ -154,12 +168,13 @@ class RegistryError(ShiplineError):
         message: str,
         *,
         host: str,
+        code: str = "",
         status: int = 0,
         diagnostics: tuple[str, ...] = (),
         hint: str = "",
         retriable: bool = False,
     ) -> None:
-        super().__init__(message, hint=hint, retriable=retriable)
+        super().__init__(message, code=code, hint=hint, retriable=retriable)
         self.host = host
         self.status = status
         self.diagnostics = diagnostics
@@ -172,8 +187,10 @@ class AuthError(ShiplineError):
     title = "authentication error"
     exit_code = 7
 
-    def __init__(self, message: str, *, host: str, status: int = 0, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, host: str, code: str = "", status: int = 0, hint: str = ""
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
         self.host = host
         self.status = status
 
@@ -217,8 +234,10 @@ class GateRefused(ShiplineError):
     title = "refused by policy"
     exit_code = 9
 
-    def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, code: str = "", verdicts: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
         self.verdicts = verdicts
 
 
@@ -237,8 +256,10 @@ class GateUndecided(ShiplineError):
     title = "a gate could not decide"
     exit_code = 11
 
-    def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, code: str = "", verdicts: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
         self.verdicts = verdicts
 
 

@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 class EnvironmentsDiffer(ShiplineError):
     """An environment is not as git has it."""
 
-    code: ClassVar[str] = "environments-differ"
+    code = "environments-differ"
     title: ClassVar[str] = "environments differ"
     exit_code: ClassVar[int] = 15
 

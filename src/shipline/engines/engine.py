@@ -24,8 +24,8 @@ class EngineError(ShiplineError):
     title = "container engine error"
     exit_code = 13
 
-    def __init__(self, message: str, hint: str = _START) -> None:
-        super().__init__(message, hint=f"{hint}{_WITHOUT}")
+    def __init__(self, message: str, hint: str = _START, *, code: str = "") -> None:
+        super().__init__(message, code=code, hint=f"{hint}{_WITHOUT}")
 
 
 class UnpackableImage(Struct, frozen=True):

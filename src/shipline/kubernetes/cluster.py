@@ -45,8 +45,10 @@ _GROUPS = {
 class KubernetesError(BuilderError):
     """The API server refused a request, with an HTTP status."""
 
-    def __init__(self, message: str, status: int, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint, retriable=status in _BUSY)
+    code = "kubernetes-refused"
+
+    def __init__(self, message: str, status: int, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint, retriable=status in _BUSY)
         self.status = status
 
 

@@ -58,6 +58,7 @@ class RequestRefused(RegistryError):
         *,
         host: str,
         status: int,
+        code: str = "",
         hint: str = "",
         diagnostics: tuple[str, ...] = (),
         retry_after_s: float | None = None,
@@ -65,6 +66,7 @@ class RequestRefused(RegistryError):
         super().__init__(
             message,
             host=host,
+            code=code,
             status=status,
             diagnostics=diagnostics,
             hint=hint,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from typing import ClassVar
 
 from shipline.errors import ContentError, ShiplineError
 from shipline.oci import InvalidDigest, InvalidReference
@@ -20,7 +19,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Problem(ShiplineError):
     """An error response with one error `reason` (its code in the specification)."""
 
-    code: ClassVar[str] = "refused"
+    code = "refused"
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from shipline.content import Fetcher
 from shipline.errors import ConfigError, ContentError, GateRefused, ShiplineError
@@ -155,7 +155,7 @@ _REASONS = 20  # lines of an error
 class SignatureRefused(GateRefused):
     """Required signatures are missing; `verdicts` are the reasons."""
 
-    code: ClassVar[str] = "signature"
+    code = "signature"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
 
 from shipline.content import fetch_all
 from shipline.errors import ContentError, GateRefused
@@ -35,7 +34,7 @@ _PARENTS = 32  # indexes of one image that are asked
 class TrustRefused(GateRefused):
     """The trust policy refuses the image; `verdicts` are the reasons."""
 
-    code: ClassVar[str] = "trust"
+    code = "trust"
 
 
 def _no_parents(target: Descriptor) -> Iterable[Descriptor]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import ClassVar
 
 from shipline.deliver.environments import Approvals, EnvironmentSection
 from shipline.deliver.gitops import shown_time
@@ -25,7 +24,7 @@ _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+")
 class PromotionRefused(GateRefused):
     """The policy of the environment refuses the images; `verdicts` are the reasons."""
 
-    code: ClassVar[str] = "promotion-refused"
+    code = "promotion-refused"
 
 
 @dataclass(frozen=True, slots=True)
