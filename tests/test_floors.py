@@ -12,7 +12,7 @@ from sources import SOURCE, SourceFile, read_source, source_files
 FLOORS = (
     {
         *("errors", "events", "files", "units", "globs", "home", "lru", "net"),
-        *("regular_expressions", "values"),
+        *("propagation", "regular_expressions", "values"),
     },
     {"tasks"},
     {"processes"},
@@ -20,7 +20,7 @@ FLOORS = (
     {"content"},
     {"layer", "registry", "supply"},
     {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes"},
-    {"trust", "engines"},
+    {"trust", "engines", "telemetry"},
     {"build", "images"},
     {"server", "builders", "bake"},
     {"deliver", "regions"},
@@ -30,7 +30,7 @@ FLOORS = (
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {("events", "errors"), ("net", "errors")}
+SAME_FLOOR = {("events", "errors"), ("events", "propagation"), ("net", "errors")}
 NEVER = {
     ("build", "registry"): "a build is handed a Repository",
     ("build", "cachestores"): "a build is handed a CacheStore",

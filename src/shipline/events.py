@@ -23,6 +23,9 @@ from typing import Self
 
 from msgspec import Struct, field
 
+from shipline.errors import Cancelled, ShiplineError
+from shipline.propagation import Trace, within
+
 Attribute = str | int | float | bool
 _CAPACITY = 8192  # events
 _PROGRESS_LIMIT = _CAPACITY // 2
@@ -69,13 +72,17 @@ class Warned(Struct, frozen=True):
 
 
 class Finished(Struct, frozen=True):
-    """A span ended; `error` is empty on success, `cached` tells that nothing had to run."""
+    """A span ended; `error` is empty on success, `cached` tells that nothing had to run. `code` and
+    `exit_code` are those of the error (errors.py), 1 for a bug.
+    """
 
     span: int
     at: float
     error: str = ""
     cached: bool = False
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    code: str = ""
+    exit_code: int = 0
 
 
 Event = Started | Progress | Logged | Warned | Finished
@@ -129,10 +136,16 @@ class Step:
 
 
 class Stream:
-    """Delivers events to sinks. Leaving the block delivers queued events, then closes the sinks."""
+    """Delivers events to sinks. Leaving the block delivers queued events, then closes the sinks.
 
-    def __init__(self, *sinks: Sink, clock: Callable[[], float] = time.time) -> None:
+    With `trace`, the thread that opens a step works for that span of it inside the step's block.
+    """
+
+    def __init__(
+        self, *sinks: Sink, clock: Callable[[], float] = time.time, trace: Trace | None = None
+    ) -> None:
         self.clock = clock
+        self.trace = trace
         self._sinks = sinks
         self._failures: dict[int, Exception] = {}  # by the index of the sink
         self._queue: queue.Queue[Event | None] = queue.Queue(_CAPACITY)
@@ -170,16 +183,18 @@ class Stream:
     def _span(self, name: str, parent: int, attributes: Mapping[str, Attribute]) -> Iterator[Step]:
         step = Step(self, next(self._ids))
         self.emit(Started(step.span, self.clock(), name, parent, attributes))
-        error = ""
+        ending: tuple[str, str, int] = "", "", 0
         try:
-            yield step
+            with within(self.trace.span(step.span) if self.trace else None):
+                yield step
         except BaseException as failure:
-            error = str(failure) or type(failure).__name__
+            ending = _ending(failure)
             raise
         finally:
-            self.emit(
-                Finished(step.span, self.clock(), error, step._cached, dict(step._attributes))
-            )
+            error, code, status = ending
+            attributes = dict(step._attributes)
+            cached = step._cached
+            self.emit(Finished(step.span, self.clock(), error, cached, attributes, code, status))
 
     def _deliver(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -192,6 +207,15 @@ class Stream:
             call()
         except Exception as failure:  # only the caller of the block can show it
             self._failures.setdefault(index, failure)
+
+
+def _ending(failure: BaseException) -> tuple[str, str, int]:
+    """Message, code and exit code."""
+    name = type(failure).__name__
+    code, status = name, 1
+    if isinstance(failure, ShiplineError | Cancelled):
+        code, status = failure.code, failure.exit_code
+    return str(failure) or name, code, status
 
 
 @contextmanager

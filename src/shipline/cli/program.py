@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -251,6 +252,10 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = ProgramSettings()
     open_standard_streams()
+    if "TRACEPARENT" in os.environ:
+        from shipline.propagation import continue_from
+
+        continue_from(os.environ)
     try:
         status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
         sys.stdout.flush()

@@ -30,6 +30,7 @@ from shipline.events import Step
 from shipline.gates import GateContext, GateEnvironment, GatesSection, run_gates
 from shipline.gates.report_files import existing_files
 from shipline.gates.section import DastGate
+from shipline.propagation import traceparent
 from shipline.registry.errors import clean
 from shipline.tasks import sleep
 from shipline.values import replace
@@ -260,7 +261,7 @@ class _Verifier:
             previous=(),
             source="",
             approved_by=(),
-            trace=self.delivery.environ.get("TRACEPARENT", ""),
+            trace=traceparent(),
         )
 
         def make(commits: Sequence[Deployment]) -> Deployment:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shipline.errors import ConfigError, StepFailed
 from shipline.processes import run_process
+from shipline.propagation import current
 
 LAST_LINES = 30
 _NOT_FOUND = 127  # sh(1), "Exit Status"
@@ -24,6 +25,7 @@ _USUAL = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "SOURCE_DATE_EPOCH"),
+    "BAGGAGE",
 )
 _SHORTEST_SECRET = 6  # characters
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
@@ -61,14 +63,17 @@ class CommandResult:
 def environment(
     environ: Mapping[str, str], names: Sequence[str], more: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of a command: the usual variables, those that match `names`, and `more`."""
+    """The environment of a command: the usual variables, those that match `names`, the span that it
+    works for, and `more`.
+    """
     allowed = (*_USUAL, *names)
     kept = {
         name: value
         for name, value in environ.items()
         if any(fnmatchcase(name, pattern) for pattern in allowed)
     }
-    return {**kept, **more}
+    span = current()
+    return {**kept, **(span.environment if span else {}), **more}
 
 
 def argv_of(run: str | Sequence[str]) -> tuple[str, ...]:

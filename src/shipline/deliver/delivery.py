@@ -29,6 +29,7 @@ from shipline.errors import ConfigError
 from shipline.gates.context import REVISION, image_facts
 from shipline.git import CommitOrder, Git, RemoteBranch, author_of, commit_order, remote_branch
 from shipline.oci import Digest, Reference
+from shipline.propagation import traceparent
 from shipline.trust import TrustPolicy
 from shipline.values import replace
 
@@ -107,7 +108,7 @@ class Delivery:
             images=images,
             commit=trusted.commit,
             author=author_of(self.git, trusted.commit) if trusted.commit else "",
-            trace=self.environ.get("TRACEPARENT", ""),
+            trace=traceparent(),
         )
 
     def change(

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from shipline import __version__
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
+from shipline.propagation import traceparent
 from shipline.registry.auth import EndpointAuth, Scopes, Token
 from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import (
@@ -43,6 +44,7 @@ from shipline.registry.mirrors import Mirrors
 from shipline.registry.quirks import Quirks, quirks_of, shown_quirks
 from shipline.registry.request import ClientRequest, Origin, Url
 from shipline.tasks import Limiter, sleep
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.registry.shared import RepositoryFacts
@@ -175,7 +177,7 @@ class HttpClient:
 
         The body's producer sets the pace, so waiting for a slot could deadlock.
         """
-        authorized = request.with_authorization(self._authorization(request, caller))
+        authorized = _traced(request.with_authorization(self._authorization(request, caller)))
         self.limits(request.url.origin).wait()
         address_policy = self._address_policy(request.url, caller.endpoint.origin)
         return self._open(authorized, length=length, address_policy=address_policy)
@@ -345,6 +347,7 @@ class HttpClient:
         address_policy: AddressPolicy | None = None,
     ) -> ClientResponse:
         """Follow redirects; `first` is the server that pointed to the URL of `request`."""
+        request = _traced(request)
         for _ in range(redirects + 1):
             policy = address_policy or self._address_policy(request.url, first)
             response = self._send(request, limit, policy)
@@ -433,6 +436,13 @@ def _send_body(writer: RequestWriter, request: ClientRequest) -> ClientResponse:
             raise
         return response
     return writer.response()
+
+
+def _traced(request: ClientRequest) -> ClientRequest:
+    """The request with the span that it is made for, if there is one."""
+    if not (span := traceparent()):
+        return request
+    return replace(request, headers={**request.headers, "traceparent": span})
 
 
 def _redirected(request: ClientRequest, location: str, status: int) -> ClientRequest:

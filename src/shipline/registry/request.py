@@ -142,8 +142,11 @@ class ClientRequest(Redacted, frozen=True):
         return replace(self, headers={**self.headers, "Authorization": authorization})
 
     def redirected(self, url: Url, *, keep_body: bool) -> Self:
-        """The same request for another URL: credentials never leave their origin."""
-        dropped = set() if url.origin == self.url.origin else {"authorization", "cookie"}
+        """The same request for another URL: credentials never leave their origin, nor does the
+        name of the trace.
+        """
+        leaves = url.origin != self.url.origin
+        dropped = {"authorization", "cookie", "traceparent"} if leaves else set()
         if not keep_body:
             dropped |= {"content-type", "content-range"}
         headers = {name: text for name, text in self.headers.items() if name.lower() not in dropped}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
+from shipline.propagation import SpanContext
 from shipline.server.problems import Problem
 
 Action = Literal["pull", "push", "update", "delete", "replicate"]
@@ -78,7 +79,6 @@ SMALL_BODY = 1 << 20  # default limit of a body in bytes
 YEAR_S = 31_536_000
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 T = TypeVar("T")
 
@@ -203,10 +203,10 @@ class Request:
         return self._id
 
     @property
-    def traceparent(self) -> str:
-        """The traceparent (W3C Trace Context), empty without a valid one."""
-        header = self.header("Traceparent") or ""
-        return header if _TRACEPARENT.fullmatch(header) else ""
+    def parent(self) -> SpanContext | None:
+        """The client's span (W3C Trace Context), None without a valid one."""
+        header = self.headers.get("traceparent")
+        return None if header is None else SpanContext.parse(header)
 
     @property
     def content_type(self) -> str:

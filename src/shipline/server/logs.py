@@ -71,7 +71,7 @@ def log_request(request: Request, response: Response, seconds: float) -> None:
         "actor": request.principal.actor,
         "address": request.address,
         "request_id": request.id,
-        "traceparent": request.traceparent,
+        "traceparent": request.parent.traceparent if request.parent else "",
         "agent": (request.header("User-Agent") or "")[:200],
     }
     _access.info("request", extra={key: value for key, value in fields.items() if value != ""})

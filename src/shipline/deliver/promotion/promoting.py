@@ -42,6 +42,7 @@ from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded
 from shipline.errors import ShiplineError, UsageError
 from shipline.git import SIGNING, GitError, RemoteBranch, author_of
 from shipline.oci import Reference
+from shipline.propagation import traceparent
 from shipline.trust import TrustRefused
 from shipline.values import replace
 
@@ -157,7 +158,7 @@ def promote(
         commit=chosen.commit,
         gates=_gate_lines(candidate),
         run=chosen.run,
-        trace=delivery.environ.get("TRACEPARENT", ""),
+        trace=traceparent(),
         action=Action.PROMOTE if source else Action.DEPLOY,
         author=candidate.author,
         source=source,
@@ -502,7 +503,7 @@ def _about(
         run=chosen.run if action.deploys else "",
         action=action,
         reason=reason,
-        trace=delivery.environ.get("TRACEPARENT", ""),
+        trace=traceparent(),
     )
 
 
