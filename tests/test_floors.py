@@ -19,7 +19,7 @@ FLOORS = (
     {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},
     {"content"},
     {"layer", "registry", "supply"},
-    {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes"},
+    {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes", "history"},
     {"trust", "engines", "telemetry"},
     {"build", "images"},
     {"server", "builders", "bake"},

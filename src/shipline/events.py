@@ -31,7 +31,7 @@ _CAPACITY = 8192  # events
 _PROGRESS_LIMIT = _CAPACITY // 2
 
 
-class Started(Struct, frozen=True):
+class Started(Struct, frozen=True, tag=True):
     """A span began: `parent` is the span around it, 0 at the root; `at` is Unix time in seconds."""
 
     span: int
@@ -41,7 +41,7 @@ class Started(Struct, frozen=True):
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
-class Progress(Struct, frozen=True):
+class Progress(Struct, frozen=True, tag=True):
     """Progress of a span: `current` of `total` bytes, `total` 0 if unknown."""
 
     span: int
@@ -50,7 +50,7 @@ class Progress(Struct, frozen=True):
     total: int = 0
 
 
-class Logged(Struct, frozen=True):
+class Logged(Struct, frozen=True, tag=True):
     """A command in the span wrote `data`; `stream` is 1 for stdout, 2 for stderr."""
 
     span: int
@@ -59,7 +59,7 @@ class Logged(Struct, frozen=True):
     stream: int = 1
 
 
-class Warned(Struct, frozen=True):
+class Warned(Struct, frozen=True, tag=True):
     """A warning; the work continues. `more` are further fields of BuildKit's VertexWarning, as in
     its JSON: detail, url, sourceInfo, range.
     """
@@ -71,7 +71,7 @@ class Warned(Struct, frozen=True):
     more: Mapping[str, object] = field(default_factory=dict)
 
 
-class Finished(Struct, frozen=True):
+class Finished(Struct, frozen=True, tag=True):
     """A span ended; `error` is empty on success, `cached` tells that nothing had to run. `code` and
     `exit_code` are those of the error (errors.py), 1 for a bug.
     """

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -35,6 +35,7 @@ from shipline.cli.build import completed, shown
 from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
+from shipline.cli.observing import build_facts, image_facts
 from shipline.cli.results import (
     response_facts,
     show_outcome,
@@ -43,6 +44,7 @@ from shipline.cli.results import (
 )
 from shipline.cli.template import go_json
 from shipline.errors import UsageError
+from shipline.events import Step
 from shipline.observe import clean, open_sinks
 from shipline.oci import Platform
 from shipline.values import replace
@@ -50,6 +52,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.bake import DefinitionFile, Definitions, SelectedTargets, VariableInfo
 
+T = TypeVar("T")
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
 _CHECK_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS"
 _TAB = 8  # columns
@@ -405,16 +408,21 @@ def _build(
 ) -> int:
     """Build in this process, or on `builder`."""
     warned: list[dict[str, Any]] = []
-    facts: dict[str, Any]
     if builder:
         from shipline.cli.builders import build_on_builder
 
-        found = shown("bake", lambda step: build_on_builder(builder, requests, step), mode, warned)
-        facts = {name: response_facts(one) for name, one in found.items()}
+        facts = _shown(
+            requests,
+            lambda step: build_on_builder(builder, requests, step),
+            response_facts,
+            mode,
+            warned,
+        )
     else:
         engine.enter()
-        made = shown("bake", lambda step: engine.start(requests, step), mode, warned)
-        facts = {name: result_facts(one) for name, one in made.items()}
+        facts = _shown(
+            requests, lambda step: engine.start(requests, step), result_facts, mode, warned
+        )
     if metadata_file:
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}
@@ -422,6 +430,24 @@ def _build(
         if mode in ("auto", "plain", "tty") and not (name in needed and request.is_dropped):
             show_outcome(request, facts[name], f"{name}: ")
     return 0
+
+
+def _shown(
+    requests: Mapping[str, BuildRequest],
+    work: Callable[[Step], Mapping[str, T]],
+    facts_of: Callable[[T], dict[str, Any]],
+    mode: str,
+    warned: list[dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """The metadata of the results of `work` by target."""
+
+    def noted(step: Step) -> dict[str, dict[str, Any]]:
+        found = {name: facts_of(one) for name, one in work(step).items()}
+        step.note(**image_facts(*found.values()))
+        return found
+
+    facts = {**build_facts(*requests.values()), "root": str(Path.cwd())}
+    return shown("bake", noted, mode, warned, name=" ".join(requests), facts=facts)
 
 
 def _call(

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from shipline.build import BuildRequest, check_request, parse_request
+from shipline.build.metadata import result_facts
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.results import warning_facts, write_response, write_result
+from shipline.cli.observing import build_facts, build_name, image_facts, observed
+from shipline.cli.results import response_facts, warning_facts, write_response, write_result
 from shipline.errors import UsageError
-from shipline.events import Event, Step, Stream, Warned
+from shipline.events import Attribute, Event, Step, Warned
 from shipline.observe import open_sinks, warning_json
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.build import BuildResult
 
 T = TypeVar("T")
 
@@ -56,14 +61,23 @@ def command(
         request = replace(request, vcs=facts)
         from shipline.cli.builders import build_on_builder
 
-        found = _build(
-            request, mode, warned, lambda step: build_on_builder(name, {"": request}, step)
-        )
+        def build_there(step: Step) -> Mapping[str, str]:
+            found = build_on_builder(name, {"": request}, step)[""]
+            step.note(**image_facts(response_facts(found)))
+            return found
+
+        response = _build(request, mode, warned, build_there)
         told = warning_facts(warned, os.environ)
-        write_response(request, found[""], mode=mode, warnings=told)
+        write_response(request, response, mode=mode, warnings=told)
         return 0
     engine.enter()
-    result = _build(request, mode, warned, lambda step: engine.start({"": request}, step)[""])
+
+    def build_here(step: Step) -> BuildResult:
+        made = engine.start({"": request}, step)[""]
+        step.note(**image_facts(result_facts(made)))
+        return made
+
+    result = _build(request, mode, warned, build_here)
     write_result(request, result, warnings=warning_facts(warned, os.environ), mode=mode)
     return 0
 
@@ -100,12 +114,20 @@ def _build(
     """Do `work` with progress; warnings are added to `warned`, as buildx writes them."""
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
-    return shown("build", work, mode, warned)
+    return shown("build", work, mode, warned, name=build_name(request), facts=build_facts(request))
 
 
-def shown(name: str, work: Callable[[Step], T], mode: str, warned: list[dict[str, Any]]) -> T:
-    """The result of `work`, whose progress is shown; a signal cancels it. Warnings are added to
-    `warned`, as buildx writes them.
+def shown(
+    kind: str,
+    work: Callable[[Step], T],
+    mode: str,
+    warned: list[dict[str, Any]],
+    *,
+    name: str = "",
+    facts: Mapping[str, Attribute] | None = None,
+) -> T:
+    """The result of `work`, whose progress is shown and kept; a signal cancels it. Warnings are
+    added to `warned`, as buildx writes them; `name` and `facts` are those of `observed`.
     """
     sinks = open_sinks(mode, sys.stderr, os.environ)
 
@@ -113,16 +135,11 @@ def shown(name: str, work: Callable[[Step], T], mode: str, warned: list[dict[str
         if isinstance(event, Warned):
             warned.append(warning_json(event))
 
-    stream = Stream(*sinks, note)
-    try:
-        with stream, stream.step(name) as step:
-            return run_cancellable(
-                lambda: work(step),
-                lambda: step.warn("cancelling", "interrupt once more to exit at once"),
-            )
-    finally:
-        for failure in stream.failures:
-            click.echo(f"warning: the progress display failed: {failure!r}", err=True)
+    with observed(kind, name, sinks=(*sinks, note), facts=facts) as run:
+        return run_cancellable(
+            lambda: work(run.step),
+            lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
+        )
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

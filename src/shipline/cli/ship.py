@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, message_width
 from shipline.cli.interrupts import run_cancellable
+from shipline.cli.observing import observed
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
-from shipline.events import Stream
 
 if TYPE_CHECKING:
-    from shipline.events import Sink
+    from shipline.events import Attribute, Sink
     from shipline.registry import Client
     from shipline.ship.plan import Environment, Plan, ProjectConfig, Selection
     from shipline.ship.record import RunRecord
@@ -237,42 +237,61 @@ def _ship(
 ) -> int:
     from shipline.builders.instances import other_builder
     from shipline.cli.engine import builder
-    from shipline.ship.runner import ship
+    from shipline.ship.runner import resumed, ship
     from shipline.ship.runs import Runs, StepLogs
 
     settings.json_lines = options.mode == "rawjson"
     section = plan.inputs.pipeline.builder
     started: list[str] = []
-    stream = Stream(*_sinks(options.mode), StepLogs())
+    if resume is not None:
+        resumed(Runs(environment.home), resume, plan)
     failure: ShiplineError | Cancelled | None = None
+    sinks: list[Sink] = [*_sinks(options.mode), StepLogs()]
     try:
-        with stream, stream.step("ship") as step:
+        with observed(
+            "ship", _image(plan), sinks=sinks, facts=_facts(plan), run=resume or ""
+        ) as run:
             run_cancellable(
                 lambda: ship(
                     plan,
                     environment,
-                    builder(stream, other_builder(options.builder or section, os.environ)),
-                    step,
+                    builder(run.stream, other_builder(options.builder or section, os.environ)),
+                    run.step,
+                    run_id=run.run,
                     resume=resume,
                     keep_going=options.keep_going,
                     on_start=started.append,
                 ),
-                lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+                lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
             )
     except (ShiplineError, Cancelled) as error:
         if settings.debug or not started:
             raise
         failure = error
-    finally:
-        for trouble in stream.failures:
-            click.echo(f"warning: the progress display failed: {trouble!r}", err=True)
-    run = Runs(environment.home).read(started[0])
-    _write_files(run, options)
+    record = Runs(environment.home).read(started[0])
+    _write_files(record, options)
     if failure is None or as_json:
-        _show(run, as_json=as_json)
+        _show(record, as_json=as_json)
     if failure is not None and settings.json_lines:
         raise failure
-    return run.exit_code if failure is None else _explain(failure, run, plan)
+    return record.exit_code if failure is None else _explain(failure, record, plan)
+
+
+def _image(plan: Plan) -> str:
+    """The name of the run: its image, or its images."""
+    pipeline = plan.inputs.pipeline
+    names = [str(image) for image in pipeline.images.values()]
+    return ", ".join(names or filter(None, [str(pipeline.image or "")]))
+
+
+def _facts(plan: Plan) -> Mapping[str, Attribute]:
+    inputs = plan.inputs
+    return {
+        "root": str(inputs.project.root),
+        "commit": inputs.work_tree.commit,
+        "branch": inputs.branch,
+        "dirty": inputs.work_tree.dirty,
+    }
 
 
 def _sinks(mode: str) -> Sequence[Sink]:

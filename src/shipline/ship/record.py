@@ -5,31 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import date
-from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
 from msgspec import Struct, structs
 
 from shipline.errors import ContentError
+from shipline.history import RunState
 from shipline.values import replace
 
 VERSION = 1
 KEYS = 2
 """How the keys of steps are made; a record that says nothing has those of 1, which fit no step."""
-
-
-class RunState(StrEnum):
-    """The state of a run or a step."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    PASSED = "passed"
-    FAILED = "failed"
-    TOLERATED = "tolerated"
-    PENDING = "pending"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
 
 
 DONE = (RunState.PASSED, RunState.TOLERATED)

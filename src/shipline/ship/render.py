@@ -11,8 +11,9 @@ from pathlib import Path
 
 from shipline.deliver.commands import LAST_LINES
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
+from shipline.history import RunState
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
-from shipline.ship.record import RunRecord, RunState, StepRecord
+from shipline.ship.record import RunRecord, StepRecord
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import digest_of, pushed_images, shown_images
 from shipline.ship.steps.command import COMMAND, reproduction

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.deliver.commands import require_program
 from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError, Waiting
 from shipline.events import Step as Span
+from shipline.history import RunState
 from shipline.ship.plan import (
     UNGATED,
     UNGATED_HINT,
@@ -20,7 +21,7 @@ from shipline.ship.plan import (
     PlannedStep,
     StepContext,
 )
-from shipline.ship.record import DONE, KEYS, RunRecord, RunState, StepRecord
+from shipline.ship.record import DONE, KEYS, RunRecord, StepRecord
 from shipline.ship.runs import Recorder, Runs
 from shipline.ship.steps.command import file_digest
 from shipline.tasks import CPUS, Limiter, Task, TaskGroup, sleep
@@ -39,27 +40,26 @@ def ship(
     build: Builder,
     span: Span,
     *,
+    run_id: str = "",
     resume: str | None = None,
     keep_going: bool = False,
     on_start: Callable[[str], object] = lambda run: None,
 ) -> RunRecord:
     """Run the plan; returns the record of the run, which is pending if an environment waits.
 
-    `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what a
-    failing step raised; the record is written in that case too.
+    `resume` is the run to continue; `run_id` identifies a new one. `on_start` gets the identifier.
+    Raises what a failing step raised; the record is written in that case too.
     """
     for planned in plan.steps:
         for program in () if planned.skip else planned.step.programs:
             require_program(program, environment.environ)
     runs = Runs(environment.home, environment.clock)
-    if resume:
-        _resumed(runs, resume, plan)
     signers = _signers(plan, environment)
     if plan.ungated:
         span.warn(UNGATED, UNGATED_HINT)
-    with runs.hold(resume or runs.new_id()) as recorder:
+    with runs.hold(resume or run_id or runs.new_id()) as recorder:
         if resume:
-            before = _resumed(runs, resume, plan)  # again, now that no other process has it
+            before = resumed(runs, resume, plan)  # now that no other process has it
             if before.keys != KEYS:
                 span.warn(f"{resume} is of an earlier version of shipline: its steps are run again")
         else:
@@ -109,7 +109,7 @@ def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
     )
 
 
-def _resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
+def resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
     """The record of the run to continue. Raises UsageError if it is of another project or
     commit.
     """

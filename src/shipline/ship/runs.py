@@ -28,8 +28,9 @@ from typing import TextIO
 
 from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
 from shipline.events import Event, Sink, Started
+from shipline.history import RunState
 from shipline.observe import LinesSink
-from shipline.ship.record import RunRecord, RunState
+from shipline.ship.record import RunRecord
 from shipline.ship.steps import decode
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
@@ -50,10 +51,11 @@ class Runs:
         return f"{moment}-{secrets.token_hex(3)}"
 
     def ids(self) -> list[str]:
-        """The newest first."""
+        """Those of `shipline ship`, the newest first; the history has builds there, too."""
         with suppress(FileNotFoundError):
             names = (path.name for path in self.root.iterdir() if _ID.match(path.name))
-            return sorted(names, reverse=True)
+            shipped = (name for name in names if (self.root / name / "run.json").exists())
+            return sorted(shipped, reverse=True)
         return []
 
     def directory(self, run: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from shipline.errors import ContentError, NotFound, ShiplineError, StepFailed, UsageError, Waiting
 from shipline.events import Stream, silent
+from shipline.history import RunState
 from shipline.oci import Digest
 from shipline.ship.plan import (
     Environment,
@@ -22,7 +23,7 @@ from shipline.ship.plan import (
     StepContext,
     StepOutcome,
 )
-from shipline.ship.record import KEYS, RunRecord, RunState, StepRecord
+from shipline.ship.record import KEYS, RunRecord, StepRecord
 from shipline.ship.runner import StepRunner, begin
 from shipline.ship.runs import Recorder, Runs, StepLogs
 from shipline.ship.steps import decode

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.ship.record import RunRecord, RunState
+from shipline.history import RunState
+from shipline.ship.record import RunRecord
 from shipline.ship.runs import Runs
 
 ROOT = "/project"

@@ -11,10 +11,11 @@ import pytest
 from shipline.errors import RegistryError, StepFailed, UsageError
 from shipline.events import Stream
 from shipline.git import Commit, WorkTree
+from shipline.history import RunState
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Descriptor, Digest, Reference, media
 from shipline.ship.preparation import dirty_decision
-from shipline.ship.record import RunRecord, RunState, StepRecord
+from shipline.ship.record import RunRecord, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.reports import SCANNERS
 from shipline.ship.section import Build, Pipeline, StepSection

@@ -1,0 +1,132 @@
+"""How long commands open their event stream: displays, the history, telemetry."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shipline.build import BuildRequest
+from shipline.events import Attribute, Sink, Step, Stream
+from shipline.history import RunHistory, RunRecorder, RunSummary
+from shipline.home import state_directory
+
+_KEPT = frozenset({"build", "bake", "ship"})
+_SETTING = "SHIPLINE_HISTORY"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The open root span of a run, with the identifier that history and `shipline runs` share."""
+
+    step: Step
+    stream: Stream
+    run: str
+
+
+@contextmanager
+def observed(
+    kind: str,
+    name: str,
+    *,
+    sinks: Sequence[Sink] = (),
+    facts: Mapping[str, Attribute] | None = None,
+    run: str = "",
+) -> Iterator[Observed]:
+    """A run of `kind`: its events go to `sinks`, to the history and to telemetry.
+
+    `facts` are attributes of the root span, and so are those that the work notes on it at the end:
+    fields of RunSummary, and others that pages and traces show. `run` is the identifier, by default
+    a new one. How it ended follows from what leaves the block. A sink that fails is a warning.
+    """
+    history = RunHistory(state_directory())
+    run = run or history.new_id()
+    recorder = _recorder(history, run, kind, name)
+    kept = () if recorder is None else (recorder,)
+    stream = Stream(*sinks, *kept)
+    try:
+        with stream, stream.step(kind, **(facts or {})) as step:
+            yield Observed(step, stream, run)
+    finally:
+        for failure in stream.failures:
+            click.echo(f"warning: the progress display failed: {failure!r}", err=True)
+        if recorder is not None and recorder.failure is not None:
+            _warn(recorder.failure)
+
+
+def build_name(request: BuildRequest) -> str:
+    """How buildx names a build: its context, with the Dockerfile if that has another name, and the
+    target. Source: docker/buildx, build/utils.go (BuildName).
+    """
+    if name := request.build_args.get("BUILDKIT_BUILD_NAME"):
+        return name
+    context = request.context
+    if context.is_local:
+        place = Path(context.location).absolute()
+        file = Path(request.dockerfile or "Dockerfile")
+        path = place if request.dockerfile in (None, "-") else Path(file.absolute())
+        if path.name == "Dockerfile":
+            path = path.parent
+        inside = path != place and path.is_relative_to(place)
+        names = path.relative_to(place.parent) if inside else Path(path.name)
+        if path != place and not inside and path.suffix:
+            names = Path(path.parent.name, path.name)
+        found = names.as_posix()
+    else:
+        found = _place(request)
+    target = request.target or ""
+    return f"{found} ({target})" if found and target else found or target
+
+
+def build_facts(*requests: BuildRequest) -> dict[str, Attribute]:
+    """What the record of builds says of them at their start."""
+    first = requests[0]
+    platforms = dict.fromkeys(str(one) for each in requests for one in each.target_platforms)
+    facts: dict[str, Attribute] = {
+        "root": _place(first),
+        "commit": first.vcs.get("revision", "").removesuffix("-dirty"),
+        "dirty": first.vcs.get("revision", "").endswith("-dirty"),
+        "source": first.vcs.get("source", ""),
+        "platforms": " ".join(platforms),
+        "dockerfile": first.dockerfile or "Dockerfile",
+        "target": first.target or "",
+    }
+    return {name: one for name, one in facts.items() if one}
+
+
+def image_facts(*found: Mapping[str, Any]) -> dict[str, Attribute]:
+    """What the record of builds says of their results, whose metadata is given."""
+    names = [name for one in found for name in str(one.get("image.name", "")).split(",")]
+    facts = {"names": " ".join(filter(None, names))}
+    if len(found) == 1:
+        facts["digest"] = str(found[0].get("containerimage.digest", ""))
+        facts["ref"] = str(found[0].get("buildx.build.ref", ""))
+    return {name: one for name, one in facts.items() if one}
+
+
+def _place(request: BuildRequest) -> str:
+    """Where the files of a build are, without a login."""
+    context = request.context
+    if context.is_local:
+        return str(Path(context.location).resolve())
+    return re.sub(r"(?<=://)[^/@]*@", "", context.location) or "-"
+
+
+def _recorder(history: RunHistory, run: str, kind: str, name: str) -> RunRecorder | None:
+    if kind not in _KEPT or os.environ.get(_SETTING, "") == "off":
+        return None
+    try:
+        return RunRecorder(history.directory(run), RunSummary(run, kind, name, history.clock()))
+    except OSError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: OSError) -> None:
+    click.echo(f"warning: the run cannot be kept in the history: {error}", err=True)

@@ -1,0 +1,25 @@
+"""The history of runs: what each build, bake and ship run did, kept from its events.
+
+    runs/<id>/record.json    what a list shows; replaced as a whole while the run goes on
+    runs/<id>/events         all events, each after its length as a 32-bit little-endian number, in
+                             MessagePack; one zstd frame once the run has ended, locked until then
+
+A run that says `running` without the lock is that of a process that died.
+"""
+
+from shipline.history.recorder import RunRecorder
+from shipline.history.records import RunState, RunSummary
+from shipline.history.store import RunHistory
+from shipline.history.views import LogLine, RunDetail, StepView, Transfer, WarningView
+
+__all__ = [
+    "LogLine",
+    "RunDetail",
+    "RunHistory",
+    "RunRecorder",
+    "RunState",
+    "RunSummary",
+    "StepView",
+    "Transfer",
+    "WarningView",
+]

@@ -1,0 +1,188 @@
+"""The sink that keeps a run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from shipline.events import Event, Finished, Logged, Progress, Started, Warned
+from shipline.history.records import LiveSummary, RunSummary, encode_summary
+from shipline.values import replace
+
+EVENTS, RECORD = "events", "record.json"
+_LENGTH = 4  # bytes
+_FLUSH_S = 0.2
+_RECORD_S = 1.0
+_PROGRESS_S = 0.5
+_OUTPUT_LIMIT = 64 << 20  # bytes of output of all commands
+_CUT = "the output is longer than 64 MB: the rest is not kept"
+
+
+decode_event = msgspec.msgpack.Decoder(Event).decode
+
+
+class RunRecorder:
+    """A sink that writes the events and the record of `run` to `directory`, which it makes.
+
+    Raises OSError if that cannot be written; later errors are in `failure`, and end the recording.
+    A run that is resumed goes on with the events that are there.
+    """
+
+    def __init__(
+        self, directory: Path, run: RunSummary, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.failure: OSError | None = None
+        self._directory = directory
+        self._summary = LiveSummary(run)
+        self._clock = clock
+        self._encoder = msgspec.msgpack.Encoder()
+        self._flushed = self._recorded = clock()
+        self._output = 0
+        self._shown: dict[int, float] = {}  # when the progress of a span was last written
+        self._held: dict[int, Progress] = {}  # progress that came too soon after that
+        self._file, self._offset = _opened(directory)
+        self._write_record()
+
+    @property
+    def run(self) -> RunSummary:
+        """The record as it is now."""
+        return self._summary.run
+
+    def __call__(self, event: Event) -> None:
+        if self.failure is not None:
+            return
+        try:
+            self._take(self._moved(event))
+        except OSError as error:
+            self.failure = error
+
+    def close(self) -> None:
+        """Compress the events, and write the record for the last time."""
+        if self.failure is not None:
+            self._file.close()
+            return
+        try:
+            self._write_record()
+            with self._file:
+                self._file.flush()
+                _compress(self._directory)
+        except OSError as error:
+            self.failure = error
+
+    def _moved(self, event: Event) -> Event:
+        """The event with a span that no earlier process of the run has used."""
+        if not (offset := self._offset):
+            return event
+        if isinstance(event, Started) and event.parent:
+            event = replace(event, parent=event.parent + offset)
+        return replace(event, span=event.span + offset)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress(event)
+            return
+        if isinstance(event, Logged):
+            self._logged(event)
+            return
+        if isinstance(event, Finished) and (held := self._held.pop(event.span, None)):
+            self._write(held)
+        self._write(event)
+        self._summary.take(event)
+        now = self._clock()
+        self._flush(now)
+        if now - self._recorded > _RECORD_S:
+            self._recorded = now
+            self._write_record()
+
+    def _progress(self, event: Progress) -> None:
+        now = self._clock()
+        if now - self._shown.get(event.span, 0.0) < _PROGRESS_S:
+            self._held[event.span] = event
+            return
+        self._shown[event.span] = now
+        self._held.pop(event.span, None)
+        self._write(event)
+
+    def _logged(self, event: Logged) -> None:
+        before, self._output = self._output, self._output + len(event.data)
+        if self._output > _OUTPUT_LIMIT:
+            if before <= _OUTPUT_LIMIT:
+                self._write(Warned(event.span, event.at, _CUT))
+            return
+        self._write(event)
+        if (now := self._clock()) - self._flushed > _FLUSH_S:
+            self._flush(now)
+
+    def _write(self, event: Event) -> None:
+        data = self._encoder.encode(event)
+        self._file.write(len(data).to_bytes(_LENGTH, "little"))
+        self._file.write(data)
+
+    def _flush(self, now: float) -> None:
+        self._flushed = now
+        self._file.flush()
+
+    def _write_record(self) -> None:
+        replace_file(self._directory / RECORD, encode_summary(self._summary.run))
+
+
+def _opened(directory: Path) -> tuple[BinaryIO, int]:
+    """The file for events, locked, with those of before if there are any; and their highest span.
+    Raises BlockingIOError if another process has it.
+    """
+    path = directory / EVENTS
+    before = b""
+    if path.exists():
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            before = plain(other.read())
+    last = max((decode_event(frame).span for frame in frames(before)[0]), default=0)
+    part = path.with_name(f".{EVENTS}")
+    file = part.open("wb", buffering=1 << 16)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(before)
+    file.flush()
+    part.replace(path)
+    return file, last
+
+
+def _compress(directory: Path) -> None:
+    from zstandard import ZstdCompressor
+
+    path = directory / EVENTS
+    replace_file(path, ZstdCompressor(level=3).compress(path.read_bytes()))
+
+
+def plain(data: bytes) -> bytes:
+    """The events in `data`, the content of a file that may be compressed."""
+    if not data.startswith(b"\x28\xb5\x2f\xfd"):  # RFC 8878, 3.1.1
+        return data
+    from zstandard import ZstdDecompressor
+
+    return ZstdDecompressor().decompress(data)
+
+
+def frames(data: bytes) -> tuple[list[memoryview], int]:
+    """The whole events at the beginning of `data`, and where the rest begins."""
+    found, place, view = [], 0, memoryview(data)
+    while place + _LENGTH <= len(data):
+        end = place + _LENGTH + int.from_bytes(view[place : place + _LENGTH], "little")
+        if end > len(data):
+            break
+        found.append(view[place + _LENGTH : end])
+        place = end
+    return found, place
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole, for readers of now: it need not survive a power cut."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    part.replace(path)

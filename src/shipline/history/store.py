@@ -1,0 +1,134 @@
+"""The runs of a state directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from shipline.errors import NotFound, UsageError
+from shipline.events import Event
+from shipline.history.recorder import EVENTS, RECORD, decode_event, frames, plain
+from shipline.history.records import RunState, RunSummary, decode_summary
+from shipline.history.views import RunDetail, detail_of
+from shipline.values import replace
+
+_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
+_LIST_HINT = "`shipline history ls` lists them"
+
+
+class RunHistory:
+    """All runs that are kept in `runs/` of a state directory; ids are UTC time and a random word,
+    so their order is that of the runs.
+    """
+
+    def __init__(self, state: Path, clock: Callable[[], float] = time.time) -> None:
+        self.root = state / "runs"
+        self.clock = clock
+
+    def new_id(self) -> str:
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.clock()))
+        return f"{moment}-{secrets.token_hex(3)}"
+
+    def ids(self) -> list[str]:
+        """The newest first; those of runs with and without a record."""
+        with suppress(FileNotFoundError):
+            names = (name for name in os.listdir(self.root) if _ID.match(name))
+            return sorted(names, reverse=True)
+        return []
+
+    def directory(self, run: str) -> Path:
+        """The directory of a run. Raises UsageError for an invalid identifier."""
+        if not _ID.match(run):
+            raise UsageError(f"{run!r} is not a run", hint=_LIST_HINT)
+        return self.root / run
+
+    def ls(self) -> Iterator[RunSummary]:
+        """The summaries of all runs with a readable record, the newest first; each is read when it
+        is asked for.
+        """
+        for run in self.ids():
+            with suppress(NotFound, UsageError):
+                yield self.summary(run)
+
+    def summary(self, run: str) -> RunSummary:
+        """What a list shows of a run; `interrupted` if its process died. Raises UsageError if there
+        is none, NotFound if it cannot be read.
+        """
+        path = self.directory(run) / RECORD
+        try:
+            found = decode_summary(path.read_bytes())
+        except FileNotFoundError:
+            raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise NotFound(
+                f"{run}: the record is damaged: {error}", hint=f"shipline history rm {run}"
+            ) from None
+        if found.state is RunState.RUNNING and not self.alive(run):
+            return replace(found, state=RunState.INTERRUPTED)
+        return found
+
+    def read(self, run: str) -> RunDetail:
+        """A run with its steps. Raises UsageError, NotFound."""
+        return detail_of(self.summary(run), self.events(run))
+
+    def events(self, run: str) -> list[Event]:
+        """All events of a run, so far. Raises NotFound if they cannot be read."""
+        try:
+            data = plain((self.directory(run) / EVENTS).read_bytes())
+            return [decode_event(frame) for frame in frames(data)[0]]
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise NotFound(f"{run}: its events cannot be read: {error}") from None
+
+    def follow(self, run: str, pause: Callable[[], bool]) -> Iterator[Event]:
+        """The events of a run as they come, until it ends, or `pause`, which waits for a moment,
+        returns False.
+        """
+        seen = 0
+        while True:
+            alive = self.alive(run)
+            events = self.events(run)
+            yield from events[seen:]
+            seen = len(events)
+            if not alive or not pause():
+                return
+
+    def alive(self, run: str) -> bool:
+        """Whether a process is recording the run."""
+        try:
+            descriptor = os.open(self.directory(run) / EVENTS, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def previous(self, run: RunSummary) -> RunSummary | None:
+        """The run of the same thing before this one."""
+        same = (run.kind, run.root, run.name)
+        for one in self.ls():
+            if one.id < run.id and (one.kind, one.root, one.name) == same:
+                return one
+        return None
+
+    def remove(self, run: str) -> None:
+        """Delete a run. Raises UsageError while it is running."""
+        directory = self.directory(run)
+        if self.alive(run):
+            raise UsageError(f"{run} is running", hint="interrupt it, or wait until it ends")
+        gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
+        with suppress(FileNotFoundError):
+            directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

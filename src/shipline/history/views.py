@@ -1,0 +1,214 @@
+"""A run as its events tell it: steps, transfers, warnings and output."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from shipline.events import Attribute, Event, Finished, Logged, Started, Warned
+from shipline.history.records import RunSummary
+from shipline.observe import Board, clean
+from shipline.values import replace
+
+_PLACED = frozenset(
+    {"kind", "platform", "target", "stage", "number", "vertex", "inputs", "file", "line", "end"}
+)
+
+
+class Transfer(Struct, frozen=True):
+    """A pull, upload, download or unpack that is part of a step; sizes in bytes, 0 if unknown."""
+
+    span: int
+    name: str
+    kind: str
+    started: float
+    finished: float = 0.0
+    current: int = 0
+    total: int = 0
+    error: str = ""
+
+
+class WarningView(Struct, frozen=True):
+    """A warning of a step; `span` is 0 for the run."""
+
+    span: int
+    at: float
+    message: str
+    hint: str = ""
+
+
+class LogLine(Struct, frozen=True):
+    """A piece of what a command wrote, as it came; `stream` is 1 for stdout, 2 for stderr."""
+
+    at: float
+    stream: int
+    data: bytes
+
+
+class StepView(Struct, frozen=True):
+    """A step of a run. Times are Unix time in seconds; `finished` is 0 while it runs.
+
+    `number` is its place in the stage (`2/3`), `file`, `line` and `end` where it stands, with lines
+    that count from 1 (0 if unknown). `inputs` are the spans of the steps whose results it uses.
+    `on_chain` is true for the steps that decided how long the run took. `attributes` are the others
+    of the step: size, digest and parts of the key.
+    """
+
+    span: int
+    parent: int
+    name: str
+    started: float
+    finished: float = 0.0
+    kind: str = ""
+    platform: str = ""
+    target: str = ""
+    stage: str = ""
+    number: str = ""
+    file: str = ""
+    line: int = 0
+    end: int = 0
+    cached: bool = False
+    error: str = ""
+    inputs: tuple[int, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+    warnings: tuple[WarningView, ...] = ()
+    on_chain: bool = False
+    attributes: Mapping[str, Attribute] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long it took, 0 while it runs."""
+        return max(self.finished - self.started, 0.0)
+
+
+class RunDetail(Struct, frozen=True):
+    """A run with its steps, in the order in which they began.
+
+    `facts` are the attributes of the whole run beyond its summary: its context, its Dockerfile's
+    text, what it downloaded.
+    """
+
+    summary: RunSummary
+    steps: tuple[StepView, ...]
+    warnings: tuple[WarningView, ...] = ()
+    facts: Mapping[str, Attribute] = {}
+    output: Mapping[int, tuple[LogLine, ...]] = {}
+
+    def log(self, span: int) -> Iterator[LogLine]:
+        """What a step wrote, in its order."""
+        yield from self.output.get(span, ())
+
+    def step(self, span: int) -> StepView | None:
+        return next((one for one in self.steps if one.span == span), None)
+
+
+def detail_of(summary: RunSummary, events: Iterable[Event]) -> RunDetail:
+    """The run of these events."""
+    board = Board()
+    root = 0
+    started: dict[int, Started] = {}
+    facts: dict[str, Attribute] = {}
+    ends: dict[int, Finished] = {}
+    warnings: dict[int, list[WarningView]] = defaultdict(list)
+    output: dict[int, list[LogLine]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, Started):
+            started[event.span] = event
+            board.start(event)
+            if event.parent == 0 and not event.attributes.get("kind"):
+                root = event.span
+                facts.update(event.attributes)
+            continue
+        vertex = board.vertex(event.span)
+        span = vertex.span if vertex is not None else 0
+        if isinstance(event, Logged):
+            output[span].append(LogLine(event.at, event.stream, event.data))
+        elif isinstance(event, Warned):
+            view = WarningView(span, event.at, event.message, event.hint)
+            warnings[span].append(view)
+        elif isinstance(event, Finished):
+            board.finish(event)
+            ends[event.span] = event
+            if event.span == root:
+                facts.update(event.attributes)
+        else:
+            board.progress(event)
+    steps = _steps(board, started, ends, warnings)
+    return RunDetail(
+        summary,
+        _with_chain(steps),
+        tuple(warnings[0]),
+        {name: one for name, one in facts.items() if name not in RunSummary.__struct_fields__},
+        {span: tuple(lines) for span, lines in output.items()},
+    )
+
+
+def _steps(
+    board: Board,
+    started: Mapping[int, Started],
+    ends: Mapping[int, Finished],
+    warnings: Mapping[int, list[WarningView]],
+) -> list[StepView]:
+    spans = {one.digest: one.span for one in board.vertexes.values() if one.digest}
+    found = []
+    for vertex in board.vertexes.values():
+        event = started[vertex.span]
+        end = ends.get(vertex.span)
+        at = event.attributes
+        transfers = tuple(
+            Transfer(
+                span,
+                one.name,
+                str(started[span].attributes.get("kind", "")),
+                one.started,
+                one.finished or 0.0,
+                one.current,
+                one.total,
+                one.error,
+            )
+            for span, one in vertex.transfers.items()
+        )
+        others = {**at, **(end.attributes if end is not None else {})}
+        found.append(
+            StepView(
+                vertex.span,
+                event.parent,
+                clean(event.name),
+                vertex.started,
+                vertex.finished or 0.0,
+                str(at.get("kind", "")),
+                str(at.get("platform", "")),
+                str(at.get("target", "")),
+                str(at.get("stage", "")),
+                str(at.get("number", "")),
+                str(at.get("file", "")),
+                line=int(at.get("line", 0)),
+                end=int(at.get("end", 0)),
+                cached=vertex.cached,
+                error=vertex.error,
+                inputs=tuple(spans[one] for one in vertex.inputs if one in spans),
+                transfers=transfers,
+                warnings=tuple(warnings.get(vertex.span, ())),
+                attributes={name: one for name, one in others.items() if name not in _PLACED},
+            )
+        )
+    return found
+
+
+def _with_chain(steps: list[StepView]) -> tuple[StepView, ...]:
+    """The steps, those marked that decided the end of the run: the one that ended last, of what it
+    waited for the one that ended last, and so on.
+    """
+    by_span = {one.span: one for one in steps}
+    chain: set[int] = set()
+    current = max((one for one in steps if one.inputs), key=_end, default=None)
+    while current is not None and current.span not in chain:
+        chain.add(current.span)
+        current = max((by_span[one] for one in current.inputs), key=_end, default=None)
+    return tuple(replace(one, on_chain=True) if one.span in chain else one for one in steps)
+
+
+def _end(step: StepView) -> float:
+    return step.finished or float("inf")

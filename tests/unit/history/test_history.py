@@ -1,0 +1,124 @@
+"""The history: what is kept of a run is what its events said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import Cancelled
+from shipline.events import Stream
+from shipline.history import RunHistory, RunRecorder, RunState, RunSummary
+from shipline.history.recorder import EVENTS, RECORD
+
+
+def record(history: RunHistory, run: str = "", **facts: str) -> str:
+    """A run of two steps, of which the second fails if `error` is given."""
+    run = run or history.new_id()
+    recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", history.clock()))
+    error = facts.pop("error", "")
+    with Stream(recorder) as stream, stream.step("build", root="/src", **facts) as root:
+        with root.step("FROM base", kind="pull", vertex="aa", platform="linux/amd64") as pull:
+            pull.cached()
+        with root.step(
+            "RUN make", kind="run", vertex="bb", inputs="aa", stage="build", number="1/1"
+        ) as step:
+            step.output(b"one\n")
+            step.output(b"two\n", stream=2)
+            with step.step("layer", kind="upload", size=7) as upload:
+                upload.progress(3, 7)
+                upload.progress(7, 7)
+            step.warn("careful", "look twice")
+            if error:
+                raise ValueError(error)
+        root.note(digest="sha256:00", names="a:1 b:2")
+    return run
+
+
+def test_a_run_is_read_as_it_was_told(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = record(history, commit="c0ffee", dockerfile="FROM base\nRUN make\n")
+    (summary,) = history.ls()
+    assert (summary.id, summary.state, summary.commit) == (run, RunState.PASSED, "c0ffee")
+    assert (summary.done, summary.cached, summary.total, summary.warnings) == (2, 1, 2, 1)
+    assert summary.names == ("a:1", "b:2")
+    assert summary.digest == "sha256:00"
+    detail = history.read(run)
+    assert detail.summary == summary
+    assert detail.facts == {"dockerfile": "FROM base\nRUN make\n"}
+    pull, step = detail.steps
+    assert step.inputs == (pull.span,)
+    assert [(one.kind, one.current, one.total) for one in step.transfers] == [("upload", 7, 7)]
+    assert [one.message for one in step.warnings] == ["careful"]
+    assert [(one.stream, one.data) for one in detail.log(step.span)] == [
+        (1, b"one\n"),
+        (2, b"two\n"),
+    ]
+    assert step.on_chain
+    assert pull.on_chain
+
+
+def test_a_failed_run_says_where_and_why(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    with pytest.raises(ValueError, match="boom"):
+        record(history, error="boom")
+    (summary,) = history.ls()
+    assert (summary.state, summary.error) == (RunState.FAILED, "boom")
+    assert history.read(summary.id).steps[1].error == "boom"
+
+
+def test_a_cancelled_run_is_cancelled(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = history.new_id()
+    recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
+    with pytest.raises(Cancelled), Stream(recorder) as stream, stream.step("build"):
+        raise Cancelled
+    assert history.summary(run).state is RunState.CANCELLED
+
+
+def test_a_killed_run_is_interrupted_and_keeps_what_it_wrote(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = history.new_id()
+    if not (child := os.fork()):
+        recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
+        with Stream(recorder) as stream, stream.step("build") as root, root.step("RUN", kind="run"):
+            while stream._queue.qsize():
+                pass
+            os._exit(0 if history.summary(run).state is RunState.RUNNING else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert history.summary(run).state is RunState.INTERRUPTED
+    assert [one.name for one in history.read(run).steps] == ["RUN"]
+
+
+def test_a_resumed_run_goes_on_with_its_events(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = record(history)
+    record(history, run)
+    assert [one.name for one in history.read(run).steps] == ["FROM base", "RUN make"] * 2
+    assert len({one.span for one in history.read(run).steps}) == 4
+
+
+def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = history.new_id()
+    recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        recorder._file = full
+        with Stream(recorder) as stream, stream.step("build"):
+            pass
+    assert recorder.failure is not None
+    assert stream.failures == ()
+
+
+def test_a_damaged_record_is_left_out_of_the_list(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    record(history)
+    (history.directory(record(history)) / RECORD).write_bytes(b"{")
+    assert len(list(history.ls())) == 1
+
+
+def test_the_events_of_a_run_that_ended_are_compressed(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    data = (history.directory(record(history)) / EVENTS).read_bytes()
+    assert data.startswith(b"\x28\xb5\x2f\xfd")
