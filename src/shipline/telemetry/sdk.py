@@ -1,0 +1,67 @@
+"""OpenTelemetry's SDK: its exporters and its resource, as its variables say. Loaded only when they
+ask for something; nothing else imports the packages at its start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from shipline import __version__
+from shipline.errors import ConfigError
+from shipline.telemetry.variables import Signal, exporters, protocol
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+_PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+def load_exporters(signal: Signal, environ: Mapping[str, str]) -> list[Any]:
+    """The exporters of a signal that `environ` asks for; they read their own variables from the
+    environment of the process. What the SDK logs, such as each attempt, is not shown.
+
+    Raises ConfigError for one that is not installed.
+    """
+    logger = logging.getLogger("opentelemetry")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return [_load(signal, name, environ) for name in exporters(signal, environ)]
+
+
+def _load(signal: Signal, asked: str, environ: Mapping[str, str]) -> Any:
+    name = asked
+    if asked == "otlp":
+        spoken = protocol(signal, environ)
+        if spoken not in _PROTOCOLS:
+            raise ConfigError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL: {spoken} is not supported",
+                hint=f"use {' or '.join(_PROTOCOLS)}",
+            )
+        name = _PROTOCOLS[spoken]
+    found = [*entry_points(group=f"opentelemetry_{signal}_exporter", name=name)]
+    if not found:
+        raise ConfigError(
+            f"OTEL_{signal.upper()}_EXPORTER: the exporter {asked} is not installed",
+            hint="pip install 'shipline[otel]'",
+        )
+    try:
+        return found[0].load()()
+    except Exception as error:  # of its configuration; a plugin may raise anything
+        raise ConfigError(f"the exporter {asked} cannot be used: {error}") from error
+
+
+def resource(environ: Mapping[str, str]) -> Resource:
+    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, the service shipline if they
+    name none.
+    """
+    from opentelemetry.sdk.resources import Resource
+
+    own = {"service.name": "shipline", "service.version": __version__}
+    said = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    names = {pair.partition("=")[0].strip() for pair in said.split(",")}
+    if environ.get("OTEL_SERVICE_NAME"):
+        names.add("service.name")
+    return Resource.create({name: text for name, text in own.items() if name not in names})
