@@ -44,7 +44,9 @@ def split_url(text: str) -> SplitResult:
     except ValueError as error:
         shown = without_logins(text)[:200]
         raise UsageError(
-            f"{shown!r} is not a URL: {error}", hint="write an IPv6 address as [::1]"
+            f"{shown!r} is not a URL: {error}",
+            code="url-invalid",
+            hint="write an IPv6 address as [::1]",
         ) from None
     return parts
 

@@ -359,6 +359,7 @@ class TaskGroup:
 def _no_thread(error: RuntimeError) -> SandboxError:
     return SandboxError(
         f"cannot start a thread besides the {threading.active_count()} running: {error}",
+        code="threads",
         hint="raise the limit of processes (ulimit -u, or the pids limit of the container)",
     )
 

@@ -241,7 +241,9 @@ def _with_included(file: Any, environ: Mapping[str, str]) -> Iterator[YamlMap]:
     while waiting:
         one = waiting.pop()
         if len(documents) > _MOST_FILES:
-            raise BakeError(f"{file.name} includes more than {_MOST_FILES} files")
+            raise BakeError(
+                f"{file.name} includes more than {_MOST_FILES} files", code="bake-too-large"
+            )
         document = _load(one.name, one.content, one.environ, one.directory)
         documents.append(document)
         for entry in document.get("include") or ():
@@ -428,7 +430,7 @@ def _dotenv(path: str, environ: Mapping[str, str]) -> dict[str, str]:
     except (FileNotFoundError, IsADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise BakeError(f"cannot read {path}: {error}") from None
+        raise BakeError(f"cannot read {path}: {error}", code="bake-unreadable") from None
     found: dict[str, str] = {}
     waiting = iter(enumerate(lines, 1))
     for number, line in waiting:

@@ -53,7 +53,10 @@ def _entry(kind: str, value: Value) -> Entry:
             fields["disabled"] = parse_boolean(fields["disabled"], "attest disabled")
         return _attest_order(fields)
     if not fields.get("type"):
-        raise UsageError(f"an entry of {'output' if kind == 'output' else 'a cache'} has no type")
+        raise UsageError(
+            f"an entry of {'output' if kind == 'output' else 'a cache'} has no type",
+            code="flag-value",
+        )
     return fields
 
 
@@ -74,7 +77,7 @@ def _fields(text: str, what: str, *, lower: bool = True) -> Entry:
     for part in split_csv(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise UsageError(f"{what}: {part!r} in {text!r} is not key=value")
+            raise UsageError(f"{what}: {part!r} in {text!r} is not key=value", code="flag-value")
         name = key.strip().lower()
         found[name if lower or name in ("type", "disabled") else key] = value
     return found
@@ -86,7 +89,7 @@ def _caches(text: str) -> list[Entry]:
         return [{"type": "registry", "ref": part} for part in parts]
     fields = _fields(text, "a cache")
     if not fields.get("type"):
-        raise UsageError(f"a cache has no type: {text!r}")
+        raise UsageError(f"a cache has no type: {text!r}", code="flag-value")
     return [fields]
 
 
@@ -95,14 +98,14 @@ def _output(text: str) -> Entry:
         return {"type": "tar" if text == "-" else "local", "dest": text}
     fields = _fields(text, "output")
     if not fields.get("type"):
-        raise UsageError(f"an output has no type: {text!r}")
+        raise UsageError(f"an output has no type: {text!r}", code="flag-value")
     return {key: one for key, one in fields.items() if one or key != "dest"}
 
 
 def _attest(text: str) -> Entry:
     fields = _fields(text, "attest", lower=False)
     if not fields.get("type"):
-        raise UsageError(f"attest has no type: {text!r}")
+        raise UsageError(f"attest has no type: {text!r}", code="flag-value")
     if "disabled" in fields:
         fields["disabled"] = parse_boolean(fields["disabled"], "attest disabled")
     return _attest_order(fields)
@@ -121,7 +124,7 @@ def _secret(text: str) -> Entry:
         fields["src"] = source
     kind = fields.pop("type", "")
     if kind not in ("", "file", "env") or fields.keys() - {"id", "src", "env"}:
-        raise UsageError(f"secret: cannot read {text!r}")
+        raise UsageError(f"secret: cannot read {text!r}", code="secret-unreadable")
     if kind == "env" and not fields.get("env"):
         fields["env"] = fields.pop("src", "")
     if kind:

@@ -43,6 +43,7 @@ def read_files(names: Sequence[str], read_stdin: Callable[[int], bytes]) -> list
     if not found:
         raise UsageError(
             "there is no bake definition here",
+            code="bake-not-found",
             hint=f"name one with -f, or write {BAKE_FILES[1]}",
         )
     return found
@@ -56,9 +57,14 @@ def _content(name: str, read_stdin: Callable[[int], bytes]) -> bytes:
             with open(name, "rb", opener=_open_file) as file:
                 content = file.read(_LIMIT + 1)
         except OSError as error:
-            raise UsageError(f"cannot read {name}: {error.strerror}") from None
+            raise UsageError(
+                f"cannot read {name}: {error.strerror}", code="bake-unreadable"
+            ) from None
     if len(content) > _LIMIT:
-        raise UsageError(f"{name} is too big for a bake definition: more than {_LIMIT} bytes")
+        raise UsageError(
+            f"{name} is too big for a bake definition: more than {_LIMIT} bytes",
+            code="bake-too-large",
+        )
     return content
 
 

@@ -59,7 +59,9 @@ def parse_permissions(texts: Iterable[str]) -> Permissions:
         kinds = list(_PATHS) if kind == "fs" else [kind]
         if kind not in ("fs", *_PATHS) or not equals or not value:
             known = [*_PLAIN, "fs=PATH", *(f"{one}=PATH" for one in _PATHS)]
-            raise UsageError(f"--allow: {text!r} is not one of {', '.join(known)}")
+            raise UsageError(
+                f"--allow: {text!r} is not one of {', '.join(known)}", code="flag-value"
+            )
         for one in kinds:
             paths[one].append("*" if value == "*" else os.path.realpath(value))
     return Permissions(frozenset(words), {kind: tuple(found) for kind, found in paths.items()})

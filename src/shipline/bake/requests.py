@@ -126,7 +126,9 @@ def _check(target: Target, environ: Mapping[str, str]) -> None:
     for secret in values.get("secret") or ():
         path = secret_file(secret, environ)
         if path and not os.path.exists(path):
-            raise BakeError(f"the secret {secret.get('id', '')} has no file {path}")
+            raise BakeError(
+                f"the secret {secret.get('id', '')} has no file {path}", code="secret-unreadable"
+            )
 
 
 def secret_file(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
@@ -157,7 +159,9 @@ def request_of(target: Target, environ: Mapping[str, str], **further: Any) -> Bu
     request = parse_request(context, environ, **flags)
     for name, one in request.build_contexts.items():
         if one.is_local and not os.path.isdir(one.location):
-            raise UsageError(f"the context {name} is not a directory: {one.location!r}")
+            raise UsageError(
+                f"the context {name} is not a directory: {one.location!r}", code="context-not-found"
+            )
     return replace(
         request,
         build_contexts={**request.build_contexts, **linked},

@@ -119,7 +119,11 @@ class _Selector:
             name for name in (*self.config.groups, *self.config.targets) if _matches(pattern, name)
         ]
         if not found:
-            raise UsageError(f"no target matches {pattern!r}", hint=self.offered(pattern))
+            raise UsageError(
+                f"no target matches {pattern!r}",
+                code="bake-target-unknown",
+                hint=self.offered(pattern),
+            )
         return found
 
     def offered(self, name: str) -> str:
@@ -138,7 +142,9 @@ class _Selector:
             if group is None or (one in running and one in self.config.targets):
                 members[one] = None
             elif one in running:
-                raise BakeError(f"groups contain each other: {' -> '.join([*running, one])}")
+                raise BakeError(
+                    f"groups contain each other: {' -> '.join([*running, one])}", code="bake-circle"
+                )
             elif one not in groups:
                 groups[one] = None
                 running.append(one)
@@ -161,13 +167,19 @@ class _Selector:
 
     def inherited(self, name: str, done: dict[str, Target], path: list[str]) -> Target:
         if name in path:
-            raise BakeError(f"targets inherit in a circle: {' -> '.join([*path, name])}")
+            raise BakeError(
+                f"targets inherit in a circle: {' -> '.join([*path, name])}", code="bake-circle"
+            )
         if name in done:
             return done[name]
         own = self.config.targets.get(name)
         if own is None:
             child = f" that {path[-1]} inherits" if path else ""
-            raise BakeError(f"there is no target {name!r}{child}", hint=self.offered(name))
+            raise BakeError(
+                f"there is no target {name!r}{child}",
+                code="bake-target-unknown",
+                hint=self.offered(name),
+            )
         found = Target(name)
         for parent in own.texts("inherits"):
             found.merge(self.inherited(parent, done, [*path, name]))
@@ -187,7 +199,9 @@ class _Selector:
             name = context.removeprefix("target:")
             if name in path:
                 circle = " -> ".join([*path, name])
-                raise BakeError(f"targets have each other as contexts: {circle}")
+                raise BakeError(
+                    f"targets have each other as contexts: {circle}", code="bake-circle"
+                )
             if name not in targets:
                 linked = self.target(name)
                 linked.values["output"] = [{"type": "cacheonly"}]
@@ -204,7 +218,8 @@ class _Selector:
             if len(own) > 1 and len(offered) > 1 and not set(own) <= set(offered):
                 raise BakeError(
                     f"{target.name} has the context {name}, which is not for all its platforms:"
-                    f" {', '.join(own)} are not among {', '.join(offered)}"
+                    f" {', '.join(own)} are not among {', '.join(offered)}",
+                    code="platform-missing",
                 )
 
     # overrides
@@ -218,16 +233,21 @@ class _Selector:
         if not key:
             raise UsageError(
                 f"--set: {written!r} is not target.key=value",
+                code="flag-value",
                 hint="write TARGET.KEY=VALUE, as in web.args.VERSION=1, or *.push=true",
             )
         if key not in _KEYS:
             close = nearest(key, _KEYS)
             hint = f"did you mean {close}?" if close else f"it is one of {', '.join(_KEYS)}"
-            raise UsageError(f"--set: targets have no key {key!r}", hint=hint)
+            raise UsageError(f"--set: targets have no key {key!r}", code="flag-value", hint=hint)
         if not equals and key != "args":
-            raise UsageError(f"--set: {written!r} has no value", hint="write target.key=value")
+            raise UsageError(
+                f"--set: {written!r} has no value", code="flag-value", hint="write target.key=value"
+            )
         if key in _NAMED and not name:
-            raise UsageError(f"--set: {key} needs a name: {pattern}.{key}.NAME=value")
+            raise UsageError(
+                f"--set: {key} needs a name: {pattern}.{key}.NAME=value", code="flag-value"
+            )
         if not equals:
             if name not in environ:
                 return
@@ -235,7 +255,11 @@ class _Selector:
         names = [one for one in self.config.targets if one == pattern]
         names = names or [one for one in self.config.targets if _matches(pattern, one)]
         if not names:
-            raise UsageError(f"--set: no target matches {pattern!r}", hint=self.offered(pattern))
+            raise UsageError(
+                f"--set: no target matches {pattern!r}",
+                code="bake-target-unknown",
+                hint=self.offered(pattern),
+            )
         for one in names:
             known = self.overrides.setdefault(one, {})
             override = known.setdefault((key, name), Override(key, name))

@@ -227,7 +227,7 @@ def parse_hcl(name: str, content: bytes) -> Body:
 
 
 def refuse_file(name: str, reason: str, hint: str = "") -> NoReturn:
-    raise BakeError(f"cannot read {name}: {reason}", hint=hint)
+    raise BakeError(f"cannot read {name}: {reason}", code="bake-unreadable", hint=hint)
 
 
 def parse_template(source: SourceText, start: int, content: str) -> Expression:

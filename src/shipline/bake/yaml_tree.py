@@ -45,7 +45,9 @@ def parse_yaml(file: str, content: bytes) -> YamlMap:
     try:
         source = content.decode()
     except UnicodeDecodeError:
-        raise BakeError(f"cannot read {file}: it is not UTF-8 text") from None
+        raise BakeError(
+            f"cannot read {file}: it is not UTF-8 text", code="bake-unreadable"
+        ) from None
     try:
         root = YAML(typ="safe", pure=True).compose(source)
     except MarkedYAMLError as error:
@@ -54,7 +56,9 @@ def parse_yaml(file: str, content: bytes) -> YamlMap:
         fail(file, mark.line + 1 if mark else 1, f"not valid YAML: {problem}", source=source)
     except (YAMLError, ValueError, RecursionError) as error:
         reason = str(error).split("\n")[0]
-        raise BakeError(f"cannot read {file}: not valid YAML: {reason}") from None
+        raise BakeError(
+            f"cannot read {file}: not valid YAML: {reason}", code="bake-unreadable"
+        ) from None
     if root is None:
         return YamlMap(file)
     reader = _Reader(file, source)

@@ -84,17 +84,21 @@ def formats_of(request: BuildRequest) -> tuple[OutputFormat, ...]:
 def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> None:
     if wanted.docker and wanted.annotations:
         raise UsageError(
-            "Docker's manifest format has no annotations", hint="remove oci-mediatypes=false"
+            "Docker's manifest format has no annotations",
+            code="annotation-impossible",
+            hint="remove oci-mediatypes=false",
         )
     for one in wanted.annotations:
         if one.platform is not None and one.platform not in platforms:
             raise UsageError(
                 f"there is no image for {one.platform} to annotate",
+                code="annotation-impossible",
                 hint=f"the build is for {', '.join(map(str, platforms))}",
             )
         if one.level.of_index and len(platforms) == 1 and not wanted.attested:
             raise UsageError(
                 f"the annotation {one.key} is for an index, but a build for one platform has none",
+                code="annotation-impossible",
                 hint="annotate the manifest, or build for several platforms",
             )
 
@@ -110,6 +114,7 @@ def wants_index(request: BuildRequest) -> bool:
     if several and not wanted:
         raise UsageError(
             "BUILDKIT_MULTI_PLATFORM forbids an index, but the build is for several platforms",
+            code="annotation-impossible",
             hint="remove it, or build for one platform",
         )
     return wanted

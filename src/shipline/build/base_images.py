@@ -219,7 +219,10 @@ class Blobs:
     def _download(self, target: Descriptor, step: Step) -> None:
         origin = self._origin(target.digest)
         if origin is None:
-            raise NotFound(f"{target.digest} is neither in the cache nor in a known registry")
+            raise NotFound(
+                f"{target.digest} is neither in the cache nor in a known registry",
+                code="content-gone",
+            )
         name = f"pull {origin[1]}@{target.digest.short}"
         with step.step(name, kind="pull", size=target.size) as transfer:
             moved = 0
@@ -254,6 +257,7 @@ def _told(target: Descriptor, source: str) -> Iterator[None]:
     except NotFound as error:
         missing = NotFound(
             f"{target.digest} is needed, but is no longer in {source}",
+            code="content-gone",
             hint="push the base image there again, or build on one that its registry still has",
         )
         for note in (error.message, *getattr(error, "__notes__", ())):
@@ -315,6 +319,7 @@ def open_layout(name: str) -> tuple[OciLayout, str]:
         return layout, ""
     raise NotFound(
         f"{name} does not name one image: the layout has {len(images)}",
+        code="image-ambiguous",
         hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
     )
 
@@ -363,7 +368,10 @@ class RegistryImages:
         """The result for the platform; that of a single platform is for all."""
         images = self._targets.get(name)
         if images is None:
-            raise NotFound(f"{TARGET}{name} is not the result of a target of this run")
+            raise NotFound(
+                f"{TARGET}{name} is not the result of a target of this run",
+                code="bake-target-unknown",
+            )
         found = next((one for one in images if one.platform == platform), images[0])
         if found.platform != platform and len(images) > 1:
             offered = sorted(str(one.platform) for one in images)
@@ -400,7 +408,8 @@ class RegistryImages:
         if len(config.diff_ids) != len(manifest.layers):
             raise ContentError(
                 f"{origin.shown} has {len(manifest.layers)} layers,"
-                f" but its configuration lists {len(config.diff_ids)}"
+                f" but its configuration lists {len(config.diff_ids)}",
+                code="image-invalid",
             )
         for layer in manifest.layers:
             self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
@@ -421,7 +430,7 @@ class RegistryImages:
             raise _not_available(shown, platform, sorted(map(str, parsed.platforms)))
         parsed = parse_manifest(self._document(repository, child), child.media_type)
         if isinstance(parsed, Index):
-            raise ContentError(f"{shown} is an index inside an index")
+            raise ContentError(f"{shown} is an index inside an index", code="index-nested")
         return parsed
 
     def _document(self, repository: Repository, target: Descriptor) -> bytes:
@@ -444,6 +453,7 @@ def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFou
     question = f"did you mean {meant}? " if meant else ""
     return NotFound(
         f"{shown} is not available for {platform}",
+        code="platform-missing",
         hint=f"{question}it offers {', '.join(offered)}",
     )
 
@@ -456,6 +466,7 @@ def _look_up(origin: _ImageLocation) -> Descriptor:
             raise
         missing = NotFound(
             f"base image {origin.shown} was not found",
+            code="base-image-not-found",
             hint="check its name and tag, and whether it needs a login",
         )
         for note in getattr(error, "__notes__", ()):

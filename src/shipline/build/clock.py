@@ -115,7 +115,9 @@ def _seconds(text: str, request: BuildRequest, time_of_context: Callable[[str], 
         return text
     if re.fullmatch(r"-?[0-9]+", text):
         if abs(int(text)) >= _YEAR_9999:
-            raise UsageError(f"{EPOCH} is out of range: {text}", hint=EPOCH_HINT)
+            raise UsageError(
+                f"{EPOCH} is out of range: {text}", code="source-date-epoch", hint=EPOCH_HINT
+            )
         return text
     if text == "context":
         return "" if request.context.newest is None else str(request.context.newest)
@@ -123,5 +125,7 @@ def _seconds(text: str, request: BuildRequest, time_of_context: Callable[[str], 
         found = time_of_context(text)  # a directory or an image has no time of its own
         return "" if found is None else str(found)
     raise UsageError(
-        f"{EPOCH} is neither a number nor a context or stage: {text!r}", hint=EPOCH_HINT
+        f"{EPOCH} is neither a number nor a context or stage: {text!r}",
+        code="source-date-epoch",
+        hint=EPOCH_HINT,
     )

@@ -116,6 +116,7 @@ def _time_of_stage(
         return modified
     raise DockerfileError(
         f"{EPOCH}={name}: the stage has no timestamp",
+        code="source-date-epoch",
         span=stage.span,
         hint="use a stage that is FROM scratch with a single ADD of a Git repository, or"
         " of a URL whose server sends Last-Modified",
@@ -231,12 +232,18 @@ def read_dockerfile(
     """The parsed Dockerfile. Raises UsageError if there is none, DockerfileError for its errors."""
     name, content = _content(request, stdin, remotes, step)
     if len(content) > DOCKERFILE_LIMIT:
-        raise UsageError(f"{name} is too big for a Dockerfile: more than {DOCKERFILE_LIMIT} bytes")
+        raise UsageError(
+            f"{name} is too big for a Dockerfile: more than {DOCKERFILE_LIMIT} bytes",
+            code="dockerfile-unreadable",
+        )
     if content[:2] in _UTF_16:
-        raise UsageError(f"{name} is written in UTF-16", hint="save it as UTF-8")
+        raise UsageError(
+            f"{name} is written in UTF-16", code="dockerfile-unreadable", hint="save it as UTF-8"
+        )
     if b"\0" in content[:HEAD]:
         raise UsageError(
             f"{name} is neither a Dockerfile nor a context: it is a binary file",
+            code="dockerfile-unreadable",
             hint="a context is a tar archive, plain or compressed with gzip, bzip2, xz or zstd",
         )
     check_frontend(request, df.detect_syntax(content.decode(errors="replace")), name)
@@ -255,7 +262,9 @@ def _content(
     path = dockerfile_path(request)
     if path is None:
         if stdin is None:
-            raise UsageError("the Dockerfile is standard input, which is closed")
+            raise UsageError(
+                "the Dockerfile is standard input, which is closed", code="standard-input"
+            )
         return "Dockerfile", b"".join(bounded(stdin))
     name = str(path)
     try:
@@ -299,10 +308,12 @@ def _open(
         if name != MAIN_CONTEXT:
             raise UsageError(
                 f"--build-context {name}: {context.location!r} is not a directory",
+                code="context-not-found",
                 hint=f"write {name}=DIRECTORY, {name}=docker-image://IMAGE, or a URL",
             )
         raise UsageError(
             f"the context {str(path)!r} is not a directory",
+            code="context-not-found",
             hint="the last argument is the directory with the files to copy, often '.'",
         )
     rules = _rules(name, path, request)
@@ -386,5 +397,7 @@ def fetched(request: BuildRequest, settings: Settings, step: Step) -> Iterator[C
     ):
         opened, _ = open_context(request, None, remotes, step)
         if not opened.context.directory or not Path(opened.context.directory).is_dir():
-            raise UsageError(f"{request.context.location} has no such directory")
+            raise UsageError(
+                f"{request.context.location} has no such directory", code="context-not-found"
+            )
         yield opened.context

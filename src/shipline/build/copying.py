@@ -322,6 +322,7 @@ def _contained(items: Iterable[Item]) -> Iterator[Item]:
             if parent in leaving:
                 raise ContentError(
                     f"the archive has {entry.path!r} below {parent!r}, a link that leads out of it",
+                    code="archive-unsafe",
                     hint="such archives overwrite other files: do not trust its source",
                 )
             parent = posixpath.dirname(parent)
@@ -347,6 +348,7 @@ def _owner(
     if not base.layers:
         raise UsageError(
             f"{written}{text} cannot be looked up: the image has no files yet",
+            code="user-unknown",
             hint="write numeric ids, or copy other files first",
         )
     with snapshots.mounted(base) as root:

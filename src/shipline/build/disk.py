@@ -186,7 +186,9 @@ def limit_of(text: str, state: Path) -> int | None:
             return ByteSize.parse(text).bytes
         except ValueError as error:
             hint = "write 20GB, or unlimited"
-            raise UsageError(f"{LIMIT_VARIABLE}: {error}", hint=hint) from None
+            raise UsageError(
+                f"{LIMIT_VARIABLE}: {error}", code="variable-value", hint=hint
+            ) from None
     disk = _disk(state)
     return min(_MOST, max(_LEAST, disk.f_blocks * disk.f_frsize // 10))
 

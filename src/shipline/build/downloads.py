@@ -94,6 +94,7 @@ class Downloader(Struct, frozen=True):
         if checksum and digest != checksum:
             raise UsageError(
                 f"{name} has the digest {digest}, not {checksum}",
+                code="checksum-mismatch",
                 hint="if the file was meant to change, update the checksum",
             )
         return found
@@ -143,7 +144,10 @@ def parse_checksum(text: str, span: Span | None) -> str:
         return str(Digest.parse(text)) if text else ""
     except InvalidDigest as error:
         raise DockerfileError(
-            f"--checksum: {error}", span=span, hint="write sha256: and 64 hex digits"
+            f"--checksum: {error}",
+            code="dockerfile-flag",
+            span=span,
+            hint="write sha256: and 64 hex digits",
         ) from None
 
 
@@ -169,7 +173,9 @@ def _request(get: Get, url: str, etag: str = "", authorization: str = "") -> Rep
 def no_network(url: str, headers: Mapping[str, str]) -> Reply:
     """A `Get` for builds without one."""
     raise RegistryError(
-        f"cannot fetch {without_logins(url)}: this build has no HTTP client", host=""
+        f"cannot fetch {without_logins(url)}: this build has no HTTP client",
+        code="download-failed",
+        host="",
     )
 
 

@@ -34,6 +34,7 @@ def _require(run: df.Run, settings: RunOptions, entitlement: str) -> None:
     if entitlement not in settings.entitlements:
         raise DockerfileError(
             f"{entitlement} is not allowed",
+            code="entitlement-denied",
             span=run.span,
             hint=f"allow it with --allow {entitlement}",
         )
@@ -58,7 +59,9 @@ def devices_of(run: df.Run, settings: RunOptions) -> tuple[tuple[str, ...], tupl
             found |= dict.fromkeys(names)
             absent += [] if names else [flag.name]
     except UsageError as error:
-        raise DockerfileError(error.message, span=run.span, hint=error.hint) from None
+        raise DockerfileError(
+            error.message, code=error.code, span=run.span, hint=error.hint
+        ) from None
     if "device" not in words:
         _refuse(run, [name for name in devices.guarded(found) if name not in granted])
     return tuple(found), tuple(absent)
@@ -69,6 +72,7 @@ def _refuse(run: df.Run, names: list[str]) -> None:
         some = f"device {names[0]} is" if len(names) == 1 else f"devices {', '.join(names)} are"
         raise DockerfileError(
             f"{some} requested by the build but not allowed",
+            code="entitlement-denied",
             span=run.span,
             hint=f"allow it with --allow device={names[0]}, or all with --allow device",
         )

@@ -65,6 +65,7 @@ class Executor(Struct, frozen=True):
         if found is None and mount.required:
             raise UsageError(
                 f'no SSH key "{mount.id}" forwarded from the client',
+                code="ssh-agent",
                 hint=f"pass --ssh {mount.id}",
             )
         return found
@@ -75,15 +76,19 @@ class Executor(Struct, frozen=True):
         hint = f"give it with --secret id={mount.id},src=FILE or --secret id={mount.id},env=NAME"
         if secret is None:
             if mount.required:
-                raise UsageError(f"secret {mount.id} was not given", hint=hint)
+                raise UsageError(
+                    f"secret {mount.id} was not given", code="secret-missing", hint=hint
+                )
             return None
         try:
             value = secret.value(self.environment)
         except OSError as error:
             problem = f"secret {mount.id}: {secret.file}: {error.strerror}"
-            raise UsageError(problem, hint=hint) from None
+            raise UsageError(problem, code="secret-missing", hint=hint) from None
         if value is None and mount.required:
-            raise UsageError(f"secret {mount.id}: ${secret.env} is not set", hint=hint)
+            raise UsageError(
+                f"secret {mount.id}: ${secret.env} is not set", code="secret-missing", hint=hint
+            )
         return value
 
 
@@ -150,7 +155,9 @@ class StepMounts:
         if mount.type == "tmpfs":
             if not _is_root(mount.source):
                 raise UsageError(
-                    f"a tmpfs is empty: it has no {mount.source}", hint="remove source="
+                    f"a tmpfs is empty: it has no {mount.source}",
+                    code="mount-invalid",
+                    hint="remove source=",
                 )
             return TmpfsMount(mount.target, mount.size, mount.read_only)
         if mount.type == "cache":

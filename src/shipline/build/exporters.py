@@ -111,6 +111,7 @@ def _attested(
         if (root / name).exists():
             raise UsageError(
                 f"the image already has a file {name!r}, the name of an attestation",
+                code="output-conflict",
                 hint="set attestation-prefix= in --output",
             )
         content = one.file(subjects)
@@ -237,7 +238,11 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
     """The file to write; it gets its name only when it is complete."""
     if destination in ("", "-"):
         if stdout is None:
-            raise UsageError("the output needs a destination", hint="add dest=FILE to --output")
+            raise UsageError(
+                "the output needs a destination",
+                code="flag-missing",
+                hint="add dest=FILE to --output",
+            )
         yield stdout
         return
     path = Path(destination)
@@ -256,6 +261,7 @@ def check_outputs(request: BuildRequest, state: Path) -> None:
                 raise UsageError(
                     f"--output: {output.destination} is a symbolic link, which mode=delete does not"
                     " follow",
+                    code="output-delete",
                     hint=f"name the directory itself: dest={Path(output.destination).resolve()}",
                 )
             _check_removal(Path(output.destination).resolve(), _kept(request, state))
@@ -286,6 +292,7 @@ def _check_removal(place: Path, kept: Iterable[tuple[str, Path]]) -> None:
         if path.resolve().is_relative_to(place):
             raise UsageError(
                 f"--output: mode=delete removes all other files in {place}, also {what}: {path}",
+                code="output-delete",
                 hint="name a directory of its own with dest=",
             )
 
@@ -307,6 +314,7 @@ def check_engines(request: BuildRequest, environment: Mapping[str, str]) -> None
         if len(request.target_platforms) > 1 and not engine.several:
             raise UsageError(
                 "--load: the image is for several platforms, and this engine keeps one of a name",
+                code="load-platforms",
                 hint="turn on the containerd image store of Docker"
                 " (docs.docker.com/engine/storage/containerd), build for one platform, or push",
             )

@@ -47,11 +47,15 @@ def system_errors(home: Path) -> Iterator[None]:
             where = f"{home} ({where})" if where else str(home)
         if error.errno in _FULL:
             hint = full_hint(home) or "free some space there"
-            raise ContentError(f"cannot write to {where}: {_reason(error)}", hint=hint) from error
+            raise ContentError(
+                f"cannot write to {where}: {_reason(error)}", code="disk-full", hint=hint
+            ) from error
         cure = _CURES.get(error.errno or 0)
         hint = f"the state directory is {home}"
         hint = f"{hint}: {cure}, or set SHIPLINE_HOME to another" if cure else hint
-        raise SandboxError(f"cannot use {where}: {_reason(error)}", hint=hint) from error
+        raise SandboxError(
+            f"cannot use {where}: {_reason(error)}", code="state-directory", hint=hint
+        ) from error
 
 
 class Damage:
@@ -178,8 +182,10 @@ def output_errors(destination: str) -> Iterator[None]:
         message = f"cannot write {destination or 'the output'}{inside}: {_reason(error)}"
         if error.errno in _FULL:
             hint = "free some space there, or choose another dest= with --output"
-            raise ContentError(message, hint=hint) from error
-        raise UsageError(message, hint="choose another dest= with --output") from error
+            raise ContentError(message, code="disk-full", hint=hint) from error
+        raise UsageError(
+            message, code="output-unwritable", hint="choose another dest= with --output"
+        ) from error
 
 
 def full_hint(home: Path) -> str:

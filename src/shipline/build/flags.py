@@ -163,22 +163,27 @@ def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
         directory = os.path.dirname(place) if os.path.basename(place) == ".git" else place
         name = ref.partition(":")[0] or "HEAD"
         hint = f"`git -C {directory or '.'} archive {name} | shipline build -` builds a commit"
-    raise UsageError(f"the build context {text!r} is not a directory", hint=hint)
+    raise UsageError(
+        f"the build context {text!r} is not a directory", code="context-not-found", hint=hint
+    )
 
 
 def parse_build_context(text: str) -> tuple[str, Context]:
     """`name=` followed by a path, docker-image://, oci-layout:// or a URL."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
-        raise UsageError(f"--build-context: {text!r} is not name=context")
+        raise UsageError(f"--build-context: {text!r} is not name=context", code="flag-value")
     if value == "-":
-        raise UsageError("--build-context: standard input cannot be a named context")
+        raise UsageError(
+            "--build-context: standard input cannot be a named context", code="flag-conflict"
+        )
     for kind in (ContextKind.IMAGE, ContextKind.LAYOUT):
         if value.startswith(f"{kind}://"):
             return name.lower(), Context(kind, value.removeprefix(f"{kind}://"))
     if value.startswith("target:"):
         raise UsageError(
             f"--build-context {name}: {value!r} is a target of a bake file",
+            code="flag-value",
             hint="`shipline bake` builds targets; or give its image: docker-image://, oci-layout://",
         )
     return name.lower(), _remote(value) or Context(ContextKind.LOCAL, value)
@@ -189,7 +194,7 @@ def check_url(text: str) -> None:
     try:
         urlsplit(text)
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a URL: {error}") from None
+        raise UsageError(f"{text!r} is not a URL: {error}", code="url-invalid") from None
 
 
 def _remote(text: str) -> Context | None:
@@ -216,7 +221,10 @@ def parse_tags(texts: Iterable[str], flag: str = "--tag") -> tuple[Reference, ..
     names = [Reference.parse(text) for text in texts]
     for name in names:
         if name.digest is not None:
-            raise UsageError(f"{flag}: {name} has a digest; a build cannot choose its digest")
+            raise UsageError(
+                f"{flag}: {name} has a digest; a build cannot choose its digest",
+                code="flag-conflict",
+            )
     return _unique(*(name.or_latest for name in names))
 
 
@@ -231,7 +239,7 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
     if not colon:
         levels, key = "manifest", name
     if not equals or not key:
-        raise UsageError(f"--annotation: {text!r} is not key=value")
+        raise UsageError(f"--annotation: {text!r} is not key=value", code="flag-value")
     found = []
     for place in levels.split(","):
         match = _ANNOTATION_PLACE.match(place)
@@ -244,10 +252,13 @@ def _annotation(flag: str, level: str, platform: str | None, key: str, value: st
     if level not in list(Level):
         raise UsageError(
             f"{flag}: {level!r} is not an annotation type",
+            code="flag-value",
             hint=f"use one of {', '.join(Level)}",
         )
     if platform and Level(level).of_index:
-        raise UsageError(f"{flag}: an index is for all platforms, not for {platform}")
+        raise UsageError(
+            f"{flag}: an index is for all platforms, not for {platform}", code="flag-conflict"
+        )
     return Annotation(Level(level), key, value, Platform.parse(platform) if platform else None)
 
 
@@ -263,6 +274,7 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
     if fields or kind not in ("", "file", "env") or not name:
         raise UsageError(
             f"--secret: cannot read {text!r}",
+            code="secret-unreadable",
             hint="write it as id=NAME,src=FILE or id=NAME,env=VARIABLE",
         )
     if kind == "env":
@@ -278,7 +290,7 @@ def parse_ssh(text: str) -> Ssh:
     """`default`, or `id=socket` or `id=key,key`."""
     name, _, paths = text.partition("=")
     if not name:
-        raise UsageError(f"--ssh: {text!r} has no id")
+        raise UsageError(f"--ssh: {text!r} has no id", code="flag-missing")
     return Ssh(name, tuple(Path(path) for path in paths.split(",") if path))
 
 
@@ -293,6 +305,7 @@ def parse_cache_source(text: str) -> tuple[CacheBackend, ...]:
     if any(one.type == "inline" for one in backends):
         raise UsageError(
             "--cache-from: an inline cache is read from its image",
+            code="flag-value",
             hint="write type=registry,ref=IMAGE",
         )
     return backends
@@ -310,7 +323,7 @@ def parse_cache_targets(
         found.append(CacheTarget(CacheBackend("inline")))
     unique = _unique(*found)
     if len({(one.backend.type, *one.backend.attributes.values()) for one in unique}) < len(unique):
-        raise UsageError("--cache-to: the same cache is given twice")
+        raise UsageError("--cache-to: the same cache is given twice", code="flag-conflict")
     return unique
 
 
@@ -325,6 +338,7 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
             f"{flag}: {kind!r} is not a type of cache"
             if kind
             else f"{flag}: type= is missing beside {', '.join(fields)}",
+            code="flag-missing",
             hint=f"use one of {', '.join(_CACHES)}",
         )
     return [fields]
@@ -341,7 +355,7 @@ def _cache_backend(fields: dict[str, str]) -> CacheBackend:
 def _cache_target(fields: dict[str, str]) -> CacheTarget:
     kind, mode = fields["type"], fields.get("mode", "min")
     if mode not in ("min", "max"):
-        raise UsageError(f"--cache-to: mode={mode} is neither min nor max")
+        raise UsageError(f"--cache-to: mode={mode} is neither min nor max", code="flag-value")
     ignored = parse_boolean(fields.get("ignore-error", "true"), "--cache-to ignore-error")
     format_ = _cache_format(fields) if kind in _RECODED else OutputFormat()
     backend = _cache_backend(fields)
@@ -362,7 +376,9 @@ def _cache_format(fields: dict[str, str]) -> OutputFormat:
         if name in fields
     }
     if booleans.get("image-manifest") and not booleans.get("oci-mediatypes", True):
-        raise UsageError("--cache-to: image-manifest=true needs oci-mediatypes=true")
+        raise UsageError(
+            "--cache-to: image-manifest=true needs oci-mediatypes=true", code="flag-conflict"
+        )
     found = _output_format(fields, {**_STATEMENTS, **booleans})
     for name in ("compression", "compression-level", "force-compression"):
         fields.pop(name, None)
@@ -379,7 +395,9 @@ _ULIMITS = frozenset(
 
 def _network(text: str) -> Network:
     if text not in _NETWORKS:
-        raise UsageError(f"--network: {text!r} is not one of {', '.join(_NETWORKS)}")
+        raise UsageError(
+            f"--network: {text!r} is not one of {', '.join(_NETWORKS)}", code="flag-value"
+        )
     return cast(Network, text)
 
 
@@ -393,7 +411,7 @@ def parse_host(text: str) -> Host:
     except ValueError:
         separator = ""
     if not separator or not name:
-        raise UsageError(f"--add-host: {text!r} is not host:ip")
+        raise UsageError(f"--add-host: {text!r} is not host:ip", code="flag-value")
     return Host(name, address)
 
 
@@ -405,10 +423,14 @@ def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
     for word in words:
         kind, _, rest = word.partition("=")
         if kind not in _ENTITLEMENTS or (rest and kind != "device"):
-            raise UsageError(f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}")
+            raise UsageError(
+                f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}", code="flag-value"
+            )
         for more in split_csv(rest)[1:]:
             if not more.startswith("alias="):
-                raise UsageError(f"--allow: {more!r} in {word!r} is not alias=NAME")
+                raise UsageError(
+                    f"--allow: {more!r} in {word!r} is not alias=NAME", code="flag-value"
+                )
     return words
 
 
@@ -423,10 +445,12 @@ def parse_ulimit(text: str) -> Ulimit:
     name, equals, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     if not equals or name not in _ULIMITS:
-        raise UsageError(f"--ulimit: {text!r} is not name=soft[:hard]")
+        raise UsageError(f"--ulimit: {text!r} is not name=soft[:hard]", code="flag-value")
     limit = Ulimit(name, parse_integer(soft, "--ulimit"), parse_integer(hard or soft, "--ulimit"))
     if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
-        raise UsageError(f"--ulimit: the soft limit is above the hard one in {text!r}")
+        raise UsageError(
+            f"--ulimit: the soft limit is above the hard one in {text!r}", code="flag-value"
+        )
     return limit
 
 
@@ -448,6 +472,7 @@ def parse_resources(
     if fields:
         raise UsageError(
             f"{flag}: unknown limit {', '.join(fields)}",
+            code="flag-value",
             hint="known: cpu-period, cpu-quota, cpu-shares, cpuset-cpus, cpuset-mems, memory,"
             " memory-swap",
         )
@@ -479,7 +504,9 @@ def parse_attestations(
         kind = fields.pop("type", "")
         if kind not in ("provenance", "sbom"):
             what = f"unknown attestation type {kind!r}" if kind else "the type is missing"
-            raise UsageError(f"--attest: {what}", hint="write type=provenance or type=sbom")
+            raise UsageError(
+                f"--attest: {what}", code="flag-value", hint="write type=provenance or type=sbom"
+            )
         if parse_boolean(fields.pop("disabled", "false"), f"--attest type={kind} disabled"):
             fields = {"disabled": "true"}
         found.setdefault(kind, fields)
@@ -494,7 +521,11 @@ def _short_attestation(kind: str, text: str) -> dict[str, str]:
     if "=" in text:
         return _attributes(text, f"--{kind}")
     if text in ("min", "max"):
-        raise UsageError(f"--{kind}: {text!r} is neither true nor false", hint=f"write mode={text}")
+        raise UsageError(
+            f"--{kind}: {text!r} is neither true nor false",
+            code="flag-value",
+            hint=f"write mode={text}",
+        )
     return {} if parse_boolean(text, f"--{kind}") else {"disabled": "true"}
 
 
@@ -519,7 +550,9 @@ def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
         ("version", version, ("v1", "v0.2")),
     ):
         if value not in known:
-            raise UsageError(f"{flag}: {name} {value!r} is not one of {', '.join(known)}")
+            raise UsageError(
+                f"{flag}: {name} {value!r} is not one of {', '.join(known)}", code="flag-value"
+            )
     options = ProvenanceOptions(
         mode=cast(Literal["min", "max"], mode),
         version=cast(Literal["v1", "v0.2"], version),
@@ -529,7 +562,11 @@ def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
         filename=fields.pop("filename", "") or "provenance.json",
     )
     if "/" in options.filename or options.filename in (".", ".."):
-        raise UsageError(f"{flag}: filename {options.filename!r} is a path", hint="write a name")
+        raise UsageError(
+            f"{flag}: filename {options.filename!r} is a path",
+            code="flag-value",
+            hint="write a name",
+        )
     _refuse_unknown(fields, flag, "mode, version, builder-id, reproducible, inline-only, filename")
     return options
 
@@ -563,7 +600,9 @@ def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
 
 def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
     for name in fields:
-        raise UsageError(f"{flag}: unknown attribute {name!r}", hint=f"known: {known}")
+        raise UsageError(
+            f"{flag}: unknown attribute {name!r}", code="flag-value", hint=f"known: {known}"
+        )
 
 
 _LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace", "none")
@@ -592,10 +631,12 @@ def parse_call(text: str) -> Call:
     """`method[,format=json|text][,ignorestatus]`."""
     method, *options = split_csv(text)
     if "=" not in method and method not in _METHODS:
-        raise UsageError(f"--call: {method!r} is not one of {', '.join(_METHODS)}")
+        raise UsageError(
+            f"--call: {method!r} is not one of {', '.join(_METHODS)}", code="flag-value"
+        )
     known = {"format=json", "format=text", "ignorestatus", "ignorestatus=true"}
     if method not in _METHODS or not known.issuperset(options):
-        raise UsageError(f"--call: cannot read {text!r}")
+        raise UsageError(f"--call: cannot read {text!r}", code="flag-value")
     return Call(method, "format=json" in options, any("ignorestatus" in one for one in options))
 
 
@@ -635,7 +676,9 @@ def parse_outputs(
     if load and not any(output.loads for output in outputs):
         outputs.append(Output("docker"))
     if sum(output.destination == "-" for output in outputs) > 1:
-        raise UsageError("--output: only one output can go to standard output")
+        raise UsageError(
+            "--output: only one output can go to standard output", code="flag-conflict"
+        )
     return tuple(outputs)
 
 
@@ -652,19 +695,26 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     if kind not in _ATTRIBUTES:
         raise UsageError(
             f"--output: {kind!r} in {text!r} is not a type of output",
+            code="flag-value",
             hint=f"use one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
         )
     _check_attributes(kind, fields)
     on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
     _refuse_impossible(fields, on)
     if "/" in fields.get("attestation-prefix", ""):
-        raise UsageError("--output attestation-prefix: a prefix of file names cannot contain '/'")
+        raise UsageError(
+            "--output attestation-prefix: a prefix of file names cannot contain '/'",
+            code="flag-value",
+        )
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
     destination = fields.get("dest", "") or ("-" if kind in ("tar", "oci") else "")
     if kind == "local" and destination in ("", "-"):
-        raise UsageError("--output: type=local needs dest=DIRECTORY")
+        raise UsageError("--output: type=local needs dest=DIRECTORY", code="flag-missing")
     if destination in ("", "-") and on.get("tar") is False:
-        raise UsageError("--output: tar=false writes a directory, which needs dest=DIRECTORY")
+        raise UsageError(
+            "--output: tar=false writes a directory, which needs dest=DIRECTORY",
+            code="flag-missing",
+        )
     return Output(
         kind,
         destination,
@@ -688,7 +738,7 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
 
 def _deletes(mode: str) -> bool:
     if mode not in ("copy", "delete"):
-        raise UsageError(f"--output: mode={mode} is neither copy nor delete")
+        raise UsageError(f"--output: mode={mode} is neither copy nor delete", code="flag-value")
     return mode == "delete"
 
 
@@ -699,6 +749,7 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
         if key not in known and not (annotated and key.startswith("annotation")):
             raise UsageError(
                 f"--output: type={kind} has no attribute {key!r}",
+                code="flag-value",
                 hint=f"it has {', '.join(sorted(known)) or 'none'}"
                 + (", annotation.KEY" if annotated else ""),
             )
@@ -707,16 +758,20 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
 def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
     """Raise UsageError for attributes that exclude each other, or mean nothing here."""
     if on.get("unpack") and on.get("rewrite-timestamp"):
-        raise UsageError("--output: rewrite-timestamp and unpack exclude each other")
+        raise UsageError(
+            "--output: rewrite-timestamp and unpack exclude each other", code="flag-conflict"
+        )
     if on.get("unpack") and on.get("store") is False:
         raise UsageError(
             "--output: unpack is for images in containerd, and store=false keeps this one out",
+            code="flag-value",
             hint="leave store=false out",
         )
     if on.get("prefer-nondist-layers"):
         raise UsageError(
             "--output prefer-nondist-layers: only images of Windows have such layers, and those"
             " are not built here",
+            code="flag-not-supported",
             hint="leave it out",
         )
     version = fields.get("compatibility-version", "30")
@@ -724,6 +779,7 @@ def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> Non
         raise UsageError(
             f"--output compatibility-version={version}: images are those of version 30, whose"
             " default are the media types of OCI",
+            code="flag-not-supported",
             hint="write oci-mediatypes=false for those of older versions",
         )
 
@@ -755,7 +811,10 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
         if name.startswith("annotation"):
             match = _ANNOTATION_ATTRIBUTE.match(name)
             if match is None:
-                raise UsageError(f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY")
+                raise UsageError(
+                    f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY",
+                    code="flag-value",
+                )
             level, platform, key = match.groups()
             found.append(_annotation("--output", level or "manifest", platform, key, value))
     return tuple(found)
@@ -769,9 +828,11 @@ def split_csv(text: str) -> tuple[str, ...]:
     try:
         rows = [row for row in csv.reader([text], strict=True) if row]
     except csv.Error as error:
-        raise UsageError(f"not comma-separated fields: {text!r} ({error})") from None
+        raise UsageError(
+            f"not comma-separated fields: {text!r} ({error})", code="flag-value"
+        ) from None
     if len(rows) > 1:
-        raise UsageError(f"not one line of comma-separated fields: {text!r}")
+        raise UsageError(f"not one line of comma-separated fields: {text!r}", code="flag-value")
     return tuple(field for row in rows for field in row)
 
 
@@ -782,9 +843,9 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         key = key.strip().lower()
         if not equals or not key:
-            raise UsageError(f"{flag}: {part!r} is not key=value")
+            raise UsageError(f"{flag}: {part!r} is not key=value", code="flag-value")
         if key in found:
-            raise UsageError(f"{flag}: {key} is given twice")
+            raise UsageError(f"{flag}: {key} is given twice", code="flag-conflict")
         found[key] = value
     return found
 
@@ -792,7 +853,7 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
 def parse_boolean(text: str, name: str) -> bool:
     """As `units.parse_boolean`. Raises UsageError, which says `name`."""
     if (value := units.parse_boolean(text)) is None:
-        raise UsageError(f"{name}: {text!r} is neither true nor false")
+        raise UsageError(f"{name}: {text!r} is neither true nor false", code="flag-value")
     return value
 
 
@@ -800,7 +861,9 @@ def parse_size(text: str, flag: str) -> int:
     """Bytes: a number with an optional binary unit; `64m` is 64 MiB."""
     match = _SIZE.match(text.strip())
     if match is None:
-        raise UsageError(f"{flag}: not a size: {text!r}", hint="write it like 64m or 2g")
+        raise UsageError(
+            f"{flag}: not a size: {text!r}", code="flag-value", hint="write it like 64m or 2g"
+        )
     number, unit = match.groups()
     return int(float(number) * 1024 ** " kmgtp".index(unit.lower() or " "))
 
@@ -809,7 +872,7 @@ def parse_integer(text: str, flag: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"{flag}: not a whole number: {text!r}") from None
+        raise UsageError(f"{flag}: not a whole number: {text!r}", code="flag-value") from None
 
 
 def parse_assignments(
@@ -822,7 +885,7 @@ def parse_assignments(
     for text in texts:
         key, equals, value = text.partition("=")
         if not key:
-            raise UsageError(f"{flag}: {text!r} has no name before '='")
+            raise UsageError(f"{flag}: {text!r} has no name before '='", code="flag-value")
         if equals:
             found[key] = value
         elif environ is None:

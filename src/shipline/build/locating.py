@@ -64,7 +64,9 @@ def _names(directory: Path) -> list[str]:
 def unreadable_dockerfile(request: BuildRequest, path: Path, name: str, why: str) -> UsageError:
     """The error for a Dockerfile at `path`, shown as `name`; perhaps another file was meant."""
     return UsageError(
-        f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(request, path)
+        f"cannot read the Dockerfile {name}: {why}",
+        code="dockerfile-unreadable",
+        hint=_other_dockerfile(request, path),
     )
 
 
@@ -90,14 +92,19 @@ def begin_stdin(request: BuildRequest, stdin: Reader | None) -> BegunReader:
     Raises UsageError for no input, and for a Dockerfile beside another one.
     """
     if stdin is None:
-        raise UsageError("the context is standard input, which is closed")
+        raise UsageError("the context is standard input, which is closed", code="standard-input")
     begun = BegunReader(read_head(stdin), stdin)
     if not begun.head:
-        raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
+        raise UsageError(
+            "standard input is empty",
+            code="standard-input",
+            hint="send a Dockerfile or a tar archive",
+        )
     other = request.dockerfile is not None and not is_http(request.dockerfile)
     if other and sniff(begun.head) is None:
         raise UsageError(
             "standard input is not a tar archive, so it cannot contain --file",
+            code="standard-input",
             hint="send the Dockerfile without --file, or an archive that contains the file",
         )
     return begun

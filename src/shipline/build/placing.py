@@ -55,7 +55,9 @@ def parse_mode(text: str) -> Change | None:
     clauses = [_CLAUSE.fullmatch(clause) for clause in text.split(",")]
     if not all(clauses):
         raise DockerfileError(
-            f"not a mode: --chmod={text}", hint="use octal digits like 755, or u=rwX,go=rX"
+            f"not a mode: --chmod={text}",
+            code="dockerfile-flag",
+            hint="use octal digits like 755, or u=rwX,go=rX",
         )
     steps = [
         (clause[1], sign, run)
@@ -225,7 +227,7 @@ class Placement:
             if entry is None:
                 self._items[done] = (self._new_directory(done, mode, owner or self._owner), None)
             elif entry.kind != "dir":
-                raise UsageError(f"/{done} is not a directory")
+                raise UsageError(f"/{done} is not a directory", code="copy-destination")
 
     def _new_directory(self, path: str, mode: int, owner: tuple[int, int] | None) -> Entry:
         """As mkdir(2) creates it: below a setgid directory it is setgid, too, with its group."""
@@ -285,7 +287,10 @@ class Placement:
         if same_as:
             first = self._items.get(same_as)
             if first is None or first[0].kind == "dir":
-                raise UsageError(f"/{path} is a hard link to /{same_as}, which was replaced")
+                raise UsageError(
+                    f"/{path} is a hard link to /{same_as}, which was replaced",
+                    code="copy-destination",
+                )
             entry, content = first[0]._replace(path=path), first[1]
             self._inodes[path] = self._inodes.setdefault(same_as, object())
         self._items[path] = (entry, content)
@@ -308,8 +313,8 @@ class Placement:
         if there is None or is_directory == (there.kind == "dir"):
             return
         if is_directory:
-            raise UsageError(f"cannot copy to non-directory: /{path}")
-        raise UsageError(f"cannot replace to directory /{path} with file")
+            raise UsageError(f"cannot copy to non-directory: /{path}", code="copy-destination")
+        raise UsageError(f"cannot replace to directory /{path} with file", code="copy-destination")
 
     def place_one(self, entry: Entry, content: Content) -> None:
         """Add one file; the directory that holds it gets a new time."""

@@ -269,7 +269,7 @@ class PlatformPlan:
             return self._images.resolve(name, platform)
         except (InvalidReference, InvalidDigest) as error:
             hint = self._hint(name, span) or error.hint
-            raise DockerfileError(error.message, span=span, hint=hint) from error
+            raise DockerfileError(error.message, code=error.code, span=span, hint=hint) from error
         except ShiplineError as error:
             error.span = span
             error.hint = self._hint(name, span) or error.hint

@@ -52,7 +52,9 @@ def push_targets(request: BuildRequest, repositories: Repositories) -> tuple[Pus
         for name in request.names_of(output) or _dangling(output):
             groups.setdefault(name.name, []).append(name)
         if not groups:
-            raise UsageError("a tag is needed when pushing", hint="name the image with -t")
+            raise UsageError(
+                "a tag is needed when pushing", code="tag-missing", hint="name the image with -t"
+            )
         for first, *others in groups.values():
             tags = _tags(output, [first, *others])
             wanted = format_of(output, request)
@@ -93,6 +95,7 @@ def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
         if tag != "latest":
             raise UsageError(
                 f"push-by-digest applies no tags, but the tag {tag!r} was requested",
+                code="flag-conflict",
                 hint="name the repository alone, without a tag",
             )
     return ()
@@ -104,7 +107,9 @@ def _refuse_clashes(targets: Iterable[PushTarget]) -> None:
         for tag in target.tags:
             name = f"{target}:{tag}"
             if seen.setdefault(name, target.format) != target.format:
-                raise UsageError(f"two outputs give the name {name} to different images")
+                raise UsageError(
+                    f"two outputs give the name {name} to different images", code="output-conflict"
+                )
 
 
 def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attributes: str) -> bool:

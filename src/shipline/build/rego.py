@@ -143,6 +143,7 @@ class RegoPolicies:
             told = [one for one in reasons if isinstance(one, str)] if reasons else []
             raise GateRefused(
                 f'source "{identifier}" not allowed by policy',
+                code="source-denied",
                 verdicts=tuple(sorted(told)),
                 hint=f"{path} decides about {msgspec.json.encode(given).decode()}",
             )
@@ -162,10 +163,13 @@ def _decision(path: Path, interpreter: regopy.Interpreter, given: Mapping[str, A
     except (ValueError, LookupError) as error:  # regopy reads its own error as JSON
         raise UsageError(
             f"{path}: the policy has no decision",
+            code="build-policy",
             hint="write `decision := {..}`; functions of buildx, as load_json, are not there",
         ) from error
     if not isinstance(found, dict) or not isinstance(found.get("allow", False), bool):
-        raise UsageError(f"{path}: decision is {found!r}", hint='write `{"allow": allow}`')
+        raise UsageError(
+            f"{path}: decision is {found!r}", code="build-policy", hint='write `{"allow": allow}`'
+        )
     return found
 
 
@@ -191,17 +195,20 @@ def _module(path: Path, package: str) -> str:
             text = file.read(_SIZE_LIMIT)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--policy: cannot read {path}: {reason}") from None
+        raise UsageError(
+            f"--policy: cannot read {path}: {reason}", code="file-unreadable"
+        ) from None
     bare = _COMMENT.sub(r"\1", text)
     if unknown := _UNKNOWN.search(bare):
         raise UsageError(
             f"{path}: the policy reads {unknown[0]!r}, which is not known here",
+            code="build-policy",
             hint="judge signatures with `shipline verify` or a node's policy, or pass"
             " --policy disabled=true",
         )
     found = _PACKAGE_LINE.search(bare)
     if found is None or package == _PACKAGE != found[1]:
-        raise UsageError(f"{path}: the policy is not of the package {package}")
+        raise UsageError(f"{path}: the policy is not of the package {package}", code="build-policy")
     return bare[: found.start(1)] + package + bare[found.end(1) :]
 
 
@@ -210,7 +217,9 @@ def _interpreter(modules: Mapping[str, str]) -> regopy.Interpreter:
         import regopy
     except ImportError:
         raise ConfigError(
-            "a policy in Rego needs the package regopy", hint="pip install 'shipline[policy]'"
+            "a policy in Rego needs the package regopy",
+            code="package-missing",
+            hint="pip install 'shipline[policy]'",
         ) from None
     found = regopy.Interpreter()
     found.log_level = regopy.LogLevel.NONE
@@ -219,7 +228,7 @@ def _interpreter(modules: Mapping[str, str]) -> regopy.Interpreter:
             found.add_module(name, text)
         except regopy.RegoError as error:
             reasons = ", ".join(dict.fromkeys(re.findall(r"errormsg \d+:(.*?)\)", str(error))))
-            raise UsageError(f"{name}: not Rego: {reasons or error}") from None
+            raise UsageError(f"{name}: not Rego: {reasons or error}", code="build-policy") from None
     return found
 
 

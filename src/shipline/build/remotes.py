@@ -160,7 +160,9 @@ class Remotes(Struct, frozen=True):
         try:
             bundle.write_bytes(b"\n".join(path.read_bytes() for path in (*system, *files)))
         except OSError as error:
-            raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
+            raise UsageError(
+                f"cannot read {error.filename}: {error.strerror}", code="file-unreadable"
+            ) from None
         return str(bundle)
 
     def _headers(self, source: GitSource) -> dict[str, str]:
@@ -197,9 +199,14 @@ def _secret_text(secret: Secret | None, environment: Mapping[str, str]) -> str:
     try:
         text = (secret.value(environment) or b"").decode(errors="surrogateescape").strip()
     except OSError as error:
-        raise UsageError(f"the secret {secret.id}: {secret.file}: {error.strerror}") from None
+        raise UsageError(
+            f"the secret {secret.id}: {secret.file}: {error.strerror}", code="secret-unreadable"
+        ) from None
     if any(ord(one) < 32 for one in text):
-        raise UsageError(f"the secret {secret.id} has several lines, or control characters")
+        raise UsageError(
+            f"the secret {secret.id} has several lines, or control characters",
+            code="secret-unreadable",
+        )
     return text
 
 
@@ -252,7 +259,7 @@ def context_source(location: str, build_args: Mapping[str, str]) -> GitSource:
     """The source of a Git context. Raises UsageError."""
     source = parse_git_source(location, short=True)
     if source is None:
-        raise UsageError(f"{without_logins(location)!r} is not a Git repository")
+        raise UsageError(f"{without_logins(location)!r} is not a Git repository", code="git-url")
     kept = parse_boolean(build_args.get(KEEP_GIT_DIR, "")) or False  # BuildKit ignores other text
     return replace(source, keep_git_dir=bool(source.keep_git_dir) or kept)
 

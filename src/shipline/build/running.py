@@ -142,6 +142,7 @@ def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: St
             )
         raise StepFailed(
             f"process {_shortened(op.args)} did not complete successfully: exit code: {status}",
+            code="step-exit",
             status=status,
             platform=op.platform,
             log=tail.lines(),

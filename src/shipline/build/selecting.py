@@ -152,9 +152,14 @@ def _missing(root: Root, source: str) -> UsageError:
             leads = "" if step == path else f" leads to {step!r}, which"
             return UsageError(
                 f"{source!r}{leads} is excluded from {root.name} by {rule.place}: {rule}",
+                code="copy-source-excluded",
                 hint=f"remove the line, or add !{step} below it",
             )
-    return UsageError(f"{source!r} was not found in {root.name}", hint=_hint(root, source, path))
+    return UsageError(
+        f"{source!r} was not found in {root.name}",
+        code="copy-source-not-found",
+        hint=_hint(root, source, path),
+    )
 
 
 def _hint(root: Root, source: str, path: str) -> str:
@@ -201,7 +206,9 @@ def _require_directory(root: Root, base: str, parts: list[str]) -> None:
     if place is None or not _visible(root, base):
         raise _missing(root, base)
     if root.is_context and not place.is_dir():
-        raise UsageError(f"{base!r} in {root.name} is a file, not a directory")
+        raise UsageError(
+            f"{base!r} in {root.name} is a file, not a directory", code="copy-source-not-found"
+        )
 
 
 def _selected(

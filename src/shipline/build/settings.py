@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
     """Opens no cache outside of this machine."""
-    raise UsageError(f"a cache of type={kind} cannot be opened here")
+    raise UsageError(f"a cache of type={kind} cannot be opened here", code="cache-type")
 
 
 class Settings(Struct, frozen=True):
@@ -81,7 +81,7 @@ def _policies(request: BuildRequest) -> tuple[Path, ...]:
     if not options.reset and (own := _beside(request)) is not None and own.is_file():
         found.insert(0, own)
     if options.strict and not found:
-        raise UsageError("--policy strict=true: there is no policy")
+        raise UsageError("--policy strict=true: there is no policy", code="flag-conflict")
     return tuple(found)
 
 

@@ -187,7 +187,9 @@ class Snapshots:
         self._blobs.ensure(layer.descriptor)
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
-            raise ContentError(f"{layer.descriptor.media_type} is not a layer")
+            raise ContentError(
+                f"{layer.descriptor.media_type} is not a layer", code="layer-unsupported"
+            )
         with (
             self._blobs.blaming(layer.descriptor),
             self._blobs.store.fetch(layer.descriptor) as blob,

@@ -170,7 +170,9 @@ class Solver:
         base = inputs[0]
         if not isinstance(base, Snapshot):
             raise DockerfileError(
-                "a local directory cannot be a base image", span=vertex.label.span
+                "a local directory cannot be a base image",
+                code="base-image-local",
+                span=vertex.label.span,
             )
         with _located(vertex.label):
             if vertex in self._known:
@@ -288,7 +290,11 @@ def _located(label: VertexLabel) -> Iterator[None]:
         yield
     except UsageError as error:
         raise DockerfileError(
-            error.message, span=label.span, hint=error.hint, platform=label.platform
+            error.message,
+            code=error.code,
+            span=label.span,
+            hint=error.hint,
+            platform=label.platform,
         ) from error
     except ShiplineError as error:
         error.span = error.span or label.span

@@ -100,6 +100,7 @@ class SourcePolicy(Struct, frozen=True):
             identifier, found = changed
         raise UsageError(
             f"the source policy converts {identifier} without end",
+            code="build-policy",
             hint=f"correct the rules CONVERT in the file that {VARIABLE} names",
         )
 
@@ -122,6 +123,7 @@ class SourcePolicy(Struct, frozen=True):
         if denied:
             raise GateRefused(
                 f'source "{identifier}" denied by policy',
+                code="source-denied",
                 hint=f"the rules are in the file that {VARIABLE} names",
             )
         return None
@@ -152,7 +154,9 @@ class SourcePolicy(Struct, frozen=True):
         if self.rego is None or image.target:
             return
         if image.layout:
-            raise UsageError(f"policies in Rego cannot judge {name}", hint=_NO_POLICY)
+            raise UsageError(
+                f"policies in Rego cannot judge {name}", code="build-policy", hint=_NO_POLICY
+            )
         self.rego.check_image(
             Reference.parse(self.image(name)).or_latest, image.reference, platform, image.config
         )
@@ -195,6 +199,7 @@ def _same_scheme(identifier: str, scheme: str) -> str:
 def _unsuitable(what: str, identifier: str) -> UsageError:
     return UsageError(
         f"the source policy converts {what} into {identifier}, which is of another kind",
+        code="build-policy",
         hint=f"correct the file that {VARIABLE} names",
     )
 
@@ -213,10 +218,13 @@ def source_policy(environ: Mapping[str, str], rego: RegoPolicies | None = None) 
         for rule in rules:
             _check(rule)
     except OSError as error:
-        raise UsageError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
+        raise UsageError(
+            f"{VARIABLE}: cannot read {path}: {error.strerror}", code="build-policy"
+        ) from None
     except (msgspec.DecodeError, ValueError) as error:
         raise UsageError(
             f"{VARIABLE}: {path} is not a source policy: {error}",
+            code="build-policy",
             hint='write {"rules": [{"action": "DENY", "selector": {"identifier": "..."}}]}',
         ) from None
     return SourcePolicy(rules, rego)

@@ -53,7 +53,7 @@ def agents_of(wanted: Sequence[Ssh], environment: Mapping[str, str]) -> dict[str
     found: dict[str, Agent] = {}
     for one in wanted:
         if one.id in found:
-            raise UsageError(f"--ssh: the id {one.id} is given twice")
+            raise UsageError(f"--ssh: the id {one.id} is given twice", code="flag-conflict")
         found[one.id] = _agent_of(one, environment)
     return found
 
@@ -64,18 +64,22 @@ def _agent_of(ssh: Ssh, environment: Mapping[str, str]) -> Agent:
     if not paths:
         raise UsageError(
             f"--ssh {ssh.id}: there is no agent: {SSH_AUTH_SOCK} is not set",
+            code="ssh-agent",
             hint=f"start one (eval $(ssh-agent); ssh-add), or name a key: --ssh {ssh.id}=PATH",
         )
     try:
         sockets = [path for path in paths if stat.S_ISSOCK(path.stat().st_mode)]
         if sockets and len(paths) > 1:
-            raise UsageError(f"--ssh {ssh.id}: pass either one socket or keys")
+            raise UsageError(
+                f"--ssh {ssh.id}: pass either one socket or keys", code="flag-conflict"
+            )
         if sockets:
             return ForwardedAgent(sockets[0])
         return KeyAgent(tuple(_read_key(ssh.id, path) for path in paths))
     except OSError as error:
         raise UsageError(
             f"--ssh {ssh.id}: cannot read {error.filename}: {error.strerror}",
+            code="ssh-key",
             hint="name the socket of an agent, or a private key",
         ) from None
 
@@ -259,11 +263,13 @@ def _read_key(name: str, path: Path) -> Key:
     except TypeError:
         raise UsageError(
             f"--ssh {name}: {path}: this private key is passphrase protected",
+            code="ssh-key",
             hint=f"add it to an agent: ssh-add {path}, and pass --ssh {name}",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise UsageError(
             f"--ssh {name}: {path} is not a usable private key",
+            code="ssh-key",
             hint="name an Ed25519, ECDSA or RSA private key, or the socket of an agent",
         ) from None
 

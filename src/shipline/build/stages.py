@@ -272,7 +272,9 @@ def _git_source(source: str, add: df.Add) -> GitSource | None:
         kept = add.keep_git_dir or bool(found.keep_git_dir)
         return replace(found.with_checksum(add.checksum), keep_git_dir=kept)
     except UsageError as error:
-        raise DockerfileError(error.message, span=add.span, hint=error.hint) from None
+        raise DockerfileError(
+            error.message, code=error.code, span=add.span, hint=error.hint
+        ) from None
 
 
 def _literal(name: str) -> str:

@@ -32,11 +32,16 @@ def _check_secret(name: str, file: Path) -> None:
     except OSError as error:
         raise UsageError(
             f"--secret id={name}: cannot read {file}: {error.strerror}",
+            code="secret-unreadable",
             hint="correct src=, or remove the secret",
         ) from None
     if S_ISDIR(status.st_mode) or status.st_size > _SECRET_LIMIT:
         why = "it is a directory" if S_ISDIR(status.st_mode) else "it has more than 500 KiB"
-        raise UsageError(f"--secret id={name}: {file}: {why}", hint="name the file with the secret")
+        raise UsageError(
+            f"--secret id={name}: {file}: {why}",
+            code="secret-unreadable",
+            hint="name the file with the secret",
+        )
 
 
 def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
@@ -54,6 +59,7 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
         return f"the built-in Dockerfile frontend is used instead of {wanted}"
     raise DockerfileError(
         f"{file} requests the frontend {wanted}, which is not supported",
+        code="flag-value",
         hint="if the file is a Dockerfile, override this line with"
         " --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1",
     )
@@ -81,19 +87,30 @@ def _check_limits(run: RunOptions) -> None:
     if swap and (not memory or 0 < swap < memory):
         raise UsageError(
             "--memory-swap is the limit of memory and swap together: it needs --memory",
+            code="flag-conflict",
             hint="give --memory, and at least as much for --memory-swap",
         )
     if ".." in Path(run.resources.cgroup_parent).parts:
-        raise UsageError(f"--cgroup-parent: {run.resources.cgroup_parent!r} must not contain '..'")
+        raise UsageError(
+            f"--cgroup-parent: {run.resources.cgroup_parent!r} must not contain '..'",
+            code="flag-value",
+        )
 
 
 def check_request(request: BuildRequest) -> None:
     """Raises UsageError for the first option of `request` that cannot be fulfilled."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
-        raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
+        raise UsageError(
+            "--file: the context and the Dockerfile cannot both be standard input",
+            code="flag-conflict",
+        )
     if any(one.push and not one.dangling_prefix for one in request.outputs) and not request.tags:
-        raise UsageError("--push: there is no name to push to", hint="give one with --tag")
+        raise UsageError(
+            "--push: there is no name to push to", code="tag-missing", hint="give one with --tag"
+        )
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:
-        raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
+        raise UsageError(
+            f"--iidfile: an output of type={files.pop()} has no image ID", code="flag-conflict"
+        )
     _check_limits(request.run)

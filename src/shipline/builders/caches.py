@@ -89,7 +89,10 @@ def _import(
 def _layout(place: str, found: OpenCaches, *, create: bool = False) -> OciLayout:
     """The layout in a directory, which the daemon knows by the path that it was given."""
     if not place:
-        raise UsageError("a cache of type=local needs dest=DIRECTORY to write, src= to read")
+        raise UsageError(
+            "a cache of type=local needs dest=DIRECTORY to write, src= to read",
+            code="cache-attributes",
+        )
     layout = OciLayout(Path(place), create=create)
     found.stores[f"local:{place}"] = layout
     return layout

@@ -88,6 +88,7 @@ def require_capable(builder: str, driver: str, request: BuildRequest) -> None:
     raise BuilderError(
         f"the builder {builder}, driver {driver}, cannot do this:"
         f" {', '.join(dict.fromkeys(missing))}",
+        code="builder-incapable",
         hint=f"drivers that can: {', '.join(able)}"
         " (`--builder native` builds in this process; see `shipline builder ls`)",
     )

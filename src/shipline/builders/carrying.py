@@ -89,10 +89,14 @@ def carry(pipe: Pipe, shown: str) -> None:
             raise BuilderError(
                 f"shipline cannot be copied to {shown}: it has {said[3:]}, and this machine"
                 f" {_kind()}",
+                code="builder-ssh",
                 hint="install it there (pip install shipline), and leave copy=true out",
             )
         else:
-            raise BuilderError(f"{shown} does not run what it is sent: {said or 'it says nothing'}")
+            raise BuilderError(
+                f"{shown} does not run what it is sent: {said or 'it says nothing'}",
+                code="builder-ssh",
+            )
 
 
 def _line(pipe: Pipe) -> str:

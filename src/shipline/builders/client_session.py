@@ -66,7 +66,9 @@ class ClientSession:
             )
         except RpcError as error:
             raise AuthError(
-                f"the login for {host} cannot be had: {error.message}", host=host
+                f"the login for {host} cannot be had: {error.message}",
+                code="login-missing",
+                host=host,
             ) from None
         if not found.secret:
             return None

@@ -31,12 +31,17 @@ def read_configuration(path: Path) -> dict[str, bytes]:
     try:
         document = tomllib.loads(_read(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--buildkitd-config: {path} is no TOML: {error}") from None
+        raise UsageError(
+            f"--buildkitd-config: {path} is no TOML: {error}", code="buildkitd-config"
+        ) from None
     files: dict[str, bytes] = {}
 
     def copied(host: str, source: object) -> str:
         if not isinstance(source, str):
-            raise UsageError(f"--buildkitd-config: in {path}, {source!r} of {host} is no path")
+            raise UsageError(
+                f"--buildkitd-config: in {path}, {source!r} of {host} is no path",
+                code="buildkitd-config",
+            )
         name = f"certs/{_NOT_A_NAME.sub('_', host)}/{PurePosixPath(source).name}"
         files[name] = _read(path.parent / source)
         return f"{PLACE}/{name}"
@@ -44,7 +49,10 @@ def read_configuration(path: Path) -> dict[str, bytes]:
     registries = document.get("registry", {})
     for host, registry in registries.items() if isinstance(registries, dict) else ():
         if not isinstance(registry, dict):
-            raise UsageError(f"--buildkitd-config: in {path}, registry.{host} is no table")
+            raise UsageError(
+                f"--buildkitd-config: in {path}, registry.{host} is no table",
+                code="buildkitd-config",
+            )
         if "ca" in registry:
             registry["ca"] = [copied(host, one) for one in _listed(registry["ca"])]
         for pair in _listed(registry.get("keypair", [])):
@@ -100,4 +108,6 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"--buildkitd-config: cannot read {path}: {error.strerror}") from None
+        raise UsageError(
+            f"--buildkitd-config: cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from None

@@ -74,6 +74,7 @@ def parse_options(options: Mapping[str, str]) -> ContainerOptions:
         if key == "env." or not (key in _OPTIONS or key.startswith("env.")):
             raise UsageError(
                 f"--driver-opt: the driver docker-container has no option {key!r}",
+                code="driver-option",
                 hint=f"its options are {', '.join(_OPTIONS)}",
             )
     for key in _FLAGS:
@@ -82,6 +83,7 @@ def parse_options(options: Mapping[str, str]) -> ContainerOptions:
     if policy not in _POLICIES or (count and policy != "on-failure"):
         raise UsageError(
             f"--driver-opt restart-policy: {options['restart-policy']!r} is no policy",
+            code="driver-option",
             hint=f"write {', '.join(_POLICIES)} or on-failure:COUNT",
         )
     limits = {key: options[key] for key in _LIMITS if key in options}
@@ -241,6 +243,7 @@ class ContainerDriver:
         return BuilderError(
             f"BuildKit in the container {self._name} does not answer: {error.message}"
             + (f"; the container says:\n{said}" if said else ""),
+            code="builder-no-answer",
             hint="correct the builder's --driver-opt, --buildkitd-flags or --buildkitd-config",
         )
 

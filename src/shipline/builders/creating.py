@@ -58,6 +58,7 @@ def with_new_node(
         raise UsageError(
             f"the driver {driver} starts no daemon that takes --buildkitd-flags or"
             " --buildkitd-config",
+            code="driver-option",
             hint="give them to the daemon where it is started",
         )
     options = parse_driver_options(asked.driver_options)
@@ -78,6 +79,7 @@ def with_new_node(
     if any(one.endpoint == node.endpoint for one in builder.nodes if one.name != node.name):
         raise UsageError(
             f"another node of {name} has the endpoint {without_passwords(node.endpoint)}",
+            code="builder-endpoint",
             hint="name another engine or daemon, or change that node with --node",
         )
     nodes = [node if one.name == node.name else one for one in builder.nodes]
@@ -89,6 +91,7 @@ def _driver(existing: Builder | None, asked: NodeRequest, environment: Mapping[s
         if asked.driver not in ("", existing.driver):
             raise UsageError(
                 f"--driver: the builder has the driver {existing.driver}",
+                code="driver-option",
                 hint="leave --driver out",
             )
         return existing.driver
@@ -107,6 +110,7 @@ def _endpoint(
         if split_url(given).scheme != "kubernetes":
             raise UsageError(
                 f"{given!r} is no endpoint of the driver kubernetes",
+                code="builder-endpoint",
                 hint="leave it out, or name a file: 'kubernetes://?kubeconfig=FILE&context=NAME'",
             )
         return given
@@ -127,9 +131,9 @@ def parse_driver_options(given: Sequence[str]) -> dict[str, str]:
     for one in (field for text in given for field in next(csv.reader([text]))):
         key, equals, value = one.partition("=")
         if not equals:
-            raise UsageError(f"--driver-opt: {one!r} is not K=V")
+            raise UsageError(f"--driver-opt: {one!r} is not K=V", code="driver-option")
         if key in _FILES and not Path(value).is_file():
-            raise UsageError(f"--driver-opt {key}: there is no file {value}")
+            raise UsageError(f"--driver-opt {key}: there is no file {value}", code="driver-option")
         options[key] = str(Path(value).absolute()) if key in _FILES else value
     return options
 
@@ -143,7 +147,9 @@ def _flags(
     try:
         flags = shlex.split(given)
     except ValueError as error:
-        raise UsageError(f"--buildkitd-flags: {given!r} cannot be read: {error}") from None
+        raise UsageError(
+            f"--buildkitd-flags: {given!r} cannot be read: {error}", code="driver-option"
+        ) from None
     allowed = _allowed(flags)
     if driver == "docker-container" and options.get("network") == "host":
         adds = _NETWORK_HOST not in allowed

@@ -60,6 +60,7 @@ def engine_errors() -> Iterator[None]:
         message = error.message if isinstance(error, EngineError) else f"the engine: {error}"
         raise BuilderError(
             message,
+            code="builder-no-answer",
             hint="the builder is in that engine: see `docker info`, or name another engine with"
             " `shipline builder create`",
             retriable=True,

@@ -163,6 +163,7 @@ def _check_joinable(builder: Builder, request: BuildRequest) -> None:
     raise BuilderError(
         f"several nodes of {builder.name} build for {len(request.platforms)} platforms, and only"
         " pushed images can be joined",
+        code="builder-incapable",
         hint="add --push, or build one platform at a time",
     )
 
@@ -244,7 +245,9 @@ class Farm:
         def move(lost: OpenNode, platforms: tuple[Platform, ...], error: BuilderError) -> None:
             able = [one for one in self.nodes if not one.is_lost]
             if not able:
-                raise BuilderError(f"all nodes of {job.builder.name} are lost", retriable=True)
+                raise BuilderError(
+                    f"all nodes of {job.builder.name} are lost", code="builder-lost", retriable=True
+                )
             for index, moved in place(platforms, able, affinity_key(job.request)):
                 step.warn(
                     f"the node {lost.node.name} is lost: {error.message}",
@@ -380,7 +383,9 @@ def _entries(
     """The manifests that a node pushed: those of its index, with attestations, or the only one."""
     found = descriptor_of(response)
     if found is None:
-        raise BuilderError(f"the builder does not say what it pushed for {platform}")
+        raise BuilderError(
+            f"the builder does not say what it pushed for {platform}", code="builder-answer"
+        )
     if found.media_type not in media.INDEXES:
         yield replace(found, platform=found.platform or platform)
         return

@@ -87,7 +87,9 @@ def _add_context(request: BuildRequest, settings: Settings, inputs: Inputs, scra
             _add_dockerfile(reply, inputs, scratch)
     elif request.dockerfile == "-" or text is not None:
         if text is None:
-            raise UsageError("the Dockerfile is standard input, which is closed")
+            raise UsageError(
+                "the Dockerfile is standard input, which is closed", code="standard-input"
+            )
         _add_dockerfile(text, inputs, scratch)
     elif context.is_local or Path(request.dockerfile or "").is_absolute():
         _add_dockerfile_here(request, inputs)
@@ -148,7 +150,9 @@ def _named(name: str, context: Context, inputs: Inputs) -> str:
 def _directory(context: Context, what: str) -> Path:
     path = Path(context.location).absolute()
     if not path.is_dir():
-        raise UsageError(f"{what} {context.location!r} is not a directory")
+        raise UsageError(
+            f"{what} {context.location!r} is not a directory", code="context-not-found"
+        )
     return path
 
 

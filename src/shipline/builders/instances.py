@@ -99,6 +99,7 @@ class BuilderStore:
             reason = "it is not what buildx writes"
         raise UsageError(
             f"the file of the builder {name} is damaged: {reason}",
+            code="builder-files",
             hint=f"remove it: shipline builder rm {name}",
         )
 
@@ -177,6 +178,7 @@ class BuilderStore:
         place = error.filename or self.directory
         return ConfigError(
             f"the files of builders cannot be {verb}: {place}: {error.strerror}",
+            code="builder-files",
             hint="mend the file, or name another directory with BUILDX_CONFIG",
         )
 
@@ -200,6 +202,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a builder",
+            code="builder-name",
             hint="a name begins with a letter; letters, digits, `.`, `_` and `-` follow",
         )
     return name
@@ -210,10 +213,15 @@ def without_node(builder: Builder, name: str) -> Builder:
     left = tuple(one for one in builder.nodes if one.name != name)
     if len(left) == len(builder.nodes):
         names = ", ".join(one.name for one in builder.nodes)
-        raise UsageError(f"--node: {builder.name} has no node {name!r}", hint=f"its nodes: {names}")
+        raise UsageError(
+            f"--node: {builder.name} has no node {name!r}",
+            code="builder-node",
+            hint=f"its nodes: {names}",
+        )
     if not left:
         raise UsageError(
             f"{name} is the only node of {builder.name}",
+            code="builder-node",
             hint=f"remove the builder: shipline builder rm {builder.name}",
         )
     return replace(builder, nodes=left)
@@ -224,6 +232,7 @@ def parse_driver(name: str) -> str:
     if name not in get_args(Driver):
         raise UsageError(
             f"--driver: there is no driver {name!r}",
+            code="builder-driver",
             hint=f"drivers are {', '.join(get_args(Driver))}",
         )
     return name

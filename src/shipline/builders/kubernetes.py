@@ -137,7 +137,9 @@ class KubernetesDriver:
         while True:
             found = self._workload()
             if found is None:
-                raise BuilderError(f"{self._objects.name} was removed while its pods started")
+                raise BuilderError(
+                    f"{self._objects.name} was removed while its pods started", code="builder-pods"
+                )
             wanted = _replicas(found)
             if (ready := _ready(found)) >= wanted:
                 return
@@ -158,6 +160,7 @@ class KubernetesDriver:
         name, namespace = self._objects.name, self._cluster.namespace
         return BuilderError(
             f"the pods of {namespace}/{name} do not start: {problem}",
+            code="builder-pods",
             hint="options like image=, requests.cpu=, nodeselector= and timeout= change them; see"
             f" `kubectl -n {namespace} get events`",
         )
@@ -211,6 +214,7 @@ class KubernetesDriver:
         if not pods:
             raise BuilderError(
                 f"no pod of {self._cluster.namespace}/{self._objects.name} runs",
+                code="builder-pods",
                 hint="start them: shipline builder inspect --bootstrap NAME",
                 retriable=True,
             )
@@ -233,7 +237,9 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
     name = split_url(endpoint).netloc
     pod = cluster.get("pods", name)
     if pod is None:
-        raise BuilderError(f"there is no pod {cluster.namespace}/{name}", retriable=True)
+        raise BuilderError(
+            f"there is no pod {cluster.namespace}/{name}", code="builder-pods", retriable=True
+        )
     container = query.get("container") or str(pod["spec"]["containers"][0]["name"])
     pipe = open_exec(cluster, name, container, _DIAL)
     with open_pipe(pipe, f"{cluster.namespace}/{name}", timeout_s=timeout_s) as control:

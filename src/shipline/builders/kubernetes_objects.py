@@ -104,11 +104,13 @@ def parse_options(given: Mapping[str, str]) -> KubernetesOptions:
             known += [f"{group}.{one}" for group in ("requests", "limits") for one in _RESOURCES]
             raise UsageError(
                 f"--driver-opt: the driver kubernetes has no option {name!r}",
+                code="driver-option",
                 hint=f"its options are {', '.join(sorted(known))}",
             )
     if found.get("claim") and found.get("memory"):
         raise UsageError(
             f"--driver-opt: {_CLAIM} and {_MEMORY} are two places for the same cache",
+            code="driver-option",
             hint="leave one of them out",
         )
     if _boolean("qemu.install", given.get("qemu.install", "false")):
@@ -126,6 +128,7 @@ def builder_objects(node: Node, options: KubernetesOptions) -> BuilderObjects:
     if not _LABEL.fullmatch(name):
         raise UsageError(
             f"the node {node.name!r} cannot be the name of a Deployment",
+            code="builder-name",
             hint="name it in lower-case letters, digits and `-`: --node NAME",
         )
     labels = {"app": name, **options.labels}
@@ -255,6 +258,7 @@ def _name(name: str, value: str) -> str:
     if not _LABEL.fullmatch(value):
         raise UsageError(
             f"--driver-opt {name}: {value!r} is no name of a {name}",
+            code="driver-option",
             hint="write lower-case letters, digits and -",
         )
     return value
@@ -264,6 +268,7 @@ def _quantity(name: str, value: str) -> str:
     if not _QUANTITY.fullmatch(value):
         raise UsageError(
             f"--driver-opt {name}: {value!r} is no quantity",
+            code="driver-option",
             hint="write 500m, 2, 4Gi or 20G",
         )
     return value
@@ -271,13 +276,17 @@ def _quantity(name: str, value: str) -> str:
 
 def _count(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) <= 1000:
-        raise UsageError(f"--driver-opt {name}: {value!r} is no number from 1 to 1000")
+        raise UsageError(
+            f"--driver-opt {name}: {value!r} is no number from 1 to 1000", code="driver-option"
+        )
     return int(value)
 
 
 def _boolean(name: str, value: str) -> bool:
     if (found := parse_boolean(value)) is None:
-        raise UsageError(f"--driver-opt {name}: {value!r} is neither true nor false")
+        raise UsageError(
+            f"--driver-opt {name}: {value!r} is neither true nor false", code="driver-option"
+        )
     return found
 
 
@@ -285,16 +294,18 @@ def _span(name: str, value: str) -> float:
     try:
         return Duration.parse(value).seconds
     except ValueError as error:
-        raise UsageError(f"--driver-opt {name}: {error}") from None
+        raise UsageError(f"--driver-opt {name}: {error}", code="driver-option") from None
 
 
 def _pairs(name: str, value: str) -> dict[str, str]:
     pairs = [one.partition("=") for one in _fields(value.strip('"'))]
     for key, equals, _ in pairs:
         if not key or not equals:
-            raise UsageError(f"--driver-opt {name}: {key!r} is not KEY=VALUE")
+            raise UsageError(f"--driver-opt {name}: {key!r} is not KEY=VALUE", code="driver-option")
         if key in ("app", _PLATFORM):
-            raise UsageError(f"--driver-opt {name}: {key} is the driver's own")
+            raise UsageError(
+                f"--driver-opt {name}: {key} is the driver's own", code="driver-option"
+            )
     return {key: one for key, _, one in pairs}
 
 
@@ -307,6 +318,7 @@ def _tolerations(name: str, value: str) -> list[dict[str, Any]]:
         if unknown := [key for key in one if key not in fields]:
             raise UsageError(
                 f"--driver-opt {name}: a toleration has no {unknown[0]!r}",
+                code="driver-option",
                 hint=f"it has {', '.join(fields)}; several are separated by `;`",
             )
         if "tolerationSeconds" in one:
@@ -321,7 +333,9 @@ def _fields(text: str) -> list[str]:
 
 def _balance(name: str, value: str) -> bool:
     if value not in ("sticky", "random"):
-        raise UsageError(f"--driver-opt {name}: {value!r} is neither sticky nor random")
+        raise UsageError(
+            f"--driver-opt {name}: {value!r} is neither sticky nor random", code="driver-option"
+        )
     return value == "random"
 
 

@@ -56,6 +56,7 @@ def driver_of(
     if make is None:
         raise BuilderError(
             f"the builder {builder.name} has the driver {builder.driver}, which is not supported",
+            code="builder-driver",
             hint=f"builders with the drivers {', '.join(_DRIVERS)} can be used",
         )
     return make(node, environment, timeout_s)
@@ -151,11 +152,14 @@ class _Remote(_Kept):
             if name not in _REMOTE_OPTIONS:
                 raise UsageError(
                     f"--driver-opt: the driver remote has no option {name!r}",
+                    code="driver-option",
                     hint=f"its options are {', '.join(_REMOTE_OPTIONS)}",
                 )
         if ("cert" in options) != ("key" in options):
             raise UsageError(
-                "--driver-opt: cert and key go together", hint="give both, or neither of them"
+                "--driver-opt: cert and key go together",
+                code="driver-option",
+                hint="give both, or neither of them",
             )
         self._parts = parse_endpoint(node.endpoint)
         files = TlsFiles(

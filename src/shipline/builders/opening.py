@@ -104,7 +104,7 @@ class _Opening:
         if not answered:
             raise next(
                 iter(self._failures.values()),
-                BuilderError(f"the builder {self._builder.name} has no nodes"),
+                BuilderError(f"the builder {self._builder.name} has no nodes", code="builder-node"),
             )
         for node in nodes:
             if node.name not in self._found:

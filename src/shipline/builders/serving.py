@@ -257,6 +257,7 @@ def _receive(
             raise UsageError(
                 f"this builder is shipline, and takes no context {value.partition(':')[0]}: of"
                 " another machine",
+                code="builder-incapable",
                 hint="use a builder with BuildKit",
             )
         else:

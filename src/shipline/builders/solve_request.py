@@ -47,6 +47,7 @@ def check_frontend(solve: SolveRequest) -> None:
         raise UsageError(
             "this builder is shipline, and builds Dockerfiles only: no other frontends, and no"
             " results of other builds as contexts",
+            code="builder-incapable",
             hint="use a builder with BuildKit, or this machine: --builder native",
         )
 
@@ -108,6 +109,7 @@ def _flags(attributes: Mapping[str, str]) -> dict[str, Any]:
         elif name not in _IGNORED and group not in ("context", "input-metadata"):
             raise UsageError(
                 f"the attribute {name} of a build is not known here",
+                code="builder-incapable",
                 hint="install the same version on both machines",
             )
     return found
@@ -132,6 +134,7 @@ def _output(
         raise UsageError(
             f"this builder is shipline, and has no exporter {exporter.type!r} for files of another"
             " machine",
+            code="builder-incapable",
             hint="use type=image, oci, docker or tar",
         )
     return _join(fields), annotations
@@ -139,7 +142,9 @@ def _output(
 
 def _cache(entry: CacheOptionsEntry) -> str:
     if entry.type not in _CACHES:
-        raise UsageError(f"this builder has no caches of type={entry.type}")
+        raise UsageError(
+            f"this builder has no caches of type={entry.type}", code="builder-incapable"
+        )
     return _join([f"type={entry.type}", *(f"{key}={value}" for key, value in entry.attrs.items())])
 
 

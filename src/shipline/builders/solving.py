@@ -201,6 +201,7 @@ def _policy(policy: SourcePolicy | None) -> PolicyMessage | None:
     if policy.rego is not None:
         raise UsageError(
             "policies in Rego judge builds of this process, and not those of builders",
+            code="builder-incapable",
             hint="pass --policy disabled=true, or build without --builder",
         )
     rules = []
@@ -358,6 +359,7 @@ def _archive_exporter(output: Output, job: BuildJob, engine: Engine, names: str)
         raise BuilderError(
             f"the engine at {engine} keeps one platform of an image, and this one has"
             f" {len(request.platforms)}",
+            code="load-platforms",
             hint="let it keep images in containerd (docker's containerd-snapshotter), or load one"
             " platform",
         )
@@ -410,7 +412,9 @@ def _file_sink(destination: str, stdout: BinaryIO | None) -> Sink:
                 for piece in pieces:
                     file.write(piece)
         except OSError as error:
-            raise UsageError(f"cannot write {destination}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot write {destination}: {error.strerror}", code="output-unwritable"
+            ) from error
 
     return take
 

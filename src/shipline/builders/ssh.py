@@ -37,11 +37,14 @@ class SshDriver:
         self._command = options.pop("command", "") or _COMMAND
         if self._copies and "command" in node.driver_options:
             raise UsageError(
-                "--driver-opt: copy=true and command= exclude each other", hint="leave one out"
+                "--driver-opt: copy=true and command= exclude each other",
+                code="driver-option",
+                hint="leave one out",
             )
         if options:
             raise UsageError(
                 f"--driver-opt: the driver ssh has no option {next(iter(options))!r}",
+                code="driver-option",
                 hint="its options are command, which is run on the other machine, and copy",
             )
         self._endpoint = node.endpoint
@@ -101,6 +104,7 @@ class SshDriver:
             raise BuilderError(
                 f"shipline on {self._endpoint} has the version {version}, and this one"
                 f" {__version__}",
+                code="builder-version",
                 hint="install the same version on both machines",
             )
 
@@ -111,6 +115,7 @@ class SshDriver:
             missing = "python3" if self._copies else self._command.split()[0]
             return BuilderError(
                 f"there is no {missing} on {self._endpoint}",
+                code="builder-ssh",
                 hint="install it there, or say where it is: --driver-opt command=PATH; or"
                 " have it copied to where Python is: --driver-opt copy=true",
             )
@@ -118,6 +123,7 @@ class SshDriver:
             said = clean(pipe.said.strip().replace(b"\n", b"; "))
             return BuilderError(
                 f"ssh cannot connect to {self._endpoint}: {said}",
+                code="builder-ssh",
                 hint=f"this has to work: {shlex.join(self._argv)} true",
                 retriable=True,
             )
@@ -126,7 +132,9 @@ class SshDriver:
 
 def _boolean(value: str) -> bool:
     if (found := parse_boolean(value)) is None:
-        raise UsageError(f"--driver-opt copy: {value!r} is neither true nor false")
+        raise UsageError(
+            f"--driver-opt copy: {value!r} is neither true nor false", code="driver-option"
+        )
     return found
 
 
@@ -140,6 +148,7 @@ def _ssh_command(endpoint: str, timeout_s: float) -> list[str]:
     if is_wrong or "-" in (host[0], user[:1]):
         raise UsageError(
             f"{without_passwords(endpoint)!r} is no endpoint of the driver ssh",
+            code="builder-endpoint",
             hint="write ssh://[USER@]HOST[:PORT]",
         )
     words = ["ssh", "-T", "-o", f"ConnectTimeout={max(1, round(timeout_s))}"]

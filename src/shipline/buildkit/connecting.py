@@ -70,6 +70,7 @@ def parse_endpoint(text: str) -> SplitResult:
     if parts.password is not None:
         raise BuilderError(
             f"the endpoint {without_passwords(text)} has a password, which nothing takes",
+            code="builder-endpoint",
             hint="let ssh log in with a key, and buildkitd with certificates",
         )
     names = {
@@ -87,6 +88,7 @@ def parse_endpoint(text: str) -> SplitResult:
 def _no_endpoint(text: str) -> BuilderError:
     return BuilderError(
         f"{without_passwords(text)!r} is no endpoint of a builder",
+        code="builder-endpoint",
         hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
         " kube-pod://POD",
     )
@@ -142,11 +144,14 @@ def _named(endpoint: str) -> Iterator[None]:
         yield
     except RpcError as error:
         check()  # an interruption breaks the connection, too
-        raise BuilderError(f"the builder at {endpoint}: {error.message}") from None
+        raise BuilderError(
+            f"the builder at {endpoint}: {error.message}", code="builder-endpoint"
+        ) from None
     except OSError as error:
         check()
         raise BuilderError(
             f"the builder at {endpoint} cannot be reached: {error.strerror or error}",
+            code="builder-endpoint",
             hint="see whether it runs there: shipline builder ls",
             retriable=True,
         ) from None
@@ -215,7 +220,9 @@ def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
         if tls.certificate:
             context.load_cert_chain(tls.certificate, tls.key or None, password="")
     except (OSError, ssl.SSLError) as error:
-        raise BuilderError(f"the certificates of the builder cannot be used: {error}") from None
+        raise BuilderError(
+            f"the certificates of the builder cannot be used: {error}", code="builder-certificate"
+        ) from None
     context.set_alpn_protocols(["h2"])
     return context
 
@@ -242,6 +249,7 @@ def open_program(argv: Sequence[str]) -> Iterator[ProgramPipe]:
         except FileNotFoundError:
             raise BuilderError(
                 f"{argv[0]} is not on the PATH; it connects to this builder",
+                code="program-missing",
                 hint=f"install {argv[0]}, or name the builder by tcp:// or unix://",
             ) from None
         pipe = ProgramPipe(ours, process, errors)

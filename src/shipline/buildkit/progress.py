@@ -265,12 +265,19 @@ def build_error(error: RpcError, progress: ProgressReader) -> ShiplineError:
     if status:
         name = progress.name_of(digest)
         message = f"{name}: the command exited with status {status}" if name else error.message
-        return StepFailed(message, status=status, span=span, log=progress.last_lines(digest))
+        return StepFailed(
+            message, code="step-exit", status=status, span=span, log=progress.last_lines(digest)
+        )
     found = _known_error(error.message)
     if found is None and span is not None:
         found = DockerfileError(error.message, span=span)
     if found is None:
-        return BuilderError(error.message, hint=hint, retriable=error.code == Code.UNAVAILABLE)
+        return BuilderError(
+            error.message,
+            code="builder-failed",
+            hint=hint,
+            retriable=error.code == Code.UNAVAILABLE,
+        )
     found.span, found.hint = span, hint or found.hint
     return found
 
@@ -280,7 +287,7 @@ def _known_error(message: str) -> ShiplineError | None:
     if _OF_FILE.search(message):
         return DockerfileError(message)
     if "denied by policy" in message:
-        return GateRefused(message)
+        return GateRefused(message, code="source-denied")
     if (found := _OF_REGISTRY.search(message)) is None:
         return None
     try:
@@ -288,10 +295,12 @@ def _known_error(message: str) -> ShiplineError | None:
     except InvalidReference:
         return None
     if _OF_LOGIN.search(message):
-        return AuthError(message, host=host, hint=f"log in: shipline login {host}")
+        return AuthError(
+            message, code="login-refused", host=host, hint=f"log in: shipline login {host}"
+        )
     is_missing = message.endswith("not found") and "no match for platform" not in message
     hint = "check the name" if is_missing else ""
-    return RegistryError(message, host=host, hint=hint)
+    return RegistryError(message, code="registry-refused", host=host, hint=hint)
 
 
 def _details(encoded: bytes) -> dict[str, list[dict[str, Any]]]:

@@ -132,6 +132,7 @@ class AwsLogin:
                 return found
         raise AuthError(
             "no AWS credentials were found",
+            code="cloud-credentials",
             host="",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a profile that "
             "uses SSO or a credential process is read with `aws configure export-credentials`",
@@ -221,6 +222,7 @@ class AwsEnvironment:
         if url.origin.scheme != "https" and host not in _CONTAINERS and not is_loopback(host):
             raise ConfigError(
                 f"AWS_CONTAINER_CREDENTIALS_FULL_URI points to {host} without TLS",
+                code="cloud-credentials",
                 hint="the token is sent over https or to this machine only",
             )
         token = self.variables.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
@@ -287,7 +289,7 @@ def _section(file: Path, name: str) -> Mapping[str, str]:
         parser.read(file, encoding="utf-8")
     except (OSError, UnicodeDecodeError, Error) as error:
         reason = type(error).__name__  # the text of a parser's error repeats the line
-        raise ConfigError(f"{file} cannot be read: {reason}") from None
+        raise ConfigError(f"{file} cannot be read: {reason}", code="file-unreadable") from None
     return dict(parser[name]) if parser.has_section(name) else {}
 
 
@@ -306,7 +308,7 @@ def _of_fields(fields: Mapping[str, object], where: str) -> AwsCredentials:
 
     key_id, secret = text("AccessKeyId"), text("SecretAccessKey")
     if not key_id or not secret:
-        raise AuthError(f"{where} returned no AWS credentials", host="")
+        raise AuthError(f"{where} returned no AWS credentials", code="cloud-credentials", host="")
     expires = None
     with suppress(ValueError):
         expires = datetime.fromisoformat(text("Expiration").replace("Z", "+00:00"))

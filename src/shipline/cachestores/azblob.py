@@ -166,7 +166,7 @@ class AzureApi:
         if response.status == 404:
             response.close()
             self._note(response)
-            raise NotFound(f"{self.name} has no {key}")
+            raise NotFound(f"{self.name} has no {key}", code="cache-entry-gone")
         return response
 
     def put(self, key: str, body: bytes, condition: Mapping[str, str]) -> bool:

@@ -137,7 +137,7 @@ class AzureEnvironment:
         text, left = document.get("access_token"), str(document.get("expires_in", ""))
         until = str(document.get("expires_on", ""))
         if not isinstance(text, str) or not text:
-            raise AuthError("Azure returned no token", host="")
+            raise AuthError("Azure returned no token", code="cloud-credentials", host="")
         now = self.clock()
         expires = now + timedelta(seconds=int(left) if left.isdigit() else 600)
         if not left.isdigit() and until.isdigit():

@@ -90,7 +90,12 @@ def _claims(text: str) -> Mapping[str, object]:
 
 
 def _bad_token(reason: str, hint: str) -> AuthError:
-    return AuthError(f"the token of the Actions cache cannot be used: {reason}", host="", hint=hint)
+    return AuthError(
+        f"the token of the Actions cache cannot be used: {reason}",
+        code="actions-cache-token",
+        host="",
+        hint=hint,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,9 @@ class ActionsService:
             raise
         url = found.get("signed_upload_url")
         if not found.get("ok") or not isinstance(url, str) or not url:
-            raise RegistryError(f"{self.name}: the service did not accept {key}", host="")
+            raise RegistryError(
+                f"{self.name}: the service did not accept {key}", code="cache-refused", host=""
+            )
         return Url.parse(url)
 
     def save(
@@ -146,7 +153,9 @@ class ActionsService:
             upload_blob(self._storage, url, pieces, advance, operation=operation)
         fields = {"key": key, "size_bytes": size, "version": VERSION}
         if not self._call("FinalizeCacheEntryUpload", fields, f"finalizing {key}").get("ok"):
-            raise RegistryError(f"{self.name}: the service did not finalize {key}", host="")
+            raise RegistryError(
+                f"{self.name}: the service did not finalize {key}", code="cache-refused", host=""
+            )
 
     def read(self, entry: ActionsEntry, start: int = 0, end: int = 0) -> ClientResponse:
         """The bytes of an entry. Raises NotFound if it was evicted."""
@@ -154,7 +163,7 @@ class ActionsService:
         response = get_blob(self._storage, entry.url, operation=operation, start=start, end=end)
         if response.status == 404:
             response.close()
-            raise NotFound(f"{self.name} no longer has {entry.key}")
+            raise NotFound(f"{self.name} no longer has {entry.key}", code="cache-entry-gone")
         return response
 
     def _call(
@@ -218,7 +227,7 @@ class ActionsCache:
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         key, check_time = _blob(target), self._timer()
         if self._entry(key) is None:
-            raise NotFound(f"{self._service.name} has no {key}")
+            raise NotFound(f"{self._service.name} has no {key}", code="cache-entry-gone")
 
         def get(start: int, end: int) -> ClientResponse:
             check_time()
@@ -278,6 +287,7 @@ class ActionsCache:
             if time.monotonic() > deadline:
                 raise RegistryError(
                     f"{self._service.name}: timed out",
+                    code="cache-unreachable",
                     host="",
                     hint="the service is slow or throttled: set a longer timeout=",
                 )
@@ -300,7 +310,7 @@ class ActionsCache:
         """Some bytes of a blob, by a new URL if the one at hand has expired."""
         entry = self._entry(key)
         if entry is None:
-            raise NotFound(f"{self._service.name} has no {key}")
+            raise NotFound(f"{self._service.name} has no {key}", code="cache-entry-gone")
         try:
             return self._service.read(entry, start, end)
         except AuthError:
@@ -332,6 +342,7 @@ class ActionsCache:
     def _read_only(self) -> AuthError:
         return AuthError(
             f"{self._service.name}: the token of this job may only read the cache",
+            code="actions-cache-token",
             host="",
             hint="pull requests from forks may only read: write the cache in other jobs",
         )

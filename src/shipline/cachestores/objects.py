@@ -152,6 +152,7 @@ class ObjectCache:
             sleep(random.uniform(0, 0.05 * attempt * attempt))
         raise RegistryError(
             f"{self._api.name}: other builds wrote the cache {_ROUNDS} times while it was updated",
+            code="cache-contended",
             host="",
             hint="use a different name= for builds that run at the same time",
         )

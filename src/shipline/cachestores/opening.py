@@ -93,6 +93,7 @@ class _Attributes:
             if name not in known:
                 raise UsageError(
                     f"a cache of type={self.kind} has no {name}=",
+                    code="cache-attributes",
                     hint=f"it has {', '.join(sorted(known))}",
                 )
 
@@ -106,7 +107,7 @@ class _Attributes:
         text = self.given.get(name) or next(filter(None, found), "")
         if not text:
             ways = f"{name}= or {variables[0]}" if variables else f"{name}="
-            raise UsageError(f"a cache of type={self.kind} needs {ways}")
+            raise UsageError(f"a cache of type={self.kind} needs {ways}", code="cache-attributes")
         return text
 
     def true(self, name: str) -> bool:
@@ -136,7 +137,9 @@ class _Attributes:
         return tuple(filter(None, self.text("name", "buildkit").split(";"))) or ("buildkit",)
 
     def unusable(self, name: str, reason: str) -> UsageError:
-        return UsageError(f"type={self.kind},{name}= cannot be used: {reason}")
+        return UsageError(
+            f"type={self.kind},{name}= cannot be used: {reason}", code="cache-attributes"
+        )
 
 
 def _metadata(client: Client, name: str) -> Service:
@@ -166,6 +169,7 @@ def _open_gha(given: _Attributes, client: Client) -> CacheStore:
         missing = "ACTIONS_RUNTIME_TOKEN" if not token else "ACTIONS_RESULTS_URL"
         raise AuthError(
             f"{name}: {missing} is not set",
+            code="cloud-credentials",
             host="",
             hint="outside of GitHub Actions there is no such cache; a `run:` step sees these "
             "variables if an action has exported them",
@@ -227,7 +231,10 @@ def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str)
     key_id, secret = given.text("access_key_id"), given.text("secret_access_key")
     if bool(key_id) != bool(secret):
         lacking = "secret_access_key" if key_id else "access_key_id"
-        raise UsageError(f"a cache of type=s3 needs both parts of a key: {lacking}= is missing")
+        raise UsageError(
+            f"a cache of type=s3 needs both parts of a key: {lacking}= is missing",
+            code="cache-attributes",
+        )
     if key_id:
         fixed = aws.AwsCredentials(key_id, secret, given.text("session_token"))
         login = aws.AwsLogin(iter((lambda: fixed,)))

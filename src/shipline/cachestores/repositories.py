@@ -24,6 +24,7 @@ def open_repository(kind: str, attributes: Mapping[str, str], client: Client) ->
         if name not in _KNOWN[kind]:
             raise UsageError(
                 f"a cache of type={kind} has no {name}=",
+                code="cache-attributes",
                 hint=f"it has {', '.join(sorted(_KNOWN[kind]))}",
             )
     return _registry(attributes, client) if kind == "registry" else _local(attributes)
@@ -31,7 +32,7 @@ def open_repository(kind: str, attributes: Mapping[str, str], client: Client) ->
 
 def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
     if not attributes.get("ref"):
-        raise UsageError("a cache of type=registry needs ref=IMAGE")
+        raise UsageError("a cache of type=registry needs ref=IMAGE", code="cache-attributes")
     reference = Reference.parse(attributes["ref"]).or_latest
     repository = client.repository(reference).unmirrored
     wanted = str(reference.digest or reference.tag)
@@ -41,7 +42,10 @@ def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
 def _local(attributes: Mapping[str, str]) -> CacheStore:
     place = attributes.get("dest") or attributes.get("src")
     if not place:
-        raise UsageError("a cache of type=local needs dest=DIRECTORY to write, src= to read")
+        raise UsageError(
+            "a cache of type=local needs dest=DIRECTORY to write, src= to read",
+            code="cache-attributes",
+        )
     try:
         layout: OciLayout | MemoryStore = OciLayout(Path(place), create="dest" in attributes)
     except NotFound:
@@ -64,5 +68,7 @@ def _open(
 
 def _is_true(attributes: Mapping[str, str], name: str) -> bool:
     if (value := parse_boolean(attributes.get(name, "true"))) is None:
-        raise UsageError(f"a cache with {name}={attributes[name]}: it is true or false")
+        raise UsageError(
+            f"a cache with {name}={attributes[name]}: it is true or false", code="cache-attributes"
+        )
     return value

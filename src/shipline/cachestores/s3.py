@@ -57,7 +57,9 @@ class S3Api:
         if response.status == 404:
             error = self._service.error(response, f"reading {key}")
             absent = isinstance(error, RequestRefused) and error.diagnostics != ("NoSuchBucket",)
-            raise NotFound(f"{self.name} has no {key}") if absent else error
+            raise (
+                NotFound(f"{self.name} has no {key}", code="cache-entry-gone") if absent else error
+            )
         return response
 
     def put(self, key: str, body: bytes, condition: Mapping[str, str]) -> bool:
@@ -112,7 +114,9 @@ class S3Api:
         started = self._write("POST", self._url(key, ("uploads", "")), f"starting {key}")
         upload = element("UploadId", started)
         if not upload:
-            raise RegistryError(f"{self.name}: the upload of {key} has no id", host="")
+            raise RegistryError(
+                f"{self.name}: the upload of {key} has no id", code="cache-refused", host=""
+            )
         url = self._url(key, ("uploadId", upload))
         try:
             listed = "".join(
@@ -173,7 +177,9 @@ class S3Api:
         """Copies and completions fail with status 200 and an error as body."""
         if re.search(rb"<Error[ >]", document):
             detail = ": ".join(filter(None, error_fields(document)))
-            raise RegistryError(f"{self.name}: {operation}: {detail}", host="", retriable=True)
+            raise RegistryError(
+                f"{self.name}: {operation}: {detail}", code="cache-refused", host="", retriable=True
+            )
         return document
 
     def _url(self, key: str, *query: tuple[str, str]) -> Url:

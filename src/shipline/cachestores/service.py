@@ -116,9 +116,12 @@ class Service:
         message = f"{self.name}: {operation}: {host} answers {status}"
         message += f": {detail}" if detail else ""
         if status in (401, 403):
-            return AuthError(message, host=host, status=status, hint=self.denied)
+            return AuthError(
+                message, code="cache-login", host=host, status=status, hint=self.denied
+            )
         return RequestRefused(
             message,
+            code="cache-refused",
             host=host,
             status=status,
             hint=self._hint(response),
@@ -177,7 +180,7 @@ def small_file(file: Path) -> str:
             return opened.read(BODY_LIMIT).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-        raise ConfigError(f"{file} cannot be read: {reason}") from None
+        raise ConfigError(f"{file} cannot be read: {reason}", code="file-unreadable") from None
 
 
 def utc_now() -> datetime:

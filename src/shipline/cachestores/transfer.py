@@ -81,7 +81,9 @@ def _append(data: bytearray, response: ClientResponse, start: int, left: int) ->
     found = re.match(r"bytes ([0-9]{1,18})-", response.header("Content-Range"))
     if (int(found[1]) if found else 0) != start:
         host = response.url.origin.authority
-        raise RegistryError(f"{host}: returned another range than requested", host=host)
+        raise RegistryError(
+            f"{host}: returned another range than requested", code="cache-refused", host=host
+        )
     while left and (more := response.read(min(left, CHUNK))):
         data += more
         left -= len(more)

@@ -116,7 +116,7 @@ def command(
     settings.json_lines = progress == "rawjson"
     list_ = list_ or ("targets" if list_targets else "variables" if list_variables else None)
     if print_ and list_:
-        raise UsageError("--print and --list exclude each other")
+        raise UsageError("--print and --list exclude each other", code="flag-conflict")
     wanted = parse_list(list_) if list_ else None
     flags["call"] = parse_call("check" if flags.pop("check") else flags["call"])
     permissions = parse_permissions(allow)
@@ -195,7 +195,11 @@ def _config(
     from shipline.bake import parse_files
 
     if environ.get(_RELATIVE, "").strip() and parse_boolean(environ[_RELATIVE].strip(), _RELATIVE):
-        raise UsageError(f"{_RELATIVE} is not supported yet", hint="run bake where the paths begin")
+        raise UsageError(
+            f"{_RELATIVE} is not supported yet",
+            code="flag-not-supported",
+            hint="run bake where the paths begin",
+        )
     read = _read(files or _files_of(environ), directory, url)
     builtin = {"BAKE_CMD_CONTEXT": command_context, "BAKE_LOCAL_PLATFORM": str(Platform.local())}
     return parse_files(read, environ, variables=_variables(variables), builtin=builtin)
@@ -213,7 +217,7 @@ def _variables(texts: Sequence[str]) -> dict[str, str]:
     for text in filter(None, texts):
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--var: {text!r} is not NAME=VALUE")
+            raise UsageError(f"--var: {text!r} is not NAME=VALUE", code="flag-value")
         found[name] = value
     return found
 
@@ -237,7 +241,9 @@ def _read(files: Sequence[str], directory: Path | None, url: str) -> list[Defini
         found = [_inside(directory, one) for one in wanted]
     found += read_files(here, sys.stdin.buffer.read) if here else []
     if not found:
-        raise UsageError(f"there is no bake definition in {url}", hint="name one with -f")
+        raise UsageError(
+            f"there is no bake definition in {url}", code="bake-not-found", hint="name one with -f"
+        )
     return found
 
 
@@ -262,7 +268,9 @@ def _inside(directory: Path, name: str) -> DefinitionFile:
         return DefinitionFile(name, resolve_in_root(directory, name).read_bytes())
     except (OSError, SandboxError) as error:
         why = error.strerror if isinstance(error, OSError) else error.message
-        raise UsageError(f"cannot read {name} of the remote definition: {why}") from None
+        raise UsageError(
+            f"cannot read {name} of the remote definition: {why}", code="bake-unreadable"
+        ) from None
 
 
 @contextmanager
@@ -294,6 +302,7 @@ def parse_list(text: str) -> tuple[str, str]:
     if fields or kind not in ("targets", "variables") or form not in ("table", "json"):
         raise UsageError(
             f"--list: cannot read {text!r}",
+            code="flag-value",
             hint="write targets, variables, or type=targets,format=json",
         )
     return kind, form
@@ -369,7 +378,9 @@ def _ask(
         click.echo(f"to grant it without this question: {flags}", err=True)
         if click.confirm("grant it and go on?", err=True):
             return
-    raise UsageError(f"{whose} for permission to:{asked}", hint=f"grant it with {flags}")
+    raise UsageError(
+        f"{whose} for permission to:{asked}", code="bake-permission", hint=f"grant it with {flags}"
+    )
 
 
 # builds
@@ -394,10 +405,14 @@ def requests_of(
         if any(output.destination == "-" for output in one.outputs)
     ]
     if len(piped) > 1:
-        raise UsageError(f"only one target can write to standard output, not {', '.join(piped)}")
+        raise UsageError(
+            f"only one target can write to standard output, not {', '.join(piped)}",
+            code="flag-conflict",
+        )
     if piped and sys.stdout.isatty():
         raise UsageError(
             f"target {piped[0]}: a tar archive cannot be written to a terminal",
+            code="output-terminal",
             hint="redirect standard output, or give dest=FILE",
         )
     return found

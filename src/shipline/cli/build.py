@@ -87,7 +87,9 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
     flags = dict(given)
     for name in NOT_YET:
         if flags.pop(name):
-            raise UsageError(f"--{name.replace('_', '-')} is not supported yet")
+            raise UsageError(
+                f"--{name.replace('_', '-')} is not supported yet", code="flag-not-supported"
+            )
     for name in IGNORED:
         if flags.pop(name):
             click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)
@@ -146,6 +148,7 @@ def _refuse_typed_input(request: BuildRequest) -> None:
     if request.reads_stdin and sys.stdin is not None and sys.stdin.isatty():
         raise UsageError(
             "standard input is a terminal, and the build is to read it",
+            code="standard-input",
             hint="redirect it: shipline build - < Dockerfile, or tar c . | shipline build -",
         )
 
@@ -154,5 +157,6 @@ def _refuse_terminal(request: BuildRequest) -> None:
     if sys.stdout.isatty() and any(output.destination == "-" for output in request.outputs):
         raise UsageError(
             "--output: a tar archive cannot be written to a terminal",
+            code="output-terminal",
             hint="redirect standard output, or give dest=FILE",
         )

@@ -68,6 +68,7 @@ def bootstrap(platforms: Sequence[str]) -> None:
     if os.geteuid() != 0:
         raise SandboxError(
             "only root can register emulators",
+            code="root-needed",
             hint="run it as root; builds without root register emulators in their own namespace",
         )
     undo = [register(platform) for platform in parse_platforms(platforms) or emulators()]
@@ -133,7 +134,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> f
     try:
         return Duration.parse(text).seconds
     except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from None
+        raise UsageError(f"--timeout: {error}", code="flag-value") from None
 
 
 timeout_option = click.option(
@@ -304,27 +305,35 @@ def _chosen(filters: Iterable[str]) -> Callable[[CacheRecord], bool]:
 def _test(text: str) -> Callable[[CacheRecord], bool]:
     match = re.fullmatch(r"([a-z-]+)(!=|~=|=)(.*)", text, re.DOTALL)
     if match is None:
-        raise UsageError(f"--filter: {text!r} is not NAME=VALUE")
+        raise UsageError(f"--filter: {text!r} is not NAME=VALUE", code="flag-value")
     name, operator, value = match.groups()
     if name in _AGES and operator == "=":
         try:
             age = Duration.parse(value).seconds
         except ValueError as error:
-            raise UsageError(f"--filter {name}: {error}") from None
+            raise UsageError(f"--filter {name}: {error}", code="flag-value") from None
         return lambda record: time.time() - record.last_used >= age
     if name in _FLAGS and operator != "~=":
         if (wanted := parse_boolean(value)) is None:
-            raise UsageError(f"--filter {name}: {value!r} is neither true nor false")
+            raise UsageError(
+                f"--filter {name}: {value!r} is neither true nor false", code="flag-value"
+            )
         expected = wanted == (operator == "=")
         return lambda record: _FLAGS[name](record) == expected
     if name not in _TEXTS:
         names = ", ".join((*_TEXTS, *_FLAGS, *_AGES))
-        raise UsageError(f"--filter: there is no {name!r}{operator}", hint=f"filters are {names}")
+        raise UsageError(
+            f"--filter: there is no {name!r}{operator}",
+            code="flag-value",
+            hint=f"filters are {names}",
+        )
     if operator == "~=":
         try:
             pattern = compiled(value)
         except ValueError as error:
-            raise UsageError(f"--filter {name}: {value!r} is no pattern: {error}") from None
+            raise UsageError(
+                f"--filter {name}: {value!r} is no pattern: {error}", code="flag-value"
+            ) from None
         return lambda record: pattern.search(_TEXTS[name](record)) is not None
     return lambda record: (_TEXTS[name](record) == value) == (operator == "=")
 
@@ -335,7 +344,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     try:
         return ByteSize.parse(text).bytes
     except ValueError as error:
-        raise UsageError(f"{flag}: {error}") from None
+        raise UsageError(f"{flag}: {error}", code="flag-value") from None
 
 
 def confirmed(warning: str) -> bool:

@@ -56,6 +56,7 @@ def find_builder(name: str) -> Builder:
     known = ", ".join([NATIVE, DOCKER, *(one.name for one in store.stored())])
     raise UsageError(
         f"there is no builder {name!r}",
+        code="builder-unknown",
         hint=f"known are {known}; make one with `shipline builder create`",
     )
 
@@ -164,12 +165,24 @@ def create(
     """Create a builder, or change its nodes; buildx sees it, too."""
     store = BuilderStore.of(os.environ)
     if (append or leave) and not name:
-        raise UsageError("--append and --leave change a builder", hint="name it with --name")
+        raise UsageError(
+            "--append and --leave change a builder",
+            code="flag-conflict",
+            hint="name it with --name",
+        )
     name = name or f"builder-{secrets.token_hex(3)}"
     if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
-        raise UsageError(f"--name: {name} is a builder that is always there", hint="choose another")
+        raise UsageError(
+            f"--name: {name} is a builder that is always there",
+            code="builder-exists",
+            hint="choose another",
+        )
     if leave and not node:
-        raise UsageError("--leave takes a node out of a builder", hint="name it with --node")
+        raise UsageError(
+            "--leave takes a node out of a builder",
+            code="flag-conflict",
+            hint="name it with --node",
+        )
     if leave:
         store.update(name, lambda before: without_node(_existing(name, before), node))
         return
@@ -189,6 +202,7 @@ def create(
         elif before is not None and not node:
             raise UsageError(
                 f"there is a builder {name!r} already",
+                code="builder-exists",
                 hint=f"add a node with --append, or remove it: shipline builder rm {name}",
             )
         builder, made = with_new_node(name, before, asked, os.environ, store.directory)
@@ -210,7 +224,11 @@ def create(
 
 def _existing(name: str, builder: Builder | None) -> Builder:
     if builder is None:
-        raise UsageError(f"there is no builder {name!r} to change", hint="leave --append out")
+        raise UsageError(
+            f"there is no builder {name!r} to change",
+            code="builder-unknown",
+            hint="leave --append out",
+        )
     return builder
 
 
@@ -278,7 +296,11 @@ def rm(
     store = BuilderStore.of(os.environ)
     if all_inactive:
         if names:
-            raise UsageError("--all-inactive: no names go with it", hint="leave one of both out")
+            raise UsageError(
+                "--all-inactive: no names go with it",
+                code="flag-conflict",
+                hint="leave one of both out",
+            )
         if not force and not confirmed(
             "WARNING! This will remove all builders that are not in running state."
         ):
@@ -293,7 +315,9 @@ def rm(
                 click.echo(f"{name} removed", err=True)
             else:
                 raise UsageError(
-                    f"there is no builder {name!r} to remove", hint="see: shipline builder ls"
+                    f"there is no builder {name!r} to remove",
+                    code="builder-unknown",
+                    hint="see: shipline builder ls",
                 )
         except ShiplineError as error:
             failures.append((name, error))
@@ -313,7 +337,11 @@ def _remove(
         builder = None
     else:
         if builder is None and name in (NATIVE, DOCKER, *docker_contexts(os.environ)):
-            raise UsageError(f"the builder {name} is always there", hint="name another one")
+            raise UsageError(
+                f"the builder {name} is always there",
+                code="builder-exists",
+                hint="name another one",
+            )
     failure: ShiplineError | None = None
     if builder is not None and builder.driver not in FOREIGN:
         try:
@@ -326,6 +354,7 @@ def _remove(
     if failure is not None:
         raise BuilderError(
             f"{name} is forgotten, and a daemon of it may be left: {failure.message}",
+            code="builder-daemon-left",
             hint="remove it where it runs",
         )
     return existed

@@ -86,7 +86,9 @@ def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tu
     except ValueError:
         facts = None
     if not isinstance(facts, (dict, list)):
-        raise BuilderError(f"{builder} has no answer to --call={request.call.method}")
+        raise BuilderError(
+            f"{builder} has no answer to --call={request.call.method}", code="builder-incapable"
+        )
     if request.call.method != "check" or not isinstance(facts, dict):
         return (f"{document}\n" if request.call.json else text), 0
     count, failed = len(facts.get("warnings") or ()), bool(facts.get("buildError"))

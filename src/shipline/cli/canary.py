@@ -47,10 +47,11 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     if section.canary is None:
         raise ConfigError(
             f"the environment {environment} has no canary",
+            code="canary-missing",
             hint=f"add environments.{environment}.canary with weights and steps, or use deploy",
         )
     if resume and images:
-        raise UsageError("--resume takes the images from git: name none")
+        raise UsageError("--resume takes the images from git: name none", code="flag-conflict")
     with open_client() as client:
         delivery = delivery_of(query, config, client)
         if resume:

@@ -53,6 +53,7 @@ def command(query: CommitQuery, environment: str, checks: bool, keep: bool, as_j
         if there is None:
             raise NotFound(
                 f"{environment} has no deployment of {app}",
+                code="deployment-missing",
                 hint=f"shipline deploy --env {environment} makes one",
             )
         done = verified(delivery, config, section, there, checks=checks, keep=keep)

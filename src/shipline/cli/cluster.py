@@ -212,7 +212,9 @@ def manifest(
         delivery = delivery_of(query, config, client)
         found = images_of(query, config, delivery, images)
         if len(found) != 1:
-            raise UsageError("name one image", hint=f"TARGET=IMAGE, of {', '.join(found)}")
+            raise UsageError(
+                "name one image", code="flag-missing", hint=f"TARGET=IMAGE, of {', '.join(found)}"
+            )
         (image,) = delivery.trusted(found).images.values()
         source = delivery.repositories(image)
         image_config = read_config(source, source.resolve(str(image.digest)))
@@ -284,7 +286,9 @@ def policy(
     config = query.config
     if config is None or config.file is None or not (config.trust and config.trust.rules):
         raise ConfigError(
-            "shipline.yaml has no rules of trust", hint="add trust.rules: docs/signing.md"
+            "shipline.yaml has no rules of trust",
+            code="trust-no-rules",
+            hint="add trust.rules: docs/signing.md",
         )
     for word in (*excluded, *secrets):
         check_name(word, "--exclude-namespace" if word in excluded else "--secret")
@@ -311,7 +315,7 @@ def _facts(
     first = gitops.updates[0]
     app = image.repository.rpartition("/")[2] if image else ""
     if not (app or name):
-        raise UsageError("the objects need a name: pass --name")
+        raise UsageError("the objects need a name: pass --name", code="flag-missing")
     return {
         "name": check_name(name or f"{app}-{environment}", "--name"),
         "url": repo_url or require_url(gitops),

@@ -189,7 +189,7 @@ def _payload(environ: Mapping[str, str]) -> Mapping[str, Any]:
     except OSError:
         return {}
     except ValueError:
-        raise ConfigError(f"GITHUB_EVENT_PATH: {place} is not JSON") from None
+        raise ConfigError(f"GITHUB_EVENT_PATH: {place} is not JSON", code="ci-event") from None
     return document if isinstance(document, dict) else {}
 
 
@@ -197,12 +197,16 @@ def _short_sha(environ: Mapping[str, str]) -> int:
     """The digits of a short sha, from docker/metadata-action's variable. Raises UsageError."""
     digits = environ.get(_SHORT_SHA, "") or "7"
     if not (digits.isdecimal() and 0 < int(digits) <= 64):
-        raise UsageError(f"{_SHORT_SHA} must be a number from 1 to 64: {digits!r}")
+        raise UsageError(
+            f"{_SHORT_SHA} must be a number from 1 to 64: {digits!r}", code="variable-value"
+        )
     return int(digits)
 
 
 def _now(environ: Mapping[str, str]) -> int:
     epoch = environ.get("SOURCE_DATE_EPOCH", "")
     if epoch and not epoch.isdecimal():
-        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {epoch!r}")
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is not a number of seconds: {epoch!r}", code="variable-value"
+        )
     return int(epoch) if epoch else int(time.time())

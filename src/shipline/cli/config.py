@@ -40,12 +40,16 @@ def check(path: Path | None) -> None:
 
     config = load(path, Path.cwd(), os.environ)
     if config.file is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
+        raise ConfigError(
+            "there is no shipline.yaml", code="config-missing", hint="`shipline init` creates one"
+        )
     shown = os.path.relpath(config.file)
     problems = [*_missing(config, config.file.parent)]
     if problems:
         count = counted(len(problems), "error")
-        error = ConfigError(f"{shown}: {count} in files and names that it refers to")
+        error = ConfigError(
+            f"{shown}: {count} in files and names that it refers to", code="config-invalid"
+        )
         for problem in problems:
             error.add_note(problem)
         raise error

@@ -162,20 +162,25 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
         if len(names) != 2:
             raise UsageError(
                 "a copy has a SOURCE and a DESTINATION",
+                code="flag-missing",
                 hint="for several, write `SOURCE DESTINATION` lines into a file: --from-file FILE",
             )
         return [(parse_place(names[0]), parse_place(names[1]))]
     if names:
-        raise UsageError("--from-file names the images: no others can be given")
+        raise UsageError(
+            "--from-file names the images: no others can be given", code="flag-conflict"
+        )
     try:
         with click.open_file(file, encoding="utf-8-sig") as lines:
             text = lines.read(_LIST_LIMIT)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"--from-file: cannot read {file}: {reason}") from None
+        raise UsageError(
+            f"--from-file: cannot read {file}: {reason}", code="file-unreadable"
+        ) from None
     found = list(_lines(text, file))
     if not found:
-        raise UsageError(f"{file} has no pairs of images")
+        raise UsageError(f"{file} has no pairs of images", code="flag-missing")
     return found
 
 
@@ -189,6 +194,7 @@ def _check_archives(targets: Iterable[Place]) -> None:
             if target.path.absolute() in written:
                 raise UsageError(
                     f"{target.path} is written twice: an archive gets one image",
+                    code="flag-conflict",
                     hint="copy them to one oci:DIR, which has a tag for each",
                 )
             written.add(target.path.absolute())
@@ -200,12 +206,16 @@ def _lines(text: str, file: str) -> Iterator[_Pair]:
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if words and len(words) != 2:
-            raise UsageError(f"{file}:{number}: not `SOURCE DESTINATION`: {line.strip()[:200]}")
+            raise UsageError(
+                f"{file}:{number}: not `SOURCE DESTINATION`: {line.strip()[:200]}", code="copy-list"
+            )
         try:
             if words:
                 yield parse_place(words[0]), parse_place(words[1])
         except ShiplineError as error:
-            raise UsageError(f"{file}:{number}: {error.message}", hint=error.hint) from None
+            raise UsageError(
+                f"{file}:{number}: {error.message}", code="copy-list", hint=error.hint
+            ) from None
 
 
 _Pair = tuple["Place", "Place"]

@@ -106,7 +106,9 @@ def configured(query: CommitQuery, name: str) -> tuple[Config, EnvironmentSectio
 def required_config(query: CommitQuery) -> Config:
     """The configuration. Raises ConfigError if there is no file."""
     if query.config is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
+        raise ConfigError(
+            "there is no shipline.yaml", code="config-missing", hint="`shipline init` creates one"
+        )
     return query.config
 
 
@@ -198,9 +200,11 @@ def named_images(words: Sequence[str], config: Config) -> ChosenImages:
     for word in words:
         target, equals, name = word.partition("=")
         if not targets and (equals or images):
-            raise UsageError("shipline.yaml has one image: write one IMAGE")
+            raise UsageError("shipline.yaml has one image: write one IMAGE", code="flag-value")
         if targets and target not in targets:
-            raise UsageError(f"write TARGET=IMAGE, with a target of {', '.join(targets)}")
+            raise UsageError(
+                f"write TARGET=IMAGE, with a target of {', '.join(targets)}", code="flag-value"
+            )
         images[target if targets else ""] = Reference.parse(name if equals else word).or_latest
     return ChosenImages(images)
 
@@ -221,7 +225,11 @@ def images_of_commit(query: CommitQuery, config: Config, delivery: Delivery) -> 
         if images := published_images(run, config.pipeline.images):
             return ChosenImages(images, run)
     if not config.pipeline.images:
-        raise ConfigError("shipline.yaml names no image", hint="name one: shipline deploy IMAGE")
+        raise ConfigError(
+            "shipline.yaml names no image",
+            code="config-no-image",
+            hint="name one: shipline deploy IMAGE",
+        )
     decision = expected_decision(query)
     tags = sorted(decision.tags, key=lambda tag: tag.mutable)
     return ChosenImages(
@@ -249,6 +257,7 @@ def _tagged(
             return repository.tagged(tag).at(target.digest)
     raise NotFound(
         f"{repository} has no image of the commit {commit[:12]}",
+        code="image-of-commit",
         hint="`shipline ship` publishes it; or name an image: shipline deploy IMAGE",
     )
 

@@ -47,7 +47,9 @@ def command(query: CommitQuery, names: Sequence[str], as_json: bool) -> None:
     assert query.config is not None
     config = query.config
     if not config.pipeline.images:
-        raise ConfigError("shipline.yaml names no image", hint="add `image: HOST/NAME`")
+        raise ConfigError(
+            "shipline.yaml names no image", code="config-no-image", hint="add `image: HOST/NAME`"
+        )
     use_mirrors(config.registry_mirrors)
     with open_client() as client:
         delivery = delivery_of(query, config, client)

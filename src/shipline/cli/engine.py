@@ -130,7 +130,7 @@ def _in_child(
     if isinstance(result, dict):
         return result
     raise result or ShiplineError(
-        f"the build ended with {process.returncode}, without an error message"
+        f"the build ended with {process.returncode}, without an error message", code="build-ended"
     )
 
 

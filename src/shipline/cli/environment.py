@@ -52,10 +52,14 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     except (ValueError, AttributeError):
         raise ConfigError(
-            f"{path} is not a docker configuration", hint="repair the JSON, or remove the file"
+            f"{path} is not a docker configuration",
+            code="docker-config",
+            hint="repair the JSON, or remove the file",
         ) from None
     return proxies if isinstance(proxies, dict) else {}
 
@@ -117,7 +121,9 @@ def host_of(text: str) -> str:
     """The host in the URL or name of a registry."""
     host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
     if not host or "/" in host or any(character.isspace() for character in host):
-        raise UsageError(f"not a registry: {text!r}", hint="write HOST or HOST:PORT")
+        raise UsageError(
+            f"not a registry: {text!r}", code="reference-invalid", hint="write HOST or HOST:PORT"
+        )
     return host
 
 

@@ -44,9 +44,11 @@ class _StandardOutput(io.FileIO):
         except OSError as error:
             message = f"cannot write standard output: {error.strerror}"
             if error.errno in _FULL:
-                raise ContentError(message, hint="free some space there") from error
+                raise ContentError(
+                    message, code="disk-full", hint="free some space there"
+                ) from error
             hint = "send standard output to a file or program that takes it"
-            raise UsageError(message, hint=hint) from error
+            raise UsageError(message, code="output-unwritable", hint=hint) from error
 
 
 def open_standard_streams() -> None:
@@ -100,7 +102,9 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
         click.echo(explain(_usage_error(failure)), err=True)
         return failure.exit_code
     if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and not failure.filename:
-        failure = ShiplineError("the output cannot be written: no space is left where it goes")
+        failure = ShiplineError(
+            "the output cannot be written: no space is left where it goes", code="disk-full"
+        )
     if settings.debug or not isinstance(failure, ShiplineError):
         _traceback(failure)
     if not isinstance(failure, ShiplineError):
@@ -140,7 +144,9 @@ def explain(error: ShiplineError) -> str:
 
 def _usage_error(failure: click.ClickException) -> UsageError:
     """An error of click as a UsageError."""
-    error = UsageError(failure.format_message(), hint=getattr(failure, "hint", ""))
+    error = UsageError(
+        failure.format_message(), code="output-unwritable", hint=getattr(failure, "hint", "")
+    )
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
         error.hint = f"`{context.command_path} --help` lists the options"

@@ -96,7 +96,9 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
     keys = public_keys(flags.baseline_keys)
     if not keys:
         raise UsageError(
-            "--baseline-image requires a key to verify its statement", hint="give --baseline-key"
+            "--baseline-image requires a key to verify its statement",
+            code="gate-baseline",
+            hint="give --baseline-key",
         )
     with open_images([flags.baseline_image], plain=flags.allow_http_registry) as (place,):
         try:
@@ -106,6 +108,7 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
         except SignatureRefused as error:
             raise GateUndecided(
                 f"there is no trusted baseline: {error.message}",
+                code="gate-baseline",
                 verdicts=error.verdicts,
                 hint="attach one with `shipline gate --image NAME@DIGEST --attest --key KEY`",
             ) from error
@@ -117,9 +120,13 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as file:
             content = file.read(_BASELINE_LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read the baseline {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the baseline {path}: {error.strerror}", code="gate-baseline"
+        ) from error
     if len(content) > _BASELINE_LIMIT:
-        raise ConfigError(f"the baseline {path} is larger than {_BASELINE_LIMIT >> 20} MiB")
+        raise ConfigError(
+            f"the baseline {path} is larger than {_BASELINE_LIMIT >> 20} MiB", code="gate-baseline"
+        )
     return content
 
 
@@ -164,6 +171,7 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
     if not ([*section.gates()] or options.unrecognized or flags.merge_check):
         raise UsageError(
             "there is no gate to run",
+            code="gate-none",
             hint="pass a report, as in --coverage FILE, or add `gates` to shipline.yaml",
         )
     with _image(flags) as place:
@@ -224,7 +232,9 @@ def _context(flags: GateFlags, git: Git, place: ImageAddress | None) -> GateCont
 def _image(flags: GateFlags) -> Iterator[ImageAddress | None]:
     if not flags.image:
         if flags.attest:
-            raise UsageError("--attest: there is no image", hint="name it with --image")
+            raise UsageError(
+                "--attest: there is no image", code="flag-missing", hint="name it with --image"
+            )
         yield None
         return
     from shipline.cli.signing import open_images

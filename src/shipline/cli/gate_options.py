@@ -81,6 +81,7 @@ class GateOptions:
             prefix = path.partition(":")[0]
             raise UsageError(
                 f"--report: {prefix!r} is not a format",
+                code="flag-value",
                 hint=f"formats are {', '.join(REPORT_FORMATS)}",
             )
         kind = _KIND_BY_FORMAT.get(format) if format else _detect_kind(path, root)
@@ -102,7 +103,7 @@ class GateOptions:
                 reports[kind] = paths or []
                 continue
             if kind not in _RULE_CLASSES:
-                raise UsageError(f"there is no gate called {kind!r}")
+                raise UsageError(f"there is no gate called {kind!r}", code="gate-unknown")
             rules = _single_gate(section, kind)
             changed = replace(rules, **self.rules.get(kind, {}))
             section = replace(section, **{kind: changed})
@@ -133,6 +134,7 @@ def _single_gate(section: GatesSection, kind: str) -> Any:
         names = ", ".join(gate.name or kind for gate in rules)
         raise UsageError(
             f"there are several gates for {kind}: {names}",
+            code="gate-unknown",
             hint=f"write --report {rules[0].name or kind}=PATH",
         )
     return rules[0]
@@ -243,7 +245,9 @@ def _moment(ctx: object, param: object, value: str | None) -> datetime | None:
     try:
         values = datetime.fromisoformat(value)
     except ValueError:
-        raise UsageError(f"--now: not a time: {value!r}", hint="write 2026-01-31T12:00Z") from None
+        raise UsageError(
+            f"--now: not a time: {value!r}", code="flag-value", hint="write 2026-01-31T12:00Z"
+        ) from None
     return (values if values.tzinfo else values.replace(tzinfo=UTC)).astimezone(UTC)
 
 

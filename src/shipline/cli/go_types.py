@@ -91,7 +91,7 @@ def _checked(type_: str, value: object, wanted: type, zero: Any) -> Any:
     if value is None:
         return zero
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ContentError(f"not a value of type {type_}: {value!r:.80}")
+        raise ContentError(f"not a value of type {type_}: {value!r:.80}", code="document-invalid")
     return value
 
 
@@ -130,14 +130,16 @@ class GoTime(GoValue):
         """A time of RFC 3339, the zero time for no text. Raises ContentError."""
         found = _RFC3339.match(text or "0001-01-01T00:00:00Z")
         if found is None:
-            raise ContentError(f"not a time of RFC 3339: {text!r:.80}")
+            raise ContentError(f"not a time of RFC 3339: {text!r:.80}", code="document-invalid")
         whole, fraction, sign, hours, minutes = found.groups()
         ahead = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
         zone = timezone(-ahead if sign == "-" else ahead) if ahead else UTC
         try:
             at = datetime.fromisoformat(whole).replace(tzinfo=zone)
         except ValueError as error:
-            raise ContentError(f"not a time of RFC 3339: {text!r:.80} ({error})") from None
+            raise ContentError(
+                f"not a time of RFC 3339: {text!r:.80} ({error})", code="document-invalid"
+            ) from None
         return cls(at, int((fraction or "").ljust(9, "0")))
 
     def __str__(self) -> str:

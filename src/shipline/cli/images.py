@@ -46,13 +46,19 @@ def tag(source: str, names: Sequence[str]) -> None:
 
     place = parse_place(source)
     if place.remote is None:
-        raise UsageError(f"{source} is not in a registry", hint="`shipline copy` copies it to one")
+        raise UsageError(
+            f"{source} is not in a registry",
+            code="reference-invalid",
+            hint="`shipline copy` copies it to one",
+        )
     for name in names:
         if not (is_tag(name) or "/" in name or ":" in name) or name.startswith(
             ("sha256:", "sha512:")
         ):
             raise UsageError(
-                f"not a tag: {name[:200]!r}", hint="letters, digits, '_', '.' and '-', at most 128"
+                f"not a tag: {name[:200]!r}",
+                code="reference-invalid",
+                hint="letters, digits, '_', '.' and '-', at most 128",
             )
     targets = [f"{place.name}:{name}" if is_tag(name) else name for name in names]
     parsed = [parse_place(name) for name in targets]
@@ -128,9 +134,17 @@ def delete(names: Sequence[str], referrers: bool, force: bool) -> None:
     places = [parse_place(name) for name in names]
     for place, name in zip(places, names, strict=True):
         if place.remote is None:
-            raise UsageError(f"{name} is not in a registry", hint="remove the file or directory")
+            raise UsageError(
+                f"{name} is not in a registry",
+                code="reference-invalid",
+                hint="remove the file or directory",
+            )
         if not (place.remote.digest or ":" in name.rpartition("/")[2]):
-            raise UsageError(f"{name} has no tag", hint=f"write {place.remote.name}:TAG")
+            raise UsageError(
+                f"{name} has no tag",
+                code="reference-invalid",
+                hint=f"write {place.remote.name}:TAG",
+            )
     with _opened() as (client, _):
         for place in places:
             assert place.remote is not None
@@ -162,6 +176,7 @@ def _delete(
     if tags and not force:
         raise UsageError(
             f"{name.name}@{name.digest} has {counted(len(tags), 'tag')}: {', '.join(tags[:20])}",
+            code="image-ambiguous",
             hint="--force deletes the manifest, and these tags with it",
         )
     attached = _attached(repository, target)

@@ -210,7 +210,9 @@ class Inspection(Struct, frozen=True):
         raw = fetch_all(self.repository, descriptor, MANIFEST_LIMIT)
         child = parse_manifest(raw, descriptor.media_type)
         if isinstance(child, Index):
-            raise ContentError(f"{descriptor.digest} is an index inside an index")
+            raise ContentError(
+                f"{descriptor.digest} is an index inside an index", code="index-nested"
+            )
         return child
 
     def _config(self, manifest: Manifest) -> dict[str, Any]:
@@ -220,7 +222,9 @@ class Inspection(Struct, frozen=True):
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise ContentError(f"{manifest.config.digest} is not an image configuration")
+            raise ContentError(
+                f"{manifest.config.digest} is not an image configuration", code="image-invalid"
+            )
         return document
 
 
@@ -334,7 +338,7 @@ def inspect_command(name: str, raw: bool, template: str | None, tree: bool) -> N
 
 def _inspect(name: str, raw: bool, template: str | None, *, tree: bool) -> None:
     if raw + tree + (template is not None) > 1:
-        raise UsageError("--raw, --format and --tree cannot be combined")
+        raise UsageError("--raw, --format and --tree cannot be combined", code="flag-conflict")
     place = parse_place(name)
     with ExitStack() as stack:
         image = OpenRepositories(stack).places.open(place)
@@ -407,9 +411,9 @@ def create(
     given = [*map(_read, files), *sources]
     extra = _annotations(annotations)
     if not targets and (append or not dry_run):
-        raise UsageError("there is no tag to write to", hint="pass --tag NAME")
+        raise UsageError("there is no tag to write to", code="flag-missing", hint="pass --tag NAME")
     if not given:
-        raise UsageError("no SOURCE is given")
+        raise UsageError("no SOURCE is given", code="flag-missing")
     wanted = parse_platforms(platforms)
     named = _sources(given, targets)
     with ExitStack() as stack:
@@ -444,7 +448,7 @@ def _read(path: str) -> str:
             return file.read(MANIFEST_LIMIT).strip()
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"--file: cannot read {path}: {reason}") from None
+        raise UsageError(f"--file: cannot read {path}: {reason}", code="file-unreadable") from None
 
 
 _Fields = Mapping[str, Any]
@@ -472,6 +476,7 @@ def _sources(
             raise UsageError(
                 f"in which repository {one['digest']} is, is not clear:"
                 f" {', '.join(sorted(repositories)) or 'none is named'}",
+                code="image-ambiguous",
                 hint="write it as NAME@DIGEST",
             )
     return found
@@ -482,9 +487,13 @@ def _parse_source(text: str) -> Reference | Place | _Fields:
         try:
             fields = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"not the JSON of a descriptor: {text[:80]!r} ({error})") from None
+            raise UsageError(
+                f"not the JSON of a descriptor: {text[:80]!r} ({error})", code="descriptor-invalid"
+            ) from None
         if not isinstance(fields.get("digest"), str):
-            raise UsageError(f"a descriptor without digest: {text[:80]!r}")
+            raise UsageError(
+                f"a descriptor without digest: {text[:80]!r}", code="descriptor-invalid"
+            )
         return cast(_Fields, fields)
     if text.startswith(("sha256:", "sha512:")):
         return {"digest": str(Digest.parse(text))}
@@ -500,7 +509,8 @@ def _inspect_source(
     found = inspect_image(remotes(name), name)
     if given.get("size") not in (None, 0, found.descriptor.size):
         raise UsageError(
-            f"{name.digest} has {found.descriptor.size} bytes, its descriptor says {given['size']}"
+            f"{name.digest} has {found.descriptor.size} bytes, its descriptor says {given['size']}",
+            code="descriptor-invalid",
         )
     platform, annotations = given.get("platform"), given.get("annotations")
     return replace(
@@ -541,6 +551,7 @@ def _annotations(texts: Iterable[str]) -> list[Annotation]:
         if annotation.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(
                 f"--annotation: {annotation.key} cannot be added to an existing {annotation.level}",
+                code="annotation-impossible",
                 hint="write index:key=value or manifest-descriptor:key=value",
             )
     return annotations
@@ -618,6 +629,7 @@ def _of_platforms(index: Index, platforms: Sequence[Platform]) -> Index:
     if not only.manifests:
         raise UsageError(
             f"no SOURCE is for {', '.join(map(str, platforms))}",
+            code="platform-missing",
             hint=f"there are {', '.join(map(str, index.platforms))}",
         )
     return only

@@ -56,6 +56,7 @@ def command(
     if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(files)):
         raise UsageError(
             f"{directory / present[0]} already exists",
+            code="file-exists",
             hint="`shipline init --dry-run` prints what a new one would contain",
         )
     for name, text in files.items():
@@ -89,6 +90,7 @@ def _files(
                 "--dockerfile: the start command is unknown: there is no start script or main in"
                 " package.json, no script in pyproject.toml, no main.py, no package main and no"
                 " index.html",
+                code="init-unknown-start",
                 hint="write a Dockerfile; `shipline init` uses an existing one",
             )
     if (docker or "Dockerfile" in files) and not project.has_dockerignore:
@@ -108,7 +110,9 @@ def _create(path: Path, text: str) -> None:
         with path.open("x") as file:  # never replaces a file created in the meantime
             file.write(text)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", code="file-unwritable"
+        ) from error
     click.echo(f"wrote {path}", err=True)
 
 

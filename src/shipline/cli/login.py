@@ -52,6 +52,7 @@ def login(
     if password is not None:
         raise UsageError(
             "a password on the command line is visible to every process",
+            code="password-on-command-line",
             hint="pipe it to shipline login --password-stdin, or omit it for a prompt",
         )
     host = host_of(host or insecure_host() or _HUB)
@@ -81,18 +82,19 @@ def logout(host: str, everywhere: bool) -> None:
 def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
     if password_stdin:
         if not username:
-            raise UsageError("--password-stdin needs --username")
+            raise UsageError("--password-stdin needs --username", code="flag-missing")
         secret = sys.stdin.buffer.read(_LONGEST).decode("utf-8", "strict").rstrip("\r\n")
     else:
         if not sys.stdin.isatty():
             raise UsageError(
                 "no terminal to prompt for the password",
+                code="terminal-needed",
                 hint="pipe it: shipline login --username NAME --password-stdin REGISTRY",
             )
         username = username or click.prompt("Username", err=True)
         secret = click.prompt("Password", hide_input=True, err=True)
     if not secret:
-        raise UsageError("the password is empty")
+        raise UsageError("the password is empty", code="password-empty")
     return username, secret
 
 
@@ -109,6 +111,7 @@ def _with_passphrase(host: str, store: str) -> dict[str, str]:
     if not sys.stdin.isatty():
         raise AuthError(
             "no encrypted store for the credentials is configured",
+            code="credential-store",
             host="",
             hint="set SHIPLINE_PASSPHRASE for the encrypted store, configure a credential helper "
             "as credsStore in config.json, or accept plain text with --store plain",

@@ -90,7 +90,9 @@ def config_command(program: str, write: bool, path: Path | None) -> None:
                 target.write(text.encode())
         except OSError as error:
             hint = "run it as root, or name another place with --path"
-            raise ConfigError(f"cannot write {file}: {error.strerror}", hint=hint) from error
+            raise ConfigError(
+                f"cannot write {file}: {error.strerror}", code="file-unwritable", hint=hint
+            ) from error
         click.echo(f"wrote {file}")
     if write:
         click.echo(_NEXT[program], err=True)
@@ -105,6 +107,7 @@ def _known() -> list[tuple[str, KnownEndpoint]]:
     if not found:
         raise UsageError(
             "there are no mirrors",
+            code="mirrors-none",
             hint="add `registry-mirrors: [https://mirror.example]` to shipline.yaml, or name one"
             " with --registry-mirror or SHIPLINE_MIRRORS",
         )
@@ -166,6 +169,7 @@ def _docker(path: Path, found: _Found) -> Iterator[tuple[Path, str]]:
     if not usable:
         raise UsageError(
             "Docker can use none of the mirrors",
+            code="mirrors-none",
             hint="name one of Docker Hub without a path; a registry node is one with an upstream"
             ' that has `match: "*"`',
         )
@@ -219,4 +223,4 @@ def _text(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot read {path}: {why}") from error
+        raise ConfigError(f"cannot read {path}: {why}", code="file-unreadable") from error

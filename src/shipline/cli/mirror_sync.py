@@ -51,7 +51,7 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
     )
 
     if locked and lock_file is None:
-        raise UsageError("--locked needs a lock file", hint="add --lock FILE")
+        raise UsageError("--locked needs a lock file", code="flag-missing", hint="add --lock FILE")
     document = load_document(MirrorPlan, plan, os.environ)
     lock = {} if lock_file is None else read_lock(lock_file, required=locked)
     with open_client() as client:

@@ -24,7 +24,9 @@ def _named(context: click.Context, parameter: click.Parameter, word: str | None)
     is not set.
     """
     if word == "":
-        raise UsageError(f"{parameter.opts[0]} is empty", hint="name it, or leave it out")
+        raise UsageError(
+            f"{parameter.opts[0]} is empty", code="flag-value", hint="name it, or leave it out"
+        )
     return word or ""
 
 

@@ -34,7 +34,9 @@ def group(context: click.Context, node: str | None, as_json: bool, watch: bool) 
     if context.invoked_subcommand is not None:
         return
     if node is None:
-        raise UsageError("no node given", hint="pass --node HOST, a primary or an edge")
+        raise UsageError(
+            "no node given", code="flag-missing", hint="pass --node HOST, a primary or an edge"
+        )
     _show_states(host_of(node), as_json=as_json, watch=watch)
 
 
@@ -70,10 +72,14 @@ def check_command(
     known = config.pipeline.in_regions
     if not known:
         hint = "add `regions: {registries: {eu: registry.eu.example}}`"
-        raise ConfigError("shipline.yaml names no regions", hint=hint)
+        raise ConfigError("shipline.yaml names no regions", code="regions-none", hint=hint)
     for name in regions:
         if name not in known:
-            raise UsageError(f"there is no region {name!r}", hint=f"there is {', '.join(known)}")
+            raise UsageError(
+                f"there is no region {name!r}",
+                code="region-unknown",
+                hint=f"there is {', '.join(known)}",
+            )
     use_mirrors(config.registry_mirrors)
     with open_client() as client:
         found = find_drift(config.pipeline, client.repository, tags, regions)

@@ -46,7 +46,7 @@ def add_user(
 def passwd(name: str, password_stdin: bool, data: Path | None, node: str | None) -> None:
     """Set a user's password and revoke refresh tokens. At a node, without NAME, your own."""
     if not name and node is None:
-        raise UsageError("no user given", hint="pass the user's NAME")
+        raise UsageError("no user given", code="flag-missing", hint="pass the user's NAME")
     with open_accounts(data, node) as accounts:
         accounts.do("set-password", name=name, password=_password(password_stdin))
     click.echo(f"user {name} has a new password" if name else "password changed", err=True)
@@ -65,7 +65,9 @@ def set_user(
     fields = {key: value for key, value in options.items() if value is not None}
     if not fields:
         raise UsageError(
-            "nothing to change", hint="pass --admin, --no-admin, --disable or --enable"
+            "nothing to change",
+            code="flag-missing",
+            hint="pass --admin, --no-admin, --disable or --enable",
         )
     with open_accounts(data, node) as accounts:
         accounts.do("set-user", name=name, **fields)
@@ -165,10 +167,14 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline(_LONGEST).rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise UsageError("no terminal to prompt for the password", hint="use --password-stdin")
+        raise UsageError(
+            "no terminal to prompt for the password",
+            code="terminal-needed",
+            hint="use --password-stdin",
+        )
     first = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != first:
-        raise UsageError("the passwords differ")
+        raise UsageError("the passwords differ", code="password-mismatch")
     return first
 
 
@@ -332,7 +338,7 @@ def _seconds(text: str) -> float:
     try:
         return Duration.parse(text).seconds
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error), code="account-invalid") from None
 
 
 def _sentence(line: Mapping[str, Any]) -> str:

@@ -136,6 +136,7 @@ def check(data: Path, quick: bool, as_json: bool) -> None:
     if not summary.clean:
         raise ContentError(
             f"{data} has {counted(summary.kinds.total(), 'finding')}",
+            code="registry-findings",
             hint=f"shipline registry repair {data} --dry-run shows what would be repaired",
         )
 
@@ -191,7 +192,11 @@ def _recover(data: Path, dry_run: bool) -> None:
     from shipline.server.recovery import UNNAMED, recover
 
     if dry_run:
-        raise UsageError("--recover has no dry run", hint="copy the directory and try it there")
+        raise UsageError(
+            "--recover has no dry run",
+            code="flag-conflict",
+            hint="copy the directory and try it there",
+        )
     with _disk(data):
         recovered = recover(data)
     click.echo(
@@ -224,7 +229,9 @@ def _disk(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ContentError(f"{data}: {error.strerror or error}") from error
+        raise ContentError(
+            f"{data}: {error.strerror or error}", code="registry-data-unreadable"
+        ) from error
 
 
 @contextmanager
@@ -265,7 +272,9 @@ def retention(
         decisions = [decision.to_json() for decision in _retain(config, data, dry_run)]
     elif config or data:
         raise UsageError(
-            "--node excludes --config and --data", hint="a node has its own rules and directory"
+            "--node excludes --config and --data",
+            code="flag-conflict",
+            hint="a node has its own rules and directory",
         )
     else:
         decisions = run_job(node, "/api/retention", {"dry_run": dry_run})
@@ -291,12 +300,21 @@ def _retain(config: Path | None, data: Path | None, dry_run: bool) -> list[Reten
     loaded = load(config, Path.cwd(), os.environ)
     section, base = loaded.registry, loaded.file.parent if loaded.file else Path.cwd()
     if section is None or not section.policy.retention:
-        raise UsageError("no retention rules", hint="add them to registry.policy.retention")
+        raise UsageError(
+            "no retention rules", code="flag-missing", hint="add them to registry.policy.retention"
+        )
     data_directory = data or (base / section.data if section.data else None)
     if data_directory is None:
-        raise UsageError("no data directory given", hint="pass --data DIR, or set registry.data")
+        raise UsageError(
+            "no data directory given",
+            code="flag-missing",
+            hint="pass --data DIR, or set registry.data",
+        )
     if not (data_directory / "blobs").is_dir():
-        raise UsageError(f"{data_directory} is not the data directory of a registry")
+        raise UsageError(
+            f"{data_directory} is not the data directory of a registry",
+            code="registry-data-directory",
+        )
     with closing(Storage(data_directory)) as storage:
         manifests = Manifests(storage)
         admission = AdmissionRules(section.policy, storage, manifests, Metrics(), base)

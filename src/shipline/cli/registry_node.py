@@ -84,7 +84,9 @@ def run_job(node: str, path: str, options: dict[str, Any]) -> Any:
             pause = min(pause * 2, longest)
             raw = client.ask(node, "GET", path)
     if state["error"]:
-        raise RegistryError(f"the job failed on {node}: {state['error']}", host=node)
+        raise RegistryError(
+            f"the job failed on {node}: {state['error']}", code="registry-job-failed", host=node
+        )
     return state["result"]
 
 
@@ -156,7 +158,7 @@ def _usage_errors() -> Iterator[None]:
         _, _, reason = error.message.partition(f"{error.diagnostics[0]}: ")
         if not reason:
             raise
-        raise UsageError(f"{error.host}: {reason}") from None
+        raise UsageError(f"{error.host}: {reason}", code="node-unusable") from None
 
 
 def target_options(command: Command) -> Command:
@@ -193,6 +195,7 @@ def check_target(data: Path | None, node: str | None) -> None:
     if (data is None) is (node is None):
         raise UsageError(
             "no target given" if node is None else "--data and --node cannot be combined",
+            code="flag-missing",
             hint="pass --data DIR for a directory, or --node HOST for a running node",
         )
 

@@ -118,4 +118,6 @@ def write_whole(path: Path, text: str, *, private: bool = False) -> None:
                 os.fchmod(file.fileno(), 0o600)
             file.write(text.encode())
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", code="file-unwritable"
+        ) from error

@@ -67,7 +67,9 @@ def logs(run: str, steps: Sequence[str]) -> None:
     for step in steps:
         if step not in names:
             raise UsageError(
-                f"{record.id} has no step {step!r}", hint=f"its steps: {', '.join(names)}"
+                f"{record.id} has no step {step!r}",
+                code="step-unknown",
+                hint=f"its steps: {', '.join(names)}",
             )
     sys.stdout.flush()
     for step in steps or names:
@@ -85,7 +87,7 @@ def logs(run: str, steps: Sequence[str]) -> None:
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Delete runs."""
     if not runs and not everything:
-        raise UsageError("no RUN is given", hint="name runs, or pass --all")
+        raise UsageError("no RUN is given", code="flag-missing", hint="name runs, or pass --all")
     kept = _runs()
     chosen = kept.ids() if everything else [kept.resolve(name, _project()) for name in runs]
     for run in chosen:

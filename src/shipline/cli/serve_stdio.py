@@ -23,6 +23,7 @@ def serve_stdio() -> None:
     if sys.stdin.isatty() or sys.stdout.isatty():
         raise UsageError(
             "serve-stdio talks to a program, and this is a terminal",
+            code="terminal-needed",
             hint="`shipline builder create --driver ssh ssh://HOST` makes a builder that uses it",
         )
     pipe = StdioPipe()

@@ -180,7 +180,9 @@ def _project(query: CommitQuery, options: Options) -> ProjectConfig:
 
     config = query.config
     if config is None or config.file is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
+        raise ConfigError(
+            "there is no shipline.yaml", code="config-missing", hint="`shipline init` creates one"
+        )
     pipeline = config.pipeline
     if options.platforms:
         pipeline = pipeline.only_for(parse_platforms(options.platforms))
@@ -218,10 +220,12 @@ def _selection(project: ProjectConfig, options: Options) -> Selection:
 
     images = project.pipeline.images
     if options.built and not images:
-        raise UsageError("--built: shipline.yaml names no image")
+        raise UsageError("--built: shipline.yaml names no image", code="config-no-image")
     built = read_built(options.built, images)
     if options.until == "":
-        raise UsageError("--until is empty", hint="name an environment, or leave it out")
+        raise UsageError(
+            "--until is empty", code="flag-value", hint="name an environment, or leave it out"
+        )
     only, skip = frozenset(options.only), frozenset(options.skip)
     return Selection(only, skip, built, options.until or "")
 

@@ -141,7 +141,7 @@ def attest_command(
     from shipline.supply import Form, attest
 
     if (predicate is None) == (statement is None):
-        raise UsageError("give either --predicate FILE or --statement FILE")
+        raise UsageError("give either --predicate FILE or --statement FILE", code="flag-conflict")
     content = _read(predicate or statement or "")
     signers = private_keys(keys, password_file)
     with open_images(images, plain=allow_http_registry) as places:
@@ -172,10 +172,15 @@ def _statement(place: ImageAddress, content: bytes, kind: str, *, whole: bool) -
         value = json.loads(content)
     except (ValueError, RecursionError):
         if kind != "custom":
-            raise UsageError(f"--predicate: a predicate of type {kind} must be JSON") from None
+            raise UsageError(
+                f"--predicate: a predicate of type {kind} must be JSON", code="predicate-invalid"
+            ) from None
         value = content.decode(errors="replace")
     if not isinstance(value, dict) and kind != "custom":
-        raise UsageError(f"--predicate: a predicate of type {kind} must be a JSON object")
+        raise UsageError(
+            f"--predicate: a predicate of type {kind} must be a JSON object",
+            code="predicate-invalid",
+        )
     return statement_about(place.target, place.reference, uri, value)
 
 
@@ -187,7 +192,10 @@ def _read(path: str) -> bytes:
             with open(path, "rb") as file:
                 content = file.read(_LIMIT + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", code="file-unreadable") from error
     if len(content) > _LIMIT:
-        raise UsageError(f"{path} is larger than {_LIMIT >> 20} MiB: too large to attach")
+        raise UsageError(
+            f"{path} is larger than {_LIMIT >> 20} MiB: too large to attach",
+            code="predicate-invalid",
+        )
     return content

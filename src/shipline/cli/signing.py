@@ -90,6 +90,7 @@ def private_keys(paths: Iterable[str], password_file: Path | None) -> list[Priva
     if not keys:
         raise UsageError(
             "there is no key to sign with",
+            code="key-missing",
             hint="pass --key KEY; `shipline key generate` creates one",
         )
     return keys
@@ -126,7 +127,7 @@ def new_password(name: str, password_file: Path | None) -> bytes:
         return given
     first = _prompt(f"Password for {name}")
     if first != _prompt("Repeat the password"):
-        raise UsageError("the two passwords differ")
+        raise UsageError("the two passwords differ", code="password-mismatch")
     return first
 
 
@@ -136,9 +137,9 @@ def annotations_of(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise UsageError(f"--annotation: write key=value, not {text!r}")
+            raise UsageError(f"--annotation: write key=value, not {text!r}", code="flag-value")
         if annotations.setdefault(key, value) != value:
-            raise UsageError(f"--annotation: {key} is given twice")
+            raise UsageError(f"--annotation: {key} is given twice", code="flag-conflict")
     return annotations
 
 
@@ -148,7 +149,9 @@ def _given_password(file: Path | None) -> bytes | None:
             with file.open("rb") as opened:
                 return opened.read(_LONGEST).rstrip(b"\r\n")
         except OSError as error:
-            raise ConfigError(f"cannot read the password in {file}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot read the password in {file}: {error.strerror}", code="key-password"
+            ) from error
     for name in _VARIABLES:
         if (value := os.environ.get(name)) is not None:
             return value.encode(errors="surrogateescape")
@@ -160,6 +163,7 @@ def _prompt(question: str) -> bytes:
         needed = f"the {question[0].lower()}{question[1:]} is needed"
         raise ConfigError(
             f"{needed}, but there is no terminal to ask on",
+            code="key-password",
             hint=f"set {' or '.join(_VARIABLES)}, or give --password-file",
         )
     return str(click.prompt(question, hide_input=True, err=True)).encode()
@@ -170,4 +174,6 @@ def _from_environment(name: str) -> bytes:
     try:
         return os.environ[variable].encode()
     except KeyError:
-        raise ConfigError(f"{name}: the variable {variable} is not set") from None
+        raise ConfigError(
+            f"{name}: the variable {variable} is not set", code="key-password"
+        ) from None

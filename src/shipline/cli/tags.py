@@ -62,7 +62,9 @@ def _shown(
     if "{{" in form:
         return render(form, _document(decision, images, placements)) + "\n"
     raise UsageError(
-        f"--format: unknown format {form!r}", hint="text, json, names, github or a template"
+        f"--format: unknown format {form!r}",
+        code="flag-value",
+        hint="text, json, names, github or a template",
     )
 
 
@@ -167,7 +169,9 @@ def _annotations(decision: Decision) -> list[str]:
     for level in filter(None, levels):
         if level not in _LEVELS:
             raise UsageError(
-                f"{_LEVELS_VARIABLE}: {level!r} is not a level", hint=f"one of {', '.join(_LEVELS)}"
+                f"{_LEVELS_VARIABLE}: {level!r} is not a level",
+                code="variable-value",
+                hint=f"one of {', '.join(_LEVELS)}",
             )
     pairs = _pairs(decision.annotations)
     return [
@@ -255,6 +259,7 @@ def _names_of(line: str) -> list[str]:
     if not name or attributes or enable not in {"true", "false"}:
         raise UsageError(
             f"--image {line}: not name=NAME,enable=true|false",
+            code="flag-value",
             hint="NAME alone, or name=NAME with enable=true or enable=false",
         )
     return [name.lower()] if enable == "true" else []

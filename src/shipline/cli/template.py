@@ -66,9 +66,11 @@ def render(template: str, value: Value, *, indent: int | None = 2) -> str:
         state = _State(value, parser.templates, functions)
         state.run(body)
     except TemplateError as error:
-        raise UsageError(f"--format: {error}", hint=error.hint) from None
+        raise UsageError(f"--format: {error}", code="format-template", hint=error.hint) from None
     except RecursionError:
-        raise UsageError("--format: the template is nested too deeply") from None
+        raise UsageError(
+            "--format: the template is nested too deeply", code="format-template"
+        ) from None
     return "".join(state.written)
 
 

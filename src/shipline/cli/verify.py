@@ -91,7 +91,7 @@ def command(
     could not be asked.
     """
     if policy is not None and keys:
-        raise UsageError("--policy and --key exclude each other")
+        raise UsageError("--policy and --key exclude each other", code="flag-conflict")
     if kind is not None:
         _verify_attestations(images, keys, kind, output, allow_http_registry)
         return
@@ -139,7 +139,9 @@ def _verify_attestations(
 
     uri, trusted = predicate_type(kind), public_keys(keys)
     if not trusted:
-        raise UsageError("there is no key to verify with", hint="pass --key PUBLIC_KEY")
+        raise UsageError(
+            "there is no key to verify with", code="key-missing", hint="pass --key PUBLIC_KEY"
+        )
     with open_images(images, plain=plain) as places:
         for place in places:
             attestations = verify_attestations(
@@ -188,6 +190,7 @@ def _trust(policy: Path | None) -> ResolvedPolicy:
     if section is None or not section.rules or config.file is None:
         raise UsageError(
             "there is no key and no trust policy to verify with",
+            code="key-missing",
             hint="pass --key PUBLIC_KEY, or add a section `trust` to shipline.yaml",
         )
     return load_trust(section, config.file.parent)
@@ -198,7 +201,9 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_POLICY_LIMIT)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error
 
 
 def _verdict(place: ImageAddress, verdict: TrustVerdict) -> dict[str, Any]:

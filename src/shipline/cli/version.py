@@ -57,6 +57,7 @@ def _print_version(query: CommitQuery, why: bool, as_json: bool, reserving: bool
     if not decision.version:
         raise ConfigError(
             f"this commit has no version: {decision.version_reason}",
+            code="version-none",
             hint="--next prints the version it would get as a release",
         )
     if as_json:

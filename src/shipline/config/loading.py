@@ -139,7 +139,9 @@ def find(cwd: Path) -> Path | None:
         candidates = [directory / name for name in NAMES if (directory / name).is_file()]
         if len(candidates) > 1:
             raise ConfigError(
-                f"{directory} has both {NAMES[0]} and {NAMES[1]}", hint="remove one of them"
+                f"{directory} has both {NAMES[0]} and {NAMES[1]}",
+                code="config-two-files",
+                hint="remove one of them",
             )
         if candidates:
             return candidates[0]
@@ -161,4 +163,6 @@ def _read_file(file_path: Path, name: str, hint: str = "`shipline init` creates 
         with file_path.open("rb") as file:
             return file.read(LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}", hint=hint) from error
+        raise ConfigError(
+            f"cannot read {name}: {error.strerror}", code="file-unreadable", hint=hint
+        ) from error

@@ -43,6 +43,7 @@ def _described() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise ContentError(
             f"cannot use the image layout: {where}{error.strerror}",
+            code="layout-unusable",
             hint="name another directory, or correct the rights of this one",
         ) from error
 
@@ -59,7 +60,10 @@ class OciLayout(LocalStore):
         """
         marker = root / "oci-layout"
         if not create and not marker.is_file():
-            raise NotFound(f"{root} is not an OCI image layout: it has no oci-layout file")
+            raise NotFound(
+                f"{root} is not an OCI image layout: it has no oci-layout file",
+                code="layout-unusable",
+            )
         on_damage = (lambda path: None) if verified else None
         super().__init__(root, on_damage, verified=verified, create=create)
         if not marker.exists():
@@ -94,6 +98,7 @@ class OciLayout(LocalStore):
             there = ", ".join(islice(self.tags(), _SHOWN))
             raise NotFound(
                 f"{reference or 'a single image'} is not in {self.root}",
+                code="image-not-found",
                 hint=f"it has {there}" if there else "",
             )
         return found
@@ -133,7 +138,7 @@ class OciLayout(LocalStore):
                 if reference not in (one.annotations.get(REF_NAME), str(one.digest))
             ]
             if len(kept) == len(before):
-                raise NotFound(f"{reference} is not in {self.root}")
+                raise NotFound(f"{reference} is not in {self.root}", code="image-not-found")
             self._write(Index.make(kept).raw)
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
@@ -165,10 +170,10 @@ class OciLayout(LocalStore):
         if not path.exists():
             return Index.make([])
         if path.is_symlink() or path.stat().st_size > _LIMIT:
-            raise ContentError(f"{path} is a symbolic link, or too large")
+            raise ContentError(f"{path} is a symbolic link, or too large", code="layout-unusable")
         parsed = parse_manifest(path.read_bytes())
         if not isinstance(parsed, Index):
-            raise ContentError(f"{path} is not an index")
+            raise ContentError(f"{path} is not an index", code="layout-unusable")
         return parsed
 
     @_described()

@@ -66,7 +66,7 @@ class MemoryStore:
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         content = self.blobs.get(target.digest)
         if content is None:
-            raise NotFound(f"{target.digest} is not in memory")
+            raise NotFound(f"{target.digest} is not in memory", code="content-gone")
         yield VerifiedReader(io.BytesIO(content), target, "memory")
 
     @contextmanager
@@ -102,4 +102,4 @@ class MemoryStore:
         for tag, target in self.tags.items():
             if reference in (tag, str(target.digest)):
                 return target
-        raise NotFound(f"{reference} is not in memory")
+        raise NotFound(f"{reference} is not in memory", code="image-not-found")

@@ -148,7 +148,9 @@ def fetch_rest(source: Fetcher, target: Descriptor, start: int) -> Iterator[Read
 def fetch_all(source: Fetcher, target: Descriptor, limit: int) -> bytes:
     """The whole content, verified. Raises ContentError before reading more than `limit` bytes."""
     if target.size > limit:
-        raise ContentError(f"{target.digest} has {target.size} bytes, more than {limit}")
+        raise ContentError(
+            f"{target.digest} has {target.size} bytes, more than {limit}", code="document-too-large"
+        )
 
     def read() -> bytes:
         with source.fetch(target) as reader:

@@ -133,6 +133,7 @@ class RepositoryCache:
                 sleep(random.uniform(*_PAUSE_S) * (attempt + 1))
         raise ContentError(
             f"other builds keep overwriting the cache {self._reference}",
+            code="cache-contended",
             hint="give each of them a tag of its own, and read from all of them",
         )
 
@@ -200,7 +201,9 @@ def inline_documents(config: ImageConfig, layers: tuple[Descriptor, ...]) -> Ite
     try:
         records = json.loads(base64.b64decode(str(text), validate=True))
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"the inline cache of the image cannot be read: {error}") from None
+        raise ContentError(
+            f"the inline cache of the image cannot be read: {error}", code="cache-damaged"
+        ) from None
     times = [one.created for one in config.history if not one.empty_layer]
     times += [""] * len(layers)
     listed = [
@@ -227,7 +230,7 @@ def _join(config: bytes, layers: Iterable[Descriptor]) -> bytes:
     described = {str(one.digest): one for one in layers}
     listed = document.get("layers") or []
     if not isinstance(listed, list):
-        raise ContentError("the layers of the cache are not a list")
+        raise ContentError("the layers of the cache are not a list", code="cache-damaged")
     for one in listed:
         found = described.get(str(one.get("blob"))) if isinstance(one, dict) else None
         if found is not None and _DIFF_ID in found.annotations:

@@ -56,6 +56,7 @@ class LocalIngest:
             except OSError as error:
                 raise ContentError(
                     f"cannot write to {self._store.root}: {error.strerror}",
+                    code="disk-full",
                     hint="free some space there (`shipline prune` does in SHIPLINE_HOME), or choose"
                     " a directory on a larger disk",
                 ) from error
@@ -220,11 +221,13 @@ class LocalStore:
         try:
             fd = os.open(path, _READ)
         except FileNotFoundError:
-            raise NotFound(f"{target.digest} is not in {self.root}") from None
+            raise NotFound(f"{target.digest} is not in {self.root}", code="content-gone") from None
         except OSError as error:
             linked = error.errno == errno.ELOOP  # O_NOFOLLOW
             reason = "it is a symbolic link" if linked else error.strerror
-            raise ContentError(f"cannot read {path}: {reason}") from error
+            raise ContentError(
+                f"cannot read {path}: {reason}", code="content-unreadable"
+            ) from error
         with open(fd, "rb", buffering=0) as source:
             try:
                 yield VerifiedReader(source, target, str(path))

@@ -243,6 +243,7 @@ def check_required(trust: ResolvedPolicy) -> None:
     if not any(map(requires, trust.rules)):
         raise ConfigError(
             "no rule of trust requires signatures",
+            code="trust-no-rules",
             hint="`shipline k8s policy kubernetes` writes a policy by names and digests",
         )
 
@@ -261,5 +262,6 @@ def cannot(where: str, what: str, engine: str, omit: str = "") -> NoReturn:
     """Raises ConfigError: the engine has no means for it."""
     raise ConfigError(
         f"{where}: {engine} cannot check {what}",
+        code="admission-impossible",
         hint=f"`--without {omit}` leaves it out, and the policy says so" if omit else "",
     )

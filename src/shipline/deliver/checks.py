@@ -98,7 +98,7 @@ class EnvironmentVerdict:
         else:
             lines = tuple(result.line for result in bad)
             message = f"{what} could not be verified: {first.name}: {first.reason}"
-            error = GateUndecided(message, verdicts=lines, hint=first.hint)
+            error = GateUndecided(message, code="checks-undecided", verdicts=lines, hint=first.hint)
         for detail in first.details:
             error.add_note(detail)
         raise error

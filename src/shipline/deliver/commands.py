@@ -96,7 +96,9 @@ def run_command(
     Raises StepFailed if it cannot be started, Cancelled.
     """
     if not directory.is_dir():
-        raise StepFailed(f"the working directory {directory} does not exist", status=1)
+        raise StepFailed(
+            f"the working directory {directory} does not exist", code="working-directory", status=1
+        )
     require_program(argv[0], environ)
     tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
     mask = _Mask(hidden, lambda data: _take(data, tail, write))
@@ -165,6 +167,7 @@ def require_program(name: str, environ: Mapping[str, str]) -> None:
     if shutil.which(name, path=environ.get("PATH")) is None:
         raise StepFailed(
             f"the program {name} is not installed",
+            code="program-missing",
             status=_NOT_FOUND,
             hint="install it, or correct the step",
         )

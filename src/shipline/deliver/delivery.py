@@ -74,7 +74,9 @@ class Delivery:
         """The name of what is deployed. Raises ConfigError if shipline.yaml names no image."""
         place = self.image or next(iter(self.targets.values()), None)
         if place is None:
-            raise ConfigError("shipline.yaml names no image", hint="add `image`")
+            raise ConfigError(
+                "shipline.yaml names no image", code="config-no-image", hint="add `image`"
+            )
         return place.repository.rpartition("/")[2]
 
     def by_target(self, images: Sequence[Reference]) -> dict[str, Reference]:

@@ -145,7 +145,10 @@ def named_environment(environments: Environments, name: str) -> EnvironmentSecti
     """The section of an environment. Raises ConfigError if there are none, UsageError."""
     require_environments(environments)
     if name not in environments:
-        raise UsageError(f"there is no environment {name!r}: {', '.join(environments)}")
+        raise UsageError(
+            f"there is no environment {name!r}: {', '.join(environments)}",
+            code="environment-unknown",
+        )
     return environments[name]
 
 
@@ -154,6 +157,7 @@ def require_environments(environments: Environments) -> None:
     if not environments:
         raise ConfigError(
             "shipline.yaml has no environments",
+            code="environments-none",
             hint="add environments.NAME.gitops with the repository and its updates",
         )
 

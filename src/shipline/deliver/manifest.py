@@ -54,7 +54,7 @@ def read_config(source: Fetcher, target: Descriptor) -> ImageConfig:
         for child in document.manifests:
             if child.platform and child.platform.os == "linux":
                 return read_config(source, child)
-        raise ContentError(f"{target.digest} has no image for Linux")
+        raise ContentError(f"{target.digest} has no image for Linux", code="platform-missing")
     return ImageConfig.parse(fetch_all(source, document.config, _CONFIG_LIMIT))
 
 
@@ -143,10 +143,12 @@ def _user(config: ImageConfig, given: int | None) -> int:
     if name in ("", "root") or name.isdecimal():
         raise ConfigError(
             "the image runs as root, which the Pod Security Standard `restricted` refuses",
+            code="image-user",
             hint="write USER with a number in its Dockerfile, or pass --user NUMBER",
         )
     raise ConfigError(
         f"the image runs as the user {name}, whose number Kubernetes does not know",
+        code="image-user",
         hint="pass its number as --user, or write USER with a number in the Dockerfile",
     )
 

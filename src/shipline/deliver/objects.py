@@ -33,6 +33,7 @@ def check_name(name: str, what: str) -> str:
     if not _NAME.match(name):
         raise UsageError(
             f"{what}: {name!r} is not a name in Kubernetes",
+            code="kubernetes-name",
             hint="lower case letters, digits and -, at most 63",
         )
     return name
@@ -240,10 +241,16 @@ def _key(host: str) -> str:
 def _login(host: str, keychain: Keychain) -> Mapping[str, str]:
     found = keychain.credentials(host, "")
     if found is None or found == Credentials():
-        raise AuthError(f"there is no login for {host}", host=host, hint=f"shipline login {host}")
+        raise AuthError(
+            f"there is no login for {host}",
+            code="pull-secret",
+            host=host,
+            hint=f"shipline login {host}",
+        )
     if not found.password:
         raise AuthError(
             f"the login for {host} is a token that pods cannot use",
+            code="pull-secret",
             host=host,
             hint="log in with a robot account or an access token as the password",
         )

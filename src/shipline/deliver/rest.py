@@ -47,4 +47,4 @@ def expecting_api(server: str, url: str, hint: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         message = f"what answers at {url} is not the API of {server}"
-        raise RegistryError(message, host="", hint=hint) from None
+        raise RegistryError(message, code="service-unreachable", host="", hint=hint) from None

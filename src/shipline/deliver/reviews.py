@@ -66,7 +66,9 @@ def job_reviewers(
     server, api = ("GitHub", "GITHUB_API_URL") if on_github else ("GitLab", "CI_API_V4_URL")
     if not on_github and environ.get("GITLAB_CI") != "true":
         raise UsageError(
-            "this is no job of GitHub Actions or GitLab CI", hint="approve it without --from-ci"
+            "this is no job of GitHub Actions or GitLab CI",
+            code="review-unknown",
+            hint="approve it without --from-ci",
         )
     _variable(environ, api)
     with expecting_api(server, environ[api], f"look at the variable {api}"):
@@ -96,6 +98,7 @@ def _on_github(
     if logins and not author:
         raise UsageError(
             f"GitHub does not know who wrote {sha[:12]}, who may be one of those who approved",
+            code="review-unknown",
             hint="add the address of its author to their account, or approve it without --from-ci",
         )
     for login in sorted(logins - {author}):
@@ -121,13 +124,17 @@ def _on_gitlab(http: HttpClient, environ: Mapping[str, str]) -> Iterator[Reviewe
 def _variable(environ: Mapping[str, str], name: str) -> str:
     if value := environ.get(name):
         return value
-    raise UsageError(f"the variable {name} is not set, which jobs have")
+    raise UsageError(f"the variable {name} is not set, which jobs have", code="variable-missing")
 
 
 def _token(environ: Mapping[str, str], name: str) -> str:
     if token := environ.get(name):
         return token
-    raise AuthError(f"the reviewers of a job are asked for with {name}, which is not set", host="")
+    raise AuthError(
+        f"the reviewers of a job are asked for with {name}, which is not set",
+        code="review-token",
+        host="",
+    )
 
 
 def _host(server: str) -> str:

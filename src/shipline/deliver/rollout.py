@@ -72,7 +72,10 @@ def roll_out(
     if not wait:
         return Rollout(done)
     if done.address:
-        raise Waiting(f"{name} waits for a pull request to be merged: {done.address}")
+        raise Waiting(
+            f"{name} waits for a pull request to be merged: {done.address}",
+            code="pull-request-waits",
+        )
     state = read_states(delivery, (name,))[name]
     if not done.commit and state.verified(done.deployment.digests):
         return Rollout(done)

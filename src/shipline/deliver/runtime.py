@@ -111,7 +111,9 @@ def open_runtime(section: HealthSection, environ: Mapping[str, str], root: Path)
 
 def _http(environ: Mapping[str, str], root: Path, ca: str) -> HttpClient:
     if ca and not (root / ca).is_file():
-        raise ConfigError(f"health: the file {root / ca} of `ca` does not exist")
+        raise ConfigError(
+            f"health: the file {root / ca} of `ca` does not exist", code="file-unreadable"
+        )
     return HttpClient(settings_from(environ, ca=[root / ca] if ca else ()), NoKeychain())
 
 
@@ -121,7 +123,9 @@ def _unreadable(error: ShiplineError, hint: str = "") -> RuntimeUnreadable:
 
 def _bearer(environ: Mapping[str, str], variable: str, host: str) -> dict[str, str]:
     if not (token := environ.get(variable, "").strip()):
-        raise AuthError(f"{host} needs a token in the variable {variable}", host=host)
+        raise AuthError(
+            f"{host} needs a token in the variable {variable}", code="runtime-token", host=host
+        )
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -178,11 +182,13 @@ class _ArgoCd:
         message += f": {clean(reason)}" if reason else ""
         if response.status == 401:
             hint = f"put a valid token of Argo CD into {self.section.token}"
-            return AuthError(message, host=host, status=401, hint=hint)
+            return AuthError(message, code="runtime-login", host=host, status=401, hint=hint)
         hint = (
             f"is there an Application {name}, and may the token get it? (`argocd app get {name}`)"
         )
-        return RequestRefused(message, host=host, status=response.status, hint=hint)
+        return RequestRefused(
+            message, code="runtime-refused", host=host, status=response.status, hint=hint
+        )
 
 
 def _application_state(name: str, application: Object) -> RunningState:

@@ -87,6 +87,7 @@ class CheckOptions(Struct, frozen=True):
             if not equals or key not in ("skip", "experimental", "error"):
                 raise DockerfileError(
                     f'invalid check option "{key}"',
+                    code="dockerfile-directive",
                     hint="write # check=skip=Rule,Rule;error=true;experimental=Rule",
                 )
             if key == "error":
@@ -117,7 +118,9 @@ def rule_url(rule: str) -> str:
 def _boolean(text: str) -> bool:
     if (value := parse_boolean(text)) is None:
         raise DockerfileError(
-            f'failed to parse check option "error={text}"', hint="write error=true"
+            f'failed to parse check option "error={text}"',
+            code="dockerfile-directive",
+            hint="write error=true",
         )
     return value
 
@@ -200,6 +203,7 @@ def enforce(warnings: Iterable[LintWarning], options: CheckOptions) -> None:
     rules = ", ".join(sorted({warning.rule for warning in found}))
     raise DockerfileError(
         f"lint violation found for rules: {rules}",
+        code="dockerfile-check",
         span=found[0].span,
         hint="fix the warnings, or skip a rule with # check=skip=Rule",
     )

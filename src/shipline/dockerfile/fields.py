@@ -37,7 +37,11 @@ def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
         if error.span is not None:
             raise
         raise DockerfileError(
-            prefix + error.message, span=span, hint=error.hint or hint, platform=error.platform
+            prefix + error.message,
+            code=error.code,
+            span=span,
+            hint=error.hint or hint,
+            platform=error.platform,
         ) from None
 
 
@@ -97,25 +101,39 @@ def read_flags(
             suggestion = did_you_mean(name, known)
             listed = ", ".join(f"--{flag}" for flag in known) or "none"
             raise DockerfileError(
-                f"unknown flag: --{name}{suggestion}", hint=f"the known flags are: {listed}"
+                f"unknown flag: --{name}{suggestion}",
+                code="dockerfile-flag",
+                hint=f"the known flags are: {listed}",
             )
         if name in values and name not in repeated:
-            raise DockerfileError(f"duplicate flag specified: {name}", hint="remove one of them")
+            raise DockerfileError(
+                f"duplicate flag specified: {name}",
+                code="dockerfile-flag",
+                hint="remove one of them",
+            )
         if name in switches:
             value = _switch(name, bool(equals), value)
         elif not equals:
-            raise DockerfileError(f"missing a value on flag: {name}", hint=f"write --{name}=...")
+            raise DockerfileError(
+                f"missing a value on flag: {name}",
+                code="dockerfile-flag",
+                hint=f"write --{name}=...",
+            )
         values[name] = (*values.get(name, ()), value)
     return InstructionFlags(values)
 
 
 def _switch(name: str, given: bool, value: str) -> str:
     if given and not value:
-        raise DockerfileError(f"missing a value on flag: {name}", hint=f"write --{name}")
+        raise DockerfileError(
+            f"missing a value on flag: {name}", code="dockerfile-flag", hint=f"write --{name}"
+        )
     lower = value.lower() or "true"  # flags of instructions know these words only (bflag.go)
     if lower not in ("true", "false"):
         raise DockerfileError(
-            f"expecting boolean value for flag {name}, not: {value}", hint="use true or false"
+            f"expecting boolean value for flag {name}, not: {value}",
+            code="dockerfile-flag",
+            hint="use true or false",
         )
     return lower
 
@@ -200,16 +218,24 @@ def read_health_check(node: ParsedInstruction, escape: str) -> HealthCheck:
     kind, *tail = node.rest.split(None, 1) or [""]
     rest = tail[0] if tail else ""
     if not kind:
-        raise DockerfileError("HEALTHCHECK requires at least one argument")
+        raise DockerfileError(
+            "HEALTHCHECK requires at least one argument", code="dockerfile-healthcheck"
+        )
     if kind.upper() == "NONE":
         if rest:
-            raise DockerfileError("HEALTHCHECK NONE takes no arguments")
+            raise DockerfileError(
+                "HEALTHCHECK NONE takes no arguments", code="dockerfile-healthcheck"
+            )
         return HealthCheck(test=("NONE",), **common(node))
     if kind.upper() != "CMD":
-        raise DockerfileError(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+        raise DockerfileError(
+            f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)', code="dockerfile-healthcheck"
+        )
     command = read_command(rest)
     if not command.words:
-        raise DockerfileError("Missing command after HEALTHCHECK CMD")
+        raise DockerfileError(
+            "Missing command after HEALTHCHECK CMD", code="dockerfile-healthcheck"
+        )
     times = ("interval", "timeout", "start-period", "start-interval")
     flags = read_flags(node.flags, text=(*times, "retries"))
     interval, timeout, start_period, start_interval = (_interval(flags, name) for name in times)
@@ -231,17 +257,27 @@ def _interval(flags: InstructionFlags, name: str) -> int:
     try:
         value = parse_duration(text)
     except ValueError as error:
-        raise DockerfileError(str(error), hint=f"write --{name}=30s") from None
+        raise DockerfileError(
+            str(error), code="dockerfile-healthcheck", hint=f"write --{name}=30s"
+        ) from None
     if value != 0 and value < _MINIMUM_INTERVAL_NS:
         least = format_duration(_MINIMUM_INTERVAL_NS)
-        raise DockerfileError(f'Interval "{name}" cannot be less than {least}')
+        raise DockerfileError(
+            f'Interval "{name}" cannot be less than {least}', code="dockerfile-healthcheck"
+        )
     return value
 
 
 def _retries(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d*", text):
-        raise DockerfileError(f'invalid number of retries: "{text}"', hint="write --retries=3")
+        raise DockerfileError(
+            f'invalid number of retries: "{text}"',
+            code="dockerfile-healthcheck",
+            hint="write --retries=3",
+        )
     value = int(text or "0")
     if value < 0:
-        raise DockerfileError(f"--retries cannot be negative ({value})")
+        raise DockerfileError(
+            f"--retries cannot be negative ({value})", code="dockerfile-healthcheck"
+        )
     return value

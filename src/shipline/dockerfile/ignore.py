@@ -81,7 +81,9 @@ def translate(pattern: str, *, deep: bool) -> str:
     try:
         return f"(?s:{joined(out)})"
     except ValueError as error:
-        raise DockerfileError(f"pattern cannot be used: {pattern}: {error}") from None
+        raise DockerfileError(
+            f"pattern cannot be used: {pattern}: {error}", code="dockerignore"
+        ) from None
 
 
 def _deep(pattern: str, position: int) -> tuple[str, int]:
@@ -140,7 +142,9 @@ def _escaped(pattern: str, position: int) -> str:
 
 def _malformed(pattern: str) -> DockerfileError:
     return DockerfileError(
-        f"syntax error in pattern: {pattern}", hint="close the bracket, or escape it with \\"
+        f"syntax error in pattern: {pattern}",
+        code="dockerignore",
+        hint="close the bracket, or escape it with \\",
     )
 
 
@@ -177,7 +181,11 @@ class Pattern(Struct, frozen=True):
         negated = line.startswith("!")
         text = _clean(line[negated:].strip())
         if negated and not text:
-            raise DockerfileError('illegal exclusion pattern: "!"', hint="name a path after the !")
+            raise DockerfileError(
+                'illegal exclusion pattern: "!"',
+                code="dockerignore",
+                hint="name a path after the !",
+            )
         expression = re.compile(translate(text, deep=True))
         components = tuple(text.split("/"))
         for part in components:
@@ -224,7 +232,9 @@ class IgnoreRules(Struct, frozen=True):
                 patterns.append(replace(pattern, place=f"{file}:{number}"))
             except DockerfileError as error:
                 span = Span(file, number, number, text=line.rstrip("\r"))
-                raise DockerfileError(error.message, span=span, hint=error.hint) from None
+                raise DockerfileError(
+                    error.message, code=error.code, span=span, hint=error.hint
+                ) from None
         return cls._compile(patterns)
 
     @classmethod

@@ -45,6 +45,7 @@ class MountOptions(Struct):
             what = "mount type" if key == "type" else f"{key} value"
             raise DockerfileError(
                 f'unsupported {what} "{text}"{did_you_mean(text, known)}',
+                code="dockerfile-mount",
                 hint=f"use one of {', '.join(known)}",
             ) from None
 
@@ -68,6 +69,7 @@ class MountOptions(Struct):
         if not re.fullmatch(f"[{digits}]+", text) or int(text, base) >= 1 << 32:
             raise DockerfileError(
                 f"invalid value {text} for {key}",
+                code="dockerfile-mount",
                 hint="use an octal number such as 0755" if base == 8 else "use a number",
             )
         return int(text, base)
@@ -79,7 +81,9 @@ class MountOptions(Struct):
 def parse_option(key: str, text: str) -> bool:
     """A boolean option of a mount or device. Raises DockerfileError."""
     if (value := parse_boolean(text)) is None:
-        raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
+        raise DockerfileError(
+            f"invalid value for {key}: {text}", code="dockerfile-mount", hint="use true or false"
+        )
     return value
 
 
@@ -87,7 +91,11 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as `64m` or `1.5GiB`; units are powers of 1024."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise DockerfileError(f"invalid value for size: {text}", hint="use a size such as 64m")
+        raise DockerfileError(
+            f"invalid value for size: {text}",
+            code="dockerfile-mount",
+            hint="use a size such as 64m",
+        )
     return int(float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " "))
 
 
@@ -172,6 +180,7 @@ def parse_mount_flag(text: str) -> MountFlag:
     if re.search(r"\$.", origin):
         raise DockerfileError(
             "'from' doesn't support variable expansion, define alias stage instead",
+            code="dockerfile-mount",
             hint="write FROM image:$VERSION AS name, then from=name",
         )
     return MountFlag(options, origin)
@@ -183,7 +192,9 @@ def split_options(text: str, of: str) -> list[str]:
         rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
         raise DockerfileError(
-            f"failed to parse csv {of}: {error}", hint="double a quote inside quotes"
+            f"failed to parse csv {of}: {error}",
+            code="dockerfile-mount",
+            hint="double a quote inside quotes",
         ) from None
     return rows[0] if rows else []
 
@@ -204,11 +215,13 @@ def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
     for key, value in flag.options:
         if value is None and key not in _FLAGS:
             raise DockerfileError(
-                f"invalid field '{key}' must be a key=value pair{did_you_mean(key, _KEYS)}"
+                f"invalid field '{key}' must be a key=value pair{did_you_mean(key, _KEYS)}",
+                code="dockerfile-mount",
             )
         if key not in _KEYS:
             raise DockerfileError(
                 f"unexpected key '{key}' in '{key}={value}'{did_you_mean(key, _KEYS)}",
+                code="dockerfile-mount",
                 hint=f"the keys are {', '.join(_KEYS)}",
             )
         options.values[key] = "true" if value is None else expand(value)
@@ -223,6 +236,7 @@ def _check_allowed(options: MountOptions, mount_type: MountType) -> None:
         if key not in _ALLOWED[mount_type]:
             raise DockerfileError(
                 f"unexpected key '{key}' for mount type '{mount_type}'",
+                code="dockerfile-mount",
                 hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
             )
 
@@ -269,11 +283,15 @@ def _tmpfs(options: MountOptions) -> Mount:
 def _secret(options: MountOptions) -> Mount:
     target, env = options.text("target"), options.text("env")
     if options.text("source") and options.text("id"):
-        raise DockerfileError("both source and id can't be set", hint="keep id")
+        raise DockerfileError(
+            "both source and id can't be set", code="dockerfile-mount", hint="keep id"
+        )
     secret = options.text("id") or options.text("source") or posixpath.basename(target)
     if not secret:
         raise DockerfileError(
-            "invalid secret mount. one of source, target required", hint="add id=name"
+            "invalid secret mount. one of source, target required",
+            code="dockerfile-mount",
+            hint="add id=name",
         )
     if not target and not env:
         target = f"/run/secrets/{posixpath.basename(secret)}"

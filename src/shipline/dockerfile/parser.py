@@ -72,12 +72,16 @@ def _check_directive(name: str, value: str, found: dict[str, tuple[str, Span]], 
     if name in found:
         raise DockerfileError(
             f"only one {name} parser directive can be used",
+            code="dockerfile-directive",
             span=span,
             hint=f"line {found[name][1].line} has the first one; remove one of them",
         )
     if name == "escape" and value not in _ESCAPES:
         raise DockerfileError(
-            f"invalid escape token '{value}' does not match ` or \\", span=span, hint="use \\ or `"
+            f"invalid escape token '{value}' does not match ` or \\",
+            code="dockerfile-directive",
+            span=span,
+            hint="use \\ or `",
         )
 
 
@@ -182,6 +186,7 @@ def parse(content: bytes | str, *, file: str = "Dockerfile") -> Parsed:
         last = max(len(lines), 1)
         raise DockerfileError(
             "file with no instructions" if lines else "the Dockerfile cannot be empty",
+            code="dockerfile-empty",
             span=Span(file, last, last),
             hint="a Dockerfile starts with FROM",
         )

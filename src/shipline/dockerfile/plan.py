@@ -183,6 +183,7 @@ class _Walk(Struct):
         if int(name) >= len(self.dockerfile.stages):
             raise DockerfileError(
                 f"invalid stage index {name}",
+                code="dockerfile-stage",
                 span=instruction.span,
                 hint=f"stages are numbered from 0 to {len(self.dockerfile.stages) - 1}",
             )
@@ -196,6 +197,7 @@ def _check_plain(instruction: ins.Instruction, name: str) -> None:
         raise DockerfileError(
             "variable expansion is not supported for --from, define a new stage with FROM using "
             "ARG from global scope as a workaround",
+            code="dockerfile-stage",
             span=instruction.span,
             hint=f"write FROM {name} AS name before this stage, then --from=name",
         )

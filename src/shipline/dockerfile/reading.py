@@ -58,7 +58,9 @@ def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instructi
     with located(span):
         parsed = parse(f"# escape={escape}\n{text}", file=span.file)
         if len(parsed.nodes) != 1:
-            raise DockerfileError("onbuild trigger should be a single expression")
+            raise DockerfileError(
+                "onbuild trigger should be a single expression", code="dockerfile-onbuild"
+            )
         node = replace(parsed.nodes[0], span=span)
         _check_trigger(node.keyword)
         return _read(node, escape)
@@ -69,6 +71,7 @@ def _read(node: ParsedInstruction, escape: str) -> ins.Instruction:
     if reader is None:
         raise DockerfileError(
             f"unknown instruction: {node.keyword}{did_you_mean(node.keyword.upper(), _READERS)}",
+            code="dockerfile-instruction",
             hint=_unknown_hint(node),
         )
     return reader(node, escape)
@@ -115,6 +118,7 @@ def _read_from(node: ParsedInstruction, escape: str) -> ins.From:
         raise DockerfileError(
             f"invalid name for build stage: {quote(alias)}, name can't start with a number or "
             "contain symbols",
+            code="dockerfile-stage",
             hint="use letters, digits, - _ and .",
         )
     return ins.From(
@@ -150,7 +154,7 @@ def _device(text: str) -> ins.DeviceFlag:
             case "required":
                 required = not equals or parse_option("required", value)
             case "name" if equals and name:
-                raise DockerfileError(f"device name already set to {name}")
+                raise DockerfileError(f"device name already set to {name}", code="dockerfile-mount")
             case "name" if equals:
                 name = value
             case _ if not name:
@@ -159,10 +163,13 @@ def _device(text: str) -> ins.DeviceFlag:
                 raise DockerfileError(
                     f"unexpected key '{key.lower()}' in '{field}'"
                     + did_you_mean(key, ("name", "required")),
+                    code="dockerfile-mount",
                     hint="write --device=VENDOR/CLASS=NAME,required",
                 )
             case _:
-                raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
+                raise DockerfileError(
+                    f"invalid field '{field}' must be a key=value pair", code="dockerfile-mount"
+                )
     return ins.DeviceFlag(name, required)
 
 
@@ -264,7 +271,7 @@ def _read_volume(node: ParsedInstruction, escape: str) -> ins.Volume:
 def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
     _no_flags(node)
     if not node.rest:
-        raise DockerfileError("ONBUILD requires at least one argument")
+        raise DockerfileError("ONBUILD requires at least one argument", code="dockerfile-onbuild")
     keyword, _, rest = split_instruction(node.rest)
     _check_trigger(keyword)
     if keyword.upper() in ("ENV", "LABEL"):
@@ -276,9 +283,13 @@ def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
 
 def _check_trigger(keyword: str) -> None:
     if keyword.upper() == "ONBUILD":
-        raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+        raise DockerfileError(
+            "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed", code="dockerfile-onbuild"
+        )
     if keyword.upper() in _UNTRIGGERED:
-        raise DockerfileError(f"{keyword.upper()} isn't allowed as an ONBUILD trigger")
+        raise DockerfileError(
+            f"{keyword.upper()} isn't allowed as an ONBUILD trigger", code="dockerfile-onbuild"
+        )
 
 
 _READERS: dict[str, Callable[[ParsedInstruction, str], ins.Instruction]] = {

@@ -103,6 +103,7 @@ class GlobalScope(Struct, frozen=True):
                 raise DockerfileError(
                     f"empty platform value from expression {stage.platform}"
                     + _suggestion(platform.undefined, self.variables),
+                    code="dockerfile-from",
                     hint="give the ARG a default before the first FROM",
                 )
         return Base(
@@ -117,6 +118,7 @@ def _blank_base(text: str, name: Expansion, variables: Mapping[str, str]) -> Doc
     missing = ", ".join(sorted(name.undefined)) or text
     return DockerfileError(
         f"base name ({text}) should not be blank" + _suggestion(name.undefined, variables),
+        code="dockerfile-from",
         hint=f"declare ARG {missing} with a default before the first FROM, or pass --build-arg",
     )
 

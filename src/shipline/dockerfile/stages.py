@@ -85,12 +85,14 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
         else:
             raise DockerfileError(
                 "no build stage in current context",
+                code="dockerfile-empty",
                 span=instruction.span,
                 hint=f"only ARG may precede the first FROM; move {instruction.name} below it",
             )
     if not bodies:
         raise DockerfileError(
             "dockerfile contains no stages to build",
+            code="dockerfile-empty",
             span=global_args[-1].span,
             hint="add a FROM instruction",
         )
@@ -110,6 +112,7 @@ def resolve_target(dockerfile: Dockerfile, target: str | None = None) -> Stage:
         names = [stage.name for stage in dockerfile.stages if stage.name]
         raise DockerfileError(
             f'target stage "{target}" could not be found{did_you_mean(target, names)}',
+            code="target-stage",
             span=Span(dockerfile.file, 1, 1),
             hint=f"the stages are: {', '.join(names)}" if names else "name one with FROM ... AS",
         )

@@ -99,10 +99,15 @@ def _ports(text: str) -> list[str]:
     spec = PortSpec.parse(text)
     protocol = spec.protocol.lower() or "tcp"
     if not spec.container:
-        raise DockerfileError(f'invalid port: "{text}": no port specified', hint="write 80/tcp")
+        raise DockerfileError(
+            f'invalid port: "{text}": no port specified',
+            code="dockerfile-value",
+            hint="write 80/tcp",
+        )
     if protocol not in _PROTOCOLS:
         raise DockerfileError(
             f'invalid port: "{text}": invalid proto: {spec.protocol}',
+            code="dockerfile-value",
             hint=f"use one of {', '.join(_PROTOCOLS)}",
         )
     _check_address(spec.address)
@@ -111,6 +116,7 @@ def _ports(text: str) -> list[str]:
         raise DockerfileError(
             f"invalid ranges specified for container and host Ports: {spec.container} and "
             f"{spec.host}",
+            code="dockerfile-value",
             hint="EXPOSE names container ports only; drop the host part",
         )
     return [f"{port}/{protocol}" for port in ports]
@@ -125,7 +131,9 @@ def _check_address(address: str) -> None:
         ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
     except ValueError:
         raise DockerfileError(
-            f"invalid IP address: {address}", hint="EXPOSE names container ports only"
+            f"invalid IP address: {address}",
+            code="dockerfile-value",
+            hint="EXPOSE names container ports only",
         ) from None
 
 
@@ -133,10 +141,16 @@ def _range(text: str, what: str) -> range:
     first, dash, last = text.partition("-")
     bounds = [first, last] if dash else [first, first]
     if not all(bound.isascii() and bound.isdigit() for bound in bounds):
-        raise DockerfileError(f"invalid {what}: {text}", hint="write a port or a range 80-90")
+        raise DockerfileError(
+            f"invalid {what}: {text}", code="dockerfile-value", hint="write a port or a range 80-90"
+        )
     start, end = (int(bound) for bound in bounds)
     if end < start or end > _LAST_PORT:
-        raise DockerfileError(f"invalid {what}: {text}", hint=f"ports run from 0 to {_LAST_PORT}")
+        raise DockerfileError(
+            f"invalid {what}: {text}",
+            code="dockerfile-value",
+            hint=f"ports run from 0 to {_LAST_PORT}",
+        )
     return range(start, end + 1)
 
 
@@ -162,5 +176,7 @@ def checked_signal(text: str) -> str:
     if (re.fullmatch("[0-9]+", text) and int(text) > 0) or name in NAMES:
         return text
     raise DockerfileError(
-        f"invalid signal: {text}{did_you_mean(name, NAMES)}", hint="write STOPSIGNAL SIGTERM"
+        f"invalid signal: {text}{did_you_mean(name, NAMES)}",
+        code="dockerfile-value",
+        hint="write STOPSIGNAL SIGTERM",
     )

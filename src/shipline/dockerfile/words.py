@@ -61,7 +61,8 @@ def _compile(pattern: str, *, greedy: bool) -> re.Pattern[str]:
             position += 1
             if char not in ("*", "?", "\\", "}", "/"):
                 raise DockerfileError(
-                    f"invalid pattern ({pattern}) in substitution: invalid escape '\\{char}'"
+                    f"invalid pattern ({pattern}) in substitution: invalid escape '\\{char}'",
+                    code="dockerfile-substitution",
                 )
             out.append(re.escape(char))
         else:
@@ -120,11 +121,14 @@ def process_word(
         result, words = lexer.read_until(_END)
     except DockerfileError as error:
         raise DockerfileError(
-            f"failed to process {quote(text)}: {error.message}", hint=error.hint
+            f"failed to process {quote(text)}: {error.message}",
+            code="dockerfile-substitution",
+            hint=error.hint,
         ) from None
     if len(result) > _LONGEST:
         raise DockerfileError(
             f"{quote(text[:40])} becomes longer than {_LONGEST >> 20} MiB",
+            code="dockerfile-substitution",
             hint="the value of a variable in it grows with each use",
         )
     return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
@@ -210,7 +214,10 @@ class _Lexer(Struct):
                 words.add(piece)
             result.append(piece)
         if stop:
-            raise DockerfileError(f"unexpected end of statement while looking for matching {stop}")
+            raise DockerfileError(
+                f"unexpected end of statement while looking for matching {stop}",
+                code="dockerfile-substitution",
+            )
         return "".join(result), words.finish()
 
     def plain(self, stop: str) -> str:
@@ -238,7 +245,8 @@ class _Lexer(Struct):
         end = self.text.find("'", self.position + 1)
         if end < 0:
             raise DockerfileError(
-                "unexpected end of statement while looking for matching single-quote"
+                "unexpected end of statement while looking for matching single-quote",
+                code="dockerfile-substitution",
             )
         quoted = self.text[self.position : end + 1]
         self.position = end + 1
@@ -258,7 +266,10 @@ class _Lexer(Struct):
                 result.append(self.escaped_in_quotes(raw_escapes))
             else:
                 result.append(self.take())
-        raise DockerfileError("unexpected end of statement while looking for matching double-quote")
+        raise DockerfileError(
+            "unexpected end of statement while looking for matching double-quote",
+            code="dockerfile-substitution",
+        )
 
     def escaped_in_quotes(self, raw_escapes: bool) -> str:
         escape, char = self.take(), self.peek()
@@ -277,7 +288,7 @@ class _Lexer(Struct):
         if not self.peek():
             raise _missing_brace()
         if self.peek() in "{}:":
-            raise DockerfileError("syntax error: bad substitution")
+            raise DockerfileError("syntax error: bad substitution", code="dockerfile-substitution")
         return self.braced_variable(self.name())
 
     def bare_variable(self) -> str:
@@ -331,6 +342,7 @@ class _Lexer(Struct):
             state = "unset" if value is None else "empty"
             raise DockerfileError(
                 f"{name}: {message or f'is not allowed to be {state}'}",
+                code="dockerfile-variable",
                 hint=f"give it a value with ARG or ENV, or with --build-arg {name}=...",
             )
         return value or ""
@@ -348,7 +360,9 @@ class _Lexer(Struct):
 
     def operand(self, stop: str, *, raw_escapes: bool) -> str:
         if self.depth == _MAX_DEPTH:
-            raise DockerfileError(f"more than {_MAX_DEPTH} nested substitutions")
+            raise DockerfileError(
+                f"more than {_MAX_DEPTH} nested substitutions", code="dockerfile-substitution"
+            )
         self.depth += 1
         try:
             return self.read_until(stop, raw_escapes=raw_escapes)[0]
@@ -356,7 +370,9 @@ class _Lexer(Struct):
             if self.peek():
                 raise
             missing = "'/' in ${}" if stop == "/" else "'}'"
-            raise DockerfileError(f"syntax error: missing {missing}") from None
+            raise DockerfileError(
+                f"syntax error: missing {missing}", code="dockerfile-substitution"
+            ) from None
         finally:
             self.depth -= 1
 
@@ -379,8 +395,10 @@ class _Lexer(Struct):
 
 
 def _unsupported(operator: str) -> DockerfileError:
-    return DockerfileError(f"unsupported modifier ({operator}) in substitution")
+    return DockerfileError(
+        f"unsupported modifier ({operator}) in substitution", code="dockerfile-substitution"
+    )
 
 
 def _missing_brace() -> DockerfileError:
-    return DockerfileError("syntax error: missing '}'")
+    return DockerfileError("syntax error: missing '}'", code="dockerfile-substitution")

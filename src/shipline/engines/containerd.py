@@ -139,12 +139,14 @@ class Containerd:
         raise EngineError(
             f"containerd at {self} takes no archives, which is how other builders send an image",
             "build in this process (--builder native), or push the image",
+            code="engine-incapable",
         )
 
     def save(self, name: str, file: BinaryIO) -> None:
         raise EngineError(
             f"images of containerd at {self} cannot be read here",
             "write an archive with `ctr images export`, and copy from docker-archive:FILE",
+            code="engine-incapable",
         )
 
     def store(self, image: LoadableImage, *, unpack: bool) -> None:
@@ -190,7 +192,10 @@ class Containerd:
         applied = channel.ask("diff.v1.Diff/Apply", request, _Applied).applied
         if applied is None or applied.digest != str(diff_id):
             channel.tell("snapshots.v1.Snapshots/Remove", _Snapshot(self._snapshotter, key))
-            raise EngineError(f"containerd at {self} unpacked {layer.digest} to another diff ID")
+            raise EngineError(
+                f"containerd at {self} unpacked {layer.digest} to another diff ID",
+                code="engine-refused",
+            )
         with _unless(Code.ALREADY_EXISTS):
             commit = _Commit(self._snapshotter, chain, key)
             channel.tell("snapshots.v1.Snapshots/Commit", commit)
@@ -209,7 +214,9 @@ class Containerd:
                 with connected(SocketPipe(connection)) as calls:
                     yield _Channel(calls, self._namespace)
             except RpcError as error:
-                raise EngineError(f"containerd at {self} refuses: {error}", _START) from error
+                raise EngineError(
+                    f"containerd at {self} refuses: {error}", _START, code="engine-refused"
+                ) from error
 
 
 @contextmanager

@@ -38,7 +38,9 @@ class Containers:
         if found is None:
             return None
         if not isinstance(found, dict) or not isinstance(found.get("State"), dict):
-            raise EngineError(f"the engine at {self._api} describes no container {name}")
+            raise EngineError(
+                f"the engine at {self._api} describes no container {name}", code="container-missing"
+            )
         return found
 
     def create(self, name: str, document: Mapping[str, object]) -> bool:
@@ -111,9 +113,13 @@ class Containers:
         try:
             for said in self._api.follow("POST", url, headers={"X-Registry-Auth": encoded}):
                 if "error" in said:
-                    raise EngineError(f"{name} cannot be pulled: {said['error']}")
+                    raise EngineError(
+                        f"{name} cannot be pulled: {said['error']}", code="engine-pull"
+                    )
         except Refused as error:
-            raise EngineError(f"{name} cannot be pulled: {error.message}") from None
+            raise EngineError(
+                f"{name} cannot be pulled: {error.message}", code="engine-pull"
+            ) from None
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself."""

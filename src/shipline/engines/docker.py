@@ -91,6 +91,7 @@ def _unusable(url: str) -> EngineError:
     return EngineError(
         f"the address of the engine is {without_passwords(url)!r}, which cannot be used here",
         "set DOCKER_HOST to unix://SOCKET, tcp://HOST:PORT or ssh://USER@HOST",
+        code="engine-address",
     )
 
 
@@ -103,6 +104,7 @@ def _ssh(url: str) -> socket.socket:
             f"the address of the engine is {without_passwords(url)!r}, which is not"
             " ssh://USER@HOST:PORT",
             "correct DOCKER_HOST, or the context",
+            code="engine-address",
         )
     words = ["ssh", "-o", "ConnectTimeout=30", "-T"]
     words += ["-l", user] if user else []
@@ -117,6 +119,8 @@ def _ssh(url: str) -> socket.socket:
 
 class Refused(EngineError):
     """The engine answers with an error, of this HTTP status."""
+
+    code = "engine-refused"
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -188,7 +192,9 @@ class DockerApi:
             raise self._no_engine(answer) from None
 
     def _no_engine(self, answer: bytes) -> EngineError:
-        return EngineError(f"what answers at {self} is no engine: {answer[:200]!r}")
+        return EngineError(
+            f"what answers at {self} is no engine: {answer[:200]!r}", code="engine-unreachable"
+        )
 
     def _request(
         self,
@@ -221,7 +227,9 @@ class DockerApi:
                 yield
             except http.client.HTTPException as error:
                 check()  # an interruption breaks the connection, too
-                raise EngineError(f"no engine answers at {self}: {error!r}") from error
+                raise EngineError(
+                    f"no engine answers at {self}: {error!r}", code="engine-unreachable"
+                ) from error
 
 
 def _json(document: object) -> tuple[bytes | None, Mapping[str, str]]:
@@ -238,7 +246,9 @@ class Docker:
         self._api = DockerApi(address)
         info = self._api.ask("GET", "/info")
         if not isinstance(info, dict):
-            raise EngineError(f"what answers at {self} is no engine: {info!r}")
+            raise EngineError(
+                f"what answers at {self} is no engine: {info!r}", code="engine-unreachable"
+            )
         self.several = _CONTAINERD in (info.get("DriverStatus") or ())
 
     def load(self, image: LoadableImage) -> None:
@@ -248,7 +258,10 @@ class Docker:
         """Keep the image: `POST /images/load`."""
         for said in self._api.follow("POST", "/images/load?quiet=1", archive):
             if "error" in said:
-                raise EngineError(f"the engine at {self} refuses the image: {said['error']}")
+                raise EngineError(
+                    f"the engine at {self} refuses the image: {said['error']}",
+                    code="engine-refused",
+                )
 
     def save(self, name: str, file: BinaryIO) -> None:
         """Write the archive of an image, `GET /images/{name}/get`. Raises NotFound."""
@@ -256,7 +269,9 @@ class Docker:
             self._api.download(f"/images/{quote(name, safe='')}/get", file)
         except Refused as error:
             if error.status == _NO_IMAGE:
-                raise NotFound(f"{name} is not in the engine at {self}") from None
+                raise NotFound(
+                    f"{name} is not in the engine at {self}", code="image-not-found"
+                ) from None
             raise
 
     def __str__(self) -> str:
@@ -286,7 +301,9 @@ class PodmanCommand:
         )
         if done.returncode:
             message = done.stderr.decode("utf-8", "replace").strip()
-            raise EngineError(f"podman save failed: {message}", "see `podman images`")
+            raise EngineError(
+                f"podman save failed: {message}", "see `podman images`", code="engine-refused"
+            )
 
     def load_archive(self, archive: Iterable[bytes]) -> None:
         process = subprocess.Popen(
@@ -305,4 +322,6 @@ class PodmanCommand:
                 pass
             message = process.stderr.read().decode("utf-8", "replace").strip()
         if process.returncode:
-            raise EngineError(f"podman load failed: {message}", "see `podman info`")
+            raise EngineError(
+                f"podman load failed: {message}", "see `podman info`", code="engine-refused"
+            )

@@ -80,9 +80,12 @@ def connecting(address: str, start: str = _START) -> Iterator[None]:
             f"cannot use the engine at {address}: {error.strerror}",
             "run as root, or join the group of the socket (`usermod -aG docker USER`, then log in"
             " again)",
+            code="engine-permission",
         ) from error
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             reason = f"nothing listens there ({reason})"
-        raise EngineError(f"cannot reach the engine at {address}: {reason}", start) from error
+        raise EngineError(
+            f"cannot reach the engine at {address}: {reason}", start, code="engine-unreachable"
+        ) from error

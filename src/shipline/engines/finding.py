@@ -45,6 +45,7 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
             raise EngineError(
                 "podman is here, but its service does not run",
                 "start it (`systemctl --user start podman.socket`)",
+                code="engine-missing",
             )
         return PodmanCommand()
     raise EngineError(
@@ -52,6 +53,7 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
         " command",
         "start the engine (`systemctl start docker` as root, `systemctl --user start"
         " podman.socket`), or set DOCKER_HOST, CONTAINER_HOST or CONTAINERD_ADDRESS",
+        code="engine-missing",
     )
 
 
@@ -152,11 +154,13 @@ def _context_address(place: Path, name: str) -> Address:
             f"docker has no context {name!r}",
             "choose one that `docker context ls` lists: DOCKER_CONTEXT and docker's configuration"
             " name it",
+            code="engine-context",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"docker's context {name!r} cannot be read: {error!r}",
             "choose one that `docker context ls` lists",
+            code="engine-context",
         ) from error
     certificates = place / "contexts/tls" / directory / "docker"
     return Address(

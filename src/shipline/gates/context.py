@@ -74,7 +74,7 @@ def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
             continue
         manifest = _document(source, child)
         if isinstance(manifest, Index):
-            raise ContentError(f"{child.digest} is an index inside an index")
+            raise ContentError(f"{child.digest} is an index inside an index", code="index-nested")
         platforms.append(_facts(source, child, manifest, document.annotations))
     return ImageSubject(str(target.digest), tuple(platforms))
 
@@ -91,7 +91,9 @@ def _facts(
     labels = config.get("Labels") or {}
     ports = config.get("ExposedPorts") or {}
     if not isinstance(labels, dict) or not isinstance(ports, dict):
-        raise ContentError(f"{manifest.config.digest} is not an image configuration")
+        raise ContentError(
+            f"{manifest.config.digest} is not an image configuration", code="image-invalid"
+        )
     annotations = {**outer, **labels, **manifest.annotations}
     platform = target.platform or Platform.from_json(document)
     return ImageFacts(
@@ -113,7 +115,7 @@ def _config(source: Fetcher, target: Descriptor) -> dict[str, dict[str, object]]
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
-        raise ContentError(f"{target.digest} is not an image configuration")
+        raise ContentError(f"{target.digest} is not an image configuration", code="image-invalid")
     return document
 
 
@@ -177,6 +179,7 @@ class Baseline:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConfigError(
                 "the baseline is not a gate summary",
+                code="gate-baseline",
                 hint="write one with `shipline gate --json > baseline.json`",
             ) from None
 

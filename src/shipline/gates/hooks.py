@@ -93,11 +93,13 @@ def _install(path: Path, program: str, *, managed: bool) -> Hook:
         if managed:  # by a tool that finds its hooks by file name, or tracked: must not be renamed
             raise ConfigError(
                 f"{path} belongs to another program, which core.hooksPath is set for",
+                code="hook-foreign",
                 hint=f"add `shipline gate --hook {path.name}` to the hook that it runs",
             )
         if _previous(path).exists():
             raise ConfigError(
                 f"{path} is not shipline's, and {_previous(path).name} exists already",
+                code="hook-foreign",
                 hint="remove one of the two, then install again",
             )
         path.rename(_previous(path))
@@ -129,7 +131,9 @@ def _read(path: Path) -> str | None:
 
 
 def _not_writable(directory: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot write hooks in {directory}: {error.strerror}")
+    return ConfigError(
+        f"cannot write hooks in {directory}: {error.strerror}", code="file-unwritable"
+    )
 
 
 def _script(name: str, program: str) -> str:

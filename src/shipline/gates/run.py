@@ -151,23 +151,26 @@ def command_input(gate: str, context: GateContext) -> dict[str, Any]:
 
 def _parse_verdict(result: ProgramResult) -> Check:
     if result.problem:
-        raise ReportError(result.problem)
+        raise ReportError(result.problem, code="gate-program")
     ending = f"exited with status {result.status}" if result.status else "wrote nothing"
     if not result.output.strip():
-        raise ReportError(f"the program {ending} and gave no verdict")
+        raise ReportError(f"the program {ending} and gave no verdict", code="gate-program")
     try:
         value = Fields(json.loads(result.output), "the verdict")
         outcome = Outcome(value.text("outcome"))
     except (ValueError, RecursionError):
         raise ReportError(
-            "the program gave no verdict: its output is not a verdict in JSON"
+            "the program gave no verdict: its output is not a verdict in JSON", code="gate-program"
         ) from None
     if outcome not in _ALLOWED:
-        raise ReportError(f"a program cannot answer {outcome}")
+        raise ReportError(f"a program cannot answer {outcome}", code="gate-program")
     if result.status and outcome in (Outcome.PASS, Outcome.SKIPPED):
-        raise ReportError(f"the program answered {outcome} but exited with status {result.status}")
+        raise ReportError(
+            f"the program answered {outcome} but exited with status {result.status}",
+            code="gate-program",
+        )
     if not value.text("reason"):
-        raise ReportError("the verdict has no reason")
+        raise ReportError("the verdict has no reason", code="gate-program")
     findings = value.children("findings")
     return Check(
         "command",
@@ -193,7 +196,11 @@ def merge_verdict(git: Git, base: str) -> Verdict:
     """
     tip = resolve(git, base)
     if not tip:
-        raise GitError(f"there is no commit {base} in this clone", hint=f"git fetch origin {base}")
+        raise GitError(
+            f"there is no commit {base} in this clone",
+            code="git-commit-missing",
+            hint=f"git fetch origin {base}",
+        )
     if is_ancestor(git, tip, "HEAD"):
         check = Check("up to date", Outcome.PASS, f"it contains all of {base}")
     else:
@@ -266,7 +273,7 @@ def _selected(
     for name in names:
         if name not in known:
             hint = f"gates are {', '.join(known)}" if known else "no gate is configured"
-            raise UsageError(f"there is no gate called {name!r}", hint=hint)
+            raise UsageError(f"there is no gate called {name!r}", code="gate-unknown", hint=hint)
     return [
         (name, kind, rules)
         for name, kind, rules in gates

@@ -169,10 +169,18 @@ class Verdicts:
             case "pass":
                 return
             case "fail":
-                error = GateRefused(_failure_message(lines, "refused"), verdicts=lines, hint=hint)
+                error = GateRefused(
+                    _failure_message(lines, "refused"),
+                    code="gate-refused",
+                    verdicts=lines,
+                    hint=hint,
+                )
             case "undecided":
                 error = GateUndecided(
-                    _failure_message(lines, "could not tell"), verdicts=lines, hint=hint
+                    _failure_message(lines, "could not tell"),
+                    code="gate-undecided",
+                    verdicts=lines,
+                    hint=hint,
                 )
         for line in self._notes():
             error.add_note(line)

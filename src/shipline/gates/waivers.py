@@ -47,11 +47,13 @@ class Waiver:
     def __post_init__(self) -> None:
         for key in ("owner", "reason"):
             if not getattr(self, key).strip():
-                raise ConfigError(f"{key}: must not be empty")
+                raise ConfigError(f"{key}: must not be empty", code="waiver-invalid")
         if self.path:
             glob(self.path)
         if self.whole_gate and not self.gate:
-            raise ConfigError("a waiver needs id, package, purl, path or gate")
+            raise ConfigError(
+                "a waiver needs id, package, purl, path or gate", code="waiver-invalid"
+            )
 
     @property
     def whole_gate(self) -> bool:
@@ -82,24 +84,29 @@ def _file(file: Path, path: str) -> Iterator[Waiver]:
     if document is None:
         return
     if not isinstance(document, list):
-        raise ConfigError(f"{path}: not a list of waivers")
+        raise ConfigError(f"{path}: not a list of waivers", code="waiver-invalid")
     for number, entry in enumerate(document, 1):
         try:
             yield waiver_from(entry)
         except (ConfigError, ValueError) as error:
-            raise ConfigError(f"{path}: waiver {number}: {error}") from None
+            raise ConfigError(f"{path}: waiver {number}: {error}", code="waiver-invalid") from None
 
 
 def waiver_from(value: object) -> Waiver:
     """A waiver from a mapping of strings. Raises ConfigError or ValueError."""
     if not isinstance(value, dict):
-        raise ConfigError("a waiver must be a mapping")
+        raise ConfigError("a waiver must be a mapping", code="waiver-invalid")
     unknown = sorted(str(key) for key in value if key not in _KEYS)
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}",
+            code="waiver-invalid",
+        )
     for key in _REQUIRED:
         if value.get(key) in (None, ""):
-            raise ConfigError(f"a waiver needs {', '.join(_REQUIRED)}: {key} is missing")
+            raise ConfigError(
+                f"a waiver needs {', '.join(_REQUIRED)}: {key} is missing", code="waiver-invalid"
+            )
     texts = {key: _text(key, text) for key, text in value.items() if key != "until"}
     until = value["until"]
     return Waiver(until=Day(until) if type(until) is date else Day.parse(str(until)), **texts)
@@ -107,7 +114,7 @@ def waiver_from(value: object) -> Waiver:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{key} is not a string: {value!r:.60}")
+        raise ConfigError(f"{key} is not a string: {value!r:.60}", code="waiver-invalid")
     return value
 
 
@@ -117,15 +124,17 @@ def _load(file: Path, path: str) -> object:
 
     try:
         if file.stat().st_size > _SIZE_LIMIT:
-            raise ConfigError(f"{path} is larger than {_SIZE_LIMIT >> 20} MiB")
+            raise ConfigError(
+                f"{path} is larger than {_SIZE_LIMIT >> 20} MiB", code="waiver-invalid"
+            )
         return YAML(typ="safe", pure=True).load(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}", code="file-unreadable") from None
     except (YAMLError, ValueError, RecursionError) as error:
         problem = getattr(error, "problem", None) or "not valid YAML"
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: {problem}") from None
+        raise ConfigError(f"{path}{line}: {problem}", code="waiver-invalid") from None
 
 
 _ITEM_KINDS = ("analysis", "secrets", "dast", "vulnerabilities")

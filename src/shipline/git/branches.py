@@ -82,6 +82,7 @@ class RemoteBranch(Struct, frozen=True):
             if "couldn't find remote ref" in error.message:
                 raise GitError(
                     f"the GitOps repository has no branch {self.name}",
+                    code="git-branch-missing",
                     hint="create it with a first commit, or name another one with `branch`",
                 ) from None
             raise
@@ -163,7 +164,9 @@ class RemoteBranch(Struct, frozen=True):
                 if not sign:
                     raise
                 raise GitError(
-                    f"git cannot sign the commit: {error.message.rstrip(':')}", hint=SIGNING
+                    f"git cannot sign the commit: {error.message.rstrip(':')}",
+                    code="git-signing",
+                    hint=SIGNING,
                 ) from None
 
     def push(self, commit: str, *, to: str = "", replaces: str | None = None) -> bool:
@@ -227,6 +230,7 @@ def remote_branch(
         if not (branch := name or remote_default_branch(git, url)):
             raise GitError(
                 "the GitOps repository has no default branch",
+                code="git-branch-missing",
                 hint="name one with `branch`; if the repository is empty, push a first commit",
             )
         yield RemoteBranch(git, url, branch)

@@ -50,12 +50,14 @@ def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) 
         if not resolve(git, name):
             raise GitError(
                 f"there is no commit {name} in this clone",
+                code="git-commit-missing",
                 hint=f"git fetch origin {name} (GitHub: fetch-depth: 0, GitLab: GIT_DEPTH: 0)",
             )
     start = merge_base(git, base, end)
     if not start:
         raise GitError(
             f"{base} and {end} have no common ancestor in this clone",
+            code="git-commit-missing",
             hint="git fetch --unshallow, or use another base",
         )
     options = ("--cached",) if staged and not head else ()
@@ -141,7 +143,9 @@ def read_work_tree(git: Git, *, ignore: tuple[str, ...] = ()) -> WorkTree:
     if git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128)).status:
         git.text("rev-parse", "--git-dir")
         raise GitError(
-            "the repository has no commit yet", hint="commit something first: commits are shipped"
+            "the repository has no commit yet",
+            code="git-no-commit",
+            hint="commit something first: commits are shipped",
         )
     commit, tree, committed = git.text("log", "-1", "--format=%H %T %ct").split()
     changes = _changes(git, ignore)

@@ -117,6 +117,10 @@ def _pathspecs(paths: Sequence[str]) -> list[str]:
 def _commit(record: bytes) -> Commit:
     parts = record.decode(errors="replace").split("\n", 5)
     if len(parts) != 6 or not parts[2].isdecimal():
-        raise GitError("git log printed an unknown format", hint="git 2.25 or newer is required")
+        raise GitError(
+            "git log printed an unknown format",
+            code="git-output",
+            hint="git 2.25 or newer is required",
+        )
     sha, parents, time, committer, author, message = parts
     return Commit(sha, tuple(parents.split()), int(time), committer, author, message)

@@ -196,7 +196,9 @@ def _read(
             else:
                 output += data
         if len(output) > _OUTPUT_LIMIT:
-            raise GitError(f"git {_verb(arguments)} printed more than {_OUTPUT_LIMIT} bytes")
+            raise GitError(
+                f"git {_verb(arguments)} printed more than {_OUTPUT_LIMIT} bytes", code="git-output"
+            )
     return bytes(output), errors
 
 

@@ -54,6 +54,7 @@ def _require_unborn(git: Git) -> None:
     if sha := named_head.output.decode().strip():
         raise GitError(
             f"the repository is damaged or incomplete: the commit {sha[:12]} of HEAD is unreadable",
+            code="git-damaged",
             hint="git fsck says more; a fresh clone repairs it",
         )
 
@@ -73,6 +74,7 @@ def tags(git: Git) -> dict[str, str]:
     if broken := re.search(r"broken ref (\S+)", done.errors):
         raise GitError(
             f"the repository is damaged or incomplete: {broken[1]} names no object",
+            code="git-damaged",
             hint=f"git update-ref -d {broken[1]} deletes it; the next fetch restores the remote's",
         )
     for line in _decode(done.output).split("\n"):
@@ -141,7 +143,11 @@ def _remotes(git: Git) -> dict[str, str]:
 def _choose(remotes: Mapping[str, str], preferred: str) -> tuple[str, str]:
     if preferred and preferred not in remotes:
         known = ", ".join(sorted(remotes)) or "none"
-        raise GitError(f"there is no remote {preferred}", hint=f"remotes of this clone: {known}")
+        raise GitError(
+            f"there is no remote {preferred}",
+            code="git-no-remote",
+            hint=f"remotes of this clone: {known}",
+        )
     name = preferred or ("origin" if "origin" in remotes else "")
     if not name and len(remotes) == 1:
         name = next(iter(remotes))
@@ -268,7 +274,9 @@ def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) 
         return Reserved.OURS
     if holder:
         raise TagTaken(name, holder)
-    raise GitError(f"{remote} refused the tag {name}: {push_refusal(done)}")
+    raise GitError(
+        f"{remote} refused the tag {name}: {push_refusal(done)}", code="git-push-refused"
+    )
 
 
 def _holder(git: Git, remote: str, name: str) -> str:

@@ -60,7 +60,9 @@ def explain(arguments: Sequence[str], text: str, directory: Path) -> GitError:
     lines = [line for line in text.splitlines() if line.strip()]
     fatal = next((line for line in lines if line.startswith(("fatal:", "error:"))), "")
     reason = (fatal or " ".join(lines[-1:])).removeprefix("fatal: ").removeprefix("error: ")
-    return GitError(f"git {_verb(arguments)} failed: {reason or 'no reason given'}")
+    return GitError(
+        f"git {_verb(arguments)} failed: {reason or 'no reason given'}", code="git-failed"
+    )
 
 
 def _verb(arguments: Sequence[str]) -> str:
@@ -78,6 +80,7 @@ def _owned_by_another(match: re.Match[str], directory: Path) -> GitError:
     path = match.group(1)
     return GitError(
         f"the repository {path} belongs to another user, and git refuses to read it",
+        code="git-ownership",
         hint=f"git config --global --add safe.directory {path}",
     )
 
@@ -92,6 +95,7 @@ def _other_tag(match: re.Match[str], directory: Path) -> GitError:
     tag = match.group(1)
     return GitError(
         f"the git tag {tag} of this clone differs from that of the remote",
+        code="git-tag-differs",
         hint=f"git tag -d {tag} deletes it here; the next fetch restores the remote's",
     )
 
@@ -99,6 +103,7 @@ def _other_tag(match: re.Match[str], directory: Path) -> GitError:
 def _corrupt(match: re.Match[str], directory: Path) -> GitError:
     return GitError(
         f"the repository is damaged or incomplete: {match.group(0).strip()}",
+        code="git-damaged",
         hint="git fsck says more; a fresh clone repairs it",
     )
 
@@ -179,9 +184,11 @@ class Git(Struct, frozen=True):
             )
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.directory.is_dir():
-                raise GitError(f"not a directory: {self.directory}") from error
+                raise GitError(f"not a directory: {self.directory}", code="git-failed") from error
             raise GitMissing(
                 "git is not installed, or not on the PATH", hint="install the package git"
             ) from error
         except PermissionError as error:
-            raise GitError(f"cannot run git in {self.directory}: {error.strerror}") from error
+            raise GitError(
+                f"cannot run git in {self.directory}: {error.strerror}", code="git-failed"
+            ) from error

@@ -79,6 +79,7 @@ class GitSource(Struct, frozen=True):
         if self.checksum:
             raise UsageError(
                 f"{self.shown} has two different checksums, {self.checksum} and {checksum}",
+                code="checksum-mismatch",
                 hint="remove the one in the URL or the one of ADD",
             )
         return _checked(replace(self, checksum=checksum))
@@ -128,12 +129,13 @@ def parse_remote(text: str) -> tuple[str, str]:
     """
     shown = without_logins(text)
     if _UNPRINTABLE.search(text):
-        raise UsageError(f"the Git URL {shown!r} has spaces or control characters")
+        raise UsageError(f"the Git URL {shown!r} has spaces or control characters", code="git-url")
     match = _SCHEME.match(text)
     if match is None:
         if (scp := _SCP.match(text)) is None:
             raise UsageError(
                 f"{shown!r} is not the URL of a Git repository",
+                code="git-url",
                 hint=f"it starts with {', '.join(f'{one}://' for one in PROTOCOLS)} or git@HOST:",
             )
         _refuse_options(text, scp[1], scp[2], scp[3])
@@ -142,13 +144,15 @@ def parse_remote(text: str) -> tuple[str, str]:
     if scheme not in PROTOCOLS:
         raise UsageError(
             f"{shown!r}: the protocol {scheme} is not allowed for Git repositories",
+            code="git-url",
             hint=f"use one of {', '.join(PROTOCOLS)}",
         )
     authority, slash, path = text[match.end() :].partition("/")
     login, at, host = authority.rpartition("@")
     if not host or not path:
         raise UsageError(
-            f"{shown!r} is not the URL of a Git repository: the host or the path is missing"
+            f"{shown!r} is not the URL of a Git repository: the host or the path is missing",
+            code="git-url",
         )
     _refuse_options(text, login, host)
     split_url(f"{scheme}://{host}")
@@ -162,7 +166,9 @@ def parse_remote(text: str) -> tuple[str, str]:
 
 def _refuse_options(text: str, *words: str) -> None:
     if any(word.startswith("-") for word in words):
-        raise UsageError(f"the Git URL {without_logins(text)!r} has a name that starts with '-'")
+        raise UsageError(
+            f"the Git URL {without_logins(text)!r} has a name that starts with '-'", code="git-url"
+        )
 
 
 def _with_query(source: GitSource, query: str) -> GitSource:
@@ -170,18 +176,21 @@ def _with_query(source: GitSource, query: str) -> GitSource:
     values: dict[str, str] = {}
     for key, found in parse_qs(query, keep_blank_values=True, separator="&").items():
         if len(found) > 1:
-            raise UsageError(f"{source.shown}: {key} is given twice in the query")
+            raise UsageError(f"{source.shown}: {key} is given twice in the query", code="git-url")
         if not found[0] and key not in ("submodules", "keep-git-dir", "fetch-by-commit"):
-            raise UsageError(f"{source.shown}: {key} has no value in the query")
+            raise UsageError(f"{source.shown}: {key} has no value in the query", code="git-url")
         values[key] = found[0]
     if unknown := sorted(values.keys() - _KEYS):
         raise UsageError(
             f"{source.shown}: the query has the unknown key {unknown[0]!r}",
+            code="git-url",
             hint=f"known: {', '.join(sorted(_KEYS))}",
         )
     mtime = values.get("mtime", "checkout")
     if mtime not in ("checkout", "commit"):
-        raise UsageError(f"{source.shown}: mtime is {mtime!r}, not checkout or commit")
+        raise UsageError(
+            f"{source.shown}: mtime is {mtime!r}, not checkout or commit", code="git-url"
+        )
     checksum = _only("checksum", source, values.get("checksum"), values.get("commit"))
     keep = values.get("keep-git-dir")
     ref = _ref(source, values)
@@ -207,7 +216,7 @@ _KEYS = frozenset(
 def _ref(source: GitSource, values: Mapping[str, str]) -> str:
     """The ref of fragment and query; a tag or branch is written out."""
     if "tag" in values and "branch" in values:
-        raise UsageError(f"{source.shown}: the query has both a tag and a branch")
+        raise UsageError(f"{source.shown}: the query has both a tag and a branch", code="git-url")
     full = [
         prefix + values[key].removeprefix(prefix)
         for key, prefix in (("tag", "refs/tags/"), ("branch", "refs/heads/"))
@@ -220,31 +229,43 @@ def _only(what: str, source: GitSource, *values: str | None) -> str:
     """The one of `values` that is given. Raises UsageError for two that differ."""
     found = list(dict.fromkeys(filter(None, values)))
     if len(found) > 1:
-        raise UsageError(f"{source.shown}: {what} is both {found[0]!r} and {found[1]!r}")
+        raise UsageError(
+            f"{source.shown}: {what} is both {found[0]!r} and {found[1]!r}", code="git-url"
+        )
     return found[0] if found else ""
 
 
 def _boolean(source: GitSource, key: str, text: str) -> bool:
     if (value := parse_boolean(text or "true")) is None:
-        raise UsageError(f"{source.shown}: {key} is {text!r}, neither true nor false")
+        raise UsageError(
+            f"{source.shown}: {key} is {text!r}, neither true nor false", code="git-url"
+        )
     return value
 
 
 def _checked(source: GitSource) -> GitSource:
     if source.ref and _BAD_REF.search(source.ref):
-        raise UsageError(f"{source.remote}: {source.ref!r} is not the name of a Git ref")
+        raise UsageError(
+            f"{source.remote}: {source.ref!r} is not the name of a Git ref", code="git-url"
+        )
     if source.checksum and not _HEX.match(source.checksum):
         raise UsageError(
             f"{source.remote}: the checksum {source.checksum!r} is not the hash of a commit",
+            code="checksum-mismatch",
             hint="write the hash in hexadecimal, without sha256:",
         )
     if _UNPRINTABLE.search(source.subdir.replace(" ", "")):
-        raise UsageError(f"{source.remote}: {source.subdir!r} is not the path of a directory")
+        raise UsageError(
+            f"{source.remote}: {source.subdir!r} is not the path of a directory", code="git-url"
+        )
     checksum, ref = source.checksum.lower(), source.ref
     if _COMMIT.match(ref.lower()):
         ref = ref.lower()
     if checksum and is_commit(ref) and not ref.startswith(checksum):
-        raise UsageError(f"{source.remote}: the commit {ref} does not begin with {checksum}")
+        raise UsageError(
+            f"{source.remote}: the commit {ref} does not begin with {checksum}",
+            code="checksum-mismatch",
+        )
     return replace(source, checksum=checksum, ref=ref)
 
 
@@ -278,4 +299,4 @@ def _parent(base: str, url: str) -> str:
     head, separator, name = base.rpartition(":")
     if separator and name and "://" not in base:
         return f"{head}:"
-    raise UsageError(f"the submodule URL {url!r} leads above {base}")
+    raise UsageError(f"the submodule URL {url!r} leads above {base}", code="git-url")

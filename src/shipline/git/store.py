@@ -95,6 +95,7 @@ class GitStore(Struct, frozen=True):
         if not (commit.startswith(source.checksum) or found[ref].startswith(source.checksum)):
             raise GitError(
                 f"{source.shown} is {commit}, not {source.checksum}",
+                code="checksum-mismatch",
                 hint="if it was meant to change, update the checksum",
             )
         return GitCommit(source, commit, found[ref], ref)
@@ -191,6 +192,7 @@ class GitStore(Struct, frozen=True):
         if is_ssh(remote) and self.git.ssh is None:
             raise UsageError(
                 f"{name} {remote} is reached over SSH, and the build has no SSH agent",
+                code="ssh-agent",
                 hint="pass one with --ssh default",
             )
 

@@ -85,7 +85,9 @@ class _Checkout(Struct):
             self.used.append(repository)
             commit = self._commit(repository, found.object)
             if not (commit.startswith(source.checksum) or found.object.startswith(source.checksum)):
-                raise RefNotFound(f"the commit is {commit}, not {source.checksum}")
+                raise RefNotFound(
+                    f"the commit is {commit}, not {source.checksum}", code="checksum-mismatch"
+                )
             self._require_directory(repository, commit, subdir)
             if keep:
                 self._keep(repository, found, commit)
@@ -111,7 +113,8 @@ class _Checkout(Struct):
             if (mode := self._mode(repository, commit, str(done))) != _TREE:
                 raise RefNotFound(
                     f"the subdirectory {subdir!r} cannot be used:"
-                    f" {str(done)!r} {_KINDS.get(mode, 'is a file')}"
+                    f" {str(done)!r} {_KINDS.get(mode, 'is a file')}",
+                    code="git-subdirectory",
                 )
 
     def _mode(self, repository: Path, commit: str, path: str) -> str:
@@ -164,7 +167,8 @@ class _Checkout(Struct):
         self.submodules += 1
         if depth > _DEEPEST or self.submodules > _MOST:
             raise GitError(
-                f"{module.path!r} cannot be fetched: too many submodules, or nested too deeply"
+                f"{module.path!r} cannot be fetched: too many submodules, or nested too deeply",
+                code="git-submodule",
             )
         place, git_dir = self.place / module.path, self.place / module.git_dir
         with (
@@ -200,6 +204,7 @@ class _Checkout(Struct):
             if not values.get("url") or not _is_name(name):
                 raise GitError(
                     f"the submodule {shown!r} has no URL in .gitmodules",
+                    code="git-submodule",
                     hint="?submodules=false leaves submodules out",
                 )
             git_dir = f"{inside.git_dir if inside else '.git'}/modules/{name}"
@@ -210,7 +215,9 @@ class _Checkout(Struct):
         try:
             remote, login = parse_remote(join_remote(parent.remote, url))
         except UsageError as error:
-            raise GitError(f"the submodule {shown!r}: {error.message}", hint=error.hint) from None
+            raise GitError(
+                f"the submodule {shown!r}: {error.message}", code="git-submodule", hint=error.hint
+            ) from None
         self.store.require_ssh(remote, f"the submodule {shown!r} at")
         return GitSource(remote, login or (parent.login if remote != url else ""))
 

@@ -95,7 +95,9 @@ class TarArchive:
                 self._members, self._links = _members(tar)
         except (tarfile.TarError, OSError) as error:
             self.close()
-            raise ContentError(f"{path} is not a tar archive: {error}") from None
+            raise ContentError(
+                f"{path} is not a tar archive: {error}", code="archive-invalid"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -121,13 +123,16 @@ class TarArchive:
         """A reader of a file, and its size in bytes."""
         member = self._found(posixpath.normpath(name))
         if member is None:
-            raise NotFound(f"{name} is not in {self.path}")
+            raise NotFound(f"{name} is not in {self.path}", code="image-not-found")
         return _MemberReader(self._file, member), member.size
 
     def document(self, name: str) -> bytes:
         reader, size = self.open(name)
         if size > _DOCUMENT_LIMIT:
-            raise ContentError(f"{name} in {self.path} is larger than {_DOCUMENT_LIMIT} bytes")
+            raise ContentError(
+                f"{name} in {self.path} is larger than {_DOCUMENT_LIMIT} bytes",
+                code="archive-invalid",
+            )
         return reader.read()
 
     def close(self) -> None:
@@ -139,7 +144,10 @@ def _members(tar: tarfile.TarFile) -> tuple[dict[str, _Member], dict[str, str]]:
     links: dict[str, str] = {}
     for number, one in enumerate(tar):
         if number > _MEMBERS:
-            raise ContentError(f"an archive of more than {_MEMBERS} files is not one of images")
+            raise ContentError(
+                f"an archive of more than {_MEMBERS} files is not one of images",
+                code="archive-invalid",
+            )
         name = posixpath.normpath(one.name)
         if one.isreg() and not one.issparse():
             members[name] = _Member(one.offset_data, one.size)
@@ -160,7 +168,9 @@ class LayoutArchive:
     def _index(self) -> Index:
         parsed = parse_manifest(self._tar.document("index.json"))
         if not isinstance(parsed, Index):
-            raise ContentError(f"index.json in {self._tar.path} is not an index")
+            raise ContentError(
+                f"index.json in {self._tar.path} is not an index", code="archive-invalid"
+            )
         return parsed
 
     def resolve(self, reference: str) -> Descriptor:
@@ -171,7 +181,10 @@ class LayoutArchive:
         )
         found = found or next(named, None)
         if found is None:
-            raise NotFound(f"{reference or 'a single image'} is not in {self._tar.path}")
+            raise NotFound(
+                f"{reference or 'a single image'} is not in {self._tar.path}",
+                code="image-not-found",
+            )
         return found.plain
 
     def tags(self) -> Iterator[str]:
@@ -209,6 +222,7 @@ class DockerArchive:
         if self._layout is None and not self._entries:
             raise ContentError(
                 f"{tar.path} has no images: neither manifest.json nor index.json is in it",
+                code="archive-invalid",
                 hint="`docker save` and `--output type=docker` write archives that have",
             )
 
@@ -225,7 +239,8 @@ class DockerArchive:
             ]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ContentError(
-                f"{self._tar.path}: manifest.json is not that of `docker save`"
+                f"{self._tar.path}: manifest.json is not that of `docker save`",
+                code="archive-invalid",
             ) from None
 
     def resolve(self, reference: str) -> Descriptor:
@@ -239,6 +254,7 @@ class DockerArchive:
             names = sorted({name for one in self._entries for name in one["names"]})
             raise NotFound(
                 f"{reference or 'a single image'} is not in {self._tar.path}",
+                code="image-not-found",
                 hint=f"it has {', '.join(names)}" if names else "",
             )
         return self._converted(chosen[0])
@@ -280,13 +296,15 @@ class DockerArchive:
         if len(diff_ids) != len(entry["layers"]):
             raise ContentError(
                 f"{self._tar.path}: the image has {len(entry['layers'])} layers, its configuration"
-                f" {len(diff_ids)}"
+                f" {len(diff_ids)}",
+                code="archive-invalid",
             )
         for number, name in enumerate(entry["layers"]):
             layer, diff_id = self._layer(name)
             if diff_ids[number] != str(diff_id):
                 raise ContentError(
-                    f"{self._tar.path}: {name} is not the layer that {config.digest} names"
+                    f"{self._tar.path}: {name} is not the layer that {config.digest} names",
+                    code="archive-invalid",
                 )
             layers.append(layer)
         manifest = Manifest.make(config, layers)
@@ -371,7 +389,7 @@ class NewArchive:
         return False
 
     def resolve(self, reference: str) -> Descriptor:
-        raise NotFound(f"{reference} is not in {self._where}")
+        raise NotFound(f"{reference} is not in {self._where}", code="image-not-found")
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         return ()
@@ -380,7 +398,7 @@ class NewArchive:
         return iter(())
 
     def delete(self, reference: str) -> None:
-        raise NotFound(f"{reference} is not in {self._where}")
+        raise NotFound(f"{reference} is not in {self._where}", code="image-not-found")
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
         self.push(target, source)
@@ -424,6 +442,7 @@ class NewArchive:
             if layer.digest not in self._blobs:
                 raise ContentError(
                     f"{root.digest} has a layer that is only at {', '.join(layer.urls)}",
+                    code="layer-foreign",
                     hint="docker loads images with all their layers: copy it to oci: or a registry",
                 )
         _, source = self._blobs[parsed.config.digest]
@@ -432,6 +451,7 @@ class NewArchive:
             raise ContentError(
                 f"{root.digest} is not an image that docker can load: its configuration has no"
                 " rootfs with the digest of each layer",
+                code="archive-invalid",
                 hint="copy it to oci:, oci-archive: or a registry",
             )
 
@@ -464,6 +484,7 @@ def open_archive(tar: TarArchive, scratch: Path, *, docker: bool) -> LayoutArchi
     if "index.json" not in tar:
         raise UsageError(
             f"{tar.path} is not an archive of an image layout: it has no index.json",
+            code="archive-not-layout",
             hint=f"write docker-archive:{tar.path} if `docker save` made it",
         )
     return LayoutArchive(tar)

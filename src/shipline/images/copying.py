@@ -159,7 +159,9 @@ class NarrowedSource(MeteredSource):
         found = self._only(target, _DEPTH)
         if found is None:
             wanted = ", ".join(map(str, self._platforms))
-            raise ContentError(f"{target.digest} has no image for {wanted}")
+            raise ContentError(
+                f"{target.digest} has no image for {wanted}", code="platform-missing"
+            )
         return found
 
     def _only(self, target: Descriptor, depth: int) -> Descriptor | None:

@@ -94,7 +94,7 @@ def _side(image: OpenImage, platform: Platform) -> _Side:
         raw = fetch_all(image.source, chosen, MANIFEST_LIMIT)
         target, document = chosen, parse_manifest(raw, chosen.media_type)
     if not isinstance(document, Manifest):
-        raise ContentError(f"{target.digest} is an index inside an index")
+        raise ContentError(f"{target.digest} is an index inside an index", code="index-nested")
     return _Side(image.source, target, document, index)
 
 
@@ -138,7 +138,9 @@ def _contents(source: StatementSource, layer: Descriptor) -> tuple[Toc, dict[str
     """The table of a layer, and the digests of its files."""
     compression = media.compression(layer.media_type)
     if compression is None:
-        raise ContentError(f"{layer.digest} is no layer of an image: {layer.media_type}")
+        raise ContentError(
+            f"{layer.digest} is no layer of an image: {layer.media_type}", code="layer-unsupported"
+        )
     digests: dict[str, str] = {}
 
     def hashed(items: Iterable[tuple[Entry, Reader | None]]) -> Iterator[Item]:

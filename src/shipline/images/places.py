@@ -128,12 +128,14 @@ def parse_place(text: str) -> Place:
     elif scheme == PlaceKind.REGISTRY or not colon:
         return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
     if scheme in _OTHERS and ("/" in rest or rest.startswith(".")):
-        raise UsageError(f"{text}: {scheme}: is not supported", hint=_OTHERS[scheme])
+        raise UsageError(
+            f"{text}: {scheme}: is not supported", code="copy-place", hint=_OTHERS[scheme]
+        )
     if scheme not in list(PlaceKind):
         return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
     kind = PlaceKind(scheme)
     if not rest:
-        raise UsageError(f"{text!r} names no image", hint=_FORM)
+        raise UsageError(f"{text!r} names no image", code="copy-place", hint=_FORM)
     if kind not in _FILES:
         return Place(kind, Reference.parse(rest).or_latest)
     if kind is PlaceKind.DOCKER_ARCHIVE:
@@ -182,6 +184,7 @@ class OpenImage(Struct, frozen=True):
                 return next(one for one in images if one.platform == best).plain
         raise ContentError(
             f"{self.root.digest} has no image for {', '.join(map(str, wanted))}",
+            code="platform-missing",
             hint=f"--platform: it has {', '.join(map(str, there))}" if there else "",
         )
 
@@ -242,7 +245,9 @@ class Places:
             return list(OciLayout(place.path).tags())
         if place.kind is PlaceKind.ENGINE:
             hint = "`docker images` or `podman images` lists them"
-            raise UsageError("the images of an engine cannot be listed", hint=hint)
+            raise UsageError(
+                "the images of an engine cannot be listed", code="copy-list-engine", hint=hint
+            )
         return list(filter(None, self._archive(place).tags()))
 
     def _archive(self, place: Place) -> LayoutArchive | DockerArchive:
@@ -348,7 +353,9 @@ class Places:
         """The image for one of the platforms, by default that of this machine."""
         if len(platforms) > 1:
             hint = "choose one --platform"
-            raise UsageError(f"{place} has room for one platform of an image", hint=hint)
+            raise UsageError(
+                f"{place} has room for one platform of an image", code="platform-missing", hint=hint
+            )
         document = image.document()
         if isinstance(document, Manifest) and not platforms:
             return image.root
@@ -359,7 +366,9 @@ class Places:
             assert place.reference is not None
             if place.reference.digest is not None:
                 raise UsageError(
-                    f"{place}: a copy is written to a tag", hint=f"write {place.reference.name}:TAG"
+                    f"{place}: a copy is written to a tag",
+                    code="copy-place",
+                    hint=f"write {place.reference.name}:TAG",
                 )
             return _Target(self._client.repository(place.reference), place.reference.tag)
         if place.kind is PlaceKind.LAYOUT:
@@ -383,7 +392,9 @@ class Places:
                     for data in _tar(archive):
                         file.write(data)
             except OSError as error:
-                raise ContentError(f"cannot write {place.path}: {error.strerror}") from error
+                raise ContentError(
+                    f"cannot write {place.path}: {error.strerror}", code="output-unwritable"
+                ) from error
 
         return _Target(archive, tag, write)
 

@@ -98,7 +98,10 @@ class Schema1Source:
             with store.fetch(layer) as reader:
                 compression = sniff(reader.read(512)) or "uncompressed"
             if compression not in _LAYERS:
-                raise ContentError(f"{layer.digest} is a layer in {compression}, not gzip")
+                raise ContentError(
+                    f"{layer.digest} is a layer in {compression}, not gzip",
+                    code="layer-unsupported",
+                )
             diff_id = Hasher()
             with store.fetch(layer) as reader:
                 for data in chunks(decompress(reader, compression)):

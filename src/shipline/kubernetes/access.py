@@ -107,7 +107,7 @@ def load_access(
     named = [Path(path) for path in paths.split(os.pathsep) if path]
     files = named or [Path(environment.get("HOME", "/root"), ".kube/config")]
     if kubeconfig and not any(path.exists() for path in files):
-        raise BuilderError(f"there is no kubeconfig {kubeconfig}", hint=_HINT)
+        raise BuilderError(f"there is no kubeconfig {kubeconfig}", code="kubeconfig", hint=_HINT)
     merged = _Merged([path for path in files if path.exists()])
     if name := context or merged.current:
         return merged.access(name)
@@ -115,6 +115,7 @@ def load_access(
         return found
     raise BuilderError(
         f"no cluster is chosen: {', '.join(map(str, files))} has no current context",
+        code="kubeconfig",
         hint="choose one with `kubectl config use-context`, or name a file in KUBECONFIG",
     )
 
@@ -182,7 +183,9 @@ class _Merged:
         except KeyError:
             known = ", ".join(found for one, found in self._entries if one == kind) or "none"
             raise BuilderError(
-                f"the kubeconfig has no {kind} {name!r}", hint=f"it has: {known}; {_HINT}"
+                f"the kubeconfig has no {kind} {name!r}",
+                code="kubeconfig",
+                hint=f"it has: {known}; {_HINT}",
             ) from None
 
 
@@ -282,6 +285,7 @@ def _run_plugin(plugin: CredentialPlugin, access: ClusterAccess) -> tuple[Creden
     except OSError as error:
         raise BuilderError(
             f"the credential plugin {name} of the kubeconfig cannot be run: {error.strerror}",
+            code="kubeconfig-plugin",
             hint=plugin.install_hint or f"install {name}",
         ) from None
     assert process.stdout is not None
@@ -290,6 +294,7 @@ def _run_plugin(plugin: CredentialPlugin, access: ClusterAccess) -> tuple[Creden
     if process.returncode:
         raise BuilderError(
             f"the credential plugin {name} failed with status {process.returncode}",
+            code="kubeconfig-plugin",
             hint=plugin.install_hint or f"try it: {' '.join(plugin.argv)}",
         )
     return _printed(name, raw)
@@ -307,7 +312,8 @@ def _printed(name: str, raw: bytes) -> tuple[Credential, float | None]:
         until = datetime.fromisoformat(expires).astimezone(UTC).timestamp() if expires else None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BuilderError(
-            f"the credential plugin {name} did not print an ExecCredential"
+            f"the credential plugin {name} did not print an ExecCredential",
+            code="kubeconfig-plugin",
         ) from None
     return found, None if until is None else until - _EARLY_S
 
@@ -317,8 +323,12 @@ def _read(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             return file.read(_LARGEST)
     except OSError as error:
-        raise BuilderError(f"cannot read {what}, {path}: {error.strerror}", hint=_HINT) from None
+        raise BuilderError(
+            f"cannot read {what}, {path}: {error.strerror}", code="kubeconfig", hint=_HINT
+        ) from None
 
 
 def _unreadable(path: Path, problem: str) -> BuilderError:
-    return BuilderError(f"the kubeconfig {path} cannot be used: {problem}", hint=_HINT)
+    return BuilderError(
+        f"the kubeconfig {path} cannot be used: {problem}", code="kubeconfig", hint=_HINT
+    )

@@ -145,19 +145,23 @@ class Cluster:
         except ssl.SSLCertVerificationError as error:
             raise BuilderError(
                 f"the API server {server} cannot be trusted: {error.verify_message}",
+                code="kubernetes-certificate",
                 hint="correct certificate-authority or tls-server-name in the kubeconfig",
             ) from None
         except OSError as error:
             check()  # an interruption breaks the connection, too
             raise BuilderError(
                 f"the API server {server} cannot be reached: {error.strerror or error}",
+                code="kubernetes-unreachable",
                 hint="see whether `kubectl version` reaches it",
                 retriable=True,
             ) from None
         except http.client.HTTPException as error:
             check()
             raise BuilderError(
-                f"what answers at {server} is no API server: {error!r}", retriable=True
+                f"what answers at {server} is no API server: {error!r}",
+                code="kubernetes-unreachable",
+                retriable=True,
             ) from None
 
     def forget_credential(self) -> bool:
@@ -186,6 +190,7 @@ class Cluster:
             raise BuilderError(
                 f"the proxy of the API server is {proxy.scheme}://{near}, and only http:// is"
                 " supported",
+                code="kubernetes-unreachable",
                 hint="correct proxy-url in the kubeconfig, or HTTPS_PROXY",
             )
         found = _NamedConnection(
@@ -216,7 +221,10 @@ class Cluster:
         return found
 
     def _no_server(self, said: str) -> BuilderError:
-        return BuilderError(f"what answers at {self.access.server} is no API server: {said:.200}")
+        return BuilderError(
+            f"what answers at {self.access.server} is no API server: {said:.200}",
+            code="kubernetes-unreachable",
+        )
 
     def _send(
         self,
@@ -291,6 +299,7 @@ def _tls(access: ClusterAccess, credential: Credential) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as error:
         raise BuilderError(
             f"the certificates for the API server {access.server} cannot be used: {error}",
+            code="kubernetes-certificate",
             hint="correct them in the kubeconfig",
         ) from None
     return context

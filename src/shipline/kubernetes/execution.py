@@ -127,6 +127,7 @@ def open_exec(
             ):
                 raise BuilderError(
                     f"the cluster does not run commands over WebSockets: it chose {protocol!r}",
+                    code="kubernetes-unreachable",
                     hint="a proxy in between may not pass them on",
                 )
             sock = connection.sock

@@ -147,7 +147,8 @@ def unpack(
             bytes_left -= entry[5]
             if entries_left < 0 or bytes_left < 0:
                 raise ContentError(
-                    f"the archive holds more than {max_entries} entries or {max_bytes} bytes"
+                    f"the archive holds more than {max_entries} entries or {max_bytes} bytes",
+                    code="archive-too-large",
                 )
             if not number % 256:
                 check()
@@ -163,6 +164,7 @@ def unpack(
 def _cannot_unpack(entry: Entry, error: OSError) -> ContentError:
     return ContentError(
         f"cannot unpack {entry.path!r:.200}: {error.strerror}",
+        code="unpack-failed",
         hint="check free space, permissions, and the file names that the file system allows",
     )
 
@@ -262,7 +264,10 @@ class _Writer:
             new = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
             if entry[5] and _copy(content, new, entry[5]) != entry[5]:
-                raise ContentError(f"{entry.path}: the content is not {entry.size} bytes long")
+                raise ContentError(
+                    f"{entry.path}: the content is not {entry.size} bytes long",
+                    code="archive-invalid",
+                )
             self._set_metadata(new, entry)
         except BaseException:
             os.unlink(name, dir_fd=fd)
@@ -292,7 +297,7 @@ class _Writer:
 
     def _hardlink(self, fd: int, name: str, entry: Entry, _: Content) -> None:
         if entry.link == entry.path:
-            raise ContentError(f"{entry.path} is a hard link to itself")
+            raise ContentError(f"{entry.path} is a hard link to itself", code="archive-invalid")
         check_path(entry.link)
         parent, _slash, target = entry.link.rpartition("/")
         source = os.dup(self._cache.directory(parent))
@@ -311,6 +316,7 @@ class _Writer:
             if not self._devices:
                 raise ContentError(
                     f"{entry.path}: device nodes are not allowed here",
+                    code="archive-invalid",
                     hint="unpack as root, or remove the device nodes from the image",
                 )
             if self._whiteouts == "overlay" and entry.kind == "char" and not device:

@@ -184,6 +184,7 @@ class _Walk:
         if "redirect" in attributes or "metacopy" in attributes:
             raise ContentError(
                 f"{path}: the overlay was mounted with redirect_dir or metacopy",
+                code="overlay-options",
                 hint="mount it with redirect_dir=off,metacopy=off",
             )
         is_whiteout = entry.kind == "file" and not entry.size and "whiteout" in attributes

@@ -54,16 +54,20 @@ class Codec(Struct, frozen=True):
         levels = _LEVELS.get(self.name)
         if levels is None:
             raise UsageError(
-                f"unknown compression {self.name!r}", hint=f"choose one of {', '.join(_LEVELS)}"
+                f"unknown compression {self.name!r}",
+                code="compression-unknown",
+                hint=f"choose one of {', '.join(_LEVELS)}",
             )
         if self.level not in levels:
             raise UsageError(
                 f"{self.name} has no level {self.level}",
+                code="compression-unknown",
                 hint=f"choose a level from {levels[0]} to {levels[-1]}",
             )
         if (self.name, self.docker) not in _MEDIA_TYPES:
             raise UsageError(
                 f"Docker's manifest format has no {self.name} layers",
+                code="compression-unknown",
                 hint="use OCI media types, or gzip",
             )
 

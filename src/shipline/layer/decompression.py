@@ -72,7 +72,7 @@ def decompress(
         return _BoundedReader(
             _ConcatenatedStreams(compressed, compression), compressed, limit, ratio
         )
-    raise ContentError(f"unknown compression: {compression!r}")
+    raise ContentError(f"unknown compression: {compression!r}", code="compression-unknown")
 
 
 class _CountingReader:
@@ -107,14 +107,17 @@ class _BoundedReader:
         try:
             data = self._source.read(min(size, _OUTPUT))
         except errors as error:
-            raise ContentError(f"damaged archive: {error}") from error
+            raise ContentError(f"damaged archive: {error}", code="archive-invalid") from error
         self._total += len(data)
         if self._total > self._limit:
-            raise ContentError(f"archive unpacks to more than {self._limit} bytes")
+            raise ContentError(
+                f"archive unpacks to more than {self._limit} bytes", code="archive-too-large"
+            )
         compressed = self._compressed
         if compressed and self._total > max(_RATIO_FROM, self._ratio * compressed.taken):
             raise ContentError(
                 f"archive unpacks to more than {self._ratio} times its size",
+                code="archive-too-large",
                 hint="it may be a decompression bomb; do not trust its origin",
             )
         return data

@@ -69,7 +69,9 @@ class OpenDirectory:
             else:
                 self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise ContentError(f"cannot open {directory}: {error.strerror}") from error
+            raise ContentError(
+                f"cannot open {directory}: {error.strerror}", code="content-unreadable"
+            ) from error
         self.path = f"/proc/self/fd/{self.fd}"
 
     def __del__(self) -> None:
@@ -182,6 +184,7 @@ def unreadable(error: OSError) -> ContentError:
     """The error for a file that cannot be read."""
     return ContentError(
         f"{error.filename}: {error.strerror}",
+        code="content-unreadable",
         hint="make it readable, or exclude it in .dockerignore",
     )
 

@@ -142,6 +142,7 @@ class _Table:
             if one.entry.path == _TOC_NAME:
                 raise ContentError(
                     f"a layer with a file {_TOC_NAME!r} cannot be made an eStargz one",
+                    code="estargz",
                     hint="it is the name of the table of contents: give the file another name, or"
                     " choose another compression",
                 )

@@ -80,13 +80,20 @@ def _encode_with_records(entry: Entry, name: bytes) -> bytes:
 
 def _check(entry: Entry) -> None:
     if "\0" in entry.path or "\0" in entry.link:
-        raise ContentError(f"a name cannot contain a NUL character: {entry.path!r:.200}")
+        raise ContentError(
+            f"a name cannot contain a NUL character: {entry.path!r:.200}", code="file-name-unusable"
+        )
     numbers = (entry.uid, entry.gid, entry.size, entry.major, entry.minor)
     if min(numbers) < 0 or max(entry.major, entry.minor) > _OCTAL_7:
-        raise ContentError(f"{entry.path!r:.200}: a number is out of range: {numbers}")
+        raise ContentError(
+            f"{entry.path!r:.200}: a number is out of range: {numbers}", code="file-name-unusable"
+        )
     for key, _ in entry.xattrs:
         if "=" in key or "\0" in key or not key:
-            raise ContentError(f"{entry.path!r:.200}: not a valid attribute name: {key!r}")
+            raise ContentError(
+                f"{entry.path!r:.200}: not a valid attribute name: {key!r}",
+                code="file-name-unusable",
+            )
 
 
 def _extended(short: bytes, records: list[tuple[bytes, bytes]]) -> bytes:
@@ -185,10 +192,10 @@ def number(field: bytes) -> int:
     else:
         digits = field.partition(b"\0")[0].strip(b" ") or b"0"
         if digits.strip(b"01234567"):
-            raise ContentError(f"tar: not an octal number: {field!r}")
+            raise ContentError(f"tar: not an octal number: {field!r}", code="archive-invalid")
         value = int(digits, 8)
     if not -_LARGEST <= value < _LARGEST:
-        raise ContentError(f"tar: number out of range: {field!r}")
+        raise ContentError(f"tar: number out of range: {field!r}", code="archive-invalid")
     return value
 
 
@@ -196,7 +203,7 @@ def count(field: bytes) -> int:
     """A numeric field that cannot be negative."""
     value = number(field)
     if value < 0:
-        raise ContentError(f"tar: negative number: {value}")
+        raise ContentError(f"tar: negative number: {value}", code="archive-invalid")
     return value
 
 
@@ -215,12 +222,12 @@ def parse_records(body: bytes, into: Records) -> None:
         space = body.find(b" ", position, position + 20)
         end = position + decimal(body[position:space]) if space > 0 else 0
         if end <= space or end > len(body) or body[end - 1 : end] != b"\n":
-            raise ContentError("tar: malformed extended header")
+            raise ContentError("tar: malformed extended header", code="archive-invalid")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
-            raise ContentError("tar: extended header record without a key")
+            raise ContentError("tar: extended header record without a key", code="archive-invalid")
         if b"\0" in key or (key in _NAMES and b"\0" in value):
-            raise ContentError("tar: a name with a NUL byte")
+            raise ContentError("tar: a name with a NUL byte", code="archive-invalid")
         _add(into, key, value)
         position = end
 
@@ -239,7 +246,7 @@ def _add(into: Records, key: bytes, value: bytes) -> None:
 def decimal(raw: bytes) -> int:
     """A number in a record. Raises ContentError unless it is decimal digits."""
     if not raw.isdigit() or len(raw) > 19:
-        raise ContentError(f"tar: not a decimal number: {raw[:40]!r}")
+        raise ContentError(f"tar: not a decimal number: {raw[:40]!r}", code="archive-invalid")
     return int(raw)
 
 
@@ -247,7 +254,7 @@ def nanoseconds(raw: bytes) -> int:
     """A time of a record, such as `-1.5`, in nanoseconds; further digits are dropped."""
     whole, _, fraction = raw.removeprefix(b"-").partition(b".")
     if fraction and not fraction.isdigit():
-        raise ContentError(f"tar: not a time: {raw[:40]!r}")
+        raise ContentError(f"tar: not a time: {raw[:40]!r}", code="archive-invalid")
     value = decimal(whole) * _SECOND + int(fraction[:9].ljust(9, b"0"))
     return -value if raw.startswith(b"-") else value
 

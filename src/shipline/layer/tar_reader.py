@@ -92,7 +92,7 @@ def _check_count(fragments: Fragments) -> None:
 
 
 def _malformed() -> ContentError:
-    return ContentError("tar: malformed map of a sparse file")
+    return ContentError("tar: malformed map of a sparse file", code="archive-invalid")
 
 
 class Sparse:
@@ -127,7 +127,7 @@ class Sparse:
             return b""
         data = self._stored.read(size)
         if not data:
-            raise ContentError("tar: a sparse file is shorter than its map")
+            raise ContentError("tar: a sparse file is shorter than its map", code="archive-invalid")
         return data
 
 
@@ -180,6 +180,7 @@ class _ArchiveReader:
         if self._holes > max(_HOLES, _HOLES_RATIO * self._taken):
             raise ContentError(
                 "tar: sparse files unpack to far more than is stored of them",
+                code="archive-too-large",
                 hint="it may be a decompression bomb; do not trust its origin",
             )
 
@@ -294,7 +295,7 @@ def read_tar(reader: Reader) -> Iterator[tuple[Entry, Reader | None]]:
     if next_records:
         raise truncated()
     if block and source.header() not in (_ZERO, b""):
-        raise ContentError("tar: a member follows the end of the archive")
+        raise ContentError("tar: a member follows the end of the archive", code="archive-invalid")
     source.drain()
 
 
@@ -337,7 +338,9 @@ class RawTar:
             size = _stored(block, flag, records)
             entry = _entry(block, flag, size, records)._replace(xattrs=xattrs(records))
             if flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in records):
-                raise ContentError(f"tar: {entry.path} is stored as a sparse file")
+                raise ContentError(
+                    f"tar: {entry.path} is stored as a sparse file", code="archive-invalid"
+                )
             content, padding = FileContent(source, size), FileContent(source, -size % BLOCK)
             yield RawMember(b"".join(header), entry, content, padding, _owner(block, records))
             header, next_records = [], {}
@@ -370,7 +373,7 @@ def _stored(block: bytes, flag: bytes, records: Records) -> int:
 def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
     kind = _KINDS.get(flag)
     if kind is None:
-        raise ContentError(f"tar: member of unknown type {flag!r}")
+        raise ContentError(f"tar: member of unknown type {flag!r}", code="archive-invalid")
     name = block[:100].partition(b"\0")[0]
     if block[345] and block[257:263] == b"ustar\0":
         end = 476 if block[508:512] == b"tar\0" else 500  # star stores times after the prefix
@@ -410,7 +413,9 @@ _MAJORS, _MINORS = 1 << 12, 1 << 20  # the kernel drops further bits: another de
 
 def _below(end: int, value: int) -> int:
     if value >= end:
-        raise ContentError(f"tar: {value} is no owner or device: it is not below {end}")
+        raise ContentError(
+            f"tar: {value} is no owner or device: it is not below {end}", code="archive-invalid"
+        )
     return value
 
 
@@ -445,7 +450,8 @@ def _extend(
     flag, size = block[156:157], count(block[124:136])
     if size > _RECORDS_LIMIT:
         raise ContentError(
-            f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed"
+            f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed",
+            code="archive-invalid",
         )
     stored = source.read_exactly(size + -size % BLOCK)
     body = stored[:size]
@@ -476,8 +482,12 @@ def _check_sum(block: bytes) -> None:
     stated = number(block[148:156])
     signed = sum(byte - 256 if byte > 127 else byte for byte in blank)  # as old tars summed
     if stated not in (computed, signed):
-        raise ContentError("tar: bad checksum: the archive is damaged, or is not tar")
+        raise ContentError(
+            "tar: bad checksum: the archive is damaged, or is not tar", code="archive-invalid"
+        )
 
 
 def truncated() -> ContentError:
-    return ContentError("tar: the archive is truncated", hint="transfer or create it again")
+    return ContentError(
+        "tar: the archive is truncated", code="archive-invalid", hint="transfer or create it again"
+    )

@@ -276,7 +276,11 @@ class LargeFiles:
             digest, before = self._hasher.digest(), source.identity()
             if before is not None:
                 if before[:_IDENTITY] != digest:
-                    raise ContentError(f"{part.entry.path} changed while it was read", hint=_STOP)
+                    raise ContentError(
+                        f"{part.entry.path} changed while it was read",
+                        code="file-changed",
+                        hint=_STOP,
+                    )
                 return
             try:
                 path = f"{source.root.path}/{source.name}"
@@ -288,6 +292,7 @@ class LargeFiles:
 def changed(entry: Entry) -> ContentError:
     return ContentError(
         f"{entry.path}: no longer {entry.size} bytes long: it changed while it was read",
+        code="file-changed",
         hint=_STOP,
     )
 
@@ -295,5 +300,6 @@ def changed(entry: Entry) -> ContentError:
 def unreadable(source: Source, error: OSError) -> ContentError:
     return ContentError(
         f"{source.name}: {error.strerror}",
+        code="content-unreadable",
         hint="the file must exist and be readable until the build ends",
     )

@@ -86,7 +86,9 @@ class Toc(Struct, frozen=True):
         """The table from `dump`. Raises ContentError if damaged, or of another version."""
         data = unseal(_KIND, dumped)
         if data is None:
-            raise ContentError("the table of contents is damaged, or of another version")
+            raise ContentError(
+                "the table of contents is damaged, or of another version", code="estargz"
+            )
         directories, whiteouts, opaque = marshal.loads(data)
         return cls(directories, whiteouts, opaque)
 

@@ -25,7 +25,9 @@ def open_records(path: Path, driver: str = "sqlite") -> Records:
         case "rocksdb":
             return RocksRecords(path)
     raise ConfigError(
-        f"unknown metadata driver {driver!r}", hint=f"use one of: {', '.join(DRIVERS)}"
+        f"unknown metadata driver {driver!r}",
+        code="config-invalid",
+        hint=f"use one of: {', '.join(DRIVERS)}",
     )
 
 

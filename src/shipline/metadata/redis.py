@@ -95,7 +95,9 @@ class RedisUrl(Redacted, frozen=True):
 def _no_url(text: str) -> ConfigError:
     scheme = re.match("[a-z]+://", text)
     shown = f"{scheme[0]}.." if scheme else "it"
-    return ConfigError(f"{shown} is no URL of a Redis or Valkey server", hint=_HINT)
+    return ConfigError(
+        f"{shown} is no URL of a Redis or Valkey server", code="config-invalid", hint=_HINT
+    )
 
 
 class RedisCache:

@@ -42,6 +42,7 @@ class RocksRecords:
         except ImportError:
             raise ConfigError(
                 "metadata in RocksDB needs the package rocksdict",
+                code="package-missing",
                 hint="pip install 'shipline[rocksdb]'",
             ) from None
         self._package = rocksdict
@@ -136,6 +137,7 @@ class RocksRecords:
         elif version != _VERSION:
             raise ConfigError(
                 f"{self._path} has layout {version.decode()}, this version supports 1",
+                code="registry-data-version",
                 hint="run the version of shipline that wrote it, or a newer one",
             )
 
@@ -157,7 +159,9 @@ def _translated(path: Path) -> Iterator[None]:
         words = str(error)
         if "lock" in words.lower() and "LOCK" in words:
             raise ConfigError(
-                f"{path} is open in another process", hint="stop that process first"
+                f"{path} is open in another process",
+                code="registry-in-use",
+                hint="stop that process first",
             ) from None
         code = next((code for part, code in _ERRNO if part in words.lower()), errno.EIO)
         raise OSError(code, words, str(path)) from error

@@ -103,6 +103,7 @@ class SqliteRecords:
         if version not in (0, _VERSION):
             raise ConfigError(
                 f"{self._path} has layout {version}, this version supports {_VERSION}",
+                code="registry-data-version",
                 hint="run the version of shipline that wrote it, or a newer one",
             )
         if version == 0:

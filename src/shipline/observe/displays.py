@@ -25,7 +25,9 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
         return (JsonSink(stream),)
     if mode == "tty" and not stream.isatty():
         raise UsageError(
-            "--progress=tty: standard error is not a terminal", hint="use plain or auto"
+            "--progress=tty: standard error is not a terminal",
+            code="terminal-needed",
+            hint="use plain or auto",
         )
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
         color = not environ.get("NO_COLOR")

@@ -108,12 +108,16 @@ class Descriptor:
     def from_json(cls, value: object) -> Self:
         """Raises ContentError for a missing or ill-typed field, InvalidDigest for a bad digest."""
         if not isinstance(value, dict):
-            raise ContentError(f"not a descriptor: {value!r:.200}")
+            raise ContentError(f"not a descriptor: {value!r:.200}", code="descriptor-invalid")
         media_type, digest, size = (value.get(key) for key in ("mediaType", "digest", "size"))
         if not isinstance(media_type, str) or not isinstance(digest, str):
-            raise ContentError(f"descriptor without mediaType or digest: {value!r:.200}")
+            raise ContentError(
+                f"descriptor without mediaType or digest: {value!r:.200}", code="descriptor-invalid"
+            )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ContentError(f"descriptor of {digest}: size is {size!r:.40}")
+            raise ContentError(
+                f"descriptor of {digest}: size is {size!r:.40}", code="descriptor-invalid"
+            )
         platform = value.get("platform")
         return cls(
             media_type,
@@ -156,7 +160,7 @@ def text_from(value: Mapping[str, Any], key: str) -> str:
     """A string field of a parsed document, empty if absent. Raises ContentError."""
     text = value.get(key)
     if text is not None and not isinstance(text, str):
-        raise ContentError(f"{key} is not a string: {text!r:.200}")
+        raise ContentError(f"{key} is not a string: {text!r:.200}", code="descriptor-invalid")
     return text or ""
 
 
@@ -166,13 +170,16 @@ def annotations_from(value: Mapping[str, Any]) -> Mapping[str, str]:
     if not isinstance(annotations, dict) or not all(
         isinstance(text, str) for text in annotations.values()
     ):
-        raise ContentError(f"annotations must map strings to strings: {annotations!r:.200}")
+        raise ContentError(
+            f"annotations must map strings to strings: {annotations!r:.200}",
+            code="descriptor-invalid",
+        )
     return types.MappingProxyType(annotations) if annotations else NO_ANNOTATIONS
 
 
 def _urls(value: object) -> tuple[str, ...]:
     if value is not None and not isinstance(value, list):
-        raise ContentError(f"urls are not a list: {value!r:.200}")
+        raise ContentError(f"urls are not a list: {value!r:.200}", code="descriptor-invalid")
     return tuple(url for url in value or () if isinstance(url, str))
 
 
@@ -180,8 +187,10 @@ def _embedded(value: object) -> bytes | None:
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > EMBEDDED_LIMIT:
-        raise ContentError("descriptor data is not a string, or too long")
+        raise ContentError(
+            "descriptor data is not a string, or too long", code="descriptor-invalid"
+        )
     try:
         return base64.b64decode(value, validate=True)
     except ValueError:  # binascii.Error is one; non-ASCII raises a plain one
-        raise ContentError("descriptor data is not base64") from None
+        raise ContentError("descriptor data is not base64", code="descriptor-invalid") from None

@@ -89,16 +89,24 @@ class ImageConfig(Struct, frozen=True):
         rootfs = document.get("rootfs") or {}
         history = document.get("history") or []
         if not isinstance(run, dict) or not isinstance(rootfs, dict):
-            raise ContentError("the image configuration has an ill-typed config or rootfs")
+            raise ContentError(
+                "the image configuration has an ill-typed config or rootfs", code="image-invalid"
+            )
         try:
             msgspec.convert(run, _Run)
         except msgspec.ValidationError as error:
-            raise ContentError(f"the image configuration is ill-typed: config: {error}") from None
+            raise ContentError(
+                f"the image configuration is ill-typed: config: {error}", code="image-invalid"
+            ) from None
         if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-            raise ContentError("the image configuration has an ill-typed history")
+            raise ContentError(
+                "the image configuration has an ill-typed history", code="image-invalid"
+            )
         diff_ids = rootfs.get("diff_ids") or []
         if not isinstance(diff_ids, list):
-            raise ContentError("the image configuration has ill-typed diff_ids")
+            raise ContentError(
+                "the image configuration has ill-typed diff_ids", code="image-invalid"
+            )
         return cls(
             Platform.from_json(document),
             types.MappingProxyType(run),

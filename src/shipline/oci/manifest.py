@@ -152,22 +152,31 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
     document = from_bytes(raw)
     for key in document:
         if _FIELDS.get(key.casefold(), key) != key:
-            raise ContentError(f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}")
+            raise ContentError(
+                f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}", code="manifest-invalid"
+            )
     content_type = media_type.partition(";")[0].strip()
     declared = text_from(document, "mediaType")
     if declared and content_type in media.NAMED and declared != content_type:
-        raise ContentError(f"the manifest says {declared!r}, its registry says {content_type!r}")
+        raise ContentError(
+            f"the manifest says {declared!r}, its registry says {content_type!r}",
+            code="manifest-invalid",
+        )
     if "manifests" in document and ("layers" in document or "config" in document):
-        raise ContentError("a document cannot be both a manifest and an index")
+        raise ContentError(
+            "a document cannot be both a manifest and an index", code="manifest-invalid"
+        )
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise ContentError(
-            "the image has a Docker schema 1 manifest", hint="push it again with a newer client"
+            "the image has a Docker schema 1 manifest",
+            code="manifest-schema1",
+            hint="push it again with a newer client",
         )
     if "manifests" in document:
         return _index(raw, document, declared or content_type or media.OCI_INDEX)
     if "config" in document and "layers" in document:
         return _manifest(raw, document, declared or content_type or media.OCI_MANIFEST)
-    raise ContentError("the document is neither a manifest nor an index")
+    raise ContentError("the document is neither a manifest nor an index", code="manifest-invalid")
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
@@ -192,17 +201,19 @@ def from_bytes(
     differently.
     """
     if len(raw) > largest:
-        raise ContentError(f"the document has {len(raw)} bytes, too many")
+        raise ContentError(f"the document has {len(raw)} bytes, too many", code="manifest-invalid")
     if weight_of(raw) > heaviest:
-        raise ContentError(f"the document has more than {heaviest} objects and lists")
+        raise ContentError(
+            f"the document has more than {heaviest} objects and lists", code="manifest-invalid"
+        )
     try:
         document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_not_json)
         if b"\\u" in raw:
             to_bytes(document)
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"not JSON: {error}") from None
+        raise ContentError(f"not JSON: {error}", code="manifest-invalid") from None
     if not isinstance(document, dict):
-        raise ContentError("not a JSON object")
+        raise ContentError("not a JSON object", code="manifest-invalid")
     return document
 
 
@@ -231,7 +242,9 @@ def _entries(document: Mapping[str, Any], key: str) -> tuple[Descriptor, ...]:
     if entries is None:
         return ()
     if not isinstance(entries, list) or len(entries) > _ENTRIES:
-        raise ContentError(f"{key} is not a list, or has more than {_ENTRIES} entries")
+        raise ContentError(
+            f"{key} is not a list, or has more than {_ENTRIES} entries", code="manifest-invalid"
+        )
     return tuple(map(Descriptor.from_json, entries))
 
 

@@ -50,7 +50,9 @@ class Platform(Struct, frozen=True, order=True):
             parts = ["linux", *parts]
         if not 2 <= len(parts) <= 3 or not all(map(_WORD.match, parts)):
             raise UsageError(
-                f"not a platform: {text!r}", hint="write it as os/architecture, like linux/arm64"
+                f"not a platform: {text!r}",
+                code="platform-invalid",
+                hint="write it as os/architecture, like linux/arm64",
             )
         return cls.normal(*parts)
 
@@ -79,7 +81,7 @@ class Platform(Struct, frozen=True, order=True):
         if not isinstance(features, list) or not all(
             isinstance(word, str) for word in (*words, *features)
         ):
-            raise ContentError(f"not a platform: {value!r}")
+            raise ContentError(f"not a platform: {value!r}", code="image-invalid")
         return cls.normal(*words[:3], os_version=words[3], os_features=tuple(features))
 
     def to_json(self) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def schema1_payload(raw: bytes) -> bytes:
         heads = [from_bytes(_decoded(one["protected"])) for one in signatures]
         (payload,) = {raw[: one["formatLength"]] + _decoded(one["formatTail"]) for one in heads}
     except (LookupError, TypeError, ValueError):
-        raise ContentError("the signatures of a schema 1 manifest cannot be read") from None
+        raise ContentError(
+            "the signatures of a schema 1 manifest cannot be read", code="manifest-schema1"
+        ) from None
     return payload
 
 
@@ -73,13 +75,18 @@ def parse_schema1(raw: bytes) -> Schema1:
     document = from_bytes(schema1_payload(raw))
     blobs, history = document.get("fsLayers"), document.get("history")
     if not isinstance(blobs, list) or not isinstance(history, list) or not blobs:
-        raise ContentError("a schema 1 manifest without layers")
+        raise ContentError("a schema 1 manifest without layers", code="manifest-schema1")
     if len(blobs) != len(history):
-        raise ContentError(f"a schema 1 manifest of {len(blobs)} layers has {len(history)} steps")
+        raise ContentError(
+            f"a schema 1 manifest of {len(blobs)} layers has {len(history)} steps",
+            code="manifest-schema1",
+        )
     layers: list[tuple[Digest, dict[str, Any]]] = []
     for blob, step in zip(reversed(blobs), reversed(history), strict=True):
         if not isinstance(blob, dict) or not isinstance(step, dict):
-            raise ContentError("a layer of a schema 1 manifest is not an object")
+            raise ContentError(
+                "a layer of a schema 1 manifest is not an object", code="manifest-schema1"
+            )
         added = from_bytes(text_from(step, "v1Compatibility").encode())
         if layers and added.get("id") == layers[-1][1].get("id"):
             layers.pop()  # old clients wrote a layer twice

@@ -215,10 +215,14 @@ def read_lock(path: Path, *, required: bool) -> Lock:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not required:
             return {}
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, ShiplineError):
         raise ConfigError(
-            f"{path} is not a lock file of `shipline mirror sync`", hint="remove it"
+            f"{path} is not a lock file of `shipline mirror sync`",
+            code="mirror-lock",
+            hint="remove it",
         ) from None
 
 
@@ -229,7 +233,9 @@ def write_lock(path: Path, seen: Lock) -> None:
         with open_whole(path) as file:
             file.write(json.dumps({"version": 1, "tags": tags}, indent=2).encode() + b"\n")
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", code="file-unwritable"
+        ) from error
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class RemoteJournal:
                 raise
             raise RegistryError(
                 f"{self._host} keeps no journal: it has no role, or is no shipline node",
+                code="node-unusable",
                 host=self._host,
                 hint="serve it with --role primary",
             ) from None
@@ -136,6 +137,7 @@ class RemoteJournal:
                 raise
             raise AuthError(
                 f"{self._host} does not let this node's account replicate",
+                code="replication-rights",
                 host=self._host,
                 status=403,
                 hint="the account needs the action `replicate`, as of `shipline registry robot add"
@@ -144,6 +146,7 @@ class RemoteJournal:
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise RegistryError(
                 f"{self._host}: the answer is not that of a shipline node: {error}",
+                code="node-unusable",
                 host=self._host,
                 hint="`from` names a registry node of shipline that is served with --role primary",
             ) from None

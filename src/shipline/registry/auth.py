@@ -147,10 +147,14 @@ class Token(Redacted, frozen=True):
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise AuthError(f"{host}: the token response is not a JSON object", host=host)
+            raise AuthError(
+                f"{host}: the token response is not a JSON object", code="token-invalid", host=host
+            )
         value = document.get("token") or document.get("access_token")
         if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
-            raise AuthError(f"{host}: the token response holds no token", host=host)
+            raise AuthError(
+                f"{host}: the token response holds no token", code="token-invalid", host=host
+            )
         return cls(value, scopes, _lifetime(document))
 
 
@@ -202,6 +206,7 @@ def _read(response: HttpResponse, scopes: Scopes) -> Token:
             raise refused
         raise AuthError(
             refused.message,
+            code="login-refused",
             host=host,
             status=response.status,
             hint=f"the token server at {host} rejects these credentials: check the user name and"
@@ -384,6 +389,7 @@ class EndpointAuth:
             host = self.endpoint.host
             raise AuthError(
                 f"{host} requires a username and password, and none are stored",
+                code="login-missing",
                 host=host,
                 status=401,
                 hint=login_hint(host),

@@ -138,7 +138,9 @@ class Client:
                 try:
                     names = json.loads(response.content(_DOCUMENT_LIMIT)).get("repositories") or ()
                 except (ValueError, AttributeError):
-                    raise ContentError(f"{host}: the list of repositories is not JSON") from None
+                    raise ContentError(
+                        f"{host}: the list of repositories is not JSON", code="registry-answer"
+                    ) from None
                 link = next_link(response.header("Link"))
             yield from (name for name in names if isinstance(name, str))
             url = url.join(link) if link else None

@@ -229,6 +229,7 @@ def _malformed(name: str, server: str) -> ShiplineError:
 def _failed(name: str, server: str, reason: str, cure: str = "repair it") -> ShiplineError:
     return AuthError(
         f"the credential helper {name!r} failed for {server}: {reason}",
+        code="credential-helper",
         host=server,
         hint=f"{cure}, or remove it from credsStore and credHelpers in config.json",
     )

@@ -100,13 +100,14 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
     if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
     if status in (401, 403):
-        return AuthError(message, host=host, status=status, hint=hint)
+        return AuthError(message, code="login-refused", host=host, status=status, hint=hint)
     if status == 429 and (rate := RateLimit.read(response.header)):
         hint += f"; {host} allows {rate}"
     if status in RETRIED and not hint:
         hint = "the registry failed; try again later"
     return RequestRefused(
         message,
+        code="registry-refused",
         host=host,
         status=status,
         hint=hint,

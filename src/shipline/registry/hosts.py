@@ -233,11 +233,13 @@ def parse_mirrors(entries: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
             host, url = _HUB_NAME, entry
         try:
             if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
-                raise RegistryError(f"{host!r} is no host", host="")
+                raise RegistryError(f"{host!r} is no host", code="reference-invalid", host="")
             _mirror(host, url)
         except RegistryError as error:
             raise UsageError(
-                f"not a mirror: {entry!r}: {error.message}", hint=_MIRROR_HINT
+                f"not a mirror: {entry!r}: {error.message}",
+                code="mirror-invalid",
+                hint=_MIRROR_HINT,
             ) from None
         mirrors[host] = (*mirrors.get(host, ()), url)
     return types.MappingProxyType(mirrors)
@@ -305,7 +307,9 @@ def speaks_tls(host: str, port: int) -> bool:
 def _mirror(host: str, text: str) -> Endpoint:
     url = Url.parse(text.removesuffix(_DIGEST_ONLY))
     if "?" in url.target or "#" in text.removesuffix(_DIGEST_ONLY):
-        raise RegistryError("a mirror has no query or fragment", host=url.origin.host)
+        raise RegistryError(
+            "a mirror has no query or fragment", code="mirror-invalid", host=url.origin.host
+        )
     path = re.sub(r"^v2(/|$)", "", url.path.strip("/")).strip("/")
     prefix = f"{path}/" if path else ""
     return Endpoint(url.origin, url.origin.authority, prefix, host, text.endswith(_DIGEST_ONLY))
@@ -369,6 +373,7 @@ def policy_for_link(
 def _untrusted_realm(realm: Url, host: str, reason: str) -> AuthError:
     return AuthError(
         f"{host} sends its clients to {realm.origin} for a token, which is not trusted: {reason}",
+        code="token-server",
         host=host,
         hint="the registry must name a token server on its own host or over https; in Python,"
         " HostSettings.token_hosts can list others",

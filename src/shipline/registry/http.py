@@ -357,7 +357,9 @@ class HttpClient:
             response.close()
             request = _redirected(request, location, response.status)
         host = first.authority
-        raise RegistryError(f"{host}: more than {redirects} redirects", host=host)
+        raise RegistryError(
+            f"{host}: more than {redirects} redirects", code="registry-redirect", host=host
+        )
 
     def _send(
         self, request: ClientRequest, limit: str, address_policy: AddressPolicy
@@ -449,11 +451,16 @@ def _redirected(request: ClientRequest, location: str, status: int) -> ClientReq
     host = request.url.origin.authority
     keep = status in (307, 308)
     if not location or (request.method not in ("GET", "HEAD") and not keep):
-        raise RegistryError(f"{host}: redirected {request.method} with {status}", host=host)
+        raise RegistryError(
+            f"{host}: redirected {request.method} with {status}",
+            code="registry-redirect",
+            host=host,
+        )
     url = request.url.join(location)
     if request.url.origin.scheme == "https" and url.origin.scheme != "https":
         raise RegistryError(
             f"{host}: redirected from https to {url.origin}",
+            code="registry-redirect",
             host=host,
             hint="configure the registry, or its proxy, with its public https URL",
         )

@@ -179,6 +179,7 @@ class RemoteIngest:
             if self._session is None and self._replay.start:
                 raise RegistryError(
                     f"{self._api.host}: the upload was interrupted and cannot be resumed",
+                    code="upload-interrupted",
                     host=self._api.host,
                     hint="send the whole content again",
                     retriable=True,

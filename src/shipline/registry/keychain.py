@@ -79,6 +79,7 @@ class ConfigKeychain:
             except (ValueError, LookupError, TypeError, RecursionError):
                 raise ConfigError(
                     f"{_AUTH_VARIABLE} is not the JSON of a config.json with auths",
+                    code="docker-config",
                     hint="repair or unset it",
                 ) from None
 
@@ -100,7 +101,9 @@ def login_file(environment: Mapping[str, str]) -> Path:
     """
     for path in _config_files(environment):
         return path
-    raise ConfigError("there is no home directory", hint="set HOME, or DOCKER_CONFIG")
+    raise ConfigError(
+        "there is no home directory", code="home-missing", hint="set HOME, or DOCKER_CONFIG"
+    )
 
 
 def _with_document(path: Path) -> tuple[Path, Mapping[str, Any]]:
@@ -136,9 +139,13 @@ def load_document(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read {path}: {error}", hint="repair or remove it") from None
+        raise ConfigError(
+            f"cannot read {path}: {error}", code="docker-config", hint="repair or remove it"
+        ) from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} is not a JSON object", hint="repair or remove it")
+        raise ConfigError(
+            f"{path} is not a JSON object", code="docker-config", hint="repair or remove it"
+        )
     return {"auths": document} if path.name == _PULL_SECRETS[1] else document
 
 
@@ -290,6 +297,7 @@ class CredentialStore(Redacted, frozen=True):
         except InvalidTag:
             raise AuthError(
                 f"wrong passphrase for {self.path}",
+                code="credential-store",
                 host=server,
                 hint="use the one from the first login, or delete the file and log in again",
             ) from None
@@ -326,10 +334,13 @@ def credential_store(environment: Mapping[str, str], path: Path) -> CredentialSt
         try:
             passphrase = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"SHIPLINE_PASSPHRASE_FILE: cannot read {file}: {error}") from None
+            raise ConfigError(
+                f"SHIPLINE_PASSPHRASE_FILE: cannot read {file}: {error}", code="credential-store"
+            ) from None
     if not passphrase:
         raise AuthError(
             f"{path} is locked",
+            code="credential-store",
             host="",
             hint="set SHIPLINE_PASSPHRASE, or SHIPLINE_PASSPHRASE_FILE to a file that holds it",
         )
@@ -373,6 +384,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _damaged(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} is not a credential store of this version",
+        code="credential-store",
         hint="delete it and log in again, or run the version of shipline that wrote it",
     )
 

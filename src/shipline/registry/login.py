@@ -132,13 +132,15 @@ def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
     if table is None:
         return {}
     if not isinstance(table, dict):
-        raise ConfigError(f"{key} of config.json is not an object", hint="repair the file")
+        raise ConfigError(
+            f"{key} of config.json is not an object", code="docker-config", hint="repair the file"
+        )
     return table
 
 
 def _plain(credentials: Credentials) -> dict[str, str]:
     if ":" in credentials.username:
-        raise UsageError("a username cannot contain a colon")
+        raise UsageError("a username cannot contain a colon", code="flag-value")
     pair = f"{credentials.username}:{credentials.password}".encode()
     return {"auth": base64.b64encode(pair).decode()}
 

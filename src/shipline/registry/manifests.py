@@ -58,6 +58,7 @@ def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
         if response.status == 404:
             raise NotFound(
                 f"{name} is not in {api.host}/{api.repository}",
+                code="image-not-found",
                 hint="check the name; a private repository looks absent without access",
             )
         content = response.content(MANIFEST_LIMIT)
@@ -69,6 +70,7 @@ def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
     if media_type == "text/html":
         raise RegistryError(
             f"{api.host} answered with a web page instead of the manifest {name}",
+            code="registry-answer",
             host=api.host,
             hint="check the name of the registry; a proxy may want a login",
         )
@@ -107,7 +109,9 @@ def pages(
         response = api.call("GET", url, expect=expect, operation=operation)
         try:
             if response.status == 404:
-                raise NotFound(f"{api.host}/{api.repository} does not exist")
+                raise NotFound(
+                    f"{api.host}/{api.repository} does not exist", code="repository-not-found"
+                )
             content = response.content(PAGE_LIMIT)
             link = next_link(response.header("Link"))
         finally:
@@ -119,12 +123,19 @@ def pages(
         if url.origin != first.origin:
             raise RegistryError(
                 f"{api.host}: {operation}: the next page is on another host, {url.origin}",
+                code="registry-answer",
                 host=api.host,
             )
         if url in seen:
-            raise RegistryError(f"{api.host}: {operation}: the pages form a loop", host=api.host)
+            raise RegistryError(
+                f"{api.host}: {operation}: the pages form a loop",
+                code="registry-answer",
+                host=api.host,
+            )
         seen.add(url)
-    raise RegistryError(f"{api.host}: {operation}: more than {_PAGES} pages", host=api.host)
+    raise RegistryError(
+        f"{api.host}: {operation}: more than {_PAGES} pages", code="registry-answer", host=api.host
+    )
 
 
 def next_link(header: str) -> str:
@@ -180,6 +191,7 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
     if all(referrer.digest != target.digest for referrer in _from_tag(api, parsed.subject.digest)):
         raise RegistryError(
             f"{api.host}: other clients keep overwriting {referrers_tag(parsed.subject.digest)}",
+            code="registry-contended",
             host=api.host,
             hint="run the command again",
         )
@@ -268,6 +280,7 @@ def _from_api(
         if following is not None and following.origin != url.origin:
             raise RegistryError(
                 f"{api.host}: the next page of its referrers is on another host",
+                code="registry-answer",
                 host=api.host,
             )
         url = following
@@ -286,5 +299,7 @@ def _referrer_entries(content: bytes, api: RepositoryApi) -> tuple[Descriptor, .
     try:
         parsed = parse_manifest(content)
     except ContentError as error:
-        raise ContentError(f"{api.host}: its referrers: {error.message}") from None
+        raise ContentError(
+            f"{api.host}: its referrers: {error.message}", code="registry-answer"
+        ) from None
     return parsed.manifests if isinstance(parsed, Index) else ()

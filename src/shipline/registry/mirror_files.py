@@ -35,9 +35,11 @@ def daemon_json(text: str, mirrors: Sequence[Endpoint]) -> str:
     try:
         document = json.loads(text or "{}")
     except ValueError as error:
-        raise ConfigError(f"daemon.json is not JSON: {error}", hint=_BY_HAND) from None
+        raise ConfigError(
+            f"daemon.json is not JSON: {error}", code="docker-config", hint=_BY_HAND
+        ) from None
     if not isinstance(document, dict):
-        raise ConfigError("daemon.json is not a JSON object", hint=_BY_HAND)
+        raise ConfigError("daemon.json is not a JSON object", code="docker-config", hint=_BY_HAND)
     plain = [
         one.origin.authority
         for one in mirrors
@@ -51,7 +53,7 @@ def daemon_json(text: str, mirrors: Sequence[Endpoint]) -> str:
 def _prepend(document: dict[str, Any], key: str, entries: Sequence[str]) -> None:
     before = document.get(key, [])
     if not isinstance(before, list):
-        raise ConfigError(f"daemon.json: {key} is not a list", hint=_BY_HAND)
+        raise ConfigError(f"daemon.json: {key} is not a list", code="docker-config", hint=_BY_HAND)
     kept = [one for one in before if str(one).rstrip("/") not in entries]
     if entries:
         document[key] = [*entries, *kept]
@@ -85,7 +87,11 @@ def hosts_toml(text: str, registry: Endpoint, mirrors: Sequence[Endpoint]) -> st
     hosts = before.get("host", {})
     added = {url: _containerd_values(one) for url, one in urls.items()}
     if after != {"server": str(registry.origin), **before, "host": {**added, **hosts}}:
-        raise ConfigError("hosts.toml has tables in a form that is not understood", hint=_BY_HAND)
+        raise ConfigError(
+            "hosts.toml has tables in a form that is not understood",
+            code="docker-config",
+            hint=_BY_HAND,
+        )
     return merged
 
 
@@ -158,4 +164,6 @@ def _toml(text: str, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} is not TOML: {error}", hint=_BY_HAND) from None
+        raise ConfigError(
+            f"{name} is not TOML: {error}", code="docker-config", hint=_BY_HAND
+        ) from None

@@ -122,7 +122,7 @@ class Download:
                 return b""  # truncated twice at the same offset: there is no more
             if self._failures:
                 end = f"{self.api.host}: {self._target.digest} ends at byte {self._position}"
-                self._leave(RegistryError(end, host=self.api.host))
+                self._leave(RegistryError(end, code="connection-lost", host=self.api.host))
                 continue
             self._failures += 1
             self._drop()
@@ -245,7 +245,9 @@ def _missing(api: RepositoryApi, target: Descriptor) -> NotFound:
     hint = ""
     if target.urls:
         hint = "the descriptor points to other urls, which are not fetched"
-    return NotFound(f"{target.digest} is not in {api.host}/{api.repository}", hint=hint)
+    return NotFound(
+        f"{target.digest} is not in {api.host}/{api.repository}", code="content-gone", hint=hint
+    )
 
 
 def _range_start(content_range: str) -> int:
@@ -488,7 +490,9 @@ class RemoteRepository:
             try:
                 names = json.loads(page).get("tags") or ()
             except (ValueError, AttributeError):
-                raise ContentError(f"{self.name}: the list of tags is not JSON") from None
+                raise ContentError(
+                    f"{self.name}: the list of tags is not JSON", code="registry-answer"
+                ) from None
             yield from (tag for tag in names if isinstance(tag, str) and is_tag(tag))
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
@@ -517,7 +521,7 @@ class RemoteRepository:
         if ":" in name and self._facts is not None:
             self._facts.drop_manifest(Digest.parse(name))
         if response.status == 404:
-            raise NotFound(f"{name} is not in {self.name}")
+            raise NotFound(f"{name} is not in {self.name}", code="image-not-found")
         if content:
             drop_referrer(self._registry, Digest.parse(name), content)
 
@@ -540,7 +544,9 @@ class RemoteRepository:
         if not re.fullmatch("[0-9]{1,18}", size):
             size = self._size_in_range(url, digest)
         if not re.fullmatch("[0-9]{1,18}", size):
-            raise ContentError(f"{self.name}: the size of {digest} is unknown")
+            raise ContentError(
+                f"{self.name}: the size of {digest} is unknown", code="registry-answer"
+            )
         return int(size)
 
     def _size_in_range(self, url: Url, digest: Digest) -> str:
@@ -564,7 +570,7 @@ class RemoteRepository:
         )
         response.close()
         if response.status == 404:
-            raise NotFound(f"{name} is not in {self.name}")
+            raise NotFound(f"{name} is not in {self.name}", code="image-not-found")
         return response.header
 
     def _exists(self, target: Descriptor, actions: frozenset[str]) -> bool:

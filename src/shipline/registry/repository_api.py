@@ -115,11 +115,14 @@ class RepositoryApi:
         if not text and default is not None:
             return default
         if not text:
-            raise RegistryError(f"{self.host}: the upload has no Location", host=self.host)
+            raise RegistryError(
+                f"{self.host}: the upload has no Location", code="registry-answer", host=self.host
+            )
         url = response.url.join(text)
         if response.url.origin.scheme == "https" and url.origin.scheme != "https":
             raise RegistryError(
                 f"{self.host}: its upload Location is not https",
+                code="registry-answer",
                 host=self.host,
                 hint="configure the registry with its public URL (http.host, or X-Forwarded-Proto "
                 "from its proxy)",

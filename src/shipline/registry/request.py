@@ -94,7 +94,7 @@ class Url(Struct, frozen=True):
 
 def _bad(text: str, reason: str) -> RegistryError:
     shown = text[:120].split("?")[0]
-    return RegistryError(f"not a usable URL: {shown!r}: {reason}", host="")
+    return RegistryError(f"not a usable URL: {shown!r}: {reason}", code="url-invalid", host="")
 
 
 class Sink(Protocol):
@@ -201,10 +201,12 @@ def _send_file(path: Path, blob_range: BlobRange, sink: Sink) -> None:
     try:
         with path.open("rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != blob_range.target.size:
-                raise NotFound(f"{path} has the wrong size")
+                raise NotFound(f"{path} has the wrong size", code="content-gone")
             sink.write_file(file, blob_range.start, blob_range.end, blob_range.meter.at)
     except FileNotFoundError:
-        raise NotFound(f"{blob_range.target.digest} is not in its store") from None
+        raise NotFound(
+            f"{blob_range.target.digest} is not in its store", code="content-gone"
+        ) from None
 
 
 def _send_from_reader(blob_range: BlobRange, sink: Sink, at: Callable[[int], None]) -> None:

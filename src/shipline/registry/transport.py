@@ -123,6 +123,7 @@ def address_refused(host: str, address: str) -> RegistryError:
     """The error for a host that resolves to an address the request may not connect to."""
     return RegistryError(
         f"the registry points to {host} ({address}), which is not allowed",
+        code="address-forbidden",
         host=host,
         hint="token servers and redirects must not lead to internal addresses: check the name in "
         "DNS and the configuration of the registry",
@@ -199,7 +200,9 @@ class RequestWriter:
                     sent = sock.sendfile(file, offset, min(_SENDFILE_CHUNK, end - offset))
             if not sent:
                 raise RegistryError(
-                    "the file was truncated while it was sent", host=self.url.origin.authority
+                    "the file was truncated while it was sent",
+                    code="file-changed",
+                    host=self.url.origin.authority,
                 )
             offset += sent
             at(offset)
@@ -282,7 +285,11 @@ class ClientResponse:
             data += more
         if len(data) > limit:
             host = self.url.origin.authority
-            raise RegistryError(f"{host}: the response is larger than {limit} bytes", host=host)
+            raise RegistryError(
+                f"{host}: the response is larger than {limit} bytes",
+                code="registry-answer",
+                host=host,
+            )
         return bytes(data)
 
     def close(self) -> None:

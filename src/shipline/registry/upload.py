@@ -160,7 +160,9 @@ class _Upload:
             if self._session.offset <= start:
                 self._chunk, self._resumes = 0, False
                 host = self._api.host
-                raise RegistryError(f"{host}: it drops chunks", host=host, retriable=True)
+                raise RegistryError(
+                    f"{host}: it drops chunks", code="registry-answer", host=host, retriable=True
+                )
         finish(self._api, self._session, self._target)
 
     def _range(self, start: int, end: int) -> BlobRange:

@@ -189,7 +189,11 @@ def environment(spec: StepSpec) -> list[str]:
     for entry in (*spec.env, *spec.secret_env):
         name, separator, value = entry.partition("=")
         if not name or not separator or "\0" in entry:
-            raise UsageError(f"not an environment entry: {name!r}", hint="write it as NAME=value")
+            raise UsageError(
+                f"not an environment entry: {name!r}",
+                code="flag-value",
+                hint="write it as NAME=value",
+            )
         entries[name] = value
     return [f"{name}={value}" for name, value in entries.items()]
 
@@ -254,7 +258,9 @@ def _hooks(spec: StepSpec, paths: BundlePaths) -> dict[str, Any]:
         return {}
     program = shutil.which("mount")
     if program is None:
-        raise SandboxError("no mount on the PATH", hint="install the package mount")
+        raise SandboxError(
+            "no mount on the PATH", code="program-missing", hint="install the package mount"
+        )
     arguments = ["mount", "-n", "-o", "remount,bind,nodev", str(paths.root)]
     return {"hooks": {"createContainer": [{"path": program, "args": arguments}]}}
 
@@ -282,7 +288,11 @@ def _linux(spec: StepSpec, paths: BundlePaths, capabilities: frozenset[str]) -> 
 def _limit(limit: Ulimit) -> dict[str, Any]:
     number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
     if number is None:
-        raise UsageError(f"no resource limit is called {limit.name!r}", hint="as in ulimit(1p)")
+        raise UsageError(
+            f"no resource limit is called {limit.name!r}",
+            code="flag-value",
+            hint="as in ulimit(1p)",
+        )
     soft, hard = (_UNLIMITED if value < 0 else value for value in (limit.soft, limit.hard))
     most = resource.getrlimit(number)[1]
     most = _UNLIMITED if most == resource.RLIM_INFINITY else most
@@ -290,6 +300,7 @@ def _limit(limit: Ulimit) -> dict[str, Any]:
     if hard > most and not may_raise:
         raise SandboxError(
             f"ulimit {limit.name}={limit.soft}:{limit.hard} is above {most}, the limit here",
+            code="limit-too-high",
             hint=f"use at most {limit.name}={most}:{most}, or raise it for this process",
         )
     return {"type": f"RLIMIT_{limit.name.upper()}", "soft": min(soft, hard), "hard": hard}

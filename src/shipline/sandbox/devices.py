@@ -71,7 +71,9 @@ class Devices:
         """
         kind, _, name = wanted.partition("=")
         if not _KIND.fullmatch(kind):
-            raise UsageError(f'invalid device "{wanted}"', hint="it is VENDOR/CLASS=NAME")
+            raise UsageError(
+                f'invalid device "{wanted}"', code="device", hint="it is VENDOR/CLASS=NAME"
+            )
         of_kind = [one for one in self._devices.values() if one.kind == kind]
         if name == "*":
             found = of_kind
@@ -84,6 +86,7 @@ class Devices:
             places = " and ".join(str(one) for one in DIRECTORIES)
             raise UsageError(
                 f'required device "{wanted}" is not registered',
+                code="device",
                 hint="; ".join([f"devices are described in {places}", *self._broken]),
             )
         return tuple(one.name for one in found)
@@ -103,7 +106,7 @@ class Devices:
         for name in names:
             device = self._devices.get(name)
             if device is None:
-                raise SandboxError(f"device {name} is no longer registered")
+                raise SandboxError(f"device {name} is no longer registered", code="device")
             for edit in device.edits:
                 if edit not in done:  # that of the file is for all of its devices
                     done.append(edit)
@@ -166,6 +169,7 @@ def _check(device: Device, edit: Mapping[str, Any]) -> None:
     if more:
         raise SandboxError(
             f"device {device.name} needs {', '.join(more)}, which is not supported",
+            code="device",
             hint=f"instead of {device.file}, describe the device without it in a file of your own",
         )
 
@@ -176,15 +180,19 @@ def _node(device: Device, node: Mapping[str, Any]) -> DeviceNode:
     try:
         status = source.stat()
     except OSError as error:
-        raise SandboxError(f"device {device.name}: {source}: {error.strerror}") from None
+        raise SandboxError(
+            f"device {device.name}: {source}: {error.strerror}", code="device"
+        ) from None
     if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise SandboxError(f"device {device.name}: {source} is not a device")
+        raise SandboxError(f"device {device.name}: {source} is not a device", code="device")
     numbers = (os.major(status.st_rdev), os.minor(status.st_rdev))
     wanted = tuple(
         node.get(key, here) for key, here in zip(("major", "minor"), numbers, strict=True)
     )
     if wanted != numbers and wanted != (0, 0):
-        raise SandboxError(f"device {device.name}: {source} is {numbers}, not {wanted}")
+        raise SandboxError(
+            f"device {device.name}: {source} is {numbers}, not {wanted}", code="device"
+        )
     return DeviceNode(source, target, node.get("fileMode"), node.get("uid"), node.get("gid"))
 
 
@@ -197,5 +205,7 @@ def _path(device: Device, text: object) -> str:
     if isinstance(text, str) and text.startswith("/") and os.path.normpath(text) == text != "/":
         return text
     raise SandboxError(
-        f"device {device.name}: {text!r} is not an absolute, plain path", hint=f"see {device.file}"
+        f"device {device.name}: {text!r} is not an absolute, plain path",
+        code="device",
+        hint=f"see {device.file}",
     )

@@ -79,7 +79,11 @@ def machine_of(platform: Platform) -> Machine:
     machine = MACHINES.get(platform.architecture)
     if machine is None or platform.os != "linux":
         known = ", ".join(f"linux/{name}" for name in MACHINES)
-        raise SandboxError(f"steps cannot run for {platform}", hint=f"these platforms can: {known}")
+        raise SandboxError(
+            f"steps cannot run for {platform}",
+            code="emulator",
+            hint=f"these platforms can: {known}",
+        )
     return machine
 
 
@@ -222,10 +226,13 @@ def require_execution(platform: Platform) -> None:
         raise SandboxError(
             f"the emulator for {platform}, {handler.interpreter}, was registered without flag F,"
             " so it is not found inside an image",
+            code="emulator",
             hint="run `shipline builder bootstrap` as root to register it again",
         )
     raise SandboxError(
-        f"this machine does not execute {platform} programs", hint=_help(machine.qemu)
+        f"this machine does not execute {platform} programs",
+        code="emulator",
+        hint=_help(machine.qemu),
     )
 
 
@@ -266,6 +273,7 @@ def _register(platform: Platform, qemu: str) -> str:
     except OSError as error:
         raise SandboxError(
             f"cannot register an emulator for {platform}: {error.strerror}",
+            code="emulator",
             hint="run `shipline builder bootstrap` as root, on the host: " + _help(qemu),
         ) from error
     finally:
@@ -306,7 +314,9 @@ def _interpreter(qemu: str) -> str:
     for name in (f"qemu-{qemu}-static", f"qemu-{qemu}"):
         if (path := shutil.which(name)) is not None:
             return path
-    raise SandboxError(f"no qemu-{qemu}-static on the PATH", hint=_help(qemu))
+    raise SandboxError(
+        f"no qemu-{qemu}-static on the PATH", code="program-missing", hint=_help(qemu)
+    )
 
 
 def _definition(platform: Platform, interpreter: str, name: str) -> str:

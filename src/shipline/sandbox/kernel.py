@@ -243,4 +243,4 @@ def sandbox_error(what: str, error: OSError) -> SandboxError:
     hint = _HINTS.get(error.errno or 0, "")
     if os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC):
         hint = namespace_hint()
-    return SandboxError(f"{what}: {reason}{where}", hint=hint)
+    return SandboxError(f"{what}: {reason}{where}", code="kernel-refused", hint=hint)

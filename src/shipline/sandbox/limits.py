@@ -93,6 +93,7 @@ class ControlGroups:
 def _refused(reason: str) -> SandboxError:
     return SandboxError(
         f"cannot limit a step: {reason}",
+        code="cgroups",
         hint=_DELEGATED if kernel.in_user_namespace() else _HINT,
     )
 

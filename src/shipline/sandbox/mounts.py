@@ -239,14 +239,20 @@ def make_erofs_index(tar: Path, index: Path) -> None:
     """
     program = shutil.which("mkfs.erofs")
     if program is None:
-        raise SandboxError("no mkfs.erofs on the PATH", hint="install the package erofs-utils")
+        raise SandboxError(
+            "no mkfs.erofs on the PATH",
+            code="program-missing",
+            hint="install the package erofs-utils",
+        )
     command = [program, "--quiet", "--tar=i", "--aufs", str(index), str(tar)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, check=False, errors="replace"
     )
     if done.returncode != 0:
         words = (done.stderr or done.stdout).strip().splitlines()
-        raise SandboxError(f"cannot index {tar}: {words[-1] if words else done.returncode}")
+        raise SandboxError(
+            f"cannot index {tar}: {words[-1] if words else done.returncode}", code="layer-index"
+        )
 
 
 @cache

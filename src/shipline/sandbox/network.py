@@ -180,7 +180,9 @@ def _running(command: list[str], ready_on_output: bool, log: Path) -> Iterator[N
             check()
             if not started:
                 said = log.read_text(errors="replace").strip().splitlines()
-                raise SandboxError(f"{command[0]}: {said[-1] if said else 'it ended at once'}")
+                raise SandboxError(
+                    f"{command[0]}: {said[-1] if said else 'it ended at once'}", code="network"
+                )
             yield
         finally:
             process.kill()

@@ -191,7 +191,9 @@ def _directory(root: Path) -> Iterator[int]:
     try:
         descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise SandboxError(f"no root file system at {root}: {error.strerror}") from error
+        raise SandboxError(
+            f"no root file system at {root}: {error.strerror}", code="state-directory"
+        ) from error
     try:
         yield descriptor
     finally:

@@ -42,6 +42,7 @@ def enter_user_namespace() -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise SandboxError(
             "a process with several threads cannot enter a user namespace",
+            code="user-namespace-threads",
             hint="call it first, before threads start",
         )
     try:
@@ -94,7 +95,9 @@ def require_ids(*, uids: Sequence[int] = (), gids: Sequence[int] = ()) -> None:
                 if not _may_give_away():
                     what += ": it is outside of a user namespace, and could not enter one"
                 raise SandboxError(
-                    what, hint=_more_ids() if _may_give_away() else kernel.namespace_hint()
+                    what,
+                    code="user-namespace",
+                    hint=_more_ids() if _may_give_away() else kernel.namespace_hint(),
                 )
 
 

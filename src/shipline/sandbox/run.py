@@ -139,6 +139,7 @@ class Sandbox:
         if not (self.runtime.filters or spec.insecure):
             raise SandboxError(
                 f"{self.runtime.path} does not filter system calls",
+                code="seccomp",
                 hint="install a crun that was built with libseccomp (`crun --version` lists"
                 " +SECCOMP), or runc; insecure steps need no filter",
             )
@@ -248,7 +249,11 @@ def _mount_point(root: Path, target: str, created: list[CreatedPath], *, directo
 def _target(mount: StepMount, spec: StepSpec) -> str:
     target = os.path.normpath(os.path.join("/", spec.cwd, mount.target))
     if target == "/":
-        raise UsageError("a mount cannot cover the whole root", hint="give it another target")
+        raise UsageError(
+            "a mount cannot cover the whole root",
+            code="mount-invalid",
+            hint="give it another target",
+        )
     return target
 
 
@@ -269,7 +274,10 @@ def _source(
             return secret, ("bind", "ro", "nosuid", "nodev", "noexec")
         case BindMount(source=source, read_only=read_only):
             if not source.exists():
-                raise SandboxError(f"the source of the mount on {mount.target} does not exist")
+                raise SandboxError(
+                    f"the source of the mount on {mount.target} does not exist",
+                    code="mount-invalid",
+                )
             return source, ("bind", "ro" if read_only else "rw", *nodev)
 
 
@@ -325,6 +333,7 @@ def _verdict(spec: StepSpec, runtime: Runtime, failure: str, on_output: OnOutput
         if "exec format error" in words:
             raise SandboxError(
                 f"{name} is not a program for this architecture",
+                code="emulator",
                 hint="run `shipline builder bootstrap` as root to register an emulator,"
                 " or check the platform of the base image",
             )
@@ -338,6 +347,7 @@ def _verdict(spec: StepSpec, runtime: Runtime, failure: str, on_output: OnOutput
         limits = " ".join(f"--ulimit {one.name}={one.soft}:{one.hard}" for one in spec.ulimits)
         raise SandboxError(
             f"the step cannot start within {limits}: {failure}",
+            code="limit-too-low",
             hint=f"raise the limits: {runtime.name} needs more before the command starts",
         )
-    raise SandboxError(f"{runtime.name} cannot start the step: {failure}")
+    raise SandboxError(f"{runtime.name} cannot start the step: {failure}", code="runtime-start")

@@ -138,6 +138,7 @@ def search_runtime(directory: Path) -> Runtime:
         return unfiltered
     raise SandboxError(
         "no OCI runtime works here\n" + "\n".join(f"  {failure}" for failure in failures),
+        code="runtime-missing",
         hint=_MASKED_PROC if any(_PROC in failure for failure in failures) else _INSTALL,
     )
 

@@ -70,6 +70,7 @@ def _prefix() -> tuple[str, ...]:
     if missing:
         raise SandboxError(
             f"cannot isolate a step: no {' and no '.join(missing)} on the PATH",
+            code="program-missing",
             hint="install the package util-linux",
         )
     return ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount-proc", "sh", "-c", _HANDSHAKE)
@@ -101,6 +102,7 @@ class _ProcessTree:
             check()
             raise SandboxError(
                 f"cannot isolate a step: {words or 'no answer'}",
+                code="isolation",
                 hint="run as root or in a user namespace; util-linux must be 2.33 or newer",
             )
         join(self._process.pid)

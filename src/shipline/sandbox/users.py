@@ -105,6 +105,7 @@ def _account(name: str, passwd: str) -> _Account:
     if number is None:
         raise UsageError(
             f"no user {name!r} in the image's /etc/passwd",
+            code="user-unknown",
             hint="create it in an earlier RUN step, or write the numeric id",
         )
     return _Account("", number, 0, "/")
@@ -119,6 +120,7 @@ def _gid(name: str, group: str) -> int:
             return gid
     raise UsageError(
         f"no group {name!r} in the image's /etc/group",
+        code="user-unknown",
         hint="create it in an earlier RUN step, or write the numeric id",
     )
 
@@ -132,7 +134,9 @@ def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
     if int(text) > _MOST:
-        raise UsageError(f"{text} is not a user or group id: the highest is {_MOST}")
+        raise UsageError(
+            f"{text} is not a user or group id: the highest is {_MOST}", code="user-unknown"
+        )
     return int(text)
 
 

@@ -261,6 +261,7 @@ def open_offline(root: Path) -> Iterator[Storage]:
     if not (root / "blobs").is_dir():
         raise UsageError(
             f"{root} is not the data directory of a registry",
+            code="registry-data-directory",
             hint="name the directory that registry serve was given with --data",
         )
     storage = Storage(root)

@@ -398,7 +398,11 @@ def collect(
     On a full disk the reserved space is used. Raises UsageError while another collection runs.
     """
     if not storage.collecting.acquire(blocking=False):
-        raise UsageError("a garbage collection is already running", hint="wait until it ends")
+        raise UsageError(
+            "a garbage collection is already running",
+            code="registry-busy",
+            hint="wait until it ends",
+        )
     options = options or GcOptions()
     try:
         report = storage.with_reserve(

@@ -63,12 +63,14 @@ def parse_address(listen: str) -> Address:
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(
-            f"not an address to listen on: {listen!r}", hint="write host:port, like 127.0.0.1:5000"
+            f"not an address to listen on: {listen!r}",
+            code="listen-address",
+            hint="write host:port, like 127.0.0.1:5000",
         )
     try:
         addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
-        raise UsageError(f"cannot listen on {listen}: {error}") from None
+        raise UsageError(f"cannot listen on {listen}: {error}", code="listen-address") from None
     address: Address = addresses[0][4]
     return address
 
@@ -87,6 +89,7 @@ def open_listener(address: Address) -> socket.socket:
         listener.close()
         raise UsageError(
             f"cannot listen on {address[0]}:{address[1]}: {error.strerror}",
+            code="listen-address",
             hint=_HINTS.get(error.errno or 0, "use another address"),
         ) from None
     return listener

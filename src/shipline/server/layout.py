@@ -143,12 +143,15 @@ def read_layout(root: Path) -> DataLayout:
         return DataLayout(1 if (root / _RECORDS["sqlite"]).exists() else 0, "sqlite")
     except (ValueError, KeyError, TypeError):
         raise ContentError(
-            f"{file} cannot be read", hint="shipline registry repair rewrites it"
+            f"{file} cannot be read",
+            code="registry-data-unreadable",
+            hint="shipline registry repair rewrites it",
         ) from None
     if layout.version > VERSION or layout.metadata not in DRIVERS:
         raise ConfigError(
             f"{root} has layout {layout.version} with metadata in {layout.metadata}; "
             f"this version supports layouts up to {VERSION}",
+            code="registry-data-version",
             hint="run the version of shipline that wrote it, or a newer one",
         )
     return layout
@@ -180,6 +183,7 @@ def layout_for(root: Path, metadata: str | None) -> DataLayout:
     if metadata is not None and metadata != layout.metadata:
         raise ConfigError(
             f"{root} keeps its metadata in {layout.metadata}, not in {metadata}",
+            code="registry-metadata",
             hint=f"shipline registry convert {root} --metadata {metadata}",
         )
     if not layout.records(root).exists():
@@ -190,6 +194,7 @@ def layout_for(root: Path, metadata: str | None) -> DataLayout:
 def _metadata_lost(root: Path) -> ContentError:
     return ContentError(
         f"{root} contains images but its metadata is missing",
+        code="registry-data-unreadable",
         hint="restore it from a backup, or see what shipline registry repair can recover",
     )
 

@@ -76,7 +76,8 @@ def repair(
         if again.clean:
             return total
     raise ContentError(
-        f"{storage.root} still has findings after {_ROUNDS} rounds: {dict(again.kinds)}"
+        f"{storage.root} still has findings after {_ROUNDS} rounds: {dict(again.kinds)}",
+        code="registry-findings",
     )
 
 
@@ -170,7 +171,9 @@ def _require_lost_metadata(root: Path) -> None:
     with suppress(ContentError), open_offline(root) as storage:
         if storage.records.scan((), limit=1) or not any(_manifests(storage.store)):
             raise UsageError(
-                f"the metadata of {root} is readable", hint="use repair without --recover"
+                f"the metadata of {root} is readable",
+                code="registry-recover",
+                hint="use repair without --recover",
             )
 
 
@@ -240,7 +243,9 @@ def convert(root: Path, metadata: str) -> int:
     with open_offline(root) as storage:
         before, after = read_layout(root), DataLayout(VERSION, metadata)
         if before.metadata == metadata:
-            raise ConfigError(f"{root} already keeps its metadata in {metadata}")
+            raise ConfigError(
+                f"{root} already keeps its metadata in {metadata}", code="registry-metadata"
+            )
         _delete(after.records(root))
         destination = open_records(after.records(root), metadata)
         try:

@@ -102,7 +102,7 @@ class ReplicationSection:
         try:
             _ = self.remote, *map(Platform.parse, self.platforms)
         except ShiplineError as error:
-            raise ConfigError(error.message, hint=error.hint) from None
+            raise ConfigError(error.message, code=error.code, hint=error.hint) from None
         if not 1 <= self.at_once <= 64:
             raise ConfigError("at-once: must be 1 to 64")
         if self.bandwidth is not None and not self.bandwidth.bytes:

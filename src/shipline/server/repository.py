@@ -124,7 +124,7 @@ class StoredRepository(StoredEvidence):
             gone = self._manifests.untag(self.name, reference)
             event = NodeEvent("untag", self.name, tags=(reference,), actor=self._node.actor)
         if not gone:
-            raise NotFound(f"{reference} is not in {self.name}")
+            raise NotFound(f"{reference} is not in {self.name}", code="image-not-found")
         self._node.publish(event)
 
     def _put(

@@ -14,11 +14,15 @@ def read_secret(owner: str, variable: str, file: str, environ: Mapping[str, str]
     """
     if variable:
         if not (value := environ.get(variable)):
-            raise ConfigError(f"{owner}: the variable {variable} is not set")
+            raise ConfigError(
+                f"{owner}: the variable {variable} is not set", code="variable-missing"
+            )
         return value.encode()
     if not file:
         return b""
     try:
         return Path(file).read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"{owner}: cannot read {file}: {error.strerror}") from None
+        raise ConfigError(
+            f"{owner}: cannot read {file}: {error.strerror}", code="file-unreadable"
+        ) from None

@@ -350,6 +350,7 @@ def _check_writable(root: Path, layout: DataLayout) -> None:
         if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
             raise UsageError(
                 f"{path} is not writable by this user",
+                code="registry-data-directory",
                 hint=f"give all of {root} to the user that serves it: chown -R USER {root}",
             )
 
@@ -360,6 +361,7 @@ def _open_records(root: Path, layout: DataLayout) -> Records:
     except OSError as error:
         raise ContentError(
             f"the metadata in {layout.records(root)} cannot be read: {error.strerror}",
+            code="registry-data-unreadable",
             hint="restore it from a backup, or see what shipline registry repair can recover",
         ) from error
     return records
@@ -376,6 +378,7 @@ def lock_directory(root: Path) -> int:
     except OSError as error:
         raise UsageError(
             f"{root} cannot be used: {error.strerror}",
+            code="registry-data-directory",
             hint="a registry needs a writable directory",
         ) from None
     try:
@@ -384,6 +387,7 @@ def lock_directory(root: Path) -> int:
         os.close(fd)
         raise UsageError(
             f"{root} is served by another process",
+            code="registry-in-use",
             hint="stop that process, or use another directory; `registry gc` and `retention` "
             "also work on a running node, with --node HOST",
         ) from None

@@ -91,12 +91,14 @@ class Selection:
         if self.until and self.until not in ends:
             raise UsageError(
                 f"--until: there is no environment {self.until!r}",
+                code="environment-unknown",
                 hint=f"there is {', '.join(ends)}",
             )
         for option, names in (("--only", self.only), ("--skip", self.skip)):
             for name in sorted(names - known):
                 raise UsageError(
                     f"{option}: there is no step {name!r}",
+                    code="step-unknown",
                     hint=f"there is {', '.join(sorted(known))}",
                 )
 

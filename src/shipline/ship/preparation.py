@@ -79,7 +79,9 @@ def prepare(
     if any(kind.uses_decision and not selection.left_out(name) for name, kind in names.items()):
         if not pipeline.images:
             raise ConfigError(
-                "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
+                "shipline.yaml names no image",
+                code="config-no-image",
+                hint="add `image: REGISTRY/REPOSITORY`",
             )
         policy = _Policy(project, environment, fetch)
         decision = policy.decide(work_tree)
@@ -186,6 +188,7 @@ class _Policy:
         if not remote:
             raise GitError(
                 f"the version {version} cannot be reserved: the clone has no remote",
+                code="git-no-remote",
                 hint="git remote add origin URL, or git-tag: false in the rule",
             )
         return remote

@@ -135,12 +135,14 @@ class RunRecord:
         """Parse a record. Raises ContentError for anything but a record of this version."""
         try:
             if document["version"] != VERSION:
-                raise ContentError("the record is of another version of shipline")
+                raise ContentError(
+                    "the record is of another version of shipline", code="run-unreadable"
+                )
             steps = tuple(StepRecord.from_json(item, decode) for item in document["steps"])
             known = {"keys": 1, **_known(cls, document)}
             return cls(**{**known, "state": RunState(known["state"]), "steps": steps})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ContentError(f"the record is damaged: {error}") from None
+            raise ContentError(f"the record is damaged: {error}", code="run-unreadable") from None
 
 
 def by_target(values: Mapping[str, T]) -> T | dict[str, T]:

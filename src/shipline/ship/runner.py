@@ -115,10 +115,13 @@ def resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
     """
     before, work_tree = runs.read(run), plan.inputs.work_tree
     if before.root != str(plan.inputs.project.root):
-        raise UsageError(f"{run} is a run of {before.root}", hint="resume it there")
+        raise UsageError(
+            f"{run} is a run of {before.root}", code="run-other-commit", hint="resume it there"
+        )
     if before.commit != work_tree.commit:
         raise UsageError(
             f"{run} shipped the commit {before.commit[:12]}, but {work_tree.short} is checked out",
+            code="run-other-commit",
             hint=f"git checkout {before.commit[:12]}, or omit --resume",
         )
     return replace(before, resumed=before.resumed + 1)
@@ -220,6 +223,7 @@ class StepRunner:
     def _too_few(self, step: PipelineStep, failed: Sequence[str]) -> RegistryError:
         error = RegistryError(
             f"it waits for {step.at_least} of {', '.join(step.needs_some)}, and too many failed",
+            code="regions-too-few",
             host="",
             hint="once these registries can be written to, continue with --resume",
         )

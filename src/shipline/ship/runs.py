@@ -61,7 +61,7 @@ class Runs:
     def directory(self, run: str) -> Path:
         """The directory of a run. Raises UsageError for an invalid identifier."""
         if not _ID.match(run):
-            raise UsageError(f"{run!r} is not a run", hint=_LIST_HINT)
+            raise UsageError(f"{run!r} is not a run", code="run-unknown", hint=_LIST_HINT)
         return self.root / run
 
     def resolve(self, text: str, root: str) -> str:
@@ -75,8 +75,12 @@ class Runs:
         if len(matching) == 1:
             return matching[0]
         if len(matching) > 1:
-            raise UsageError(f"{text!r} matches {len(matching)} runs", hint=", ".join(matching[:5]))
-        raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
+            raise UsageError(
+                f"{text!r} matches {len(matching)} runs",
+                code="run-ambiguous",
+                hint=", ".join(matching[:5]),
+            )
+        raise UsageError(f"there is no run {text!r}", code="run-unknown", hint=_LIST_HINT)
 
     def read(self, run: str) -> RunRecord:
         """The record; `interrupted` if its process died. Raises UsageError if there is none,
@@ -85,12 +89,16 @@ class Runs:
         try:
             text = (self.directory(run) / "run.json").read_text()
         except FileNotFoundError:
-            raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
+            raise UsageError(
+                f"there is no run {run}", code="run-unknown", hint=_LIST_HINT
+            ) from None
         try:
             record = RunRecord.from_json(json.loads(text), decode)
         except (ValueError, ContentError) as error:
             why = error.message if isinstance(error, ContentError) else "the record is damaged"
-            raise NotFound(f"{run}: {why}", hint=f"shipline runs rm {run}") from None
+            raise NotFound(
+                f"{run}: {why}", code="run-unreadable", hint=f"shipline runs rm {run}"
+            ) from None
         return record if self.alive(run) else record.interrupted()
 
     def all(self) -> Iterator[RunRecord]:
@@ -112,7 +120,9 @@ class Runs:
             if run.root == root:
                 return run
         raise UsageError(
-            f"there is no run of {root}", hint="`shipline runs` lists those of all projects"
+            f"there is no run of {root}",
+            code="run-unknown",
+            hint="`shipline runs` lists those of all projects",
         )
 
     def alive(self, run: str) -> bool:
@@ -146,7 +156,11 @@ class Runs:
         try:
             _lock(descriptor, run)
             if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                raise UsageError(f"{run} was removed", hint="run `shipline ship` without --resume")
+                raise UsageError(
+                    f"{run} was removed",
+                    code="run-unknown",
+                    hint="run `shipline ship` without --resume",
+                )
             yield
         finally:
             os.close(descriptor)
@@ -251,7 +265,9 @@ def _lock(descriptor: int, run: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            f"{run} is running in another process", hint="interrupt it, or wait until it ends"
+            f"{run} is running in another process",
+            code="run-in-use",
+            hint="interrupt it, or wait until it ends",
         ) from None
 
 

@@ -352,7 +352,10 @@ class Pipeline:
             left = target if wanted else replace(target, image=None, copies=())
             targets[name] = replace(left, platforms=wanted or platforms)
         if all(target.image is None for target in targets.values()):
-            raise UsageError(f"--platform: no target is for {', '.join(map(str, platforms))}")
+            raise UsageError(
+                f"--platform: no target is for {', '.join(map(str, platforms))}",
+                code="platform-missing",
+            )
         while unused := [*_unused(targets)]:
             targets = {name: one for name, one in targets.items() if name not in unused}
         return replace(self, build=Build(), targets=targets)

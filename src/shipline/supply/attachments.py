@@ -165,7 +165,9 @@ def _is_settled(
 
 def _contended(target: Descriptor) -> ContentError:
     return ContentError(
-        f"others keep changing the attachments of {target.digest}", hint="run the command again"
+        f"others keep changing the attachments of {target.digest}",
+        code="registry-contended",
+        hint="run the command again",
     )
 
 
@@ -179,7 +181,11 @@ def _current(repository: Attachable, tag: str) -> Manifest | None:
     )
     if isinstance(manifest, Manifest):
         return manifest
-    raise ContentError(f"{tag} is not a manifest with signatures", hint=f"delete the tag {tag}")
+    raise ContentError(
+        f"{tag} is not a manifest with signatures",
+        code="signature-invalid",
+        hint=f"delete the tag {tag}",
+    )
 
 
 def _extended(
@@ -190,6 +196,7 @@ def _extended(
     if len(layers) > DEFAULT_LIMITS.statements:
         raise ContentError(
             f"{len(layers)} statements under one tag are more than verifiers accept",
+            code="signature-invalid",
             hint="delete the tag and sign again, or attest with --replace",
         )
     config = _config(layers)

@@ -278,7 +278,9 @@ def _claim(
     expected = BUNDLE if form is Form.BUNDLE else _LAYERS[kind]
     try:
         if layer.media_type != expected:
-            raise ContentError(f"the layer has the media type {layer.media_type!r:.100}")
+            raise ContentError(
+                f"the layer has the media type {layer.media_type!r:.100}", code="signature-invalid"
+            )
         if expected == SIMPLE_SIGNING:
             body = message = fetch_all(source, layer, PAYLOAD_LIMIT)
             signatures: tuple[bytes, ...] = (_annotated_signature(layer),)
@@ -293,12 +295,16 @@ def _claim(
 def _envelope(raw: bytes, media_type: str) -> Envelope:
     envelope = Bundle.parse(raw).envelope if media_type == BUNDLE else Envelope.parse(raw)
     if envelope.payload_type != IN_TOTO:
-        raise ContentError(f"the envelope is of type {envelope.payload_type!r:.100}")
+        raise ContentError(
+            f"the envelope is of type {envelope.payload_type!r:.100}", code="signature-invalid"
+        )
     return envelope
 
 
 def _annotated_signature(layer: Descriptor) -> bytes:
     text = layer.annotations.get(SIGNATURE_ANNOTATION, "")
     if not text:
-        raise ContentError(f"the layer lacks the annotation {SIGNATURE_ANNOTATION}")
+        raise ContentError(
+            f"the layer lacks the annotation {SIGNATURE_ANNOTATION}", code="signature-invalid"
+        )
     return from_base64(text)

@@ -42,14 +42,18 @@ class Envelope:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         if not isinstance(value, dict):
-            raise ContentError("the envelope is not a JSON object")
+            raise ContentError("the envelope is not a JSON object", code="signature-invalid")
         kind, payload, entries = (
             value.get(key) for key in ("payloadType", "payload", "signatures")
         )
         if not isinstance(kind, str) or not isinstance(entries, list):
-            raise ContentError("the envelope lacks payloadType or signatures")
+            raise ContentError(
+                "the envelope lacks payloadType or signatures", code="signature-invalid"
+            )
         if not 0 < len(entries) <= _SIGNATURES:
-            raise ContentError(f"the envelope has {len(entries)} signatures")
+            raise ContentError(
+                f"the envelope has {len(entries)} signatures", code="signature-invalid"
+            )
         signatures = tuple(
             from_base64(entry.get("sig") if isinstance(entry, dict) else None) for entry in entries
         )
@@ -78,11 +82,11 @@ def from_base64(text: object) -> bytes:
     none.
     """
     if not isinstance(text, str) or not text:
-        raise ContentError("base64 text is expected")
+        raise ContentError("base64 text is expected", code="signature-invalid")
     try:
         return base64.b64decode(text.translate({ord("-"): "+", ord("_"): "/"}), validate=True)
     except (binascii.Error, ValueError):
-        raise ContentError("invalid base64 text") from None
+        raise ContentError("invalid base64 text", code="signature-invalid") from None
 
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -104,16 +108,21 @@ class SimplePayload:
         specification.
         """
         if len(raw) > PAYLOAD_LIMIT:
-            raise ContentError(f"the payload has {len(raw)} bytes, more than {PAYLOAD_LIMIT}")
+            raise ContentError(
+                f"the payload has {len(raw)} bytes, more than {PAYLOAD_LIMIT}",
+                code="signature-invalid",
+            )
         document = _exactly(from_bytes(raw), "the payload", "critical", "optional")
         critical = _exactly(document["critical"], "critical", "identity", "image", "type")
         if critical["type"] != _TYPE:
-            raise ContentError(f"critical.type is {critical['type']!r:.100}")
+            raise ContentError(
+                f"critical.type is {critical['type']!r:.100}", code="signature-invalid"
+            )
         image = _exactly(critical["image"], "critical.image", "docker-manifest-digest")
         identity = _exactly(critical["identity"], "critical.identity", "docker-reference")
         optional = {} if document["optional"] is None else document["optional"]
         if not isinstance(optional, dict):
-            raise ContentError("optional is not a JSON object")
+            raise ContentError("optional is not a JSON object", code="signature-invalid")
         return cls(
             _text(identity["docker-reference"]),
             Digest.parse(_text(image["docker-manifest-digest"])),
@@ -135,13 +144,17 @@ class SimplePayload:
 
 def _exactly(value: object, what: str, *keys: str) -> dict[str, Any]:
     if not isinstance(value, dict) or set(value) != set(keys):
-        raise ContentError(f"{what} must have exactly the fields {', '.join(keys)}")
+        raise ContentError(
+            f"{what} must have exactly the fields {', '.join(keys)}", code="signature-invalid"
+        )
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ContentError(f"the payload has {value!r:.100} instead of a text")
+        raise ContentError(
+            f"the payload has {value!r:.100} instead of a text", code="signature-invalid"
+        )
     return value
 
 
@@ -166,9 +179,12 @@ class Bundle:
         """Raises ContentError for other documents, and for bundles without key or envelope."""
         document = from_bytes(raw)
         if document.get("mediaType") not in _KNOWN:
-            raise ContentError(f"not a sigstore bundle: mediaType {document.get('mediaType')!r}")
+            raise ContentError(
+                f"not a sigstore bundle: mediaType {document.get('mediaType')!r}",
+                code="signature-invalid",
+            )
         if "dsseEnvelope" not in document:
-            raise ContentError("the bundle has no DSSE envelope")
+            raise ContentError("the bundle has no DSSE envelope", code="signature-invalid")
         return cls(Envelope.from_json(document["dsseEnvelope"]), _hint(document))
 
     def to_bytes(self) -> bytes:
@@ -184,8 +200,10 @@ class Bundle:
 def _hint(document: dict[str, Any]) -> str:
     material = document.get("verificationMaterial")
     if not isinstance(material, dict):
-        raise ContentError("the bundle has no verification material")
+        raise ContentError("the bundle has no verification material", code="signature-invalid")
     key = material.get("publicKey")
     if not isinstance(key, dict):
-        raise ContentError("the bundle was signed with a certificate, not with a key")
+        raise ContentError(
+            "the bundle was signed with a certificate, not with a key", code="signature-invalid"
+        )
     return str(key.get("hint", ""))

@@ -44,11 +44,17 @@ def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
         return _from_pkcs8(_open_box(match[2], name, password()), name, None)
     if b"OPENSSH PRIVATE KEY" in pem:
         raise ConfigError(
-            f"{name} is an OpenSSH key", hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
+            f"{name} is an OpenSSH key",
+            code="key-unusable",
+            hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY",
         )
     if b"PRIVATE KEY-----" not in pem:
         kind = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
-        raise ConfigError(f"{name} is {kind}", hint="`shipline key generate` creates a key pair")
+        raise ConfigError(
+            f"{name} is {kind}",
+            code="key-unusable",
+            hint="`shipline key generate` creates a key pair",
+        )
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
     return _from_pkcs8(pem, name, password() if encrypted else None)
 
@@ -73,7 +79,9 @@ def _open_box(body: bytes, name: str, password: bytes) -> bytes:
     from nacl.exceptions import CryptoError
     from nacl.secret import SecretBox
 
-    damaged = ConfigError(f"{name} is damaged: it is not in cosign's key format")
+    damaged = ConfigError(
+        f"{name} is damaged: it is not in cosign's key format", code="key-unusable"
+    )
     try:
         document: Any = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
         kdf, cipher = document["kdf"], document["cipher"]
@@ -98,7 +106,7 @@ def _checked(params: Any, name: str) -> dict[str, int]:
     values = {key: params[key] for key in _SCRYPT}
     whole = all(type(value) is int and value > 0 for value in values.values())
     if not whole or 128 * values["N"] * values["r"] > _MEMORY or values["p"] > _ROUNDS:
-        raise ConfigError(f"{name} has excessive scrypt parameters: {values}")
+        raise ConfigError(f"{name} has excessive scrypt parameters: {values}", code="key-unusable")
     return values
 
 
@@ -119,12 +127,13 @@ def _from_pkcs8(content: bytes, name: str, password: bytes | None) -> PrivateKey
     except (ValueError, TypeError, UnsupportedAlgorithm):
         if password is not None:
             raise _wrong_password(name) from None
-        raise ConfigError(f"{name} is not a usable private key") from None
+        raise ConfigError(f"{name} is not a usable private key", code="key-unusable") from None
 
 
 def _wrong_password(name: str) -> ConfigError:
     return ConfigError(
         f"{name} cannot be decrypted: wrong password",
+        code="key-password",
         hint="set SHIPLINE_KEY_PASSWORD or COSIGN_PASSWORD, or pass --password-file",
     )
 
@@ -159,9 +168,11 @@ def read_pem(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(PEM_LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     if len(content) > PEM_LIMIT:
-        raise ConfigError(f"{path} is too large for a key file")
+        raise ConfigError(f"{path} is too large for a key file", code="key-unusable")
     return content
 
 
@@ -184,7 +195,9 @@ def write_key_pair(
                 files.private.unlink()
             raise
     except OSError as error:
-        raise ConfigError(f"cannot write {prefix}.key and .pub: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot write {prefix}.key and .pub: {error.strerror}", code="file-unwritable"
+        ) from error
     return files
 
 
@@ -194,6 +207,7 @@ def check_free(files: KeyFiles, *, replace: bool = False) -> None:
         if path.exists() and not replace:
             raise ConfigError(
                 f"{path} already exists",
+                code="file-exists",
                 hint="choose another place with --output-key-prefix, or replace it with --force:"
                 " the old key is lost then",
             )

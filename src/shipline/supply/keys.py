@@ -39,7 +39,9 @@ class PublicKey:
 
         if b"PRIVATE KEY-----" in pem:
             raise ConfigError(
-                f"{name} is a private key", hint="use the public key in the file .pub beside it"
+                f"{name} is a private key",
+                code="key-unusable",
+                hint="use the public key in the file .pub beside it",
             )
         try:
             if b"BEGIN CERTIFICATE" in pem:
@@ -50,6 +52,7 @@ class PublicKey:
         except (ValueError, UnsupportedAlgorithm):
             raise ConfigError(
                 f"{name} is not a public key",
+                code="key-unusable",
                 hint="use a PEM file that begins with -----BEGIN PUBLIC KEY-----",
             ) from None
 
@@ -189,6 +192,7 @@ def _supported(key: object, name: str) -> PublicNumbers:
 def _unusable(name: str) -> ConfigError:
     return ConfigError(
         f"{name} is of an unsupported kind",
+        code="key-unusable",
         hint="use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits",
     )
 

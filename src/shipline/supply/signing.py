@@ -77,9 +77,9 @@ def sign(
     is attached again; raises ContentError where that does not end.
     """
     if reserved := sorted(_RESERVED & annotations.keys()):
-        raise UsageError(f"the annotation {reserved[0]!r} is reserved")
+        raise UsageError(f"the annotation {reserved[0]!r} is reserved", code="flag-value")
     if not signers:
-        raise UsageError("there is no key to sign with", hint="pass --key KEY")
+        raise UsageError("there is no key to sign with", code="key-missing", hint="pass --key KEY")
     repository = at_the_source(repository)
     targets = [*signable(repository, target)] if recursive else [target.plain]
     signings = [_Signing(repository, target, reference, annotations, clock) for target in targets]
@@ -210,7 +210,7 @@ def attest(
     """
     repository, content = at_the_source(repository), _checked(statement, target)
     if not signers:
-        raise UsageError("there is no key to sign with", hint="pass --key KEY")
+        raise UsageError("there is no key to sign with", code="key-missing", hint="pass --key KEY")
     unique = {signer.public: signer for signer in signers}
     kind = statement.predicate_type
 
@@ -244,9 +244,12 @@ def attest(
 def _checked(statement: Statement, target: Descriptor) -> bytes:
     content = statement.to_bytes()
     if statement.subject_of(target.digest) is None:
-        raise UsageError(f"the statement is not about {target.digest}")
+        raise UsageError(f"the statement is not about {target.digest}", code="predicate-invalid")
     if len(content) > STATEMENT_LIMIT:
-        raise UsageError(f"the statement has {len(content)} bytes, more than {STATEMENT_LIMIT}")
+        raise UsageError(
+            f"the statement has {len(content)} bytes, more than {STATEMENT_LIMIT}",
+            code="predicate-invalid",
+        )
     return content
 
 

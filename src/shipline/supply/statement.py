@@ -40,12 +40,14 @@ class Subject:
     @classmethod
     def from_json(cls, value: object) -> Self:
         if not isinstance(value, dict):
-            raise ContentError(f"not a subject: {value!r:.200}")
+            raise ContentError(f"not a subject: {value!r:.200}", code="statement-invalid")
         name, digests, annotations = (value.get(key) for key in ("name", "digest", "annotations"))
         if not isinstance(name, str | None) or not isinstance(annotations, dict | None):
-            raise ContentError(f"not a subject: {value!r:.200}")
+            raise ContentError(f"not a subject: {value!r:.200}", code="statement-invalid")
         if not isinstance(digests, dict) or not all(map(_is_text, digests.values())):
-            raise ContentError(f"a subject without digests: {value!r:.200}")
+            raise ContentError(
+                f"a subject without digests: {value!r:.200}", code="statement-invalid"
+            )
         return cls(name or "", digests, annotations or NO_ANNOTATIONS)
 
     def to_json(self) -> dict[str, Any]:
@@ -84,13 +86,21 @@ class Statement:
         """Raises ContentError for anything but a statement, version 1 or 0.1."""
         document = from_bytes(raw, heaviest=_HEAVIEST, largest=LARGEST)
         if document.get("_type") not in _KNOWN:
-            raise ContentError(f"not an in-toto statement: _type {document.get('_type')!r:.100}")
+            raise ContentError(
+                f"not an in-toto statement: _type {document.get('_type')!r:.100}",
+                code="statement-invalid",
+            )
         subjects, kind = document.get("subject"), document.get("predicateType")
         if not isinstance(subjects, list) or not 0 < len(subjects) <= _SUBJECTS:
-            raise ContentError(f"a statement has between 1 and {_SUBJECTS} subjects")
+            raise ContentError(
+                f"a statement has between 1 and {_SUBJECTS} subjects", code="statement-invalid"
+            )
         predicate = document.get("predicate", {})
         if not _is_text(kind) or not kind or not isinstance(predicate, dict | str):
-            raise ContentError("the statement lacks a predicateType or a usable predicate")
+            raise ContentError(
+                "the statement lacks a predicateType or a usable predicate",
+                code="statement-invalid",
+            )
         subjects_found = tuple(map(Subject.from_json, subjects))
         return cls(subjects_found, kind, predicate, document["_type"])
 
@@ -162,7 +172,7 @@ def stored_statements(
         return
     manifest = parse_manifest(fetch_all(source, entry, MANIFEST_LIMIT), entry.media_type)
     if not isinstance(manifest, Manifest):
-        raise ContentError(f"{entry.digest} is an index inside an index")
+        raise ContentError(f"{entry.digest} is an index inside an index", code="index-nested")
     for layer in manifest.layers:
         if kind := layer.annotations.get(PREDICATE_TYPE, ""):
             yield kind, fetch_all(source, layer, LARGEST)
@@ -175,7 +185,9 @@ def predicate_type(text: str) -> str:
     if "://" in text or text.startswith("urn:"):
         return text
     raise UsageError(
-        f"not a predicate type: {text!r}", hint=f"one of {', '.join(_TYPES)}, or a URI"
+        f"not a predicate type: {text!r}",
+        code="predicate-invalid",
+        hint=f"one of {', '.join(_TYPES)}, or a URI",
     )
 
 

@@ -430,7 +430,9 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
         return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
     statement = Statement.parse(claim.body)
     if statement.predicate_type != COSIGN_SIGN:
-        raise ContentError(f"the statement is of type {statement.predicate_type!r:.200}")
+        raise ContentError(
+            f"the statement is of type {statement.predicate_type!r:.200}", code="statement-invalid"
+        )
     subject = statement.subject_of(digest)
     if subject is None:
         raise Unproven(RejectReason.DIGEST, "the statement is about another digest")

@@ -331,5 +331,6 @@ def _refuse_reserved_name(
         raise ConfigError(
             f"the branch {case.situation.event.branch} would get the tag {name},"
             " which means something else",
+            code="tag-reserved",
             hint=f"rename the branch, or put text before the name: branch-{{name}} for {entry}",
         )

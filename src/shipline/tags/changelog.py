@@ -179,7 +179,9 @@ def read_release(
     """
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
-        raise GitError("the repository has no commit yet", hint="commit something first")
+        raise GitError(
+            "the repository has no commit yet", code="git-no-commit", hint="commit something first"
+        )
     clone = RepositoryClone(git, repository, repositories.tags(git), fetch)
     if repository.shallow:
         clone = with_complete_history(clone, section)
@@ -196,7 +198,11 @@ def read_release(
 def _existing(git: Git, revision: str) -> str:
     if sha := repositories.resolve(git, revision):
         return sha
-    raise GitError(f"there is no commit {revision!r}", hint="see git log and git tag")
+    raise GitError(
+        f"there is no commit {revision!r}",
+        code="git-commit-missing",
+        hint="see git log and git tag",
+    )
 
 
 def _title(clone: RepositoryClone, section: TagsSection, target: Commit) -> str:

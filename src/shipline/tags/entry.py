@@ -117,10 +117,14 @@ class TagEntry:
 def _set(values: dict[str, Any], key: str, value: str, text: str) -> None:
     known = {item.name for item in fields(TagEntry)} - {"template"}
     if key not in known:
-        raise ConfigError(f"{text}: there is no key {key!r}", hint=", ".join(sorted(known)))
+        raise ConfigError(
+            f"{text}: there is no key {key!r}", code="tags-invalid", hint=", ".join(sorted(known))
+        )
     if key in {"priority", "group"}:
         if not re.fullmatch(r"-?\d+", value):
-            raise ConfigError(f"{text}: {key} must be a whole number, not {value!r}")
+            raise ConfigError(
+                f"{text}: {key} must be a whole number, not {value!r}", code="tags-invalid"
+            )
         values[key] = int(value)
     elif key == "immutable":
         values[key] = value == "true"
@@ -132,30 +136,40 @@ def _check(entry: TagEntry) -> None:
     """Raises ConfigError for an entry that cannot give a tag."""
     if entry.type not in _TYPES:
         known = ", ".join(_TYPES)
-        raise ConfigError(f"type: there is no type {entry.type!r}", hint=f"one of {known}")
+        raise ConfigError(
+            f"type: there is no type {entry.type!r}", code="tags-invalid", hint=f"one of {known}"
+        )
     if entry.type == "template":
         check_template(entry.template)
     elif entry.template:
-        raise ConfigError(f"template: type {entry.type} has none")
+        raise ConfigError(f"template: type {entry.type} has none", code="tags-invalid")
     if entry.type == "ref" and entry.event not in {"branch", "tag", "pr"}:
-        raise ConfigError("event: type=ref needs event=branch, event=tag or event=pr")
+        raise ConfigError(
+            "event: type=ref needs event=branch, event=tag or event=pr", code="tags-invalid"
+        )
     if entry.type in {"semver", "pep440", "match"} and not entry.pattern:
-        raise ConfigError(f"pattern: type={entry.type} needs one, such as {{{{version}}}}")
+        raise ConfigError(
+            f"pattern: type={entry.type} needs one, such as {{{{version}}}}", code="tags-invalid"
+        )
     if entry.type == "match":
         search_pattern(entry.pattern)
     if entry.match:
         _check_match(entry)
     if entry.type == "raw" and not entry.value:
-        raise ConfigError("value: type=raw needs one")
+        raise ConfigError("value: type=raw needs one", code="tags-invalid")
     if entry.type == "sha" and entry.format not in {"short", "long"}:
-        raise ConfigError("format: short or long")
+        raise ConfigError("format: short or long", code="tags-invalid")
 
 
 def _check_match(entry: TagEntry) -> None:
     if entry.type not in {"semver", "pep440"}:
-        raise ConfigError(f"match: type={entry.type} has none; type=match has a pattern")
+        raise ConfigError(
+            f"match: type={entry.type} has none; type=match has a pattern", code="tags-invalid"
+        )
     if not regular_expression(entry.match, key="match").groups:
-        raise ConfigError("match: needs a group around the version, such as app/v(.*)")
+        raise ConfigError(
+            "match: needs a group around the version, such as app/v(.*)", code="tags-invalid"
+        )
 
 
 def search_pattern(pattern: str) -> re.Pattern[str]:
@@ -170,4 +184,6 @@ def regular_expression(text: str, letters: str = "", *, key: str = "pattern") ->
     try:
         return re.compile(re.sub(r"\(\?<(?![=!])", "(?P<", text), flags | re.ASCII)
     except (re.error, OverflowError) as error:
-        raise ConfigError(f"{key}: not a regular expression: {error}") from error
+        raise ConfigError(
+            f"{key}: not a regular expression: {error}", code="tags-invalid"
+        ) from error

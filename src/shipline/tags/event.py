@@ -60,7 +60,9 @@ class Event:
         an unknown event, or a pull request without a number.
         """
         if kind and kind not in KINDS:
-            raise UsageError(f"not an event: {kind}", hint=f"one of {', '.join(KINDS)}")
+            raise UsageError(
+                f"not an event: {kind}", code="flag-value", hint=f"one of {', '.join(KINDS)}"
+            )
         full_ref = ref_of(ref, tag=kind == "tag") if ref else ""
         number = number or pull_number(full_ref)
         event_kind = next(
@@ -68,7 +70,9 @@ class Event:
         )
         if event_kind == "pull-request" and not number:
             raise UsageError(
-                "a pull request needs a number", hint="--ref refs/pull/NUMBER/merge, or --pr"
+                "a pull request needs a number",
+                code="flag-value",
+                hint="--ref refs/pull/NUMBER/merge, or --pr",
             )
         return cls(event_kind, full_ref, number=number, source="the command line")
 

@@ -52,7 +52,9 @@ def survey(
     """
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
-        raise GitError("the repository has no commit yet", hint="commit something first")
+        raise GitError(
+            "the repository has no commit yet", code="git-no-commit", hint="commit something first"
+        )
     clone = RepositoryClone(git, repository, repositories.tags(git), fetch)
     commit = repositories.read_commit(git, repository.head)
     event = _with_head(_with_ref(event, clone, section), clone)
@@ -108,6 +110,7 @@ def _require_tagged(event: Event, clone: RepositoryClone) -> None:
     if event.tag and there != head:
         raise GitError(
             f"the git tag {event.tag} is on {there[:12]}, but {head[:12]} is checked out",
+            code="git-tag-elsewhere",
             hint=f"git checkout {event.tag}, or --ref BRANCH for the checked-out commit",
         )
 
@@ -127,6 +130,7 @@ def _detached(clone: RepositoryClone) -> str:
     problem = f"several branches contain it: {names}" if branches else "no branch contains it"
     raise UsageError(
         f"HEAD is detached at {repository.head[:12]}, and {problem}",
+        code="git-detached",
         hint="name the branch or tag with --ref, such as --ref main or --ref refs/tags/v1.2.3",
     )
 
@@ -271,6 +275,7 @@ def expected_decision(
         return ExpectedDecision(decide(section, survey(git, section, event, fetch=fetch, now=now)))
     raise GitError(
         f"the version cannot be determined: this clone lacks {_listed(missing)} of {remote}",
+        code="git-shallow",
         hint=f"git fetch --tags {remote}, or --fetch",
     )
 
@@ -282,6 +287,7 @@ def _with_doubt(
         return ExpectedDecision(decision, f"{reason}; newer versions of others may be missing here")
     raise GitError(
         f"the version cannot be determined: this clone has no version tag, and {reason}",
+        code="git-shallow",
         hint=f"git fetch --tags {remote}, once it can be reached",
     )
 
@@ -312,6 +318,7 @@ def reserve(
         if not remote:
             raise GitError(
                 f"the version {git_tag.name} cannot be reserved: the clone has no remote",
+                code="git-no-remote",
                 hint="git remote add origin URL, or git-tag: false in the rule",
             )
         try:

@@ -69,7 +69,9 @@ class RuleEvents:
 
     def __post_init__(self) -> None:
         if not any((self.push, self.tag, self.pull_request, self.schedule)):
-            raise ConfigError("a rule's `on` needs push, tag, pull-request or schedule")
+            raise ConfigError(
+                "a rule's `on` needs push, tag, pull-request or schedule", code="tags-invalid"
+            )
         for kind in ("push", "tag", "pull-request", "schedule"):
             for pattern in self.patterns(kind):
                 check_pattern(pattern)
@@ -113,11 +115,11 @@ class TagRule:
 
     def __post_init__(self) -> None:
         if not self.tags:
-            raise ConfigError("tags: a rule needs at least one")
+            raise ConfigError("tags: a rule needs at least one", code="tags-invalid")
         try:
             self.entries  # noqa: B018  raises what is wrong with them
         except ConfigError as error:
-            raise ConfigError(f"tags: {error}", hint=error.hint) from None
+            raise ConfigError(f"tags: {error}", code="tags-invalid", hint=error.hint) from None
         if self.prerelease:
             _check_word(self.prerelease)
 
@@ -211,9 +213,9 @@ class TagsSection:
         try:
             first = Version.parse(self.initial)
         except ValueError as error:
-            raise ConfigError(f"initial: {error}") from None
+            raise ConfigError(f"initial: {error}", code="tags-invalid") from None
         if first.prerelease or first.build:
-            raise ConfigError("initial: must be major.minor.patch")
+            raise ConfigError("initial: must be major.minor.patch", code="tags-invalid")
 
     @property
     def levels(self) -> Levels:
@@ -246,4 +248,6 @@ def _check_word(word: str) -> None:
     except ValueError:
         prerelease = ()
     if len(prerelease) != 2 or prerelease[0].isdecimal():
-        raise ConfigError(f"prerelease: {word!r} must be one word such as beta")
+        raise ConfigError(
+            f"prerelease: {word!r} must be one word such as beta", code="tags-invalid"
+        )

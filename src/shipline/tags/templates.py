@@ -160,7 +160,8 @@ def fit(pieces: Sequence[TemplatePiece], *, unique: bool = True) -> str:
         raise _too_long(pieces)
     if text[:1] in {"", ".", "-"}:
         raise ConfigError(
-            f"{text!r} is not a valid tag: it must begin with a letter, a digit or '_'"
+            f"{text!r} is not a valid tag: it must begin with a letter, a digit or '_'",
+            code="tag-invalid",
         )
     return text
 
@@ -169,6 +170,7 @@ def _too_long(pieces: Sequence[TemplatePiece]) -> ConfigError:
     text = "".join(piece.text for piece in pieces)
     return ConfigError(
         f"the tag {text[:60]!r}... has {len(text)} characters, at most {LONGEST} are allowed",
+        code="tag-invalid",
         hint="shorten the text around the placeholders in the rule's tags",
     )
 
@@ -191,16 +193,23 @@ def check_template(template: str) -> None:
     for match in _FIELD.finditer(template):
         name, width = match["name"], match["width"]
         if name not in FIELDS:
-            raise ConfigError(f"{template}: unknown field {{{name}}}{_meant(name)}")
+            raise ConfigError(
+                f"{template}: unknown field {{{name}}}{_meant(name)}", code="tags-template"
+            )
         if width and (name not in {"sha", "commit"} or not _NARROWEST <= int(width) <= 40):
-            raise ConfigError(f"{template}: only {{sha:7}} to {{sha:40}} have a width")
+            raise ConfigError(
+                f"{template}: only {{sha:7}} to {{sha:40}} have a width", code="tags-template"
+            )
     literal = _FIELD.sub("", template)
     if not _LITERAL.match(literal):
         raise ConfigError(
-            f"{template}: a tag consists of letters, digits, '_', '.' and '-' besides its fields"
+            f"{template}: a tag consists of letters, digits, '_', '.' and '-' besides its fields",
+            code="tags-template",
         )
     if not template or template[0] in ".-":
-        raise ConfigError(f"{template!r}: a tag must begin with a letter, a digit or '_'")
+        raise ConfigError(
+            f"{template!r}: a tag must begin with a letter, a digit or '_'", code="tags-template"
+        )
 
 
 def fill(
@@ -218,7 +227,9 @@ def fill(
         elif (value := values.get(match["name"])) is not None:
             pieces.append(value)
         else:
-            raise ConfigError(f"{template}: {{{match['name']}}} has no value on this event")
+            raise ConfigError(
+                f"{template}: {{{match['name']}}} has no value on this event", code="tag-no-value"
+            )
     pieces.append(TemplatePiece(template[end:]))
     return tuple(piece for piece in pieces if piece.text)
 
@@ -264,7 +275,7 @@ def render(template: str, values: Mapping[str, TemplatePiece | Call]) -> tuple[T
         pieces.append(_evaluate(match["inner"], values, template))
         end = match.end()
     if "{{" in template[end:]:
-        raise ConfigError(f"{template}: '{{{{' without '}}}}'")
+        raise ConfigError(f"{template}: '{{{{' without '}}}}'", code="tags-template")
     pieces.append(TemplatePiece(template[end:]))
     return tuple(piece for piece in pieces if piece.text)
 
@@ -286,12 +297,14 @@ def _evaluate(
 ) -> TemplatePiece:
     words = [*_WORD.finditer(inner)]
     if "".join(word.group() for word in words).strip() != inner.strip() or not words:
-        raise ConfigError(f"{template}: {{{{{inner}}}}} is not an expression")
+        raise ConfigError(f"{template}: {{{{{inner}}}}} is not an expression", code="tags-template")
     name = words[0]["plain"] or ""
     value = values.get(name)
     if value is None:
         known = ", ".join(sorted(values))
-        raise ConfigError(f"{template}: there is no expression {name!r} here", hint=known)
+        raise ConfigError(
+            f"{template}: there is no expression {name!r} here", code="tags-template", hint=known
+        )
     if isinstance(value, TemplatePiece):
         return value
     arguments = tuple(_text(word) for word in words[1:] if not word["key"])
@@ -299,7 +312,7 @@ def _evaluate(
     try:
         return value(arguments, keywords)
     except ValueError as error:
-        raise ConfigError(f"{template}: {error}") from error
+        raise ConfigError(f"{template}: {error}", code="tags-template") from error
 
 
 def _text(word: re.Match[str]) -> str:

@@ -29,13 +29,15 @@ def read_containers_policy(content: bytes) -> TrustSection:
     try:
         document = from_bytes(content)
     except ContentError as error:
-        raise ConfigError(f"the policy is {error.message}") from None
+        raise ConfigError(f"the policy is {error.message}", code="trust-policy-file") from None
     scopes = _table(
         _table(document.get("transports", {}), "transports").get("docker", {}), "docker"
     )
     everything = scopes.get("", document.get("default"))
     if everything is None:
-        raise ConfigError("the policy has no default, which policy.json must have")
+        raise ConfigError(
+            "the policy has no default, which policy.json must have", code="trust-policy-file"
+        )
     rules = [
         _rule(_patterns(scope), requirements, f"docker {scope}")
         for scope, requirements in sorted(scopes.items(), key=lambda item: _width(item[0]))
@@ -54,10 +56,11 @@ def _patterns(scope: str) -> tuple[str, ...]:
     if "@" in scope or ":" in path:
         raise ConfigError(
             f"docker {scope}: rules for a tag or digest are not supported",
+            code="trust-policy-file",
             hint="use the repository instead",
         )
     if not path and not any(mark in host for mark in ".:") and host != "localhost":
-        raise ConfigError(f"docker {scope}: not a registry")
+        raise ConfigError(f"docker {scope}: not a registry", code="trust-policy-file")
     return (scope, f"{scope}/**") if path else (f"{scope}/**",)
 
 
@@ -68,7 +71,7 @@ def _rule(patterns: tuple[str, ...], requirements: Any, where: str) -> TrustRule
         or not requirements
         or not all(isinstance(requirement, dict) for requirement in requirements)
     ):
-        raise ConfigError(f"{where}: must be a list of requirements")
+        raise ConfigError(f"{where}: must be a list of requirements", code="trust-policy-file")
     kinds = {
         requirement.get("type") if isinstance(requirement.get("type"), str) else ""
         for requirement in requirements
@@ -111,11 +114,14 @@ def _keys(requirement: Mapping[str, Any], where: str) -> tuple[str, ...]:
         _cannot(where, unknown[0])
     sources = [name for name in _KEYS if name in requirement]
     if len(sources) != 1:
-        raise ConfigError(f"{where}: sigstoreSigned needs exactly one of {', '.join(_KEYS)}")
+        raise ConfigError(
+            f"{where}: sigstoreSigned needs exactly one of {', '.join(_KEYS)}",
+            code="trust-policy-file",
+        )
     value = requirement[sources[0]]
     texts = value if sources[0].endswith("s") else [value]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{where}: {sources[0]} is not text")
+        raise ConfigError(f"{where}: {sources[0]} is not text", code="trust-policy-file")
     return tuple(map(_pem, texts)) if "Data" in sources[0] else tuple(texts)
 
 
@@ -123,7 +129,7 @@ def _pem(text: str) -> str:
     try:
         return from_base64(text).decode("ascii")
     except (ContentError, UnicodeDecodeError):
-        raise ConfigError("keyData is not a PEM file in base64") from None
+        raise ConfigError("keyData is not a PEM file in base64", code="trust-policy-file") from None
 
 
 def _identity(identity: Any, where: str) -> str:
@@ -139,12 +145,13 @@ def _identity(identity: Any, where: str) -> str:
 
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: must be a JSON object")
+        raise ConfigError(f"{where}: must be a JSON object", code="trust-policy-file")
     return value
 
 
 def _cannot(where: str, problem: str) -> NoReturn:
     raise ConfigError(
         f"{where}: {problem} is not supported",
+        code="trust-policy-file",
         hint="write the rules in the section `trust` of a shipline.yaml",
     )

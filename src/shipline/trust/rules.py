@@ -71,11 +71,13 @@ class TrustRule:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ConfigError("images: at least one pattern is required")
+            raise ConfigError("images: at least one pattern is required", code="trust-rules")
         if self.threshold < 1:
-            raise ConfigError("threshold: at least one key must have signed")
+            raise ConfigError("threshold: at least one key must have signed", code="trust-rules")
         if self.action != "require" and (self.keys or self.predicates):
-            raise ConfigError(f"action: {self.action} takes no keys or predicates")
+            raise ConfigError(
+                f"action: {self.action} takes no keys or predicates", code="trust-rules"
+            )
 
     @property
     def title(self) -> str:
@@ -167,10 +169,13 @@ def _rule(rule: TrustRule, number: int, named: Mapping[str, PublicKey], base: Pa
     ]
     keys = tuple(dict.fromkeys(keys_found or named.values()))
     if not keys:
-        raise ConfigError(f"{where}.keys: signatures are required, but there is no key")
+        raise ConfigError(
+            f"{where}.keys: signatures are required, but there is no key", code="trust-rules"
+        )
     if rule.threshold > len(keys):
         raise ConfigError(
-            f"{where}.threshold: {rule.threshold} keys must sign, but there are {len(keys)}"
+            f"{where}.threshold: {rule.threshold} keys must sign, but there are {len(keys)}",
+            code="trust-rules",
         )
     return ResolvedRule(
         rule, keys, dict(_predicate(predicate, where) for predicate in rule.predicates)
@@ -183,7 +188,9 @@ def _predicate(predicate: str | PredicateRule, where: str) -> tuple[str, float |
     try:
         return predicate_type(rule.type), rule.max_age.seconds if rule.max_age else None
     except UsageError as error:
-        raise ConfigError(f"{where}.predicates: {error.message}", hint=error.hint) from error
+        raise ConfigError(
+            f"{where}.predicates: {error.message}", code="trust-rules", hint=error.hint
+        ) from error
 
 
 def _key(text: str, name: str, base: Path, where: str) -> PublicKey:
@@ -194,7 +201,9 @@ def _key(text: str, name: str, base: Path, where: str) -> PublicKey:
         key = read_public_key(base / text)
         return PublicKey(name, key.der)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
+        raise ConfigError(
+            f"{where}: {error.message}", code="trust-rules", hint=error.hint
+        ) from error
 
 
 def _hash(section: TrustSection, rules: tuple[ResolvedRule, ...]) -> str:

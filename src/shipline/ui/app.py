@@ -332,7 +332,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, kind)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}: {error}", hint="name an address") from None
+        raise UsageError(
+            f"cannot listen on {host}: {error}", code="listen-address", hint="name an address"
+        ) from None
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
@@ -340,7 +342,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         opened.close()
         hint = "--port 0 takes a free port" if port else "name an address of this machine"
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from None
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}", code="listen-address", hint=hint
+        ) from None
     return opened
 
 

@@ -46,10 +46,13 @@ def resolve_generator(options: SbomOptions, images: RegistryImages) -> BaseImage
     except NotFound as error:
         raise NotFound(
             f"the generator of --sbom: {error.message}",
+            code="sbom-generator",
             hint="name an image, or omit generator= to use the built-in scanner",
         ) from None
     if not _command(image):
-        raise ContentError(f"--sbom: the generator {image.shown} has no command")
+        raise ContentError(
+            f"--sbom: the generator {image.shown} has no command", code="sbom-generator"
+        )
     return image
 
 
@@ -154,16 +157,18 @@ class ImageScanner:
         for path in sorted(place.iterdir()):
             try:
                 if path.is_symlink() or not path.is_file():
-                    raise ContentError("it is not a regular file")
+                    raise ContentError("it is not a regular file", code="sbom-generator")
                 size += path.stat().st_size
                 if path.stat().st_size > DOCUMENT_LIMIT or size > _ALL_LIMIT:
                     raise ContentError(
-                        "it is larger than 40 MiB, or all files together are larger than 256 MiB"
+                        "it is larger than 40 MiB, or all files together are larger than 256 MiB",
+                        code="sbom-generator",
                     )
                 found.append((path.name, *_statement(path.read_bytes())))
             except ShiplineError as error:
                 raise ContentError(
                     f"--sbom: the generator {self.image.shown} wrote {path.name}: {error.message}",
+                    code="sbom-generator",
                     hint="files in $BUILDKIT_SCAN_DESTINATION must be in-toto statements in JSON",
                 ) from None
         return found
@@ -193,9 +198,9 @@ def _statement(raw: bytes) -> tuple[str, dict[str, Any]]:
         document = json.loads(raw)
         kind, predicate = document["predicateType"], document["predicate"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ContentError("it is not an in-toto statement") from None
+        raise ContentError("it is not an in-toto statement", code="sbom-generator") from None
     if not isinstance(kind, str) or not isinstance(predicate, dict):
-        raise ContentError("it is not an in-toto statement")
+        raise ContentError("it is not an in-toto statement", code="sbom-generator")
     if kind.startswith(_PROVENANCE):
-        raise ContentError("only the builder writes provenance")
+        raise ContentError("only the builder writes provenance", code="sbom-generator")
     return kind, predicate

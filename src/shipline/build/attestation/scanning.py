@@ -78,6 +78,7 @@ def check_generator(options: SbomOptions, environ: Mapping[str, str]) -> str:
     if options.generator == SYFT and not found:
         raise UsageError(
             "--sbom: there is no syft on the PATH",
+            code="sbom-scanner-missing",
             hint="install it, or omit generator= to use the built-in scanner",
         )
     return found
@@ -216,7 +217,9 @@ class SbomScanner:
         """All files of a layer, or those that are wanted."""
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
-            raise ContentError(f"{layer.descriptor.media_type} is not a layer")
+            raise ContentError(
+                f"{layer.descriptor.media_type} is not a layer", code="layer-unsupported"
+            )
         if self._files.has(layer.diff_id):
             with self._snapshots.mounted(Snapshot((layer,))) as root:
                 yield _files_at(root, wanted, self._toc(layer))
@@ -248,6 +251,7 @@ class SbomScanner:
         if done.status or done.timed_out:
             raise ContentError(
                 f"syft failed with status {done.status}: {said}",
+                code="sbom-scanner-failed",
                 hint="--sbom=generator=builtin scans without it",
             )
         return _settled(b"".join(parts), described)
@@ -256,7 +260,11 @@ class SbomScanner:
 def _collect(parts: list[bytes], data: bytes) -> None:
     parts.append(data)
     if sum(map(len, parts)) > DOCUMENT_LIMIT:
-        raise ContentError("syft wrote more than 40 MiB", hint="use --sbom=generator=builtin")
+        raise ContentError(
+            "syft wrote more than 40 MiB",
+            code="sbom-scanner-failed",
+            hint="use --sbom=generator=builtin",
+        )
 
 
 def _settled(raw: bytes, described: Described) -> dict[str, Any]:
@@ -269,7 +277,9 @@ def _settled(raw: bytes, described: Described) -> dict[str, Any]:
         document["documentNamespace"] = ""
         digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()
     except (ValueError, KeyError, TypeError) as error:
-        raise ContentError(f"syft wrote no SPDX document: {error}") from None
+        raise ContentError(
+            f"syft wrote no SPDX document: {error}", code="sbom-scanner-failed"
+        ) from None
     document["documentNamespace"] = f"https://spdx.org/spdxdocs/{SYFT}-{digest[:32]}"
     found: dict[str, Any] = document
     return found

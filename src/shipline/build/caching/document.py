@@ -271,7 +271,7 @@ class _Layers:
                 numbers.append(number)
                 if len(numbers) > _LAYERS:
                     text = f"a result has more than {_LAYERS} layers, or a loop of them"
-                    raise ContentError(text)
+                    raise ContentError(text, code="cache-damaged")
                 parent = self._rows[number].get("parent", 0)
                 number = -1 if parent == -1 else _number(parent, len(self._rows))
             self._chains[top] = self._usable(numbers[::-1])
@@ -288,7 +288,9 @@ class _Layers:
     ) -> CachedResult | None:
         self._left -= len(layers)
         if self._left < 0:
-            raise ContentError(f"the results have more than {_ALL_LAYERS} layers")
+            raise ContentError(
+                f"the results have more than {_ALL_LAYERS} layers", code="cache-damaged"
+            )
         return CachedResult(layers, _time(row.get("createdAt"))) if layers else None
 
     def _layer(self, number: int) -> LayerResult | None:
@@ -384,7 +386,9 @@ def _ordered(inputs: list[tuple[tuple[_Link, ...], ...]]) -> Iterator[int]:
                 waiting.append((number, True))
                 for _, link in (one for links in inputs[number] for one in links):
                     if state.get(link) is False:
-                        raise ContentError("the records of the cache form a loop")
+                        raise ContentError(
+                            "the records of the cache form a loop", code="cache-damaged"
+                        )
                     waiting.append((link, False))
 
 
@@ -392,7 +396,7 @@ def _inputs(record: Mapping[str, Any], count: int) -> tuple[tuple[_Link, ...], .
     found = []
     for links in map(_list, _list(record.get("inputs"))):
         if not links:
-            raise ContentError("an input of a record has no links")
+            raise ContentError("an input of a record has no links", code="cache-damaged")
         found.append(
             tuple(
                 (_text(one.get("selector") or ""), _number(one.get("link", 0), count))
@@ -404,7 +408,9 @@ def _inputs(record: Mapping[str, Any], count: int) -> tuple[tuple[_Link, ...], .
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ContentError(f"not an object in a cache document: {value!r:.80}")
+        raise ContentError(
+            f"not an object in a cache document: {value!r:.80}", code="cache-damaged"
+        )
     return value
 
 
@@ -412,17 +418,19 @@ def _list(value: object) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ContentError(f"not a list in a cache document: {value!r:.80}")
+        raise ContentError(f"not a list in a cache document: {value!r:.80}", code="cache-damaged")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ContentError(f"not a string in a cache document: {value!r:.80}")
+        raise ContentError(f"not a string in a cache document: {value!r:.80}", code="cache-damaged")
     return value
 
 
 def _number(value: object, count: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
-        raise ContentError(f"a link in a cache document has no target: {value!r:.80}")
+        raise ContentError(
+            f"a link in a cache document has no target: {value!r:.80}", code="cache-damaged"
+        )
     return value

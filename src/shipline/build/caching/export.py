@@ -240,7 +240,9 @@ class CacheStream(Struct, frozen=True):
 
 
 def _failed(error: OSError) -> ContentError:
-    return ContentError(f"{error.filename or 'its directory'}: {error.strerror}")
+    return ContentError(
+        f"{error.filename or 'its directory'}: {error.strerror}", code="cache-unwritable"
+    )
 
 
 def cached_result(layers: Iterable[tuple[Layer, LayerResult | None]]) -> CachedResult:

@@ -189,6 +189,7 @@ class Canary:
             if last is None:
                 raise UsageError(
                     f"{environment} has no version that a new one could be compared with",
+                    code="canary-no-stable",
                     hint=f"deploy the first one: shipline deploy --env {environment}",
                 )
             if last.digests == self.deployment.digests:
@@ -490,7 +491,9 @@ class Canary:
         found = self._found(images)
         missing = [image.name for target, image in self.images.items() if target not in found]
         if missing:
-            raise ConfigError(f"the version in use has no image {', '.join(missing)}")
+            raise ConfigError(
+                f"the version in use has no image {', '.join(missing)}", code="deployment-image"
+            )
         return found
 
     def _found(self, images: Sequence[Reference]) -> Mapping[str, Reference]:

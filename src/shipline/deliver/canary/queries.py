@@ -110,7 +110,9 @@ def query_client(
 
     def value(name: str) -> str:
         if not environ.get(name):
-            raise ConfigError(f"{server.url}: the variable {name} is not set")
+            raise ConfigError(
+                f"{server.url}: the variable {name} is not set", code="variable-missing"
+            )
         return environ[name].strip()
 
     headers = {"Accept": "application/json"}

@@ -49,7 +49,9 @@ def in_progress(branch: RemoteBranch, app: str, environment: str) -> Deployment:
     """The deployment of the canary that is there. Raises UsageError if there is none."""
     here = position(history(branch, branch.fetch(RECORDS), app, environment), environment)
     if here is None:
-        raise UsageError(f"{environment} has no canary of {app} to be resumed")
+        raise UsageError(
+            f"{environment} has no canary of {app} to be resumed", code="canary-missing"
+        )
     return replace(
         here.last,
         action=Action.PROMOTE if here.last.source else Action.DEPLOY,

@@ -43,7 +43,9 @@ def _records(text: str, name: str) -> list[list[str]]:
     try:
         return [record for record in csv.reader(io.StringIO(text, newline="")) if record]
     except csv.Error as error:
-        raise UsageError(f"input {name}: {error}", hint="quote a value as a whole") from None
+        raise UsageError(
+            f"input {name}: {error}", code="action-input", hint="quote a value as a whole"
+        ) from None
 
 
 def _present(values: list[str]) -> tuple[str, ...]:
@@ -168,7 +170,7 @@ def _each(flag: str, values: Iterable[str]) -> list[str]:
 
 def _boolean(text: str, name: str) -> bool:
     if text not in (*_TRUE, *_FALSE):
-        raise UsageError(f"input {name}: {text!r} is neither true nor false")
+        raise UsageError(f"input {name}: {text!r} is neither true nor false", code="action-input")
     return text in _TRUE
 
 
@@ -182,6 +184,7 @@ def _context(text: str, environ: Mapping[str, str]) -> str:
     if not repository:
         raise UsageError(
             "input context: the job does not say what its repository is (GITHUB_REPOSITORY)",
+            code="variable-missing",
             hint="set context, as `.` for the workspace",
         )
     ref, commit = environ.get("GITHUB_REF", ""), environ.get("GITHUB_SHA", "")
@@ -227,7 +230,9 @@ def _secrets(
         flags.append(f"id={name},env={value}")
     for name, value in _pairs(by_line(inputs["secret-files"], "secret-files"), "secret-files"):
         if not Path(value).is_file():
-            raise UsageError(f"input secret-files: there is no file {value}")
+            raise UsageError(
+                f"input secret-files: there is no file {value}", code="file-unreadable"
+            )
         flags.append(f"id={name},src={value}")
     return _Secrets(tuple(_each("--secret", flags)), tuple(masked), tuple(warnings))
 
@@ -237,7 +242,7 @@ def _pairs(values: Iterable[str], name: str) -> list[tuple[str, str]]:
     for text in values:
         key, _, value = text.partition("=")
         if not key or not value:
-            raise UsageError(f"input {name}: {text!r} is not ID=VALUE")
+            raise UsageError(f"input {name}: {text!r} is not ID=VALUE", code="action-input")
         pairs.append((key, value))
     return pairs
 

@@ -60,7 +60,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_LIMIT).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the pin file {path}: {error}") from error
+        raise ConfigError(f"cannot read the pin file {path}: {error}", code="ci-pins") from error
 
 
 def _parse(text: str, name: str) -> dict[str, Pin]:
@@ -68,7 +68,7 @@ def _parse(text: str, name: str) -> dict[str, Pin]:
         table = json.loads(text)
         return {action: _pin(entry, action, name) for action, entry in table.items()}
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{name} is not a pin file: {error}") from error
+        raise ConfigError(f"{name} is not a pin file: {error}", code="ci-pins") from error
 
 
 def _pin(entry: Any, action: str, name: str) -> Pin:
@@ -76,10 +76,11 @@ def _pin(entry: Any, action: str, name: str) -> Pin:
         (entry.get("version"), entry.get("commit")) if isinstance(entry, dict) else ("", "")
     )
     if not isinstance(version, str) or not re.fullmatch(r"[\w.+-]+", version):
-        raise ConfigError(f"{name}: {action} has no version")
+        raise ConfigError(f"{name}: {action} has no version", code="ci-pins")
     if not isinstance(commit, str) or not _COMMIT.match(commit):
         raise ConfigError(
             f"{name}: the commit of {action} is not 40 hex digits",
+            code="ci-pins",
             hint="use the full commit: tags and branches can move",
         )
     return Pin(version, commit)

@@ -278,6 +278,7 @@ def tries(branch: RemoteBranch, on_race: OnRace) -> Iterator[int]:
         sleep(min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
     raise GitError(
         f"{branch.shown}: others pushed first, {_TRIES} times",
+        code="gitops-contended",
         hint="try again once fewer push there",
         retriable=True,
     )
@@ -373,6 +374,7 @@ def image_edits(updates: Sequence[Update], images: Mapping[str, Reference]) -> l
             raise ConfigError(
                 f"{update.kind}: there is no image of the target {update.target!r}:"
                 f" {', '.join(images)}",
+                code="deployment-image",
                 hint="with `targets` each update names its `target`, whose image is deployed",
             )
     return [partial(update.apply, image=images[update.target]) for update in updates]

@@ -42,6 +42,7 @@ class Forge:
         if match is None:
             raise UsageError(
                 "pull requests need a repository on GitHub or GitLab, not a path",
+                code="pull-request-impossible",
                 hint="set `api` to the URL of the server's API, and `repository` to a URL",
             )
         host, project = match[1].lower(), match[2]
@@ -49,7 +50,11 @@ class Forge:
         names = ("GITLAB_TOKEN",) if _is_gitlab(api) else ("GITHUB_TOKEN", "GH_TOKEN")
         token = next((environ[name] for name in names if environ.get(name)), "")
         if not token:
-            raise AuthError(f"pull requests on {host} need {' or '.join(names)}", host=host)
+            raise AuthError(
+                f"pull requests on {host} need {' or '.join(names)}",
+                code="pull-request-token",
+                host=host,
+            )
         return cls(http, api, project, token)
 
     def propose(self, head: str, base: str, title: str, body: str) -> str:
@@ -129,5 +134,6 @@ def _api_of(host: str, environ: Mapping[str, str]) -> str:
         return f"https://{host}/api/v4"
     raise GitError(
         f"it is not known where the API of {host} is",
+        code="pull-request-impossible",
         hint="set `api`: https://HOST/api/v3 for GitHub, https://HOST/api/v4 for GitLab",
     )

@@ -132,6 +132,7 @@ def require(
     when = f": not before {shown_time(at)}" if at and at > now else ""
     waiting = Waiting(
         f"{version} may not be promoted to {policy.name} yet{when}",
+        code="promotion-waits",
         hint=hint or ("" if people else "run the same command then"),
         retriable=True,
     )

@@ -212,7 +212,9 @@ def rollback(
         state = states_on(delivery, section.gitops, branch, commits)[name]
         current, left = state.current, position(state.commits, name)
         if current is None:
-            raise UsageError(f"nothing of {delivery.app} was deployed to {name}")
+            raise UsageError(
+                f"nothing of {delivery.app} was deployed to {name}", code="deployment-missing"
+            )
         stable, current = current, left.last if left else current
         if bad is not None and current.digests != bad:
             raise PromotionRefused(f"{name} has {current.version} now, which is another image")
@@ -223,7 +225,7 @@ def rollback(
         else:
             target = _before(state, current)
         if target.digests == current.digests:
-            raise UsageError(f"{name} has {target.version} already")
+            raise UsageError(f"{name} has {target.version} already", code="deployment-current")
         why = reason or f"rolled back to {target.version}"
         made = _about(delivery, name, Action.ROLLBACK, target, reason)
         hold = _about(delivery, name, Action.HOLD, current, why)
@@ -247,7 +249,11 @@ def approve(
     section = delivery.environment(name)
     rule = section.approvals
     if rule is None:
-        raise UsageError(f"{name} needs no approvals", hint="`approvals` says who must approve")
+        raise UsageError(
+            f"{name} needs no approvals",
+            code="approval-not-needed",
+            hint="`approvals` says who must approve",
+        )
     states = _read_for(delivery, image, name, section.after)
     chosen = _chosen(delivery, states, section.after, image)
     author = _author(delivery, chosen)
@@ -255,7 +261,7 @@ def approve(
     def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment:
         person = branch.committer
         if state.current and state.current.digests == chosen.digests:
-            raise UsageError(f"{name} has {chosen.version} already")
+            raise UsageError(f"{name} has {chosen.version} already", code="deployment-current")
         if hold := state.held(chosen.digests):
             raise PromotionRefused(
                 f"{chosen.version} is held in {name} {hold.attribution}",
@@ -275,6 +281,7 @@ def approve(
             raise GitError(
                 f"the approval is not signed by a key of {address(branch.committer)} in"
                 f" {rule.signers}",
+                code="approval-unsigned",
                 hint=SIGNING,
             )
 
@@ -322,7 +329,9 @@ def release(
             holds = tuple(one for one in holds if one.digests & chosen.digests)
         if len(holds) > 1:
             versions = ", ".join(one.version for one in holds)
-            raise UsageError(f"several are held in {name}: {versions}", hint="name one")
+            raise UsageError(
+                f"several are held in {name}: {versions}", code="image-ambiguous", hint="name one"
+            )
         return _about(delivery, name, Action.RELEASE, holds[0], reason) if holds else None
 
     return _record(delivery, name, make, on_race=on_race)
@@ -413,12 +422,14 @@ def _chosen(delivery: Delivery, states: States, source: str, image: str) -> Depl
     if not source:
         raise UsageError(
             "it comes after no environment: name an image",
+            code="flag-missing",
             hint="`after` names the environment before it; `shipline deploy` is for the first one",
         )
     current = states[source].current
     if current is None:
         raise UsageError(
             f"nothing of {delivery.app} was deployed to {source}",
+            code="deployment-missing",
             hint=f"`shipline deploy --env {source}` deploys it",
         )
     return current
@@ -455,6 +466,7 @@ def _in_registry(delivery: Delivery, word: str) -> Deployment:
     if "/" not in word:
         raise UsageError(
             f"{word!r} was never deployed here",
+            code="deployment-missing",
             hint="write a digest, a tag or a commit that was, or the whole name of an image",
         )
     image = Reference.parse(word).or_latest
@@ -466,7 +478,7 @@ def _named(state: EnvironmentState, word: str) -> Deployment:
     found = _in_history({state.name: state}, word)
     before = [one for one in state.deployments if found and one.digests == found.digests]
     if not before:
-        raise UsageError(f"{word!r} was never deployed to {state.name}")
+        raise UsageError(f"{word!r} was never deployed to {state.name}", code="deployment-missing")
     if not _is_good(state, before[0]):
         raise PromotionRefused(f"{before[0].version} is held in {state.name}, or not verified")
     return before[0]

@@ -154,7 +154,7 @@ def detect(source: BinaryIO) -> str:
         format = "lcov" if text.startswith((b"TN:", b"SF:", b"#")) else ""
     source.seek(0)
     if not format:
-        raise ReportError("unknown report format")
+        raise ReportError("unknown report format", code="report-format")
     return format
 
 
@@ -171,7 +171,11 @@ def _xml(source: BinaryIO) -> str:
         case "testsuites" | "testsuite":
             return "junit"
         case "OWASPZAPReport":
-            raise ReportError("this is ZAP's XML report", hint="have ZAP write traditional-json")
+            raise ReportError(
+                "this is ZAP's XML report",
+                code="report-format",
+                hint="have ZAP write traditional-json",
+            )
     return ""
 
 
@@ -254,7 +258,9 @@ def parse_report(source: BinaryIO, format: str = "") -> Report:
     """
     if format and format not in _PARSER_OF:
         raise UsageError(
-            f"unknown report format: {format!r}", hint=f"one of {', '.join(REPORT_FORMATS)}"
+            f"unknown report format: {format!r}",
+            code="report-format",
+            hint=f"one of {', '.join(REPORT_FORMATS)}",
         )
     try:
         return _parsed(source, format)
@@ -265,7 +271,9 @@ def parse_report(source: BinaryIO, format: str = "") -> Report:
         if tool is None:
             hint = f"supported formats: {', '.join(REPORT_FORMATS)}"
             raise ReportError(error.message, hint=hint) from None
-        raise ReportError(f"this is {tool.description}: {error.message}", hint=tool.hint) from None
+        raise ReportError(
+            f"this is {tool.description}: {error.message}", code="report-format", hint=tool.hint
+        ) from None
 
 
 def _parsed(source: BinaryIO, format: str) -> Report:

@@ -209,7 +209,7 @@ def _stamp(*kept: str) -> str:
 
 def _checked(pattern: re.Pattern[str], name: str, what: str, hint: str) -> str:
     if len(name) > 255 or pattern.fullmatch(name) is None:
-        raise UsageError(f"invalid {what} name: {name!r}", hint=hint)
+        raise UsageError(f"invalid {what} name: {name!r}", code="account-invalid", hint=hint)
     return name
 
 
@@ -232,7 +232,9 @@ class RobotPrefix:
     def parse(cls, text: str) -> Self:
         """Raises UsageError unless it ends with $ or + and has valid characters."""
         if not re.fullmatch(r"[a-z0-9._$+-]{1,32}", text) or text[-1] not in "$+":
-            raise UsageError(f"invalid robot prefix: {text!r}", hint="end it with $ or +")
+            raise UsageError(
+                f"invalid robot prefix: {text!r}", code="account-invalid", hint="end it with $ or +"
+            )
         return cls(text)
 
     def __str__(self) -> str:
@@ -260,16 +262,18 @@ def check_robot_options(options: RobotOptions) -> None:
     check_robot_name(options.name)
     if options.duration != -1 and not 0 < options.duration <= _LONGEST_DAYS:
         raise UsageError(
-            f"the duration must be -1 or 1 to {_LONGEST_DAYS} days, not {options.duration}"
+            f"the duration must be -1 or 1 to {_LONGEST_DAYS} days, not {options.duration}",
+            code="account-invalid",
         )
     _check_networks(options.networks)
     if not options.permissions:
-        raise UsageError("a robot needs at least one permission")
+        raise UsageError("a robot needs at least one permission", code="account-invalid")
     for entry in options.permissions:
         _check_patterns((*entry.repositories, *entry.tags))
         if options.project and entry.namespace != options.project:
             raise UsageError(
-                f"a robot of {options.project} cannot have permissions in {entry.namespace!r}"
+                f"a robot of {options.project} cannot have permissions in {entry.namespace!r}",
+                code="account-invalid",
             )
 
 
@@ -278,7 +282,7 @@ def _check_patterns(patterns: Iterable[str]) -> None:
         try:
             glob(text)
         except ValueError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(str(error), code="account-invalid") from None
 
 
 def _check_networks(networks: Iterable[str]) -> None:
@@ -286,4 +290,6 @@ def _check_networks(networks: Iterable[str]) -> None:
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
-            raise UsageError(f"not a network: {error}", hint="write 192.0.2.0/24") from None
+            raise UsageError(
+                f"not a network: {error}", code="account-invalid", hint="write 192.0.2.0/24"
+            ) from None

@@ -165,7 +165,9 @@ class Administration:
     def set_member(self, project: str, user: str, role: Role | None) -> None:
         """Set a user's role in a project; None removes the member."""
         if role is not None and role not in ROLES:
-            raise UsageError(f"unknown role {role!r}", hint=f"roles: {', '.join(ROLES)}")
+            raise UsageError(
+                f"unknown role {role!r}", code="account-invalid", hint=f"roles: {', '.join(ROLES)}"
+            )
         with self._accounts.change() as changes:
             view = self.view
             stored = _require(view.projects, project, "project")
@@ -276,7 +278,7 @@ def _check_administrator(view: AccountsView, without: str) -> None:
     """Raises UsageError if no administrator would be left."""
     left = (user for user in view.users.values() if user.admin and not user.disabled)
     if view.users[without].admin and all(user.name == without for user in left):
-        raise UsageError(f"{without} is the last administrator")
+        raise UsageError(f"{without} is the last administrator", code="account-invalid")
 
 
 def _require(known: Mapping[_K, _V], key: _K, what: str) -> _V:

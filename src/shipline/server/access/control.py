@@ -88,6 +88,7 @@ def check_access(section: AccessSection, host: str, *, insecure_open: bool) -> N
     if section.mode == "open" and not insecure_open and not is_loopback(host):
         raise UsageError(
             f"{host} is reachable from other machines, and access is open to everyone",
+            code="registry-open",
             hint="pass --insecure-open if everyone may push and delete, or remove access.mode",
         )
 

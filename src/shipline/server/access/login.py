@@ -55,7 +55,8 @@ def check_password(password: str) -> str:
     """The password, if acceptable. Raises UsageError."""
     if not _SHORTEST <= len(password) <= _LONGEST:
         raise UsageError(
-            f"a password must have {_SHORTEST} to {_LONGEST} characters, not {len(password)}"
+            f"a password must have {_SHORTEST} to {_LONGEST} characters, not {len(password)}",
+            code="password-rules",
         )
     return password
 

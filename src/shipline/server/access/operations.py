@@ -150,7 +150,7 @@ def account_routes(
 def _text(arguments: Mapping[str, Any], name: str) -> str:
     text = take(dict(arguments), name, str, "")
     if not text:
-        raise UsageError(f"{name} is missing")
+        raise UsageError(f"{name} is missing", code="account-invalid")
     return str(text)
 
 

@@ -38,19 +38,19 @@ class StoredEvidence:
         if target.media_type in media.NAMED:
             stored = self._manifests.get(self._name, target.digest)
             if stored is None:
-                raise NotFound(f"{self._name} has no manifest {target.digest}")
+                raise NotFound(f"{self._name} has no manifest {target.digest}", code="content-gone")
             yield VerifiedReader(io.BytesIO(stored.raw), target, self._name)
             return
         blob = self._storage.open_blob(self._name, target.digest)
         if blob is None:
-            raise NotFound(f"{self._name} has no blob {target.digest}")
+            raise NotFound(f"{self._name} has no blob {target.digest}", code="content-gone")
         with os.fdopen(blob.fd, "rb") as file:
             yield VerifiedReader(file, target, self._name)
 
     def resolve(self, reference: str) -> Descriptor:
         stored = self.find(Digest.parse(reference) if ":" in reference else reference)
         if stored is None:
-            raise NotFound(f"{self._name} has no manifest {reference}")
+            raise NotFound(f"{self._name} has no manifest {reference}", code="content-gone")
         return stored
 
     def find(self, reference: Digest | str) -> Descriptor | None:

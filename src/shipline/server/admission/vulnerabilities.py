@@ -50,7 +50,9 @@ class Scan:
 def read_scan(predicate_type: str, predicate: Mapping[str, Any] | str) -> Scan:
     """Raises ContentError for a predicate that is not a scan result, which is never clean."""
     if isinstance(predicate, str):
-        raise ContentError("the statement is text, not the result of a scanner")
+        raise ContentError(
+            "the statement is text, not the result of a scanner", code="scan-statement"
+        )
     scanner = predicate.get("scanner")
     result = scanner.get("result") if isinstance(scanner, dict) else None
     if predicate_type == COSIGN_VULN:
@@ -58,24 +60,26 @@ def read_scan(predicate_type: str, predicate: Mapping[str, Any] | str) -> Scan:
     elif predicate_type in IN_TOTO_VULNS:
         vulnerabilities = _in_toto_results(result)
     else:
-        raise ContentError(f"{predicate_type} is not a type of scan results")
+        raise ContentError(f"{predicate_type} is not a type of scan results", code="scan-statement")
     return Scan(vulnerabilities, stated_time(predicate))
 
 
 def _cosign_report(result: object) -> tuple[Vulnerability, ...]:
     if not isinstance(result, dict):
-        raise ContentError("the statement has no scanner report")
+        raise ContentError("the statement has no scanner report", code="scan-statement")
     content = parse_report(io.BytesIO(json.dumps(result).encode())).content
     if not isinstance(content, Vulnerabilities):
-        raise ContentError("the report in the statement is not about vulnerabilities")
+        raise ContentError(
+            "the report in the statement is not about vulnerabilities", code="scan-statement"
+        )
     if content.packages_scanned == 0 and not content.vulnerabilities:
-        raise ContentError("the scanner scanned nothing")
+        raise ContentError("the scanner scanned nothing", code="scan-statement")
     return content.vulnerabilities
 
 
 def _in_toto_results(result: object) -> tuple[Vulnerability, ...]:
     if not isinstance(result, list) or not all(isinstance(entry, dict) for entry in result):
-        raise ContentError("the statement has no list of vulnerabilities")
+        raise ContentError("the statement has no list of vulnerabilities", code="scan-statement")
     return tuple(map(_vulnerability, result))
 
 
@@ -84,7 +88,7 @@ def _vulnerability(entry: Mapping[str, Any]) -> Vulnerability:
     nested: Mapping[str, Any] = described if isinstance(described, dict) else {}
     identifier = entry.get("id") or nested.get("id")
     if not isinstance(identifier, str):
-        raise ContentError("a vulnerability in the statement has no id")
+        raise ContentError("a vulnerability in the statement has no id", code="scan-statement")
     stated = entry.get("severity") or nested.get("severity") or ()
     worst = max(
         map(_severity, stated if isinstance(stated, list) else [stated]), default=Severity(0)

@@ -425,7 +425,9 @@ class PullThrough:
             self._count("listings", "failed")
             if isinstance(error, NotFound):
                 raise name_unknown(source.name)
-            raise upstream.problem(error or ContentError(""), "manifests", what)
+            raise upstream.problem(
+                error or ContentError("", code="image-unsupported"), "manifests", what
+            )
         if error is not None:
             self._count("listings", "stale")
             return known[1], upstream.stale(known[0])
@@ -449,10 +451,10 @@ class PullThrough:
         """Raises Problem for what was not there, or wrong, a moment ago."""
         key, upstream = (source.name, reference), source.upstream
         if self._wrong.get(key, _WRONG_S):
-            raise upstream.problem(ContentError(""), kind, reference)
+            raise upstream.problem(ContentError("", code="image-unsupported"), kind, reference)
         if self._absent.get(key, upstream.section.negative.seconds):
             self._count(kind, "negative")
-            raise upstream.problem(NotFound(""), kind, reference)
+            raise upstream.problem(NotFound("", code="content-gone"), kind, reference)
 
     def _touch(self, name: str, reference: Digest | str) -> bool:
         """Whether the repository has the manifest, which is used now."""
@@ -491,5 +493,7 @@ def _read(origin: OriginRepository, reference: str) -> tuple[Descriptor, bytes]:
     """A manifest of the upstream, verified. Raises ContentError for another kind of document."""
     target = origin.resolve(reference)
     if target.media_type not in media.NAMED:
-        raise ContentError(f"{reference} is of an unsupported type, {target.media_type}")
+        raise ContentError(
+            f"{reference} is of an unsupported type, {target.media_type}", code="image-unsupported"
+        )
     return target, fetch_all(origin, target, MANIFEST_LIMIT)

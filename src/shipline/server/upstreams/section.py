@@ -114,14 +114,16 @@ class UpstreamSection:
         if self.password_variable:
             if not (value := environ.get(self.password_variable)):
                 raise ConfigError(
-                    f"upstream {self.url}: the variable {self.password_variable} is not set"
+                    f"upstream {self.url}: the variable {self.password_variable} is not set",
+                    code="variable-missing",
                 )
             return value
         try:
             return Path(self.password_file).read_text().strip()
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"upstream {self.url}: cannot read {self.password_file}: {error}"
+                f"upstream {self.url}: cannot read {self.password_file}: {error}",
+                code="file-unreadable",
             ) from None
 
 

@@ -30,4 +30,4 @@ def decode(kind: str, results: Mapping[str, Any]) -> StepResult | None:
     for step_kind in KINDS:
         if step_kind.name == kind:
             return step_kind.decode(results)
-    raise ContentError(f"the record has a step of an unknown kind: {kind}")
+    raise ContentError(f"the record has a step of an unknown kind: {kind}", code="run-unreadable")

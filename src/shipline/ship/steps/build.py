@@ -243,13 +243,18 @@ def _check_built(
     wanted, found = context.project.pipeline.builds[name].platforms, dict(image.platforms)
     if missing := [str(one) for one in wanted if str(one) not in found]:
         hint = "pass the files of all builds; --platform names fewer platforms"
-        raise UsageError(f"--built: no file has a build{of} for {', '.join(missing)}", hint=hint)
+        raise UsageError(
+            f"--built: no file has a build{of} for {', '.join(missing)}",
+            code="built-metadata",
+            hint=hint,
+        )
     repository = context.repository(name)
     for platform, digest in image.platforms:
         commit = revision(repository, repository.resolve(str(digest)))
         if commit and commit not in commits:
             raise UsageError(
                 f"--built: the build{of} for {platform} is of another commit: {commit}",
+                code="built-metadata",
                 hint="build this one: shipline ship --only build --metadata-file FILE",
             )
 
@@ -299,7 +304,7 @@ def require_images(run: RunRecord) -> Mapping[str, Descriptor]:
     """The images of a run by target. Raises UsageError if there are none."""
     images = pushed_images(run)
     if not images:
-        raise UsageError("there is no image yet: the build has not run")
+        raise UsageError("there is no image yet: the build has not run", code="build-not-run")
     return {name: image.descriptor for name, image in images.items()}
 
 
@@ -417,7 +422,11 @@ def build_problem(project: ProjectConfig, environ: Mapping[str, str]) -> ConfigE
         if build.needs or "://" in build.context:  # the Dockerfile may come from there
             continue
         if not (project.root / place).exists():
-            return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
+            return ConfigError(
+                f"there is no Dockerfile at {place}",
+                code="dockerfile-unreadable",
+                hint=_DOCKERFILE_HINT,
+            )
     return None
 
 
@@ -456,9 +465,15 @@ def read_built(
             if facts is not None:
                 found.setdefault(name, {})[_built(path, facts, image)] = None
     if found and (missing := images.keys() - found.keys()):
-        raise UsageError(f"--built: no file has the image of the target {min(missing)}")
+        raise UsageError(
+            f"--built: no file has the image of the target {min(missing)}", code="built-metadata"
+        )
     if paths and not found:
-        raise UsageError(f"--built: no file has a target of {', '.join(images)}", hint=_BUILT_HINT)
+        raise UsageError(
+            f"--built: no file has a target of {', '.join(images)}",
+            code="built-metadata",
+            hint=_BUILT_HINT,
+        )
     return {name: tuple(digests) for name, digests in found.items()}
 
 
@@ -467,11 +482,13 @@ def _metadata(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             document = json.loads(file.read(_METADATA_LIMIT))
     except OSError as error:
-        raise UsageError(f"--built: cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"--built: cannot read {path}: {error.strerror}", code="built-metadata"
+        ) from error
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UsageError(f"--built: {path} names no image", hint=_BUILT_HINT)
+        raise UsageError(f"--built: {path} names no image", code="built-metadata", hint=_BUILT_HINT)
     return document
 
 
@@ -480,9 +497,14 @@ def _built(path: Path, facts: Mapping[str, Any], image: Reference) -> Digest:
         digest = Digest.parse(facts["containerimage.digest"])
         names = [Reference.parse(text) for text in facts.get("image.name", "").split(",") if text]
     except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
-        raise UsageError(f"--built: {path} names no image", hint=_BUILT_HINT) from None
+        raise UsageError(
+            f"--built: {path} names no image", code="built-metadata", hint=_BUILT_HINT
+        ) from None
     if names and image.name not in {name.name for name in names}:
-        raise UsageError(f"--built: {path} is a build of {names[0].name}, not of {image.name}")
+        raise UsageError(
+            f"--built: {path} is a build of {names[0].name}, not of {image.name}",
+            code="built-metadata",
+        )
     return digest
 
 
@@ -497,7 +519,7 @@ def merge(
     seen: set[Platform] = set()
     for platform in (one.platform for one in index.images if one.platform):
         if platform in seen:
-            raise UsageError(f"--built: two builds are for {platform}")
+            raise UsageError(f"--built: two builds are for {platform}", code="built-metadata")
         seen.add(platform)
     repository.push(index.descriptor, MemoryStore(index.raw))
     return index.descriptor

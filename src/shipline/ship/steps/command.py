@@ -138,7 +138,7 @@ class _CommandRunner:
             variables = image_variables(images, context.images)
             return self._start(argv_of(step.run), variables, context, span), {}
         if not images:
-            raise UsageError(f"{self.name}: there is no image to scan")
+            raise UsageError(f"{self.name}: there is no image to scan", code="build-not-run")
         scanner, ended, reports = SCANNERS[step.scanner], CommandResult(0, ()), dict[str, str]()
         for target, platform, digest in _manifests(images):
             repository = context.images[target]
@@ -149,7 +149,9 @@ class _CommandRunner:
             if not ended.ok:
                 return ended, {}
             if not report.is_file():
-                raise StepFailed(f"{self.name} passed, but wrote no report", status=0)
+                raise StepFailed(
+                    f"{self.name} passed, but wrote no report", code="step-no-report", status=0
+                )
             reports[str(report)] = file_digest(report)
         return ended, reports
 
@@ -191,6 +193,7 @@ class _CommandRunner:
             if not paths:
                 raise StepFailed(
                     f"{self.name} passed, but did not write its report {pattern}",
+                    code="step-no-report",
                     status=0,
                     hint="correct the path under `reports`, or the command",
                 )
@@ -202,7 +205,10 @@ class _CommandRunner:
         step = self.step
         log = ended.log or ("(no output)",)
         failure = StepFailed(
-            f"{self.name} {_ending_text(ended, step)}", status=ended.status, log=log
+            f"{self.name} {_ending_text(ended, step)}",
+            code="command-exit",
+            status=ended.status,
+            log=log,
         )
         findings = findings_in(_reports(root, step))
         for line in findings[:_SHOWN]:
