@@ -17,7 +17,7 @@ FLOORS = (
     {"tasks"},
     {"processes"},
     {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},
-    {"content"},
+    {"content", "pages"},
     {"layer", "registry", "supply"},
     {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit", "kubernetes", "history"},
     {"trust", "engines", "telemetry"},

@@ -1,0 +1,15 @@
+"""The pages of shipline: templates, stylesheet and script that the registry node and
+`shipline ui` share. They know nothing of nodes, builds or runs.
+"""
+
+from shipline.pages.rendering import (
+    SECURITY_HEADERS,
+    Asset,
+    Frame,
+    Link,
+    asset,
+    render,
+    render_part,
+)
+
+__all__ = ["SECURITY_HEADERS", "Asset", "Frame", "Link", "asset", "render", "render_part"]
