@@ -7,7 +7,7 @@ packages="binfmt-support crun runc qemu-user-static erofs-utils uidmap python3-v
 redis-server valkey-server attr libcap2-bin iproute2 openssh-client openssh-server curl strace xz-utils bzip2 zstd e2fsprogs
 docker.io docker-buildx docker-cli docker-registry containerd stargz-snapshotter skopeo oras podman
 buildah cosign
-kustomize wrk chromium chromium-driver prometheus tmux rpm db5.3-util nginx-light varnish"
+kustomize wrk chromium chromium-driver prometheus prometheus-pushgateway victoria-metrics tmux rpm db5.3-util nginx-light varnish"
 
 # npm comes with Node.js from elsewhere, and with many packages from Debian
 command -v npm > /dev/null || packages="$packages nodejs npm"

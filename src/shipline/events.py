@@ -103,6 +103,11 @@ class Step:
         self._cached = False
         self.span = span
 
+    @property
+    def target(self) -> str:
+        """The target that this is a part of, empty where there is one alone."""
+        return str(self._common.get("target", ""))
+
     def progress(self, current: int, total: int = 0) -> None:
         self._stream.emit(Progress(self.span, self._stream.clock(), current, total))
 
@@ -112,8 +117,8 @@ class Step:
     def warn(
         self, message: str, hint: str = "", *, more: Mapping[str, object] | None = None
     ) -> None:
-        if target := self._common.get("target"):
-            message = f"target {target}: {message}"
+        if self.target:
+            message = f"target {self.target}: {message}"
         self._stream.emit(Warned(self.span, self._stream.clock(), message, hint, more or {}))
 
     def cached(self) -> None:
@@ -126,7 +131,9 @@ class Step:
 
     def within(self, **attributes: Attribute) -> Step:
         """This span, whose further children have `attributes` in addition."""
-        return Step(self._stream, self.span, {**self._common, **attributes})
+        step = Step(self._stream, self.span, {**self._common, **attributes})
+        step._attributes = self._attributes
+        return step
 
     @contextmanager
     def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -314,6 +315,34 @@ def test_the_board_and_the_history_say_who_did_what(chain: Delivered) -> None:
     assert "v0.2.0 of dev may be promoted now" in why
     blame = chain.run("env", "blame", "staging").ok().out
     assert chain.deployed("staging") in blame and "by n <n@example.org>" in blame
+
+
+def test_the_history_says_how_well_is_delivered(chain: Delivered, tmp_path: Path) -> None:
+    deploy(chain, at=-4 * HOUR)
+    chain.run("promote", "--env", "staging", at=-3 * HOUR).ok()
+    deploy(chain, "v0.2.0", at=-2 * HOUR)
+    chain.run("rollback", "--env", "dev", at=-HOUR).ok()
+    shown = chain.run("env", "metrics").ok().out.splitlines()
+    assert shown[0].split("  ")[0] == "ENVIRONMENT"
+    assert [line.split()[:2] for line in shown[1:]] == [
+        ["dev", "2,"],
+        ["staging", "1,"],
+        ["production", "none"],
+    ]
+    assert "1, 50%" in shown[1] and "1h" in shown[1]
+    [dev] = json.loads(chain.run("env", "metrics", "dev", "--last", "7d", "--json").ok().out)
+    assert (dev["deployments"], dev["rollbacks"], dev["change_failure_ratio"]) == (2, 1, 0.5)
+    assert dev["restore_time_s"]["p50"] == pytest.approx(HOUR, abs=60)
+    assert dev["lead_time_s"]["count"] == 2 and dev["without_commits"] == 0
+    text = chain.run("env", "metrics", "--prometheus").ok().out
+    promoted = '{action="promote",environment="staging",pipeline="app"}'
+    assert f"shipline_deployments_total{promoted} 1.0" in text
+    nowhere = chain.run("env", "metrics", "--send")
+    assert nowhere.status == 2 and "SHIPLINE_PUSHGATEWAY" in nowhere.err
+    file = tmp_path / "delivery.prom"
+    for _ in range(2):
+        chain.run("env", "metrics", "--send", environ={"SHIPLINE_METRICS_FILE": str(file)}).ok()
+    assert file.read_text() == text
 
 
 def test_an_unknown_image_or_environment_is_named(chain: Delivered) -> None:

@@ -219,6 +219,11 @@ class Image(Struct, frozen=True):
     manifest: Manifest
     layers: tuple[Layer, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of layers and configuration, as they are stored."""
+        return self.config_descriptor.size + sum(one.descriptor.size for one in self.layers)
+
 
 class Assembled(Struct, frozen=True):
     """The result in one format. `descriptor` is that of `root`, with its annotations."""

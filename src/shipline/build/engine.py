@@ -491,6 +491,8 @@ def _deliver(
             format: _assemble(format, plan, work, attestor, caches)
             for format in formats_of(request)
         }
+        for image in next(iter(results.values())).images:
+            step.note(**{f"image.size|{step.target}|{image.platform}": image.size})
         push_documents(results, targets, step)
         for output in request.outputs:
             result = results[format_of(output, request)]

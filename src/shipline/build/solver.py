@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -34,7 +35,7 @@ from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Follower, Source, StepOptions, Worker
 from shipline.errors import DockerfileError, ShiplineError, UsageError
-from shipline.events import Step
+from shipline.events import Attribute, Step
 from shipline.layer import Layer
 from shipline.tasks import CPUS, Limiter, Once, Task, TaskGroup, visit_graph
 
@@ -190,8 +191,8 @@ class Solver:
             step.note(size=found.layer.descriptor.size, digest=str(found.layer.diff_id))
         return found
 
-    def _shown(self, vertex: Vertex) -> AbstractContextManager[Step]:
-        return self._step.step(vertex.label.name, **_attributes(vertex))
+    def _shown(self, vertex: Vertex, **more: Attribute) -> AbstractContextManager[Step]:
+        return self._step.step(vertex.label.name, **_attributes(vertex), **more)
 
     def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
         """The layer of a step; a command that is to run anew runs once in all builds of a run."""
@@ -221,9 +222,12 @@ class Solver:
                 found = cache.get(key)
             if found is None:
                 self._prepare(vertex, inputs)
+            waited: dict[str, Attribute] = {}
             if found is None and is_run:
+                ready = time.monotonic()
                 stack.enter_context(self._commands)
-            step = stack.enter_context(self._shown(vertex))
+                waited = {"waited": time.monotonic() - ready}
+            step = stack.enter_context(self._shown(vertex, **waited))
             if found is not None:
                 step.cached()
             added = found or self._make(vertex, base, inputs, step)

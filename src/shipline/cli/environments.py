@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +14,17 @@ from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
 from shipline.cli.promote import REASON, open_delivery, show_record
 from shipline.cli.tables import columns
+from shipline.errors import UsageError
+from shipline.units import Duration, counted
 
 if TYPE_CHECKING:
     from shipline.deliver.promotion.board import BoardRow
+    from shipline.deliver.promotion.performance import Performance
+    from shipline.telemetry.metrics import MetricValues
 
 _EVERY_S = 5.0
 _HEADS = ("ENVIRONMENT", "VERSION", "SINCE", "STATE", "NEXT", "WAITS FOR")
+_MEASURES = ("ENVIRONMENT", "DEPLOYMENTS", "LEAD TIME", "FAILED", "RESTORED AFTER")
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 _NAME = click.argument("name", metavar="NAME")
 
@@ -75,6 +82,100 @@ def history_command(query: CommitQuery, name: str, count: int, as_json: bool) ->
         click.echo(columns(history_rows(commits), 2), nl=False)
     else:
         click.echo(f"nothing was deployed to {name}", err=True)
+
+
+@group.command("metrics")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--last",
+    "span",
+    type=Duration.parse,
+    default="30d",
+    show_default=True,
+    metavar="DURATION",
+    help="The time to look at.",
+)
+@_AS_JSON
+@click.option("--prometheus", is_flag=True, help="All of the history, in Prometheus' text format.")
+@click.option(
+    "--send",
+    "sends",
+    is_flag=True,
+    help="Send that to SHIPLINE_PUSHGATEWAY, SHIPLINE_METRICS_FILE and OTLP.",
+)
+@project_options
+@registry_options
+def metrics_command(
+    query: CommitQuery,
+    names: tuple[str, ...],
+    span: Duration,
+    as_json: bool,
+    prometheus: bool,
+    sends: bool,
+) -> None:
+    """Measure the delivery to environments, by default to all: DORA's four.
+
+    How often is deployed, how long commits take to get there, how many changes fail, and how long
+    that lasts; all of it is read from the GitOps repositories.
+    """
+    from shipline.deliver.promotion import read_states
+    from shipline.deliver.promotion.performance import changes, delivery_metrics, measure
+
+    with open_delivery(query) as delivery:
+        states = read_states(delivery, names)
+        found = {name: changes(state, delivery.git) for name, state in states.items()}
+        app, now = delivery.app, delivery.clock()
+    if prometheus or sends:
+        _export(delivery_metrics(app, states, found), sends=sends)
+        return
+    shown = [measure(name, found[name], now - span.seconds, now) for name in states]
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in shown], indent=2))
+        return
+    click.echo(columns([_MEASURES, *map(_measures, shown)], 3), nl=False)
+    if unknown := sum(one.unknown for one in shown):
+        click.echo(
+            f"warning: of {counted(unknown, 'change')} this clone does not have the commits;"
+            " `git fetch --unshallow` brings them",
+            err=True,
+        )
+
+
+def _export(values: MetricValues, *, sends: bool) -> None:
+    """Print the metrics, or send them."""
+    from shipline.telemetry.prometheus import render, samples_of
+    from shipline.telemetry.sending import FILE, GATEWAY, send
+
+    if not sends:
+        click.echo(render(samples_of(values)).decode(), nl=False)
+    elif not send(values, os.environ):
+        raise UsageError("--send: nothing says where to", hint=f"set {GATEWAY} or {FILE}")
+
+
+def _measures(one: Performance) -> tuple[str, ...]:
+    from shipline.deliver.promotion.performance import p50, p95
+    from shipline.deliver.promotion.policy import shown_span
+
+    def times(values: Sequence[float]) -> str:
+        if not values:
+            return "-"
+        return f"{shown_span(_rounded(p50(values)))}, p95 {shown_span(_rounded(p95(values)))}"
+
+    ratio = one.failure_ratio
+    broken = f", {one.broken} not yet" if one.broken else ""
+    return (
+        one.environment,
+        f"{one.changes}, {one.per_day:.2g} a day" if one.changes else "none",
+        times(one.lead_times_s),
+        "-" if ratio is None else f"{one.failed}, {ratio:.0%}",
+        times(one.restore_times_s) + broken,
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """To minutes from an hour on, to hours from two days on."""
+    unit = 3600 if seconds >= 172_800 else 60 if seconds >= 3600 else 1
+    return round(seconds / unit) * unit
 
 
 @group.command("why")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -239,11 +240,14 @@ class StepRunner:
     def _run(self, planned: PlannedStep, span: Span, missed: ShiplineError | None) -> _End:
         step, context = planned.step, self.context
         log = {} if step.own_log else {"log": str(context.recorder.log(step.name))}
+        ready = time.monotonic()
         with nullcontext() if step.deferrable else self.at_once:
-            started = context.environment.clock()
+            started, waited = context.environment.clock(), time.monotonic() - ready
             self._record(planned, state=RunState.RUNNING, started=started)
             try:
-                with span.step(step.title, kind="run", stage=step.name, **log) as shown:
+                with span.step(
+                    step.title, kind="run", stage=step.name, waited=waited, **log
+                ) as shown:
                     if missed is not None:
                         raise missed
                     try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from shipline.events import Sink
 from shipline.propagation import Trace, continue_from
+from shipline.telemetry.sending import open_metrics
 from shipline.telemetry.variables import asked, is_sampled
 
 
@@ -30,4 +31,4 @@ def begin_trace(environ: Mapping[str, str]) -> Trace | None:
 
 def open_telemetry(environ: Mapping[str, str], trace: Trace | None) -> tuple[Sink, ...]:
     """The sinks that `environ` asks for; closing them takes a few seconds at most."""
-    return ()
+    return open_metrics(environ)

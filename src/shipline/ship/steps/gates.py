@@ -7,9 +7,11 @@ own keys count, so that nothing is compared without a key.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from shipline.errors import NotFound
@@ -30,8 +32,9 @@ from shipline.ship.steps.build import pushed_images
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.events import Attribute
     from shipline.events import Step as Span
-    from shipline.gates import Baseline, GateContext, GatesSection, Verdict, Verdicts
+    from shipline.gates import Baseline, GateContext, GatesSection, Outcome, Verdict, Verdicts
     from shipline.supply import Attachable
 
 
@@ -125,6 +128,7 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     }
     verdicts = joined(judged)
     span.output(render(verdicts, "text").encode())
+    span.note(**_facts(judged))
     verdicts.require()
     statements = {
         name: [(one.type, dict(one.content)) for one in predicates(found)]
@@ -139,6 +143,34 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
             ]
         ),
     )
+
+
+def _facts(judged: Mapping[str, Verdicts]) -> dict[str, Attribute]:
+    """What metrics say of the verdicts: the worst outcome of each gate, and how many
+    vulnerabilities were found in the images.
+    """
+    from shipline.gates.reports import Severity, Vulnerabilities
+    from shipline.gates.verdict import worst
+
+    each = [verdict for verdicts in judged.values() for verdict in verdicts]
+    outcomes: dict[str, list[Outcome]] = {}
+    for verdict in each:
+        outcomes.setdefault(verdict.gate, []).append(verdict.outcome)
+    facts: dict[str, Attribute] = {
+        f"gate|{gate}": str(worst(several)) for gate, several in outcomes.items()
+    }
+    scans = [report.content for verdict in each for report in verdict.scans]
+    found = {
+        (one.id, one.package, one.version): (one.severity, bool(one.fixed))
+        for scan in scans
+        if isinstance(scan, Vulnerabilities)
+        for one in scan.vulnerabilities
+    }
+    counts = Counter(found.values())
+    for severity, fixable in product(Severity, (True, False)) if scans else ():
+        name = f"vulnerabilities|{severity.name.lower()}|{'yes' if fixable else 'no'}"
+        facts[name] = counts[severity, fixable]
+    return facts
 
 
 def joined(judged: Mapping[str, Verdicts]) -> Verdicts:

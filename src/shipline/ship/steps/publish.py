@@ -243,6 +243,7 @@ def _set_tags(
         current = (*done.added, *done.present)
         kept = [tag for tag in current if tag not in lost]
         images += [f"{destination.name}:{tag}@{target.digest}" for tag in kept]
+    span.note(tags=len(images))
     if failures:
         raise _incomplete(failures, images)
     published = PublishedNames(tuple(images), decision.version)
