@@ -128,9 +128,10 @@ def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attribut
                 upload.write(data)
                 moved += len(data)
                 step.progress(moved, follow.total)
-            upload.commit(follow.wait())
+            layer = follow.wait()
+            upload.commit(layer)
             step.progress(moved, moved)
-            step.note(size=moved)
+            step.note(size=moved, blob=str(layer.digest))
     except (RegistryError, DigestMismatch):
         return False
     return True
@@ -204,7 +205,9 @@ class Uploads:
         if origin is not None and target.repository.mount(layer, origin):
             return
         name = f"upload {layer.digest.short} to {target}"
-        with self._step.step(name, kind="upload", host=target.host, size=layer.size) as step:
+        blob = str(layer.digest)
+        upload = self._step.step(name, kind="upload", host=target.host, size=layer.size, blob=blob)
+        with upload as step:
             moved = 0
 
             def advance(count: int) -> None:

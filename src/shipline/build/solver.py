@@ -188,7 +188,7 @@ class Solver:
         """A result that is known, shown as any other."""
         with self._shown(vertex) as step:
             step.cached()
-            step.note(size=found.layer.descriptor.size, digest=str(found.layer.diff_id))
+            step.note(**_layer_facts(found))
         return found
 
     def _shown(self, vertex: Vertex, **more: Attribute) -> AbstractContextManager[Step]:
@@ -233,7 +233,7 @@ class Solver:
             added = found or self._make(vertex, base, inputs, step)
             if found is None and key:
                 cache.put(key, added)
-            step.note(size=added.layer.descriptor.size, digest=str(added.layer.diff_id))
+            step.note(**_layer_facts(added))
         return added
 
     def _prepare(self, vertex: Vertex, inputs: Sequence[Source]) -> None:
@@ -311,6 +311,13 @@ def _key(op: Op, base: Snapshot, inputs: Sequence[Source]) -> str:
         return run_key(op, inputs)
     assert isinstance(op, CopyOp | MakeDirectoryOp)
     return instruction_key(op, base, inputs[1:])
+
+
+def _layer_facts(result: LayerResult) -> dict[str, Attribute]:
+    """`blob` is also an attribute of the uploads of the layer."""
+    layer = result.layer
+    blob = layer.descriptor
+    return {"size": blob.size, "digest": str(layer.diff_id), "blob": str(blob.digest)}
 
 
 def _attributes(vertex: Vertex) -> dict[str, str]:

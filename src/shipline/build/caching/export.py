@@ -157,7 +157,8 @@ class CacheExport:
         if origin is not None and isinstance(store, RepositoryCache) and store.mount(layer, origin):
             return
         name = f"upload {layer.digest.short} to {target.backend}"
-        with self._step.step(name, kind="upload", size=layer.size) as step:
+        blob = str(layer.digest)
+        with self._step.step(name, kind="upload", size=layer.size, blob=blob) as step:
             moved = 0
 
             def advance(count: int) -> None:
