@@ -26,7 +26,7 @@ FLOORS = (
     {"deliver", "regions"},
     {"ship"},
     {"config"},
-    {"ui", "api", "doctor"},
+    {"ui", "api"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -183,12 +183,7 @@ COMMANDS = {
         LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
         LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
     ),
-    "Help": (
-        LazyCommand(
-            "doctor",
-            "shipline.cli.doctor:command",
-            "Show what is missing here, and how to mend it.",
-        ),
+    "Shell": (
         LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
     ),
 }

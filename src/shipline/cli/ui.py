@@ -35,7 +35,7 @@ def command(host: str, port: int | None, no_open: bool) -> None:
     from shipline.config import find
     from shipline.home import state_directory
     from shipline.ui.app import Admittance, Workspace, make_app, serve
-    from shipline.ui.routes import PAGES, asset, problem
+    from shipline.ui.routes import PAGES
 
     found = find(Path.cwd())
     root = Path.cwd() if found is None else found.parent
@@ -58,9 +58,7 @@ def command(host: str, port: int | None, no_open: bool) -> None:
         stop = asyncio.Event()
         for one in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(one, stop.set)
-        app = make_app(
-            workspace, PAGES, admittance, problem=problem, asset=asset, report=_report_bug
-        )
+        app = make_app(workspace, PAGES, admittance, report=_report_bug)
         await serve(app, opened, ready, stop)
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 `shipline ui` share. They know nothing of nodes, builds or runs.
 """
 
+from shipline.pages.content import axis
 from shipline.pages.rendering import (
     SECURITY_HEADERS,
     Asset,
@@ -12,4 +13,4 @@ from shipline.pages.rendering import (
     render_part,
 )
 
-__all__ = ["SECURITY_HEADERS", "Asset", "Frame", "Link", "asset", "render", "render_part"]
+__all__ = ["SECURITY_HEADERS", "Asset", "Frame", "Link", "asset", "axis", "render", "render_part"]

@@ -18,6 +18,7 @@ import ipaddress
 import json
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
@@ -29,16 +30,12 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from shipline.errors import NotFound, ShiplineError, UsageError
+from shipline.pages import SECURITY_HEADERS, Frame, Link, asset, render
+from shipline.values import replace
 
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
-    " img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+HEADERS = dict(SECURITY_HEADERS)
+NAVIGATION = (Link("Runs", "/runs"),)
+_HOST = socket.gethostname()
 _HTML = "text/html; charset=utf-8"
 _FORM_LIMIT = 64 << 10  # bytes
 _KEEPALIVE_S = 15.0
@@ -57,7 +54,7 @@ class Workspace(Struct, frozen=True):
 
 class PageRequest(Struct, frozen=True):
     """A request by somebody who has the cookie: captured parts of the path, fields of the query
-    and, if it is a POST, of the form, whose `csrf` was compared.
+    and, if it is a POST, of the form, whose `token` was compared.
     """
 
     workspace: Workspace
@@ -65,7 +62,18 @@ class PageRequest(Struct, frozen=True):
     parts: Mapping[str, str]
     query: Mapping[str, str]
     form: Mapping[str, str]
-    csrf: str
+    token: str
+
+    def page(
+        self, template: str, *, status: int = 200, live: str = "", **values: Any
+    ) -> PageResponse:
+        """A page of `pages/templates`; `live` is the path of its changes."""
+        here = f"{self.path}/"
+        navigation = tuple(
+            replace(link, current=here.startswith(f"{link.href}/")) for link in NAVIGATION
+        )
+        frame = Frame(_HOST, time.time(), navigation=navigation, token=self.token, live=live)
+        return PageResponse(render(template, frame=frame, **values), status)
 
 
 class PageResponse(Struct, frozen=True):
@@ -101,7 +109,7 @@ class Admittance:
 
     def __init__(self, names: Sequence[str], token: str = "") -> None:
         self.token = token or secrets.token_urlsafe(32)
-        self.csrf = secrets.token_urlsafe(32)
+        self.form_token = secrets.token_urlsafe(32)
         self._session = secrets.token_urlsafe(32)
         self._names = frozenset({"localhost", *(name.lower() for name in names)})
 
@@ -124,13 +132,16 @@ class Admittance:
     def knows(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self.token.encode())
 
-    def sent(self, csrf: str) -> bool:
+    def sent(self, form_token: str) -> bool:
         """Whether a form is one of ours."""
-        return hmac.compare_digest(csrf.encode(), self.csrf.encode())
+        return hmac.compare_digest(form_token.encode(), self.form_token.encode())
 
 
-Problem = Callable[[int, str, str, str], PageResponse]
-"""The page for a status with a title, a message and a hint."""
+def problem(status: int, title: str, message: str, hint: str = "") -> PageResponse:
+    """The page of an error."""
+    frame = Frame(_HOST, time.time())
+    values = {"title": title, "message": message, "hint": hint}
+    return PageResponse(render("problem.html", frame=frame, **values), status)
 
 
 def make_app(
@@ -138,20 +149,14 @@ def make_app(
     pages: Sequence[PageRoute],
     admittance: Admittance,
     *,
-    problem: Problem,
-    asset: Callable[[str], PageResponse | None],
     report: Callable[[BaseException], object],
 ) -> web.Application:
     """The application; `report` is told about exceptions that are bugs."""
-    server = _Server(workspace, admittance, problem, report)
+    server = _Server(workspace, admittance, report)
     app = web.Application(client_max_size=_FORM_LIMIT, middlewares=[server.guard])
     app[_STOPPING] = asyncio.Event()
 
-    async def assets(request: web.Request) -> web.StreamResponse:
-        found = asset(request.match_info["name"])
-        return await server.send(request, found or problem(404, "Not found", "", ""))
-
-    app.router.add_get("/-/assets/{name}", assets, name=_OPEN)
+    app.router.add_get("/-/assets/{name}", _asset, name=_OPEN)
     for page in pages:
         if page.show is not None:
             app.router.add_get(page.path, server.shown(page.show))
@@ -177,12 +182,10 @@ class _Server:
         self,
         workspace: Workspace,
         admittance: Admittance,
-        problem: Problem,
         report: Callable[[BaseException], object],
     ) -> None:
         self._workspace = workspace
         self._admittance = admittance
-        self._problem = problem
         self._report = report
 
     @web.middleware
@@ -190,7 +193,7 @@ class _Server:
         """Everything passes here: host, session, form, then the page and its errors."""
         if not self._admittance.is_host(request.host):
             hint = "open the address that `shipline ui` printed; --host NAME adds a name"
-            answer = self._problem(421, "Another host", f"This is not {request.host}.", hint)
+            answer = problem(421, "Another host", f"This is not {request.host}.", hint)
             return await self.send(request, answer)
         if request.match_info.route.name == _OPEN:
             return await handler(request)
@@ -199,33 +202,33 @@ class _Server:
             return _enter(request, name, session)
         if not self._admittance.admits(request.cookies.get(name, "")):
             hint = "open the address that `shipline ui` printed, with its token"
-            answer = self._problem(403, "Not open to you", "This page belongs to one user.", hint)
+            answer = problem(403, "Not open to you", "This page belongs to one user.", hint)
             return await self.send(request, answer)
         try:
             if request.method == "POST" and not await self._is_own_form(request):
                 hint = "go back, load the page again and repeat what you did"
-                answer = self._problem(403, "Not done", "The form is not of this page.", hint)
+                answer = problem(403, "Not done", "The form is not of this page.", hint)
                 return await self.send(request, answer)
             return await handler(request)
         except web.HTTPException as error:
-            return await self.send(request, self._problem(error.status, error.reason, "", ""))
+            return await self.send(request, problem(error.status, error.reason, ""))
         except ShiplineError as error:
             status = 404 if isinstance(error, NotFound | UsageError) else 500
             title = "Not found" if status == 404 else error.title.capitalize()
-            answer = self._problem(status, title, error.message, error.hint)
+            answer = problem(status, title, error.message, error.hint)
             return await self.send(request, answer)
         except ConnectionError:
             raise
         except Exception as error:
             self._report(error)
-            answer = self._problem(500, "A bug in shipline", f"{type(error).__name__}: {error}", "")
+            answer = problem(500, "A bug in shipline", f"{type(error).__name__}: {error}")
             return await self.send(request, answer)
 
     async def _is_own_form(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             return False
-        return self._admittance.sent(str((await request.post()).get("csrf", "")))
+        return self._admittance.sent(str((await request.post()).get("token", "")))
 
     def shown(self, page: Callable[[PageRequest], PageResponse]) -> Served:
         async def serve(request: web.Request) -> web.StreamResponse:
@@ -256,7 +259,7 @@ class _Server:
             parts=dict(request.match_info),
             query=dict(request.query),
             form={name: value for name, value in form.items() if isinstance(value, str)},
-            csrf=self._admittance.csrf,
+            token=self._admittance.form_token,
         )
 
     async def send(self, request: web.Request, answer: PageResponse) -> web.StreamResponse:
@@ -300,6 +303,16 @@ async def _send_changes(
             return
         data = json.dumps({"id": change.id, "html": change.html})
         await response.write(f"event: change\ndata: {data}\n\n".encode())
+
+
+async def _asset(request: web.Request) -> web.StreamResponse:
+    found = asset(request.match_info["name"])
+    if found is None:
+        raise web.HTTPNotFound
+    headers = dict(found.headers(request.query.get("v", "")))
+    if request.headers.get("If-None-Match") == found.tag:
+        return web.Response(status=304, headers=headers)
+    return web.Response(headers=headers, body=found.content)
 
 
 def _enter(request: web.Request, name: str, session: str) -> web.Response:

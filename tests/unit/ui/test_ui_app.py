@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,6 @@ PAGES = (
 )
 
 
-def problem(status: int, title: str, message: str, hint: str) -> PageResponse:
-    return PageResponse(f"{title}: {escape(message)} ({hint})".encode(), status)
-
-
 class Browser:
     """A client of the server with a cookie jar."""
 
@@ -94,10 +89,6 @@ def visit(work: Callable[[Browser], Coroutine[Any, Any, None]]) -> list[BaseExce
             workspace,
             PAGES,
             admittance,
-            problem=problem,
-            asset=lambda name: (
-                PageResponse(b"*{}", media_type="text/css") if name == "a.css" else None
-            ),
             report=reported.append,
         )
         opened, stop, started = open_socket("127.0.0.1", 0), asyncio.Event(), asyncio.Event()
@@ -120,7 +111,7 @@ def test_without_the_token_nothing_is_shown() -> None:
         for path in ("/hello/x", "/hello/x?token=guess", "/changes", "/nothing"):
             answer = await browser.get(path)
             assert answer.status == 403 and "hello" not in await answer.text()
-        assert (await browser.post("/do", {"csrf": browser.admittance.csrf})).status == 403
+        assert (await browser.post("/do", {"token": browser.admittance.form_token})).status == 403
 
     visit(work)
 
@@ -155,7 +146,7 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_have() -
 def test_a_name_that_another_site_can_rebind_is_refused(host: str, status: int) -> None:
     async def work(browser: Browser) -> None:
         await browser.enter()
-        for path in ("/hello/x", "/-/assets/a.css"):
+        for path in ("/hello/x", "/-/assets/style.css"):
             answer = await browser.get(path, headers={"Host": host})
             assert answer.status == status
 
@@ -165,11 +156,11 @@ def test_a_name_that_another_site_can_rebind_is_refused(host: str, status: int) 
 def test_a_form_without_its_secret_or_of_another_origin_does_nothing() -> None:
     async def work(browser: Browser) -> None:
         await browser.enter()
-        secret = browser.admittance.csrf
+        secret = browser.admittance.form_token
         assert (await browser.post("/do", {"name": "x"})).status == 403
-        assert (await browser.post("/do", {"name": "x", "csrf": secret + "x"})).status == 403
+        assert (await browser.post("/do", {"name": "x", "token": secret + "x"})).status == 403
         foreign = {"Origin": "http://127.0.0.1:1"}
-        form = {"name": "x", "csrf": secret}
+        form = {"name": "x", "token": secret}
         assert (await browser.post("/do", form, headers=foreign)).status == 403
         answer = await browser.post("/do", form, headers={"Origin": browser.url})
         assert (answer.status, answer.headers["Location"]) == (303, "/hello/x")
@@ -198,13 +189,15 @@ def test_an_error_is_a_page_and_a_bug_is_reported_too() -> None:
     async def work(browser: Browser) -> None:
         await browser.enter()
         answer = await browser.get("/missing")
-        text = "Not found: there is no &lt;run&gt; (look elsewhere)"
-        assert (answer.status, await answer.text()) == (404, text)
+        assert answer.status == 404
+        assert "<p>there is no &lt;run&gt;</p>\n<p>look elsewhere</p>" in await answer.text()
         answer = await browser.get("/broken")
         assert answer.status == 500
         assert "ZeroDivisionError: by &lt;zero&gt;" in await answer.text()
         assert (await browser.get("/nothing")).status == 404
-        assert (await browser.post("/hello/x", {"csrf": browser.admittance.csrf})).status == 405
+        assert (
+            await browser.post("/hello/x", {"token": browser.admittance.form_token})
+        ).status == 405
 
     assert [type(bug) for bug in visit(work)] == [ZeroDivisionError]
 
@@ -227,6 +220,21 @@ def test_an_open_page_does_not_keep_the_server_from_stopping() -> None:
     async def work(browser: Browser) -> None:
         await browser.enter()
         assert (await browser.get("/endless")).status == 200
+
+    visit(work)
+
+
+def test_assets_are_kept_by_their_fingerprint() -> None:
+    async def work(browser: Browser) -> None:
+        answer = await browser.get("/-/assets/style.css")
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+        tag = answer.headers["ETag"]
+        answer = await browser.get("/-/assets/style.css", headers={"If-None-Match": tag})
+        assert (answer.status, await answer.read()) == (304, b"")
+        answer = await browser.get("/-/assets/style.css?v=" + tag.strip('"'))
+        assert "immutable" in answer.headers["Cache-Control"]
+        for name in ("nothing.css", "..%2Fbase.html"):
+            assert (await browser.get(f"/-/assets/{name}")).status == 404
 
     visit(work)
 

@@ -1,0 +1,261 @@
+"""The waterfall of a run: which lane each step has, and what is drawn in it.
+
+Times are seconds from the start of the run. What is drawn are pieces of a lane, each a kind, its
+start and its end: `work`, `bad` (failed), `off` (stopped), `still` (from the cache), `wait` (its
+base was there, but not all that it uses, or no slot), and `upload` of the layer that the step made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from shipline.errors import Cancelled
+from shipline.history import RunDetail, RunState, StepView
+from shipline.pages import axis
+
+MANY = 200  # steps; of more, only those are shown that count
+_COUNTS = 0.01  # of the run's time
+_PREPARING = frozenset({"internal", "resolve", "git", "http", "cache"})
+_PUBLISHING = frozenset({"push", "tag", "export", "upload"})
+_INSTRUCTIONS = frozenset({"run", "copy", "add", "workdir", "pull"})
+_INTERRUPTED = str(Cancelled())
+_EXIT_CODE = re.compile(r"exit code: (\d+)\s*$")
+
+_BUILD = 3
+_EARLIER, _BESIDE, _BEFORE, _AFTER = (0, "", ""), (1, "", ""), (2, "", ""), (4, "", "")
+
+Piece = tuple[str, float, float]
+Place = tuple[int, str, str]
+"""A group of steps: its order; in a build its target and platform, empty for what several share."""
+
+
+class LaneRow(Struct, frozen=True):
+    """A step. `outcome` is empty for one that ran to its end, else a word; `layer` is the size in
+    bytes of the layer that it made, 0 if none.
+    """
+
+    span: int
+    name: str
+    instruction: bool
+    took_s: float
+    pieces: tuple[Piece, ...]
+    outcome: str = ""
+    kind: str = ""
+    layer: int = 0
+    chain: bool = False
+
+
+class LaneGroup(Struct, frozen=True):
+    """Steps that belong together; `left_out` are so short that they are only counted."""
+
+    id: str
+    title: str
+    rows: tuple[LaneRow, ...]
+    cached: int = 0
+    ended_s: float = 0.0
+    left_out: int = 0
+
+
+class Waterfall(Struct, frozen=True):
+    """The lanes of a run; the axis ends after `end_s`, the run itself after `took_s`."""
+
+    took_s: float
+    end_s: float
+    groups: tuple[LaneGroup, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the legend must explain, in its order."""
+        rows = [row for group in self.groups for row in group.rows]
+        drawn = {kind for row in rows for kind, _, _ in row.pieces}
+        if any(row.chain for row in rows):
+            drawn.add("chain")
+        order = ("chain", "work", "upload", "still", "wait", "bad", "off")
+        return tuple(kind for kind in order if kind in drawn)
+
+
+def waterfall(run: RunDetail, now: float, *, everything: bool = False) -> Waterfall:
+    """The lanes of a run that is over, or is going on at `now` (Unix time). Of more than 200 steps
+    only those are shown that took over 1 % of the time, or did not pass, unless `everything` is.
+    """
+    start, end = run.summary.started, ended(run, now)
+    layers = _layers(run.steps)
+    uploads = {step.span for steps in layers.values() for step in steps}
+    steps = [step for step in run.steps if step.span not in uploads]
+    took = max(end - start, 0.0)
+    short = 0.0 if everything or len(steps) <= MANY else took * _COUNTS
+    grouped = _grouped(run, steps)
+    places = {step.span: step for step in run.steps}
+    groups = []
+    for place, inside in sorted(grouped.items()):
+        rows = [
+            _row(step, places, layers.get(step.span, ()), start, end, run.summary.state)
+            for step in inside
+        ]
+        shown = tuple(row for row in rows if row.took_s >= short or row.kind in ("bad", "run"))
+        groups.append(
+            LaneGroup(
+                "group-" + "-".join(map(str, place)),
+                _title(run, place),
+                shown,
+                sum(step.cached for step in inside),
+                max(step.finished or end for step in inside) - start,
+                len(rows) - len(shown),
+            )
+        )
+    return Waterfall(took, axis(took), tuple(groups))
+
+
+def ended(run: RunDetail, now: float) -> float:
+    """When the run ended: `now` while it goes on, the last sign of life if its process died."""
+    if run.summary.finished:
+        return run.summary.finished
+    if run.summary.state is RunState.RUNNING:
+        return now
+    signs = [max(step.started, step.finished) for step in run.steps]
+    signs += [lines[-1].at for lines in run.output.values() if lines]
+    return max(signs, default=run.summary.started)
+
+
+def is_instruction(step: StepView) -> bool:
+    """Whether a step is one of the Dockerfile."""
+    return bool(step.number) and step.kind in _INSTRUCTIONS
+
+
+def stopped(step: StepView) -> bool:
+    """Whether a step ended because something else did."""
+    return step.error == _INTERRUPTED
+
+
+def _layers(steps: Iterable[StepView]) -> Mapping[int, Sequence[StepView]]:
+    """The uploads of the layer that a step made, by the step; one that several made is the
+    first's.
+    """
+    made: dict[object, int] = {}
+    found: dict[int, list[StepView]] = defaultdict(list)
+    for step in steps:
+        if step.kind != "upload" and (blob := step.attributes.get("blob")):
+            made.setdefault(blob, step.span)
+    for step in steps:
+        owner = made.get(step.attributes.get("blob", ""))
+        if step.kind == "upload" and owner is not None:
+            found[owner].append(step)
+    return found
+
+
+def _grouped(run: RunDetail, steps: Sequence[StepView]) -> Mapping[Place, Sequence[StepView]]:
+    """Steps by the group that they belong to."""
+    ship = run.summary.kind == "ship"
+    spans = {step.span for step in steps}
+    pipeline = [step for step in steps if ship and step.parent not in spans]
+    build = next((step for step in pipeline if step.stage == "build"), None)
+    users = _platforms_using(steps)
+    inner: dict[int, Place] = {}
+    found: dict[Place, list[StepView]] = defaultdict(list)
+    for step in steps:
+        if step.started < run.summary.started:
+            place = _EARLIER
+        elif build is not None and step.parent == build.span:
+            place = _place(step, users)
+        elif step.parent in inner:
+            place = inner[step.parent]
+        elif ship:
+            built = build is not None and build.finished and step.started >= build.finished
+            place = _AFTER if built else _BESIDE
+        else:
+            place = _place(step, users)
+        inner[step.span] = place
+        if step is not build:
+            found[place].append(step)
+    return found
+
+
+def _place(step: StepView, users: Mapping[int, set[str]]) -> Place:
+    if step.kind in _PUBLISHING:
+        return _AFTER
+    if step.kind in _PREPARING or not step.platform:
+        return _BEFORE
+    shared = len(users.get(step.span, ())) > 1
+    return _BUILD, step.target, "" if shared else step.platform
+
+
+def _platforms_using(steps: Sequence[StepView]) -> Mapping[int, set[str]]:
+    """The platforms of the steps that use the result of each step. A step starts after what it
+    uses.
+    """
+    users: dict[int, set[str]] = defaultdict(set)
+    for step in sorted(steps, key=lambda one: one.started, reverse=True):
+        own = users[step.span] or {step.platform}
+        for one in step.inputs:
+            users[one] |= own
+    return users
+
+
+def _title(run: RunDetail, place: Place) -> str:
+    order, target, platform = place
+    number = len(run.summary.platforms)
+    if order == _BUILD:
+        shared = "shared by " + ("both" if number == 2 else str(number)) + " platforms"
+        title = " ".join(filter(None, (target, platform or shared)))
+        return title if target or platform else title.capitalize()
+    if place == _AFTER:
+        return "From digest to names" if run.summary.kind == "ship" else "Push and export"
+    return {_EARLIER: "Before it was resumed", _BESIDE: "Beside the build"}.get(
+        place, "Preparation"
+    )
+
+
+def _row(
+    step: StepView,
+    places: Mapping[int, StepView],
+    uploads: Sequence[StepView],
+    start: float,
+    end: float,
+    state: RunState,
+) -> LaneRow:
+    outcome, kind = _outcome(step, state)
+    begin, finish = step.started - start, (step.finished or end) - start
+    pieces: list[Piece] = []
+    if step.started >= start:
+        drawn = {"bad": "bad", "off": "off", "reused": "still"}.get(kind, "work")
+        base = places.get(step.inputs[0]) if step.inputs else None
+        if (
+            base is not None
+            and base.finished
+            and step.started - base.finished > (end - start) / 100
+        ):
+            pieces.append(("wait", max(base.finished - start, 0.0), begin))
+        pieces.append((drawn, begin, finish))
+        own = [(one.started, one.finished) for one in step.transfers if one.kind == "upload"]
+        for sent, arrived in (*own, *((one.started, one.finished) for one in uploads)):
+            pieces.append(("upload", sent - start, (arrived or end) - start))
+    size = step.attributes.get("size", 0)
+    return LaneRow(
+        step.span,
+        step.name,
+        is_instruction(step),
+        (step.finished or end) - step.started,
+        tuple(pieces),
+        outcome,
+        kind,
+        int(size) if is_instruction(step) and not step.cached else 0,
+        step.on_chain,
+    )
+
+
+def _outcome(step: StepView, state: RunState) -> tuple[str, str]:
+    """A word for how a step ended, and the kind of its chip; both empty if it simply ended."""
+    if step.cached:
+        return "cached", "reused"
+    if stopped(step) or (not step.finished and state is not RunState.RUNNING):
+        return "stopped", "off"
+    if not step.finished:
+        return "running", "run"
+    if step.error:
+        code = _EXIT_CODE.search(step.error)
+        return f"exit {code[1]}" if code else "failed", "bad"
+    return "", ""
