@@ -26,7 +26,7 @@ FLOORS = (
     {"deliver", "regions"},
     {"ship"},
     {"config"},
-    {"ui", "api"},
+    {"ui", "api", "doctor"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -183,7 +183,12 @@ COMMANDS = {
         LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
         LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
     ),
-    "Shell": (
+    "Help": (
+        LazyCommand(
+            "doctor",
+            "shipline.cli.doctor:command",
+            "Show what is missing here, and how to mend it.",
+        ),
         LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
     ),
 }

@@ -99,14 +99,23 @@ class Client:
             for one in (*order, *failed, registry)
         ]
 
-    def check(self, host: str) -> None:
+    def check(self, host: str) -> float | None:
         """Check the credentials for `host` with GET /v2/. Raises AuthError if they are refused; a
         registry with anonymous access accepts any.
+
+        Returns the time on its clock (RFC 9110, "Date"), Unix time, None if it does not say.
         """
+        from email.utils import parsedate_to_datetime  # slow, and logins alone come here
+
         endpoint = self.settings.endpoint(host)
         request = ClientRequest("GET", Url(endpoint.origin, "/v2/"))
         caller = Caller(endpoint, "", ())
-        self._http.call(request, expect={200}, operation="logging in", caller=caller).close()
+        response = self._http.call(request, expect={200}, operation="logging in", caller=caller)
+        response.close()
+        try:
+            return parsedate_to_datetime(response.header("Date")).timestamp()
+        except ValueError:
+            return None
 
     def ask(self, host: str, method: str, path: str, body: bytes = b"") -> bytes:
         """Call a registry's own API, outside the distribution specification, with a JSON body;

@@ -56,7 +56,7 @@ from shipline.registry.manifests import (
 from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.request import Origin, Url
-from shipline.registry.upload import UploadState, cancel, push_blob, session_of
+from shipline.registry.upload import UploadState, cancel, open_session, push_blob, session_of
 from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -482,6 +482,10 @@ class RemoteRepository:
             return fetch_manifest(self._registry, check_tag(tag))[0].digest
         except NotFound:
             return None
+
+    def check_push(self) -> None:
+        """Check that content may be pushed: an upload is begun and cancelled, nothing is stored."""
+        cancel(self._registry, open_session(self._registry))
 
     def tags(self) -> Iterator[str]:
         """All tags, in the registry's order, without what is not a tag."""

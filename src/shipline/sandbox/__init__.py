@@ -18,6 +18,7 @@ from shipline.sandbox.emulation import (
     supported_platforms,
 )
 from shipline.sandbox.kernel import in_user_namespace, sync_file_system
+from shipline.sandbox.limits import ControlGroups
 from shipline.sandbox.mounts import (
     Bind,
     Erofs,
@@ -29,6 +30,7 @@ from shipline.sandbox.mounts import (
     mounted,
     unmount,
 )
+from shipline.sandbox.network import find_connector
 from shipline.sandbox.rooted import read_in_root, resolve_in_root
 from shipline.sandbox.rootless import (
     enter_user_namespace,
@@ -37,7 +39,7 @@ from shipline.sandbox.rootless import (
     require_ids,
 )
 from shipline.sandbox.run import Sandbox, open_sandbox
-from shipline.sandbox.runtime import Runtime, find_runtime
+from shipline.sandbox.runtime import Runtime, find_runtime, search_runtime
 from shipline.sandbox.users import (
     ProcessUser,
     find_owner,
@@ -52,6 +54,7 @@ __all__ = [
     "HOSTNAME",
     "Bind",
     "BindMount",
+    "ControlGroups",
     "DeviceEdits",
     "DeviceNode",
     "Devices",
@@ -70,6 +73,7 @@ __all__ = [
     "can_mount_files",
     "emulators",
     "enter_user_namespace",
+    "find_connector",
     "find_owner",
     "find_runtime",
     "find_user",
@@ -89,6 +93,7 @@ __all__ = [
     "require_execution",
     "require_ids",
     "resolve_in_root",
+    "search_runtime",
     "supported_platforms",
     "sync_file_system",
     "unmount",
