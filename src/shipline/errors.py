@@ -99,7 +99,7 @@ class UsageError(ShiplineError):
 class ConfigError(ShiplineError):
     """A configuration file cannot be used."""
 
-    code = "config"
+    code = "config-invalid"
     title = "configuration error"
     exit_code = 3
 
@@ -107,7 +107,7 @@ class ConfigError(ShiplineError):
 class DockerfileError(ShiplineError):
     """A Dockerfile cannot be built; `span` is the position, with the text of the line."""
 
-    code = "dockerfile"
+    code = "dockerfile-syntax"
     title = "Dockerfile error"
     exit_code = 4
 

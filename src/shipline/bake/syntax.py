@@ -23,7 +23,7 @@ _MAX_DEPTH = 60  # expressions inside of each other
 class BakeError(ConfigError):
     """A bake definition is wrong; `span` is the place."""
 
-    code = "bake"
+    code = "bake-invalid"
     title = "bake definition error"
 
 

@@ -287,6 +287,8 @@ class _Verifier:
 class _NotPassed(ShiplineError):
     """A result other than pass, which ends its step with an error."""
 
+    code = "not-verified"
+
     def __init__(self, result: EnvironmentCheck) -> None:
         super().__init__(result.reason)
         self.result = result

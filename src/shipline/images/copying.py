@@ -48,6 +48,8 @@ class Remote(Attachable, Swapper, Protocol):
 class TagMoved(ContentError):
     """Another writer has moved the tag meanwhile."""
 
+    code = "tag-moved"
+
     def __init__(self, tag: str) -> None:
         super().__init__(
             f"{tag} was moved by another writer while it was copied", hint="run it again"

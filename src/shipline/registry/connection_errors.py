@@ -62,47 +62,49 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
     retriable = not isinstance(error, ConnectionRefusedError | NameNotResolved)
     message = f"{host}: the proxy {proxy} {problem}"
     kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
-    return kind(message, host=host, hint=hint, retriable=retriable)
+    return kind(message, host=host, code="proxy", hint=hint, retriable=retriable)
 
 
 def _connection_error(origin: Origin, error: Exception) -> RegistryError:
     host = origin.authority
-    text, hint, retriable = f"connection lost: {error}", "run again, or check the network", True
+    code, retriable = "connection-lost", True
+    text, hint = f"connection lost: {error}", "run again, or check the network"
     if isinstance(error, NameNotResolved):
         cause = error.__cause__
         retriable = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
+        code = "host-not-found"
         text, hint = "the host name cannot be resolved", "check the spelling and this machine's DNS"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        text, retriable = f"certificate refused: {error.verify_message}", False
+        code, retriable = "certificate-refused", False
+        text = f"certificate refused: {error.verify_message}"
         hint = "if the registry has a private CA, name its file with --ca, or put it at "
         hint += f"/etc/docker/certs.d/{host}/ca.crt"
         if error.verify_code in _OTHER_NAME:
             hint = "use a name that the certificate has, or give the registry one for this name"
     elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
-        text, retriable = "the server does not speak TLS", False
+        text, code, retriable = "the server does not speak TLS", "tls-missing", False
         hint = f"if plain HTTP is intended, allow it with --insecure {host}"
     elif isinstance(error, TimeoutError):
+        code = "connection-timeout"
         text, hint = "timed out", "the server or the network is slow or blocked"
     elif isinstance(error, ConnectionRefusedError):
+        code = "connection-refused"
         text, hint = "connection refused", "is the server running, and is the port right?"
     elif isinstance(error, FileNotFoundError | PermissionError) or (
         isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
     ):
         hint = "check the certificate files; a key must not have a passphrase"
-        text, retriable = f"TLS: {error}", False
+        text, code, retriable = f"TLS: {error}", "client-certificate", False
     elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
-        text, hint, retriable = (
-            "the server speaks TLS, but the request was plain HTTP",
-            tls_hint(host),
-            False,
-        )
+        code, retriable = "tls-needed", False
+        text, hint = "the server speaks TLS, but the request was plain HTTP", tls_hint(host)
     elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
         text = "the connection was closed unexpectedly"
         if origin.scheme == "http" and isinstance(error, http.client.RemoteDisconnected):
             hint += f"; if it speaks TLS, {tls_hint(host)}"
     elif isinstance(error, ValueError) and not isinstance(error, OSError):
-        text, hint, retriable = f"invalid request: {error}", "", False
+        text, hint, code, retriable = f"invalid request: {error}", "", "url-invalid", False
     elif isinstance(error, OSError):
         text = f"connection lost: {error.strerror or error}"
     kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
-    return kind(f"{host}: {text}", host=host, hint=hint, retriable=retriable)
+    return kind(f"{host}: {text}", host=host, code=code, hint=hint, retriable=retriable)

@@ -25,6 +25,7 @@ _HINTS = {
     413: "the registry, or a proxy in front of it, limits the request size",
     429: "too many requests for this account or address: log in, use a mirror, or wait",
 }
+_CODES = {403: "login-insufficient", 429: "registry-rate-limit"}
 
 
 class HttpResponse(Protocol):
@@ -78,6 +79,8 @@ class RequestRefused(RegistryError):
 class TokenExpired(RequestRefused):
     """A blob was refused for its token: ask how much of it was kept, and go on with another one."""
 
+    code = "token-expired"
+
     def __init__(self, host: str) -> None:
         super().__init__(f"{host}: the token expired during an upload", host=host, status=401)
         self.retriable = True
@@ -100,14 +103,15 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
     if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
     if status in (401, 403):
-        return AuthError(message, code="login-refused", host=host, status=status, hint=hint)
+        code = _CODES.get(status, "login-refused")
+        return AuthError(message, code=code, host=host, status=status, hint=hint)
     if status == 429 and (rate := RateLimit.read(response.header)):
         hint += f"; {host} allows {rate}"
     if status in RETRIED and not hint:
         hint = "the registry failed; try again later"
     return RequestRefused(
         message,
-        code="registry-refused",
+        code="registry-failed" if status >= 500 else _CODES.get(status, "registry-refused"),
         host=host,
         status=status,
         hint=hint,

@@ -127,6 +127,8 @@ def _located(event: Event, work_tree: WorkTree) -> Event:
 class DirtyWorkTree(UsageError):
     """The work tree differs from the commit."""
 
+    code = "work-tree-dirty"
+
     def __init__(self, work_tree: WorkTree) -> None:
         more = ", ..." if len(work_tree.changes) > _SHOWN else ""
         shown = ", ".join(work_tree.changes[:_SHOWN]) + more

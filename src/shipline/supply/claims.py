@@ -129,6 +129,8 @@ class RejectReason(Enum):
 class Unproven(ContentError):
     """The claim does not prove what is required."""
 
+    code = "signature-unproven"
+
     def __init__(self, reason: RejectReason, message: str) -> None:
         super().__init__(message)
         self.why = reason

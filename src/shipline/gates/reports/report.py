@@ -282,7 +282,7 @@ Content = Coverage | TestResults | Findings | WebFindings | Vulnerabilities | Sb
 class ReportError(ContentError):
     """The bytes are not a report that can be read, so they prove nothing."""
 
-    code = "report"
+    code = "report-invalid"
 
 
 @dataclass(frozen=True, slots=True)

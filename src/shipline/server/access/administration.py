@@ -43,9 +43,13 @@ _V = TypeVar("_V")
 class NoSuchName(UsageError):
     """No account, project or robot has that name."""
 
+    code = "name-unknown"
+
 
 class NameTaken(UsageError):
     """The name is in use."""
+
+    code = "name-taken"
 
 
 class Administration:
