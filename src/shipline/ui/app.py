@@ -24,7 +24,7 @@ from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from aiohttp import web
 from msgspec import Struct, field
@@ -68,12 +68,20 @@ class PageRequest(Struct, frozen=True):
         self, template: str, *, status: int = 200, live: str = "", **values: Any
     ) -> PageResponse:
         """A page of `pages/templates`; `live` is the path of its changes."""
+        return PageResponse(render(template, frame=self.frame(live), **values), status)
+
+    def frame(self, live: str = "") -> Frame:
+        """What is around the page."""
         here = f"{self.path}/"
         navigation = tuple(
             replace(link, current=here.startswith(f"{link.href}/")) for link in NAVIGATION
         )
-        frame = Frame(_HOST, time.time(), navigation=navigation, token=self.token, live=live)
-        return PageResponse(render(template, frame=frame, **values), status)
+        return Frame(_HOST, time.time(), navigation=navigation, token=self.token, live=live)
+
+    def here(self, below: str = "", **query: str) -> str:
+        """The address of the page, or of one `below` it, with its query changed by `query`."""
+        text = urlencode({**self.query, **query})
+        return quote(self.path + below) + (f"?{text}" if text else "")
 
 
 class PageResponse(Struct, frozen=True):
@@ -325,6 +333,7 @@ def _enter(request: web.Request, name: str, session: str) -> web.Response:
     target = escape(str(request.rel_url.with_query(query)), quote=True)
     body = (
         "<!doctype html><html lang=en><meta charset=utf-8><title>shipline</title>"
+        "<link rel=icon href=data:,>"
         f'<meta http-equiv=refresh content="0; url={target}"><a href="{target}">Continue</a></html>'
     )
     headers = {**HEADERS, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}

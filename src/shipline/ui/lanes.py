@@ -15,7 +15,9 @@ from msgspec import Struct
 
 from shipline.errors import Cancelled
 from shipline.history import RunDetail, RunState, StepView
+from shipline.observe import clean
 from shipline.pages import axis
+from shipline.values import replace
 
 MANY = 200  # steps; of more, only those are shown that count
 _COUNTS = 0.01  # of the run's time
@@ -24,9 +26,20 @@ _PUBLISHING = frozenset({"push", "tag", "export", "upload"})
 _INSTRUCTIONS = frozenset({"run", "copy", "add", "workdir", "pull"})
 _INTERRUPTED = str(Cancelled())
 _EXIT_CODE = re.compile(r"exit code: (\d+)\s*$")
+_PINNED = re.compile(r"(@sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 
 _BUILD = 3
 _EARLIER, _BESIDE, _BEFORE, _AFTER = (0, "", ""), (1, "", ""), (2, "", ""), (4, "", "")
+_WENT_WELL = (RunState.RUNNING, RunState.PASSED, RunState.TOLERATED, RunState.PENDING)
+_LEGEND = (
+    ("chain", "work on the longest chain (bold)"),
+    ("work", "other work"),
+    ("upload", "upload of its layer"),
+    ("still", "from the cache"),
+    ("wait", "waiting"),
+    ("bad", "failed"),
+    ("off", "stopped"),
+)
 
 Piece = tuple[str, float, float]
 Place = tuple[int, str, str]
@@ -35,7 +48,7 @@ Place = tuple[int, str, str]
 
 class LaneRow(Struct, frozen=True):
     """A step. `outcome` is empty for one that ran to its end, else a word; `layer` is the size in
-    bytes of the layer that it made, 0 if none.
+    bytes of the layer that it made, 0 if none; `platform` is set where the group does not say it.
     """
 
     span: int
@@ -47,6 +60,7 @@ class LaneRow(Struct, frozen=True):
     kind: str = ""
     layer: int = 0
     chain: bool = False
+    platform: str = ""
 
 
 class LaneGroup(Struct, frozen=True):
@@ -68,14 +82,13 @@ class Waterfall(Struct, frozen=True):
     groups: tuple[LaneGroup, ...]
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """What the legend must explain, in its order."""
+    def legend(self) -> tuple[tuple[str, str], ...]:
+        """The kinds that are drawn, with the words for them."""
         rows = [row for group in self.groups for row in group.rows]
         drawn = {kind for row in rows for kind, _, _ in row.pieces}
         if any(row.chain for row in rows):
             drawn.add("chain")
-        order = ("chain", "work", "upload", "still", "wait", "bad", "off")
-        return tuple(kind for kind in order if kind in drawn)
+        return tuple((kind, words) for kind, words in _LEGEND if kind in drawn)
 
 
 def waterfall(run: RunDetail, now: float, *, everything: bool = False) -> Waterfall:
@@ -93,13 +106,16 @@ def waterfall(run: RunDetail, now: float, *, everything: bool = False) -> Waterf
     groups = []
     for place, inside in sorted(grouped.items()):
         rows = [
-            _row(step, places, layers.get(step.span, ()), start, end, run.summary.state)
+            replace(
+                _row(step, places, layers.get(step.span, ()), start, end, run.summary.state),
+                platform="" if place[0] == _BUILD else step.platform,
+            )
             for step in inside
         ]
         shown = tuple(row for row in rows if row.took_s >= short or row.kind in ("bad", "run"))
         groups.append(
             LaneGroup(
-                "group-" + "-".join(map(str, place)),
+                clean("group-" + "-".join(map(str, place))),
                 _title(run, place),
                 shown,
                 sum(step.cached for step in inside),
@@ -124,6 +140,17 @@ def ended(run: RunDetail, now: float) -> float:
 def is_instruction(step: StepView) -> bool:
     """Whether a step is one of the Dockerfile."""
     return bool(step.number) and step.kind in _INSTRUCTIONS
+
+
+def shown_name(step: StepView) -> str:
+    """The name with digests as pages write them: with 12 digits."""
+    return _PINNED.sub(r"\1", step.name).replace("@sha256:", "@")
+
+
+def exit_code(error: str) -> str:
+    """The exit status that the error of a command ends with; empty if it is another error."""
+    found = _EXIT_CODE.search(error)
+    return found[1] if found else ""
 
 
 def stopped(step: StepView) -> bool:
@@ -200,7 +227,7 @@ def _title(run: RunDetail, place: Place) -> str:
     number = len(run.summary.platforms)
     if order == _BUILD:
         shared = "shared by " + ("both" if number == 2 else str(number)) + " platforms"
-        title = " ".join(filter(None, (target, platform or shared)))
+        title = clean(" ".join(filter(None, (target, platform or shared))))
         return title if target or platform else title.capitalize()
     if place == _AFTER:
         return "From digest to names" if run.summary.kind == "ship" else "Push and export"
@@ -236,14 +263,14 @@ def _row(
     size = step.attributes.get("size", 0)
     return LaneRow(
         step.span,
-        step.name,
+        shown_name(step),
         is_instruction(step),
         (step.finished or end) - step.started,
         tuple(pieces),
         outcome,
         kind,
         int(size) if is_instruction(step) and not step.cached else 0,
-        step.on_chain,
+        step.on_chain and state in _WENT_WELL,
     )
 
 
@@ -256,6 +283,6 @@ def _outcome(step: StepView, state: RunState) -> tuple[str, str]:
     if not step.finished:
         return "running", "run"
     if step.error:
-        code = _EXIT_CODE.search(step.error)
-        return f"exit {code[1]}" if code else "failed", "bad"
+        code = exit_code(step.error)
+        return f"exit {code}" if code else "failed", "bad"
     return "", ""

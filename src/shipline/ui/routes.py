@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from shipline.ui.app import PageRequest, PageResponse, PageRoute
+from shipline.ui.runs import RUN_PAGES
 
 
 def _front(request: PageRequest) -> PageResponse:
     return PageResponse(location="/runs")
 
 
-PAGES = (PageRoute("/", show=_front),)
+PAGES = (PageRoute("/", show=_front), *RUN_PAGES)

@@ -15,6 +15,9 @@ from msgspec import Struct
 from shipline.errors import ShiplineError
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.history.recorder import RECORD
+from shipline.observe import clean
+from shipline.ui.lanes import exit_code
+from shipline.values import replace
 
 PAGE = 100  # runs
 TREND = 60  # runs
@@ -113,7 +116,7 @@ class RunIndex:
         known = self._known.get(run)
         if known is not None and known[0] == changed:
             return known[1]
-        found = self.history.summary(run)
+        found = cleaned(self.history.summary(run))
         if found.finished:
             while len(self._known) >= _KEPT:
                 self._known.pop(next(iter(self._known)), None)
@@ -160,3 +163,29 @@ def usual_s(runs: list[RunSummary]) -> float | None:
     """How long runs that passed usually take, in seconds; None if there are none."""
     passed = [run.elapsed_s for run in runs if run.state is RunState.PASSED]
     return statistics.median(passed) if passed else None
+
+
+def lines_of(text: str) -> str:
+    """Text of several lines without control characters."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
+def cleaned(run: RunSummary) -> RunSummary:
+    """The record without control characters: paths and branches may have any."""
+    return replace(
+        run,
+        name=clean(run.name),
+        root=clean(run.root),
+        commit=clean(run.commit),
+        branch=clean(run.branch),
+        digest=clean(run.digest),
+        names=tuple(map(clean, run.names)),
+        platforms=tuple(map(clean, run.platforms)),
+        error=lines_of(run.error),
+    )
+
+
+def brief(error: str) -> str:
+    """What a list says of an error: the exit code of a command, else the first line."""
+    code = exit_code(error)
+    return f"exit code {code}" if code else error.partition("\n")[0]

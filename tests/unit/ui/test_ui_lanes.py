@@ -106,7 +106,7 @@ def test_work_that_waited_shows_since_when_its_base_was_there() -> None:
     rows = only(drawn).rows
     assert rows[1].pieces == (("work", 1, 5),)
     assert rows[2].pieces == (("wait", 1, 5), ("work", 5, 6))
-    assert drawn.kinds == ("work", "wait")
+    assert [kind for kind, _ in drawn.legend] == ["work", "wait"]
 
 
 def test_the_upload_of_a_layer_is_in_the_lane_of_the_step_that_made_it() -> None:
@@ -188,4 +188,4 @@ def test_of_many_steps_the_short_ones_are_only_counted() -> None:
 
 def test_an_empty_run_has_no_groups() -> None:
     drawn = waterfall(run(), NOW)
-    assert (drawn.groups, drawn.kinds) == ((), ())
+    assert (drawn.groups, drawn.legend) == ((), ())

@@ -1,0 +1,283 @@
+"""What the page of a run says, as values: the verdict, what failed and where, figures, facts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from shipline.history import RunDetail, RunState, RunSummary, StepView
+from shipline.observe import clean
+from shipline.ui.lanes import (
+    LaneRow,
+    Waterfall,
+    exit_code,
+    is_instruction,
+    shown_name,
+    stopped,
+    waterfall,
+)
+from shipline.ui.logs import LogPage, tail
+from shipline.ui.run_list import VERDICTS, cleaned, lines_of, usual_s
+
+TAIL = 20  # lines of the log of a step that failed
+_CONTEXT = 3  # lines of the Dockerfile before and after those that failed
+_LONGEST = 60  # lines of an instruction
+
+
+class FailedStep(Struct, frozen=True):
+    """What failed: a sentence, and the step if it was one. `source` are lines of the Dockerfile,
+    from number `first` on, of which `marked` failed. `others` are sentences about the same step on
+    other platforms.
+    """
+
+    title: str
+    message: str
+    span: int = 0
+    took_s: float = 0.0
+    first: int = 1
+    source: tuple[str, ...] = ()
+    marked: tuple[int, ...] = ()
+    output: LogPage | None = None
+    others: tuple[tuple[str, float], ...] = ()
+
+
+class RunFigures(Struct, frozen=True):
+    """Figures of a run: seconds and bytes. `work_s` is the time of all steps together; `usual_s` is
+    None if it is not known; `upload_busy_s` is the part of `upload_s` in which steps ran.
+    """
+
+    took_s: float
+    usual_s: float | None
+    work_s: float
+    cached: int
+    instructions: int
+    uploaded: int
+    upload_s: float
+    upload_busy_s: float
+    failed: int
+    stopped: int
+
+
+class BuildMaterial(Struct, frozen=True):
+    """What a run downloaded, with its digest."""
+
+    uri: str
+    digest: str
+
+
+class RunView(Struct, frozen=True):
+    """All that the page of a run shows, but the logs."""
+
+    run: RunSummary
+    verdict: tuple[str, str]
+    lanes: Waterfall
+    figures: RunFigures
+    failure: FailedStep | None
+    longest: LaneRow | None
+    longest_platform: str
+    facts: tuple[tuple[str, str], ...]
+    materials: tuple[BuildMaterial, ...]
+    warnings: tuple[tuple[str, str], ...]
+    logs: tuple[tuple[StepView, int], ...]
+
+    @property
+    def title(self) -> str:
+        return title_of(self.run)
+
+
+def title_of(run: RunSummary) -> str:
+    """How pages call a run: its word of six digits is enough for commands."""
+    return f"Run {short_id(run.id)}: {run.kind} of {run.name or run.root or 'nothing named'}"
+
+
+def short_id(run: str) -> str:
+    return run.rpartition("-")[2]
+
+
+def run_view(
+    detail: RunDetail, now: float, earlier: Sequence[RunSummary] = (), *, everything: bool = False
+) -> RunView:
+    """The page of a run at `now` (Unix time); `earlier` are runs of the same thing."""
+    run = cleaned(detail.summary)
+    lanes = waterfall(detail, now, everything=everything)
+    figures = _figures(detail, lanes, usual_s(list(earlier)))
+    longest = _longest(lanes) if figures.failed + figures.stopped == 0 else None
+    step = detail.step(longest.span) if longest else None
+    return RunView(
+        run=run,
+        verdict=VERDICTS[run.state],
+        lanes=lanes,
+        figures=figures,
+        failure=failure_of(detail) if run.state is RunState.FAILED else None,
+        longest=longest,
+        longest_platform=step.platform if step else "",
+        facts=tuple(_facts(detail)),
+        materials=tuple(_materials(detail)),
+        warnings=tuple(_warnings(detail)),
+        logs=tuple(
+            (one, sum(len(piece.data) for piece in detail.output[one.span]))
+            for one in detail.steps
+            if one.span in detail.output
+        ),
+    )
+
+
+def failure_of(detail: RunDetail) -> FailedStep | None:
+    """What failed first; None if nothing did."""
+    failed = [one for one in detail.steps if one.error and not stopped(one)]
+    inner = {one.parent for one in failed}
+    deepest = [one for one in failed if one.span not in inner]
+    if not deepest:
+        first, _, rest = lines_of(detail.summary.error).partition("\n")
+        return FailedStep(first, rest) if first else None
+    step = min(deepest, key=lambda one: one.finished)
+    place = (
+        f"{clean(step.file) or 'Dockerfile'} line {step.line}" if step.line else shown_name(step)
+    )
+    on = f" on {step.platform}" if step.platform else ""
+    code = exit_code(step.error)
+    start, source, marked = _source(detail, step)
+    return FailedStep(
+        f"{place} failed{on}" + (f": exit code {code}" if code else ""),
+        "" if code else lines_of(step.error),
+        step.span,
+        step.elapsed_s,
+        start,
+        source,
+        marked,
+        tail(detail.log(step.span), TAIL),
+        tuple(
+            (one.platform, one.elapsed_s)
+            for one in detail.steps
+            if (one.name, one.target, one.stage) == (step.name, step.target, step.stage)
+            and one.platform != step.platform
+            and one.finished
+            and not one.error
+            and not one.cached
+        ),
+    )
+
+
+def _source(detail: RunDetail, step: StepView) -> tuple[int, tuple[str, ...], tuple[int, ...]]:
+    """The lines of the Dockerfile around a step, as it was then; none if that is not known."""
+    text = dockerfile_of(detail, step.target)
+    lines = text.splitlines()
+    if not step.line or step.line > len(lines):
+        return 1, (), ()
+    end = min(max(step.end, step.line), len(lines), step.line + _LONGEST)
+    first, last = max(step.line - _CONTEXT, 1), min(end + _CONTEXT, len(lines))
+    return first, tuple(map(clean, lines[first - 1 : last])), tuple(range(step.line, end + 1))
+
+
+def dockerfile_of(detail: RunDetail, target: str = "") -> str:
+    """The Dockerfile that a run read; that of a target of bake, which each has its own."""
+    found = [one for one in detail.steps if one.attributes.get("dockerfile")]
+    own = [one for one in found if one.target == target] or found
+    return str(own[0].attributes["dockerfile"]) if own else ""
+
+
+def _figures(detail: RunDetail, lanes: Waterfall, usual: float | None) -> RunFigures:
+    rows = [row for group in lanes.groups for row in group.rows]
+    work = [one for one in detail.steps if one.kind != "upload" and one.finished]
+    inner = {one.parent for one in detail.steps}
+    leaves = [one for one in work if one.span not in inner]
+    busy = merged((one.started, one.finished) for one in leaves if not one.cached)
+    uploads = [one for one in detail.steps if one.kind == "upload"]
+    sent = merged((one.started, one.finished) for one in uploads if one.finished)
+    instructions = [one for one in detail.steps if is_instruction(one)]
+    return RunFigures(
+        lanes.took_s,
+        usual,
+        sum(one.elapsed_s for one in leaves if not one.cached),
+        sum(one.cached for one in instructions),
+        len(instructions),
+        sum(int(one.attributes.get("size", 0)) for one in uploads if not one.error),
+        sum(end - start for start, end in sent),
+        overlap(sent, busy),
+        sum(row.kind == "bad" for row in rows),
+        sum(row.kind == "off" for row in rows),
+    )
+
+
+def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans of time that do not touch, in order, that cover the same."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        elif end > start:
+            found.append((start, end))
+    return found
+
+
+def overlap(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> float:
+    """How long both last; each is merged."""
+    total, place = 0.0, 0
+    for start, end in one:
+        while place < len(other) and other[place][1] <= start:
+            place += 1
+        for begin, stop in other[place:]:
+            if begin >= end:
+                break
+            total += min(stop, end) - max(begin, start)
+    return total
+
+
+def _longest(lanes: Waterfall) -> LaneRow | None:
+    """The step that took a quarter of the time or more; None if there is none, or no other."""
+    rows = [row for group in lanes.groups for row in group.rows if row.pieces]
+    longest = max(rows, key=lambda row: row.took_s, default=None)
+    if longest is None or len(rows) < 2 or longest.took_s < lanes.took_s / 4:
+        return None
+    return longest
+
+
+def _facts(detail: RunDetail) -> Iterator[tuple[str, str]]:
+    """Names and values without order; what is empty does not apply."""
+    run, facts = cleaned(detail.summary), detail.facts
+    known = {
+        "Directory": run.root,
+        "Dockerfile": str(facts.get("dockerfile", "")),
+        "Target": str(facts.get("target", "")),
+        "Platforms": ", ".join(run.platforms),
+        "Commit": run.commit + (", with uncommitted changes" if run.dirty else ""),
+        "Branch": run.branch,
+        "Digest": run.digest,
+        "Names": ", ".join(run.names),
+        "Trace": run.trace,
+    }
+    yield from ((name, clean(value)) for name, value in known.items() if value)
+
+
+def _materials(detail: RunDetail) -> Iterator[BuildMaterial]:
+    """What was downloaded, each once."""
+    seen = set()
+    for name, value in detail.facts.items():
+        if name.partition(" ")[0] != "materials":
+            continue
+        for uri, digest in _dependencies(str(value)):
+            if uri not in seen:
+                seen.add(uri)
+                yield BuildMaterial(clean(uri), clean(digest))
+
+
+def _dependencies(text: str) -> Iterator[tuple[str, str]]:
+    """Pairs of URI and digest in in-toto's resource descriptors; what is damaged is left out."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("uri"), str):
+            digests = one.get("digest")
+            pairs = digests.items() if isinstance(digests, dict) else ()
+            yield one["uri"], next((f"{kind}:{value}" for kind, value in pairs), "")
+
+
+def _warnings(detail: RunDetail) -> Iterator[tuple[str, str]]:
+    """Messages with their hints, each once."""
+    every = [*detail.warnings, *(one for step in detail.steps for one in step.warnings)]
+    yield from dict.fromkeys((clean(one.message), clean(one.hint)) for one in every)
