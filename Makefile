@@ -7,6 +7,7 @@
 # make bench-copy   `shipline copy` side by side with skopeo and oras
 # make bench-registry   the registry node side by side with docker-registry
 # make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
+# make dist    packages in dist/: a wheel, an sdist, one file with all dependencies
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
@@ -17,7 +18,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo demo-delivery test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
+.PHONY: demo demo-delivery dist test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -36,6 +37,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
+
+dist:
+	sh scripts/dist.sh
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
