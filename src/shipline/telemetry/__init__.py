@@ -10,12 +10,12 @@ SHIPLINE_LOKI. Nothing here fails or slows a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from shipline.events import Sink
-from shipline.propagation import Trace, continue_from
-from shipline.telemetry.sending import open_metrics
-from shipline.telemetry.variables import asked, is_sampled
+from shipline.propagation import Trace, continue_from, current
+from shipline.telemetry.variables import asked, is_sampled, wanted
 
 
 def begin_trace(environ: Mapping[str, str]) -> Trace | None:
@@ -29,6 +29,36 @@ def begin_trace(environ: Mapping[str, str]) -> Trace | None:
     return Trace(trace.trace_id, trace.seed, is_sampled(trace, environ), parent)
 
 
-def open_telemetry(environ: Mapping[str, str], trace: Trace | None) -> tuple[Sink, ...]:
-    """The sinks that `environ` asks for; closing them takes a few seconds at most."""
-    return open_metrics(environ)
+def open_telemetry(
+    environ: Mapping[str, str],
+    trace: Trace | None,
+    *,
+    directory: Path,
+    run: str,
+    kind: str,
+    pipeline: str,
+    warn: Callable[[str, str], object],
+) -> tuple[Sink, ...]:
+    """The sinks that `environ` asks for, of metrics too; closing them takes three seconds each at
+    most. `directory` is the state directory; `warn` gets what was not delivered, and what to do.
+    The SDK reads its variables from the environment of the process.
+    """
+    if not any(name.startswith(("OTEL_", "SHIPLINE_")) for name in environ):
+        return ()
+    from shipline.telemetry.sending import open_metrics
+
+    metrics = open_metrics(environ)
+    recorded = trace is not None and trace.sampled
+    targets = [name for name in wanted(environ) if name != "traces" or recorded]
+    if not targets:
+        return metrics
+    from shipline.telemetry.conventions import TracedRun, job_url
+    from shipline.telemetry.delivery import TelemetrySink
+
+    traced = TracedRun(run, kind, pipeline, job_url(environ), trace, current())
+    try:
+        sink = TelemetrySink(directory / "telemetry", traced, targets, environ, warn)
+    except OSError as error:
+        warn(f"there is no telemetry of this run: {error}", "")
+        return metrics
+    return (*metrics, sink)

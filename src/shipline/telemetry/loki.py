@@ -1,0 +1,115 @@
+"""Loki's push API: few labels, the rest as structured metadata.
+
+https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from shipline.errors import ConfigError, ShiplineError
+from shipline.events import Event
+from shipline.registry import NoKeychain, settings_from
+from shipline.registry.http import HttpClient
+from shipline.registry.request import ClientRequest, Url
+from shipline.telemetry.conventions import SEVERITIES, LogEntry, RunLog, TracedRun
+from shipline.values import Redacted, replace
+
+VARIABLE = "SHIPLINE_LOKI"
+_PUSH = "/loki/api/v1/push"
+_TIMEOUT_S = 5.0
+_REFUSED = (400, 422)
+"""Statuses for entries that Loki will never take: too old, too long, no structured metadata."""
+
+
+class LokiServer(Redacted, frozen=True):
+    """Where to push, with headers that hold the credentials."""
+
+    hidden = frozenset({"headers"})
+
+    url: Url
+    headers: Mapping[str, str]
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Self:
+        """SHIPLINE_LOKI is the URL of the server, or of its push API; the login is in it, or in
+        SHIPLINE_LOKI_USER and SHIPLINE_LOKI_PASSWORD; SHIPLINE_LOKI_TENANT is X-Scope-OrgID.
+        Raises ConfigError, which does not show the URL.
+        """
+        try:
+            parts = urlsplit(environ[VARIABLE].strip())
+            where = parts.netloc.rpartition("@")[2]
+            path = parts.path if parts.path.endswith("/push") else parts.path.rstrip("/") + _PUSH
+            url = Url.parse(f"{parts.scheme}://{where}{path}")
+        except (ValueError, ShiplineError):
+            raise ConfigError(
+                f"{VARIABLE} is not the URL of a server",
+                hint="use http://HOST:3100 or https://USER:PASSWORD@HOST",
+            ) from None
+        user = unquote(parts.username or "") or environ.get(f"{VARIABLE}_USER", "")
+        password = unquote(parts.password or "") or environ.get(f"{VARIABLE}_PASSWORD", "")
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        if user or password:
+            login = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {login}"
+        if tenant := environ.get(f"{VARIABLE}_TENANT", ""):
+            headers["X-Scope-OrgID"] = tenant
+        return cls(url, headers)
+
+
+class LokiSource:
+    """The log entries of a run."""
+
+    def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
+        self._run = run
+        self._server = LokiServer.read(environ)
+        self._log = RunLog()
+        settings = replace(settings_from(environ), connect_s=_TIMEOUT_S, read_s=_TIMEOUT_S)
+        self._http = HttpClient(settings, NoKeychain(), tries=1)
+
+    def take(self, event: Event) -> Iterator[LogEntry]:
+        return self._log.entries(event)
+
+    def send(self, records: Sequence[LogEntry]) -> None:
+        """Push; what Loki refuses for good is dropped. Raises RegistryError."""
+        body = json.dumps({"streams": list(_streams(self._run, records))}).encode()
+        packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        packed = packer.compress(body) + packer.flush()
+        request = ClientRequest("POST", self._server.url, self._server.headers, packed)
+        self._http.call(
+            request, expect=(200, 204, *_REFUSED), operation="pushing logs", redirects=0
+        ).close()
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _streams(run: TracedRun, entries: Sequence[LogEntry]) -> Iterator[dict[str, object]]:
+    """One stream for each level: a label with many values would be a stream for each of them."""
+    for severity, level in SEVERITIES.items():
+        values = [
+            [str(entry.at), entry.text, _metadata(run, entry)]
+            for entry in entries
+            if entry.severity == severity
+        ]
+        if values:
+            labels = {"service_name": "shipline", "kind": run.kind, "level": level.lower()}
+            yield {"stream": labels, "values": values}
+
+
+def _metadata(run: TracedRun, entry: LogEntry) -> dict[str, str]:
+    span = run.span(entry.span)
+    found = {
+        "run": run.run,
+        "pipeline": run.pipeline,
+        "step": entry.step,
+        "stream": entry.stream,
+        "trace_id": span.trace_id if span else "",
+        "span_id": span.span_id if span else "",
+    }
+    return {name: text for name, text in found.items() if text}
