@@ -57,13 +57,15 @@ class SpanContext(Struct, frozen=True):
 
 class Trace(Struct, frozen=True):
     """The trace of one event stream: span identifiers follow from the numbers of its spans, so
-    that everything that knows the trace knows them. `parent` is what the root continues.
+    that everything that knows the trace knows them. `parent` is what the root continues; `base` is
+    added to all numbers.
     """
 
     trace_id: str
     seed: str
     sampled: bool = True
     parent: SpanContext | None = None
+    base: int = 0
 
     @classmethod
     def begin(cls, parent: SpanContext | None = None, *, sampled: bool = True) -> Self:
@@ -73,7 +75,9 @@ class Trace(Struct, frozen=True):
 
     def span(self, number: int) -> SpanContext:
         """The span that the event stream gave this number."""
-        digest = hashlib.sha256(f"{self.trace_id} {self.seed} {number}".encode()).hexdigest()
+        digest = hashlib.sha256(
+            f"{self.trace_id} {self.seed} {self.base + number}".encode()
+        ).hexdigest()
         state = self.parent.state if self.parent else ""
         return SpanContext(self.trace_id, digest[:16], self.sampled, state)
 
@@ -92,9 +96,12 @@ def traceparent() -> str:
     return "" if found is None else found.traceparent
 
 
-def continue_from(environ: Mapping[str, str]) -> SpanContext | None:
-    """Make the span that `environ` names, if it names one, the current one."""
-    found = SpanContext.parse(environ.get("TRACEPARENT", ""), environ.get("TRACESTATE", ""))
+def continue_from(environ: Mapping[str, str], follows: str = "") -> SpanContext | None:
+    """The span to go on with: the current one, else the one that `environ` names, else that of the
+    traceparent `follows`. It is the current one from now on.
+    """
+    said = environ.get("TRACEPARENT", ""), environ.get("TRACESTATE", "")
+    found = _current.get() or SpanContext.parse(*said) or SpanContext.parse(follows)
     _current.set(found)
     return found
 

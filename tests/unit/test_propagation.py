@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import pytest
 
 from shipline.deliver.commands import environment
 from shipline.errors import GateRefused
 from shipline.events import Event, Finished, Stream
-from shipline.propagation import SpanContext, Trace, current, traceparent, within
+from shipline.propagation import SpanContext, Trace, current, traceparent
 from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import TaskGroup
 from shipline.telemetry import begin_trace
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ASKED = {"OTEL_TRACES_EXPORTER": "otlp"}
+
+
+def begun(follows: str = "", **environ: str) -> Trace | None:
+    """The trace that a process with these variables begins."""
+    return contextvars.copy_context().run(begin_trace, {**ASKED, **environ}, follows)
 
 
 @pytest.mark.parametrize(
@@ -44,17 +51,17 @@ def test_the_thread_of_a_step_and_those_that_it_starts_work_for_its_span() -> No
 
 
 def test_a_trace_that_is_not_recorded_here_is_passed_on() -> None:
-    with within(None):
+    def run() -> None:
         assert begin_trace({"TRACEPARENT": PARENT}) is None
         with Stream() as stream, stream.step("root"):
             assert traceparent() == PARENT
             assert environment({}, (), {})["TRACEPARENT"] == PARENT
-        begin_trace({})
+
+    contextvars.copy_context().run(run)
 
 
 def test_an_incoming_trace_is_continued_with_its_state_and_sampling() -> None:
-    trace = begin_trace({**ASKED, "TRACEPARENT": PARENT[:-1] + "0", "TRACESTATE": "a=b"})
-    begin_trace({})
+    trace = begun(TRACEPARENT=PARENT[:-1] + "0", TRACESTATE="a=b")
     assert trace is not None and trace.parent is not None
     assert (trace.trace_id, trace.sampled) == (PARENT[3:35], False)
     assert trace.span(1).environment["TRACESTATE"] == "a=b"
@@ -69,8 +76,25 @@ def test_the_sampler_decides_before_anything_is_sent(
     sampler: str, argument: str, expected: bool
 ) -> None:
     variables = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
-    trace = begin_trace({**ASKED, **variables})
+    trace = begun(**variables)
     assert trace is not None and trace.sampled is expected
+
+
+def test_what_a_run_goes_on_with_gives_way_to_the_environment() -> None:
+    other = f"00-{'a' * 32}-{'b' * 16}-01"
+    for trace, expected in (
+        (begun(follows=other), other),
+        (begun(follows=other, TRACEPARENT=PARENT), PARENT),
+    ):
+        assert trace is not None and trace.parent is not None
+        assert trace.parent.traceparent == expected
+
+
+def test_a_run_inside_of_a_run_continues_its_trace() -> None:
+    outer = Trace.begin()
+    with Stream(trace=outer) as stream, stream.step("deploy") as step:
+        inner = begun(TRACEPARENT=PARENT)
+    assert inner is not None and inner.parent == outer.span(step.span)
 
 
 def test_the_end_of_a_step_tells_the_code_of_its_error() -> None:

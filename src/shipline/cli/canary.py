@@ -37,10 +37,10 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     interrupted.
     """
     from shipline.api import open_client
+    from shipline.cli.observing import observed
     from shipline.deliver.canary.progress import run
     from shipline.deliver.promotion import promote
     from shipline.deliver.rollout import settle
-    from shipline.events import silent
     from shipline.values import replace
 
     config, section = configured(query, environment)
@@ -62,8 +62,10 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
             )
             allowed = promote(delivery, environment, chosen=deployment, images=found, dry_run=True)
             deployment = replace(allowed.deployment, id="", previous=())
-        with silent() as step:
-            well = partial(settle, delivery, section, deployment, step)
+        with observed(
+            "canary", environment, follows=deployment.trace if resume else ""
+        ) as observing:
+            well = partial(settle, delivery, section, deployment, observing.step)
             done = run(
                 delivery,
                 section.gitops,

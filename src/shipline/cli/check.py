@@ -87,19 +87,26 @@ def verified(
             checks=checks,
             keep=keep,
         ),
+        kind="check",
+        name=deployment.environment,
+        follows=deployment.trace,
     )
 
 
-def with_progress(title: str, work: Callable[[Step], T]) -> T:
-    """The result of `work`, with its progress on standard error. An interruption ends it."""
-    from shipline.events import Stream
+def with_progress(
+    title: str, work: Callable[[Step], T], *, kind: str, name: str, follows: str = ""
+) -> T:
+    """The result of `work`, with its progress on standard error. An interruption ends it; `kind`,
+    `name` and `follows` are those of `observed`.
+    """
+    from shipline.cli.observing import observed
     from shipline.observe import open_sinks
 
-    stream = Stream(*open_sinks("auto", sys.stderr, os.environ))
-    with stream, stream.step(title) as step:
+    sinks = open_sinks("auto", sys.stderr, os.environ)
+    with observed(kind, name, sinks=sinks, facts={"title": title}, follows=follows) as run:
         return run_cancellable(
-            lambda: work(step),
-            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+            lambda: work(run.step),
+            lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
         )
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.cli.environment import registry_options
+from shipline.cli.observing import observed
 from shipline.errors import ShiplineError, UsageError
-from shipline.events import Step, Stream
+from shipline.events import Step
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def command(
             _show(places, pairs, options)
             return
         sinks = open_sinks("quiet" if quiet else progress, sys.stderr, os.environ)
-        with Stream(*sinks) as stream, stream.step("copy") as step:
-            outcomes = _copy_all(places, pairs, options, step)
+        with observed("copy", str(pairs[0][1]), sinks=sinks) as run:
+            outcomes = _copy_all(places, pairs, options, run.step)
     _report(pairs, outcomes, digestfile)
 
 

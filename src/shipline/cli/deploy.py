@@ -67,10 +67,11 @@ def command(
     if it must wait; with --wait, as `shipline check`.
     """
     from shipline.api import open_client
+    from shipline.cli.observing import observed
     from shipline.deliver.promotion import promote
 
     config, section = configured(query, environment)
-    with open_client() as client:
+    with observed("deploy", environment) as run, open_client() as client:
         delivery = delivery_of(query, config, client)
         delivery, found, deployment = chosen_deployment(
             query, config, delivery, environment, images
@@ -85,6 +86,9 @@ def command(
             again=True,
             dry_run=dry_run,
             on_race=tell_race,
+        )
+        run.step.note(
+            names=" ".join(map(str, done.deployment.images)), commit=done.deployment.commit
         )
         show_deployed(done, dry_run=dry_run, as_json=as_json)
         if wait and not dry_run:

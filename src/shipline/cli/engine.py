@@ -18,6 +18,7 @@ from shipline.build import BuildRequest
 from shipline.errors import Cancelled, SandboxError, ShiplineError
 from shipline.events import Finished, Started, Step, Stream
 from shipline.oci import Descriptor
+from shipline.propagation import current, within
 from shipline.tasks import check, on_cancel
 from shipline.values import replace
 
@@ -123,7 +124,8 @@ def _in_child(
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     with process, on_cancel(process.terminate):
-        pickle.dump(dict(requests), process.stdin)
+        trace = replace(stream.trace, base=step.span * _SPANS) if stream.trace else None
+        pickle.dump((dict(requests), trace, current()), process.stdin)
         process.stdin.close()
         result = _follow(process.stdout, step, stream)
     check()
@@ -168,7 +170,8 @@ def child() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     from shipline.cli.interrupts import run_cancellable
 
-    requests: dict[str, BuildRequest] = pickle.load(sys.stdin.buffer)
+    requests: dict[str, BuildRequest]
+    requests, trace, span = pickle.load(sys.stdin.buffer)
     enter()
     out = sys.stdout.buffer
 
@@ -178,7 +181,7 @@ def child() -> None:
 
     result: object
     try:
-        with Stream(write) as stream, stream.step("build") as step:
+        with Stream(write, trace=trace) as stream, stream.step("build") as step, within(span):
             result = run_cancellable(lambda: _roots(start(requests, step)), lambda: None)
     except (ShiplineError, Cancelled) as error:
         result = (type(error).__module__, type(error).__qualname__, error.args, error.__dict__)

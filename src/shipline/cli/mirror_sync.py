@@ -40,6 +40,7 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
     What cannot be copied holds up nothing else; the exit status is then that of the first failure.
     """
     from shipline.api import open_client
+    from shipline.cli.observing import observed
     from shipline.config import load_document
     from shipline.regions import (
         MirrorDiffers,
@@ -54,7 +55,7 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
         raise UsageError("--locked needs a lock file", code="flag-missing", hint="add --lock FILE")
     document = load_document(MirrorPlan, plan, os.environ)
     lock = {} if lock_file is None else read_lock(lock_file, required=locked)
-    with open_client() as client:
+    with observed("mirror", str(plan)), open_client() as client:
         found = compare(client, document, lock, keep=locked, measure=dry_run or check)
         for name in found.moved:
             click.echo(f"moved since it was locked: {name}", err=True)

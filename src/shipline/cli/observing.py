@@ -8,14 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.build import BuildRequest
 from shipline.events import Attribute, Sink, Step, Stream
 from shipline.history import RunHistory, RunRecorder, RunSummary
 from shipline.home import state_directory
+from shipline.propagation import Trace
+from shipline.telemetry import begin_trace, open_telemetry
+
+if TYPE_CHECKING:
+    from shipline.build import BuildRequest
 
 _KEPT = frozenset({"build", "bake", "ship"})
 _SETTING = "SHIPLINE_HISTORY"
@@ -38,18 +42,34 @@ def observed(
     sinks: Sequence[Sink] = (),
     facts: Mapping[str, Attribute] | None = None,
     run: str = "",
+    follows: str = "",
 ) -> Iterator[Observed]:
     """A run of `kind`: its events go to `sinks`, to the history and to telemetry.
 
     `facts` are attributes of the root span, and so are those that the work notes on it at the end:
     fields of RunSummary, and others that pages and traces show. `run` is the identifier, by default
-    a new one. How it ended follows from what leaves the block. A sink that fails is a warning.
+    a new one; `follows` is the traceparent of what it goes on with, if the environment has none.
+    How it ended follows from what leaves the block. A sink that fails is a warning.
     """
     history = RunHistory(state_directory())
     run = run or history.new_id()
-    recorder = _recorder(history, run, kind, name)
+    trace = begin_trace(os.environ, follows)
+    recorder = _recorder(history, run, kind, name, trace)
     kept = () if recorder is None else (recorder,)
-    stream = Stream(*sinks, *kept)
+    stream = Stream(
+        *sinks,
+        *kept,
+        *open_telemetry(
+            os.environ,
+            trace,
+            directory=state_directory(),
+            run=run,
+            kind=kind,
+            pipeline=name,
+            warn=_telemetry_warning,
+        ),
+        trace=trace,
+    )
     try:
         with stream, stream.step(kind, **(facts or {})) as step:
             yield Observed(step, stream, run)
@@ -118,11 +138,20 @@ def _place(request: BuildRequest) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", context.location) or "-"
 
 
-def _recorder(history: RunHistory, run: str, kind: str, name: str) -> RunRecorder | None:
+def _telemetry_warning(message: str, hint: str) -> None:
+    click.echo(f"warning: telemetry: {message}{hint and f' ({hint})'}", err=True)
+
+
+def _recorder(
+    history: RunHistory, run: str, kind: str, name: str, trace: Trace | None
+) -> RunRecorder | None:
     if kind not in _KEPT or os.environ.get(_SETTING, "") == "off":
         return None
     try:
-        return RunRecorder(history.directory(run), RunSummary(run, kind, name, history.clock()))
+        return RunRecorder(
+            history.directory(run),
+            RunSummary(run, kind, name, history.clock(), trace=trace.trace_id if trace else ""),
+        )
     except OSError as error:
         _warn(error)
         return None

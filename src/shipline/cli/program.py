@@ -182,6 +182,9 @@ COMMANDS = {
         LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
         LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
         LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
+        LazyCommand(
+            "telemetry", "shipline.cli.telemetry:group", "Show and deliver traces and logs of runs."
+        ),
     ),
     "Help": (
         LazyCommand(

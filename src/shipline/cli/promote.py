@@ -104,6 +104,8 @@ def promote_command(
             rollout = with_progress(
                 f"promote to {environment}",
                 lambda step: roll_out(delivery, environment, step, **wanted),
+                kind="promote",
+                name=environment,
             )
             done = rollout.deployed
     show_deployed(done, dry_run=dry_run, as_json=as_json)

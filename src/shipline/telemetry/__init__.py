@@ -18,11 +18,12 @@ from shipline.propagation import Trace, continue_from, current
 from shipline.telemetry.variables import asked, is_sampled, wanted
 
 
-def begin_trace(environ: Mapping[str, str]) -> Trace | None:
+def begin_trace(environ: Mapping[str, str], follows: str = "") -> Trace | None:
     """The trace to give to the stream of a run: a new one, or the continuation of that in
-    `environ`. None if traces are not exported; what the environment names stays current then.
+    `environ`, else of the traceparent `follows`. None if traces are not exported; what is
+    continued stays current then.
     """
-    parent = continue_from(environ)
+    parent = continue_from(environ, follows)
     if not asked("traces", environ):
         return None
     trace = Trace.begin(parent)

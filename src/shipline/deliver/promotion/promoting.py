@@ -158,7 +158,7 @@ def promote(
         commit=chosen.commit,
         gates=_gate_lines(candidate),
         run=chosen.run,
-        trace=traceparent(),
+        trace=traceparent() or chosen.trace,
         action=Action.PROMOTE if source else Action.DEPLOY,
         author=candidate.author,
         source=source,
