@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shipline.server.access import AccessSection, TlsSection
     from shipline.server.replication import Replicate
     from shipline.server.upstreams.section import UpstreamSection
+    from shipline.telemetry.server_spans import ServerSpans
 
 
 Section = TypeVar("Section", "RegistrySection", "AccessSection", "TlsSection", "LogSection")
@@ -86,6 +87,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
     """
     from shipline.cli.registry_upstreams import connect_upstreams
     from shipline.server import logging_to, serve_registry, startup_line
+    from shipline.telemetry.server_spans import open_server_spans
 
     section, base = _section(config, options)
     if not section.data:
@@ -104,6 +106,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
 
     listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
     with logging_to(sys.stderr, section.log), ExitStack() as stack:
+        spans = open_server_spans(os.environ)
         serve_registry(
             listen,
             Path(section.data),
@@ -115,18 +118,21 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             environ=os.environ,
             base=base,
             connect=connect_upstreams(os.environ, stack) if section.upstreams else None,
-            replicate=_replicate(stack, len(section.replication)) if section.replication else None,
+            replicate=_replicate(stack, len(section.replication), spans)
+            if section.replication
+            else None,
+            spans=spans,
         )
 
 
-def _replicate(stack: ExitStack, polls: int) -> Replicate:
+def _replicate(stack: ExitStack, polls: int, spans: ServerSpans | None) -> Replicate:
     """Makes replications, whose connections are closed with the stack; as many `polls` wait."""
     from shipline.regions import open_replications
     from shipline.registry import Client, keychain_from, settings_from
 
     settings, keychain = settings_from(os.environ), keychain_from(os.environ)
     client = stack.enter_context(Client(settings, keychain, at_once=8 + polls))
-    return partial(open_replications, client, socket.gethostname())
+    return partial(open_replications, client, socket.gethostname(), spans=spans)
 
 
 def _notify_systemd() -> None:

@@ -69,6 +69,7 @@ def replay_command() -> None:
     if not wanted(os.environ):
         raise UsageError(
             "the environment names no receiver of traces and logs",
+            code="flag-missing",
             hint="set OTEL_EXPORTER_OTLP_ENDPOINT or SHIPLINE_LOKI",
         )
     runs, records = set(), 0

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from shipline.errors import (
     RegistryError,
     ShiplineError,
 )
+from shipline.events import Attribute
 from shipline.globs import Glob
 from shipline.images import (
     CopyOptions,
@@ -45,6 +46,7 @@ from shipline.oci import (
     check_tag,
     media,
 )
+from shipline.propagation import SpanContext, within
 from shipline.regions.backlog import Backlog
 from shipline.regions.sources import JournalSource, LocalJournal, Page, RemoteJournal
 from shipline.registry import Client
@@ -54,6 +56,7 @@ from shipline.server.reachability import subject_of_tag
 from shipline.server.replication import RegionState, ReplicationSection
 from shipline.server.repository import StoredRepositories
 from shipline.tasks import TaskGroup, sleep
+from shipline.telemetry.server_spans import ServerSpan, ServerSpans
 from shipline.values import replace
 
 _log = logging.getLogger(__name__)
@@ -106,8 +109,10 @@ class JournalReplication:
         backlog: Backlog,
         *,
         clock: Callable[[], float] = time.time,
+        spans: ServerSpans | None = None,
     ) -> None:
         self._section = section
+        self._spans = spans
         self._ends = ends
         self._backlog = backlog
         self._clock = clock
@@ -170,7 +175,8 @@ class JournalReplication:
         if entry is None:
             return False
         try:
-            self._apply(entry)
+            with self._traced(entry):
+                self._apply(entry)
         except _Later:
             self._backlog.back(entry, lambda attempts: _LATER_S)
         except Cancelled:
@@ -182,6 +188,38 @@ class JournalReplication:
         else:
             self._backlog.done(entry)
         return True
+
+    @contextmanager
+    def _traced(self, entry: JournalEntry) -> Iterator[None]:
+        """Apply an entry as a part of the trace of its push."""
+        parent, spans = SpanContext.parse(entry.trace), self._spans
+        own = parent if spans is None or parent is None else spans.begin(parent)
+        started, error = self._clock(), ""
+        try:
+            with within(own):
+                yield
+        except _Later:
+            own = None
+            raise
+        except BaseException as failure:
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            if spans is not None and own is not None:
+                attributes: dict[str, Attribute] = {
+                    "shipline.replication": self._section.name,
+                    "shipline.repository": entry.repository,
+                    "shipline.operation": entry.op,
+                    "shipline.lag_s": max(started - entry.at, 0.0),
+                    "oci.manifest.digest": entry.digest,
+                }
+                name = f"SYNC {entry.repository}:{entry.tag or entry.digest}"
+                seconds = self._clock() - started
+                spans.end(
+                    ServerSpan(
+                        own, parent, name, started, seconds, attributes, error, is_server=False
+                    )
+                )
 
     def _follow(self) -> None:
         failures = 0
@@ -386,6 +424,7 @@ def open_replications(
     node: str,
     repositories: StoredRepositories,
     sections: Iterable[ReplicationSection],
+    spans: ServerSpans | None = None,
 ) -> Iterator[JournalReplication]:
     """The replications of a node, which is `node` for the others; see `server.Replicate`."""
     for section in sections:
@@ -401,7 +440,7 @@ def open_replications(
             if section.from_
             else Ends(here, there, LocalJournal(storage), partial(_known_there, remote))
         )
-        yield JournalReplication(section, ends, Backlog(storage.records, section.name))
+        yield JournalReplication(section, ends, Backlog(storage.records, section.name), spans=spans)
 
 
 def _known_here(storage: Storage) -> Known:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, time
 
+from shipline.events import Attribute
+from shipline.propagation import SpanContext
 from shipline.server.http import Coro, Principal, Request, Response, match_route
 from shipline.server.node import RegistryNode
 from shipline.server.pages import page_routes
@@ -17,6 +19,7 @@ from shipline.server.routes import (
     operation_routes,
     upload_routes,
 )
+from shipline.telemetry.server_spans import ServerSpan
 from shipline.values import replace
 
 _NAMES = (("Docker-Distribution-API-Version", "registry/2.0"), ("Server", "shipline"))
@@ -37,18 +40,45 @@ def make_app(node: RegistryNode) -> Application:
 
 
 def _observe(node: RegistryNode, app: Application) -> Application:
-    """Record metrics and call the observers, such as the access log."""
+    """Record metrics and the span, and call the observers, such as the access log."""
+    spans = node.spans
 
     def observe_request(request: Request) -> Coro[Response]:
         started = perf_counter()
+        request.span = request.parent if spans is None else spans.begin(request.parent)
         response = yield from app(request)
         seconds = perf_counter() - started
         node.metrics.record(request, response, seconds)
         for observer in node.observers:
             observer(request, response, seconds)
+        if spans is not None and request.span is not None:
+            spans.end(_span(request, request.span, response, seconds))
         return response
 
     return observe_request
+
+
+def _span(request: Request, own: SpanContext, response: Response, seconds: float) -> ServerSpan:
+    """A request in the words of OpenTelemetry's conventions for HTTP servers."""
+    attributes: dict[str, Attribute] = {
+        "http.request.method": request.method,
+        "http.route": request.kind,
+        "http.response.status_code": response.status,
+        "url.path": request.path,
+        "url.scheme": request.scheme,
+        "client.address": request.address,
+        "user_agent.original": (request.header("User-Agent") or "")[:200],
+        "shipline.repository": request.repository,
+        "shipline.request_id": request.id,
+        "http.request.body.size": request.received,
+        "http.response.body.size": 0 if request.method == "HEAD" else response.size,
+    }
+    for name, value in response.headers:
+        if name == "Docker-Content-Digest":
+            attributes["oci.manifest.digest"] = value
+    name = f"{request.method} {request.kind}"
+    error = str(response.status) if response.status >= 500 else ""
+    return ServerSpan(own, request.parent, name, time() - seconds, seconds, attributes, error)
 
 
 def _handle_errors(node: RegistryNode, app: Application) -> Application:

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from shipline.propagation import SpanContext, within
 from shipline.server.app import Application
 from shipline.server.bodies import MIN_READ, SLICE, RequestBody, open_body, wait_ready
 from shipline.server.http import (
@@ -107,6 +108,7 @@ class AiohttpHandler:
         """Run the application's coroutine until it returns a response."""
         coroutine, pool = self._app(request), LOOP
         result = _start(coroutine)
+        resume = _resume if request.span is None else partial(_resume_traced, request.span)
         while not isinstance(result, _OpenResponse):
             problem = None
             if isinstance(result, Pool):
@@ -118,9 +120,9 @@ class AiohttpHandler:
             elif body is not None:
                 problem = await body.fill()
             if pool is LOOP:
-                result = _resume(coroutine, result, body, problem)
+                result = resume(coroutine, result, body, problem)
             else:
-                result = await self._run(pool, request, _resume, coroutine, result, body, problem)
+                result = await self._run(pool, request, resume, coroutine, result, body, problem)
         return result
 
     async def _beyond(self, progress: GrowingNumber, seen: int, timeout_s: float = _LOOK_S) -> None:
@@ -351,6 +353,18 @@ def _resume(
         return wait
     except StopIteration as stop:
         return _open_response(stop.value)
+
+
+def _resume_traced(
+    span: SpanContext,
+    coroutine: Coro[Response],
+    wait: Step,
+    body: RequestBody | None,
+    problem: Problem | None,
+) -> Step | _OpenResponse:
+    """`_resume`, working for `span`: what it writes and asks other servers names it."""
+    with within(span):
+        return _resume(coroutine, wait, body, problem)
 
 
 def _open_response(response: Response) -> _OpenResponse:

@@ -2,7 +2,8 @@
 
   journaling             the directory keeps a journal: its id, and the number of the newest entry
                          that was deleted
-  journal     <number>   an entry: op, repository, tag, digest, mediaType, size, subject, at, run
+  journal     <number>   an entry: op, repository, tag, digest, mediaType, size, subject, at, run,
+                         and traceparent if what made it was traced
 
 An entry is written in the transaction of its change, whatever made the change: push, deletion,
 retention, garbage collection, repair. Numbers grow, with gaps where a transaction failed. An entry
@@ -26,6 +27,7 @@ from typing import Any, Literal, Self
 from msgspec import Struct
 
 from shipline.metadata import Key, Records, walk
+from shipline.propagation import traceparent
 from shipline.server.entries import Changes, pack
 from shipline.server.http import GrowingNumber
 
@@ -51,6 +53,7 @@ class JournalEntry(Struct, frozen=True):
     size: int = 0
     subject: str = ""
     at: float = 0.0
+    trace: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The form in records and responses."""
@@ -64,6 +67,7 @@ class JournalEntry(Struct, frozen=True):
             "size": self.size,
             "subject": self.subject,
             "time": self.at,
+            **({"traceparent": self.trace} if self.trace else {}),
         }
 
     @classmethod
@@ -81,6 +85,7 @@ class JournalEntry(Struct, frozen=True):
             int(value.get("size", 0)),
             str(value.get("subject", "")),
             float(value["time"]),
+            str(value.get("traceparent", "")),
         )
 
 
@@ -247,6 +252,7 @@ class Journal:
             "mediaType": record.get("mediaType", ""),
             "size": record.get("size", 0),
             "time": self._clock(),
+            **({"traceparent": span} if (span := traceparent()) else {}),
             **more,
         }
 

@@ -21,6 +21,7 @@ from shipline.server.upstreams.pull_through import PullThrough
 
 if TYPE_CHECKING:
     from shipline.server.replication import ReplicationSection
+    from shipline.telemetry.server_spans import ServerSpans
 
 _log = logging.getLogger(__name__)
 Observer = Callable[[Request, Response, float], None]
@@ -43,6 +44,7 @@ class RegistryNode:
     cdn: Cdn | None = None
     pull_through: PullThrough | None = None
     replications: tuple[ReplicationSection, ...] = ()
+    spans: ServerSpans | None = None
     pulls_in_loop: bool = True  # pulls touch no disk: no rules, no listeners for them
 
     @classmethod

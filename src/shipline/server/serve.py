@@ -49,6 +49,7 @@ from shipline.server.uploads import UploadStore
 from shipline.server.upstreams.pull_through import PullThrough
 from shipline.server.upstreams.upstream import Connect
 from shipline.tasks import TaskGroup, sleep
+from shipline.telemetry.server_spans import ServerSpans
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Assembly:
         base: Path,
         replicate: Replicate | None = None,
         connect: Connect | None = None,
+        spans: ServerSpans | None = None,
     ) -> Self:
         """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
         replications: tuple[Replication, ...] = ()
@@ -133,6 +135,7 @@ class Assembly:
             cdn=cdn,
             pull_through=through,
             replications=section.replication,
+            spans=spans,
             pulls_in_loop=_pulls_in_loop(section),
         )
         return cls(node, health, hooks, (gc, retain), replications, section)
@@ -141,6 +144,8 @@ class Assembly:
         """Start the background work; it ends when the scope of `group` does."""
         storage, section, node = self.node.storage, self.section, self.node
         self.hooks.start(group)
+        if node.spans is not None:
+            node.spans.start(group)
         on_report = partial(_count_collection, node.metrics)
         notify = partial(publish, node.listeners)
         group.start(
@@ -253,6 +258,7 @@ def serve_registry(
     base: Path = Path(),
     connect: Connect | None = None,
     replicate: Replicate | None = None,
+    spans: ServerSpans | None = None,
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.
@@ -262,7 +268,8 @@ def serve_registry(
     accepts connections, `notify` with lines for the operator (such as the initial password). On an
     address that other machines can reach, TLS and accounts are required unless `insecure_open` or
     `insecure_http` is set. `environ` holds the secrets that the section names; paths of keys are
-    relative to `base`; `connect` reaches its upstreams, `replicate` makes its replications. Raises
+    relative to `base`; `connect` reaches its upstreams, `replicate` makes its replications; `spans`
+    records its requests. Raises
     UsageError for an address in use and a directory served by another process, ConfigError for a
     missing secret or key.
     """
@@ -304,6 +311,7 @@ def serve_registry(
             base,
             replicate,
             connect,
+            spans,
         )
         for line in (*access_control.notices, *_warnings(section, access_control)):
             notify(line)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from shipline.errors import ShiplineError
 from shipline.events import Event
 from shipline.telemetry.conventions import TracedRun
+from shipline.telemetry.sdk import check_installed
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
 from shipline.telemetry.variables import asked
 
@@ -27,7 +28,7 @@ _CLOSE_S = 3.0
 _DOUBTFUL_CLOSE_S = 0.5  # where nothing was delivered in this run, and older runs are left
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Records of one run for one target."""
 
     def take(self, event: Event) -> Iterable[Any]:
@@ -47,20 +48,15 @@ def wanted(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name, is_asked in found.items() if is_asked)
 
 
-def open_source(target: str, run: TracedRun, environ: Mapping[str, str]) -> Source:
+def open_source(target: str, run: TracedRun, environ: Mapping[str, str]) -> RecordSource:
     """Raises ConfigError if `environ` is wrong, or a package is missing."""
     if target == "loki":
         from shipline.telemetry.loki import LokiSource
 
         return LokiSource(run, environ)
-    try:
-        from shipline.telemetry.otlp import LogSource, TraceSource
-    except ImportError as error:
-        raise ShiplineError(
-            f"OpenTelemetry's SDK is not installed ({error.name})",
-            hint="pip install 'shipline[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT and"
-            " OTEL_TRACES_EXPORTER",
-        ) from None
+    check_installed()
+    from shipline.telemetry.otlp import LogSource, TraceSource
+
     return TraceSource(run, environ) if target == "traces" else LogSource(run, environ)
 
 
@@ -84,7 +80,9 @@ class TelemetrySink:
         self._warn = warn
         self._failure: OSError | None = None
         self._followers = [
-            Follower(directory, self._writer.spooled, name, environ, doubtful=name in doubtful)
+            TargetDelivery(
+                directory, self._writer.spooled, name, environ, doubtful=name in doubtful
+            )
             for name in targets
         ]
 
@@ -116,7 +114,7 @@ class TelemetrySink:
                 )
 
 
-class Follower:
+class TargetDelivery:
     """A thread that delivers a run to a target while the run lasts."""
 
     def __init__(
@@ -135,7 +133,7 @@ class Follower:
         self._doubtful = doubtful
         self._delivered = False
         self._failure: Exception | None = None
-        self._source: Source | None = None
+        self._source: RecordSource | None = None
         self._ending = threading.Event()
         self._abandoned = threading.Event()
         self._done = threading.Event()
@@ -158,6 +156,8 @@ class Follower:
         patience_s = _DOUBTFUL_CLOSE_S if self._doubtful and not self._delivered else _CLOSE_S
         if not self._done.wait(max(ended + patience_s - time.monotonic(), 0.0)):
             self._abandoned.set()
+            if self._source is not None:
+                self._source.close()  # ends its retries
 
     def _run(self) -> None:
         try:
@@ -208,7 +208,7 @@ class Follower:
 
 
 def batches(
-    source: Source, events: Iterable[Sequence[Event]], skipped: int
+    source: RecordSource, events: Iterable[Sequence[Event]], skipped: int
 ) -> Iterator[Sequence[Any]]:
     """The records of events, without the first ones, in batches; an empty sequence of events has
     those sent that are there.
@@ -229,7 +229,7 @@ def batches(
 
 def deliver(spooled: SpooledRun, target: str, environ: Mapping[str, str]) -> Iterator[int]:
     """Deliver what is left of a run, and yield the number of records of each batch. Nothing is done
-    if its process lives, or another one delivers it. Raises what `Source.send` raises.
+    if its process lives, or another one delivers it. Raises what `RecordSource.send` raises.
     """
     try:
         if spooled.is_live:
@@ -254,7 +254,7 @@ def deliver(spooled: SpooledRun, target: str, environ: Mapping[str, str]) -> Ite
 
 def replay(directory: Path, environ: Mapping[str, str]) -> Iterator[tuple[SpooledRun, str, int]]:
     """Deliver what all runs left to the targets that `environ` asks for; yields the number of
-    records for each. Raises what `Source.send` raises.
+    records for each. Raises what `RecordSource.send` raises.
     """
     prune(directory)
     for spooled in spooled_runs(directory):

@@ -49,6 +49,7 @@ class LokiServer(Redacted, frozen=True):
         except (ValueError, ShiplineError):
             raise ConfigError(
                 f"{VARIABLE} is not the URL of a server",
+                code="telemetry-loki",
                 hint="use http://HOST:3100 or https://USER:PASSWORD@HOST",
             ) from None
         user = unquote(parts.username or "") or environ.get(f"{VARIABLE}_USER", "")

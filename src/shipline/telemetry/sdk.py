@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shipline import __version__
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 _PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+def check_installed() -> None:
+    """Raises ConfigError without the SDK."""
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        raise ConfigError(
+            "the environment asks for OpenTelemetry, whose SDK is not installed",
+            code="telemetry-missing",
+            hint="pip install 'shipline[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT and"
+            " OTEL_*_EXPORTER",
+        )
 
 
 def load_exporters(signal: Signal, environ: Mapping[str, str]) -> list[Any]:
@@ -38,6 +50,7 @@ def _load(signal: Signal, asked: str, environ: Mapping[str, str]) -> Any:
         if spoken not in _PROTOCOLS:
             raise ConfigError(
                 f"OTEL_EXPORTER_OTLP_PROTOCOL: {spoken} is not supported",
+                code="telemetry-exporter",
                 hint=f"use {' or '.join(_PROTOCOLS)}",
             )
         name = _PROTOCOLS[spoken]
@@ -45,12 +58,15 @@ def _load(signal: Signal, asked: str, environ: Mapping[str, str]) -> Any:
     if not found:
         raise ConfigError(
             f"OTEL_{signal.upper()}_EXPORTER: the exporter {asked} is not installed",
+            code="telemetry-missing",
             hint="pip install 'shipline[otel]'",
         )
     try:
         return found[0].load()()
     except Exception as error:  # of its configuration; a plugin may raise anything
-        raise ConfigError(f"the exporter {asked} cannot be used: {error}") from error
+        raise ConfigError(
+            f"the exporter {asked} cannot be used: {error}", code="telemetry-exporter"
+        ) from error
 
 
 def resource(environ: Mapping[str, str]) -> Resource:

@@ -1,0 +1,144 @@
+"""Spans of a node: of the requests that it answers, and of what it replicates.
+
+A span is a few values in a bounded queue; a thread makes spans of the SDK of them and exports
+these, some seconds later. Requests of clients that are traced go before others: of those without a
+parent, a full node keeps a part. What an exporter does not take is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from shipline.errors import Cancelled, ShiplineError
+from shipline.events import Attribute
+from shipline.propagation import SpanContext, Trace
+from shipline.tasks import TaskGroup, on_cancel, sleep
+from shipline.telemetry.sdk import check_installed
+from shipline.telemetry.variables import asked, is_sampled
+
+if TYPE_CHECKING:
+    from shipline.telemetry.otlp import Spans
+
+_log = logging.getLogger(__name__)
+_LIMIT, _LIMIT_WITHOUT_PARENT = 4096, 256  # spans that wait for the next export
+_DELAY_S = 5.0  # as OTEL_BSP_SCHEDULE_DELAY is by default
+_BATCH = 512
+_LAST_S = 2.0
+
+
+class ServerSpan(Struct, frozen=True):
+    """A span that has ended; `started` is Unix time in seconds."""
+
+    own: SpanContext
+    parent: SpanContext | None
+    name: str
+    started: float
+    seconds: float
+    attributes: Mapping[str, Attribute]
+    error: str = ""
+    is_server: bool = True
+
+
+class ServerSpans:
+    """Records spans and exports them. Safe to use from any thread."""
+
+    def __init__(self, environ: Mapping[str, str], delay_s: float = _DELAY_S) -> None:
+        """Raises ShiplineError if an exporter cannot be used."""
+        from shipline.telemetry.otlp import Spans
+        from shipline.telemetry.sdk import load_exporters
+
+        self._environ = environ
+        self._delay_s = delay_s
+        self._exporters: list[Any] = load_exporters("traces", environ)
+        self._spans: Spans = Spans(environ)
+        self._waiting: deque[ServerSpan] = deque(maxlen=_LIMIT)
+        self._failed = False
+
+    def begin(self, parent: SpanContext | None) -> SpanContext | None:
+        """The span of work that begins now, to be given to `end`; what is not recorded works for
+        the span of its client.
+        """
+        if parent is None:
+            if len(self._waiting) >= _LIMIT_WITHOUT_PARENT:
+                return None
+            trace = Trace(os.urandom(16).hex(), "")
+            return trace.span(0) if is_sampled(trace, self._environ) else None
+        trace = Trace(parent.trace_id, "", parent=parent)
+        if not is_sampled(trace, self._environ):
+            return parent
+        return SpanContext(parent.trace_id, os.urandom(8).hex(), True, parent.state)
+
+    def end(self, span: ServerSpan) -> None:
+        """Record a span that `begin` returned."""
+        if span.own is not span.parent:
+            self._waiting.append(span)
+
+    def start(self, group: TaskGroup) -> None:
+        """Export in the background until the scope of `group` is cancelled."""
+        group.start(self._run)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                sleep(self._delay_s)
+                with on_cancel(self._shut_down):
+                    self.flush()
+        except Cancelled:
+            last = threading.Thread(target=self.flush, daemon=True)
+            last.start()
+            last.join(_LAST_S)
+
+    def flush(self) -> None:
+        """Export what waits. Never raises."""
+        from shipline.telemetry.otlp import export
+
+        try:
+            while self._waiting:
+                for _ in range(min(len(self._waiting), _BATCH)):
+                    self._make(self._waiting.popleft())
+                export(self._exporters, self._spans.ended())
+                self._failed = False
+        except Exception as error:
+            self._waiting.clear()
+            if not self._failed:
+                text = error.message if isinstance(error, ShiplineError) else repr(error)
+                _log.warning("traces were not delivered, and are dropped: %s", text)
+            self._failed = True
+
+    def _make(self, span: ServerSpan) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        from shipline.telemetry.otlp import INTERNAL, SERVER, nanoseconds
+
+        made = self._spans.start(
+            span.name,
+            span.own,
+            span.parent,
+            at=span.started,
+            kind=SERVER if span.is_server else INTERNAL,
+            attributes=span.attributes,
+        )
+        if span.error:
+            made.set_status(Status(StatusCode.ERROR, span.error))
+        made.end(nanoseconds(span.started + span.seconds))
+
+    def _shut_down(self) -> None:
+        for exporter in self._exporters:
+            exporter.shutdown()
+
+
+def open_server_spans(environ: Mapping[str, str]) -> ServerSpans | None:
+    """The spans of a node, if `environ` asks for traces. Raises ShiplineError if the SDK is
+    missing, or an exporter cannot be used.
+    """
+    if not asked("traces", environ):
+        return None
+    check_installed()
+    return ServerSpans(environ)

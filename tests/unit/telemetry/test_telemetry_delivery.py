@@ -1,0 +1,303 @@
+"""Telemetry of runs: what arrives, and what becomes of it while a receiver is away."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from receivers import Receiver, loki, otlp_over_grpc, otlp_over_http
+from shipline.errors import Cancelled, GateRefused, RegistryError
+from shipline.events import Event, Progress, Stream
+from shipline.propagation import SpanContext, Trace
+from shipline.telemetry import begin_trace, open_telemetry
+from shipline.telemetry.conventions import TracedRun
+from shipline.telemetry.delivery import replay
+from shipline.telemetry.spool import SpoolWriter, spooled_runs
+
+PARENT = SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with otlp_over_http() as made:
+        yield made
+
+
+class Runs:
+    """Runs of a process with an environment and a state directory."""
+
+    def __init__(self, home: Path, set_variable: Callable[[str, str], None]) -> None:
+        self.home = home
+        self.spool = home / "telemetry"
+        self.warnings: list[str] = []
+        self._set = set_variable
+        self.environ: dict[str, str] = {}
+
+    def use(self, environ: Mapping[str, str]) -> None:
+        """The environment of the next runs; the SDK reads that of the process."""
+        self.environ = dict(environ)
+        for name, text in environ.items():
+            self._set(name, text)
+
+    def run(self, work: Callable[[Stream], None], trace: Trace | None = None) -> float:
+        """Run `work` inside of a run; the seconds until its stream was closed."""
+        trace = trace or begin_trace(self.environ)
+        sinks = open_telemetry(
+            self.environ,
+            trace,
+            directory=self.home,
+            run="r1",
+            kind="build",
+            pipeline="shop",
+            warn=lambda message, hint: self.warnings.append(f"{message} ({hint})"),
+        )
+        with Stream(*sinks, trace=trace) as stream:
+            work(stream)
+            started = time.monotonic()
+        return time.monotonic() - started
+
+    def left(self) -> list[tuple[str, ...]]:
+        return [spooled.targets() for spooled in spooled_runs(self.spool)]
+
+    def replay(self) -> int:
+        """The number of records; a thread of this process may still hold a target for a while."""
+        sent, end = 0, time.monotonic() + 30
+        while self.left() and time.monotonic() < end:
+            sent += sum(records for _, _, records in replay(self.spool, self.environ))
+            time.sleep(0.05)
+        return sent
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path / "home", monkeypatch.setenv)
+
+
+def small_build(stream: Stream) -> None:
+    with stream.step("build", commit="c0ffee", branch="main", source="https://u:p@git.x/a") as root:
+        with root.step("RUN make", kind="run", platform="linux/amd64") as step:
+            step.output(b"one\ntw")
+            step.output(b"o\nthree")
+            step.warn("old syntax", "use the new one")
+        with root.step("push x/y", kind="push", host="x") as step:
+            step.cached()
+        root.note(digest="sha256:" + "a" * 64, names="x/y:1")
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_run_is_a_tree_of_spans_with_its_output(runs: Runs, protocol: str) -> None:
+    opened = otlp_over_grpc if protocol == "grpc" else otlp_over_http
+    with opened() as receiver:
+        runs.use({**receiver.environ(protocol), "OTEL_RESOURCE_ATTRIBUTES": "team=web"})
+        runs.run(small_build)
+        assert runs.warnings == [] and runs.left() == []
+    root = receiver.span("BUILD shop")
+    assert root.kind == "server" and root.parent == "" and not root.failed
+    assert root.resource["service.name"] == "shipline" and root.resource["team"] == "web"
+    assert root.attributes["vcs.ref.head.revision"] == "c0ffee"
+    assert root.attributes["vcs.repository.url.full"] == "https://git.x/a", "without a login"
+    assert root.attributes["oci.manifest.digest"] == "sha256:" + "a" * 64
+    assert root.attributes["cicd.pipeline.result"] == "success"
+    step, push = receiver.span("RUN make"), receiver.span("push x/y")
+    assert step.parent == push.parent == root.id and push.kind == "client"
+    assert push.attributes["server.address"] == "x" and push.attributes["shipline.cached"]
+    assert step.events == ("warning",) and step.start < step.end
+    lines = [(one.text, one.severity) for one in receiver.logs]
+    said = ("old syntax (use the new one)", "WARN")
+    assert lines == [("one", "INFO"), ("two", "INFO"), said, ("three", "INFO")]
+    assert {(one.trace, one.span) for one in receiver.logs} == {(root.trace, step.id)}
+    assert receiver.logs[0].attributes["cicd.pipeline.task.name"] == "RUN make"
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (GateRefused("too many"), "failure"),
+        (RegistryError("away", host="x"), "error"),
+        (Cancelled(), "cancellation"),
+        (TimeoutError("late"), "timeout"),
+    ],
+)
+def test_the_result_tells_refusals_from_failures_of_systems(
+    runs: Runs, receiver: Receiver, failure: BaseException, expected: str
+) -> None:
+    def fail(stream: Stream) -> None:
+        with pytest.raises(type(failure)), stream.step("build") as root, root.step("gates"):
+            raise failure
+
+    runs.use(receiver.environ())
+    runs.run(fail)
+    root, step = receiver.span("BUILD"), receiver.span("gates")
+    assert root.attributes["cicd.pipeline.result"] == expected and root.failed
+    assert step.attributes["cicd.pipeline.task.run.result"] == expected
+    assert [one.severity for one in receiver.logs] == ["ERROR"], "once"
+
+
+def test_the_root_continues_what_the_environment_names(runs: Runs, receiver: Receiver) -> None:
+    runs.use(receiver.environ())
+    runs.run(small_build, Trace.begin(PARENT))
+    root = receiver.span("BUILD shop")
+    assert (root.trace, root.parent) == (PARENT.trace_id, PARENT.span_id)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"},
+    ],
+)
+def test_nothing_is_sent_or_kept_unless_asked_for(
+    runs: Runs, receiver: Receiver, variables: dict[str, str]
+) -> None:
+    runs.use({**receiver.environ(), **variables})
+    runs.run(small_build)
+    assert receiver.headers == [] and runs.left() == []
+
+
+def test_a_sampler_that_takes_no_trace_leaves_the_logs(runs: Runs, receiver: Receiver) -> None:
+    runs.use({**receiver.environ(), "OTEL_TRACES_SAMPLER": "always_off"})
+    runs.run(small_build)
+    assert receiver.spans == [] and len(receiver.logs) == 4
+
+
+def test_headers_of_the_environment_are_sent(runs: Runs, receiver: Receiver) -> None:
+    runs.use({**receiver.environ(), "OTEL_EXPORTER_OTLP_HEADERS": "api-key=s3cret"})
+    runs.run(small_build)
+    assert {one["api-key"] for one in receiver.headers} == {"s3cret"}
+
+
+def unreachable() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_run_waits_three_seconds_for_a_receiver_that_is_away_and_then_no_more(
+    runs: Runs, receiver: Receiver
+) -> None:
+    """Bounds with room for a busy machine; what was not delivered comes with `replay`, once."""
+    away = {**receiver.environ(), "OTEL_EXPORTER_OTLP_ENDPOINT": unreachable()}
+    runs.use(away)
+    assert runs.run(small_build) < 6
+    assert runs.run(small_build) < 3, "it was away the last time"
+    assert runs.left() == [("traces", "logs")] * 2 and len(runs.warnings) == 4
+    runs.use(receiver.environ())
+    assert runs.replay() == 2 * (3 + 4)
+    assert len(receiver.spans) == 6 and len(receiver.logs) == 8 and runs.left() == []
+    assert runs.replay() == 0
+
+
+@pytest.mark.parametrize("status", [500, 503, 401])
+def test_what_a_receiver_refuses_is_kept(runs: Runs, receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    runs.use(receiver.environ())
+    assert runs.run(small_build) < 6
+    assert runs.left() == [("traces", "logs")] and receiver.spans == []
+    receiver.status = 200
+    runs.run(small_build)
+    receiver.wait(lambda found: len(found.spans) == 6 and len(found.logs) == 8)
+    assert len({one.id for one in receiver.spans}) == 6, "the next run delivers it"
+
+
+def test_a_receiver_that_never_answers_does_not_hold_up_a_run(
+    runs: Runs, receiver: Receiver
+) -> None:
+    receiver.delay_s = 60
+    runs.use(receiver.environ())
+    assert runs.run(small_build) < 6
+    assert runs.left() == [("traces", "logs")]
+
+
+def test_a_connection_that_is_half_open_does_not_hold_up_a_run(runs: Runs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        where = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        runs.use({"OTEL_EXPORTER_OTLP_ENDPOINT": where, "SHIPLINE_LOKI": where})
+        assert runs.run(small_build) < 6
+    assert runs.left() == [("traces", "logs", "loki")]
+
+
+def test_a_killed_run_is_delivered_later_without_the_records_that_arrived(
+    runs: Runs, receiver: Receiver
+) -> None:
+    """Its last state is that of a run whose events end anywhere."""
+    runs.use({**receiver.environ(), "OTEL_EXPORTER_OTLP_ENDPOINT": unreachable()})
+    runs.run(small_build)
+    (spooled,) = spooled_runs(runs.spool)
+    events = spooled.directory / "events"
+    events.write_bytes(events.read_bytes()[:-3])
+    (spooled.directory / "logs").write_text("3")
+    runs.use(receiver.environ())
+    assert runs.replay() == 3
+    assert [one.text for one in receiver.logs] == ["three"]
+    assert [one.name for one in receiver.spans] == ["RUN make", "push x/y"]
+
+
+def test_large_output_arrives_whole_and_in_order(runs: Runs, receiver: Receiver) -> None:
+    lines = [f"line {number}" for number in range(5000)]
+
+    def print_much(stream: Stream) -> None:
+        with stream.step("build") as root, root.step("RUN", kind="run") as step:
+            for line in lines:
+                step.output(f"{line}\n".encode())
+
+    runs.use({**receiver.environ(), "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"})
+    runs.run(print_much)
+    receiver.wait(lambda found: len(found.logs) == len(lines) or runs.replay() > 0)
+    assert [one.text for one in receiver.logs] == lines
+
+
+def test_loki_gets_few_labels_and_the_rest_as_metadata(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with loki() as server:
+        where = server.url.replace("://", "://me:pass%20word@")
+        runs.use({"SHIPLINE_LOKI": where, "SHIPLINE_LOKI_TENANT": "web"})
+        runs.run(small_build)
+        assert runs.left() == [] and runs.warnings == []
+    assert {(*labels,) for labels, *_ in server.entries} == {("service_name", "kind", "level")}
+    lines = sorted((at, line, facts) for _, at, line, facts in server.entries)
+    assert [line for _, line, _ in lines][:2] == ["one", "two"] and lines[0][0] < lines[1][0]
+    assert lines[0][2]["step"] == "RUN make" and lines[0][2]["pipeline"] == "shop"
+    assert server.headers[0]["authorization"] == "Basic bWU6cGFzcyB3b3Jk"
+    assert server.headers[0]["x-scope-orgid"] == "web"
+
+
+def test_what_loki_will_never_take_is_not_kept(runs: Runs) -> None:
+    with loki() as server:
+        server.status = 400
+        runs.use({"SHIPLINE_LOKI": server.url})
+        runs.run(small_build)
+        assert runs.left() == []
+        server.status = 429
+        runs.run(small_build)
+        assert runs.left() == [("loki",)]
+
+
+def test_a_wrong_address_is_told_without_its_password(runs: Runs) -> None:
+    runs.use({"SHIPLINE_LOKI": "ftp://me:s3cret@loki"})
+    runs.run(small_build)
+    assert "SHIPLINE_LOKI is not the URL" in runs.warnings[0] and "s3cret" not in runs.warnings[0]
+
+
+def test_a_spool_that_cannot_be_written_is_one_warning(runs: Runs, receiver: Receiver) -> None:
+    runs.home.mkdir()
+    runs.spool.write_text("a file")
+    runs.use(receiver.environ())
+    runs.run(small_build)
+    assert len(runs.warnings) == 1 and "no telemetry" in runs.warnings[0]
+
+
+def test_the_spool_keeps_all_events_but_progress(tmp_path: Path) -> None:
+    writer = SpoolWriter.create(tmp_path, TracedRun("r1", "build", "shop"), ("logs",))
+    seen: list[Event] = []
+    with Stream(seen.append, writer) as stream:
+        small_build(stream)
+        with stream.step("upload") as step:
+            step.progress(1, 2)
+    kept = [event for some, _ in writer.spooled.events() for event in some]
+    assert kept == [one for one in seen if not isinstance(one, Progress)]
