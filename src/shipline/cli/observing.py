@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.errors import ShiplineError
 from shipline.events import Attribute, Sink, Step, Stream
 from shipline.history import RunHistory, RunRecorder, RunSummary
 from shipline.home import state_directory
@@ -75,7 +76,10 @@ def observed(
             yield Observed(step, stream, run)
     finally:
         for failure in stream.failures:
-            click.echo(f"warning: the progress display failed: {failure!r}", err=True)
+            if isinstance(failure, ShiplineError):
+                _telemetry_warning(failure.message, failure.hint)
+            else:
+                click.echo(f"warning: the progress display failed: {failure!r}", err=True)
         if recorder is not None and recorder.failure is not None:
             _warn(recorder.failure)
 

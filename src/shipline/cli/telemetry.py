@@ -26,8 +26,8 @@ def group() -> None:
 def status_command(as_json: bool) -> None:
     """Show what is sent, and the runs of which something was not delivered yet."""
     from shipline.home import state_directory
-    from shipline.telemetry.delivery import wanted
     from shipline.telemetry.spool import spooled_runs
+    from shipline.telemetry.variables import wanted
 
     targets = wanted(os.environ)
     waiting = list(_waiting(spooled_runs(state_directory() / "telemetry")))
@@ -64,7 +64,8 @@ def replay_command() -> None:
     """Deliver what is waiting, with the receivers that the environment names now."""
     from shipline.errors import UsageError
     from shipline.home import state_directory
-    from shipline.telemetry.delivery import replay, wanted
+    from shipline.telemetry.delivery import replay
+    from shipline.telemetry.variables import wanted
 
     if not wanted(os.environ):
         raise UsageError(

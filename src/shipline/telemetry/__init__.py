@@ -17,6 +17,8 @@ from shipline.events import Sink
 from shipline.propagation import Trace, continue_from, current
 from shipline.telemetry.variables import asked, is_sampled, wanted
 
+_VARIABLES = ("OTEL_", "SHIPLINE_LOKI", "SHIPLINE_METRICS_FILE", "SHIPLINE_PUSHGATEWAY")
+
 
 def begin_trace(environ: Mapping[str, str], follows: str = "") -> Trace | None:
     """The trace to give to the stream of a run: a new one, or the continuation of that in
@@ -44,7 +46,7 @@ def open_telemetry(
     most. `directory` is the state directory; `warn` gets what was not delivered, and what to do.
     The SDK reads its variables from the environment of the process.
     """
-    if not any(name.startswith(("OTEL_", "SHIPLINE_")) for name in environ):
+    if not any(name.startswith(_VARIABLES) for name in environ):
         return ()
     from shipline.telemetry.sending import open_metrics
 

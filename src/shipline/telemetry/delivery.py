@@ -19,7 +19,7 @@ from shipline.events import Event
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.sdk import check_installed
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
-from shipline.telemetry.variables import asked
+from shipline.telemetry.variables import wanted
 
 BATCH = 512  # records, as OTEL_BSP_MAX_EXPORT_BATCH_SIZE is by default
 _POLL_S = 0.5
@@ -39,13 +39,6 @@ class RecordSource(Protocol):
 
     def close(self) -> None:
         """Release connections; interrupts a `send` that tries again."""
-
-
-def wanted(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The targets that `environ` asks for."""
-    found = {"traces": asked("traces", environ), "logs": asked("logs", environ)}
-    found["loki"] = bool(environ.get("SHIPLINE_LOKI", "").strip())
-    return tuple(name for name, is_asked in found.items() if is_asked)
 
 
 def open_source(target: str, run: TracedRun, environ: Mapping[str, str]) -> RecordSource:

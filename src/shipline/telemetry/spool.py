@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ _RUN_LIMIT, _LIMIT = 64 << 20, 256 << 20  # bytes of one run, without output aft
 _AGE_S = 7 * 86400.0
 _FLUSH_S = 0.2
 _READ = 1 << 20  # bytes
+_NAME = re.compile("[0-9]{13}-[0-9a-f]{8}")
 _decode = msgspec.msgpack.Decoder(Event).decode
 
 
@@ -162,7 +164,7 @@ def spooled_runs(directory: Path) -> list[SpooledRun]:
     """All runs in the spool, the oldest first."""
     with suppress(FileNotFoundError):
         names = sorted(os.listdir(directory))
-        return [SpooledRun(directory / name) for name in names if (directory / name).is_dir()]
+        return [SpooledRun(directory / name) for name in names if _NAME.fullmatch(name)]
     return []
 
 

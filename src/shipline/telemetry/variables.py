@@ -20,6 +20,13 @@ def asked(signal: Signal, environ: Mapping[str, str]) -> bool:
     return bool(exporters(signal, environ))
 
 
+def wanted(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The targets that `environ` asks for."""
+    found = {"traces": asked("traces", environ), "logs": asked("logs", environ)}
+    found["loki"] = bool(environ.get("SHIPLINE_LOKI", "").strip())
+    return tuple(name for name, is_asked in found.items() if is_asked)
+
+
 def exporters(signal: Signal, environ: Mapping[str, str]) -> tuple[str, ...]:
     """The names of the exporters to use: those of OTEL_<SIGNAL>_EXPORTER, else otlp if there is an
     endpoint; none if the SDK is disabled.
