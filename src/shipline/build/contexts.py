@@ -246,7 +246,9 @@ def read_dockerfile(
             code="dockerfile-unreadable",
             hint="a context is a tar archive, plain or compressed with gzip, bzip2, xz or zstd",
         )
-    check_frontend(request, df.detect_syntax(content.decode(errors="replace")), name)
+    text = content.decode(errors="replace")
+    step.note(dockerfile=without_logins(text))
+    check_frontend(request, df.detect_syntax(text), name)
     return df.parse_dockerfile(content, file=name)
 
 

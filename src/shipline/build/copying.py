@@ -18,6 +18,7 @@ from msgspec import Struct
 from shipline.build.block_indexes import WORTH_INDEXING
 from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
+from shipline.build.key_digests import files_parts
 from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
 from shipline.build.selecting import ContextDirectory, Root, Selected, link_at, select
 from shipline.build.snapshots import Snapshot, Snapshots, owned
@@ -155,12 +156,18 @@ def copy(
             made = make()
             return key(), made
 
+        def noted(result: LayerResult) -> LayerResult:
+            local = (one for one in targets if one.source.is_context)
+            trees = ((one.source.written, one.source.tree, one.owner) for one in local)
+            options.step.note(files=files_parts(trees, worker.tables))
+            return result
+
         trees = [target.source.tree for target in targets]
         if not archives and sum(map(Tree.unread, trees)) >= _WORTH_NOTING:
             first = worker.cache.make_first(outline, make_unread, fresh=options.fresh)
             if first is not None:
-                return first
-        return _found_or_made(key(), make, worker, options)
+                return noted(first)
+        return noted(_found_or_made(key(), make, worker, options))
 
 
 def _note_contents(trees: Sequence[Tree]) -> None:
@@ -211,14 +218,18 @@ class CopyTarget(Struct, frozen=True):
 
     def key(self) -> dict[str, object]:
         """What is copied where, for a cache key; owners in an archive are in the stamp."""
-        owner = self.attributes.owner or ((0, 0) if self.source.owners else None)
         return {
             "path": self.path,
             "archive": self.archive,
             "directory": self.source.is_directory,
             "context": self.source.is_context,
-            "tree": str(self.source.tree.digest(owner)),
+            "tree": str(self.source.tree.digest(self.owner)),
         }
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """The owner of all of its files in the key."""
+        return self.attributes.owner or ((0, 0) if self.source.owners else None)
 
     def outline(self) -> dict[str, object]:
         """What of the key is known without reading files."""

@@ -254,6 +254,10 @@ def _table(path: Path) -> CacheRecord:
     return _record("regular", f"file list of layer sha256:{path.name}", path)
 
 
+def _names(path: Path) -> CacheRecord:
+    return _record("regular", "names of files that a step copied", path)
+
+
 def _index(path: Path) -> CacheRecord:
     return _record("regular", "index of compressed blocks of a layer", path)
 
@@ -294,6 +298,7 @@ _PARTS = {
     "toc/*": _table,
     "blocks/*": _index,
     "stat/*": _context,
+    "files/*": _names,
     f"{KEPT_CONTEXTS}/*.lock": _kept_context,
     "git/*/used": _repository,
     "mounts*/*/*.lock": _mount,

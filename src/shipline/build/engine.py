@@ -5,6 +5,7 @@ See ARCHITECTURE.md, "The straight line of a build".
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -90,6 +91,7 @@ from shipline.build.worker import FollowerGroup, Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed
 from shipline.events import Step
+from shipline.history import FileTables
 from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
@@ -110,7 +112,9 @@ class BuildResult(Struct, frozen=True):
 
     `root` is the index, or the manifest of a single platform; `invocation` names this run;
     `provenance` is how the image of each platform was built, if the metadata is to have that, and
-    `context` where the files of a remote context came from.
+    `context` where the files of a remote context came from; `dependencies` are the images and files
+    that were fetched, each a URI with its digest; `documents` the JSON of the result, without
+    layers.
     """
 
     root: Descriptor
@@ -119,6 +123,8 @@ class BuildResult(Struct, frozen=True):
     invocation: str = ""
     provenance: Mapping[Platform, Mapping[str, Any]] = field(default_factory=dict)
     context: Material | None = None
+    dependencies: tuple[Mapping[str, Any], ...] = ()
+    documents: Mapping[Descriptor, bytes] = field(default_factory=dict)
 
 
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -280,6 +286,8 @@ def _build_all(
             with in_target(name):
                 result, made = _build(requests[name], session, below)
             results[name] = result
+            found = json.dumps(result.dependencies)
+            step.note(**{f"materials {name}".rstrip(): found})
             exported.update(_exported(requests[name], made))
             session.images.add_target(name, result.images)
 
@@ -411,6 +419,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         clock=plan.clock,
         scratch=tools.scratch,
         indexes=BlockIndexes(home, blobs.store, files, tools.scratch),
+        tables=FileTables(home),
     )
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),
@@ -526,7 +535,17 @@ def _result(
     context = next(iter(work.contexts[MAIN_CONTEXT].materials), None)
     archive = request.outputs and all(one.type in ARCHIVES for one in request.outputs)
     root = archived(first) if archive else first.descriptor
-    return BuildResult(root, first.images, request.tags, run.id, provenance, context)
+    dependencies = attestor.dependencies(plan.stages)
+    return BuildResult(
+        root,
+        first.images,
+        request.tags,
+        run.id,
+        provenance,
+        context,
+        dependencies,
+        first.documents,
+    )
 
 
 def _exported(request: BuildRequest, results: Results) -> set[Digest]:

@@ -44,10 +44,10 @@ class _Operation(Struct, frozen=True):
 
     def key(self) -> str:
         """Equal for operations that do the same with the same inputs."""
-        return key_of(self.KIND, **_parts(self, self.WITHOUT_EFFECT))
+        return key_of(self.KIND, **parts_of(self, self.WITHOUT_EFFECT))
 
 
-def _parts(value: Struct, omitted: frozenset[str] = frozenset()) -> dict[str, object]:
+def parts_of(value: Struct, omitted: frozenset[str] = frozenset()) -> dict[str, object]:
     names = (name for name in value.__struct_fields__ if name not in omitted)
     return {name: _json(getattr(value, name)) for name in names}
 
@@ -55,7 +55,7 @@ def _parts(value: Struct, omitted: frozenset[str] = frozenset()) -> dict[str, ob
 def _json(value: object) -> object:
     if isinstance(value, tuple):
         return [_json(item) for item in value]
-    return _parts(value) if isinstance(value, Struct) else value
+    return parts_of(value) if isinstance(value, Struct) else value
 
 
 class ScratchOp(_Operation, frozen=True):
@@ -109,7 +109,7 @@ class GitOp(_Operation, frozen=True):
     source: GitSource
 
     def key(self) -> str:
-        return key_of(self.KIND, **_parts(self.source, frozenset({"login"})))
+        return key_of(self.KIND, **parts_of(self.source, frozenset({"login"})))
 
 
 class HttpOp(_Operation, frozen=True):

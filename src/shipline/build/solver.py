@@ -29,6 +29,7 @@ from shipline.build.graph import (
     VertexLabel,
     walk,
 )
+from shipline.build.key_digests import key_parts
 from shipline.build.remotes import Remotes
 from shipline.build.running import run, run_key
 from shipline.build.selecting import ContextDirectory
@@ -228,6 +229,7 @@ class Solver:
                 stack.enter_context(self._commands)
                 waited = {"waited": time.monotonic() - ready}
             step = stack.enter_context(self._shown(vertex, **waited))
+            step.note(parts=key_parts(vertex, inputs))
             if found is not None:
                 step.cached()
             added = found or self._make(vertex, base, inputs, step)
@@ -320,10 +322,11 @@ def _layer_facts(result: LayerResult) -> dict[str, Attribute]:
     return {"size": blob.size, "digest": str(layer.diff_id), "blob": str(blob.digest)}
 
 
-def _attributes(vertex: Vertex) -> dict[str, str]:
+def _attributes(vertex: Vertex) -> dict[str, Attribute]:
     label: VertexLabel = vertex.label
     kind = _KINDS[type(vertex.op)]
-    found = {
+    span = label.span
+    found: dict[str, Attribute] = {
         "kind": kind,
         "platform": label.platform,
         "stage": label.stage,
@@ -331,4 +334,8 @@ def _attributes(vertex: Vertex) -> dict[str, str]:
         "vertex": vertex.digest,
         "inputs": " ".join(one.digest for one in vertex.inputs if type(one.op) in _KINDS),
     }
+    if span is not None:
+        found |= {"file": span.file, "line": span.line, "end": span.end}
+    if vertex.fresh:
+        found["fresh"] = True
     return {key: value for key, value in found.items() if value}

@@ -17,6 +17,7 @@ from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
 from shipline.events import Step
+from shipline.history import FileTables
 from shipline.layer import Codec, Item, TocBuilder, stream_blocks, stream_layer, write_tar
 from shipline.oci import Descriptor
 
@@ -81,6 +82,7 @@ class Worker(Struct, frozen=True):
     clock: Clock
     scratch: Path
     indexes: BlockIndexes
+    tables: FileTables
 
     def temporary(self, name: str) -> Path:
         """A new path in the scratch directory, which vanishes with the build."""

@@ -35,7 +35,7 @@ from shipline.cli.build import completed, shown
 from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
-from shipline.cli.observing import build_facts, image_facts
+from shipline.cli.observing import Observed, build_facts, image_facts
 from shipline.cli.results import (
     response_facts,
     show_outcome,
@@ -51,6 +51,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.bake import DefinitionFile, Definitions, SelectedTargets, VariableInfo
+    from shipline.build import BuildResult
 
 T = TypeVar("T")
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
@@ -426,18 +427,14 @@ def _build(
     if builder:
         from shipline.cli.builders import build_on_builder
 
-        facts = _shown(
-            requests,
-            lambda step: build_on_builder(builder, requests, step),
-            response_facts,
-            mode,
-            warned,
+        found = _shown(
+            requests, lambda step: build_on_builder(builder, requests, step), mode, warned, _note
         )
+        facts = {name: response_facts(one) for name, one in found.items()}
     else:
         engine.enter()
-        facts = _shown(
-            requests, lambda step: engine.start(requests, step), result_facts, mode, warned
-        )
+        made = _shown(requests, lambda step: engine.start(requests, step), mode, warned, _keep)
+        facts = {name: result_facts(one) for name, one in made.items()}
     if metadata_file:
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}
@@ -449,20 +446,22 @@ def _build(
 
 def _shown(
     requests: Mapping[str, BuildRequest],
-    work: Callable[[Step], Mapping[str, T]],
-    facts_of: Callable[[T], dict[str, Any]],
+    work: Callable[[Step], T],
     mode: str,
     warned: list[dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
-    """The metadata of the results of `work` by target."""
-
-    def noted(step: Step) -> dict[str, dict[str, Any]]:
-        found = {name: facts_of(one) for name, one in work(step).items()}
-        step.note(**image_facts(*found.values()))
-        return found
-
+    ended: Callable[[Observed, T], object],
+) -> T:
     facts = {**build_facts(*requests.values()), "root": str(Path.cwd())}
-    return shown("bake", noted, mode, warned, name=" ".join(requests), facts=facts)
+    return shown("bake", work, mode, warned, name=" ".join(requests), facts=facts, ended=ended)
+
+
+def _note(run: Observed, found: Mapping[str, Mapping[str, str]]) -> None:
+    run.step.note(**image_facts(*map(response_facts, found.values())))
+
+
+def _keep(run: Observed, made: Mapping[str, BuildResult]) -> None:
+    run.step.note(**image_facts(*map(result_facts, made.values())))
+    run.keep({key: raw for one in made.values() for key, raw in one.documents.items()})
 
 
 def _call(

@@ -16,7 +16,7 @@ from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_op
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.observing import build_facts, build_name, image_facts, observed
+from shipline.cli.observing import Observed, build_facts, build_name, image_facts, observed
 from shipline.cli.results import response_facts, warning_facts, write_response, write_result
 from shipline.errors import UsageError
 from shipline.events import Attribute, Event, Step, Warned
@@ -61,23 +61,20 @@ def command(
         request = replace(request, vcs=facts)
         from shipline.cli.builders import build_on_builder
 
-        def build_there(step: Step) -> Mapping[str, str]:
-            found = build_on_builder(name, {"": request}, step)[""]
-            step.note(**image_facts(response_facts(found)))
-            return found
-
-        response = _build(request, mode, warned, build_there)
+        response = _build(
+            request,
+            mode,
+            warned,
+            lambda step: build_on_builder(name, {"": request}, step)[""],
+            lambda run, made: run.step.note(**image_facts(response_facts(made))),
+        )
         told = warning_facts(warned, os.environ)
         write_response(request, response, mode=mode, warnings=told)
         return 0
     engine.enter()
-
-    def build_here(step: Step) -> BuildResult:
-        made = engine.start({"": request}, step)[""]
-        step.note(**image_facts(result_facts(made)))
-        return made
-
-    result = _build(request, mode, warned, build_here)
+    result = _build(
+        request, mode, warned, lambda step: engine.start({"": request}, step)[""], _keep
+    )
     write_result(request, result, warnings=warning_facts(warned, os.environ), mode=mode)
     return 0
 
@@ -110,13 +107,23 @@ def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -
     )
 
 
+def _keep(run: Observed, made: BuildResult) -> None:
+    run.step.note(**image_facts(result_facts(made)))
+    run.keep(made.documents)
+
+
 def _build(
-    request: BuildRequest, mode: str, warned: list[dict[str, Any]], work: Callable[[Step], T]
+    request: BuildRequest,
+    mode: str,
+    warned: list[dict[str, Any]],
+    work: Callable[[Step], T],
+    ended: Callable[[Observed, T], object],
 ) -> T:
     """Do `work` with progress; warnings are added to `warned`, as buildx writes them."""
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
-    return shown("build", work, mode, warned, name=build_name(request), facts=build_facts(request))
+    name, facts = build_name(request), build_facts(request)
+    return shown("build", work, mode, warned, name=name, facts=facts, ended=ended)
 
 
 def shown(
@@ -127,9 +134,11 @@ def shown(
     *,
     name: str = "",
     facts: Mapping[str, Attribute] | None = None,
+    ended: Callable[[Observed, T], object] = lambda run, found: None,
 ) -> T:
     """The result of `work`, whose progress is shown and kept; a signal cancels it. Warnings are
-    added to `warned`, as buildx writes them; `name` and `facts` are those of `observed`.
+    added to `warned`, as buildx writes them; `name` and `facts` are those of `observed`. `ended`
+    is called with what `work` returned while the run is still open.
     """
     sinks = open_sinks(mode, sys.stderr, os.environ)
 
@@ -138,10 +147,12 @@ def shown(
             warned.append(warning_json(event))
 
     with observed(kind, name, sinks=(*sinks, note), facts=facts) as run:
-        return run_cancellable(
+        found = run_cancellable(
             lambda: work(run.step),
             lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
         )
+        ended(run, found)
+        return found
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

@@ -158,7 +158,9 @@ def _follow(
             root = message.span
         elif isinstance(message, Started):
             stream.emit(replace(message, span=ours(message.span), parent=ours(message.parent)))
-        elif not (isinstance(message, Finished) and message.span == root):
+        elif isinstance(message, Finished) and message.span == root:
+            step.note(**message.attributes)
+        else:
             stream.emit(replace(message, span=ours(message.span)))
 
 

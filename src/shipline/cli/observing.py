@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from shipline.errors import ShiplineError
 from shipline.events import Attribute, Sink, Step, Stream
 from shipline.history import RunHistory, RunRecorder, RunSummary
 from shipline.home import state_directory
+from shipline.oci import Descriptor
 from shipline.propagation import Trace
 from shipline.telemetry import begin_trace, open_telemetry
 
@@ -33,6 +34,8 @@ class Observed:
     step: Step
     stream: Stream
     run: str
+    keep: Callable[[Mapping[Descriptor, bytes]], object]
+    """Keeps documents of the images that it made."""
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def observed(
     )
     try:
         with stream, stream.step(kind, **(facts or {})) as step:
-            yield Observed(step, stream, run)
+            yield Observed(step, stream, run, recorder.keep if recorder else lambda found: None)
     finally:
         for failure in stream.failures:
             if isinstance(failure, ShiplineError):

@@ -148,6 +148,10 @@ COMMANDS = {
         LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
         LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
         LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),
+        LazyCommand(
+            "history", "shipline.cli.history:group", "Show earlier runs of build, bake and ship."
+        ),
+        LazyCommand("why", "shipline.cli.why:command", "Say why a step ran again."),
         LazyCommand("runs", "shipline.cli.runs:group", "Show the runs of `shipline ship`."),
         LazyCommand("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
         LazyCommand(
@@ -207,7 +211,6 @@ POINTERS = {
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
-    "history": "`shipline build --metadata-file FILE` and `--progress=rawjson` record a build",
     "policy": "`shipline build --policy filename=FILE` judges what a build reads",
     "dap": "`shipline -D build` shows where an error comes from",
     "debug": "`shipline -D build` shows where an error comes from",

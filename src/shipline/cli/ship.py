@@ -255,7 +255,7 @@ def _ship(
         with observed(
             "ship", _image(plan), sinks=sinks, facts=_facts(plan), run=resume or ""
         ) as run:
-            run_cancellable(
+            record = run_cancellable(
                 lambda: ship(
                     plan,
                     environment,
@@ -268,6 +268,7 @@ def _ship(
                 ),
                 lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
             )
+            run.step.note(**_ended(record))
     except (ShiplineError, Cancelled) as error:
         if settings.debug or not started:
             raise
@@ -295,6 +296,18 @@ def _facts(plan: Plan) -> Mapping[str, Attribute]:
         "commit": inputs.work_tree.commit,
         "branch": inputs.branch,
         "dirty": inputs.work_tree.dirty,
+    }
+
+
+def _ended(run: RunRecord) -> Mapping[str, Attribute]:
+    """What the history says of a run that came to its end."""
+    from shipline.ship.steps.build import digest_of
+    from shipline.ship.steps.publish import names_of
+
+    return {
+        "outcome": run.state.value,
+        "names": " ".join(names_of(run)),
+        "digest": digest_of(run),
     }
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
+from shipline.history.documents import write_documents
 from shipline.history.records import LiveSummary, RunSummary, encode_summary
+from shipline.oci import Descriptor
 from shipline.values import replace
 
 EVENTS, RECORD = "events", "record.json"
+_ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LENGTH = 4  # bytes
 _FLUSH_S = 0.2
 _RECORD_S = 1.0
@@ -75,6 +78,14 @@ class RunRecorder:
                 _compress(self._directory)
         except OSError as error:
             self.failure = error
+
+    def keep(self, documents: Mapping[Descriptor, bytes]) -> None:
+        """Keep documents of the images that the run made. Raises nothing."""
+        if documents and self.failure is None:
+            try:
+                write_documents(self._directory, documents)
+            except OSError as error:
+                self.failure = error
 
     def _moved(self, event: Event) -> Event:
         """The event with a span that no earlier process of the run has used."""
@@ -162,7 +173,7 @@ def _compress(directory: Path) -> None:
 
 def plain(data: bytes) -> bytes:
     """The events in `data`, the content of a file that may be compressed."""
-    if not data.startswith(b"\x28\xb5\x2f\xfd"):  # RFC 8878, 3.1.1
+    if not data.startswith(_ZSTD):
         return data
     from zstandard import ZstdDecompressor
 

@@ -35,7 +35,9 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
 
     `kind` is the command: build, bake, ship. `root` is the directory or URL that it was about; runs
     of one kind, root and name are runs of the same thing. `done`, `cached` and `total` count steps,
-    and `names` are those that the image got. Everything but the first four may be empty.
+    and `names` are those that the image got. `ref` is the reference of the build in metadata files,
+    `source` the URL of its repository, `code` that of its error. Everything but the first four may
+    be empty.
     """
 
     id: str
@@ -56,8 +58,10 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     total: int = 0
     warnings: int = 0
     error: str = ""
+    code: str = ""
     trace: str = ""
-    builder: str = ""
+    ref: str = ""
+    source: str = ""
 
     @property
     def elapsed_s(self) -> float:
@@ -98,11 +102,13 @@ class LiveSummary:
 
     def _finish(self, event: Finished) -> None:
         if event.span == self._root:
+            state = str(event.attributes.get("outcome", ""))
             self._set(
                 **told(event.attributes),
                 finished=event.at,
-                state=outcome(event.error),
+                state=RunState(state) if state and not event.error else outcome(event.error),
                 error=event.error,
+                code=event.code,
             )
         elif event.span in self._board.vertexes:
             found = self.run

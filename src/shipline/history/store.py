@@ -10,12 +10,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from shipline.errors import NotFound, UsageError
 from shipline.events import Event
+from shipline.history.documents import ImageDocument, read_documents
 from shipline.history.recorder import EVENTS, RECORD, decode_event, frames, plain
 from shipline.history.records import RunState, RunSummary, decode_summary
 from shipline.history.views import RunDetail, detail_of
@@ -114,6 +116,42 @@ class RunHistory:
         finally:
             os.close(descriptor)
         return False
+
+    def resolve(self, text: str = "") -> str:
+        """The run that `text` means: its id, or the beginning or end of it; the reference of its
+        build; `^2` for the second before the newest; by default, or for `latest`, the newest.
+        Raises UsageError if there is none, or several.
+        """
+        if text in ("", "latest") or text.startswith("^"):
+            return self._at(text)
+        matching = [one for one in self.ids() if one.startswith(text) or one.endswith(text)]
+        if not matching:
+            name = text.rpartition("/")[2]
+            matching = [one.id for one in self.ls() if one.ref.rpartition("/")[2] == name]
+        if len(matching) > 1:
+            raise UsageError(f"{text!r} matches {len(matching)} runs", hint=", ".join(matching[:5]))
+        if not matching:
+            raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
+        return matching[0]
+
+    def _at(self, text: str) -> str:
+        digits = text[1:] if text.startswith("^") else "0"
+        if not digits.isdecimal():
+            raise UsageError(f"{text!r} is not a run", hint="write ^1 for the run before the last")
+        for run in islice(self.ls(), int(digits), None):
+            return run.id
+        raise UsageError(
+            f"there is no run {text}" if text else "there are no runs yet",
+            hint="`shipline build`, `bake` and `ship` record theirs",
+        )
+
+    def documents(self, run: str) -> list[ImageDocument]:
+        """Documents of the images that a run made, as far as they were kept."""
+        found = read_documents(self.directory(run))
+        platforms = self.summary(run).platforms
+        if len(platforms) != 1:
+            return found
+        return [replace(one, platform=one.platform or platforms[0]) for one in found]
 
     def previous(self, run: RunSummary) -> RunSummary | None:
         """The run of the same thing before this one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -50,10 +52,10 @@ class LogLine(Struct, frozen=True):
 class StepView(Struct, frozen=True):
     """A step of a run. Times are Unix time in seconds; `finished` is 0 while it runs.
 
-    `number` is its place in the stage (`2/3`), `file`, `line` and `end` where it stands, with lines
-    that count from 1 (0 if unknown). `inputs` are the spans of the steps whose results it uses.
-    `on_chain` is true for the steps that decided how long the run took. `attributes` are the others
-    of the step: size, digest and parts of the key.
+    `vertex` identifies its work, `number` is its place in the stage (`2/3`), `file`, `line` and
+    `end` where it stands, with lines that count from 1 (0 if unknown). `inputs` are the spans of
+    the steps whose results it uses. `on_chain` is true for the steps that decided how long the run
+    took. `attributes` are the others of the step: size, digest and parts of the key.
     """
 
     span: int
@@ -69,6 +71,7 @@ class StepView(Struct, frozen=True):
     file: str = ""
     line: int = 0
     end: int = 0
+    vertex: str = ""
     cached: bool = False
     error: str = ""
     inputs: tuple[int, ...] = ()
@@ -99,6 +102,25 @@ class RunDetail(Struct, frozen=True):
     def log(self, span: int) -> Iterator[LogLine]:
         """What a step wrote, in its order."""
         yield from self.output.get(span, ())
+
+    @property
+    def materials(self) -> list[dict[str, Any]]:
+        """What builds fetched: each has a `uri`, and a `digest` by algorithm."""
+        found: dict[str, dict[str, Any]] = {}
+        for attributes in (self.facts, *(one.attributes for one in self.steps)):
+            for name, text in attributes.items():
+                if name.partition(" ")[0] == "materials":
+                    found |= {one["uri"]: one for one in json.loads(str(text))}
+        return [*found.values()]
+
+    @property
+    def dockerfiles(self) -> dict[str, str]:
+        """The texts of the Dockerfiles by target; that of a single build has the empty name."""
+        found = {}
+        for step in self.steps:
+            if text := step.attributes.get("dockerfile", ""):
+                found[step.target] = str(text)
+        return found
 
     def step(self, span: int) -> StepView | None:
         return next((one for one in self.steps if one.span == span), None)
@@ -145,6 +167,24 @@ def detail_of(summary: RunSummary, events: Iterable[Event]) -> RunDetail:
     )
 
 
+def unmixed(events: Iterable[Event]) -> Iterator[Event]:
+    """The events, those of each step in one piece, in the order in which the steps began."""
+    board = Board()
+    pieces: dict[int, list[Event]] = {0: []}
+    rest: list[Event] = []
+    for event in events:
+        if isinstance(event, Started):
+            board.start(event)
+        vertex = board.vertex(event.span)
+        if vertex is not None:
+            pieces.setdefault(vertex.span, []).append(event)
+        else:
+            (pieces[0] if isinstance(event, Started) else rest).append(event)
+    for piece in pieces.values():
+        yield from piece
+    yield from rest
+
+
 def _steps(
     board: Board,
     started: Mapping[int, Started],
@@ -186,6 +226,7 @@ def _steps(
                 str(at.get("file", "")),
                 line=int(at.get("line", 0)),
                 end=int(at.get("end", 0)),
+                vertex=vertex.digest,
                 cached=vertex.cached,
                 error=vertex.error,
                 inputs=tuple(spans[one] for one in vertex.inputs if one in spans),

@@ -537,6 +537,23 @@ class Tree:
             rows.append(_row(one, content, owner))
         return hashlib.sha256(b"".join(rows)).digest()
 
+    def rows(
+        self, owner: tuple[int, int] | None = None
+    ) -> Iterator[tuple[str, int, int, int, bytes]]:
+        """What `digest` covers of each entry: path, mode with type, uid, gid, and what identifies
+        its content. Reads no file that `digest` has not read.
+        """
+        with self._lock:
+            read = self._read or self._contents()
+        top = self._path if self._path in self._directories else self._path.rpartition("/")[0]
+        start = len(top) + 1 if top else 0
+        for directory, (stats, _) in self._directories.items():
+            inside = f"{directory}/" if directory else ""
+            for one, content in zip(stats, read[directory], strict=True):
+                uid, gid = owner or one[2:4]
+                known = b"" if _is_dir(one) else content
+                yield (inside + one[0])[start:], one[1], uid, gid, known
+
     @cached_property
     def extent(self) -> tuple[int, int]:
         """How many entries there are, and the bytes of all files."""

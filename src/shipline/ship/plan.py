@@ -228,6 +228,14 @@ class PlannedStep:
     step: PipelineStep
     key: str
     skip: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What the key was made of, as digests by name; that of another step is its key."""
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The attributes of the span of the step."""
+        above = [one for name, one in self.parts.items() if name.startswith(_ABOVE)]
+        return {"stage": self.name, "vertex": self.key, "inputs": " ".join(above)}
 
     @property
     def name(self) -> str:
@@ -273,6 +281,9 @@ class Plan:
         }
 
 
+_ABOVE = "step "  # before the name of a step that another one needs
+
+
 def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
     """The plan of a run of `steps`: each after those that it needs, otherwise in the given
     order.
@@ -285,8 +296,10 @@ def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
             return
         for needed in (*step.needs, *step.needs_some):
             add(declared[needed])
-        key = _key(step, inputs.work_tree, [planned[needed].key for needed in step.needs])
-        planned[step.name] = PlannedStep(step, key, _skip(step, inputs, planned))
+        above = {needed: planned[needed].key for needed in step.needs}
+        key = _key(step, inputs.work_tree, [*above.values()])
+        parts = _parts(step, inputs.work_tree, above)
+        planned[step.name] = PlannedStep(step, key, _skip(step, inputs, planned), parts)
 
     for step in declared.values():
         add(step)
@@ -296,6 +309,20 @@ def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
 def _key(step: PipelineStep, work_tree: WorkTree, above: list[str]) -> str:
     parts = ["step/2", work_tree.commit, work_tree.tree, step.name, step.compared, above]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(step: PipelineStep, work_tree: WorkTree, above: Mapping[str, str]) -> dict[str, str]:
+    compared = step.compared
+    settings = compared if isinstance(compared, Mapping) else {"settings": compared}
+    return {
+        "commit": work_tree.commit,
+        "tree": work_tree.tree,
+        **{
+            str(name): hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
+            for name, one in settings.items()
+        },
+        **{f"{_ABOVE}{name}": key for name, key in above.items()},
+    }
 
 
 def _skip(step: PipelineStep, inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -196,7 +197,8 @@ class StepRunner:
             return _End(reused=reused)
         record = _done(planned, self.context.run)
         if reused and record is not None and self._reports_unchanged(record):
-            with span.step(planned.step.title, kind="run", stage=planned.name) as shown:
+            with span.step(planned.step.title, kind="run", **planned.shown) as shown:
+                shown.note(parts=json.dumps(planned.parts))
                 shown.cached()
             return _End(reused=True)
         missed = self._missed(planned.step, some)
@@ -246,8 +248,9 @@ class StepRunner:
             self._record(planned, state=RunState.RUNNING, started=started)
             try:
                 with span.step(
-                    step.title, kind="run", stage=step.name, waited=waited, **log
+                    step.title, kind="run", waited=waited, **planned.shown, **log
                 ) as shown:
+                    shown.note(parts=json.dumps(planned.parts))
                     if missed is not None:
                         raise missed
                     try:

@@ -25,6 +25,7 @@ from shipline.build.solver import Solver
 from shipline.build.worker import Worker
 from shipline.content import LocalStore, MemoryStore, Store
 from shipline.events import Step, silent
+from shipline.history import FileTables
 from shipline.layer import (
     Entry,
     Item,
@@ -124,6 +125,7 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
             clock=Clock(1_000_000_000, clamp=True),
             scratch=scratch,
             indexes=BlockIndexes(state, blobs.store, files, scratch),
+            tables=FileTables(state),
         )
 
 

@@ -35,6 +35,7 @@ class Result:
     invocation: str = "run"
     provenance: Mapping[Platform, object] = field(default_factory=dict)
     context: None = None
+    documents: Mapping[Descriptor, bytes] = field(default_factory=dict)
 
 
 def start(request: BuildRequest, step: Step) -> BuildResult:

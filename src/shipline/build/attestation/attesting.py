@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
 from shipline.build.attestation.manifest import Attestation, AttestationManifest, attest_image
-from shipline.build.attestation.provenance import TYPES, Built, Invocation, provenance_of
+from shipline.build.attestation.provenance import (
+    TYPES,
+    Built,
+    Invocation,
+    dependencies,
+    provenance_of,
+)
 from shipline.build.base_images import BaseImage
-from shipline.build.graph import ContextOp, ImageOp, Material, Vertex
+from shipline.build.graph import ContextOp, ImageOp, Material, Vertex, walk
 from shipline.build.request import BuildRequest, ProvenanceOptions
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
@@ -125,14 +131,25 @@ class Attestor:
             own = image.layers[: len(found)] if vertex in chain else found
             return [layer.descriptor for layer in own]
 
+        return provenance_of(self._request, self._built(stage, layers), options)
+
+    def dependencies(self, stages: Iterable[StageState]) -> tuple[Mapping[str, Any], ...]:
+        """The images and files that were fetched, each once, with their digests by algorithm."""
+        found = [
+            one
+            for stage in stages
+            for one in dependencies(walk(stage.vertex), self._built(stage, lambda vertex: []))
+        ]
+        return tuple({one["uri"]: one for one in found}.values())
+
+    def _built(self, stage: StageState, layers: Callable[[Vertex], Sequence[Descriptor]]) -> Built:
         def materials(vertex: Vertex) -> Sequence[Material]:
             return self._solver.result(vertex).materials if self._solver.is_solved(vertex) else ()
 
         generator = None if self._generator is None else self._generator.image
-        built = Built(
+        return Built(
             stage.vertex, self._images, materials, layers, self._dockerfile, self._run, generator
         )
-        return provenance_of(self._request, built, options)
 
 
 def _listed(name: str, listing: SbomDocuments) -> Iterator[Attestation]:

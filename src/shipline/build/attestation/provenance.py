@@ -109,7 +109,7 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
                 "request": wanted,
             },
             "internalParameters": internal,
-            "resolvedDependencies": _dependencies(vertices, built),
+            "resolvedDependencies": dependencies(vertices, built),
         },
         "runDetails": {"builder": {"id": options.builder_id}, "metadata": metadata},
     }
@@ -201,7 +201,7 @@ def _locals(request: BuildRequest, vertices: Iterable[Vertex]) -> list[str]:
     return sorted({*used, "dockerfile"})
 
 
-def _dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
+def dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
     """The images and files that were fetched, each once."""
     found: dict[str, Material] = {}
     for vertex in vertices:

@@ -1,0 +1,443 @@
+"""`shipline history`: earlier runs, with the meaning of `docker buildx history`.
+
+A run is named by its id, the beginning or end of it, the reference of its build, or `^1` for the
+run before the last; by default the last is meant. Source: docker/buildx, commands/history.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.cli.tables import line, table
+from shipline.errors import NotFound, UsageError
+from shipline.history import RunHistory, RunState, RunSummary
+from shipline.home import state_directory
+from shipline.units import Duration
+
+if TYPE_CHECKING:
+    from shipline.events import Event
+    from shipline.history import ImageDocument, RunDetail
+
+_TABLE = r"{{.Ref}}\t{{.Name}}\t{{.Status}}\t{{.CreatedAt}}\t{{.Duration}}"
+_HEADS = {
+    "Ref": "BUILD ID",
+    "Name": "NAME",
+    "Status": "STATUS",
+    "CreatedAt": "CREATED AT",
+    "Duration": "DURATION",
+    "Link": "",
+    "Kind": "KIND",
+}
+_NAME_WIDTH = 36
+_STATUS = {
+    RunState.PASSED: "completed",
+    RunState.FAILED: "error",
+    RunState.CANCELLED: "canceled",
+}
+"""The words of buildx; other states have their own."""
+
+_FILTER = re.compile(r"(\w+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+_TEXTS: dict[str, Callable[[RunSummary], str]] = {
+    "ref": lambda run: f"{run.id} {run.ref}",
+    "repository": lambda run: run.source,
+    "status": lambda run: status_of(run),
+    "kind": lambda run: run.kind,
+}
+_EXACT = {"status", "kind"}
+_NUMBERS: dict[str, Callable[[RunSummary], float]] = {
+    "startedAt": lambda run: run.started,
+    "completedAt": lambda run: run.finished,
+    "duration": lambda run: run.elapsed_s,
+}
+_FILTER_HINT = (
+    f"filters are {', '.join(_TEXTS)} with = or !=, and {', '.join(_NUMBERS)} with <, <=, > or >="
+)
+
+run_argument = click.argument("run", default="", metavar="[REF]")
+
+
+@click.group("history")
+def group() -> None:
+    """Show earlier runs of build, bake and ship.
+
+    REF is an id, its beginning or end, or ^1 for the run before the last; by default the last run.
+    """
+
+
+@group.command("ls")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Only runs for which all filters hold, as status=error or duration>1m.",
+)
+@click.option("--format", "template", default="table", help="table, json, or a Go template.")
+@click.option("--local", is_flag=True, help="Only runs of the repository in this directory.")
+@click.option("--no-trunc", "whole", is_flag=True, help="Show whole names.")
+def listing(filters: Sequence[str], template: str, local: bool, whole: bool) -> None:
+    """List runs, those that go on first, then the newest."""
+    tests = [*map(_test, filters), *([_is_local()] if local else [])]
+    runs = [run for run in RunHistory(state_directory()).ls() if all(one(run) for one in tests)]
+    runs.sort(key=lambda run: run.state is not RunState.RUNNING)
+    now = time.time()
+    if template == "json":
+        for run in runs:
+            click.echo(json.dumps(_row_json(run)))
+        return
+    shown = template == "table" or template.startswith("table ")
+    rows = [_row(run, now, short=shown and not whole) for run in runs]
+    if shown:
+        own = template.partition(" ")[2]
+        click.echo(table(own or _TABLE, _HEADS, rows), nl=False)
+        return
+    for row in rows:
+        click.echo(line(template, row))
+
+
+class _Inspect(click.Group):
+    """`inspect [REF]`, which has a command of its own, `attachment`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "run", self.commands["run"], args
+
+
+@group.group("inspect", cls=_Inspect, invoke_without_command=True)
+@click.option("--format", "template", default="pretty", help="pretty, json, or a Go template.")
+@click.pass_context
+def inspect(context: click.Context, template: str) -> None:
+    """Show a run: what it built from what, how long it took, and how it ended."""
+    context.obj = template
+    if context.invoked_subcommand is None:
+        context.invoke(inspect_run)
+
+
+@inspect.command("run", hidden=True)
+@run_argument
+@click.option("--format", "own", hidden=True)
+@click.pass_obj
+def inspect_run(template: str, run: str = "", own: str | None = None) -> None:
+    """Show a run."""
+    from shipline.cli.template_functions import go_json
+
+    template = own or template
+    history = RunHistory(state_directory())
+    found = history.resolve(run)
+    facts = inspect_json(history.read(found), history.documents(found))
+    if template == "json":
+        click.echo(go_json(facts))
+    elif template == "pretty":
+        click.echo(_pretty(facts, named=bool(run)), nl=False)
+    else:
+        click.echo(line(template, facts))
+
+
+@inspect.command("attachment")
+@run_argument
+@click.argument("digest", default="")
+@click.option("--type", "kind", default="", help="index, manifest, image, provenance or sbom.")
+@click.option("--platform", default="", metavar="OS/ARCH", help="That of the image.")
+def attachment(run: str, digest: str, kind: str, platform: str) -> None:
+    """Print a document of the image that a run made: an index, a manifest, a configuration, or a
+    statement about it.
+    """
+    if not (digest or kind or platform):
+        raise UsageError("nothing is chosen", hint="pass --type, --platform or a DIGEST")
+    history = RunHistory(state_directory())
+    found = history.resolve(run)
+    for one in history.documents(found):
+        if digest and one.digest != digest:
+            continue
+        if (kind and kind not in (one.word, one.type)) or (platform and one.platform != platform):
+            continue
+        click.echo(one.data, nl=False)
+        return
+    raise NotFound(
+        f"{found} has no such document", hint=f"shipline history inspect {found} lists them"
+    )
+
+
+@group.command("logs")
+@run_argument
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(["plain", "rawjson", "tty"]),
+    default="plain",
+    show_default=True,
+    help="How it is shown.",
+)
+def logs(run: str, mode: str) -> None:
+    """Print the log of a run: each step once, with its output in one piece."""
+    from shipline.history import unmixed
+    from shipline.observe import JsonSink, LinesSink, TtySink
+
+    history = RunHistory(state_directory())
+    events = unmixed(history.events(history.resolve(run)))
+    if mode == "tty" and not sys.stdout.isatty():
+        raise UsageError("--progress=tty: standard output is not a terminal", hint="use plain")
+    if mode == "tty":
+        _replay(events, TtySink(sys.stdout))
+    else:
+        _replay(events, JsonSink(sys.stdout) if mode == "rawjson" else LinesSink(sys.stdout))
+
+
+def _replay(events: Iterable[Event], sink: Callable[[Event], object]) -> None:
+    for event in events:
+        sink(event)
+    getattr(sink, "close", lambda: None)()
+
+
+@group.command("rm")
+@click.argument("runs", nargs=-1, metavar="[REF]...")
+@click.option("--all", "everything", is_flag=True, help="Remove all runs that have ended.")
+def remove(runs: Sequence[str], everything: bool) -> None:
+    """Remove runs."""
+    if bool(runs) == everything:
+        raise UsageError("name runs, or pass --all")
+    history = RunHistory(state_directory())
+    chosen = history.ids() if everything else [history.resolve(name) for name in runs]
+    for run in chosen:
+        if everything and history.alive(run):
+            continue
+        history.remove(run)
+        click.echo(run)
+
+
+# lists
+
+
+def status_of(run: RunSummary) -> str:
+    """The status in the words of buildx's filters."""
+    return _STATUS.get(run.state, run.state.value)
+
+
+def _row(run: RunSummary, now: float, *, short: bool) -> dict[str, Any]:
+    from shipline.cli.builder import human_duration
+
+    end = run.finished or (now if run.state is RunState.RUNNING else run.started)
+    name = run.name
+    if short and len(name) > _NAME_WIDTH:
+        name = f"..{name[2 - _NAME_WIDTH :]}"
+    return {
+        "Ref": run.id,
+        "Name": name,
+        "Status": status_of(run).capitalize(),
+        "CreatedAt": f"{human_duration(now - run.started)} ago",
+        "Duration": shown_duration(end - run.started) + ("" if run.finished else "+"),
+        "Link": "",
+        "Kind": run.kind,
+    }
+
+
+def _row_json(run: RunSummary) -> dict[str, Any]:
+    found = {
+        "cached_steps": run.cached,
+        "completed_steps": run.done,
+        "created_at": _moment(run.started),
+        "kind": run.kind,
+        "name": run.name,
+        "ref": run.id,
+        "status": status_of(run).capitalize(),
+        "total_steps": run.total,
+    }
+    return {**found, "completed_at": _moment(run.finished)} if run.finished else found
+
+
+def shown_duration(seconds: float) -> str:
+    """`12.3s`, `1m  5s`."""
+    whole = int(seconds)
+    return f"{seconds:.1f}s" if seconds < 60 else f"{whole // 60}m {whole % 60:2}s"
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _test(text: str) -> Callable[[RunSummary], bool]:
+    """A filter. Raises UsageError."""
+    found = _FILTER.fullmatch(text)
+    if found is None:
+        raise UsageError(f"--filter: cannot read {text!r}", hint=_FILTER_HINT)
+    name, operator, value = found.groups()
+    if name in _TEXTS and operator in ("=", "!="):
+        return _text_test(name, operator, value)
+    if name in _NUMBERS and operator not in ("=", "!="):
+        return _number_test(name, operator, value)
+    problem = (
+        f"{name} does not go with {operator}"
+        if name in _TEXTS or name in _NUMBERS
+        else (f"there is no {name!r}")
+    )
+    raise UsageError(f"--filter {text!r}: {problem}", hint=_FILTER_HINT)
+
+
+def _text_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:
+    def holds(run: RunSummary) -> bool:
+        found = _TEXTS[name](run)
+        same = found == value if name in _EXACT else value in found
+        return same is (operator == "=")
+
+    return holds
+
+
+def _number_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:
+    limit = _seconds(name, value)
+
+    def holds(run: RunSummary) -> bool:
+        found = _NUMBERS[name](run)
+        if found == limit:
+            return operator.endswith("=")
+        return (found < limit) is operator.startswith("<")
+
+    return holds
+
+
+def _seconds(name: str, value: str) -> float:
+    """A duration; of a time that of RFC 3339, or so long ago."""
+    try:
+        span = Duration.parse(value).seconds
+        return span if name == "duration" else time.time() - span
+    except ValueError:
+        if name == "duration":
+            raise UsageError(f"--filter: {value!r} is not a duration", hint="write 90s") from None
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except ValueError:
+        hint = "write 2026-11-30T12:00:00Z, or 2h for so long ago"
+        raise UsageError(f"--filter: {value!r} is not a time", hint=hint) from None
+
+
+def _is_local() -> Callable[[RunSummary], bool]:
+    """Runs of the repository, or else of the directory, in which this is."""
+    from shipline.cli.environment import git_facts
+
+    source = git_facts(os.environ, ".", None).get("source", "")
+    here = Path.cwd()
+
+    def holds(run: RunSummary) -> bool:
+        if source and run.source == source:
+            return True
+        return bool(run.root) and (Path(run.root) == here or here in Path(run.root).parents)
+
+    return holds
+
+
+# one run
+
+
+def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str, Any]:
+    """A run in the fields of `docker buildx history inspect --format json`."""
+    summary, facts = run.summary, run.facts
+    end = summary.finished or summary.started
+    found: dict[str, Any] = {
+        "Name": summary.name,
+        "Ref": summary.id,
+        "Kind": summary.kind,
+        "Context": summary.root,
+        "Dockerfile": facts.get("dockerfile", ""),
+        "VCSRepository": summary.source,
+        "VCSRevision": summary.commit,
+        "Target": facts.get("target", ""),
+        "Platform": [*summary.platforms],
+        "StartedAt": _moment(summary.started),
+        "CompletedAt": _moment(summary.finished) if summary.finished else "",
+        "Duration": int((end - summary.started) * 1e9),
+        "Status": _INSPECTED.get(summary.state, summary.state.value),
+        "Error": _error(run),
+        "Names": [*summary.names],
+        "Digest": summary.digest,
+        "NumCompletedSteps": summary.done,
+        "NumTotalSteps": summary.total,
+        "NumCachedSteps": summary.cached,
+        "Materials": [
+            {
+                "URI": one["uri"],
+                "Digests": [f"{kind}:{value}" for kind, value in one["digest"].items()],
+            }
+            for one in run.materials
+        ],
+        "Attachments": [
+            {"Digest": one.digest, "Platform": one.platform, "Type": one.type} for one in documents
+        ],
+    }
+    always = ("NumCompletedSteps", "NumTotalSteps", "NumCachedSteps")
+    return {name: value for name, value in found.items() if value or name in always}
+
+
+_INSPECTED = {
+    RunState.PASSED: "completed",
+    RunState.FAILED: "failed",
+    RunState.CANCELLED: "canceled",
+}
+
+
+def _error(run: RunDetail) -> dict[str, Any]:
+    if not run.summary.error or run.summary.state is RunState.CANCELLED:
+        return {}
+    found: dict[str, Any] = {"Message": run.summary.error}
+    failed = next((one for one in run.steps[::-1] if one.error), None)
+    if failed is not None:
+        data = b"".join(one.data for one in run.log(failed.span))
+        found |= {"Name": failed.name, "Logs": data.decode(errors="replace").splitlines()[-20:]}
+    return found
+
+
+def _pretty(facts: dict[str, Any], *, named: bool) -> str:
+    from shipline.cli.tables import columns
+
+    started = datetime.fromisoformat(facts["StartedAt"]).astimezone()
+    cached = round(100 * facts["NumCachedSteps"] / max(facts["NumTotalSteps"], 1))
+    steps = f"{facts['NumCompletedSteps']}/{facts['NumTotalSteps']}"
+    heads = {
+        "Name": facts.get("Name", ""),
+        "Ref": "" if named else facts["Ref"],
+        "Context": facts.get("Context", ""),
+        "Dockerfile": facts.get("Dockerfile", ""),
+        "VCS Repository": facts.get("VCSRepository", ""),
+        "VCS Revision": facts.get("VCSRevision", ""),
+        "Target": facts.get("Target", ""),
+        "Platforms": ", ".join(facts.get("Platform", ())),
+        "Names": ", ".join(facts.get("Names", ())),
+        "Digest": facts.get("Digest", ""),
+    }
+    state = facts["Status"]
+    ends = {
+        "Started": started.strftime("%Y-%m-%d %H:%M:%S"),
+        "Duration": shown_duration(facts["Duration"] / 1e9)
+        + (" (running)" if state == "running" else ""),
+        "Error": facts.get("Error", {}).get("Message", "").partition("\n")[0],
+        "Status": "" if state in ("completed", "running", "failed") else state.capitalize(),
+        "Build Steps": f"{steps} ({cached}% cached)",
+    }
+    parts = [_fields(heads), _fields(ends)]
+    if materials := facts.get("Materials"):
+        rows = [("URI", "DIGEST"), *((one["URI"], ", ".join(one["Digests"])) for one in materials)]
+        parts.append("Materials:\n" + columns(rows, 3))
+    if documents := facts.get("Attachments"):
+        rows3 = [(one["Digest"], one["Platform"], one["Type"]) for one in documents]
+        parts.append("Attachments:\n" + columns([("DIGEST", "PLATFORM", "TYPE"), *rows3], 3))
+    if failed := facts.get("Error", {}).get("Name"):
+        log = "".join(f"> {one}\n" for one in facts["Error"]["Logs"])
+        parts.append(f"Error: {failed}\n{log}")
+    return "\n".join(parts)
+
+
+def _fields(values: dict[str, str]) -> str:
+    from shipline.cli.tables import columns
+
+    return columns([(f"{name}:", value) for name, value in values.items() if value], 1)
