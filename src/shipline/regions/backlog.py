@@ -17,8 +17,8 @@ from itertools import count
 from typing import Any
 
 from shipline.metadata import Key, Records, walk
+from shipline.server.entries import subject_of_tag
 from shipline.server.journal import JournalEntry
-from shipline.server.reachability import subject_of_tag
 from shipline.tasks import check, on_cancel
 
 _TAGS = "tag"

@@ -22,7 +22,7 @@ from shipline.globs import Glob
 from shipline.images import CopyOptions, Meter, NarrowedSource, copy_tag, digest_of, missing
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.registry import Client, RemoteRepository
-from shipline.server.reachability import subject_of_tag
+from shipline.server.entries import subject_of_tag
 from shipline.supply import copy_evidence
 from shipline.tasks import TaskGroup
 from shipline.units import ByteSize

@@ -51,8 +51,8 @@ from shipline.regions.backlog import Backlog
 from shipline.regions.sources import JournalSource, LocalJournal, Page, RemoteJournal
 from shipline.registry import Client
 from shipline.server import Storage
+from shipline.server.entries import subject_of_tag
 from shipline.server.journal import JournalEntry
-from shipline.server.reachability import subject_of_tag
 from shipline.server.replication import RegionState, ReplicationSection
 from shipline.server.repository import StoredRepositories
 from shipline.tasks import TaskGroup, sleep

@@ -4,9 +4,13 @@ Key parts, then the value (JSON or empty); names and digests as text:
 
   repository  <name>                        the repository exists
   blob        <name> <digest>               the repository has this blob: size, at, by
-  manifest    <name> <digest>               it has this manifest: mediaType, size, subject, at, by
+  manifest    <name> <digest>               it has this manifest: mediaType, size, subject, at,
+                                            by; for lists total, platforms, about (`ListedFacts`)
   tag         <name> <tag>                  digest, at, by
   tagged      <name> <digest> <tag>         the tags of a manifest
+  newest      <name> <reversed time> <tag>  the tags of images, the newest first; stale and
+                                            without meaning if the tag's record has another time
+  dated       <name>                        all tags have such a record
   referrer    <name> <subject> <digest>     descriptor of a manifest that names the subject
   needed      <name> <digest> <manifest>    the manifest refers to this blob or child manifest
   deleted     <name> <digest>               deleted; its signatures are to be collected: at
@@ -29,10 +33,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, Literal
 
 from shipline.content import LocalStore
@@ -42,6 +48,8 @@ from shipline.oci import Descriptor, Digest, Index, Manifest, media, parse_manif
 
 Changes = dict[Key, bytes | None]
 Counts = dict[Key, int]
+_IMAGE_TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\..+)?\Z")
+_END_MS = 10**14 - 1  # in the year 5138
 COUNTED = ("blobs", "bytes", "manifests", "tags")
 
 
@@ -81,12 +89,18 @@ def no_blob_entries(name: str, digest: str) -> Changes:
 
 
 def manifest_entries(
-    name: str, digest: Digest, content: Manifest | Index, *, at: float, by: str = ""
+    name: str,
+    digest: Digest,
+    content: Manifest | Index,
+    *,
+    at: float,
+    by: str = "",
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Changes:
     """The records of a manifest in a repository, derived ones included."""
     subject = "" if content.subject is None else str(content.subject.digest)
     record = pack(
-        mediaType=content.media_type, size=len(content.raw), subject=subject, at=at, by=by
+        mediaType=content.media_type, size=len(content.raw), subject=subject, at=at, by=by, **facts
     )
     return {
         ("repository", name): b"",
@@ -123,15 +137,29 @@ def no_manifest_entries(name: str, digest: str, subject: str) -> Changes:
 
 def tag_entries(name: str, tag: str, digest: Digest, *, at: float, by: str = "") -> Changes:
     """The records of a tag."""
-    return {
+    changes: Changes = {
         ("tag", name, tag): pack(digest=str(digest), at=at, by=by),
         ("tagged", name, str(digest), tag): b"",
     }
+    if subject_of_tag(tag) is None:
+        changes[newest_key(name, tag, at)] = b""
+    return changes
 
 
 def no_tag_entries(name: str, tag: str, digest: str) -> Changes:
-    """Deletes the records of a tag that points to `digest`."""
+    """Deletes the records of a tag that points to `digest`, except `newest`."""
     return {("tag", name, tag): None, ("tagged", name, digest, tag): None}
+
+
+def newest_key(name: str, tag: str, at: float) -> Key:
+    """The key of a tag that was set at `at`: keys are in byte order, the newest is the first."""
+    return ("newest", name, f"{_END_MS - int(at * 1000):014}", tag)
+
+
+def subject_of_tag(tag: str) -> str | None:
+    """The digest in a cosign tag's name, None for an ordinary tag."""
+    match = _IMAGE_TAG.match(tag)
+    return f"{match[1]}:{match[2]}" if match else None
 
 
 def counts(name: str, **deltas: int) -> Counts:

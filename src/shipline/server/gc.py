@@ -23,7 +23,13 @@ from typing import Any, Literal, TypeVar
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
-from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
+from shipline.server.entries import (
+    Changes,
+    Counts,
+    no_blob_entries,
+    no_tag_entries,
+    subject_of_tag,
+)
 from shipline.server.events import NodeEvent, Publish
 from shipline.server.layout import write_catalogue
 from shipline.server.manifests import Manifests
@@ -33,7 +39,6 @@ from shipline.server.reachability import (
     ordinary_tags,
     reachable,
     referrers,
-    subject_of_tag,
 )
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipline.errors import ContentError
 from shipline.metadata import Key, walk
-from shipline.oci import Digest, Index, Manifest
+from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media
 from shipline.server.cache import StoredManifest
 from shipline.server.entries import (
     Changes,
@@ -21,20 +22,28 @@ from shipline.server.entries import (
     kind_of,
     manifest_entries,
     needs,
+    newest_key,
     no_manifest_entries,
     no_tag_entries,
     pack,
     read_manifest,
+    subject_of_tag,
     tag_entries,
 )
 from shipline.server.layout import seal, sync_directory
 from shipline.server.problems import Problem, manifest_invalid
-from shipline.server.reachability import subject_of_tag
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
 _REFERRER_PAGE = 16  # referrers per scan: each may have 4 MiB of annotations
 _SHOWN = 100  # tags of one manifest in a listing
+_CHILDREN = 32  # children of an index whose facts are looked at
+_DEPTH = 3  # of indexes in indexes, whose facts are found out later
+_CONFIGS = (media.OCI_CONFIG, media.DOCKER_CONFIG)
+_CONFIG_LIMIT = 4 << 20  # bytes
+_DESCRIPTION = "org.opencontainers.image.description"
+_ABOUT = 200  # characters
+_LARGEST = 1 << 60  # bytes: an index may list a large image any number of times
 
 Check = Callable[[], None]
 """Called just before a change, while the affected tags are locked; raises to refuse it."""
@@ -42,6 +51,22 @@ Check = Callable[[], None]
 
 def _allow() -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFacts:
+    """What lists show of a manifest: the bytes that a client downloads for all of its images, their
+    platforms, and what the image says of itself. Not `complete` while some of them are not here, or
+    there are too many to look at.
+    """
+
+    size: int = 0
+    platforms: tuple[str, ...] = ()
+    description: str = ""
+    complete: bool = True
+
+
+NO_FACTS = ListedFacts(complete=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +127,11 @@ class Manifests:
         record = self._storage.records.get(("tag", name, tag))
         return "" if record is None else str(json.loads(record).get("by", ""))
 
+    def tag(self, name: str, tag: str) -> TaggedDigest | None:
+        """One entry of `tagged`."""
+        record = self._storage.records.get(("tag", name, tag))
+        return None if record is None else _tagged(((tag,), record))
+
     def put(
         self,
         name: str,
@@ -127,14 +157,18 @@ class Manifests:
                 self._check_dependencies(name, content)
             changes, add = self._manifest_changes(name, digest, content, actor)
             for tag in tags:
-                before = self.target(name, tag)
+                before = self.tag(name, tag)
                 if before is None:
+                    if not storage.totals.total(name)["tags"]:
+                        changes[("dated", name)] = b""
                     add[("usage", name, "tags")] = add.get(("usage", name, "tags"), 0) + 1
-                elif before != digest:
-                    changes[("tagged", name, str(before), tag)] = None
+                else:
+                    changes[newest_key(name, tag, before.at)] = None
+                    if before.digest != digest:
+                        changes[("tagged", name, str(before.digest), tag)] = None
                 by = (
                     actor
-                    if before is None or self.writer(name, tag) == actor
+                    if before is None or before.by == actor
                     else _writer_after_overwrite(tag, actor)
                 )
                 changes |= tag_entries(name, tag, digest, at=storage.clock(), by=by)
@@ -165,7 +199,7 @@ class Manifests:
             changes[("needed", name, str(need.digest), str(digest))] = None
         tags = [tag for (tag,), _ in walk(storage.records, ("tagged", name, str(digest)))]
         for tag in tags:
-            changes |= no_tag_entries(name, tag, str(digest))
+            changes |= self._no_tag(name, tag, str(digest))
         gone = counts(name, manifests=-1, bytes=-int(record["size"]), tags=-len(tags))
         storage.commit(changes, gone)
         return True
@@ -180,7 +214,7 @@ class Manifests:
                 digest = self.target(name, tag)
                 if digest is None:
                     return False
-                storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
+                storage.commit(self._no_tag(name, tag, str(digest)), counts(name, tags=-1))
                 return True
 
         return storage.with_reserve(delete)
@@ -194,6 +228,117 @@ class Manifests:
         """Like `tags`, with their digests."""
         page = self._storage.records.scan(("tag", name), after=_after(after), limit=limit)
         return list(map(_tagged, page))
+
+    def newest(
+        self, name: str, after: str = "", limit: int = 100
+    ) -> list[tuple[str, TaggedDigest]]:
+        """Tags of images from the newest, each with the cursor to go on `after`."""
+        found: list[tuple[str, TaggedDigest]] = []
+        if not self.is_dated(name):
+            self._date(name)
+        start: Key = tuple(after.split("~", 1)) if "~" in after else ()
+        while len(found) < limit:
+            page = self._storage.records.scan(
+                ("newest", name), after=start, limit=limit - len(found)
+            )
+            stale: Changes = {}
+            for key, _ in page:
+                tagged = self.tag(name, key[1])
+                if tagged is None or newest_key(name, tagged.tag, tagged.at)[2] != key[0]:
+                    stale[("newest", name, *key)] = None
+                else:
+                    found.append(("~".join(key), tagged))
+            if stale:
+                self._storage.records.write(stale, durable=False)
+            if not page:
+                break
+            start = page[-1][0]
+        return found
+
+    def is_dated(self, name: str) -> bool:
+        """Whether `newest` reads only what it returns: the records of its order are there."""
+        return self._storage.records.get(("dated", name)) is not None
+
+    def _date(self, name: str) -> None:
+        """Write the `newest` records of a repository whose tags were set by an older version."""
+        with self._storage.exclusive():
+            dated: Changes = {
+                newest_key(name, tagged.tag, tagged.at): b""
+                for tagged in self.every_tag(name)
+                if subject_of_tag(tagged.tag) is None
+            }
+            self._storage.records.write({**dated, ("dated", name): b""})
+
+    def _no_tag(self, name: str, tag: str, digest: str) -> Changes:
+        tagged = self.tag(name, tag)
+        dated: Changes = {} if tagged is None else {newest_key(name, tag, tagged.at): None}
+        return dated | no_tag_entries(name, tag, digest)
+
+    def facts(self, name: str, digest: Digest) -> ListedFacts:
+        """What lists show of a manifest. It is in its record; for one that an older version stored,
+        or whose images came after it, it is found out now, and kept once it is complete.
+        """
+        return self._find_facts(name, digest, _DEPTH)
+
+    def _find_facts(self, name: str, digest: Digest, depth: int) -> ListedFacts:
+        key = ("manifest", name, str(digest))
+        value = self._storage.records.get(key)
+        if value is None:
+            return NO_FACTS
+        if (known := _kept_facts(value)) is not None:
+            return known
+        record = json.loads(value)
+        content = read_manifest(self._storage.store, digest, record["mediaType"])
+        if content is None or not depth:
+            return NO_FACTS
+        facts = self._facts(name, content, lambda child: self._find_facts(name, child, depth - 1))
+        if facts.complete:
+            with self._storage.stripes.hold([str(digest)]), self._storage.shared():
+                if self._storage.records.get(key) == value:
+                    kept: Changes = {key: pack(**{**record, **_fields(facts)})}
+                    self._storage.records.write(kept, durable=False)
+        return facts
+
+    def _stored_facts(self, name: str, digest: Digest) -> ListedFacts:
+        value = self._storage.records.get(("manifest", name, str(digest)))
+        return NO_FACTS if value is None else _kept_facts(value) or NO_FACTS
+
+    def _facts(
+        self, name: str, content: Manifest | Index, of_child: Callable[[Digest], ListedFacts]
+    ) -> ListedFacts:
+        about = content.annotations.get(_DESCRIPTION, "")
+        if isinstance(content, Manifest):
+            size = content.config.size + sum(layer.size for layer in content.layers)
+            if content.config.media_type not in _CONFIGS:
+                return ListedFacts(size, (), about[:_ABOUT])
+            config = self._config(content)
+            if config is None:
+                return ListedFacts(size, (), about[:_ABOUT], complete=False)
+            labels = config.run.get("Labels")
+            label = labels.get(_DESCRIPTION) if isinstance(labels, dict) else None
+            return ListedFacts(size, (str(config.platform),), (about or str(label or ""))[:_ABOUT])
+        images = [entry for entry in content.manifests[:_CHILDREN] if _is_image(entry)]
+        found = [of_child(entry.digest) for entry in images]
+        platforms = dict.fromkeys(
+            platform
+            for entry, facts in zip(images, found, strict=True)
+            for platform in ((str(entry.platform),) if entry.platform else facts.platforms)
+        )
+        return ListedFacts(
+            min(sum(facts.size for facts in found), _LARGEST),
+            tuple(platforms)[:_CHILDREN],
+            next(filter(None, (about, *(facts.description for facts in found))), "")[:_ABOUT],
+            complete=all(facts.complete for facts in found) and len(content.manifests) <= _CHILDREN,
+        )
+
+    def _config(self, content: Manifest) -> ImageConfig | None:
+        described = content.config
+        if described.size > _CONFIG_LIMIT:
+            return None
+        try:
+            return ImageConfig.parse(self._storage.store.path(described.digest).read_bytes())
+        except (ContentError, OSError):
+            return None
 
     def every_tag(self, name: str) -> Iterator[TaggedDigest]:
         """All tags in byte order, in constant memory."""
@@ -259,7 +404,9 @@ class Manifests:
         storage.promises.add(name, str(digest))
         known = storage.records.get(("manifest", name, str(digest))) is not None
         add = {} if known else counts(name, manifests=1, bytes=len(content.raw))
-        return manifest_entries(name, digest, content, at=storage.clock(), by=actor), add
+        facts = _fields(self._facts(name, content, lambda child: self._stored_facts(name, child)))
+        at = storage.clock()
+        return manifest_entries(name, digest, content, at=at, by=actor, facts=facts), add
 
     def _check_dependencies(self, name: str, content: Manifest | Index) -> None:
         """Also marks what the manifest refers to as promised, so that a running collection keeps
@@ -305,6 +452,26 @@ class Manifests:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
+
+
+def _fields(facts: ListedFacts) -> dict[str, Any]:
+    """As they stand in the record, where only complete ones do."""
+    if not facts.complete:
+        return {}
+    return {"total": facts.size, "platforms": facts.platforms, "about": facts.description}
+
+
+def _kept_facts(value: bytes) -> ListedFacts | None:
+    record = json.loads(value)
+    if "total" not in record:
+        return None
+    return ListedFacts(record["total"], tuple(record["platforms"]), record.get("about", ""))
+
+
+def _is_image(entry: Descriptor) -> bool:
+    """Whether an index lists it as one: not BuildKit's attestations, nor layers of its caches."""
+    attests = entry.annotations.get("vnd.docker.reference.type") == "attestation-manifest"
+    return entry.media_type in media.NAMED and not attests
 
 
 def _writer_after_overwrite(tag: str, actor: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from shipline.server.access import Authenticator, OpenAuthenticator
+from shipline.server.access import AccountAccess, Authenticator, OpenAuthenticator
 from shipline.server.admission import Admission, AdmitAll
 from shipline.server.cdn import Cdn
 from shipline.server.events import EventKind, Listener, NodeEvent
@@ -20,7 +20,9 @@ from shipline.server.uploads import UploadStore
 from shipline.server.upstreams.pull_through import PullThrough
 
 if TYPE_CHECKING:
-    from shipline.server.replication import ReplicationSection
+    from shipline.server.admission.section import RetentionRule
+    from shipline.server.jobs import Job
+    from shipline.server.replication import RegionState, ReplicationSection
     from shipline.telemetry.server_spans import ServerSpans
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ class RegistryNode:
     replications: tuple[ReplicationSection, ...] = ()
     spans: ServerSpans | None = None
     pulls_in_loop: bool = True  # pulls touch no disk: no rules, no listeners for them
+    accounts: AccountAccess | None = None  # None for a node without
+    retention: tuple[RetentionRule, ...] = ()
+    retention_job: Job | None = None
+    regions: Callable[[], list[RegionState]] | None = None  # None for a node without a journal
 
     @classmethod
     def over(cls, storage: Storage, **parts: Any) -> Self:

@@ -8,22 +8,14 @@ image that it is named after exists or was deleted here.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 
 from shipline.metadata import walk
 from shipline.oci import Digest, Index, media
-from shipline.server.entries import read_manifest
+from shipline.server.entries import read_manifest, subject_of_tag
 from shipline.server.storage import Storage
 
-_IMAGE_TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\..+)?\Z")
 _TAGS = 1000  # cosign tags of one image
-
-
-def subject_of_tag(tag: str) -> str | None:
-    """The digest in a cosign tag's name, None for an ordinary tag."""
-    match = _IMAGE_TAG.match(tag)
-    return f"{match[1]}:{match[2]}" if match else None
 
 
 def cosign_tags(storage: Storage, name: str, digest: str) -> Iterator[tuple[str, str]]:

@@ -244,6 +244,11 @@ class Followers:
         )
 
 
+def region_states(followers: Followers, replications: Iterable[Replication]) -> list[RegionState]:
+    """The copies that this node makes, and those that follow it."""
+    return [*(replication.state() for replication in replications), *followers.states()]
+
+
 def _number(request: Request, name: str) -> float:
     """A number that a follower reports; 0 for nonsense."""
     try:
@@ -292,8 +297,8 @@ def replication_routes(
         return _json({"entries": shown, "next": more}, storage)
 
     def regions(request: Request) -> Response:
-        own = [replication.state() for replication in replications]
-        return _json({"regions": [asdict(state) for state in (*own, *followers.states())]}, storage)
+        states = region_states(followers, replications)
+        return _json({"regions": [asdict(state) for state in states]}, storage)
 
     return (
         route("/_shipline/journal", requires="replicator", GET=poll),
@@ -310,10 +315,9 @@ def add_replication_gauges(
 
     def reading(name: str) -> Callable[[], Readings]:
         def read() -> Readings:
-            own = [replication.state() for replication in replications]
             return {
                 (state.name, state.mode): float(value)
-                for state in (*own, *followers.states())
+                for state in region_states(followers, replications)
                 if (value := getattr(state, name)) is not None
             }
 

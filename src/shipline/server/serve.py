@@ -39,6 +39,7 @@ from shipline.server.replication import (
     Replication,
     add_replication_gauges,
     lag_problems,
+    region_states,
     replication_routes,
 )
 from shipline.server.repository import StoredRepositories
@@ -137,6 +138,12 @@ class Assembly:
             replications=section.replication,
             spans=spans,
             pulls_in_loop=_pulls_in_loop(section),
+            accounts=access_control.accounts,
+            retention=section.policy.retention,
+            retention_job=retain,
+            regions=partial(region_states, followers, replications)
+            if storage.journal.enabled
+            else None,
         )
         return cls(node, health, hooks, (gc, retain), replications, section)
 

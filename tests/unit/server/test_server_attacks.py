@@ -28,7 +28,7 @@ from shipline.server.admission.section import (
     VulnerabilityRule,
 )
 from shipline.server.cache import StoredManifest
-from shipline.server.pages.views import CHILDREN
+from shipline.server.pages.images import CHILDREN
 from shipline.server.routes.manifests import ParseMemory
 from shipline.server.storage import Storage
 from shipline.trust import TrustSection

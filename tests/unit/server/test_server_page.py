@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -14,7 +15,6 @@ from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
 from shipline.server.http import Action, Pool, Principal
-from shipline.server.pages.rendering import size
 from shipline.server.problems import Problem
 from shipline.supply import Statement, attest, generate_key, sign
 
@@ -59,7 +59,7 @@ def image(app: NodeApp, name: str, tag: str, *, command: str) -> Manifest:
 
 
 def links(reply: Reply) -> list[str]:
-    return re.findall(r'href="(/[^"]*)"', reply.text)
+    return [unescape(one) for one in re.findall(r'href="(/[^"]*)"', reply.text)]
 
 
 def test_every_link_leads_somewhere(app: NodeApp) -> None:
@@ -74,11 +74,10 @@ def test_every_link_leads_somewhere(app: NodeApp) -> None:
     assert any(link.startswith("/r/team/app@sha256:") for link in seen)
 
 
-def test_a_repository_lists_tags_with_platforms_and_signatures(app: NodeApp) -> None:
+def test_a_repository_lists_tags_with_platforms(app: NodeApp) -> None:
     published(app)
     text = app.call("GET", "/r/team/app").text
-    assert "linux/amd64, linux/arm64" in text
-    assert "2 attached" in text
+    assert "linux/amd64, linux/arm64" in text and "no rule" in text
     assert ".sig<" not in text, "tags that hold statements are not images"
 
 
@@ -137,10 +136,10 @@ def test_a_long_list_has_pages_and_a_search(app: NodeApp) -> None:
     made = image(app, "team/app", "t000", command="x")
     for number in range(1, 150):
         app.repository("team/app").tag(made.descriptor, MemoryStore(made.raw), f"t{number:03}")
-    first = app.call("GET", "/r/team/app")
+    first = app.call("GET", "/r/team/app?sort=name")
     assert "t099" in first.text and "t100" not in first.text
     (more,) = [link for link in links(first) if "after=" in link]
-    second = app.call("GET", more.replace("&amp;", "&"))
+    second = app.call("GET", more)
     assert "t100" in second.text and "t149" in second.text and "t099" not in second.text
     found = app.call("GET", "/r/team/app?q=t14").text
     assert "t140" in found and "t139" not in found
@@ -206,6 +205,15 @@ def session(reply: Reply) -> dict[str, str]:
     return {"Cookie": reply.headers["Set-Cookie"].partition(";")[0]}
 
 
+def send(app: NodeApp, path: str, cookie: dict[str, str], *, page: str, **fields: str) -> Reply:
+    """Send a form of `page`, with all that it carries unseen."""
+    text = app.call("GET", page, headers=cookie).text
+    (form,) = re.findall(rf'<form[^>]*action="{re.escape(path)}">(.*?)</form>', text, re.DOTALL)
+    hidden = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', form)
+    body = urlencode({**{key: unescape(value) for key, value in hidden}, **fields}).encode()
+    return app.call("POST", path, body, FORM | cookie)
+
+
 def test_visibility_holds_for_the_page_as_for_the_api(guarded: NodeApp) -> None:
     assert "team/app" not in guarded.call("GET", "/").text
     assert guarded.call("GET", "/r/team/app").status == 404
@@ -234,7 +242,9 @@ def test_a_session_ends_with_logout_time_account_or_secret(
         return guarded.call("GET", "/r/team/app", headers=cookie).status == 200
 
     assert inside(cookies[0])
-    assert guarded.call("POST", "/-/logout", headers=cookies[0]).status == 303
+    assert guarded.call("POST", "/-/logout", b"token=x", FORM | cookies[0]).status == 403
+    assert inside(cookies[0])
+    assert send(guarded, "/-/logout", cookies[0], page="/").status == 303
     assert not inside(cookies[0]) and inside(cookies[1])
     authenticator.gone = True
     assert not inside(cookies[1])
@@ -264,18 +274,3 @@ def test_a_form_of_another_site_is_refused(guarded: NodeApp) -> None:
 )
 def test_after_the_login_one_stays_here(guarded: NodeApp, after: str, goes: str) -> None:
     assert log_in(guarded, "right", after=after).headers["Location"] == goes
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 KB"),
-        (65_500, "65.5 KB"),
-        (999_600, "1 MB"),
-        (None, "unknown"),
-    ],
-)
-def test_sizes_are_short(number: int | None, text: str) -> None:
-    assert size(number) == text

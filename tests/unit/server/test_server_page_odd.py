@@ -12,7 +12,7 @@ import pytest
 from node_app import NodeApp, Reply, fill
 from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.server.entries import Changes, counts, tag_entries
-from shipline.server.pages import views
+from shipline.server.pages import lists
 
 NAME = "team/app"
 
@@ -77,7 +77,7 @@ def test_more_referrers_than_are_shown_are_not_passed_over(app: NodeApp) -> None
 def test_a_search_among_very_many_tags_finds_the_last_one(
     app: NodeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "_MAX_EXAMINED", 2000)
+    monkeypatch.setattr(lists, "MAX_EXAMINED", 2000)
     digest = image(app, b"{}", "a")
     changes: Changes = {}
     for number in range(4500):
@@ -93,6 +93,6 @@ def test_a_search_among_very_many_tags_finds_the_last_one(
         (more,) = re.findall(r'rel="next" href="([^"]+)"', text) or [""]
         if not more:
             break
-        assert "Looked at names up to" in text and "No tag has" not in text
+        assert "looked at so far" in text and "No tag has" not in text
         path = more.replace("&amp;", "&")
     assert f'href="/r/{NAME}:b04499"' in text and pages == 3

@@ -12,14 +12,19 @@ from shipline.server.access.accounts import (
     User,
 )
 from shipline.server.access.administration import Administration
-from shipline.server.access.audit import Audit, Sampler, read_audit
+from shipline.server.access.audit import Audit, Sampler, read_audit, recent_audit
 from shipline.server.access.authentication import (
     AccountAuthenticator,
     Authenticator,
     OpenAuthenticator,
 )
 from shipline.server.access.certificates import Certificates, try_renew, watch_certificates
-from shipline.server.access.control import AccessControl, check_access, open_access_control
+from shipline.server.access.control import (
+    AccessControl,
+    AccountAccess,
+    check_access,
+    open_access_control,
+)
 from shipline.server.access.operations import ProjectUsage, accounts_json, perform
 from shipline.server.access.section import AccessSection, TlsSection
 from shipline.server.access.store import AccountStore
@@ -29,6 +34,7 @@ __all__ = [
     "ROLES",
     "AccessControl",
     "AccessSection",
+    "AccountAccess",
     "AccountAuthenticator",
     "AccountStore",
     "Administration",
@@ -52,6 +58,7 @@ __all__ = [
     "open_access_control",
     "perform",
     "read_audit",
+    "recent_audit",
     "refresh_tokens",
     "try_renew",
     "watch_certificates",

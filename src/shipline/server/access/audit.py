@@ -32,6 +32,7 @@ _PER_ACCOUNT = 10  # refusals per window of one account, or of all anonymous cli
 _PER_NETWORK = 5  # of these from one network
 _MAX_NETWORKS = 100  # networks counted separately per window
 _NAMED_NETWORKS = 3  # networks in a summary
+_BLOCK = 64 << 10  # bytes
 
 
 class Sampler:
@@ -145,11 +146,37 @@ def read_audit(data: Path, *, last: int = 0) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def recent_audit(data: Path) -> Iterator[dict[str, Any]]:
+    """The events in the log, newest first; reads only as far back as it is asked."""
+    path = _path(data)
+    for file in (path, *(_numbered(path, number) for number in _numbers(path))):
+        with suppress(FileNotFoundError):
+            for line in _lines_backwards(file):
+                with suppress(ValueError):  # a line truncated by a crash
+                    yield json.loads(line)
+
+
+def _lines_backwards(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        position, rest = file.seek(0, os.SEEK_END), b""
+        while position:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            first, *lines = (file.read(position - start) + rest).split(b"\n")
+            yield from reversed(lines)
+            position, rest = start, first
+        yield rest
+
+
 def _lines(path: Path) -> Iterator[str]:
-    numbers = sorted(int(file.suffix[1:]) for file in path.parent.glob(path.name + ".*"))
-    for network in (*(_numbered(path, n) for n in reversed(numbers)), path):
+    for network in (*(_numbered(path, n) for n in reversed(_numbers(path))), path):
         with suppress(FileNotFoundError), network.open(errors="replace") as file:
             yield from file
+
+
+def _numbers(path: Path) -> list[int]:
+    """Of the older files, the newest first."""
+    return sorted(int(file.suffix[1:]) for file in path.parent.glob(path.name + ".*"))
 
 
 def _path(data: Path) -> Path:

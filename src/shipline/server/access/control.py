@@ -37,6 +37,17 @@ ADMINISTRATOR = "admin"
 
 
 @dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """The accounts of a node: to read, to change in the name of a request's principal, and the data
+    directory with their audit log.
+    """
+
+    store: AccountStore
+    administration: Callable[[Request], Administration]
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
 class AccessControl:
     """The parts of access control; `notices` are lines for the operator, `renew` checks and renews
     certificates.
@@ -50,6 +61,7 @@ class AccessControl:
     notices: tuple[str, ...] = ()
     account_listeners: list[Publish] = field(default_factory=list)  # get logins and account changes
     projects: Callable[[], Iterable[str]] = tuple  # names, of removed ones too
+    accounts: AccountAccess | None = None
 
 
 @contextmanager
@@ -140,7 +152,15 @@ def _with_accounts(
         return chain(view.projects, view.removed)
 
     return AccessControl(
-        authenticator, routes, (audit,), certificates, renew, notices, account_listeners, projects
+        authenticator,
+        routes,
+        (audit,),
+        certificates,
+        renew,
+        notices,
+        account_listeners,
+        projects,
+        AccountAccess(accounts, administration, data),
     )
 
 

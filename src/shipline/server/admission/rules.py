@@ -11,6 +11,7 @@ from shipline.errors import ContentError
 from shipline.metadata import walk
 from shipline.oci import Digest, Index, Manifest, Reference, media, parse_manifest
 from shipline.server.admission.evidence import StoredEvidence, descriptor_of
+from shipline.server.admission.protocol import PullVerdict, TrustedScan
 from shipline.server.admission.section import AdmissionSection, Quota
 from shipline.server.admission.vulnerabilities import LoadedRule, Scans
 from shipline.server.cache import UPLOADING, StoredManifest, UsageTotals, prefixes
@@ -209,14 +210,26 @@ class AdmissionRules:
         with self._counting_refusals("quota"):
             self._quotas.admit(name, size)
 
-    def explain(self, name: str, stored: StoredManifest) -> tuple[bool, str] | None:
+    def explain(self, name: str, stored: StoredManifest) -> PullVerdict | None:
         if not self._trust.rules and not self._scans.covers(name):
             return None
-        verdict = self._verdict(name, stored.digest, stored)
-        if not verdict.accepted:
-            return False, _explain(verdict)
-        reason = self._scan_refusal(name, stored)
-        return not reason, reason or verdict.reason
+        try:
+            verdict = self._verdict(name, stored.digest, stored)
+        except Problem as problem:
+            return PullVerdict(False, "signature", "signatures", problem.message)
+        if verdict.accepted and (reason := self._scan_refusal(name, stored)):
+            finding, _, cure = reason.partition("; ")
+            return PullVerdict(False, "vulnerability", "vulnerabilities", finding, hint=cure)
+        facts = verdict.reason, verdict.details, verdict.hint
+        return PullVerdict(verdict.accepted, "signature", verdict.rule, *facts)
+
+    def scan(self, name: str, stored: StoredManifest) -> TrustedScan | None:
+        if not self._scans.covers(name):
+            return None
+        try:
+            return self._scans.newest(self._evidence(name), name, descriptor_of(stored))
+        except ContentError:
+            return None
 
     def on_event(self, event: NodeEvent) -> None:
         """Invalidate verdicts when a statement is pushed, replaced or deleted."""

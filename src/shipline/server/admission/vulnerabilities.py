@@ -20,6 +20,7 @@ from shipline.errors import ContentError
 from shipline.gates.reports import Severity, Vulnerabilities, Vulnerability, parse_report
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
 from shipline.server.admission.evidence import StoredEvidence
+from shipline.server.admission.protocol import ScanFinding, TrustedScan
 from shipline.server.admission.section import VulnerabilityRule, matches_any
 from shipline.supply import (
     ClaimKind,
@@ -153,6 +154,20 @@ class Scans:
                 if reason:
                     return reason
         return ""
+
+    def newest(self, source: StoredEvidence, name: str, target: Descriptor) -> TrustedScan | None:
+        """The newest scan of the image itself that counts for a rule; None if there is none."""
+        rules = (rule for rule in self._rules if matches_any(rule.section.repositories, name))
+        found = (self._scan(rule, source, target)[0] for rule in rules)
+        scan = next(filter(None, found), None)
+        if scan is None:
+            return None
+        worst = sorted(scan.vulnerabilities, key=lambda one: (-one.severity, one.id))
+        findings = (
+            ScanFinding(one.id, str(one.severity), one.package, one.version, ", ".join(one.fixed))
+            for one in worst
+        )
+        return TrustedScan(tuple(findings), scan.finished)
 
     def _refusal(self, rule: LoadedRule, source: StoredEvidence, target: Descriptor) -> str:
         """Considers the newest scan of the image and of each index that lists it: none may be bad,

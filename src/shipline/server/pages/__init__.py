@@ -1,6 +1,4 @@
-"""The node's web pages: its content for people, rendered on the server and usable without
-scripts.
-"""
+"""The web pages of a node: what a visitor may see and do, with the rights of the API."""
 
 from shipline.server.pages.routes import page_routes
 

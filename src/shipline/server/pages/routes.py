@@ -1,300 +1,241 @@
-"""The web pages: their routes, and login sessions as random cookies that only this process
-knows.
-"""
+"""The pages of a node: lists, images, and logging in."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, unquote
+import re
+from urllib.parse import urlencode
 
-from shipline import __version__
-from shipline.oci import Digest, check_repository, check_tag
-from shipline.server.http import Handler, Pool, Principal, Request, Response, Route, route
+from shipline.oci import Digest, check_tag
+from shipline.pages import asset
+from shipline.server.admission.protocol import PullVerdict
+from shipline.server.http import Pool, Request, Response, Route, route
 from shipline.server.node import RegistryNode
-from shipline.server.pages import views
-from shipline.server.pages.rendering import SAFE, asset, page
-from shipline.server.problems import Problem, problem_of
+from shipline.server.pages import images, lists
+from shipline.server.pages.accounts import account_page_routes
+from shipline.server.pages.changes import change_routes
+from shipline.server.pages.operations import operation_page_routes
+from shipline.server.pages.site import (
+    COOKIE,
+    LIFETIME_S,
+    Site,
+    cookie,
+    first,
+    local_path,
+    read_form,
+    redirect,
+)
+from shipline.server.problems import Problem
 
-COOKIE = "shipline_session"
-LIFETIME_S = 12 * 3600.0
-_MAX_SESSIONS = 10_000  # sessions; the oldest are dropped
-
-
-@dataclass(frozen=True, slots=True)
-class LoginSession:
-    """The account, its secrets' stamp at login, and when the session expires in Unix time."""
-
-    account: str
-    stamp: str
-    expires: float
-
-
-class LoginSessions:
-    """A restart of the node ends all sessions. Safe to use from any thread."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._sessions: dict[bytes, LoginSession] = {}
-
-    def start(self, principal: Principal) -> str:
-        """Start a session; returns the cookie's value."""
-        session = secrets.token_urlsafe(32)
-        with self._lock:
-            while len(self._sessions) >= _MAX_SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
-            expires = self._clock() + LIFETIME_S
-            self._sessions[_key(session)] = LoginSession(principal.name, principal.stamp, expires)
-        return session
-
-    def find(self, session: str) -> LoginSession | None:
-        """A session that has not expired; compare its stamp, the account's secrets may have
-        changed.
-        """
-        with self._lock:
-            stored = self._sessions.get(_key(session))
-            if stored is not None and stored.expires <= self._clock():
-                self._sessions.pop(_key(session), None)
-                return None
-        return stored
-
-    def end(self, session: str) -> None:
-        with self._lock:
-            self._sessions.pop(_key(session), None)
-
-
-def cookie(header: str | None) -> str:
-    """The session in a Cookie header, empty if none."""
-    for pair in (header or "").split(";"):
-        name, _, value = pair.strip().partition("=")
-        if name == COOKIE:
-            return value
-    return ""
-
-
-def _key(session: str) -> bytes:
-    """Looked up by hash, so that timing reveals nothing."""
-    return hashlib.sha256(session.encode()).digest()
-
-
-_FORM_LIMIT = 16 << 10  # bytes
 _CPU = Pool.CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """What every page shows about the visitor."""
-
-    account: str
-    can_log_in: bool
-    host: str
-    here: str
-    version: str = __version__
+_COMMAND = re.compile("`(shipline [^`]+)`")
+_NAME, _TAG, _DIGEST = "(?P<name>[^:@]+)", "(?P<tag>[^/:@]+)", "(?P<digest>[^/@]+)"
 
 
 def page_routes(node: RegistryNode) -> tuple[Route, ...]:
-    """The pages show only what the visitor may pull."""
+    """The pages show and do only what the visitor may."""
     site = Site(node)
+    wrap = site.with_error_page
+    pages, login = ImagePages(site), LoginPages(site)
     return (
-        route("/", requires="own", pool=_CPU, GET=site.with_error_page(site.index)),
-        route(
-            "/-/assets/(?P<name>[a-z.]+)",
-            requires="open",
-            pool=_CPU,
-            GET=site.with_error_page(site.asset),
-        ),
-        route(
-            "/-/login",
-            requires="own",
-            pool=_CPU,
-            GET=site.with_error_page(site.form),
-            POST=site.with_error_page(site.log_in),
-        ),
-        route("/-/logout", requires="own", pool=_CPU, POST=site.with_error_page(site.log_out)),
-        route(
-            "/r/(?P<name>[^:@]+)/-/manifests",
-            requires="own",
-            pool=_CPU,
-            GET=site.with_error_page(site.manifests),
-        ),
-        route(
-            "/r/(?P<name>[^:@]+)",
-            requires="own",
-            pool=_CPU,
-            GET=site.with_error_page(site.repository),
-        ),
-        route(
-            "/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)",
-            requires="own",
-            pool=_CPU,
-            GET=site.with_error_page(site.by_tag),
-        ),
-        route(
-            "/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)",
-            requires="own",
-            pool=_CPU,
-            GET=site.with_error_page(site.by_digest),
-        ),
+        route("/", requires="own", pool=_CPU, GET=wrap(pages.index)),
+        route("/-/assets/(?P<name>[a-z.]+)", requires="open", pool=_CPU, GET=wrap(_asset)),
+        route("/-/login", requires="own", pool=_CPU, GET=wrap(login.form), POST=wrap(login.log_in)),
+        route("/-/logout", requires="own", pool=_CPU, POST=wrap(login.log_out)),
+        *operation_page_routes(site),
+        *account_page_routes(site),
+        *change_routes(site),
+        route(f"/r/{_NAME}/-/manifests", requires="own", pool=_CPU, GET=wrap(pages.manifests)),
+        route(f"/r/{_NAME}/-/packages", requires="own", pool=_CPU, GET=wrap(pages.packages)),
+        route(f"/r/{_NAME}", requires="own", pool=_CPU, GET=wrap(pages.tags)),
+        route(f"/r/{_NAME}:{_TAG}", requires="own", pool=_CPU, GET=wrap(pages.by_tag)),
+        route(f"/r/{_NAME}@{_DIGEST}", requires="own", pool=_CPU, GET=wrap(pages.by_digest)),
     )
 
 
-class Site:
-    """The pages of one node; all public methods but `with_error_page` are handlers."""
+def _asset(request: Request, name: str) -> Response:
+    found = asset(name)
+    if found is None:
+        raise Problem(404, "UNSUPPORTED", "The pages have no such file.")
+    headers = found.headers(request.parameter("v") or "")
+    if request.header("If-None-Match") == found.tag:
+        return Response(304, [header for header in headers if header[0] != "Content-Encoding"])
+    return Response.of(200, headers, found.content)
 
-    def __init__(self, node: RegistryNode) -> None:
-        self._node = node
-        self._sessions = LoginSessions(node.storage.clock)
 
-    def with_error_page(self, handler: Handler) -> Handler:
-        """Wraps a handler: errors become a page instead of JSON."""
+class ImagePages:
+    """Repositories, tags, manifests and images; all public methods are handlers."""
 
-        def handle(request: Request, **arguments: str) -> Response:
-            try:
-                return handler(request, **arguments)
-            except Exception as error:
-                problem = problem_of(error)
-                return page(
-                    "problem.html",
-                    status=problem.status,
-                    headers=list(problem.headers),
-                    title="Not found" if problem.status == 404 else "That did not work",
-                    message=problem.message,
-                    visitor=self._visitor(request),
-                )
-
-        return handle
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._node = site.node
 
     def index(self, request: Request) -> Response:
         search, after = _query(request)
-        repositories = views.repositories(self._node, self._principal(request), after, search)
-        return page(
-            "repositories.html",
-            found=repositories,
-            search=search,
-            visitor=self._visitor(request),
+        found = lists.repositories(self._node, self._site.principal(request), after, search)
+        more = _next(request, "/", found.more)
+        return self._site.page(
+            request, "repositories.html", "Images", found=found, search=search, next=more
         )
 
-    def repository(self, request: Request, name: str) -> Response:
-        self._check_readable(request, name)
+    def tags(self, request: Request, name: str) -> Response:
+        principal = self._site.readable(request, name)
         search, after = _query(request)
-        tags = views.tags(self._node, name, after, search)
-        return page(
-            "repository.html",
+        order = "name" if request.parameter("sort") == "name" else ""
+        found = lists.tags(self._node, name, after, search, order)
+        return self._site.page(
+            request,
+            "tags.html",
+            "Images",
             name=name,
-            found=tags,
+            found=found,
             search=search,
+            order=order,
             usage=self._node.storage.usage(name),
-            visitor=self._visitor(request),
+            next=_next(request, f"/r/{name}", found.more),
+            pushes=principal.may("push", name),
         )
 
     def manifests(self, request: Request, name: str) -> Response:
-        self._check_readable(request, name)
+        self._site.readable(request, name)
         _, after = _query(request)
-        rows = self._node.manifests.list_manifests(name, after, views.PAGE + 1)
-        return page(
+        rows = self._node.manifests.list_manifests(name, after, lists.PAGE + 1)
+        more = str(rows[lists.PAGE - 1].digest) if len(rows) > lists.PAGE else ""
+        return self._site.page(
+            request,
             "manifests.html",
+            "Images",
             name=name,
-            rows=rows[: views.PAGE],
-            more=str(rows[views.PAGE - 1].digest) if len(rows) > views.PAGE else "",
-            visitor=self._visitor(request),
+            rows=rows[: lists.PAGE],
+            usage=self._node.storage.usage(name),
+            next=_next(request, f"/r/{name}/-/manifests", more),
         )
 
     def by_tag(self, request: Request, name: str, tag: str) -> Response:
-        return self._manifest(request, name, check_tag(tag))
+        return self._image(request, name, check_tag(tag))
 
     def by_digest(self, request: Request, name: str, digest: str) -> Response:
-        return self._manifest(request, name, Digest.parse(digest))
+        return self._image(request, name, Digest.parse(digest))
 
-    def asset(self, request: Request, name: str) -> Response:
-        response = asset(name)
-        if response is None:
-            raise Problem(404, "UNSUPPORTED", "The page has no such file.")
-        return response
+    def packages(self, request: Request, name: str) -> Response:
+        """The packages of one image in an index; those of a refused one are withheld."""
+        principal = self._site.readable(request, name)
+        index = Digest.parse(request.parameter("in") or "")
+        image = Digest.parse(request.parameter("image") or "")
+        stored = self._node.manifests.get(name, index)
+        if stored is None:
+            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {index}.")
+        verdict = self._node.admission.explain(name, stored)
+        if verdict is not None and not verdict.allowed and not principal.may("push", name):
+            raise Problem(403, "DENIED", "What is in this image is withheld: a rule refuses it.")
+        search, _ = _query(request)
+        found = images.packages(self._node, name, image, stored)
+        start = int(text) if (text := (request.parameter("after") or "0")[:7]).isdecimal() else 0
+        rows = [one for one in found or () if search in one.name.lower()]
+        last = start + lists.PAGE
+        more = str(last) if len(rows) > last else ""
+        return self._site.page(
+            request,
+            "packages.html",
+            "Images",
+            name=name,
+            index=index,
+            image=image,
+            rows=rows[start:last],
+            matching=len(rows),
+            listed=found is not None,
+            every=len(found or ()),
+            search=search,
+            next=_next(request, f"/r/{name}/-/packages", more),
+        )
+
+    def _image(self, request: Request, name: str, target: Digest | str) -> Response:
+        principal = self._site.readable(request, name)
+        tag = target if isinstance(target, str) else ""
+        if tag and not principal.may("pull", name, tag):
+            raise Problem(403, "DENIED", f"You may not pull {name}:{tag}.")
+        stored = self._node.manifests.get(name, target)
+        if stored is None:
+            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}.")
+        verdict = self._node.admission.explain(name, stored)
+        refused = verdict is not None and not verdict.allowed
+        pushes = principal.may("push", name)
+        host = self._site.host(request)
+        platform = request.parameter("platform") or ""
+        pinned = f"{host}/{name}@{stored.digest}"
+        return self._site.page(
+            request,
+            "image.html",
+            "Images",
+            name=name,
+            tag=tag,
+            tagged=self._node.manifests.tag(name, tag) if tag else None,
+            pinned=pinned,
+            reference=f"{host}/{name}:{tag}" if tag else pinned,
+            view=images.image(self._node, name, stored, platform),
+            verdict=verdict,
+            refused=refused,
+            cure=_cure(verdict, pinned) if refused and verdict else "",
+            scan=self._node.admission.scan(name, stored),
+            withheld=refused and not pushes,
+            pushes=pushes,
+            deletes=principal.may("delete", name, tag),
+        )
+
+
+def _cure(verdict: PullVerdict, reference: str) -> str:
+    """The command in the hint, with this image; empty if there is none."""
+    found = _COMMAND.search(verdict.hint)
+    if found is None:
+        return ""
+    command = found[1].replace("IMAGE", reference).replace(" ...", " --predicate FILE --key KEY")
+    return command if reference in command else f"{command} {reference}"
+
+
+class LoginPages:
+    """Logging in and out; all public methods are handlers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
 
     def form(self, request: Request, refused: str = "", username: str = "") -> Response:
-        if not self._node.authenticator.accounts:
-            raise Problem(404, "UNSUPPORTED", "This node has no accounts.")
-        return page(
+        node = self._site.node
+        if not node.authenticator.accounts:
+            raise Problem(404, "UNSUPPORTED", "This registry has no accounts.")
+        view = node.accounts.store.view() if node.accounts is not None else None
+        public = sorted(one.name for one in view.projects.values() if one.public) if view else []
+        return self._site.page(
+            request,
             "login.html",
             status=401 if refused else 200,
             refused=refused,
             username=username,
-            after=_local_path(request.parameter("next") or "/"),
-            visitor=self._visitor(request),
+            after=local_path(request.parameter("next") or "/"),
+            public=public,
         )
 
     def log_in(self, request: Request) -> Response:
-        fields = _form(request)
-        username, authenticator = fields.get("username", ""), self._node.authenticator
+        fields = read_form(request)
+        username, authenticator = first(fields, "username"), self._site.node.authenticator
         if not authenticator.accounts:
             return self.form(request)
+        password = fields.get("password", ("",))[0]
         try:
-            principal = authenticator.sign_in(username, fields.get("password", ""), request.address)
+            principal = authenticator.sign_in(username, password, request.address)
         except Problem as problem:
             return self.form(request, problem.message, username)
         secure = "; Secure" if authenticator.is_secure(request) else ""
-        value = f"{COOKIE}={self._sessions.start(principal)}; Path=/; HttpOnly; SameSite=Strict"
-        return _redirect(
-            _local_path(fields.get("next", "/")),
+        session = self._site.sessions.start(principal)
+        value = f"{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict"
+        return redirect(
+            local_path(first(fields, "next") or "/"),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),
         )
 
     def log_out(self, request: Request) -> Response:
-        self._sessions.end(cookie(request.header("Cookie")))
-        return _redirect("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
-
-    def _principal(self, request: Request) -> Principal:
-        """The session's current principal, else the request's."""
-        authenticator = self._node.authenticator
-        session = (
-            self._sessions.find(cookie(request.header("Cookie")))
-            if authenticator.accounts
-            else None
-        )
-        principal = (
-            authenticator.principal_of(session.account, request.address) if session else None
-        )
-        if session is None or principal is None or principal.stamp != session.stamp:
-            return request.principal
-        return principal
-
-    def _visitor(self, request: Request) -> Visitor:
-        query = request.query_string
-        here = request.path + (f"?{query}" if query else "")
-        host = request.header("Host") or ""
-        return Visitor(self._principal(request).name, self._node.authenticator.accounts, host, here)
-
-    def _check_readable(self, request: Request, name: str) -> None:
-        """Hidden repositories get the same answer as missing ones."""
-        check_repository(name)
-        if not self._node.storage.exists(name) or not self._principal(request).may("pull", name):
-            raise Problem(
-                404, "NAME_UNKNOWN", f"There is no repository {name}, or you may not see it."
-            )
-
-    def _manifest(self, request: Request, name: str, target: Digest | str) -> Response:
-        self._check_readable(request, name)
-        stored = self._node.manifests.get(name, target)
-        if stored is None:
-            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}.")
-        tag = target if isinstance(target, str) else ""
-        visitor = self._visitor(request)
-        verdict = self._node.admission.explain(name, stored)
-        writes = self._principal(request).may("push", name)
-        return page(
-            "manifest.html",
-            name=name,
-            tag=tag,
-            reference=f"{visitor.host}/{name}" + (f":{tag}" if tag else f"@{stored.digest}"),
-            view=views.image(self._node, name, stored),
-            verdict=verdict,
-            withheld=verdict is not None and not verdict[0] and not writes,
-            visitor=visitor,
-        )
+        if self._site.sessions.find(cookie(request)) is not None:
+            self._site.form(request)
+        self._site.sessions.end(cookie(request))
+        return redirect("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
 
 
 def _query(request: Request) -> tuple[str, str]:
@@ -302,23 +243,12 @@ def _query(request: Request) -> tuple[str, str]:
     search, after = request.parameter("q") or "", request.parameter("after") or ""
     if "\0" in search + after:
         raise Problem(400, "NAME_INVALID", "Invalid name.")
-    return search.strip().lower()[:255], after[:255]
+    return search.strip().lower()[:255], after[:300]
 
 
-def _form(request: Request) -> dict[str, str]:
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise Problem(415, "UNSUPPORTED", "The form did not come from this page.")
-    text = request.read(_FORM_LIMIT).decode("utf-8", "replace")
-    return {key: values[-1] for key, values in parse_qs(text, keep_blank_values=True).items()}
-
-
-def _local_path(path: str) -> str:
-    """The redirect after login, confined to this node."""
-    decoded = unquote(path)
-    if not decoded.startswith("/") or decoded.startswith(("//", "/\\")) or "\n" in decoded:
-        return "/"
-    return quote(decoded, safe="/:@?&=-._~+%")
-
-
-def _redirect(path: str, *headers: tuple[str, str]) -> Response:
-    return Response.of(303, [("Location", path), ("Cache-Control", "no-store"), *SAFE, *headers])
+def _next(request: Request, path: str, after: str) -> str:
+    """The path of the page that begins after a name, empty without one."""
+    if not after:
+        return ""
+    kept = {key: values[-1] for key, values in request.query.items() if key != "after"}
+    return f"{path}?{urlencode({**kept, 'after': after})}"

@@ -1,21 +1,24 @@
-"""View models of the web pages, read from a data directory: paged lists, and images."""
+"""One image as its page shows it: configuration, layers, platforms, what is attached, packages."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from shipline.errors import ContentError
+from shipline.errors import ContentError, NotFound
+from shipline.gates.reports import Component, Sbom, parse_report
 from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media, parse_manifest
+from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.cache import StoredManifest
-from shipline.server.entries import Usage
-from shipline.server.http import Principal
-from shipline.server.manifests import ManifestEntry, Manifests, TaggedDigest
+from shipline.server.manifests import ListedFacts, ManifestEntry
 from shipline.server.node import RegistryNode
+from shipline.supply import stored_statements
 
 _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
@@ -26,6 +29,7 @@ _MAX_TEXT = 2000  # characters of one label, annotation or step
 _MAX_DOCUMENT = 256 << 10  # characters of a manifest that are shown
 _FACTS = ("User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal")
 _ATTACHED = (".sig", ".att", ".sbom")
+_PACKAGE_LISTS = ("https://spdx.dev/Document", "https://cyclonedx.org/bom")
 _ATTESTATION = "attestation-manifest"  # BuildKit's annotation, not a platform
 
 
@@ -43,13 +47,12 @@ class HistoryStep:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child of an index; `size` in bytes with its layers, None if it is missing or beyond the
-    first CHILDREN.
-    """
+    """A child of an index, and whether it is `here`; `facts` are those of the first CHILDREN."""
 
     descriptor: Descriptor
     platform: str
-    size: int | None
+    here: bool
+    facts: ListedFacts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +63,28 @@ class Attachment:
     kind: str
     predicate: str
     size: int
-    created: str
+    created: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """Everything about one manifest. `config` is None unless it is an image, and if it is
-    `damaged`. Long texts are truncated.
+    """One manifest. For an index, `chosen` is the child whose configuration and layers are shown;
+    for an image it is itself. `config` is None unless that is an image, and if it is `damaged`.
+    Long texts are truncated.
     """
 
     listed: ManifestEntry | None
     document: Manifest | Index
     digest: Digest
+    facts: ListedFacts
+    chosen: Digest
     config: ImageConfig | None
     damaged: bool
-    facts: tuple[Fact, ...]
+    settings: tuple[Fact, ...]
     notes: tuple[tuple[str, str], ...]
     children: tuple[Child, ...]
     more_children: int
     steps: tuple[HistoryStep, ...]
-    size: int | None
     signatures: tuple[Attachment, ...]
     attestations: tuple[Attachment, ...]
     others: tuple[Attachment, ...]
@@ -87,10 +92,14 @@ class ImageView:
     text: str
 
 
-def image(node: RegistryNode, name: str, stored: StoredManifest) -> ImageView:
-    """Raises ContentError for a manifest that is damaged on disk."""
+def image(node: RegistryNode, name: str, stored: StoredManifest, platform: str = "") -> ImageView:
+    """With the configuration and layers of its first image, or of the one for `platform`. Raises
+    ContentError for a manifest that is damaged on disk.
+    """
     document = parse_manifest(stored.raw, stored.media_type)
-    config = config_of(node, name, document)
+    children = tuple(_children(node, name, document))
+    chosen_digest, chosen = _chosen(node, name, stored.digest, document, children, platform)
+    config = config_of(node, name, chosen)
     attached, more = attached_to(node, name, stored.digest)
     kinds: dict[str, list[Attachment]] = {"signature": [], "attestation": []}
     others: list[Attachment] = []
@@ -100,14 +109,15 @@ def image(node: RegistryNode, name: str, stored: StoredManifest) -> ImageView:
         node.manifests.entry(name, stored.digest),
         document,
         stored.digest,
+        node.manifests.facts(name, stored.digest),
+        chosen_digest,
         config,
-        config is None and _has_image_config(document),
-        tuple(_facts(config)) if config is not None else (),
-        tuple(_notes(document, config)),
-        tuple(_children(node, name, document)),
+        config is None and _has_image_config(chosen),
+        tuple(_settings(config)) if config is not None else (),
+        tuple(_notes((document, chosen), config)),
+        children,
         max(0, len(document.manifests) - _LISTED) if isinstance(document, Index) else 0,
-        tuple(_steps(document, config)),
-        size_of(node, name, document),
+        tuple(_steps(chosen, config)),
         tuple(kinds["signature"]),
         tuple(kinds["attestation"]),
         tuple(others),
@@ -133,25 +143,26 @@ def _children(node: RegistryNode, name: str, document: Manifest | Index) -> Iter
     entries = document.manifests[:_LISTED] if isinstance(document, Index) else ()
     for number, entry in enumerate(entries):
         platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
-        stored = node.manifests.get(name, entry.digest) if number < CHILDREN else None
-        size = None
+        here = node.manifests.entry(name, entry.digest) if number < CHILDREN else None
+        facts = node.manifests.facts(name, entry.digest) if here is not None else None
+        yield Child(entry, platform, here is not None, facts)
+
+
+def _chosen(
+    node: RegistryNode,
+    name: str,
+    digest: Digest,
+    document: Manifest | Index,
+    children: tuple[Child, ...],
+    platform: str,
+) -> tuple[Digest, Manifest | Index]:
+    images = [one for one in children if one.here and is_image(one.descriptor)]
+    wanted = [one for one in images if one.platform == platform] or images
+    for one in wanted[:1]:
+        stored = node.manifests.get(name, one.descriptor.digest)
         if stored is not None:
-            size = size_of(node, name, parse_manifest(stored.raw, stored.media_type))
-        yield Child(entry, platform, size)
-
-
-def size_of(node: RegistryNode, name: str, document: Manifest | Index) -> int | None:
-    """Bytes to download for everything below the manifest; None for a large index."""
-    if isinstance(document, Manifest):
-        return document.config.size + sum(layer.size for layer in document.layers)
-    if len(document.manifests) > CHILDREN:
-        return None
-    total = 0
-    for entry in document.manifests:
-        stored = node.manifests.get(name, entry.digest)
-        if stored is not None and stored.media_type in media.MANIFESTS:
-            total += size_of(node, name, parse_manifest(stored.raw, stored.media_type)) or 0
-    return total
+            return stored.digest, parse_manifest(stored.raw, stored.media_type)
+    return digest, document
 
 
 def config_of(node: RegistryNode, name: str, document: Manifest | Index) -> ImageConfig | None:
@@ -179,7 +190,7 @@ def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[H
         yield HistoryStep(_truncate(title), "", layer)
 
 
-def _facts(config: ImageConfig) -> Iterator[Fact]:
+def _settings(config: ImageConfig) -> Iterator[Fact]:
     """The container settings of the image; their types are not validated."""
     for key in _FACTS:
         value = config.run.get(key)
@@ -191,11 +202,14 @@ def _facts(config: ImageConfig) -> Iterator[Fact]:
             yield key, texts
 
 
-def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[tuple[str, str]]:
+def _notes(
+    documents: Sequence[Manifest | Index], config: ImageConfig | None
+) -> Iterator[tuple[str, str]]:
     """Labels and annotations, sorted by key."""
     labels = config.run.get("Labels") if config is not None else None
-    notes = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
-    for key, value in sorted((str(key), str(value)) for key, value in notes):
+    notes = [*(labels.items() if isinstance(labels, dict) else ())]
+    notes += [note for document in documents for note in document.annotations.items()]
+    for key, value in sorted({(str(key), str(value)) for key, value in notes}):
         yield _truncate(key, 255), _truncate(value)
 
 
@@ -232,9 +246,17 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
     elif artifact_type == "application/vnd.cncf.notary.signature":
         kind, predicate = "signature", "Notary Project"
     created = notes.get("org.opencontainers.image.created", "")
-    return Attachment(
-        Digest.parse(entry["digest"]), kind, predicate, int(entry.get("size", 0)), created
-    )
+    size = int(entry.get("size", 0))
+    return Attachment(Digest.parse(entry["digest"]), kind, predicate, size, _time(created))
+
+
+def _time(text: str) -> datetime | None:
+    """RFC 3339 with a time zone, else None."""
+    try:
+        made = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return made if made.tzinfo is not None else None
 
 
 def _by_tag(node: RegistryNode, name: str, digest: Digest) -> Iterator[Attachment]:
@@ -248,126 +270,31 @@ def _by_tag(node: RegistryNode, name: str, digest: Digest) -> Iterator[Attachmen
         for layer in layers:
             kind = {".sig": "signature", ".att": "attestation"}.get(suffix, layer.media_type)
             predicate = layer.annotations.get("predicateType", "")
-            yield Attachment(stored.digest, kind, predicate, layer.size, "")
+            yield Attachment(stored.digest, kind, predicate, layer.size, None)
 
 
-PAGE = 100  # rows
-_MAX_READ = 64 << 10  # bytes; lists do not read larger manifests
-_MAX_EXAMINED = 20_000  # names examined for one page
-N = TypeVar("N")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class RowPage(Generic[R]):
-    """Up to PAGE rows. `more` is the name after which the next page starts, empty at the end;
-    `stopped`: the search gave up before examining every name.
+def packages(
+    node: RegistryNode, name: str, digest: Digest, stored: StoredManifest
+) -> tuple[Component, ...] | None:
+    """The packages that a build listed, in the index `stored`, beside its image `digest`, by name;
+    None without a list. Raises ContentError for a damaged one.
     """
-
-    rows: tuple[R, ...]
-    more: str = ""
-    stopped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryRow:
-    """A repository with its usage."""
-
-    name: str
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class TagRow:
-    """A tag with its image; `size` in bytes of all platforms, None if expensive to compute."""
-
-    tagged: TaggedDigest
-    media_type: str
-    platforms: tuple[str, ...]
-    size: int | None
-    signatures: int
-
-
-def repositories(
-    node: RegistryNode, principal: Principal, after: str, search: str
-) -> RowPage[RepositoryRow]:
-    """Repositories after `after` that `principal` may pull, by name."""
-    return _page(
-        _names(node, after),
-        str,
-        lambda name: search in name and principal.may("pull", name),
-        lambda name: RepositoryRow(name, node.storage.usage(name)),
-    )
-
-
-def tags(node: RegistryNode, name: str, after: str, search: str) -> RowPage[TagRow]:
-    """Tags after `after`, without those that only hold signatures and attestations."""
-    return _page(
-        _tagged(node.manifests, name, after),
-        lambda tagged: tagged.tag,
-        lambda tagged: search in tagged.tag.lower() and not is_attachment(tagged.tag),
-        lambda tagged: _tag_row(node, name, tagged),
-    )
-
-
-def is_attachment(tag: str) -> bool:
-    """Whether a tag holds signatures or the like (cosign's), or is a referrers tag."""
-    head, dash, rest = tag.partition("-")
-    hexadecimal = rest.partition(".")[0]
-    return bool(dash) and head in ("sha256", "sha512") and len(hexadecimal) >= 64
-
-
-def _page(
-    items: Iterable[N],
-    name: Callable[[N], str],
-    accept: Callable[[N], bool],
-    row: Callable[[N], R],
-) -> RowPage[R]:
-    rows: list[R] = []
-    last = ""
-    for seen, item in enumerate(items):
-        if seen == _MAX_EXAMINED:
-            return RowPage(tuple(rows), last, stopped=True)
-        if accept(item):
-            if len(rows) == PAGE:
-                return RowPage(tuple(rows), last)
-            rows.append(row(item))
-        last = name(item)
-    return RowPage(tuple(rows))
-
-
-def _names(node: RegistryNode, after: str) -> Iterator[str]:
-    while page := node.storage.repositories(after, 1000):
-        yield from page
-        after = page[-1]
-
-
-def _tagged(manifests: Manifests, name: str, after: str) -> Iterator[TaggedDigest]:
-    while page := manifests.tagged(name, after, 1000):
-        yield from page
-        after = page[-1].tag
-
-
-def _tag_row(node: RegistryNode, name: str, tagged: TaggedDigest) -> TagRow:
-    stored = node.manifests.get(name, tagged.digest)
-    if stored is None:  # deleted between the two reads
-        return TagRow(tagged, "", (), 0, 0)
-    if len(stored.raw) > _MAX_READ:
-        return TagRow(tagged, stored.media_type, (), None, 0)
     document = parse_manifest(stored.raw, stored.media_type)
-    attached, _ = attached_to(node, name, stored.digest)
-    return TagRow(
-        tagged,
-        document.artifact_type or stored.media_type,
-        _platforms(node, name, document),
-        size_of(node, name, document),
-        sum(item.kind == "signature" for item in attached),
-    )
-
-
-def _platforms(node: RegistryNode, name: str, document: Manifest | Index) -> tuple[str, ...]:
-    if isinstance(document, Index):
-        images = filter(is_image, document.manifests)
-        return tuple(str(image.platform) for image in islice(images, CHILDREN))
-    config = config_of(node, name, document)
-    return (str(config.platform),) if config is not None else ()
+    if not isinstance(document, Index):
+        return None
+    entry = next((one for one in document.manifests if one.digest == digest), None)
+    if entry is None:
+        return None
+    source = StoredEvidence(node.storage, node.manifests, name)
+    found: set[Component] = set()
+    listed = False
+    try:
+        for kind, raw in stored_statements(source, document, entry):
+            if kind.startswith(_PACKAGE_LISTS):
+                content = parse_report(io.BytesIO(raw)).content
+                listed = listed or isinstance(content, Sbom)
+                found.update(content.components if isinstance(content, Sbom) else ())
+    except NotFound:
+        return None
+    by_name = sorted(found, key=lambda one: (one.name.lower(), one.version))
+    return tuple(by_name) if listed else None
