@@ -6,10 +6,8 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +15,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, NotFound, UsageError
-from shipline.oci import Digest, Reference
+from shipline.oci import Reference
 
 if TYPE_CHECKING:
     from shipline.config import Config
@@ -126,43 +124,12 @@ class ChosenImages:
 
 def delivery_of(query: CommitQuery, config: Config, client: Client) -> Delivery:
     """The delivery of the project of a configuration."""
-    from shipline.deliver.delivery import Delivery
+    from shipline.config.project import project_delivery
     from shipline.home import state_directory
-    from shipline.trust import TrustPolicy, load_trust
 
-    root = config.file.parent if config.file else Path()
-    return Delivery(
-        git=query.git,
-        root=root,
-        home=state_directory(),
-        environ=os.environ,
-        repositories=lambda image: client.repository(image).unmirrored,
-        http=client.http,
-        trust=TrustPolicy(load_trust(config.trust, root)) if config.trust else None,
-        image=config.pipeline.image,
-        fetch=query.fetch,
-        environments=config.environments or {},
-        targets=config.pipeline.images,
-        gates=config.gates,
-        summaries=partial(_summaries, str(root)),
+    return project_delivery(
+        config, query.git, client, home=state_directory(), environ=os.environ, fetch=query.fetch
     )
-
-
-def _summaries(root: str, digest: Digest) -> Iterator[Mapping[str, Any]]:
-    """What gates said of a digest in runs of this project on this machine, newest first."""
-    from shipline.gates import SUMMARY_TYPE
-    from shipline.home import state_directory
-    from shipline.ship.runs import Runs
-    from shipline.ship.steps.build import pushed_images
-    from shipline.ship.steps.gates import gate_verdicts
-
-    for run in Runs(state_directory()).all():
-        if run.root != root:
-            continue
-        for target, image in pushed_images(run).items():
-            if image.digest == digest:
-                found = gate_verdicts(run).statements.get(target, ())
-                yield from (content for kind, content in found if kind == SUMMARY_TYPE)
 
 
 def images_of(

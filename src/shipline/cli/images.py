@@ -260,7 +260,7 @@ def diff(first: str, second: str, platform: str | None, as_json: bool) -> None:
         for one in digests:
             click.echo(f"{sign} {one}")
     for title, changes in (
-        ("files", found.files),
+        ("files", found.files or {}),
         ("configuration", found.config),
         ("packages", found.packages or {}),
     ):

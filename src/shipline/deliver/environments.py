@@ -141,6 +141,20 @@ Environments = Mapping[str, EnvironmentSection]
 """The environments by name."""
 
 
+def in_order(environments: Environments) -> list[str]:
+    """The names of the environments, each after the one that it comes after."""
+    names: list[str] = []
+
+    def add(name: str) -> None:
+        if name and name not in names:
+            add(environments[name].after)
+            names.append(name)
+
+    for name in environments:
+        add(name)
+    return names
+
+
 def named_environment(environments: Environments, name: str) -> EnvironmentSection:
     """The section of an environment. Raises ConfigError if there are none, UsageError."""
     require_environments(environments)

@@ -14,6 +14,7 @@ from shipline.deliver.checks import EnvironmentVerdict, verify
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.gitops import Deployed, Deployment, OnRace
 from shipline.deliver.promotion import promote, read_states
+from shipline.deliver.promotion.state import Digests
 from shipline.errors import Waiting
 from shipline.values import replace
 
@@ -45,6 +46,7 @@ def roll_out(
     chosen: Deployment | None = None,
     automatic: bool = False,
     allow_older: bool = False,
+    seen: Digests | None = None,
     wait: bool = True,
     checks: bool = True,
 ) -> Rollout:
@@ -64,6 +66,7 @@ def roll_out(
         chosen=chosen,
         automatic=automatic,
         allow_older=allow_older,
+        seen=seen,
     )
     if section.canary and read_states(delivery, (name,))[name].current:
         done = _canary(delivery, section, promoted, step)

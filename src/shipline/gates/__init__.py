@@ -27,7 +27,7 @@ from shipline.gates.section import (
     TestsGate,
     VulnerabilitiesGate,
 )
-from shipline.gates.statements import Predicate, predicates, summary
+from shipline.gates.statements import VULNERABILITIES, Predicate, predicates, summary
 from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.gates.waivers import Waiver, Waivers
 
@@ -36,6 +36,7 @@ __all__ = [
     "OUTPUT_FORMATS",
     "REPORT_GATES",
     "SUMMARY_TYPE",
+    "VULNERABILITIES",
     "Baseline",
     "Check",
     "CommandGate",

@@ -35,13 +35,13 @@ Changes = Mapping[str, tuple[Any, Any]]
 class ImageDifference(Struct, frozen=True):
     """Files and packages have one line of text for each image. `bytes` are those of the layers,
     `layers` the digests that only one of the images has. `packages` is None unless both images
-    have a list of packages.
+    have a list of packages, `files` unless they were compared.
     """
 
     digests: tuple[str, str]
     bytes: tuple[int, int]
     layers: tuple[tuple[str, ...], tuple[str, ...]]
-    files: Changes
+    files: Changes | None
     config: Changes
     packages: Changes | None = None
 
@@ -64,14 +64,16 @@ class _Side(Struct, frozen=True):
     index: Index | None
 
 
-def difference(first: OpenImage, second: OpenImage, platform: Platform) -> ImageDifference:
-    """Compare the images for a platform; layers that both have are read once. Raises ContentError
-    for what is no image, or has none for the platform.
+def difference(
+    first: OpenImage, second: OpenImage, platform: Platform, *, files: bool = True
+) -> ImageDifference:
+    """Compare the images for a platform. Layers are only read for `files`, those that both have
+    once. Raises ContentError for what is no image, or has none for the platform.
     """
     sides = _side(first, platform), _side(second, platform)
     digests = [{str(one.digest): None for one in side.manifest.layers} for side in sides]
     read: dict[Digest, tuple[Toc, dict[str, str]]] = {}
-    before, after = (_files(side, read) for side in sides)
+    paths = _changes(*(_files(side, read) for side in sides)) if files else None
     packages = [_packages(side) for side in sides]
     return ImageDifference(
         (str(sides[0].target.digest), str(sides[1].target.digest)),
@@ -80,7 +82,7 @@ def difference(first: OpenImage, second: OpenImage, platform: Platform) -> Image
             tuple(one for one in digests[0] if one not in digests[1]),
             tuple(one for one in digests[1] if one not in digests[0]),
         ),
-        _changes(before, after),
+        paths,
         _changes(_settings(sides[0]), _settings(sides[1])),
         None if None in packages else _changes(packages[0] or {}, packages[1] or {}),
     )

@@ -15,6 +15,7 @@ from shipline.supply.claims import (
     StatementSource,
     at_the_source,
     attachment_tag,
+    find_claims,
 )
 from shipline.supply.envelopes import (
     BUNDLE,
@@ -122,6 +123,7 @@ __all__ = [
     "encrypted_pem",
     "examine",
     "examine_attestations",
+    "find_claims",
     "from_base64",
     "generate_key",
     "pae",

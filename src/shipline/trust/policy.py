@@ -101,6 +101,18 @@ class TrustPolicy:
             hint=verdict.hint,
         )
 
+    def signatures(
+        self, source: StatementSource, name: Reference, target: Descriptor
+    ) -> Verification | None:
+        """The signatures of `target` itself that count by the rule for its name, and those that do
+        not; None without a rule that requires any.
+        """
+        rule = self._trust.rule_for(name)
+        if rule is None or rule.section.action != "require":
+            return None
+        form = Form.TAG if self._trust.as_podman else None
+        return _Asked(rule, source, name, _no_parents, form).findings(target).signatures
+
     def keys_for(self, name: Reference) -> tuple[PublicKey, ...]:
         """The keys that may sign statements about an image."""
         rule = self._trust.rule_for(name)

@@ -12,13 +12,16 @@ from shipline.deliver.promotion.policy import (
 from shipline.deliver.promotion.promoting import (
     approve,
     blocked,
+    check_approval,
     hold,
     policy_of,
+    previous_deployments,
     promote,
     read_states,
     release,
     rollback,
     set_stopped,
+    source_author,
 )
 from shipline.deliver.promotion.state import (
     SKEW_S,
@@ -39,13 +42,16 @@ __all__ = [
     "approve",
     "blocked",
     "blockers",
+    "check_approval",
     "hold",
     "policy_of",
     "possible_at",
+    "previous_deployments",
     "promote",
     "read_states",
     "recorded_times",
     "release",
     "rollback",
     "set_stopped",
+    "source_author",
 ]

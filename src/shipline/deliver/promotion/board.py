@@ -9,6 +9,7 @@ from typing import Any
 
 from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
+from shipline.deliver.environments import in_order
 from shipline.deliver.gitops import Deployment
 from shipline.deliver.promotion.policy import Blocker, possible_at, shown_span
 from shipline.deliver.promotion.promoting import States, blocked
@@ -89,16 +90,7 @@ def row(delivery: Delivery, states: States, name: str, *, judged: bool = False) 
 
 def board_rows(delivery: Delivery, states: States) -> list[BoardRow]:
     """The rows of all environments, each after those before it."""
-    names: list[str] = []
-
-    def add(name: str) -> None:
-        if name and name not in names:
-            add(delivery.environments[name].after)
-            names.append(name)
-
-    for name in delivery.environments:
-        add(name)
-    return [row(delivery, states, name) for name in names]
+    return [row(delivery, states, name) for name in in_order(delivery.environments)]
 
 
 def deployment_json(one: Deployment) -> dict[str, Any]:

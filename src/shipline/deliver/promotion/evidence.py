@@ -28,11 +28,14 @@ def _of_image(delivery: Delivery, image: Reference) -> dict[str, JudgedGate]:
     required = () if delivery.gates is None else [name for name, _, _ in delivery.gates.gates()]
     if attested and attested.keys() >= set(required):
         return attested
-    return {**_newest(delivery.summaries(image.digest)), **attested}
+    own = ((summary, "") for summary in delivery.summaries(image.digest))
+    return {**_newest(own), **attested}
 
 
-def _attested(delivery: Delivery, image: Reference) -> Iterator[Mapping[str, Any]]:
-    """The summaries of gates in statements about the image that a trusted key signed."""
+def _attested(delivery: Delivery, image: Reference) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The summaries of gates in statements about the image that a trusted key signed, each with the
+    name of the key.
+    """
     keys = delivery.trust.keys_for(image) if delivery.trust else ()
     if not keys:
         return
@@ -40,20 +43,20 @@ def _attested(delivery: Delivery, image: Reference) -> Iterator[Mapping[str, Any
     found = examine_attestations(source, source.resolve(str(image.digest)), keys, SUMMARY_TYPE)
     for proven in found.proven:
         if isinstance(proven.statement.predicate, Mapping):
-            yield proven.statement.predicate
+            yield proven.statement.predicate, proven.key.name
 
 
-def _newest(summaries: Iterable[Mapping[str, Any]]) -> dict[str, JudgedGate]:
+def _newest(summaries: Iterable[tuple[Mapping[str, Any], str]]) -> dict[str, JudgedGate]:
     """The newest verdict of each gate; what is not as gates write it is left out."""
     newest: dict[str, JudgedGate] = {}
-    for judged in (one for summary in summaries for one in _judged(summary)):
+    for judged in (one for summary, signer in summaries for one in _judged(summary, signer)):
         before = newest.get(judged.gate)
         if before is None or judged.at > before.at:
             newest[judged.gate] = judged
     return newest
 
 
-def _judged(summary: Mapping[str, Any]) -> Iterator[JudgedGate]:
+def _judged(summary: Mapping[str, Any], signer: str) -> Iterator[JudgedGate]:
     try:
         at = datetime.fromisoformat(summary["judgedAt"]).timestamp()
         for gate in summary["gates"]:
@@ -64,6 +67,8 @@ def _judged(summary: Mapping[str, Any]) -> Iterator[JudgedGate]:
                 reason=str(gate["reason"]),
                 at=at,
                 environment=str(summary.get("environment", "")),
+                checks=tuple(one for one in gate.get("checks", ()) if isinstance(one, Mapping)),
+                signer=signer,
             )
     except (KeyError, TypeError, ValueError, AttributeError):
         return

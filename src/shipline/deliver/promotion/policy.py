@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import Any
 
 from shipline.deliver.environments import Approvals, EnvironmentSection
 from shipline.deliver.gitops import shown_time
@@ -44,7 +45,8 @@ class Blocker:
 class JudgedGate:
     """What a gate said of an image: `outcome` as in gates.Outcome, judged at `at`, in seconds since
     1970; `blocks` says whether it stopped a release, `environment` for which one it was judged,
-    empty for all.
+    empty for all. `checks` are those of the summary (gates.summary), `signer` is the name of the
+    key that attested it, empty for a run of this machine.
     """
 
     gate: str
@@ -53,6 +55,8 @@ class JudgedGate:
     reason: str
     at: float
     environment: str = ""
+    checks: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    signer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

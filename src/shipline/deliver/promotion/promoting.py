@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from shipline.deliver.canary.state import position
 from shipline.deliver.canary.weights import left as left_by_canary
 from shipline.deliver.delivery import Delivery
-from shipline.deliver.environments import EnvironmentSection
+from shipline.deliver.environments import Approvals, EnvironmentSection
 from shipline.deliver.gitops import (
     RECORDS,
     Action,
@@ -130,6 +130,7 @@ def promote(
     allow_older: bool = False,
     emergency: str = "",
     again: bool = False,
+    seen: Digests | None = None,
     dry_run: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
@@ -139,13 +140,15 @@ def promote(
     one, ends with that; what its images once had to wait for does not stop them.
 
     `image` is a digest, tag or commit that was deployed before, or an image in the registry.
-    `images` are those of `chosen` by target, if they are trusted already. An `emergency`, a reason,
-    bypasses all rules but holds, stops and, without `allow_older`, the order of commits; the commit
-    names them. Raises PromotionRefused, Waiting, TrustRefused, and what `Delivery.change` raises.
+    `images` are those of `chosen` by target, if they are trusted already; with `seen`, only images
+    of these digests are promoted. An `emergency`, a reason, bypasses all rules but holds, stops
+    and, without `allow_older`, the order of commits; the commit names them. Raises
+    PromotionRefused, Waiting, TrustRefused, and what `Delivery.change` raises.
     """
     section = delivery.environment(name)
     states = _read_for(delivery, image, name, section.after, source)
     chosen = chosen or _chosen(delivery, states, source or section.after, image)
+    _require_seen(seen, chosen, source or section.after)
     if images is None:
         images = delivery.trusted(delivery.by_target(chosen.images)).images
     candidate = _judged(delivery, chosen)
@@ -195,13 +198,13 @@ def rollback(
     *,
     image: str = "",
     reason: str = "",
-    bad: Digests | None = None,
+    seen: Digests | None = None,
     dry_run: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
     """Set the images that were verified in the environment before the present ones, or `image`, and
     hold the present ones, in one push. While there is a canary, its images are the present ones.
-    With `bad`, only if these are. Neither windows, approvals nor a stop delay it.
+    With `seen`, only if these are. Neither windows, approvals nor a stop delay it.
 
     Raises PromotionRefused if there is nothing to go back to, or if the present ones are the result
     of a rollback and no image is named; TrustRefused, NotFound.
@@ -216,8 +219,7 @@ def rollback(
                 f"nothing of {delivery.app} was deployed to {name}", code="deployment-missing"
             )
         stable, current = current, left.last if left else current
-        if bad is not None and current.digests != bad:
-            raise PromotionRefused(f"{name} has {current.version} now, which is another image")
+        _require_seen(seen, current, name)
         if image:
             target = _named(state, image)
         elif left:
@@ -241,10 +243,12 @@ def approve(
     *,
     image: str = "",
     reason: str = "",
+    seen: Digests | None = None,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployment:
     """Approve images for an environment, by default those of the environment before it, in the name
-    of the user of git here. Raises PromotionRefused if this person's approval does not count.
+    of the user of git here; with `seen`, only if it is these. Raises PromotionRefused if this
+    person's approval does not count.
     """
     section = delivery.environment(name)
     rule = section.approvals
@@ -256,24 +260,11 @@ def approve(
         )
     states = _read_for(delivery, image, name, section.after)
     chosen = _chosen(delivery, states, section.after, image)
-    author = _author(delivery, chosen)
+    _require_seen(seen, chosen, section.after)
+    author = source_author(delivery, chosen)
 
     def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment:
-        person = branch.committer
-        if state.current and state.current.digests == chosen.digests:
-            raise UsageError(f"{name} has {chosen.version} already", code="deployment-current")
-        if hold := state.held(chosen.digests):
-            raise PromotionRefused(
-                f"{chosen.version} is held in {name} {hold.attribution}",
-                hint=f"`shipline release --env {name}` releases it",
-            )
-        if problem := may_approve(rule, person, author):
-            raise PromotionRefused(f"this approval would not count: {problem}")
-        if mailbox(person) in [mailbox(one.by) for one in state.approvals(chosen.digests)]:
-            raise PromotionRefused(
-                f"{address(person)} has approved {chosen.version} for {name} already",
-                hint="another person must approve it",
-            )
+        check_approval(rule, state, chosen, branch.committer, author)
         return _about(delivery, name, Action.APPROVE, chosen, reason)
 
     def check(branch: RemoteBranch, commit: str) -> None:
@@ -290,19 +281,45 @@ def approve(
     return made
 
 
+def check_approval(
+    rule: Approvals, state: EnvironmentState, chosen: Deployment, person: str, author: str
+) -> None:
+    """Raises UsageError if the environment has the images already, PromotionRefused if an approval
+    by a person would not count.
+    """
+    if state.current and state.current.digests == chosen.digests:
+        raise UsageError(f"{state.name} has {chosen.version} already", code="deployment-current")
+    if hold := state.held(chosen.digests):
+        raise PromotionRefused(
+            f"{chosen.version} is held in {state.name} {hold.attribution}",
+            hint=f"`shipline release --env {state.name}` releases it",
+        )
+    if problem := may_approve(rule, person, author):
+        raise PromotionRefused(f"this approval would not count: {problem}")
+    if mailbox(person) in [mailbox(one.by) for one in state.approvals(chosen.digests)]:
+        raise PromotionRefused(
+            f"{address(person)} has approved {chosen.version} for {state.name} already",
+            hint="another person must approve it",
+        )
+
+
 def hold(
     delivery: Delivery,
     name: str,
     *,
     image: str = "",
     reason: str = "",
+    seen: Digests | None = None,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployment | None:
-    """Keep images out of an environment, by default those that it has; None if they are held."""
+    """Keep images out of an environment, by default those that it has; with `seen`, only if it is
+    these. None if they are held.
+    """
     states = _read_for(delivery, image)
 
     def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
         chosen = _chosen(delivery, {**states, name: state}, name, image)
+        _require_seen(seen, chosen, name)
         if state.held(chosen.digests):
             return None
         return _about(delivery, name, Action.HOLD, chosen, reason)
@@ -316,10 +333,11 @@ def release(
     *,
     image: str = "",
     reason: str = "",
+    seen: Digests | None = None,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployment | None:
-    """End a hold, by default the only one; None if nothing is held. Raises UsageError if there are
-    several.
+    """End a hold, by default the only one, with `seen` that of these images; None if nothing is
+    held. Raises UsageError if there are several.
     """
 
     def make(branch: RemoteBranch, state: EnvironmentState) -> Deployment | None:
@@ -327,6 +345,8 @@ def release(
         if image:
             chosen = _chosen(delivery, {name: state}, name, image)
             holds = tuple(one for one in holds if one.digests & chosen.digests)
+        if seen is not None:
+            holds = tuple(one for one in holds if one.digests == seen)
         if len(holds) > 1:
             versions = ", ".join(one.version for one in holds)
             raise UsageError(
@@ -361,7 +381,7 @@ def blocked(
     now = _now(delivery)
     if not judged:
         section = replace(policy.section, gates=type(policy.section.gates)())
-        candidate = Candidate(chosen.digests, chosen.version, _author(delivery, chosen))
+        candidate = Candidate(chosen.digests, chosen.version, source_author(delivery, chosen))
         return blockers(replace(policy, section=section), states, candidate, now)
     try:
         delivery.trusted(delivery.by_target(chosen.images))
@@ -435,16 +455,28 @@ def _chosen(delivery: Delivery, states: States, source: str, image: str) -> Depl
     return current
 
 
+def _require_seen(seen: Digests | None, chosen: Deployment, where: str) -> None:
+    """Raises PromotionRefused for other images than those that somebody looked at."""
+    if seen is not None and chosen.digests != seen:
+        raise PromotionRefused(
+            f"{where} has {chosen.version} now, which is another image",
+            hint="look at it, and decide again",
+        )
+
+
 def _in_history(states: States, word: str) -> Deployment | None:
-    """The newest deployment with a digest, tag, or beginning of a commit."""
-    digest = word.rpartition("@")[2] if "@" in word or word.startswith("sha256:") else ""
+    """The newest deployment with a digest, several with commas between, a tag, or the beginning of
+    a commit.
+    """
+    words = word.split(",")
+    digests = {one.rpartition("@")[2] for one in words if "@" in one or one.startswith("sha256:")}
     tag = word.rpartition("/")[2].rpartition(":")[2]
     for one in (one for state in states.values() for one in state.commits):
         if not one.images:
             continue
-        if digest and any(str(found) == digest for found in one.digests):
+        if digests and digests <= set(map(str, one.digests)):
             return one
-        if not digest and (
+        if not digests and (
             any(image.tag == tag and _same_place(image, word) for image in one.images)
             or (len(word) >= _SHORT and _begins(word, one))
         ):
@@ -473,6 +505,15 @@ def _in_registry(delivery: Delivery, word: str) -> Deployment:
     return delivery.deployment("", delivery.trusted(delivery.by_target([image])))
 
 
+def previous_deployments(state: EnvironmentState, current: Deployment) -> Iterator[Deployment]:
+    """What `rollback` may go back to, each once, newest first, the default before the others."""
+    seen = {current.digests}
+    for one in state.deployments:
+        if one.digests not in seen and _is_good(state, one):
+            seen.add(one.digests)
+            yield one
+
+
 def _named(state: EnvironmentState, word: str) -> Deployment:
     """A verified deployment of the environment by a word, to go back to."""
     found = _in_history({state.name: state}, word)
@@ -492,9 +533,8 @@ def _before(state: EnvironmentState, current: Deployment) -> Deployment:
             f"{state.name} was rolled back to {current.version} already, by {current.by}",
             hint=again,
         )
-    for one in state.deployments:
-        if one.digests != current.digests and _is_good(state, one):
-            return one
+    for one in previous_deployments(state, current):
+        return one
     raise PromotionRefused(f"{state.name} had nothing verified before {current.version}")
 
 
@@ -563,7 +603,7 @@ def _is_signed(
 
 def _judged(delivery: Delivery, chosen: Deployment) -> Candidate:
     gates = judged_gates(delivery, chosen.images)
-    return Candidate(chosen.digests, chosen.version, _author(delivery, chosen), gates)
+    return Candidate(chosen.digests, chosen.version, source_author(delivery, chosen), gates)
 
 
 def _gate_lines(candidate: Candidate) -> dict[str, str]:
@@ -576,7 +616,7 @@ def _gate_lines(candidate: Candidate) -> dict[str, str]:
     }
 
 
-def _author(delivery: Delivery, chosen: Deployment) -> str:
+def source_author(delivery: Delivery, chosen: Deployment) -> str:
     """The author of the source: as the clone has it, else as it was recorded."""
     return (author_of(delivery.git, chosen.commit) if chosen.commit else "") or chosen.author
 
