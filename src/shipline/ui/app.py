@@ -34,7 +34,12 @@ from shipline.pages import SECURITY_HEADERS, Frame, Link, asset, render
 from shipline.values import replace
 
 HEADERS = dict(SECURITY_HEADERS)
-NAVIGATION = (Link("Runs", "/runs"),)
+NAVIGATION = (
+    Link("Board", "/board"),
+    Link("Releases", "/releases"),
+    Link("Runs", "/runs"),
+    Link("Regions", "/regions"),
+)
 _HOST = socket.gethostname()
 _HTML = "text/html; charset=utf-8"
 _FORM_LIMIT = 64 << 10  # bytes

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histories import AUTHOR, GITOPS, IMAGES, NOW, said, state
 from shipline.deliver.environments import Approvals, EnvironmentSection, RequiredGates
-from shipline.deliver.gitops import Action, Deployment, GitOpsSection, Update
+from shipline.deliver.gitops import Action
 from shipline.deliver.promotion import (
     SKEW_S,
     Candidate,
@@ -24,39 +25,7 @@ from shipline.deliver.promotion import (
 from shipline.deliver.promotion.policy import may_approve
 from shipline.deliver.windows import Weekdays, Window
 from shipline.globs import Glob
-from shipline.oci import Reference
 from shipline.units import Duration
-
-NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)  # a Monday
-GITOPS = GitOpsSection("deploy.git", (Update(kustomization="."),))
-IMAGES = {
-    name: Reference.parse(f"registry.example/app:{name}@sha256:{letter * 64}")
-    for name, letter in (("a", "a"), ("b", "b"), ("c", "c"))
-}
-AUTHOR = "Ann <ann@example.org>"
-
-
-def said(
-    words: str, environment: str = "dev", *, by: str = "", at: float = -3600, **more: object
-) -> Deployment:
-    """`deploy a`, `verify a fail`, `stop`: made `at` seconds from now."""
-    action, name, verdict = [*words.split(), "", ""][:3]
-    return Deployment(
-        environment,
-        "app",
-        (IMAGES[name],) if name else (),
-        action=Action(action),
-        verdict=verdict,
-        by=f"Someone <{by or 'ops@example.org'}>",
-        time=int(NOW.timestamp() + at),
-        id=f"{words}{at}{by}",
-    )
-
-
-def state(name: str, *commits: Deployment, checked: bool = False) -> EnvironmentState:
-    """The state of an environment from its commits, oldest first."""
-    newest = tuple(reversed(commits))
-    return EnvironmentState(name, newest, recorded_times(newest, NOW.timestamp()), checked)
 
 
 def rules_of(

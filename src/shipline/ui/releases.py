@@ -1,0 +1,396 @@
+"""Releases: images that were built or deployed, and all that is known of one of them.
+
+What git says is one read for all pages; what registries say is asked for one release alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+from shipline.content import fetch_all
+from shipline.deliver.delivery import Delivery
+from shipline.deliver.environments import in_order
+from shipline.deliver.gitops import Action, Deployment
+from shipline.deliver.promotion import Blocker, EnvironmentState, JudgedGate, blocked, possible_at
+from shipline.deliver.promotion.board import BoardRow
+from shipline.deliver.promotion.evidence import judged_gates
+from shipline.deliver.promotion.state import Digests
+from shipline.errors import ContentError, NotFound
+from shipline.gates import ImageFacts, image_facts
+from shipline.git import GitError, read_commit
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    PREDICATE_TYPE,
+    Descriptor,
+    Index,
+    Manifest,
+    Reference,
+    parse_manifest,
+)
+from shipline.supply import (
+    COSIGN_SIGN,
+    Attachable,
+    ClaimKind,
+    PublicKey,
+    Rejected,
+    Statement,
+    Verification,
+    find_claims,
+    short_name,
+)
+from shipline.trust import TrustPolicy, TrustVerdict
+
+States = Mapping[str, EnvironmentState]
+_WAIVED = "waived: "
+_RUNS = 200  # of this machine, whose images are listed
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRelease:
+    """Images that were built together, with the commit of their source. `run` is that of this
+    machine that built them, `places` the environments that have them, `at` the time of the last
+    thing that happened to them.
+    """
+
+    images: tuple[Reference, ...]
+    digests: Digests
+    version: str
+    commit: str
+    author: str
+    run: str
+    at: float
+    places: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    deployed: bool = True
+
+    @property
+    def digest(self) -> str:
+        """That of its first image, which its address has."""
+        return str(self.images[0].digest)
+
+
+def all_releases(states: States, built: Iterable[KnownRelease]) -> list[KnownRelease]:
+    """Everything that was deployed, and what was `built` besides, the newest first."""
+    by_digests: dict[Digests, list[Deployment]] = {}
+    for one in (one for state in states.values() for one in state.commits):
+        if one.digests:
+            by_digests.setdefault(one.digests, []).append(one)
+    found = [_release(states, digests, commits) for digests, commits in by_digests.items()]
+    found += [one for one in built if one.digests not in by_digests]
+    return sorted(found, key=lambda one: one.at, reverse=True)
+
+
+def _release(states: States, digests: Digests, commits: Sequence[Deployment]) -> KnownRelease:
+    newest = max(commits, key=lambda one: one.time)
+    here = [
+        name for name, state in states.items() if state.current and state.current.digests == digests
+    ]
+    return KnownRelease(
+        images=tuple(sorted(newest.images, key=str)),
+        digests=digests,
+        version=newest.version,
+        commit=next((one.commit for one in commits if one.commit), ""),
+        author=next((one.author for one in commits if one.author), ""),
+        run=next((one.run for one in commits if one.run), ""),
+        at=newest.time,
+        places=tuple(here),
+        held=tuple(name for name, state in states.items() if state.held(digests)),
+    )
+
+
+def built_releases(delivery: Delivery) -> Iterator[KnownRelease]:
+    """The images that runs of this project on this machine pushed, the newest first."""
+    from shipline.ship.runs import Runs
+    from shipline.ship.steps.build import pushed_images
+    from shipline.ship.steps.publish import names_of, version_of
+
+    for run in islice(Runs(delivery.home).all(), _RUNS):
+        pushed = pushed_images(run) if run.root == str(delivery.root) else {}
+        images = [
+            delivery.targets[target].at(one.digest)
+            for target, one in pushed.items()
+            if target in delivery.targets
+        ]
+        if images:
+            digests = frozenset(one.digest for one in images if one.digest)
+            yield KnownRelease(
+                tuple(images),
+                digests,
+                _name(names_of(run), version_of(run)) or run.commit[:12],
+                run.commit,
+                "",
+                run.id,
+                run.started,
+                deployed=False,
+            )
+
+
+def _name(names: Sequence[str], version: str) -> str:
+    """The tag that has the version, else any; the version where nothing was tagged."""
+    tags = [Reference.parse(name).tag for name in names]
+    return next((tag for tag in tags if version and version in tag), "") or next(
+        iter(tags), version
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStage:
+    """An environment on the way of a release: kind and word of its chip, and what is said there."""
+
+    name: str
+    kind: str
+    word: str
+    lines: tuple[str, ...]
+    since: float = 0.0
+    soak: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is missing for the next environment; nothing if `blockers` is empty."""
+
+    environment: str
+    blockers: tuple[Blocker, ...]
+    possible: float | None
+
+    @property
+    def waits(self) -> bool:
+        return all(one.waits for one in self.blockers)
+
+
+def stages(delivery: Delivery, states: States, release: KnownRelease) -> list[ReleaseStage]:
+    """Where the release is and was, in the order of the environments."""
+    return [_stage(delivery, states[name], release) for name in in_order(delivery.environments)]
+
+
+def _stage(delivery: Delivery, state: EnvironmentState, release: KnownRelease) -> ReleaseStage:
+    digests, current = release.digests, state.current
+    if hold := state.held(digests):
+        return ReleaseStage(state.name, "warn", "held", (hold.attribution,), hold.time)
+    brought = next((one for one in state.deployments if one.digests == digests), None)
+    if brought is None:
+        has = (f"has {current.version}",) if current else ("has nothing",)
+        return ReleaseStage(state.name, "none", "not there", has)
+    by = f"{brought.action} by {brought.by.partition(' <')[0]}"
+    if current and current.digests == digests:
+        row = BoardRow(state, state.verified(digests) is not None and not state.edited, 0.0)
+        kind = {"verified": "ok", "deployed": "ok", "not verified": "run"}
+        word = {"verified": "here", "deployed": "here", "not verified": "starting"}
+        lasted = state.verified_time(digests, delivery.clock()).seconds
+        wanted = [
+            section.soak.seconds
+            for section in delivery.environments.values()
+            if section.after == state.name and section.soak
+        ]
+        soak = (lasted, max(wanted)) if wanted and lasted < max(wanted) else None
+        verification = row.verification
+        return ReleaseStage(
+            state.name,
+            kind.get(verification, "bad"),
+            "soaking" if soak else word.get(verification, verification),
+            (by,),
+            brought.time,
+            soak,
+        )
+    later = f"replaced by {current.version}" if current else ""
+    return ReleaseStage(
+        state.name, "ok", "was here", tuple(filter(None, (by, later))), brought.time
+    )
+
+
+def next_stop(states: States, delivery: Delivery, release: KnownRelease) -> str:
+    """The first environment that has other images and comes after one with these; empty if there is
+    none.
+    """
+    for name in in_order(delivery.environments):
+        after = delivery.environments[name].after
+        if name not in release.places and after in release.places:
+            return name
+    return ""
+
+
+def missing(delivery: Delivery, states: States, name: str, release: KnownRelease) -> Missing:
+    """What the next environment asks for, trust and gates included: the registry is asked."""
+    chosen = next(
+        one
+        for one in states[delivery.environments[name].after].deployments
+        if one.digests == release.digests
+    )
+    found = blocked(delivery, states, name, chosen)
+    now = datetime.fromtimestamp(delivery.clock(), UTC)
+    possible = possible_at(delivery.environment(name), found, now)
+    return Missing(name, found, possible.timestamp() if possible else None)
+
+
+def happened(states: States, release: KnownRelease) -> list[Deployment]:
+    """All commits about exactly these images, the newest first."""
+    found = (one for state in states.values() for one in state.commits)
+    return sorted(
+        (one for one in found if one.digests == release.digests),
+        key=lambda one: one.time,
+        reverse=True,
+    )
+
+
+def commit_subject(delivery: Delivery, release: KnownRelease) -> str:
+    """The subject of the source commit; empty if the clone does not have it."""
+    try:
+        return read_commit(delivery.git, release.commit).subject if release.commit else ""
+    except GitError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """A statement about an image, however often and in which form it is attached: its type, and
+    the keys of the trust policy that signed it; with `kept` it stands in the image's own index,
+    and the signature of the image is about it.
+    """
+
+    type: str
+    signers: tuple[str, ...]
+    kept: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """A signature by a key of the trust policy, or why one does not count."""
+
+    key: str
+    form: str
+    identity: str = ""
+    at: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEvidence:
+    """What the registry has about one image. `verdict` is that of the trust policy, `signatures`
+    are those that it looks at.
+    """
+
+    platforms: tuple[ImageFacts, ...]
+    verdict: TrustVerdict
+    signatures: tuple[SignedBy, ...]
+    statements: tuple[Attested, ...]
+
+    @property
+    def size(self) -> int:
+        """All platforms, compressed, in bytes."""
+        return sum(one.size for one in self.platforms)
+
+
+def evidence(delivery: Delivery, image: Reference, policy: TrustPolicy) -> RegistryEvidence:
+    """Raises NotFound, and what the registry raises."""
+    source = delivery.repositories(image)
+    target = source.resolve(str(image.digest))
+    keys = policy.keys_for(image)
+    signatures = policy.signatures(source, image, target)
+    return RegistryEvidence(
+        platforms=image_facts(source, target).platforms,
+        verdict=policy.verdict(source, image.at(target.digest), target),
+        signatures=tuple(_signatures(signatures)) if signatures else (),
+        statements=tuple(dict.fromkeys((*_attached(source, target, keys), *_kept(source, target)))),
+    )
+
+
+def _signatures(verification: Verification) -> Iterator[SignedBy]:
+    for one in verification.signatures:
+        yield SignedBy(one.key.name, str(one.form), one.identity, one.signed_at)
+    for rejected in verification.rejected:
+        yield SignedBy("", str(rejected.form), problem=rejected.reason)
+
+
+def _attached(
+    source: Attachable, target: Descriptor, keys: Sequence[PublicKey]
+) -> Iterator[Attested]:
+    for claim in find_claims(source, target, ClaimKind.ATTESTATION):
+        if isinstance(claim, Rejected):
+            yield Attested("", (), problem=claim.reason)
+            continue
+        try:
+            statement = Statement.parse(claim.body)
+        except ContentError as error:
+            yield Attested("", (), problem=error.message)
+            continue
+        if statement.predicate_type == COSIGN_SIGN:  # a signature
+            continue
+        about = statement.subject_of(target.digest) is not None
+        problem = "" if about else "it is about another digest"
+        signers = tuple(key.name for key in claim.signers(keys))
+        yield Attested(short_name(statement.predicate_type), signers, problem=problem)
+
+
+def _kept(source: Attachable, target: Descriptor) -> Iterator[Attested]:
+    """The statements that the build kept in the index; they are not read."""
+    document = _document(source, target)
+    if not isinstance(document, Index):
+        return
+    found: dict[str, None] = {}
+    for image in document.images:
+        entry = document.attestation_of(image)
+        listed = _document(source, entry) if entry else None
+        if isinstance(listed, Manifest):
+            types = (layer.annotations.get(PREDICATE_TYPE, "") for layer in listed.layers)
+            found |= dict.fromkeys(filter(None, types))
+    yield from (Attested(short_name(kind), (), kept=True) for kind in found)
+
+
+def _document(source: Attachable, target: Descriptor) -> Manifest | Index:
+    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+
+
+def is_there(delivery: Delivery, image: Reference) -> bool:
+    """Whether a registry has the image. Raises what it raises if it cannot be asked."""
+    try:
+        delivery.repositories(image).resolve(str(image.digest))
+    except NotFound:
+        return False
+    return True
+
+
+def gates_of(delivery: Delivery, images: Sequence[Reference]) -> dict[str, dict[str, JudgedGate]]:
+    """The verdicts by image and gate, worst first."""
+    order = {"fail": 0, "error": 1, "incomplete": 2, "waived": 3, "pass": 4, "skipped": 5}
+    return {
+        digest: dict(sorted(gates.items(), key=lambda one: order.get(one[1].outcome, 0)))
+        for digest, gates in judged_gates(delivery, images).items()
+    }
+
+
+def waivers(gates: Mapping[str, JudgedGate]) -> list[tuple[str, str]]:
+    """What was waived, and why, as the gates wrote it: pairs of gate and text."""
+    return [
+        (name, line.removeprefix(_WAIVED))
+        for name, gate in gates.items()
+        for check in gate.checks
+        for line in check.get("details", ())
+        if isinstance(line, str) and line.startswith(_WAIVED)
+    ]
+
+
+OUTCOMES = {
+    "pass": ("ok", "pass"),
+    "fail": ("bad", "fail"),
+    "error": ("bad", "error"),
+    "incomplete": ("bad ask", "could not tell"),
+    "waived": ("waived", "waived"),
+    "skipped": ("", "skipped"),
+}
+"""The chip of an outcome: kind and word."""
+
+VERBS = {
+    Action.DEPLOY: "deployed to",
+    Action.PROMOTE: "promoted to",
+    Action.ROLLBACK: "rolled back to it in",
+    Action.APPROVE: "approved for",
+    Action.HOLD: "held in",
+    Action.RELEASE: "released in",
+    Action.VERIFY: "verified in",
+    Action.WEIGHT: "given traffic in",
+}
+"""What a commit says of its images, before the name of the environment."""
