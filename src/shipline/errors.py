@@ -29,7 +29,7 @@ KeyboardInterrupt it is a BaseException, which `except Exception` lets through. 
 is a bug and exits 1 with a traceback. Retries depend on `retriable`, never on the type.
 
 `code` is finer: it names one cause that a person can cure, in kebab case, and `shipline explain
-CODE` tells how (cli/explanations.py). A class with one cause has its code; others take `code=`.
+CODE` tells how (cli/explanations.txt). A class with one cause has its code; others take `code=`.
 """
 
 from __future__ import annotations

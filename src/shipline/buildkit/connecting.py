@@ -145,13 +145,13 @@ def _named(endpoint: str) -> Iterator[None]:
     except RpcError as error:
         check()  # an interruption breaks the connection, too
         raise BuilderError(
-            f"the builder at {endpoint}: {error.message}", code="builder-endpoint"
+            f"the builder at {endpoint}: {error.message}", code="builder-unreachable"
         ) from None
     except OSError as error:
         check()
         raise BuilderError(
             f"the builder at {endpoint} cannot be reached: {error.strerror or error}",
-            code="builder-endpoint",
+            code="builder-unreachable",
             hint="see whether it runs there: shipline builder ls",
             retriable=True,
         ) from None

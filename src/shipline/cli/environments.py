@@ -149,7 +149,9 @@ def _export(values: MetricValues, *, sends: bool) -> None:
     if not sends:
         click.echo(render(samples_of(values)).decode(), nl=False)
     elif not send(values, os.environ):
-        raise UsageError("--send: nothing says where to", hint=f"set {GATEWAY} or {FILE}")
+        raise UsageError(
+            "--send: nothing says where to", code="flag-missing", hint=f"set {GATEWAY} or {FILE}"
+        )
 
 
 def _measures(one: Performance) -> tuple[str, ...]:

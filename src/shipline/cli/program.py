@@ -196,6 +196,7 @@ COMMANDS = {
             "shipline.cli.doctor:command",
             "Show what is missing here, and how to mend it.",
         ),
+        LazyCommand("explain", "shipline.cli.explain:command", "Explain an error code."),
         LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
     ),
 }

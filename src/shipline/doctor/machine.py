@@ -175,5 +175,6 @@ def _workspace(state: Path) -> Iterator[Path]:
     except OSError as error:
         raise ContentError(
             f"cannot write to {state}: {error.strerror}",
+            code="state-directory",
             hint="make it writable, or set SHIPLINE_HOME to a directory that is",
         ) from error

@@ -50,7 +50,7 @@ class RunHistory:
     def directory(self, run: str) -> Path:
         """The directory of a run. Raises UsageError for an invalid identifier."""
         if not _ID.match(run):
-            raise UsageError(f"{run!r} is not a run", hint=_LIST_HINT)
+            raise UsageError(f"{run!r} is not a run", code="run-unknown", hint=_LIST_HINT)
         return self.root / run
 
     def ls(self) -> Iterator[RunSummary]:
@@ -69,10 +69,14 @@ class RunHistory:
         try:
             found = decode_summary(path.read_bytes())
         except FileNotFoundError:
-            raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
+            raise UsageError(
+                f"there is no run {run}", code="run-unknown", hint=_LIST_HINT
+            ) from None
         except (OSError, msgspec.MsgspecError) as error:
             raise NotFound(
-                f"{run}: the record is damaged: {error}", hint=f"shipline history rm {run}"
+                f"{run}: the record is damaged: {error}",
+                code="run-unreadable",
+                hint=f"shipline history rm {run}",
             ) from None
         if found.state is RunState.RUNNING and not self.alive(run):
             return replace(found, state=RunState.INTERRUPTED)
@@ -88,7 +92,9 @@ class RunHistory:
             data = plain((self.directory(run) / EVENTS).read_bytes())
             return [decode_event(frame) for frame in frames(data)[0]]
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            raise NotFound(f"{run}: its events cannot be read: {error}") from None
+            raise NotFound(
+                f"{run}: its events cannot be read: {error}", code="run-unreadable"
+            ) from None
 
     def follow(self, run: str, pause: Callable[[], bool]) -> Iterator[Event]:
         """The events of a run as they come, until it ends, or `pause`, which waits for a moment,
@@ -165,7 +171,9 @@ class RunHistory:
         """Delete a run. Raises UsageError while it is running."""
         directory = self.directory(run)
         if self.alive(run):
-            raise UsageError(f"{run} is running", hint="interrupt it, or wait until it ends")
+            raise UsageError(
+                f"{run} is running", code="run-in-use", hint="interrupt it, or wait until it ends"
+            )
         gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
         with suppress(FileNotFoundError):
             directory.rename(gone)

@@ -18,7 +18,7 @@ from shipline.errors import (
 )
 from shipline.observe.text import cells, clean, wrap
 
-_LOG_LINES = 20
+_LOG_LINES = 30
 _SOURCE_LINES = 40  # of an instruction; a longer one is elided in the middle
 _CONTEXT_LINES = 2  # lines of the file before and after the instruction
 _UNICODE = ("╭", "╰", "─", "│")
@@ -49,7 +49,7 @@ def boxed(
 
 
 def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None) -> str:
-    """The box of `error`: message, source excerpt, output, status, hint."""
+    """The box of `error`: message, source excerpt, output, status, hint, code."""
     title = f"{error.title} on {error.platform}" if error.platform else error.title
     log = error.log if isinstance(error, StepFailed) else ()
     sections = (
@@ -57,9 +57,15 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None
         excerpt(error.span) if error.span is not None else [],
         ["last output:", *(f"  {clean(line)}" for line in log[-_LOG_LINES:])] if log else [],
         [f"exit code: {error.status}"] if isinstance(error, StepFailed) else [],
-        [f"hint: {error.hint}"] if error.hint else [],
+        advice(error),
     )
     return boxed(title, sections, unicode=unicode, width=width)
+
+
+def advice(error: ShiplineError) -> list[str]:
+    """The end of a box: the hint, and the code with the command that explains it."""
+    hint = [f"hint: {error.hint}"] if error.hint else []
+    return [*hint, f"code: {error.code} (shipline explain {error.code})"]
 
 
 def excerpt(span: Span) -> list[str]:

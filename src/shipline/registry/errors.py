@@ -25,7 +25,6 @@ _HINTS = {
     413: "the registry, or a proxy in front of it, limits the request size",
     429: "too many requests for this account or address: log in, use a mirror, or wait",
 }
-_CODES = {403: "login-insufficient", 429: "registry-rate-limit"}
 
 
 class HttpResponse(Protocol):
@@ -103,7 +102,7 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
     if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
     if status in (401, 403):
-        code = _CODES.get(status, "login-refused")
+        code = "login-insufficient" if status == 403 else "login-refused"
         return AuthError(message, code=code, host=host, status=status, hint=hint)
     if status == 429 and (rate := RateLimit.read(response.header)):
         hint += f"; {host} allows {rate}"
@@ -111,7 +110,11 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         hint = "the registry failed; try again later"
     return RequestRefused(
         message,
-        code="registry-failed" if status >= 500 else _CODES.get(status, "registry-refused"),
+        code="registry-rate-limit"
+        if status == 429
+        else "registry-failed"
+        if status >= 500
+        else "registry-refused",
         host=host,
         status=status,
         hint=hint,

@@ -38,7 +38,7 @@ def _within_limit(send: Send, values: MetricValues) -> None:
         with after_cancel(_LIMIT_S):
             send(values)
     except (OSError, ValueError) as error:  # TimeoutError is one
-        raise ShiplineError(f"metrics were not sent: {error}") from None
+        raise ShiplineError(f"metrics were not sent: {error}", code="telemetry") from None
 
 
 def _places(environ: Mapping[str, str]) -> Iterator[Send]:

@@ -169,7 +169,7 @@ def _step(request: PageRequest) -> tuple[RunDetail, StepView]:
     span = request.parts["span"]
     step = detail.step(int(span)) if span.isdecimal() and len(span) < 12 else None
     if step is None:
-        raise NotFound(f"run {detail.summary.id} has no step {span}")
+        raise NotFound(f"run {detail.summary.id} has no step {span}", code="run-unreadable")
     return detail, step
 
 

@@ -133,7 +133,7 @@ def test_rawjson_is_json_to_the_last_line_of_progress(tmp_path: Path) -> None:
     [
         (("--target", "fail"), "step", 5),
         (("--target", "crash"), "bug", 1),
-        (("--network", "none-such"), "usage", 2),
+        (("--network", "none-such"), "flag-value", 2),
     ],
 )
 def test_rawjson_stays_json_when_the_build_fails(

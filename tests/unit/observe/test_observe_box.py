@@ -38,8 +38,8 @@ def test_a_failed_step_tells_all_that_is_known() -> None:
 def test_only_the_last_lines_of_the_output_are_shown() -> None:
     box = failure_box(FAILED, unicode=False)
     assert "line 49" in box
-    assert "line 30" in box
-    assert "line 29" not in box
+    assert "line 20" in box
+    assert "line 19" not in box
 
 
 @pytest.mark.parametrize("unicode", [True, False])
