@@ -34,6 +34,9 @@ _SIZE = "size"
 _WORTH = 1 << 20  # bytes; smaller blobs are not worth a second look
 _MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none is set
 LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
+INTERNAL = "internal"
+"""The type of the records of runs, which are no cache: they go only where they are chosen."""
+
 KEPT_CONTEXTS = "contexts"
 """Where the contexts of clients on other machines are, each next to a lock that its builds hold."""
 
@@ -41,8 +44,8 @@ KEPT_CONTEXTS = "contexts"
 class CacheRecord(Struct, frozen=True):
     """A part of the cache. Times are in seconds since the epoch, `size` in bytes on the disk.
 
-    `type` is one of buildx's: regular, source.local, source.git.checkout, exec.cachemount. `in_use`
-    is true where a running build may rely on it.
+    `type` is one of buildx's: regular, source.local, source.git.checkout, exec.cachemount, internal.
+    `in_use` is true where a running build may rely on it.
     """
 
     id: str
@@ -87,8 +90,13 @@ def scan(state: Path) -> list[CacheRecord]:
     return _records(state, _running_since(state))
 
 
+def is_cache(record: CacheRecord) -> bool:
+    """Whether nothing but time is lost with the record."""
+    return record.type != INTERNAL
+
+
 def prune(
-    state: Path, limits: PruneLimits, chosen: Callable[[CacheRecord], bool] = lambda record: True
+    state: Path, limits: PruneLimits, chosen: Callable[[CacheRecord], bool] = is_cache
 ) -> Iterator[CacheRecord]:
     """Evict records that are `chosen` and not in use until `limits` are met; yields each of them.
 
@@ -254,6 +262,13 @@ def _table(path: Path) -> CacheRecord:
     return _record("regular", f"file list of layer sha256:{path.name}", path)
 
 
+def _run(record: Path) -> CacheRecord:
+    path = record.parent
+    found = _record(INTERNAL, f"record of the run {path.name}", path, record)
+    kept = (path / "run.json").exists()  # of `ship`, which keeps so many
+    return replace(found, size=_counted_size(path), in_use=kept or _is_locked(path / "events"))
+
+
 def _names(path: Path) -> CacheRecord:
     return _record("regular", "names of files that a step copied", path)
 
@@ -299,6 +314,7 @@ _PARTS = {
     "blocks/*": _index,
     "stat/*": _context,
     "files/*": _names,
+    "runs/*/record.json": _run,
     f"{KEPT_CONTEXTS}/*.lock": _kept_context,
     "git/*/used": _repository,
     "mounts*/*/*.lock": _mount,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline import __version__
-from shipline.build.disk import KEPT_CONTEXTS, PruneLimits, prune, scan
+from shipline.build.disk import KEPT_CONTEXTS, PruneLimits, is_cache, prune, scan
 from shipline.build.engine import BuildResult, build
 from shipline.build.metadata import result_facts
 from shipline.build.request import BuildRequest, insecure_hosts
@@ -120,7 +120,9 @@ class _Service:
             reserved=request.reserved_space or None,
         )
         wanted = {one.removeprefix("id==") for one in request.filter}
-        for record in prune(self._home, limits, lambda one: not wanted or one.id in wanted):
+        for record in prune(
+            self._home, limits, lambda one: one.id in wanted if wanted else is_cache(one)
+        ):
             stream.send(encode(_usage(record)))
 
     def _session(self, stream: RpcCall) -> None:

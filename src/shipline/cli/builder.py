@@ -182,7 +182,9 @@ def du(
 
 
 @click.command("prune")
-@click.option("-a", "--all", "everything", is_flag=True, help="Include internal records.")
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="Include internal records, as those of runs."
+)
 @_filters
 @click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--max-used-space", help="Remove until the cache has at most this size.")
@@ -264,12 +266,13 @@ def _prune(
                 yield from disk.prune(control, limits, chosen, everything=everything)
         return
     from shipline.api import state_directory
-    from shipline.build.disk import prune
+    from shipline.build.disk import is_cache, prune
     from shipline.build.faults import system_errors
 
     engine.enter()
     with system_errors(state_directory()):
-        yield from prune(state_directory(), limits, chosen or (lambda record: True))
+        is_chosen = chosen or (lambda record: everything or is_cache(record))
+        yield from prune(state_directory(), limits, is_chosen)
 
 
 def human_size(size: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from shipline.errors import ShiplineError
 from shipline.events import Attribute, Sink, Step, Stream
 from shipline.history import RunHistory, RunRecorder, RunSummary
 from shipline.home import state_directory
+from shipline.net import without_logins
 from shipline.oci import Descriptor
 from shipline.propagation import Trace
 from shipline.telemetry import begin_trace, open_telemetry
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _KEPT = frozenset({"build", "bake", "ship"})
 _SETTING = "SHIPLINE_HISTORY"
+_MOST_RUNS, _MOST_BYTES = 500, 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def observed(
                 click.echo(f"warning: the progress display failed: {failure!r}", err=True)
         if recorder is not None and recorder.failure is not None:
             _warn(recorder.failure)
+        elif recorder is not None:
+            history.keep_within(_limit(), _MOST_BYTES, run)
 
 
 def build_name(request: BuildRequest) -> str:
@@ -121,7 +124,7 @@ def build_facts(*requests: BuildRequest) -> dict[str, Attribute]:
         "dirty": first.vcs.get("revision", "").endswith("-dirty"),
         "source": first.vcs.get("source", ""),
         "platforms": " ".join(platforms),
-        "dockerfile": first.dockerfile or "Dockerfile",
+        "dockerfile": without_logins(first.dockerfile or "Dockerfile"),
         "target": first.target or "",
     }
     return {name: one for name, one in facts.items() if one}
@@ -142,7 +145,7 @@ def _place(request: BuildRequest) -> str:
     context = request.context
     if context.is_local:
         return str(Path(context.location).resolve())
-    return re.sub(r"(?<=://)[^/@]*@", "", context.location) or "-"
+    return without_logins(context.location) or "-"
 
 
 def _telemetry_warning(message: str, hint: str) -> None:
@@ -162,6 +165,12 @@ def _recorder(
     except OSError as error:
         _warn(error)
         return None
+
+
+def _limit() -> int:
+    """How many runs are kept: the number in SHIPLINE_HISTORY. Raises nothing: the run has ended."""
+    text = os.environ.get(_SETTING, "")
+    return int(text) if text.isdecimal() and int(text) else _MOST_RUNS
 
 
 def _warn(error: OSError) -> None:

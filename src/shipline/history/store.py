@@ -24,6 +24,7 @@ from shipline.history.views import RunDetail, detail_of
 from shipline.values import replace
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
+_SHIPPED = "run.json"
 _LIST_HINT = "`shipline history ls` lists them"
 
 
@@ -167,6 +168,22 @@ class RunHistory:
                 return one
         return None
 
+    def keep_within(self, runs: int, size: int, latest: str) -> None:
+        """Remove the oldest runs that are more than `runs`, or whose files have more than `size`
+        bytes with those of the newer ones. Those of `ship` stay, which are kept by its own setting,
+        and so does what is running. `latest` is the run that just ended: the sizes are added up
+        where it is worth it. Raises no OSError.
+        """
+        kept = [one for one in self.ids() if not (self.root / one / _SHIPPED).exists()]
+        if len(kept) <= runs and _size(self.root / latest) < size // runs:
+            return
+        total = 0
+        for number, run in enumerate(kept):
+            total += _size(self.root / run)
+            if run != latest and (number >= runs or total > size):
+                with suppress(UsageError, OSError):
+                    self.remove(run)
+
     def remove(self, run: str) -> None:
         """Delete a run. Raises UsageError while it is running."""
         directory = self.directory(run)
@@ -178,3 +195,10 @@ class RunHistory:
         with suppress(FileNotFoundError):
             directory.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _size(directory: Path) -> int:
+    """The bytes of the files in a directory."""
+    with suppress(FileNotFoundError), os.scandir(directory) as found:
+        return sum(one.stat(follow_symlinks=False).st_size for one in found)
+    return 0
