@@ -44,8 +44,8 @@ KEPT_CONTEXTS = "contexts"
 class CacheRecord(Struct, frozen=True):
     """A part of the cache. Times are in seconds since the epoch, `size` in bytes on the disk.
 
-    `type` is one of buildx's: regular, source.local, source.git.checkout, exec.cachemount, internal.
-    `in_use` is true where a running build may rely on it.
+    `type` is one of buildx's: regular, source.local, source.git.checkout, exec.cachemount, and
+    internal. `in_use` is true where a running build may rely on it.
     """
 
     id: str

@@ -163,10 +163,13 @@ def du(
     """Show what the build cache takes of the disk.
 
     Blobs and unpacked files of a layer are records of their own. An ID with * is of a record that
-    changes while it is used.
+    changes while it is used. Records of runs are shown for --filter type=internal.
     """
+    from shipline.build.disk import is_cache
+
     chosen = _chosen(filters)
-    records = [record for record in _scan(builder, timeout_s) if chosen(record)]
+    found = [record for record in _scan(builder, timeout_s) if chosen(record)]
+    records = found if filters else [record for record in found if is_cache(record)]
     template = template or ("pretty" if verbose else "table")
     if template in ("table", "pretty"):
         click.echo(_table(records) if template == "table" else _pretty(records), nl=False)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +201,73 @@ def _replay(events: Iterable[Event], sink: Callable[[Event], object]) -> None:
     for event in events:
         sink(event)
     getattr(sink, "close", lambda: None)()
+
+
+@group.command("export")
+@click.argument("runs", nargs=-1, metavar="[REF]...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="The file to write."
+)
+@click.option("--all", "everything", is_flag=True, help="Export all runs that have ended.")
+@click.option("--finalize", is_flag=True, hidden=True)
+def export(runs: Sequence[str], output: Path | None, everything: bool, finalize: bool) -> None:
+    """Write runs as a bundle of build records, by default the last one that has ended.
+
+    `history import` reads it, and so does Docker Desktop.
+    """
+    from shipline.builders.bundles import write_bundle
+    from shipline.files import open_whole
+
+    if runs and everything:
+        raise UsageError("--all goes with no run")
+    history = RunHistory(state_directory())
+    ended = (one.id for one in history.ls() if one.state is not RunState.RUNNING)
+    chosen = [history.resolve(name) for name in runs] or [
+        *(ended if everything else islice(ended, 1))
+    ]
+    if not chosen:
+        raise UsageError("there are no runs yet", hint="`shipline build` records one")
+    if output is None and sys.stdout.isatty():
+        raise UsageError("a bundle cannot be written to a terminal", hint="name a file with -o")
+    if output is None:
+        write_bundle(history, chosen, sys.stdout.buffer)
+        return
+    try:
+        with open_whole(output) as file:
+            write_bundle(history, chosen, file)
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+
+
+@group.command("import")
+@click.argument("source", required=False, metavar="[-]")
+@click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="A bundle; - for stdin.")
+def import_command(source: str | None, files: Sequence[str]) -> None:
+    """Add the runs of a bundle: of `history export`, or of `docker buildx history export`."""
+    from shipline.builders.bundles import read_bundle
+
+    if source not in (None, "-"):
+        raise UsageError(f"{source!r} is not understood", hint="name files with -f")
+    history = RunHistory(state_directory())
+    for name in files or ("-",):
+        try:
+            with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
+                found = read_bundle(history, file)
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {error.strerror}") from None
+        for run in found:
+            click.echo(run)
+
+
+@group.command("open")
+@run_argument
+@click.pass_context
+def open_command(context: click.Context, run: str) -> None:
+    """Open the page of a run, as `shipline ui` shows it."""
+    from shipline.cli.ui import command
+
+    history = RunHistory(state_directory())
+    context.invoke(command, path=f"/runs/{history.resolve(run)}")
 
 
 @group.command("rm")

@@ -5,26 +5,28 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 
 import msgspec
 
-from shipline.errors import NotFound, UsageError
+from shipline.errors import ContentError, NotFound, UsageError
 from shipline.events import Event
-from shipline.history.documents import ImageDocument, read_documents
-from shipline.history.recorder import EVENTS, RECORD, decode_event, frames, plain
-from shipline.history.records import RunState, RunSummary, decode_summary
+from shipline.history.documents import DOCUMENTS, ImageDocument, read_documents
+from shipline.history.recorder import EVENTS, RECORD, decode_event, frames, plain, replace_file
+from shipline.history.records import RunState, RunSummary, decode_summary, encode_summary
 from shipline.history.views import RunDetail, detail_of
 from shipline.values import replace
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
 _SHIPPED = "run.json"
+_FILES = (RECORD, EVENTS, DOCUMENTS)
+_SECOND = len("20261126-112100")
 _LIST_HINT = "`shipline history ls` lists them"
 
 
@@ -39,7 +41,7 @@ class RunHistory:
 
     def new_id(self) -> str:
         moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.clock()))
-        return f"{moment}-{secrets.token_hex(3)}"
+        return f"{moment}-{token_hex(3)}"
 
     def ids(self) -> list[str]:
         """The newest first; those of runs with and without a record."""
@@ -167,6 +169,30 @@ class RunHistory:
             if one.id < run.id and (one.kind, one.root, one.name) == same:
                 return one
         return None
+
+    def files(self, run: str) -> list[Path]:
+        """The files of the record of a run: what `add` takes."""
+        directory = self.directory(run)
+        return [path for name in _FILES if (path := directory / name).is_file()]
+
+    def add(self, files: Mapping[str, bytes]) -> str:
+        """Add a run from elsewhere, whose files are given by name; its id here, a new one if there
+        is such a run. Raises ContentError for what is none.
+        """
+        try:
+            found = decode_summary(files[RECORD])
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise ContentError(f"this is no record of a run: {error}") from None
+        run = found.id
+        if not _ID.match(run) or self.directory(run).exists():
+            run = f"{(_ID.match(run) and run[:_SECOND]) or self.new_id()[:_SECOND]}-{token_hex(3)}"
+        directory = self.directory(run)
+        directory.mkdir(mode=0o700, parents=True)
+        for name in _FILES:
+            if name in files and name != RECORD:
+                replace_file(directory / name, files[name])
+        replace_file(directory / RECORD, encode_summary(replace(found, id=run)))
+        return run
 
     def keep_within(self, runs: int, size: int, latest: str) -> None:
         """Remove the oldest runs that are more than `runs`, or whose files have more than `size`
