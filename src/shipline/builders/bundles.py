@@ -1,4 +1,4 @@
-"""Runs as bundles of build records (`.dockerbuild`), which Docker Desktop and `docker buildx` read and
+"""Runs as bundles of build records (`.dockerbuild`), which Docker Desktop and buildx read and
 write: OCI layouts in a tar archive with gzip. A record is a manifest whose configuration is the
 record of BuildKit as JSON; its layers are the status messages of the build, and the documents of
 its images. Our own files are layers beside them, so that what we import of ours is whole.

@@ -259,15 +259,45 @@ def import_command(source: str | None, files: Sequence[str]) -> None:
             click.echo(run)
 
 
-@group.command("open")
+@group.command("trace")
 @run_argument
+@click.option("--addr", default="127.0.0.1:0", show_default=True, help="Where pages are served.")
+@click.option("--compare", metavar="REF", help="Say what differs from another run.")
 @click.pass_context
-def open_command(context: click.Context, run: str) -> None:
-    """Open the page of a run, as `shipline ui` shows it."""
-    from shipline.cli.ui import command
+def trace(context: click.Context, run: str, addr: str, compare: str | None) -> None:
+    """Show how the steps of a run followed each other.
+
+    On a terminal this opens the page of the run; else it prints the trace in Jaeger's JSON.
+    """
+    from shipline.history import jaeger_trace
 
     history = RunHistory(state_directory())
-    context.invoke(command, path=f"/runs/{history.resolve(run)}")
+    found = history.resolve(run)
+    if compare:
+        from shipline.cli.why import command
+
+        context.invoke(command, run=found, other=compare)
+    elif sys.stdout.isatty():
+        _open(found, addr)
+    else:
+        document = jaeger_trace(history.summary(found), history.events(found))
+        click.echo(json.dumps(document, indent=2))
+
+
+@group.command("open")
+@run_argument
+def open_command(run: str) -> None:
+    """Open the page of a run, as `shipline ui` shows it, until interrupted."""
+    _open(RunHistory(state_directory()).resolve(run), "127.0.0.1:0")
+
+
+def _open(run: str, address: str) -> None:
+    from shipline.cli.ui import serve_pages
+
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise UsageError(f"--addr: {address!r} is no address", hint="write 127.0.0.1:0")
+    serve_pages(host.strip("[]") or "127.0.0.1", int(port), no_open=False, path=f"/runs/{run}")
 
 
 @group.command("rm")

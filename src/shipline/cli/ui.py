@@ -32,6 +32,11 @@ def command(host: str, port: int | None, no_open: bool) -> None:
 
     The printed address has a token in it: whoever has it sees what you see.
     """
+    serve_pages(host, port, no_open=no_open)
+
+
+def serve_pages(host: str, port: int | None, *, no_open: bool, path: str = "/") -> None:
+    """Show the pages, of which the one at `path` is opened, until interrupted."""
     from shipline.config import find
     from shipline.home import state_directory
     from shipline.ui.app import Admittance, Workspace, make_app, serve
@@ -44,7 +49,7 @@ def command(host: str, port: int | None, no_open: bool) -> None:
     number = opened.getsockname()[1]
     admittance = Admittance([host])
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{number}/?token={admittance.token}"
+    url = f"http://{shown}:{number}{path}?token={admittance.token}"
 
     def ready() -> None:
         click.echo(url)

@@ -10,9 +10,10 @@ A run that says `running` without the lock is that of a process that died.
 
 from shipline.history.compare import FileChange, Reason, RunComparison, StepChange
 from shipline.history.documents import ImageDocument
+from shipline.history.jaeger import jaeger_trace
 from shipline.history.recorder import RunRecorder
 from shipline.history.records import RunState, RunSummary
-from shipline.history.store import RunHistory
+from shipline.history.store import RunHistory, new_run_id
 from shipline.history.tables import FileRow, FileTables
 from shipline.history.views import LogLine, RunDetail, StepView, Transfer, WarningView, unmixed
 
@@ -33,5 +34,7 @@ __all__ = [
     "StepView",
     "Transfer",
     "WarningView",
+    "jaeger_trace",
+    "new_run_id",
     "unmixed",
 ]

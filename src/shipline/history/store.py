@@ -31,8 +31,8 @@ _LIST_HINT = "`shipline history ls` lists them"
 
 
 class RunHistory:
-    """All runs that are kept in `runs/` of a state directory; ids are UTC time and a random word,
-    so their order is that of the runs.
+    """All runs that are kept in `runs/` of a state directory; ids begin with the time in UTC, so
+    that their order is that of the runs.
     """
 
     def __init__(self, state: Path, clock: Callable[[], float] = time.time) -> None:
@@ -40,8 +40,7 @@ class RunHistory:
         self.clock = clock
 
     def new_id(self) -> str:
-        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.clock()))
-        return f"{moment}-{token_hex(3)}"
+        return new_run_id(self.clock())
 
     def ids(self) -> list[str]:
         """The newest first; those of runs with and without a record."""
@@ -221,6 +220,12 @@ class RunHistory:
         with suppress(FileNotFoundError):
             directory.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def new_run_id(at: float) -> str:
+    """An identifier: the second in UTC, three digits of what follows, and three at random."""
+    moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
+    return f"{moment}-{int(at % 1 * 4096):03x}{token_hex(2)[:3]}"
 
 
 def _size(directory: Path) -> int:

@@ -6,7 +6,7 @@
     runs/<id>/lock        locked while the run lives: a record that says `running` without a lock
                           is that of a run whose process died
 
-Identifiers are UTC time and a random word, so their order is that of the runs.
+Identifiers begin with the time in UTC, so that their order is that of the runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -28,7 +27,7 @@ from typing import TextIO
 
 from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
 from shipline.events import Event, Sink, Started
-from shipline.history import RunState
+from shipline.history import RunState, new_run_id
 from shipline.observe import LinesSink
 from shipline.ship.record import RunRecord
 from shipline.ship.steps import decode
@@ -47,8 +46,7 @@ class Runs:
         self.clock = clock
 
     def new_id(self) -> str:
-        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.clock()))
-        return f"{moment}-{secrets.token_hex(3)}"
+        return new_run_id(self.clock())
 
     def ids(self) -> list[str]:
         """Those of `shipline ship`, the newest first; the history has builds there, too."""
