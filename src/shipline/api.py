@@ -32,7 +32,7 @@ from shipline.content import OciLayout, Repository, copy_graph, fetch_all
 from shipline.events import Step, silent
 from shipline.home import state_directory
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Reference, parse_manifest
-from shipline.registry import Client, keychain_from, settings_from
+from shipline.registry import Client
 from shipline.sandbox import enter_user_namespace
 
 __all__ = [
@@ -65,8 +65,7 @@ def open_client(*insecure: str, ca: Iterable[Path] = ()) -> Client:
     `insecure` hosts use plain HTTP, `ca` names files of additional CAs. Close it, or use it as a
     context manager.
     """
-    settings = settings_from(os.environ, insecure=insecure, ca=ca)
-    return Client(settings, keychain_from(os.environ))
+    return Client.of(os.environ, insecure=insecure, ca=ca)
 
 
 def build(

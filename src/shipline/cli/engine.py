@@ -73,11 +73,10 @@ def open_settings(*requests: BuildRequest) -> Iterator[Settings]:
     from shipline.build import Settings, insecure_hosts
     from shipline.cachestores import open_cache
     from shipline.home import state_directory
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
 
     insecure = [host for one in requests for host in insecure_hosts(one)]
-    hosts = settings_from(os.environ, insecure=insecure)
-    with Client(hosts, keychain_from(os.environ)) as client:
+    with Client.of(os.environ, insecure=insecure) as client:
         yield Settings(
             state_directory(),
             client.repository,

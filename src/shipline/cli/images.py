@@ -25,11 +25,10 @@ _AT_ONCE = 8  # requests
 @contextmanager
 def _opened() -> Iterator[tuple[Client, Places]]:
     from shipline.images import Places
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
 
     with ExitStack() as stack:
-        client = Client(settings_from(os.environ), keychain_from(os.environ))
-        stack.enter_context(client)
+        client = stack.enter_context(Client.of(os.environ))
         yield client, Places(stack, client, os.environ)
 
 

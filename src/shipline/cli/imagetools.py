@@ -524,10 +524,9 @@ class OpenRepositories:
     """Repositories by name, opened once and closed with the stack."""
 
     def __init__(self, stack: ExitStack) -> None:
-        from shipline.registry import Client, keychain_from, settings_from
+        from shipline.registry import Client
 
-        settings = settings_from(os.environ)
-        self._client = stack.enter_context(Client(settings, keychain_from(os.environ)))
+        self._client = stack.enter_context(Client.of(os.environ))
         self.places = Places(stack, self._client, os.environ)
         self._opened: dict[str, RemoteRepository] = {}
 

@@ -128,10 +128,9 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
 def _replicate(stack: ExitStack, polls: int, spans: ServerSpans | None) -> Replicate:
     """Makes replications, whose connections are closed with the stack; as many `polls` wait."""
     from shipline.regions import open_replications
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
 
-    settings, keychain = settings_from(os.environ), keychain_from(os.environ)
-    client = stack.enter_context(Client(settings, keychain, at_once=8 + polls))
+    client = stack.enter_context(Client.of(os.environ, at_once=8 + polls))
     return partial(open_replications, client, socket.gethostname(), spans=spans)
 
 

@@ -56,12 +56,9 @@ def ask(node: str, method: str, path: str, body: bytes = b"") -> str:
     Raises UsageError if the node says that it is impossible (400, 404, 409), AuthError,
     RegistryError.
     """
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
 
-    with (
-        Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client,
-        _usage_errors(),
-    ):
+    with Client.of(os.environ, tries=1) as client, _usage_errors():
         return client.ask(node, method, path, body).decode()
 
 
@@ -70,13 +67,10 @@ def run_job(node: str, path: str, options: dict[str, Any]) -> Any:
 
     Interrupting it leaves the job running. Raises as `ask`, and RegistryError if the job fails.
     """
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
     from shipline.tasks import sleep
 
-    with (
-        Client(settings_from(os.environ), keychain_from(os.environ)) as client,
-        _usage_errors(),
-    ):
+    with Client.of(os.environ) as client, _usage_errors():
         raw = client.ask(node, "POST", path, json.dumps(options).encode())
         pause, longest = _POLL_S
         while (state := json.loads(raw))["running"]:

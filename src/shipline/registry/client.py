@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from copy import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
@@ -15,8 +16,9 @@ from shipline.errors import ContentError
 from shipline.oci import Reference
 from shipline.registry.auth import Scope
 from shipline.registry.credentials import Keychain, NoKeychain
-from shipline.registry.hosts import Endpoint, HostSettings
+from shipline.registry.hosts import Endpoint, HostSettings, settings_from
 from shipline.registry.http import TRIES, Caller, HttpClient
+from shipline.registry.keychain import keychain_from
 from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
 from shipline.registry.repository import KnownBlobs, RemoteRepository
@@ -59,6 +61,22 @@ class Client:
         self._http = HttpClient(
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )
+
+    @classmethod
+    def of(
+        cls,
+        environment: Mapping[str, str],
+        *,
+        insecure: Iterable[str] = (),
+        ca: Iterable[Path] = (),
+        at_once: int = 8,
+        tries: int = TRIES,
+    ) -> Self:
+        """A client with the credentials, mirrors and proxies of this machine and `environment`;
+        `insecure` hosts use plain HTTP, `ca` names files of additional CAs. Raises ConfigError.
+        """
+        settings = settings_from(environment, insecure=insecure, ca=ca)
+        return cls(settings, keychain_from(environment), at_once=at_once, tries=tries)
 
     @property
     def http(self) -> HttpClient:
