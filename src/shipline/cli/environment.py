@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from shipline.build import parse_boolean
 from shipline.errors import ConfigError, UsageError
 from shipline.home import docker_directory
 
@@ -183,6 +182,8 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
 
     Empty if the context is not in a repository, as in buildx.
     """
+    from shipline.build import parse_boolean  # not for copies
+
     setting = environ.get("BUILDX_GIT_LABELS", "")
     if setting != "full" and not (setting and parse_boolean(setting, "BUILDX_GIT_LABELS")):
         return {}
@@ -201,6 +202,8 @@ def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) 
     """What the provenance of a local context says of its repository: source, revision, and where
     context and Dockerfile are in it; nothing with BUILDX_GIT_INFO=false, or outside of one.
     """
+    from shipline.build import parse_boolean  # not for copies
+
     setting = environ.get("BUILDX_GIT_INFO", "")
     if setting and not parse_boolean(setting, "BUILDX_GIT_INFO"):
         return {}
@@ -229,6 +232,7 @@ def _git_source(
     """The repository of a context; None for one that is in no commit."""
     if not os.path.isdir(context):
         return None
+    from shipline.build import parse_boolean  # not for copies
     from shipline.git import Git, GitError, read_repository
 
     place = Path(context).resolve()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -72,6 +71,8 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
     span, log = getattr(failure, "span", None), getattr(failure, "log", ())
     value: dict[str, Any] = {"code": code, "exitCode": status, "message": str(failure)}
     if not isinstance(failure, ShiplineError) and code == "bug":
+        import traceback  # 5 ms
+
         value["log"] = "".join(traceback.format_exception(failure)).splitlines()
     if isinstance(failure, StepFailed):
         value |= {"exitStatus": failure.status, "log": [clean(line) for line in log]}
