@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serving import ReceivedRequest, Reply, Served, serving
+from serving import ReceivedRequest, Reply, Served, json_reply, serving
 from shipline.oci import Digest
 
 
@@ -46,6 +46,7 @@ class Spec:
             (r"/v2/(.+)/blobs/uploads/([0-9]+)", self.session),
             (r"/v2/(.+)/blobs/(.+)", self.blob),
             (r"/v2/(.+)/manifests/(.+)", self.manifest),
+            (r"/v2/(.+)/tags/list", self.tags),
         ):
             if found := re.fullmatch(pattern, request.path):
                 return handler(request, *found.groups())
@@ -110,6 +111,9 @@ class Spec:
             return 404, {}, _error("MANIFEST_UNKNOWN")
         media_type, content = self.manifests[reference]
         return 200, {"Content-Type": media_type}, content
+
+    def tags(self, request: ReceivedRequest, name: str) -> Reply:
+        return json_reply(200, {"tags": [key for key in self.manifests if ":" not in key]})
 
 
 def ranged(request: ReceivedRequest, content: bytes, ranges: bool = True) -> Reply:

@@ -6,7 +6,11 @@ The numbers are those of the known attacks that each test stands for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import cycle
 
 import pytest
@@ -15,7 +19,8 @@ from parties import client_for, name
 from serving import ReceivedRequest, Reply, serving
 from shipline.content import MemoryStore
 from shipline.errors import AuthError, ContentError, DigestMismatch, RegistryError, ShiplineError
-from shipline.oci import Descriptor, Digest, InvalidDigest, media
+from shipline.oci import Descriptor, Digest, InvalidDigest, Reference, media
+from shipline.registry import Client, HostSettings
 
 BLOB = b"some content"
 LAYER = Descriptor.of(BLOB, media.OCI_LAYER)
@@ -180,3 +185,57 @@ def test_11_a_manifest_of_two_kinds_is_refused() -> None:
         with pytest.raises(ContentError):
             client.repository(name(served)).referrers(LAYER)
         assert client.repository(name(served)).resolve("v1").media_type not in media.NAMED
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"])
+def test_a_response_that_trickles_ends_with_the_time_limit(head: bytes) -> None:
+    with trickling(head) as port, Client(HostSettings(read_s=0.2), tries=2) as client:
+        began = time.monotonic()
+        repository = client.repository(Reference.parse(f"127.0.0.1:{port}/team/app"))
+        with pytest.raises(RegistryError, match="timed out"), repository.fetch(LAYER) as reader:
+            reader.read()
+        with pytest.raises(RegistryError, match="timed out"):
+            repository.resolve("v1")
+        assert time.monotonic() - began < 20  # a byte every 50 ms for a megabyte
+
+
+@contextmanager
+def trickling(head: bytes) -> Iterator[int]:
+    """A server that sends `head`, then zeros, one at a time; its port."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.recv(1 << 16)
+                self.request.sendall(head)
+                while True:
+                    self.request.sendall(b"0")
+                    time.sleep(0.05)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_another_digest_in_the_answer_to_a_put_is_an_error() -> None:
+    other = str(Digest.of(b"something else"))
+
+    def respond(request: ReceivedRequest) -> Reply:
+        request.all()
+        if request.method == "POST":
+            return 202, {"Location": "/v2/team/app/blobs/uploads/1"}, b""
+        stored = request.method == "PUT"
+        return (201, {"Docker-Content-Digest": other}, b"") if stored else (404, {}, b"")
+
+    root = Descriptor.of(MANIFEST, media.OCI_INDEX)
+    with serving(respond) as served, client_for(served) as client:
+        repository = client.repository(name(served))
+        pushes: tuple[Callable[[], None], ...] = (
+            lambda: repository.push(LAYER, MemoryStore(BLOB)),
+            lambda: repository.push(root, MemoryStore(MANIFEST)),
+            lambda: repository.tag(root, MemoryStore(MANIFEST), "v1"),
+        )
+        for push in pushes:
+            with pytest.raises(DigestMismatch, match="stored something else"):
+                push()

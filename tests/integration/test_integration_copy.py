@@ -24,6 +24,7 @@ from peers import Registry, docker_registry
 from proxy import FaultProxy, Stall
 from shipline.content import MemoryStore, OciLayout, fetch_all
 from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media, parse_manifest
+from shipline.units import shown_size
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -117,17 +118,61 @@ def test_what_is_there_is_not_sent_again(layout: Path, registry: Registry) -> No
     copy("--force", f"oci:{layout}:v1", f"{name}:v1", registries=(registry,))
 
 
+def bytes_moved(rawjson: str) -> int:
+    lines = map(json.loads, rawjson.splitlines())
+    return max((one["current"] for line in lines for one in line.get("statuses", [])), default=0)
+
+
+def test_a_dry_run_counts_the_bytes_that_the_copy_moves(
+    layout: Path, registry: Registry, other: Registry, tmp_path: Path
+) -> None:
+    at, there = f"{registry.address}/copy/dry", f"{other.address}/copy/dry"
+    source, registries = f"oci:{layout}:v1", (registry, other)
+    for first, second in (
+        (source, f"{at}:v1"),
+        (f"{at}:v1", f"{there}:v1"),
+        (f"{at}:v1", f"{at}-mounted:v1"),
+        (f"{at}:v1", f"oci:{tmp_path}/out:v1"),
+        (source, f"oci-archive:{tmp_path}/out.tar:v1"),
+        (source, f"{at}:v2"),
+        (source, f"{at}:v1"),
+    ):
+        shown = copy("--dry-run", first, second, registries=registries).stdout
+        done = copy(first, second, "--progress=rawjson", registries=registries)
+        moved = shown_size(bytes_moved(done.stderr))
+        assert f"  {moved} in " in shown or (shown.endswith("  unchanged\n") and moved == "0 B")
+
+
+def test_an_archive_that_is_there_is_replaced_by_force_alone(layout: Path, tmp_path: Path) -> None:
+    for name in ("oci-archive:a.tar:v1", "docker-archive:d.tar:app:1"):
+        kind, file, tag = name.split(":", 2)
+        path = tmp_path / file
+        words = ("--platform=linux/arm64", f"oci:{layout}:v1", f"{kind}:{path}:{tag}")
+        copy(*words)
+        before = path.stat().st_ino
+        assert "--force" in copy(*words, status=2).stderr and path.stat().st_ino == before
+        copy("--force", *words)
+        assert path.stat().st_ino != before
+
+
+@pytest.mark.parametrize(
+    "line", ["a", "a b c", "a b.example/UPPER:1", f"a b@sha256:{'0' * 64}", "oci: b"]
+)
+def test_a_wrong_line_of_a_list_is_named_before_anything_is_copied(
+    line: str, layout: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "list"
+    file.write_text(f"# two\noci:{layout}:v1 oci:{tmp_path}/out:v1\n\n{line}\n")
+    assert f"{file}:4: " in copy("--from-file", file, status=2).stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_blobs_are_mounted_within_a_registry(layout: Path, registry: Registry) -> None:
     source, target = (f"{registry.address}/copy/mount-{name}:v1" for name in "ab")
     copy(f"oci:{layout}:v1", source, registries=(registry,))
     uploads = registry.data / "docker/registry/v2/repositories/copy/mount-b/_uploads"
     done = copy(source, target, "--progress=rawjson", registries=(registry,))
-    moved = [
-        status["current"]
-        for line in done.stderr.splitlines()
-        for status in json.loads(line).get("statuses", [])
-    ]
-    assert max(moved, default=0) < 10_000  # manifests alone
+    assert bytes_moved(done.stderr) < 10_000  # manifests alone
     assert not list(uploads.glob("*")) if uploads.exists() else True
 
 

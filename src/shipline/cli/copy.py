@@ -54,7 +54,11 @@ def _accepted(*names: str) -> Callable[[F], F]:
     help="Also copy signatures, attestations and other referrers (default: yes).",
 )
 @click.option("--remove-signatures", is_flag=True, help="Another name for --no-referrers.")
-@click.option("--force", is_flag=True, help="Look for each blob, also where the tag is the same.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Look for each blob, also where the tag is the same; replace an archive.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be copied, and copy nothing.")
 @click.option(
     "--digestfile",
@@ -127,7 +131,7 @@ def command(
     from shipline.images import CopyOptions, Places
     from shipline.observe import open_sinks
     from shipline.oci import Platform
-    from shipline.registry import Client, keychain_from, settings_from
+    from shipline.registry import Client
 
     pairs = _pairs(names, from_file)
     _check_archives(target for _, target in pairs)
@@ -141,10 +145,8 @@ def command(
         tuple(map(Platform.parse, platforms)), referrers and not remove_signatures, force
     )
     with ExitStack() as stack:
-        settings = settings_from(os.environ, insecure=insecure)
-        keychain = keychain_from(os.environ)
         client = stack.enter_context(
-            Client(settings, keychain, at_once=jobs, tries=retry_times + 1)
+            Client.of(os.environ, insecure=insecure, at_once=jobs, tries=retry_times + 1)
         )
         places = Places(stack, client, os.environ)
         if dry_run:
@@ -157,7 +159,7 @@ def command(
 
 
 def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
-    from shipline.images import parse_place
+    from shipline.images import parse_place, parse_target
 
     if file is None:
         if len(names) != 2:
@@ -166,7 +168,7 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
                 code="flag-missing",
                 hint="for several, write `SOURCE DESTINATION` lines into a file: --from-file FILE",
             )
-        return [(parse_place(names[0]), parse_place(names[1]))]
+        return [(parse_place(names[0]), parse_target(names[1]))]
     if names:
         raise UsageError(
             "--from-file names the images: no others can be given", code="flag-conflict"
@@ -202,7 +204,7 @@ def _check_archives(targets: Iterable[Place]) -> None:
 
 
 def _lines(text: str, file: str) -> Iterator[_Pair]:
-    from shipline.images import parse_place
+    from shipline.images import parse_place, parse_target
 
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -212,7 +214,7 @@ def _lines(text: str, file: str) -> Iterator[_Pair]:
             )
         try:
             if words:
-                yield parse_place(words[0]), parse_place(words[1])
+                yield parse_place(words[0]), parse_target(words[1])
         except ShiplineError as error:
             raise UsageError(
                 f"{file}:{number}: {error.message}", code="copy-list", hint=error.hint
@@ -265,9 +267,9 @@ def _show(places: Places, pairs: Sequence[_Pair], options: CopyOptions) -> None:
     for source, target in pairs:
         found = places.lacking(places.open(source), target, options)
         size = shown_size(sum(one.size for one in found.objects))
-        what = (
-            f"{size} in {counted(len(found.objects), 'object')}" if found.changed else "unchanged"
-        )
+        what = f"{size} in {counted(len(found.objects), 'object')}"
+        if not found.changed and not found.objects:
+            what = "unchanged"
         click.echo(f"{source} -> {target}  {found.root.digest}  {what}")
 
 

@@ -8,7 +8,7 @@ from shipline.content.cache_store import (
     OpenCache,
 )
 from shipline.content.graph import copy_graph, successors
-from shipline.content.layout import OciLayout, find_entry, find_referrers
+from shipline.content.layout import OciLayout, find_entry, of_type, referrers_by_subject
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (
     Advance,
@@ -91,9 +91,10 @@ __all__ = [
     "fetch_all",
     "fetch_rest",
     "find_entry",
-    "find_referrers",
     "inline_documents",
+    "of_type",
     "read_file",
+    "referrers_by_subject",
     "seal",
     "successors",
     "try_lock",

@@ -42,17 +42,20 @@ def copy_graph(
     *,
     is_complete: Callable[[Descriptor], bool] | None = None,
     expect: Advance | None = None,
+    with_root: bool = True,
 ) -> None:
     """Copy the graph of `root`. When this returns, `destination` has all of it.
 
     A parent is written after its children, so whatever exists at the destination is complete, and
     repeating the call resumes a failed copy; what is below a manifest that `is_complete` is not
     looked at. `expect` gets the bytes of what is found, and, as negative numbers, those that need
-    not be moved. A layer that the source lacks is left out if it has `urls` (descriptor.md). A
-    note on the error names the content and the end that failed.
+    not be moved. Without `with_root`, the root is counted, and left to the caller, who tags it. A
+    layer that the source lacks is left out if it has `urls` (descriptor.md). A note on the error
+    names the content and the end that failed.
     """
     nodes = {root.digest: root}
     tracked = _TrackedSource(source)
+    root_is_complete = False
 
     @contextmanager
     def blaming(digest: Digest) -> Iterator[Descriptor]:
@@ -69,6 +72,8 @@ def copy_graph(
     def children_of(digest: Digest) -> tuple[Digest, ...]:
         with blaming(digest) as node:
             if is_complete is not None and node.media_type in media.NAMED and is_complete(node):
+                nonlocal root_is_complete
+                root_is_complete = root_is_complete or digest == root.digest
                 return ()
             children = successors(tracked, node)
         for child in children:
@@ -85,6 +90,9 @@ def copy_graph(
             if advance is not None:
                 advance(size)
 
+        if digest == root.digest and not with_root:
+            count(0 if root_is_complete else root.size)
+            return
         with blaming(digest) as node:
             # passed as it is: registries send the files of a local store with sendfile
             as_is = isinstance(source, LocalStore) and not node.urls

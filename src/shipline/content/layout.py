@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -66,6 +67,8 @@ class OciLayout(LocalStore):
             )
         on_damage = (lambda path: None) if verified else None
         super().__init__(root, on_damage, verified=verified, create=create)
+        self._read: tuple[tuple[int, ...], Index] = (), Index.make([])  # index.json as it was
+        self._referrers = Index.make([]), dict[Digest, list[Descriptor]]()
         if not marker.exists():
             with open_whole(marker) as file:
                 file.write(LAYOUT_FILE)
@@ -110,7 +113,11 @@ class OciLayout(LocalStore):
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """Manifests in index.json whose subject is `target`, of one artifact type if given."""
-        return find_referrers(self, self.index(), target, artifact_type)
+        index, found = self._referrers
+        if (now := self.index()) is not index:
+            found = referrers_by_subject(self, now)
+            self._referrers = now, found
+        return of_type(found.get(target.digest, ()), artifact_type)
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         """Store the content unless it exists; what refers to another manifest is listed in
@@ -167,13 +174,19 @@ class OciLayout(LocalStore):
     def index(self) -> Index:
         """The parsed index.json. Raises ContentError if it is not an index."""
         path = self.root / "index.json"
-        if not path.exists():
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
             return Index.make([])
-        if path.is_symlink() or path.stat().st_size > _LIMIT:
+        if stat.S_ISLNK(status.st_mode) or status.st_size > _LIMIT:
             raise ContentError(f"{path} is a symbolic link, or too large", code="layout-unusable")
-        parsed = parse_manifest(path.read_bytes())
-        if not isinstance(parsed, Index):
-            raise ContentError(f"{path} is not an index", code="layout-unusable")
+        state = status.st_ino, status.st_mtime_ns, status.st_size
+        known, parsed = self._read
+        if known != state:
+            found = parse_manifest(path.read_bytes())
+            if not isinstance(found, Index):
+                raise ContentError(f"{path} is not an index", code="layout-unusable")
+            self._read = state, (parsed := found)
         return parsed
 
     @_described()
@@ -211,26 +224,28 @@ def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | No
     return next(iter(images.values())).plain if len(images) == 1 else None
 
 
-def find_referrers(
-    source: Fetcher, index: Index, target: Descriptor, artifact_type: str = ""
-) -> tuple[Descriptor, ...]:
-    """The entries of the index.json of a layout whose subject is `target`. One that cannot be read
-    is left out, with a warning if it has no name, as it may refer to the image then.
+def referrers_by_subject(source: Fetcher, index: Index) -> dict[Digest, list[Descriptor]]:
+    """The entries of the index.json of a layout that have a subject, by its digest. One that cannot
+    be read is left out, with a warning if it has no name, as it may refer to an image then.
     """
-    found: dict[Digest, Descriptor] = {}
+    found: dict[Digest, dict[Digest, Descriptor]] = {}
     for entry in index.manifests:
         parsed = _parsed(source, entry)
         subject = _subject(parsed)
-        if parsed is None or subject is None or subject.digest != target.digest:
+        if parsed is None or subject is None:
             continue
         kind = parsed.artifact_type
         if isinstance(parsed, Manifest):
             kind = kind or parsed.config.media_type
-        if artifact_type in ("", kind):
-            found[entry.digest] = replace(
-                entry.plain, artifact_type=kind, annotations=parsed.annotations
-            )
-    return tuple(found.values())
+        found.setdefault(subject.digest, {})[entry.digest] = replace(
+            entry.plain, artifact_type=kind, annotations=parsed.annotations
+        )
+    return {subject: [*referrers.values()] for subject, referrers in found.items()}
+
+
+def of_type(referrers: Iterable[Descriptor], artifact_type: str) -> tuple[Descriptor, ...]:
+    """The referrers of one artifact type, all without one."""
+    return tuple(one for one in referrers if artifact_type in ("", one.artifact_type))
 
 
 def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:

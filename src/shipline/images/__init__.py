@@ -12,7 +12,7 @@ from shipline.images.copying import (
     digest_of,
     missing,
 )
-from shipline.images.places import OpenImage, Place, PlaceKind, Places, parse_place
+from shipline.images.places import OpenImage, Place, PlaceKind, Places, parse_place, parse_target
 from shipline.images.tree import TreeNode, image_tree
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "image_tree",
     "missing",
     "parse_place",
+    "parse_target",
 ]

@@ -30,7 +30,8 @@ from shipline.content import (
     chunks,
     fetch_all,
     find_entry,
-    find_referrers,
+    of_type,
+    referrers_by_subject,
 )
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.layer import Entry, Item, codec, cut_tar, decompress, sniff, stream_layer
@@ -173,6 +174,10 @@ class LayoutArchive:
             )
         return parsed
 
+    @cached_property
+    def _referrers(self) -> dict[Digest, list[Descriptor]]:
+        return referrers_by_subject(self, self._index)
+
     def resolve(self, reference: str) -> Descriptor:
         """By tag, full name or digest; an empty reference names the only image."""
         found = find_entry(self, self._index, reference)
@@ -192,7 +197,7 @@ class LayoutArchive:
         yield from (one.annotations.get(REF_NAME, "") for one in self._index.manifests)
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        return find_referrers(self, self._index, target, artifact_type)
+        return of_type(self._referrers.get(target.digest, ()), artifact_type)
 
     def exists(self, target: Descriptor) -> bool:
         return _blob(target) in self._tar

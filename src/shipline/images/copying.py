@@ -231,26 +231,44 @@ def copy_tag(
     if before == new.digest and not options.force:
         return None
     is_complete = None if options.force else target.exists
-    copy_graph(source, target, new, advance, is_complete=is_complete, expect=expect)
+    alone = new.digest.algorithm == "sha256"  # the tag stores it under no other digest
+    copy_graph(
+        source,
+        target,
+        new,
+        advance,
+        is_complete=is_complete,
+        expect=expect,
+        with_root=not alone,
+    )
     if options.referrers:
-        copy_evidence(source, target, new, advance)
+        copy_evidence(source, target, new, advance, subject_is_there=not alone)
     if not target.swap(new, source, tag, before) and digest_of(target, tag) != new.digest:
         raise TagMoved(tag)
     return new
 
 
-def missing(source: Fetcher, target: Exister, root: Descriptor) -> tuple[Descriptor, ...]:
-    """What the target lacks; what is complete there is not looked into."""
+def missing(source: Fetcher, target: Exister, *roots: Descriptor) -> tuple[Descriptor, ...]:
+    """What the target lacks of what the source has; what is complete there is not looked into."""
     found: dict[Digest, Descriptor] = {}
 
     def look(node: Descriptor) -> Iterable[Descriptor]:
-        if target.exists(node):
+        if target.exists(node) or (node.urls and not _can_fetch(source, node)):
             return ()
         found[node.digest] = node
-        return (child.plain for child in successors(source, node))
+        children = successors(source, node)
+        return (replace(child.plain, urls=child.urls) for child in children)
 
-    visit_graph([root.plain], look, lambda node: None, at_once=_AT_ONCE)
+    visit_graph([root.plain for root in roots], look, lambda node: None, at_once=_AT_ONCE)
     return tuple(found.values())
+
+
+def _can_fetch(source: Fetcher, node: Descriptor) -> bool:
+    try:
+        with source.fetch(node):
+            return True
+    except NotFound:
+        return False
 
 
 def is_damaged(source: Fetcher, target: Exister, root: Descriptor, *, blobs: bool) -> bool:

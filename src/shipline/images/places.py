@@ -9,15 +9,15 @@ docker-daemon:NAME[:TAG]
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from shipline.content import Advance, Fetcher, MemoryStore, OciLayout, Reader, fetch_all
+from shipline.content import Advance, Fetcher, MemoryStore, OciLayout, Reader, fetch_all, unwrapped
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.files import open_whole
 from shipline.images.copying import (
@@ -44,7 +44,7 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
-from shipline.supply import StatementSource, copy_evidence
+from shipline.supply import StatementSource, copy_evidence, evidence_of
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -151,6 +151,19 @@ def parse_place(text: str) -> Place:
     return Place(kind, None, Path(path), tag)
 
 
+def parse_target(text: str) -> Place:
+    """Read the name of what is written. Raises UsageError."""
+    place = parse_place(text)
+    _check_tag(place)
+    return place
+
+
+def _check_tag(place: Place) -> None:
+    if place.remote is not None and place.remote.digest is not None:
+        hint = f"write {place.remote.name}:TAG"
+        raise UsageError(f"{place}: a copy is written to a tag", code="copy-place", hint=hint)
+
+
 class OpenImage(Struct, frozen=True):
     """An image and the place that it is read from."""
 
@@ -204,8 +217,15 @@ class OpenImage(Struct, frozen=True):
         return Platform.from_json(config) if has_platform else None
 
 
+@runtime_checkable
+class _Mounting(Protocol):
+    def can_mount(self, source: Fetcher) -> bool: ...
+
+
 class Lacking(Struct, frozen=True):
-    """What a copy of `root` would move; whether the tag would change."""
+    """What a copy of `root` would move, without blobs that the registry is asked to mount; whether
+    the tag would change.
+    """
 
     root: Descriptor
     objects: Sequence[Descriptor]
@@ -219,6 +239,7 @@ class Places:
         self._stack = stack
         self._client = client
         self._environment = environment
+        self._layouts: dict[Path, OciLayout] = {}  # read from
 
     def open(self, place: Place) -> OpenImage:
         """The image at a place. Raises NotFound, and what its transport raises."""
@@ -227,7 +248,7 @@ class Places:
             assert place.reference is not None
             repository = source = self._client.repository(place.reference)
         elif place.kind is PlaceKind.LAYOUT:
-            source = OciLayout(place.path)
+            source = self._layouts.setdefault(place.path, OciLayout(place.path))
         else:
             source = self._archive(place)
         root = source.resolve(place.selector)
@@ -311,18 +332,21 @@ class Places:
 
     def lacking(self, image: OpenImage, place: Place, options: CopyOptions) -> Lacking:
         """What a copy would move."""
-        source, root, _ = self._chosen(image, place, options)
+        source, root, options = self._chosen(image, place, options)
+        roots = [root, *(evidence_of(source, root) if options.referrers else ())]
         if place.kind is PlaceKind.LAYOUT:
             try:
                 OciLayout(place.path)
             except NotFound:  # nothing is created here
-                return Lacking(root, missing(source, MemoryStore(), root))
-        target = self._target(place)
+                return Lacking(root, missing(source, MemoryStore(), *roots))
+        target = self._target(place, force=options.force)
         if isinstance(source, Schema1Source):
             return Lacking(root, source.lacking(target.store))
-        if target.write is None and digest_of(target.store, target.tag) == root.digest:
-            return Lacking(root, (), changed=False)
-        return Lacking(root, missing(source, target.store, root))
+        objects = missing(source, target.store, *roots)
+        if isinstance(target.store, _Mounting) and target.store.can_mount(unwrapped(source)):
+            objects = tuple(one for one in objects if one.media_type in media.NAMED)
+        same = target.write is None and digest_of(target.store, target.tag) == root.digest
+        return Lacking(root, objects, changed=not same)
 
     def _chosen(
         self, image: OpenImage, place: Place, options: CopyOptions
@@ -364,18 +388,15 @@ class Places:
     def _target(self, place: Place, *, force: bool = False) -> _Target:
         if place.kind is PlaceKind.REGISTRY:
             assert place.reference is not None
-            if place.reference.digest is not None:
-                raise UsageError(
-                    f"{place}: a copy is written to a tag",
-                    code="copy-place",
-                    hint=f"write {place.reference.name}:TAG",
-                )
+            _check_tag(place)
             return _Target(self._client.repository(place.reference), place.reference.tag)
         if place.kind is PlaceKind.LAYOUT:
             layout = OciLayout(place.path, create=True, verified=force)
             return _Target(layout, place.tag or "latest")
         from shipline.images.archives import NewArchive  # slow to import
 
+        if place.kind is not PlaceKind.ENGINE and not force:
+            _check_new(place)
         docker, name = place.kind in _ONE_PLATFORM, place.reference
         archive = NewArchive(str(place), name=name, docker=docker)
         tag = place.tag or (name.tag if name is not None else "latest")
@@ -405,6 +426,18 @@ class _Target(Struct, frozen=True):
     store: Remote
     tag: str
     write: Callable[[], None] | None = None
+
+
+def _check_new(place: Place) -> None:
+    """Raises UsageError for an archive that is there: what it has would be lost."""
+    with suppress(FileNotFoundError):
+        if place.path.stat().st_size:
+            raise UsageError(
+                f"{place.path} exists: an archive is written whole, with one image",
+                code="copy-place",
+                hint="remove it, name another file, or replace it with --force; one oci:DIR has"
+                " several images",
+            )
 
 
 def _tar(archive: NewArchive) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from shipline import __version__
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
+from shipline.lru import TTL_S, Lru
 from shipline.propagation import traceparent
 from shipline.registry.auth import EndpointAuth, Scopes, Token
 from shipline.registry.credentials import Credentials, Keychain
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 TRIES = 5
 _REDIRECTS = 5
+_HOSTS = 1000
 _WARNINGS_LIMIT = 100  # different ones
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -92,6 +94,7 @@ class HttpClient:
         self._auths: dict[Endpoint, EndpointAuth] = {}
         self._facts: dict[tuple[Endpoint, str], RepositoryFacts] = {}
         self._quirks: dict[Origin, Quirks] = {}
+        self.without_referrers: Lru[Origin, bool] = Lru(_HOSTS, TTL_S)
         self._warnings: set[tuple[str, str]] = set()
 
     def auth(self, endpoint: Endpoint) -> EndpointAuth:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
@@ -152,16 +152,21 @@ _REFERRER_PAUSE_S = (0.05, 0.4)  # between attempts, while others write to the s
 
 
 def list_referrers(
-    api: RepositoryApi, subject: Digest, artifact_type: str
+    api: RepositoryApi,
+    subject: Digest,
+    artifact_type: str,
+    tags: Container[str] | None = None,
 ) -> tuple[Descriptor, ...]:
     """The manifests with this `subject`, of one artifact type if it is not empty.
 
-    From the referrers API, else the referrers tag."""
-    entries = _from_api(api, subject, artifact_type) if api.quirks.referrers else None
-    if entries is None:
+    From the referrers API, else the referrers tag, unless it is not among `tags`."""
+    entries = _from_api(api, subject, artifact_type)
+    if entries is None and (tags is None or referrers_tag(subject) in tags):
         entries = _from_tag(api, subject)
     matching = (
-        entry for entry in entries if not artifact_type or entry.artifact_type == artifact_type
+        entry
+        for entry in entries or ()
+        if not artifact_type or entry.artifact_type == artifact_type
     )
     return tuple({referrer.digest: referrer for referrer in matching}.values())
 
@@ -202,9 +207,7 @@ def restore_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> 
     if b'"subject"' not in content:
         return
     subject = parse_manifest(content, target.media_type).subject
-    if subject is None:
-        return
-    if not api.quirks.referrers or _from_api(api, subject.digest, "") is None:
+    if subject is not None and _from_api(api, subject.digest, "") is None:
         add_referrer(api, target, content)
 
 
@@ -216,9 +219,7 @@ def drop_referrer(api: RepositoryApi, digest: Digest, content: bytes) -> None:
         return
     with suppress(ContentError):
         subject = parse_manifest(content).subject
-        if subject is None or (
-            api.quirks.referrers and _from_api(api, subject.digest, "") is not None
-        ):
+        if subject is None or _from_api(api, subject.digest, "") is not None:
             return
         before = _from_tag(api, subject.digest)
         after = [referrer for referrer in before if referrer.digest != digest]
@@ -252,7 +253,12 @@ def _artifact_type(parsed: Manifest | Index) -> str:
 def _from_api(
     api: RepositoryApi, subject: Digest, artifact_type: str
 ) -> tuple[Descriptor, ...] | None:
-    """None without the API, whose responses are image indexes."""
+    """None without the API, whose responses are image indexes. A registry with it answers with an
+    empty one where nothing refers to the subject; one that does not know its path is not asked
+    again.
+    """
+    if not api.has_referrers:
+        return None
     url: Url | None = api.url("referrers", str(subject))
     if url is not None and artifact_type:
         url = url.with_query(("artifactType", artifact_type))
@@ -271,6 +277,8 @@ def _from_api(
         try:
             content_type = response.header("Content-Type").partition(";")[0].strip()
             if response.status != 200 or content_type != media.OCI_INDEX:
+                if response.status == 404 and b'"errors"' not in response.content(PAGE_LIMIT):
+                    api.http.without_referrers.put(api.endpoint.origin, True)
                 return None
             entries += _referrer_entries(response.content(PAGE_LIMIT), api)
             link = next_link(response.header("Link"))

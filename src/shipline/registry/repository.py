@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -56,7 +57,14 @@ from shipline.registry.manifests import (
 from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.request import Origin, Url
-from shipline.registry.upload import UploadState, cancel, open_session, push_blob, session_of
+from shipline.registry.upload import (
+    UploadState,
+    cancel,
+    check_stored,
+    open_session,
+    push_blob,
+    session_of,
+)
 from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -258,19 +266,25 @@ def _range_start(content_range: str) -> int:
 _ALWAYS: Mapping[str, str] = {}
 _UNSUPPORTED = frozenset({400, 405})
 _KNOWN = 100_000  # blobs
+_EMPTY = 2  # bytes of the empty configuration, which most repositories have
+_SMALL = 64 << 10  # bytes: mounted from its own repository, which opens an upload without it
+_MOMENT_S = 10.0  # in which a manifest that was absent need not be looked for again
 _AT_ONCE = 8  # blobs that are looked for
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
 class KnownBlobs(Lru[tuple[Origin, Digest], str]):
-    """In which repository of a registry a blob was last seen, to mount it from there."""
+    """In which repository of a registry a blob was last seen, to mount it from there; `absent` are
+    manifests that were looked for a moment ago.
+    """
 
     def __init__(self) -> None:
         super().__init__(_KNOWN, math.inf)
+        self.absent: Lru[Hashable, bool] = Lru(_KNOWN, _MOMENT_S)
         self._guard = threading.Lock()
         self._turns: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
-    def turn(self, *key: Hashable) -> threading.Lock:
+    def turn(self, key: Hashable) -> threading.Lock:
         """Held while the content with this key is sent, so that two threads that need it send it
         once: docker-registry calls what is sent twice at a time unknown.
         """
@@ -301,6 +315,7 @@ class RemoteRepository:
         self._facts = self._registry.http.facts(self._registry.endpoint, self._registry.repository)
         self._wrong: set[Digest] = set()  # what the registry itself sent wrong bytes of
         self._opened: dict[Digest, UploadState] = {}  # by mounts that were declined
+        self._tags: frozenset[str] | None = None  # all, if they are known
 
     @property
     def name(self) -> str:
@@ -313,7 +328,16 @@ class RemoteRepository:
 
     def exists(self, target: Descriptor) -> bool:
         """Whether the registry itself, not a mirror, has the content."""
-        return self._exists(target, READ)
+        found = self._exists(target, READ)
+        if not found and target.media_type in media.NAMED:
+            self._known.absent.put(self._key(target), True)
+        return found
+
+    def among(self, tags: frozenset[str]) -> RemoteRepository:
+        """The same repository, of which these are all tags: no others are asked for."""
+        repository = copy(self)
+        repository._tags = tags
+        return repository
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
@@ -367,20 +391,17 @@ class RemoteRepository:
         """
         if self.assumes(target, source):
             return
-        with self._known.turn(self._registry.endpoint.origin, self.repository, target.digest):
+        with self._known.turn(self._key(target)):
             self._push(target, source, advance)
 
     def _push(self, target: Descriptor, source: Fetcher, advance: Advance | None) -> None:
-        exists = self._exists(target, WRITE)
         if target.media_type not in media.NAMED:
-            session = self._opened.pop(target.digest, None)
-            if not exists and (session is not None or not self._mount_known(target, source)):
-                session = session or self._opened.pop(target.digest, None)
-                self._push_blob(target, source, advance, session)
-            elif session is not None:
-                cancel(self._registry, session)
+            self._send_blob(target, source, advance)
             self._known.put((self._registry.endpoint.origin, target.digest), self.repository)
             return
+        was_absent = self._known.absent.get(self._key(target))
+        self._known.absent.drop(self._key(target))
+        exists = not was_absent and self._exists(target, WRITE)
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
             self._confirm(content)
@@ -389,6 +410,31 @@ class RemoteRepository:
         self._put(target, content, str(target.digest))
         if advance is not None:
             advance(target.size)
+
+    def _send_blob(self, target: Descriptor, source: Fetcher, advance: Advance | None) -> None:
+        """Mount or upload a blob, unless it is there: a small one is mounted from its own
+        repository, which tells that in one request, and opens an upload without it.
+        """
+        session = self._opened.pop(target.digest, None)
+        here = self._known.get((self._registry.endpoint.origin, target.digest)) == self.repository
+        if session is None and not here and _EMPTY < target.size <= _SMALL:
+            if self._mount_known(target, source, itself=True):
+                return
+            session = self._opened.pop(target.digest, None)
+            if session is None and self._exists(target, WRITE):
+                return
+        elif self._exists(target, WRITE):
+            if session is not None:
+                cancel(self._registry, session)
+            return
+        elif session is None:
+            if self._mount_known(target, source):
+                return
+            session = self._opened.pop(target.digest, None)
+        self._push_blob(target, source, advance, session)
+
+    def _key(self, target: Descriptor) -> Hashable:
+        return self._registry.endpoint.origin, self.repository, target.digest
 
     def assumes(self, target: Descriptor, source: Fetcher) -> bool:
         """See `Assumer`: whether another process has seen the blob here lately."""
@@ -414,13 +460,19 @@ class RemoteRepository:
         """
         return any(self._mount(target, name) for name in self._mountable(source))
 
-    def _mount_known(self, target: Descriptor, source: Fetcher) -> bool:
+    def can_mount(self, source: Fetcher) -> bool:
+        """Whether `source` is another repository of this registry."""
+        return any(self._mountable(source))
+
+    def _mount_known(self, target: Descriptor, source: Fetcher, *, itself: bool = False) -> bool:
         """Mount the blob from the repository of this registry that is known to have it, if any:
-        that of `source`, or the one that it was last pushed to.
+        that of `source`, or the one that it was last pushed to, else from `itself`.
         """
         name = next(self._mountable(unwrapped(source)), None)
         name = name or self._known.get((self._registry.endpoint.origin, target.digest))
-        return name not in (None, self.repository) and self._mount(target, str(name))
+        if name in (None, self.repository) and not itself:
+            return False
+        return self._mount(target, name or self.repository)
 
     def _mountable(self, source: Fetcher) -> Iterator[str]:
         """The names of `source` in this registry, if it is another repository there."""
@@ -440,10 +492,12 @@ class RemoteRepository:
                 expect={201, 202},
                 operation=f"mounting {target.digest} from {repository}",
                 actions=WRITE,
-                also=repository,
-                tries=1,
+                also="" if repository == self.repository else repository,
+                tries=0 if repository == self.repository else 1,
             )
-        except (RegistryError, AuthError):
+        except (RegistryError, AuthError) as error:
+            if repository == self.repository and error.retriable:
+                raise
             return False
         try:
             if response.status == 202:  # the registry opened an upload instead
@@ -501,7 +555,7 @@ class RemoteRepository:
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """Manifests whose subject is `target`, of one artifact type if it is given."""
-        return list_referrers(self._registry, target.digest, artifact_type)
+        return list_referrers(self._registry, target.digest, artifact_type, self._tags)
 
     def delete(self, reference: str) -> None:
         """Remove a tag, or a manifest with all its tags and its entry in the referrers tag of its
@@ -645,6 +699,7 @@ class RemoteRepository:
             response = self._put_manifest(target, content, name, condition)
         if response.status == 412:
             return False
+        check_stored(self._registry, response, target)
         if self._facts is not None:
             self._facts.confirm(assumed)
         self._manifests.put(target.digest, content)

@@ -42,6 +42,12 @@ class RepositoryApi:
     def quirks(self) -> Quirks:
         return self.http.quirks(self.endpoint.origin)
 
+    @property
+    def has_referrers(self) -> bool:
+        """Whether the registry may have the referrers API."""
+        unknown = self.http.without_referrers.get(self.endpoint.origin) is None
+        return self.quirks.referrers and unknown
+
     def url(self, *path: str) -> Url:
         """`path` segments are digests, checked tags and constants, which need no escaping. A mirror
         gets the host in `ns`, as from containerd, since it may serve the content of several.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
+import math
 import os
 import re
 import select
@@ -20,7 +22,7 @@ import types
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from shipline.errors import RegistryError
@@ -29,10 +31,46 @@ from shipline.registry.hosts import AddressPolicy, HostSettings, lookup_name
 from shipline.registry.request import Origin, Url
 from shipline.tasks import on_cancel
 
+_LEAST_RATE = 1 << 10  # bytes per second of waiting
+
+
+class _PacedReader(io.RawIOBase):
+    """Reads a response. Raises TimeoutError also for one that trickles: after twice the timeout of
+    the socket, what has come must be `_LEAST_RATE` of the time in which it was waited for.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw, self._sock = raw, sock
+        self._waited_s, self._received = 0.0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        size: int | None = self._raw.readinto(buffer)
+        self._waited_s += time.monotonic() - began
+        self._received += size or 0
+        grace_s = 2 * (self._sock.gettimeout() or math.inf)
+        if self._waited_s > max(grace_s, self._received / _LEAST_RATE):
+            raise TimeoutError("the response trickles")
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PacedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), sock))
+
 
 class InterruptibleConnection(http.client.HTTPConnection):
     """Connects to allowed addresses only; another thread can abort it."""
 
+    response_class = _PacedResponse
     timeout: float
 
     address_policy = AddressPolicy.ANYWHERE

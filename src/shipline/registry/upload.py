@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from shipline.content import Advance, Fetcher, LocalStore, chunks
 from shipline.errors import AuthError, DigestMismatch, RegistryError
-from shipline.oci import Descriptor
+from shipline.oci import Descriptor, Digest, InvalidDigest
 from shipline.registry.http import back_off
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import BlobRange, UploadProgress, Url
@@ -220,7 +220,7 @@ def finish(
     if isinstance(body, BlobRange) and body.start:
         headers["Content-Range"] = f"{body.start}-{body.end - 1}"
     try:
-        api.call(
+        response = api.call(
             "PUT",
             session.url.with_query(("digest", str(target.digest))),
             expect={201, 204},
@@ -230,7 +230,8 @@ def finish(
             body=body,
             limit="write" if body else "small",
             tries=1,
-        ).close()
+        )
+        response.close()
     except RegistryError as error:
         if "DIGEST_INVALID" in error.diagnostics:
             raise DigestMismatch(
@@ -240,6 +241,22 @@ def finish(
                 hint="the content was corrupted in transit or in the local store; run again",
             ) from error
         raise
+    check_stored(api, response, target)
+
+
+def check_stored(api: RepositoryApi, response: ClientResponse, target: Descriptor) -> None:
+    """Raises DigestMismatch where the registry says that it stored something else. A digest of
+    another algorithm says nothing, and some registries send what is none.
+    """
+    with suppress(InvalidDigest):
+        told = Digest.parse(response.header("Docker-Content-Digest"))
+        if told.algorithm == target.digest.algorithm and told != target.digest:
+            raise DigestMismatch(
+                expected=str(target.digest),
+                got=str(told),
+                where=f"{api.host} stored something else",
+                hint="a proxy or the registry changes what is pushed: what it has is not the same",
+            )
 
 
 def patch(api: RepositoryApi, session: UploadState, blob_range: BlobRange) -> UploadState:

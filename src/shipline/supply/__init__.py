@@ -1,6 +1,20 @@
-"""Statements about images: signatures and attestations, made and verified."""
+"""Statements about images: signatures and attestations, made and verified.
 
-from shipline.supply.attachments import FORMS, attached_tags, copy_evidence, copy_with_evidence
+Making and verifying them are loaded when they are first named: a copy only reads them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from shipline.supply.attachments import (
+    FORMS,
+    attached_tags,
+    copy_evidence,
+    copy_with_evidence,
+    evidence_of,
+)
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
@@ -28,49 +42,58 @@ from shipline.supply.envelopes import (
     from_base64,
     pae,
 )
-from shipline.supply.keyfile import (
-    KeyFiles,
-    Password,
-    check_free,
-    encrypted_pem,
-    parse_private_key,
-    read_pem,
-    read_private_key,
-    read_public_key,
-    write_key_pair,
-)
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
-from shipline.supply.signing import STATEMENT_LIMIT, Signed, attest, sign, signable, statement_about
-from shipline.supply.statement import (
-    COSIGN_SIGN,
-    CYCLONEDX,
-    SPDX,
-    STATEMENT,
-    Statement,
-    Subject,
-    predicate_type,
-    short_name,
-    stated_time,
-    stored_statements,
-)
-from shipline.supply.verification import (
-    OPTIONAL,
-    SAME_REPOSITORY,
-    Attestations,
-    Identity,
-    ImagePattern,
-    Signature,
-    SignatureRefused,
-    Verification,
-    VerifiedAttestation,
-    examine,
-    examine_attestations,
-    proven_in,
-    reasons,
-    refusal_hint,
-    verify,
-    verify_attestations,
-)
+
+if TYPE_CHECKING:
+    from shipline.supply.keyfile import (
+        KeyFiles,
+        Password,
+        check_free,
+        encrypted_pem,
+        parse_private_key,
+        read_pem,
+        read_private_key,
+        read_public_key,
+        write_key_pair,
+    )
+    from shipline.supply.signing import (
+        STATEMENT_LIMIT,
+        Signed,
+        attest,
+        sign,
+        signable,
+        statement_about,
+    )
+    from shipline.supply.statement import (
+        COSIGN_SIGN,
+        CYCLONEDX,
+        SPDX,
+        STATEMENT,
+        Statement,
+        Subject,
+        predicate_type,
+        short_name,
+        stated_time,
+        stored_statements,
+    )
+    from shipline.supply.verification import (
+        OPTIONAL,
+        SAME_REPOSITORY,
+        Attestations,
+        Identity,
+        ImagePattern,
+        Signature,
+        SignatureRefused,
+        Verification,
+        VerifiedAttestation,
+        examine,
+        examine_attestations,
+        proven_in,
+        reasons,
+        refusal_hint,
+        verify,
+        verify_attestations,
+    )
 
 __all__ = [
     "BUNDLE",
@@ -121,6 +144,7 @@ __all__ = [
     "copy_evidence",
     "copy_with_evidence",
     "encrypted_pem",
+    "evidence_of",
     "examine",
     "examine_attestations",
     "find_claims",
@@ -145,3 +169,53 @@ __all__ = [
     "verify_attestations",
     "write_key_pair",
 ]
+
+_LOADED_WHEN_NAMED = {
+    "KeyFiles": "keyfile",
+    "Password": "keyfile",
+    "check_free": "keyfile",
+    "encrypted_pem": "keyfile",
+    "parse_private_key": "keyfile",
+    "read_pem": "keyfile",
+    "read_private_key": "keyfile",
+    "read_public_key": "keyfile",
+    "write_key_pair": "keyfile",
+    "STATEMENT_LIMIT": "signing",
+    "Signed": "signing",
+    "attest": "signing",
+    "sign": "signing",
+    "signable": "signing",
+    "statement_about": "signing",
+    "COSIGN_SIGN": "statement",
+    "CYCLONEDX": "statement",
+    "SPDX": "statement",
+    "STATEMENT": "statement",
+    "Statement": "statement",
+    "Subject": "statement",
+    "predicate_type": "statement",
+    "short_name": "statement",
+    "stated_time": "statement",
+    "stored_statements": "statement",
+    "OPTIONAL": "verification",
+    "SAME_REPOSITORY": "verification",
+    "Attestations": "verification",
+    "Identity": "verification",
+    "ImagePattern": "verification",
+    "Signature": "verification",
+    "SignatureRefused": "verification",
+    "Verification": "verification",
+    "VerifiedAttestation": "verification",
+    "examine": "verification",
+    "examine_attestations": "verification",
+    "proven_in": "verification",
+    "reasons": "verification",
+    "refusal_hint": "verification",
+    "verify": "verification",
+    "verify_attestations": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if module := _LOADED_WHEN_NAMED.get(name):
+        return getattr(import_module(f"shipline.supply.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -241,6 +241,12 @@ class _Listing(Protocol):
     def tags(self) -> Iterator[str]: ...
 
 
+@runtime_checkable
+class _Remote(Protocol):
+    def among(self, tags: frozenset[str]) -> StatementSource:
+        """The same repository, of which these are all tags."""
+
+
 def attached_tags(subject: Descriptor) -> dict[str, str]:
     """The tags under which cosign keeps what is about `subject`, and what each is."""
     digest = subject.digest
@@ -265,31 +271,63 @@ def copy_evidence(
     destination: Repository,
     target: Descriptor,
     advance: Advance | None = None,
+    *,
+    subject_is_there: bool = True,
 ) -> int:
-    """Copy what is attached to `target` or to its images, which the destination has; returns the
-    number of attached manifests.
+    """Copy what is attached to `target` or to its images; returns the number of attached
+    manifests. The destination has the images, and `target` itself if `subject_is_there`: else it is
+    pushed before what refers to it.
     """
-    tags = _first_tags(source)
+    source, tags = _with_tags(source)
 
-    def copy(subject: Descriptor, depth: int) -> int:
-        referrers = source.referrers(subject)
-        for referrer in referrers:
-            copy_graph(source, destination, referrer.plain, advance)
-        count = len(referrers)
-        if depth:
-            count += sum(copy(referrer.plain, depth - 1) for referrer in referrers)
-        for tag in attached_tags(subject):
-            if tags is None or tag in tags:
-                with suppress(NotFound):
-                    attached = source.resolve(tag)
-                    copy_graph(source, destination, attached, advance)
+    def copy(subject: Descriptor) -> int:
+        count = 0
+        for attached, tag in _attached(source, subject, tags, _DEPTH):
+            if not tag and subject.digest == target.digest and not (subject_is_there or count):
+                destination.push(target, source)
+            with suppress(*(NotFound,) if tag else ()):
+                copy_graph(source, destination, attached, advance)
+                if tag:
                     destination.tag(attached, source, tag)
-                    count += 1
+                count += 1
         return count
 
     with TaskGroup(_AT_ONCE) as group:
-        tasks = [group.start(copy, one, _DEPTH) for one in _images(source, target, _DEPTH)]
+        tasks = [group.start(copy, one) for one in _images(source, target, _DEPTH)]
     return sum(task.result() for task in tasks)
+
+
+def evidence_of(source: StatementSource, target: Descriptor) -> tuple[Descriptor, ...]:
+    """What is attached to `target` or to its images, and would be copied along."""
+    source, tags = _with_tags(source)
+
+    def look(subject: Descriptor) -> list[Descriptor]:
+        return [attached for attached, _ in _attached(source, subject, tags, _DEPTH)]
+
+    with TaskGroup(_AT_ONCE) as group:
+        tasks = [group.start(look, one) for one in _images(source, target, _DEPTH)]
+    return tuple(one for task in tasks for one in task.result())
+
+
+def _attached(
+    source: StatementSource, subject: Descriptor, tags: frozenset[str] | None, depth: int
+) -> Iterator[tuple[Descriptor, str]]:
+    """What refers to `subject`, and to that, and what is under one of its tags, with the tag."""
+    for referrer in source.referrers(subject):
+        yield referrer.plain, ""
+        if depth:
+            yield from _attached(source, referrer.plain, tags, depth - 1)
+    for tag in attached_tags(subject):
+        if tags is None or tag in tags:
+            with suppress(NotFound):
+                yield source.resolve(tag), tag
+
+
+def _with_tags(source: StatementSource) -> tuple[StatementSource, frozenset[str] | None]:
+    tags = _first_tags(source)
+    if tags is not None and isinstance(source, _Remote):
+        source = source.among(tags)
+    return source, tags
 
 
 def _first_tags(source: StatementSource) -> frozenset[str] | None:

@@ -243,3 +243,19 @@ def test_a_layout_that_cannot_be_written_keeps_its_index_and_nothing_else(
 def _index_of(data: bytes) -> tuple[MemoryStore, Descriptor]:
     raw = b'{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s"}}' % data
     return MemoryStore(raw), Descriptor.of(raw, media.OCI_INDEX)
+
+
+def test_a_layout_that_another_process_changes_is_read_again(tmp_path: Path) -> None:
+    ours, theirs = (OciLayout(tmp_path / "layout", create=True) for _ in range(2))
+    image, *referring = (MemoryStore(), MemoryStore(), MemoryStore())
+    root = image.add(Index.make([]).raw, media.OCI_INDEX)
+    ours.tag(root, image, "v1")
+    for number, store in enumerate(referring):
+        assert len(ours.referrers(root)) == number
+        about = Manifest.make(
+            store.add(b"{}", media.OCI_EMPTY), [], subject=root, artifact_type=f"kind/{number}"
+        )
+        theirs.push(Descriptor.of(b"{}", media.OCI_EMPTY), store)
+        theirs.push(store.add(about.raw, media.OCI_MANIFEST), store)
+    assert [one.artifact_type for one in ours.referrers(root)] == ["kind/0", "kind/1"]
+    assert len(ours.referrers(root, "kind/1")) == 1
