@@ -84,14 +84,14 @@ def manifests(party: Party, seconds: int) -> Figure:
     document = {**target.image("bench"), "layers": described}
     assert target.push(document, "v1").status == 201
     accept = ["--header", f"Accept: {MANIFEST}"]
-    return _wrk(party, f"/v2/{REPOSITORY}/manifests/v1", seconds, accept)
+    return run_wrk(party, f"/v2/{REPOSITORY}/manifests/v1", seconds, accept)
 
 
 def ranges(party: Party, seconds: int, source: Path) -> Figure:
     blob = _pushed(party, source, 64 * MIB)
     _pull(party, blob)
     path = f"/v2/{REPOSITORY}/blobs/{blob.digest}"
-    return _wrk(party, path, seconds, ["--header", "Range: bytes=1048576-1114111"])
+    return run_wrk(party, path, seconds, ["--header", "Range: bytes=1048576-1114111"])
 
 
 def pushes(party: Party, source: Path, size: int, number: int, connections: int) -> Figure:
@@ -175,7 +175,7 @@ def _timed(party: Party, size: int, work: Callable[[], float]) -> Figure:
     return Figure(size / MIB / seconds, used / (size / MIB) * 1000)
 
 
-def _wrk(party: Party, path: str, seconds: int, more: list[str]) -> Figure:
+def run_wrk(party: Party, path: str, seconds: int, more: list[str]) -> Figure:
     before = cpu_s(party.process)
     command = [*_WRK, "--duration", f"{seconds}s", *more, party.url + path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

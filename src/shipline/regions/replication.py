@@ -193,10 +193,10 @@ class JournalReplication:
     def _traced(self, entry: JournalEntry) -> Iterator[None]:
         """Apply an entry as a part of the trace of its push."""
         parent, spans = SpanContext.parse(entry.trace), self._spans
-        own = parent if spans is None or parent is None else spans.begin(parent)
+        own = None if spans is None or parent is None else spans.begin(parent)
         started, error = self._clock(), ""
         try:
-            with within(own):
+            with within(own or parent):
                 yield
         except _Later:
             own = None

@@ -45,20 +45,28 @@ def _observe(node: RegistryNode, app: Application) -> Application:
 
     def observe_request(request: Request) -> Coro[Response]:
         started = perf_counter()
-        request.span = request.parent if spans is None else spans.begin(request.parent)
+        parent = request.parent
+        own = None if spans is None else spans.begin(parent)
+        request.span = own or parent
         response = yield from app(request)
         seconds = perf_counter() - started
         node.metrics.record(request, response, seconds)
         for observer in node.observers:
             observer(request, response, seconds)
-        if spans is not None and request.span is not None:
-            spans.end(_span(request, request.span, response, seconds))
+        if spans is not None and own is not None:
+            spans.end(_span(request, own, parent, response, seconds))
         return response
 
     return observe_request
 
 
-def _span(request: Request, own: SpanContext, response: Response, seconds: float) -> ServerSpan:
+def _span(
+    request: Request,
+    own: SpanContext,
+    parent: SpanContext | None,
+    response: Response,
+    seconds: float,
+) -> ServerSpan:
     """A request in the words of OpenTelemetry's conventions for HTTP servers."""
     attributes: dict[str, Attribute] = {
         "http.request.method": request.method,
@@ -78,7 +86,7 @@ def _span(request: Request, own: SpanContext, response: Response, seconds: float
             attributes["oci.manifest.digest"] = value
     name = f"{request.method} {request.kind}"
     error = str(response.status) if response.status >= 500 else ""
-    return ServerSpan(own, request.parent, name, time() - seconds, seconds, attributes, error)
+    return ServerSpan(own, parent, name, time() - seconds, seconds, attributes, error)
 
 
 def _handle_errors(node: RegistryNode, app: Application) -> Application:

@@ -1,8 +1,9 @@
 """Spans of a node: of the requests that it answers, and of what it replicates.
 
-A span is a few values in a bounded queue; a thread makes spans of the SDK of them and exports
-these, some seconds later. Requests of clients that are traced go before others: of those without a
-parent, a full node keeps a part. What an exporter does not take is dropped.
+A span is a few values in a bounded queue; every five seconds a thread makes spans of the SDK of
+them and exports these. That costs a hundred times as much as to queue it, so the queue bounds it:
+OTEL_BSP_MAX_QUEUE_SIZE, 1024 by default, of which requests of clients without a trace get a fourth.
+What does not fit, or is not taken by the receiver, is dropped.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from shipline.events import Attribute
 from shipline.propagation import SpanContext, Trace
 from shipline.tasks import TaskGroup, on_cancel, sleep
 from shipline.telemetry.sdk import check_installed
-from shipline.telemetry.variables import asked, is_sampled
+from shipline.telemetry.variables import asked, is_sampled, positive
 
 if TYPE_CHECKING:
     from shipline.telemetry.otlp import Spans
 
 _log = logging.getLogger(__name__)
-_LIMIT, _LIMIT_WITHOUT_PARENT = 4096, 256  # spans that wait for the next export
-_DELAY_S = 5.0  # as OTEL_BSP_SCHEDULE_DELAY is by default
+_QUEUE, _WITHOUT_PARENT = 1024, 4  # spans that wait for the next export; the part of those
+_DELAY_MS = 5000
 _BATCH = 512
 _LAST_S = 2.0
 
@@ -49,36 +50,35 @@ class ServerSpan(Struct, frozen=True):
 class ServerSpans:
     """Records spans and exports them. Safe to use from any thread."""
 
-    def __init__(self, environ: Mapping[str, str], delay_s: float = _DELAY_S) -> None:
+    def __init__(self, environ: Mapping[str, str]) -> None:
         """Raises ShiplineError if an exporter cannot be used."""
         from shipline.telemetry.otlp import Spans
         from shipline.telemetry.sdk import load_exporters
 
         self._environ = environ
-        self._delay_s = delay_s
+        self._delay_s = positive("OTEL_BSP_SCHEDULE_DELAY", environ, _DELAY_MS) / 1000
+        self._limit = positive("OTEL_BSP_MAX_QUEUE_SIZE", environ, _QUEUE)
         self._exporters: list[Any] = load_exporters("traces", environ)
         self._spans: Spans = Spans(environ)
-        self._waiting: deque[ServerSpan] = deque(maxlen=_LIMIT)
+        self._waiting: deque[ServerSpan] = deque()
         self._failed = False
 
     def begin(self, parent: SpanContext | None) -> SpanContext | None:
-        """The span of work that begins now, to be given to `end`; what is not recorded works for
-        the span of its client.
-        """
+        """The span of work that begins now, to be given to `end`; None if it is not recorded."""
+        waiting = len(self._waiting)
         if parent is None:
-            if len(self._waiting) >= _LIMIT_WITHOUT_PARENT:
+            if waiting * _WITHOUT_PARENT >= self._limit:
                 return None
             trace = Trace(os.urandom(16).hex(), "")
             return trace.span(0) if is_sampled(trace, self._environ) else None
         trace = Trace(parent.trace_id, "", parent=parent)
-        if not is_sampled(trace, self._environ):
-            return parent
+        if waiting >= self._limit or not is_sampled(trace, self._environ):
+            return None
         return SpanContext(parent.trace_id, os.urandom(8).hex(), True, parent.state)
 
     def end(self, span: ServerSpan) -> None:
         """Record a span that `begin` returned."""
-        if span.own is not span.parent:
-            self._waiting.append(span)
+        self._waiting.append(span)
 
     def start(self, group: TaskGroup) -> None:
         """Export in the background until the scope of `group` is cancelled."""
@@ -100,9 +100,11 @@ class ServerSpans:
         from shipline.telemetry.otlp import export
 
         try:
-            while self._waiting:
-                for _ in range(min(len(self._waiting), _BATCH)):
+            left = len(self._waiting)
+            while left:
+                for _ in range(min(left, _BATCH)):
                     self._make(self._waiting.popleft())
+                    left -= 1
                 export(self._exporters, self._spans.ended())
                 self._failed = False
         except Exception as error:

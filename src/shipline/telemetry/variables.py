@@ -62,6 +62,12 @@ def is_sampled(trace: Trace, environ: Mapping[str, str]) -> bool:
     return kind != "always_off"
 
 
+def positive(name: str, environ: Mapping[str, str], default: int) -> int:
+    """A variable that is a positive number, `default` for anything else."""
+    text = environ.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdecimal() and int(text) else default
+
+
 def _ratio(environ: Mapping[str, str]) -> float:
     try:
         return float(environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or 1)
