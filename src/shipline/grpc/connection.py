@@ -30,6 +30,7 @@ from msgspec import Struct
 
 from shipline.errors import Cancelled
 from shipline.grpc.protobuf import M, decode, encode
+from shipline.propagation import traceparent
 from shipline.tasks import TaskGroup, check, on_cancel
 
 _LONGEST_HEADERS = 16 << 20  # bytes: an error has the whole Dockerfile in its trailers
@@ -313,6 +314,8 @@ class Connection:
             ("content-type", "application/grpc"),
             *((name, value) for name, values in metadata.items() for value in values),
         ]
+        if span := traceparent():
+            headers.append(("traceparent", span))
         with self._changed, _protocol_errors():
             self._check_open()
             stream = RpcCall(self, self._http.get_next_available_stream_id(), metadata)
