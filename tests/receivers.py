@@ -21,6 +21,14 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
     LogsServiceServicer,
     add_LogsServiceServicer_to_server,
 )
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -73,6 +81,7 @@ class Receiver:
     url: str = ""
     spans: list[ReceivedSpan] = field(default_factory=list)
     logs: list[ReceivedLog] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     status: int = 200
     delay_s: float = 0.0
@@ -124,6 +133,11 @@ class Receiver:
             for scope in resource.scope_logs:
                 self.logs += [_log(one) for one in scope.log_records]
 
+    def add_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        for resource in request.resource_metrics:
+            for scope in resource.scope_metrics:
+                self.metrics += [one.name for one in scope.metrics]
+
 
 @contextmanager
 def otlp_over_http() -> Iterator[Receiver]:
@@ -145,6 +159,9 @@ def otlp_over_http() -> Iterator[Receiver]:
         if request.path == "/v1/logs":
             made.add_logs(ExportLogsServiceRequest.FromString(body))
             return 200, protobuf, ExportLogsServiceResponse().SerializeToString()
+        if request.path == "/v1/metrics":
+            made.add_metrics(ExportMetricsServiceRequest.FromString(body))
+            return 200, protobuf, ExportMetricsServiceResponse().SerializeToString()
         return json_reply(404, {})
 
     with serving(respond) as served:
@@ -171,9 +188,15 @@ def otlp_over_grpc() -> Iterator[Receiver]:
             made.add_logs(request)
             return ExportLogsServiceResponse()
 
+    class Metrics(MetricsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            made.add_metrics(request)
+            return ExportMetricsServiceResponse()
+
     server = grpc.server(ThreadPoolExecutor(4))  # type: ignore[attr-defined]
     add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
     add_LogsServiceServicer_to_server(Logs(), server)  # type: ignore[no-untyped-call]
+    add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
     made.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,3 +51,37 @@ def _is_ready(port: int) -> bool:
             return True
     except urllib.error.HTTPError:
         return False
+
+
+@contextmanager
+def pushgateway(work: Path) -> Iterator[int]:
+    """Debian's Pushgateway on a free port."""
+    port = free_port()
+    command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}"]
+    command.append("--persistence.file=")
+    with running(command, ready=lambda: listening(port), log=work / "pushgateway.log"):
+        yield port
+
+
+@contextmanager
+def victoria_metrics(work: Path) -> Iterator[int]:
+    """Debian's VictoriaMetrics on a free port; OTLP metrics get the names of Prometheus."""
+    port = free_port()
+    command = [
+        "victoria-metrics",
+        f"-httpListenAddr=127.0.0.1:{port}",
+        f"-storageDataPath={work / 'victoria'}",
+        "-opentelemetry.usePrometheusNaming",
+        "-search.latencyOffset=0s",
+        "-memory.allowedBytes=128MB",
+    ]
+    with running(command, ready=lambda: listening(port), log=work / "victoria.log"):
+        yield port
+
+
+def query(port: int, question: str) -> list[dict[str, Any]]:
+    """What Prometheus, or what speaks its API, answers now. Raises HTTPError for a bad question."""
+    asked = urllib.parse.urlencode({"query": question})
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{asked}") as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return found

@@ -14,7 +14,7 @@ from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
 from shipline.cli.promote import REASON, open_delivery, show_record
 from shipline.cli.tables import columns
-from shipline.errors import UsageError
+from shipline.errors import ShiplineError, UsageError
 from shipline.units import Duration, counted
 
 if TYPE_CHECKING:
@@ -143,15 +143,23 @@ def metrics_command(
 
 def _export(values: MetricValues, *, sends: bool) -> None:
     """Print the metrics, or send them."""
+    from shipline.home import state_directory
     from shipline.telemetry.prometheus import render, samples_of
     from shipline.telemetry.sending import FILE, GATEWAY, send
 
     if not sends:
         click.echo(render(samples_of(values)).decode(), nl=False)
-    elif not send(values, os.environ):
+        return
+    failures: list[tuple[str, str]] = []
+    places = send(
+        values, os.environ, directory=state_directory(), warn=lambda *why: failures.append(why)
+    )
+    if not places:
         raise UsageError(
             "--send: nothing says where to", code="flag-missing", hint=f"set {GATEWAY} or {FILE}"
         )
+    for message, hint in failures:
+        raise ShiplineError(message, code="telemetry", hint=hint)
 
 
 def _measures(one: Performance) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from shipline.server.access import AccessControl, Certificates, try_renew, watch
 from shipline.server.app import Application
 from shipline.server.exchange import AiohttpHandler
 from shipline.server.limits import MinimumRate, client_network, shut_down
+from shipline.server.metrics import Metrics
 from shipline.server.problems import Problem
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
@@ -108,6 +109,7 @@ def run(
     section: RegistrySection,
     access_control: AccessControl,
     group: TaskGroup,
+    metrics: Metrics,
     *,
     ready: Callable[[], None],
     stopping: Callable[[], None],
@@ -119,6 +121,7 @@ def run(
     _raise_descriptor_limit()
     _tune_malloc()
     front = HttpServer(app, listener, section, access_control)
+    front.add_gauges(metrics)
     asyncio.run(front.serve(group, ready, stopping))
 
 
@@ -142,6 +145,15 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._context = _ssl_context(access_control.certificates)
+
+    def add_gauges(self, metrics: Metrics) -> None:
+        """Connections, and requests in relation to the threads for them."""
+        pools = self._handler.pools
+        metrics.gauge("connections", "Open connections.", lambda: len(self._http.connections))
+        metrics.gauge(
+            "pool_requests", "Requests that run on a thread or wait for one.", pools.users, "pool"
+        )
+        metrics.gauge("pool_threads", "Threads for requests.", lambda: pools.threads, "pool")
 
     async def serve(
         self, group: TaskGroup, ready: Callable[[], None], stopping: Callable[[], None]

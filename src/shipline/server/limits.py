@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -92,6 +92,18 @@ class ThreadPools:
             for pool, number in _THREADS.items()
         }
         self._slots: dict[tuple[Pool, str], _Slots] = {}
+
+    @property
+    def threads(self) -> Mapping[tuple[str, ...], int]:
+        """The number of threads by pool."""
+        return {(pool.value,): number for pool, number in _THREADS.items()}
+
+    def users(self) -> Mapping[tuple[str, ...], int]:
+        """How many run or wait, by pool. Safe to use from any thread."""
+        found = dict.fromkeys(self.threads, 0)
+        for (pool, _), slots in [*self._slots.items()]:
+            found[pool.value,] += slots.users
+        return found
 
     async def run(self, pool: Pool, address: str, work: Callable[..., T], *arguments: Any) -> T:
         """Run `work` on a thread; returns or raises what it does."""

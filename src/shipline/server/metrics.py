@@ -60,6 +60,14 @@ class Metrics:
         self.deliveries = self.counter(
             "webhook_deliveries_total", "Webhook delivery attempts.", "target", "result"
         )
+        for counter, values in (
+            (self.verdicts, ("allowed", "refused", "undecided")),
+            (self.refusals, ("evidence", "immutable", "quota", "signature", "vulnerability")),
+            (self.logins, ("ok", "refused", "limited")),
+            (self.gc_runs, ("ok", "failed")),
+        ):
+            for value in values:  # from 0 on, so that the first one is an increase
+                counter.labels(value)
         self.gauge("uploads_in_flight", "Blob uploads in flight.", lambda: float(uploads()))
         ProcessCollector(registry=self._registry)
         Info(_PREFIX + "build", "The running version.", registry=self._registry).info(

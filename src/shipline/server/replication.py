@@ -328,6 +328,7 @@ def add_replication_gauges(
         ("replication_lag_entries", "entries", "Entries of the journal that were not applied."),
         ("replication_bytes_in_flight", "bytes", "Bytes of the blobs being transferred."),
         ("replication_errors", "errors", "Failed attempts since the start."),
+        ("replication_seen_timestamp_seconds", "seen", "When it was last in contact, 0 for never."),
     ):
         metrics.gauge(name, text, reading(field_name), "region", "mode")
 

@@ -113,7 +113,7 @@ class Assembly:
             repositories = StoredRepositories(storage, manifests, uploads, notify, _REPLICATION)
             replications = tuple(replicate(repositories, section.replication))
         followers = Followers(storage.journal, storage.clock)
-        if storage.journal.enabled:
+        if storage.journal.enabled or replications:
             add_replication_gauges(metrics, followers, replications)
         node = RegistryNode.over(
             storage,
@@ -353,6 +353,7 @@ def _serve(
                 section,
                 access_control,
                 group,
+                assembly.node.metrics,
                 ready=ready,
                 stopping=stop,
             )

@@ -50,7 +50,7 @@ def open_telemetry(
         return ()
     from shipline.telemetry.sending import open_metrics
 
-    metrics = open_metrics(environ)
+    metrics = open_metrics(environ, directory=directory, pipeline=pipeline, warn=warn)
     recorded = trace is not None and trace.sampled
     targets = [name for name in wanted(environ) if name != "traces" or recorded]
     if not targets:

@@ -48,6 +48,10 @@ def open_source(target: str, run: TracedRun, environ: Mapping[str, str]) -> Reco
 
         return LokiSource(run, environ)
     check_installed()
+    if target == "metrics":
+        from shipline.telemetry.otlp_metrics import MetricSource
+
+        return MetricSource(run, environ)
     from shipline.telemetry.otlp import LogSource, TraceSource
 
     return TraceSource(run, environ) if target == "traces" else LogSource(run, environ)

@@ -1,8 +1,8 @@
 """The metrics of runs and deliveries: the one table of their names, and the sink that takes them
 from the events of a run.
 
-Attributes of Started used here: those of `observe.board`; `pipeline`, the name of what is run, at
-the root; and `waited`, the seconds that a step was ready before it began. Attributes of Finished:
+Attributes of Started used here: those of `observe.board`, and `waited`, the seconds that a step was
+ready before it began. Attributes of Finished:
 `size` in bytes of a transfer, `tags` that were set, `gate|NAME` with its outcome,
 `vulnerabilities|SEVERITY|FIXABLE` with a count, `image.size|TARGET|PLATFORM` in bytes.
 """
@@ -36,9 +36,9 @@ class MetricDefinition(Struct, frozen=True):
 
     @property
     def unit(self) -> str:
-        """The unit as UCUM has it: seconds, bytes, or 1."""
+        """The unit as UCUM has it: seconds, bytes, or none, since 1 is that of ratios."""
         words = self.name.split("_")
-        return "s" if "seconds" in words else "By" if "bytes" in words else "1"
+        return "s" if "seconds" in words else "By" if "bytes" in words else ""
 
     @property
     def semantic_name(self) -> str:
@@ -145,7 +145,7 @@ class MetricValues:
         self.numbers[Series(metric, labels)] += by
 
     def set(self, metric: MetricDefinition, *labels: str, to: float) -> None:
-        self.numbers[Series(metric, labels)] = to
+        self.numbers[Series(metric, labels)] = float(to)
 
     def observe(self, metric: MetricDefinition, *labels: str, value: float) -> None:
         self.observed[Series(metric, labels)].append(max(value, 0.0))
@@ -165,6 +165,7 @@ REASONS: Mapping[int, str] = {
 """Why a run fails, by its exit code (errors.py); others are bugs."""
 _FAILURES = ("command", "policy", "verification")
 _WAITING, _CANCELLED = 16, 130
+_PLACES = frozenset({"platform", "number"})  # of a step of a Dockerfile
 _DIRECTIONS = {"upload": "upload", "pull": "download", "download": "download"}
 
 
@@ -177,6 +178,11 @@ def result_of(event: Finished) -> str:
     if event.exit_code == _CANCELLED:
         return "cancellation"
     return "failure" if REASONS.get(event.exit_code) in _FAILURES else "error"
+
+
+def label(pipeline: str) -> str:
+    """The value of the label: the last part of the first name."""
+    return pipeline.partition(",")[0].rpartition("/")[2]
 
 
 class _Platform(Struct):
@@ -193,31 +199,32 @@ class _Platform(Struct):
 
 
 class RunMetrics:
-    """A sink that measures a run, and gives what it found to `send` when it is closed."""
+    """A sink that measures a run of a pipeline, and gives what it found to `send` when it is
+    closed.
+    """
 
-    def __init__(self, send: Callable[[MetricValues], None]) -> None:
+    def __init__(self, pipeline: str, send: Callable[[MetricValues], None]) -> None:
+        self._pipeline = pipeline
         self._send = send
         self._values = MetricValues()
         self._open: dict[int, Started] = {}
         self._moved: dict[int, int] = {}
         self._platforms: dict[str, _Platform] = {}
-        self._root = 0
-        self._pipeline = ""
+        self.root = 0  # the span of the run
 
     def __call__(self, event: Event) -> None:
         match event:
             case Started():
                 self._open[event.span] = event
                 if event.parent == 0 and "kind" not in event.attributes:
-                    self._root = event.span
-                    self._pipeline = str(event.attributes.get("pipeline", ""))
+                    self.root = event.span
             case Progress():
                 self._moved[event.span] = event.current
             case Finished() if started := self._open.pop(event.span, None):
                 self._finish(started, event)
 
     def close(self) -> None:
-        if not self._root:
+        if not self.root:
             return
         for platform, found in self._platforms.items():
             seconds = found.finished - found.started
@@ -226,16 +233,16 @@ class RunMetrics:
 
     def _finish(self, started: Started, event: Finished) -> None:
         kind, seconds = str(started.attributes.get("kind", "")), event.at - started.at
-        if "vertex" in started.attributes:
+        if "vertex" in started.attributes and not _PLACES.isdisjoint(started.attributes):
             self._step(started, event)
-        elif kind == "run" and started.parent == self._root:
+        elif kind == "run" and started.parent == self.root:
             stage = str(started.attributes.get("stage", ""))
             self._observe(STAGE, stage, result_of(event), value=seconds)
         elif kind in _DIRECTIONS:
             self._transfer(_DIRECTIONS[kind], started, event)
         elif kind == "tag" and not event.error:
             self._add(TAGS)
-        elif started.span == self._root:
+        elif started.span == self.root:
             self._run(started, event)
         if "waited" in started.attributes:
             stage = str(started.attributes.get("stage", ""))

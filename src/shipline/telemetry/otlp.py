@@ -205,7 +205,7 @@ class LogSource(LogRecordProcessor):
         )
 
 
-def export(exporters: Sequence[Any], records: Sequence[Any]) -> None:
+def export(exporters: Sequence[Any], records: Any) -> None:
     """Send to all exporters. Raises ExportFailed if one could not; the SDK does not say why."""
     for exporter in exporters:
         if exporter.export(records).name != "SUCCESS":

@@ -90,7 +90,7 @@ def parse(text: str, group: Mapping[str, str] | None = None) -> Samples:
             if group and any(sample.labels.get(name, "") != group[name] for name in group):
                 continue
             own = {name: value for name, value in sample.labels.items() if value}
-            bounds = (own.get("le", ""),) if sample.name.endswith("_bucket") else ()
+            bounds = (_bound(own.get("le", "")),) if sample.name.endswith("_bucket") else ()
             if any(bound not in _bounds(metric) for bound in bounds):
                 stale.add(metric)  # other buckets, of another version
             labels = tuple(own.get(name, "") for name in metric.labels)
@@ -117,6 +117,11 @@ class _Collected(Collector):
                     names = (*metric.labels, "le")[: len(labels)]
                     family.add_sample(name, dict(zip(names, labels, strict=True)), value)
                 yield family
+
+
+def _bound(text: str) -> str:
+    """A bound as Python writes it; others write 1 for 1.0."""
+    return text if text == "+Inf" else str(float(text))
 
 
 def _bounds(metric: MetricDefinition) -> tuple[str, ...]:

@@ -1,76 +1,102 @@
-"""Where metrics go, as the environment says: SHIPLINE_METRICS_FILE and SHIPLINE_PUSHGATEWAY."""
+"""Where metrics go, as the environment says: SHIPLINE_METRICS_FILE and SHIPLINE_PUSHGATEWAY, and
+those of deliveries over OTLP as well; those of runs are a target of the spool there (delivery.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from shipline.errors import ShiplineError
 from shipline.events import Sink
-from shipline.home import state_directory
-from shipline.tasks import after_cancel
-from shipline.telemetry.metrics import MetricValues, RunMetrics
+from shipline.tasks import TaskGroup, after_cancel
+from shipline.telemetry.metrics import MetricValues, RunMetrics, label
+from shipline.telemetry.variables import asked
 from shipline.values import replace
 
 FILE, GATEWAY = "SHIPLINE_METRICS_FILE", "SHIPLINE_PUSHGATEWAY"
-_LIMIT_S = 3.0
+_LIMIT_S = 3.0  # for all places
 Send = Callable[[MetricValues], None]
+Warn = Callable[[str, str], object]
 
 
-def open_metrics(environ: Mapping[str, str]) -> tuple[Sink, ...]:
-    """The sinks that send the metrics of a run when it ends, within a few seconds; one for each
-    place. Closing one raises ShiplineError, if that was not possible.
+def open_metrics(
+    environ: Mapping[str, str], *, directory: Path, pipeline: str, warn: Warn
+) -> tuple[Sink, ...]:
+    """The sink that sends the metrics of a run when it ends, within three seconds, if `environ`
+    names a file or a Pushgateway. `directory` is the state directory; `warn` gets what was not
+    sent, and what to do.
     """
-    return tuple(RunMetrics(partial(_within_limit, send)) for send in _places(environ))
+    places = [*_places(environ, directory)]
+    return (RunMetrics(label(pipeline), partial(_try, places, warn)),) if places else ()
 
 
-def send(values: MetricValues, environ: Mapping[str, str]) -> int:
-    """Send the metrics to all places, and return the number of these. Raises ShiplineError."""
-    places = [*_places(environ)]
-    for place in places:
-        _within_limit(place, values)
+def send(values: MetricValues, environ: Mapping[str, str], *, directory: Path, warn: Warn) -> int:
+    """Send the metrics to all places that `environ` names, and return the number of these."""
+    places = [*_places(environ, directory)]
+    places += [partial(_to_otlp, environ)] if asked("metrics", environ) else []
+    _try(places, warn, values)
     return len(places)
 
 
-def _within_limit(send: Send, values: MetricValues) -> None:
+def _try(places: Sequence[Send], warn: Warn, values: MetricValues) -> None:
+    def deliver(place: Send) -> None:
+        try:
+            place(values)
+        except ShiplineError as error:
+            warn(error.message, error.hint)
+        except (OSError, ValueError) as error:
+            warn(f"metrics were not sent: {error}", "")
+
     try:
-        with after_cancel(_LIMIT_S):
-            send(values)
-    except (OSError, ValueError) as error:  # TimeoutError is one
-        raise ShiplineError(f"metrics were not sent: {error}", code="telemetry") from None
+        with after_cancel(_LIMIT_S), TaskGroup() as group:
+            for place in places:
+                group.start(deliver, place)
+    except TimeoutError as error:
+        warn(f"metrics were not sent: {error}", "")
 
 
-def _places(environ: Mapping[str, str]) -> Iterator[Send]:
+def _places(environ: Mapping[str, str], directory: Path) -> Iterator[Send]:
+    spool = directory / "telemetry"
     if path := environ.get(FILE):
-        yield partial(_to_file, Path(path))
+        yield partial(_to_file, Path(path), spool)
     if url := environ.get(GATEWAY):
-        yield partial(_to_gateway, url, environ)
+        yield partial(_to_gateway, url, environ, spool)
 
 
-def _to_file(path: Path, values: MetricValues) -> None:
+def _to_file(path: Path, spool: Path, values: MetricValues) -> None:
     from shipline.telemetry.prometheus import add_to_file, samples_of
 
-    add_to_file(path, samples_of(values), _directory() / "metrics.lock")
+    spool.mkdir(parents=True, exist_ok=True)
+    add_to_file(path, samples_of(values), spool / "metrics.lock")
 
 
-def _to_gateway(url: str, environ: Mapping[str, str], values: MetricValues) -> None:
+def _to_gateway(url: str, environ: Mapping[str, str], spool: Path, values: MetricValues) -> None:
     from shipline.registry import NoKeychain, settings_from
     from shipline.registry.http import HttpClient
     from shipline.telemetry.prometheus import Pushgateway, push, samples_of
 
+    spool.mkdir(parents=True, exist_ok=True)
     pipeline = next((series.labels[0] for series in values), "")
     gateway = Pushgateway.parse(url, pipeline)
     settings = replace(settings_from(environ), connect_s=_LIMIT_S, read_s=_LIMIT_S)
     http = HttpClient(settings, NoKeychain(), tries=1)
     try:
-        push(gateway, http, samples_of(values), _directory())
+        push(gateway, http, samples_of(values), spool)
     finally:
         http.close()
 
 
-def _directory() -> Path:
-    """Where locks are, and what could not be sent."""
-    directory = state_directory() / "telemetry"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+def _to_otlp(environ: Mapping[str, str], values: MetricValues) -> None:
+    from shipline.telemetry.sdk import check_installed, load_exporters
+
+    check_installed()
+    from shipline.telemetry.otlp_metrics import export_metrics
+
+    exporters = load_exporters("metrics", environ)
+    try:
+        export_metrics(values, exporters, environ)
+    finally:
+        for exporter in exporters:
+            exporter.shutdown()

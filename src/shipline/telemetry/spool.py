@@ -2,7 +2,7 @@
 
   telemetry/<started>-<random>/run       what the telemetry says of the run (TracedRun), in msgpack
                              /events     its events, each with its length before it in 4 bytes
-                             /<target>   of traces, logs, loki: the number of records delivered;
+                             /<target>   of traces, logs, metrics, loki: how many records arrived;
                                          removed when all are
 
 Records follow from the events in the same order with the same identifiers, so that whoever goes on
@@ -27,7 +27,7 @@ import msgspec
 from shipline.events import Event, Logged, Progress
 from shipline.telemetry.conventions import TracedRun
 
-TARGETS = ("traces", "logs", "loki")
+TARGETS = ("traces", "logs", "metrics", "loki")
 _LENGTH = 4  # bytes
 _RUN_LIMIT, _LIMIT = 64 << 20, 256 << 20  # bytes of one run, without output after that; of all
 _AGE_S = 7 * 86400.0

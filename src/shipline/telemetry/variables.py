@@ -22,7 +22,8 @@ def asked(signal: Signal, environ: Mapping[str, str]) -> bool:
 
 def wanted(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The targets that `environ` asks for."""
-    found = {"traces": asked("traces", environ), "logs": asked("logs", environ)}
+    signals: tuple[Signal, ...] = ("traces", "logs", "metrics")
+    found: dict[str, bool] = {signal: asked(signal, environ) for signal in signals}
     found["loki"] = bool(environ.get("SHIPLINE_LOKI", "").strip())
     return tuple(name for name, is_asked in found.items() if is_asked)
 

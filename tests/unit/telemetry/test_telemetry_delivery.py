@@ -95,6 +95,7 @@ def test_a_run_is_a_tree_of_spans_with_its_output(runs: Runs, protocol: str) -> 
         runs.use({**receiver.environ(protocol), "OTEL_RESOURCE_ATTRIBUTES": "team=web"})
         runs.run(small_build)
         assert runs.warnings == [] and runs.left() == []
+    assert {"cicd.pipeline.run.duration", "shipline.run.duration"} <= {*receiver.metrics}
     root = receiver.span("BUILD shop")
     assert root.kind == "server" and root.parent == "" and not root.failed
     assert root.resource["service.name"] == "shipline" and root.resource["team"] == "web"
@@ -148,7 +149,7 @@ def test_the_root_continues_what_the_environment_names(runs: Runs, receiver: Rec
     "variables",
     [
         {"OTEL_SDK_DISABLED": "true"},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"},
+        {f"OTEL_{name}_EXPORTER": "none" for name in ("TRACES", "LOGS", "METRICS")},
     ],
 )
 def test_nothing_is_sent_or_kept_unless_asked_for(
@@ -185,9 +186,9 @@ def test_a_run_waits_three_seconds_for_a_receiver_that_is_away_and_then_no_more(
     runs.use(away)
     assert runs.run(small_build) < 6
     assert runs.run(small_build) < 3, "it was away the last time"
-    assert runs.left() == [("traces", "logs")] * 2 and len(runs.warnings) == 4
+    assert runs.left() == [("traces", "logs", "metrics")] * 2 and len(runs.warnings) == 6
     runs.use(receiver.environ())
-    assert runs.replay() == 2 * (3 + 4)
+    assert runs.replay() == 2 * (3 + 4 + 1)
     assert len(receiver.spans) == 6 and len(receiver.logs) == 8 and runs.left() == []
     assert runs.replay() == 0
 
@@ -197,7 +198,7 @@ def test_what_a_receiver_refuses_is_kept(runs: Runs, receiver: Receiver, status:
     receiver.status = status
     runs.use(receiver.environ())
     assert runs.run(small_build) < 6
-    assert runs.left() == [("traces", "logs")] and receiver.spans == []
+    assert runs.left() == [("traces", "logs", "metrics")] and receiver.spans == []
     receiver.status = 200
     runs.run(small_build)
     receiver.wait(lambda found: len(found.spans) == 6 and len(found.logs) == 8)
@@ -210,7 +211,7 @@ def test_a_receiver_that_never_answers_does_not_hold_up_a_run(
     receiver.delay_s = 60
     runs.use(receiver.environ())
     assert runs.run(small_build) < 6
-    assert runs.left() == [("traces", "logs")]
+    assert runs.left() == [("traces", "logs", "metrics")]
 
 
 def test_a_connection_that_is_half_open_does_not_hold_up_a_run(runs: Runs) -> None:
@@ -218,7 +219,7 @@ def test_a_connection_that_is_half_open_does_not_hold_up_a_run(runs: Runs) -> No
         where = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         runs.use({"OTEL_EXPORTER_OTLP_ENDPOINT": where, "SHIPLINE_LOKI": where})
         assert runs.run(small_build) < 6
-    assert runs.left() == [("traces", "logs", "loki")]
+    assert runs.left() == [("traces", "logs", "metrics", "loki")]
 
 
 def test_a_killed_run_is_delivered_later_without_the_records_that_arrived(
