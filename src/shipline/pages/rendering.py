@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipline import __version__
 from shipline.pages import content
+from shipline.units import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -158,6 +159,7 @@ def _environment() -> Environment:
         "tick": content.tick,
         "size": content.size,
         "count": content.count,
+        "counted": counted,
         "short": content.short,
     }
     made.globals |= {
