@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from shipline.history.recorder import DOCUMENTS
 from shipline.oci import Descriptor, media
 
-DOCUMENTS = "documents"
 _TYPES = {
     "https://spdx.dev/ImageDocument": "sbom",
     "https://slsa.dev/provenance/v0.2": "provenance",

@@ -12,15 +12,15 @@ from typing import BinaryIO
 import msgspec
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
-from shipline.history.documents import write_documents
 from shipline.history.records import LiveSummary, RunSummary, encode_summary
 from shipline.oci import Descriptor
 from shipline.values import replace
 
-EVENTS, RECORD = "events", "record.json"
+EVENTS, RECORD, DOCUMENTS = "events", "record.json", "documents"
 _ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LENGTH = 4  # bytes
 _FLUSH_S = 0.2
+_WORTH = 1 << 16  # bytes
 _RECORD_S = 1.0
 _PROGRESS_S = 0.5
 _OUTPUT_LIMIT = 64 << 20  # bytes of output of all commands
@@ -82,6 +82,8 @@ class RunRecorder:
     def keep(self, documents: Mapping[Descriptor, bytes]) -> None:
         """Keep documents of the images that the run made. Raises nothing."""
         if documents and self.failure is None:
+            from shipline.history.documents import write_documents
+
             try:
                 write_documents(self._directory, documents)
             except OSError as error:
@@ -165,14 +167,22 @@ def _opened(directory: Path) -> tuple[BinaryIO, int]:
 
 
 def _compress(directory: Path) -> None:
+    path = directory / EVENTS
+    if path.stat().st_size >= _WORTH:
+        replace_file(path, packed(path.read_bytes()))
+
+
+def packed(data: bytes) -> bytes:
+    """Compressed data, or the same where it is not worth loading the compressor."""
+    if len(data) < _WORTH:
+        return data
     from zstandard import ZstdCompressor
 
-    path = directory / EVENTS
-    replace_file(path, ZstdCompressor(level=3).compress(path.read_bytes()))
+    return ZstdCompressor(level=3).compress(data)
 
 
 def plain(data: bytes) -> bytes:
-    """The events in `data`, the content of a file that may be compressed."""
+    """What `packed` was given."""
     if not data.startswith(_ZSTD):
         return data
     from zstandard import ZstdDecompressor

@@ -12,16 +12,27 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.events import Event
-from shipline.history.documents import DOCUMENTS, ImageDocument, read_documents
-from shipline.history.recorder import EVENTS, RECORD, decode_event, frames, plain, replace_file
+from shipline.history.recorder import (
+    DOCUMENTS,
+    EVENTS,
+    RECORD,
+    decode_event,
+    frames,
+    plain,
+    replace_file,
+)
 from shipline.history.records import RunState, RunSummary, decode_summary, encode_summary
-from shipline.history.views import RunDetail, detail_of
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.history.documents import ImageDocument
+    from shipline.history.views import RunDetail
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
 _SHIPPED = "run.json"
@@ -86,6 +97,8 @@ class RunHistory:
 
     def read(self, run: str) -> RunDetail:
         """A run with its steps. Raises UsageError, NotFound."""
+        from shipline.history.views import detail_of
+
         return detail_of(self.summary(run), self.events(run))
 
     def events(self, run: str) -> list[Event]:
@@ -155,6 +168,8 @@ class RunHistory:
 
     def documents(self, run: str) -> list[ImageDocument]:
         """Documents of the images that a run made, as far as they were kept."""
+        from shipline.history.documents import read_documents
+
         found = read_documents(self.directory(run))
         platforms = self.summary(run).platforms
         if len(platforms) != 1:

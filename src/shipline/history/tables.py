@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from shipline.content import seal, unseal
+from shipline.history.recorder import packed, plain
 
 _KIND = b"shipline-files-1\n"
 _LIMIT = 50_000  # entries; larger trees have no table
@@ -62,19 +63,13 @@ class FileTables:
             data = unseal(_KIND, self._path(digest).read_bytes())
         except OSError:
             return None
-        if data is None:
-            return None
-        from zstandard import ZstdDecompressor
-
-        return _decode(ZstdDecompressor().decompress(bytes(data)))
+        return None if data is None else _decode(plain(bytes(data)))
 
     def _path(self, digest: str) -> Path:
         return self.root / digest.rpartition(":")[2][:40]
 
     def _write(self, path: Path, rows: Mapping[str, FileRow]) -> None:
-        from zstandard import ZstdCompressor
-
-        data = ZstdCompressor(level=1).compress(msgspec.msgpack.encode(rows))
+        data = packed(msgspec.msgpack.encode(rows))
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         part.write_bytes(seal(_KIND, data))

@@ -118,7 +118,36 @@ def test_a_damaged_record_is_left_out_of_the_list(tmp_path: Path) -> None:
     assert len(list(history.ls())) == 1
 
 
-def test_the_events_of_a_run_that_ended_are_compressed(tmp_path: Path) -> None:
+def test_many_events_are_compressed_once_the_run_has_ended(tmp_path: Path) -> None:
     history = RunHistory(tmp_path)
-    data = (history.directory(record(history)) / EVENTS).read_bytes()
-    assert data.startswith(b"\x28\xb5\x2f\xfd")
+    run = history.new_id()
+    recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
+    with (
+        Stream(recorder) as stream,
+        stream.step("build") as root,
+        root.step("RUN", kind="run") as s,
+    ):
+        for number in range(5000):
+            s.output(b"line %d of many\n" % number)
+    assert (history.directory(run) / EVENTS).stat().st_size < 100_000
+    detail = history.read(run)
+    assert len(list(detail.log(detail.steps[0].span))) == 5000
+
+
+def test_output_beyond_the_limit_is_cut_with_a_warning(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    run = history.new_id()
+    recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
+    with (
+        Stream(recorder) as stream,
+        stream.step("build") as root,
+        root.step("RUN", kind="run") as s,
+    ):
+        for _ in range(70):
+            s.output(b"x" * (1 << 20))
+    detail = history.read(run)
+    kept = sum(len(one.data) for one in detail.log(detail.steps[0].span))
+    assert kept == 64 << 20
+    assert [one.message for one in detail.steps[0].warnings] == [
+        "the output is longer than 64 MB: the rest is not kept"
+    ]
