@@ -15,6 +15,7 @@ import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
+from accessible_pages import axe_script, faults_of_pages
 from browser import browser, navigation
 from nodes import Node, node
 from promotions import Delivered, Published, delivered, deploy, publish
@@ -293,3 +294,23 @@ def test_the_keyboard_approves_in_a_browser_and_an_open_board_follows(
     cell = '//*[@id="env-staging"][contains(., "soaking")]'  # the driver waits for it
     assert page.find_element(By.XPATH, cell)
     assert page.execute("getLog", {"type": "browser"})["value"] == []
+
+
+@pytest.mark.peers
+def test_the_pages_are_for_everybody(
+    where: Delivered, alice: Visitor, page: Chrome, pytestconfig: pytest.Config
+) -> None:
+    """Axe, 320 pixels, contrast in both schemes, Tab: see accessible_pages."""
+    alice.decide(APPROVE)
+    alice.decide(PROMOTE)
+    deploy(where, "v0.2.0")
+    listed = alice.get("/releases").html
+    links = re.findall(r'href="(/releases/sha256:[0-9a-f]+)"', listed)
+    paths = [
+        *("/board", "/regions", "/releases", *dict.fromkeys(links), "/compare"),
+        *("/compare?from=v0.1.0&to=v0.2.0&files=1", "/compare?from=v0.1.0&to=v9"),
+        *(APPROVE, PROMOTE, "/board/dev/rollback", "/board/dev/hold", "/board/dev/release"),
+    ]
+    page.get(alice.url)
+    axe = axe_script(pytestconfig.cache.mkdir("axe-1"))
+    assert faults_of_pages(page, [alice.origin + path for path in paths], axe) == []

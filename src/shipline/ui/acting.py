@@ -14,6 +14,7 @@ from shipline.deliver.promotion import (
     approve,
     hold,
     previous_deployments,
+    read_states,
     release,
     rollback,
 )
@@ -73,9 +74,9 @@ def _approve(delivery: Delivery, name: str, decision: BoardDecision) -> Deployme
 
 
 def _promote(delivery: Delivery, name: str, decision: BoardDecision) -> Deployed:
-    if delivery.environment(name).canary:
+    if delivery.environment(name).canary and read_states(delivery, (name,))[name].current:
         raise UsageError(
-            f"{name} has a canary, which takes longer than a page waits",
+            f"{name} has a canary, whose steps take longer than a page waits",
             hint=f"`shipline promote --env {name}` takes it there, step by step",
         )
     with silent("promote") as step:

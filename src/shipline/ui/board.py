@@ -75,7 +75,8 @@ class NextRelease:
 @dataclass(frozen=True, slots=True)
 class BoardCell:
     """An environment: `current` is what it has, None for nothing. `settled` is whether that is what
-    the last environment has. `actions` can be asked for with a form.
+    the last environment has. `actions` can be asked for with a form. With `stepwise`, what comes
+    next gets its traffic step by step.
     """
 
     name: str
@@ -87,6 +88,7 @@ class BoardCell:
     next: NextRelease | None
     holds: tuple[Deployment, ...]
     settled: bool
+    stepwise: bool
     actions: tuple[str, ...]
 
     @property
@@ -165,6 +167,7 @@ def _cell(
         next=following,
         holds=state.holds,
         settled=settled,
+        stepwise=section.canary is not None and state.current is not None,
         actions=tuple(_actions(state, section, following)),
     )
 

@@ -87,7 +87,7 @@ def scans_of(project: OpenProject, image: Reference) -> list[ImageScan]:
     if image.digest:
         root = str(delivery.root)
         own = statements_about(delivery.home, root, image.digest, VULNERABILITIES)
-        scans += filter(None, (_scan(predicate, "") for predicate in own))
+        scans += filter(None, (read_scan(predicate, "") for predicate in own))
     return sorted(scans, key=lambda one: one.at, reverse=True)
 
 
@@ -98,11 +98,11 @@ def _attested(project: OpenProject, image: Reference) -> Iterator[ImageScan]:
         return
     opened = _opened(project, image)
     for one in examine_attestations(opened.source, opened.root, keys, VULNERABILITIES).proven:
-        if scan := _scan(one.statement.predicate, one.key.name):
+        if scan := read_scan(one.statement.predicate, one.key.name):
             yield scan
 
 
-def _scan(predicate: Mapping[str, Any] | str, signer: str) -> ImageScan | None:
+def read_scan(predicate: Mapping[str, Any] | str, signer: str) -> ImageScan | None:
     """A list of vulnerabilities (in-toto, predicate vulns v0.1); None for one of another shape."""
     if isinstance(predicate, str):
         return None

@@ -18,6 +18,7 @@ from shipline.errors import NotFound, ShiplineError, UsageError
 from shipline.lru import Lru
 from shipline.oci import Platform
 from shipline.pages import render_part
+from shipline.ship.runs import Runs
 from shipline.tasks import TaskGroup, time_limit
 from shipline.ui.acting import (
     ACTIONS,
@@ -40,7 +41,9 @@ from shipline.ui.releases import (
     all_releases,
     built_releases,
     commit_subject,
+    common_names,
     evidence,
+    find_release,
     gates_of,
     happened,
     is_there,
@@ -56,7 +59,6 @@ _EVERY_S, _JUDGED_S, _EVIDENCE_S, _COMPARED_S = 5.0, 10.0, 30.0, 600.0  # how lo
 _DRIFT_SHOWN_S = 600.0  # on the board, after somebody looked
 _PAGE = 100  # releases
 _AT_ONCE = 8
-_SHORT = 7  # digits of a digest or commit that name a release
 _REASON = 500  # characters
 
 
@@ -139,8 +141,8 @@ class DeliveryPages:
             project.delivery.environment(name)
             reason = " ".join(request.form.get("reason", "").split())
             try:
-                if len(reason) > _REASON:
-                    raise UsageError(f"the reason has {len(reason)} characters, at most {_REASON}")
+                if problem := _too_long(reason):
+                    raise UsageError(problem)
                 digests = digests_of(request.form.get("seen", ""))
                 if not digests:
                     raise UsageError("the form names no digest", hint="load the page again")
@@ -198,6 +200,7 @@ class DeliveryPages:
             chosen=request.form.get("back_to", ""),
             path=request.path,
             reason=request.form.get("reason", ""),
+            reason_problem=_too_long(request.form.get("reason", "")),
             error=error,
             reasons=reasons_of(error) if error else (),
         )
@@ -212,6 +215,7 @@ class DeliveryPages:
             return request.page(
                 "releases.html",
                 releases=found[first : first + _PAGE],
+                runs=frozenset(Runs(project.delivery.home).ids()),
                 total=len(found),
                 query=query,
                 next=first + _PAGE if len(found) > first + _PAGE else 0,
@@ -222,7 +226,7 @@ class DeliveryPages:
         with open_project(request.workspace) as project:
             states = self._states(project)
             every = self._releases(project, states)
-            one = _find(every, request.parts["digest"])
+            one = find_release(every, request.parts["digest"])
             if one is None:
                 raise NotFound(
                     f"no release has {request.parts['digest'][:80]}",
@@ -231,6 +235,7 @@ class DeliveryPages:
             return request.page(
                 "release.html",
                 release=one,
+                runs=frozenset(Runs(project.delivery.home).ids()),
                 subject=commit_subject(project.delivery, one),
                 states=states,
                 stages=stages(project.delivery, states.value or {}, one),
@@ -294,32 +299,28 @@ class DeliveryPages:
             errors = ["", ""]
             pair: list[KnownRelease | None] = [None, None]
             for number, word in enumerate(words):
-                pair[number] = _find(every, word) if word else None
+                pair[number] = find_release(every, word) if word else None
                 if word and pair[number] is None:
                     errors[number] = f"no release is called {word[:80]}"
             before, after = pair
             if before and after:
-                values |= self._compared(request, project, before, after)
-            return request.page(
-                "compare.html",
-                words=words,
-                errors=errors,
-                pair=pair,
-                **values,
-            )
+                if names := common_names(before, after):
+                    values |= self._compared(request, project, before, after, names)
+                else:
+                    errors[1] = f"it has none of the images of {before.version}"
+            return request.page("compare.html", words=words, errors=errors, pair=pair, **values)
 
     def _compared(
-        self, request: PageRequest, project: OpenProject, before: KnownRelease, after: KnownRelease
+        self,
+        request: PageRequest,
+        project: OpenProject,
+        before: KnownRelease,
+        after: KnownRelease,
+        names: Sequence[str],
     ) -> dict[str, Any]:
-        names = [one.name for one in after.images if one.name in {o.name for o in before.images}]
         name = request.query.get("image", "")
-        if not names:
-            raise UsageError("the releases are of different images")
         name = name if name in names else names[0]
-        images = tuple(
-            next(one for one in release.images if one.name == name) for release in (before, after)
-        )
-        pair = images[0], images[1]
+        pair = before.image(name), after.image(name)
         get, key = self._lookups.get, tuple(str(one.digest) for one in pair)
         common = get(
             ("platforms", name, *key), partial(platforms, project, pair), kept_s=_EVIDENCE_S
@@ -386,7 +387,10 @@ class DeliveryPages:
         if not project.delivery.environments:
             return Fact({}, project.delivery.clock())
         return self._lookups.get(
-            ("states",), partial(read_states, project.delivery), kept_s=_EVERY_S, within_s=_GIT_S
+            ("states", *project.delivery.environments),
+            partial(read_states, project.delivery),
+            kept_s=_EVERY_S,
+            within_s=_GIT_S,
         )
 
     def _board(self, project: OpenProject, states: Fact[States]) -> EnvironmentBoard | None:
@@ -436,18 +440,6 @@ def _targets(
     ]
 
 
-def _find(every: Sequence[KnownRelease], word: str) -> KnownRelease | None:
-    """The newest release with a digest or version, or the beginning of a digest or commit."""
-    digest = word.rpartition("@")[2].removeprefix("sha256:")
-    for one in every:
-        texts = (one.commit, *(found.hex for found in one.digests))
-        if word == one.version or (
-            len(digest) >= _SHORT and any(text.startswith(digest) for text in texts)
-        ):
-            return one
-    return None
-
-
 def _mentions(one: KnownRelease, query: str) -> bool:
     texts = (one.version, one.commit, one.author, *map(str, one.images), *one.places)
     return any(query.lower() in text.lower() for text in texts)
@@ -455,9 +447,17 @@ def _mentions(one: KnownRelease, query: str) -> bool:
 
 def _before(every: Sequence[KnownRelease], one: KnownRelease) -> KnownRelease | None:
     """The release before it, to compare with: the newest of those that are older."""
-    names = {image.name for image in one.images}
     older = (other for other in every if other.at < one.at and other.digests != one.digests)
-    return next((o for o in older if names & {image.name for image in o.images}), None)
+    return next((other for other in older if common_names(other, one)), None)
+
+
+def _too_long(reason: str) -> str:
+    """Why a reason cannot be taken; empty if it can."""
+    return (
+        f"the reason has {len(reason)} characters, at most {_REASON}"
+        if len(reason) > _REASON
+        else ""
+    )
 
 
 def _number(text: str) -> int:

@@ -18,6 +18,7 @@ from shipline.tasks import time_limit
 T = TypeVar("T")
 Key = tuple[str, ...]
 _CAPACITY = 500  # facts
+_FAILED_S = 15.0  # before what failed, maybe after a long wait, is looked up again
 _KEPT_S = 600.0  # what is shown, with its age, while it cannot be looked up again
 
 
@@ -46,7 +47,7 @@ class Lookups:
         self, key: Key, look: Callable[[], T], *, kept_s: float, within_s: float = 8.0
     ) -> Fact[T]:
         """What `look` returns, or returned less than `kept_s` ago. Its errors, and no answer
-        `within_s` seconds, make a fact with a problem, which is kept as well.
+        within `within_s` seconds, make a fact with a problem, which is kept for a while.
         """
         with self._locks[key]:
             last = self._facts.get(key)
@@ -56,6 +57,7 @@ class Lookups:
             before: Fact[T] = last[1] if last else Fact(None, self._clock())
             found = self._look(look, before, within_s)
             now = self._clock()
+            kept_s = max(kept_s, _FAILED_S) if found.problem else kept_s
             fresh = self._forgotten[key[0]] == times
             self._facts.put(key, (now + kept_s if fresh else now, found))
             return found

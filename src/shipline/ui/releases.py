@@ -45,6 +45,7 @@ from shipline.trust import TrustPolicy, TrustVerdict
 
 States = Mapping[str, EnvironmentState]
 _WAIVED = "waived: "
+_SHORT = 7  # digits of a digest or commit that name a release
 _RUNS = 200  # of this machine, whose images are listed
 
 
@@ -71,6 +72,16 @@ class KnownRelease:
         """That of its first image, which its address has."""
         return str(self.images[0].digest)
 
+    def image(self, name: str) -> Reference:
+        """Its image of that name, which is one of them."""
+        return next(one for one in self.images if one.name == name)
+
+
+def common_names(one: KnownRelease, other: KnownRelease) -> list[str]:
+    """The names of images that both have."""
+    names = {image.name for image in one.images}
+    return [image.name for image in other.images if image.name in names]
+
 
 def all_releases(states: States, built: Iterable[KnownRelease]) -> list[KnownRelease]:
     """Everything that was deployed, and what was `built` besides, the newest first."""
@@ -78,12 +89,18 @@ def all_releases(states: States, built: Iterable[KnownRelease]) -> list[KnownRel
     for one in (one for state in states.values() for one in state.commits):
         if one.digests:
             by_digests.setdefault(one.digests, []).append(one)
-    found = [_release(states, digests, commits) for digests, commits in by_digests.items()]
+    held = {name: state.held_digests for name, state in states.items()}
+    found = [_release(states, held, *one) for one in by_digests.items()]
     found += [one for one in built if one.digests not in by_digests]
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 
-def _release(states: States, digests: Digests, commits: Sequence[Deployment]) -> KnownRelease:
+def _release(
+    states: States,
+    held: Mapping[str, Digests],
+    digests: Digests,
+    commits: Sequence[Deployment],
+) -> KnownRelease:
     newest = max(commits, key=lambda one: one.time)
     here = [
         name for name, state in states.items() if state.current and state.current.digests == digests
@@ -97,7 +114,7 @@ def _release(states: States, digests: Digests, commits: Sequence[Deployment]) ->
         run=next((one.run for one in commits if one.run), ""),
         at=newest.time,
         places=tuple(here),
-        held=tuple(name for name, state in states.items() if state.held(digests)),
+        held=tuple(name for name, there in held.items() if there & digests),
     )
 
 
@@ -134,6 +151,18 @@ def _name(names: Sequence[str], version: str) -> str:
     return next((tag for tag in tags if version and version in tag), "") or next(
         iter(tags), version
     )
+
+
+def find_release(every: Iterable[KnownRelease], word: str) -> KnownRelease | None:
+    """The newest release with a digest or version, or the beginning of a digest or commit."""
+    digest = word.rpartition("@")[2].removeprefix("sha256:")
+    for one in every:
+        texts = (one.commit, *(found.hex for found in one.digests))
+        if word == one.version or (
+            len(digest) >= _SHORT and any(text.startswith(digest) for text in texts)
+        ):
+            return one
+    return None
 
 
 @dataclass(frozen=True, slots=True)

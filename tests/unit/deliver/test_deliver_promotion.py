@@ -280,6 +280,14 @@ def test_what_is_allowed_was_verified_soaked_approved_and_is_not_held(
         assert NOW.timestamp() - oldest >= HALF_HOUR.seconds
 
 
+@given(st.lists(st.sampled_from(["hold a", "release a", "hold b", "deploy a"]), max_size=6))
+def test_held_digests_are_those_that_are_held(words: list[str]) -> None:
+    made = state("dev", *(said(one, at=number) for number, one in enumerate(words)))
+    alone = {name: image.digest for name, image in IMAGES.items() if image.digest}
+    held = {one for one in alone.values() if made.held(frozenset({one}))}
+    assert made.held_digests == held
+
+
 @given(COMMITS, st.integers(0, 86400))
 def test_waiting_alone_never_makes_a_refusal_of_what_only_waits(
     commits: list[tuple[str, str, int, str]], later: int

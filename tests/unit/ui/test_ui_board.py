@@ -4,42 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from histories import GITOPS, NOW, said, state
-from shipline.deliver.delivery import Delivery
+from histories import IMAGES, NOW, said, state
 from shipline.deliver.drift import CLUSTER, DriftFinding
-from shipline.deliver.environments import Approvals, EnvironmentSection
+from shipline.deliver.environments import Approvals
 from shipline.deliver.promotion import EnvironmentState
-from shipline.git import Git
 from shipline.oci import Reference
-from shipline.registry.http import HttpClient
+from shipline.pages import Frame, render_part
 from shipline.ui.acting import ACTIONS, choices, word_for
 from shipline.ui.board import BoardCell, read_board
 from shipline.units import Duration
 from shipline.values import replace
+from ui_projects import delivery
 
 ALICE = "Alice <alice@example.org>"
-
-
-def delivery(place: Path, **sections: Mapping[str, object]) -> Delivery:
-    """A project with these environments; nothing but their histories is asked."""
-    return Delivery(
-        git=Git(place, {}),
-        root=place,
-        home=place,
-        environ={},
-        repositories=lambda image: pytest.fail("no registry is asked"),
-        http=cast(HttpClient, None),
-        image=Reference.parse("registry.example/app"),
-        environments={
-            name: EnvironmentSection(gitops=GITOPS, **keys)  # type: ignore[arg-type]
-            for name, keys in sections.items()
-        },
-        clock=NOW.timestamp,
-    )
 
 
 def cells(
@@ -151,3 +131,35 @@ def test_what_the_last_environment_has_is_settled(tmp_path: Path) -> None:
     staging = state("staging", said("promote a", "staging"))
     assert cells(tmp_path, {}, state("dev", said("deploy a")), staging)["dev"].settled
     assert not cells(tmp_path, {}, state("dev", said("deploy b")), staging)["dev"].settled
+
+
+def test_a_cell_shows_several_images_a_canary_and_hostile_text_as_text() -> None:
+    hostile = "</td><script>alert(1)</script>"
+    two = replace(
+        said("deploy a"),
+        images=tuple(
+            Reference.parse(f"registry.example/shop/{name}:v1@sha256:{letter * 64}")
+            for name, letter in (("web", "e"), ("api", "f"))
+        ),
+    )
+    weight = replace(said("weight b"), weight=20, step="1/2", reason=hostile)
+    dev = state("dev", two, weight)
+    made = delivery(Path(), dev={})
+    cell = read_board(made, {"dev": dev}, ALICE).cells[0]
+    assert cell.waits == f"waits: the canary is frozen: {hostile}"
+    frame = Frame("here", NOW.timestamp())
+    html = render_part("cell.html", "cell", {"cell": cell}, frame=frame, actions=ACTIONS)
+    assert (
+        "shop/<wbr>web" in html
+        and "shop/<wbr>api" in html
+        and "b has 20&nbsp;% of the traffic" in html
+    )
+    assert f'href="/releases/sha256:{"f" * 64}"' in html  # the first by name
+    assert "<script>" not in html and "&lt;script&gt;alert(1)" in html
+
+
+def test_what_a_person_sees_is_named_exactly_in_commands() -> None:
+    one = said("deploy a")
+    assert word_for(one) == f"sha256:{'a' * 64}"
+    two = replace(one, images=(IMAGES["b"], IMAGES["a"]))
+    assert word_for(two) == f"sha256:{'a' * 64},sha256:{'b' * 64}"

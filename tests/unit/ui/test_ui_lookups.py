@@ -41,11 +41,13 @@ def test_a_failure_leaves_what_was_known_with_its_age() -> None:
 
     nothing = lookups.get(("a",), fail, kept_s=0)
     assert nothing.value is None and nothing.problem == "it is gone"
+    assert lookups.get(("a",), lambda: 7, kept_s=0) is nothing  # not asked at once again
+    clock.now += 15
     assert lookups.get(("a",), lambda: 7, kept_s=0).problem == ""
     clock.now += 60
     stale = lookups.get(("a",), fail, kept_s=0)
     assert (stale.value, stale.at, stale.problem, stale.hint) == (
-        *(7, 1000.0),
+        *(7, 1015.0),
         *("it is gone", "look there"),
     )
 

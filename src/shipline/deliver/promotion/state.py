@@ -69,6 +69,15 @@ class EnvironmentState:
         return held(self.commits, digests)
 
     @property
+    def held_digests(self) -> Digests:
+        """All digests for which `held` finds a commit."""
+        last: dict[Digest, Action] = {}
+        for one in self.commits:
+            if one.action in (Action.HOLD, Action.RELEASE):
+                last = {**dict.fromkeys(one.digests, one.action), **last}
+        return frozenset(digest for digest, action in last.items() if action is Action.HOLD)
+
+    @property
     def holds(self) -> tuple[Deployment, ...]:
         """The commits of all holds, newest first."""
         return tuple(
