@@ -57,6 +57,8 @@ def ship(
             require_program(program, environment.environ)
     runs = Runs(environment.home, environment.clock)
     signers = _signers(plan, environment)
+    if skipped := [planned.name for planned in plan.steps if planned.skip]:
+        span.note(skipped=" ".join(skipped))
     if plan.ungated:
         span.warn(UNGATED, UNGATED_HINT)
     with runs.hold(resume or run_id or runs.new_id()) as recorder:

@@ -118,12 +118,21 @@ def end_attributes(event: Finished, *, root: bool) -> Attributes:
 def result(event: Finished) -> str:
     """`failure` is for what is wrong with the project, `error` for systems that failed."""
     if not event.error:
-        return "skip" if event.attributes.get("skipped") else "success"
+        return "success"
     if event.exit_code == _CANCELLED:
         return "cancellation"
     if event.code == "TimeoutError":
         return "timeout"
     return "failure" if event.exit_code in _REFUSED else "error"
+
+
+def skipped_steps(event: Finished) -> list[tuple[str, Attributes]]:
+    """The steps of a run that were skipped, which have no events of their own."""
+    names = str(event.attributes.get("skipped", "")).split()
+    return [
+        (name, {"cicd.pipeline.task.name": name, "cicd.pipeline.task.run.result": "skip"})
+        for name in names
+    ]
 
 
 def is_request(event: Started) -> bool:

@@ -141,7 +141,7 @@ class TargetDelivery:
     def problem(self) -> Exception | None:
         """Why not everything was delivered."""
         if self._failure is None and not self._done.is_set():
-            return TimeoutError("there was no time")
+            return TimeoutError("no answer in time")
         return self._failure
 
     def end(self) -> None:
@@ -241,7 +241,11 @@ def deliver(spooled: SpooledRun, target: str, environ: Mapping[str, str]) -> Ite
         try:
             events = (found for found, _ in spooled.events())
             for records in batches(source, events, delivered.records):
-                source.send(records)
+                try:
+                    source.send(records)
+                except ShiplineError as error:
+                    error.name_part(f"{target} of {run.kind} {run.pipeline}")
+                    raise
                 delivered.add(len(records))
                 yield len(records)
         finally:

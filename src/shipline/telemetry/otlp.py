@@ -34,6 +34,7 @@ from shipline.telemetry.conventions import (
     is_request,
     run_attributes,
     run_name,
+    skipped_steps,
     step_attributes,
 )
 from shipline.telemetry.sdk import load_exporters, resource
@@ -122,6 +123,8 @@ class TraceSource:
             if event.error:
                 span.set_status(Status(StatusCode.ERROR, event.error))
             span.end(nanoseconds(event.at))
+            if root:
+                self._skip(event)
         yield from self._spans.ended()
 
     def send(self, records: Sequence[ReadableSpan]) -> None:
@@ -130,6 +133,14 @@ class TraceSource:
     def close(self) -> None:
         for exporter in self._exporters:
             exporter.shutdown()
+
+    def _skip(self, event: Finished) -> None:
+        if (trace := self._run.trace) is None:
+            return
+        root, at = trace.span(event.span), event.at
+        for number, (name, attributes) in enumerate(skipped_steps(event), 1):
+            own = trace.span(-number)
+            self._spans.start(name, own, root, at=at, attributes=attributes).end(nanoseconds(at))
 
     def _start(self, event: Started) -> None:
         run, trace = self._run, self._run.trace

@@ -138,6 +138,19 @@ def test_the_result_tells_refusals_from_failures_of_systems(
     assert [one.severity for one in receiver.logs] == ["ERROR"], "once"
 
 
+def test_steps_that_were_skipped_are_spans_without_time(runs: Runs, receiver: Receiver) -> None:
+    def skip(stream: Stream) -> None:
+        with stream.step("ship") as root:
+            root.note(skipped="lint sign")
+
+    runs.use(receiver.environ())
+    runs.run(skip)
+    root, skipped = receiver.span("BUILD"), [receiver.span("lint"), receiver.span("sign")]
+    assert {(one.parent, one.start) for one in skipped} == {(root.id, root.end)}
+    results = {one.attributes["cicd.pipeline.task.run.result"] for one in skipped}
+    assert results == {"skip"} and len({one.id for one in receiver.spans}) == 3
+
+
 def test_the_root_continues_what_the_environment_names(runs: Runs, receiver: Receiver) -> None:
     runs.use(receiver.environ())
     runs.run(small_build, Trace.begin(PARENT))
