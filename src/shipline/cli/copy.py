@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.cli.environment import registry_options
-from shipline.cli.observing import observed
 from shipline.errors import ShiplineError, UsageError
-from shipline.events import Step
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
+    from shipline.events import Step
     from shipline.images import CopyOptions, Place, Places
 
 _MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
@@ -128,6 +127,7 @@ def command(
     What the destination has is not sent again, and what another repository of its registry has is
     mounted. An interrupted copy is continued by the same command. The tag is written last.
     """
+    from shipline.cli.observing import observed
     from shipline.images import CopyOptions, Places
     from shipline.observe import open_sinks
     from shipline.oci import Platform

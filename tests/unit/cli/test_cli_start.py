@@ -33,6 +33,12 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
     assert own <= {"shipline.cli", "shipline.errors"}
 
 
+def test_the_help_of_a_copy_loads_nothing_of_builds_and_runs() -> None:
+    program = "import sys, shipline.cli.copy; print(*sys.modules)"
+    loaded = set(python(program).split())
+    assert not loaded & {f"shipline.{one}" for one in ("build", "history", "images", "registry")}
+
+
 def test_connections_without_a_proxy_do_not_load_urllib3() -> None:
     loaded = set(python("import sys, shipline.registry.transport; print(*sys.modules)").split())
     assert "http.client" in loaded and "urllib3" not in loaded
