@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -250,14 +251,36 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = bytearray()
+        self._timeout_s = 0.0
+
+    def _limit(self, timeout_s: float) -> None:
+        """Set the longest wait of one call of the system. The kernel keeps it for plain sockets:
+        Python would make them non-blocking and poll first, and each such call gives up the GIL.
+        """
+        if timeout_s == self._timeout_s:
+            return
+        self._timeout_s = timeout_s
+        if type(self._socket) is not socket.socket:  # TLS
+            self._socket.settimeout(timeout_s)
+            return
+        self._socket.settimeout(None)
+        interval = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, interval)
 
     def call(self, words: tuple[bytes, ...], timeout_s: float) -> bytes | int | None:
         """Raises _Refused for an error reply, OSError, and ValueError for one that is none."""
         self._until = time.monotonic() + timeout_s
-        self._socket.settimeout(timeout_s)
+        self._limit(timeout_s)
         pieces = [b"*%d\r\n" % len(words)]
         pieces += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
-        self._socket.sendall(b"".join(pieces))
+        try:
+            self._socket.sendall(b"".join(pieces))
+            return self._reply()
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+    def _reply(self) -> bytes | int | None:
         kind, line = self._line()
         match kind:
             case b"+":
@@ -297,10 +320,8 @@ class _Connection:
         return value
 
     def _receive(self) -> None:
-        left = self._until - time.monotonic()
-        if left <= 0:
+        if time.monotonic() >= self._until:
             raise TimeoutError("timed out")
-        self._socket.settimeout(left)
         data = self._socket.recv(1 << 16)
         if not data:
             raise ConnectionError("the server closed the connection")
