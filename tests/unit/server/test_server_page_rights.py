@@ -158,6 +158,9 @@ def test_a_form_for_what_one_may_not_is_refused_with_its_token_too(world: World)
     token = world.hidden("/-/account", gus, "Set the password")["token"]
     seen = {"seen": str(world.first), "token": token}
     assert world.post(f"/r/{NAME}/-/delete", gus, what="v1", **seen).status == 403
+    untagged = {"what": str(world.second), "seen": str(world.second), "token": token}
+    assert world.post(f"/r/{NAME}/-/delete", gus, **untagged).status == 403
+    assert world.app.node.manifests.entry(NAME, world.second) is not None
     assert world.post(f"/r/{NAME}/-/tag", gus, to="v2", before="", **seen).status == 403
     assert world.post("/-/users", gus, name="eve", password=PASSWORD, token=token).status == 403
     assert world.post("/-/retention", gus, do="preview", token=token).status == 403

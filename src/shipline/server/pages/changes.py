@@ -4,9 +4,9 @@ the digest that the page showed, and the node refuses it if that has changed.
 
 from __future__ import annotations
 
-from shipline.oci import Digest, check_tag
-from shipline.server.http import AnyHandler, Pool, Request, Response, Route, route
-from shipline.server.pages.site import Form, Site, first, redirect
+from shipline.oci import Digest, InvalidReference, check_tag
+from shipline.server.http import Action, AnyHandler, Pool, Request, Response, Route, route
+from shipline.server.pages.site import Form, Site, first, redirect, sentence
 from shipline.server.problems import Problem
 from shipline.server.routes.manifests import manifest_routes
 
@@ -44,11 +44,9 @@ class ChangePages:
         self._api = manifest_routes(site.node)[0].handlers
 
     def ask_delete(self, request: Request, name: str) -> Response:
-        principal = self._site.readable(request, name)
         reference = request.parameter("what") or ""
         target = _target(reference)
-        if not principal.may("delete", name, target if isinstance(target, str) else ""):
-            raise Problem(403, "DENIED", f"You may not delete {reference} of {name}.")
+        self._require(request, "delete", name, target)
         digest = target if isinstance(target, Digest) else self._node.manifests.target(name, target)
         entry = None if digest is None else self._node.manifests.entry(name, digest)
         if digest is None or entry is None:
@@ -66,27 +64,23 @@ class ChangePages:
 
     def delete(self, request: Request, name: str) -> Response:
         fields = self._site.form(request)
-        self._site.readable(request, name)
-        reference = str(_target(first(fields, "what")))
+        target = _target(first(fields, "what"))
+        self._require(request, "delete", name, target)
         seen = {"if-match": f'"{Digest.parse(first(fields, "seen"))}"'}
         asked = self._site.as_visitor(request, method="DELETE", query_string="", headers=seen)
-        _called(self._api["DELETE"], asked, name, reference)
+        _called(self._api["DELETE"], asked, name, str(target))
         return redirect(f"/r/{name}" if self._node.storage.exists(name) else "/")
 
     def ask_tag(self, request: Request, name: str) -> Response:
         """With the new name, what it points to now."""
-        principal = self._site.readable(request, name)
-        if not principal.may("push", name):
-            raise Problem(403, "DENIED", f"You may not push to {name}.")
+        self._require(request, "push", name)
         digest = self._digest(name, request.parameter("of") or "")
         wanted, error = (request.parameter("to") or "").strip(), ""
         if wanted:
             try:
                 check_tag(wanted)
-            except ValueError:
-                error = "A tag has up to 128 letters, digits, _ . and -, and begins with no . or -."
-            except Exception as refused:  # InvalidReference
-                error = getattr(refused, "message", str(refused))
+            except InvalidReference as refused:
+                error = sentence(refused)
         before = self._node.manifests.target(name, wanted) if wanted and not error else None
         return self._site.page(
             request,
@@ -103,8 +97,8 @@ class ChangePages:
 
     def tag(self, request: Request, name: str) -> Response:
         fields = self._site.form(request)
-        self._site.readable(request, name)
         tag = check_tag(first(fields, "to"))
+        self._require(request, "push", name, tag)
         stored = self._node.manifests.get(name, Digest.parse(first(fields, "seen")))
         if stored is None:
             raise Problem(412, "MANIFEST_UNKNOWN", "The image was deleted meanwhile.")
@@ -117,6 +111,15 @@ class ChangePages:
         )
         _called(self._api["PUT"], asked, name, tag)
         return redirect(f"/r/{name}:{tag}")
+
+    def _require(
+        self, request: Request, action: Action, name: str, target: Digest | str = ""
+    ) -> None:
+        """What the API's routes check before their handlers. Raises Problem 403 or 404."""
+        principal = self._site.readable(request, name)
+        tag = target if isinstance(target, str) else ""
+        if not principal.may(action, name) or not principal.may(action, name, tag):
+            raise Problem(403, "DENIED", f"You may not {action} {target or 'images'} in {name}.")
 
     def _digest(self, name: str, reference: str) -> Digest:
         target = _target(reference)

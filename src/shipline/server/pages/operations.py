@@ -103,10 +103,11 @@ class OperationPages:
     def audit(self, request: Request) -> Response:
         """The newest events; a search looks at the last _EXAMINED."""
         self._site.require_operator(request)
-        accounts = self._site.accounts()
+        if self._node.accounts is None:
+            raise Problem(404, "UNSUPPORTED", "This registry has no accounts, and no audit log.")
         search = (request.parameter("q") or "").strip().lower()[:255]
         kind, start = request.parameter("kind") or "", _number(request, "after")
-        events = islice(recent_audit(accounts.root.parent), _EXAMINED)
+        events = islice(recent_audit(self._node.accounts.data), _EXAMINED)
         found = (
             event
             for event in events
