@@ -145,11 +145,7 @@ def _said(reason: Reason) -> str:
         case "image":
             return f"the base image changed: {before or 'none'} -> {after or 'none'}"
         case "instruction":
-            return (
-                f"the instruction changed; before: {before}"
-                if before != after
-                else ("its command changed, though not its text")
-            )
+            return f"the instruction changed; before: {before}"
         case "files" if reason.files:
             file = reason.files[0]
             return _WAYS[file.how].format(path=file.path, before=file.before, after=file.after)

@@ -19,6 +19,15 @@ from shipline.history.views import RunDetail, StepView
 from shipline.values import replace
 
 _FILES = 20  # names of files in an explanation
+_SHOWN = frozenset({"commit", "tree"})
+_WRITTEN = frozenset(
+    {
+        *("command", "mounts", "sources", "destination", "text", "unpack", "chown", "chmod"),
+        *("link", "parents", "excludes", "path"),
+    }
+)
+"""Parts of a key that stand in the instruction."""
+
 _SLOWER, _SLOWER_S = 1.2, 0.5
 
 
@@ -149,10 +158,11 @@ class RunComparison:
                 images.append((rest, other.partition(" ")[0], value))
             elif kind in ("base", "from", "step") and one and other:
                 yield self._of_step(name, vertex or one, step)
-            elif kind in ("commit", "tree") or not step.number:
-                yield Reason("setting", name, other[:12], one[:12])
-            else:
+            elif name in _WRITTEN and step.name != before.name:
                 instruction = True
+            else:
+                shown = name in _SHOWN
+                yield Reason("setting", name, other if shown else "", one if shown else "")
         if images:
             yield _of_images(images)
         if instruction:
