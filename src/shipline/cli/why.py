@@ -154,7 +154,7 @@ def _said(reason: Reason) -> str:
             return f"{name} {change}"
         case "step":
             return f"{name} has another result"
-    shown = f": {before} -> {after}" if before and after else ""
+    shown = f": {before[:12]} -> {after[:12]}" if before and after else ""
     return f"{name} changed{shown}"
 
 

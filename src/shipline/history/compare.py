@@ -130,8 +130,9 @@ class RunComparison:
             return
         found = list(self._differences(step, before))
         # what is copied from a directory has its own key, to which the step below adds little
-        direct = [one for one in found if one.kind != "step" or not _copies(step)]
-        yield from direct or found
+        own = [one for one in found if one.kind != "step"]
+        below = [one for one in found if one.kind == "step" and not {*one.roots()} <= {*own}]
+        yield from own if own and _copies(step) else [*own, *below]
         if found:
             return
         if before.error or not before.finished:
