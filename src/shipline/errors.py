@@ -62,7 +62,7 @@ class ShiplineError(Exception):
     `code` names the cause, stable and machine readable; `title` names the kind for people,
     `exit_code` is that of the command line, `hint` says what to do, `retriable` is true if the same
     call may succeed later. `span` is the position in a file that caused the failure, `platform` its
-    target platform.
+    target platform. `run` and `trace` are the identifiers of the run that failed, if it is kept.
     """
 
     code: str = "error"
@@ -71,6 +71,8 @@ class ShiplineError(Exception):
     span: Span | None = None
     platform: str = ""
     part: str = ""
+    run: str = ""
+    trace: str = ""
 
     def __init__(
         self, message: str, *, code: str = "", hint: str = "", retriable: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,6 +285,9 @@ def test_summary_and_outputs_of_a_ci_job(project: Project, tmp_path: Path) -> No
     assert (outputs["tags"], outputs["version"]) == ("v0.1.0", "0.1.0")
     assert outputs["digest"] in done.out
     assert "coverage: pass" in (tmp_path / "summary").read_text()
+    assert re.search(r"^gates +coverage: pass", done.err, re.MULTILINE)
+    assert re.search(r"^version +0\.1\.0: ", done.err, re.MULTILINE)
+    assert re.search(r"^time +[0-9.]+s: ", done.err, re.MULTILINE)
     groups = [line for line in done.err.splitlines() if line.startswith("::")]
     assert groups[::2] and all(line.startswith("::group::") for line in groups[::2])
     assert all(line == "::endgroup::" for line in groups[1::2])
@@ -291,6 +295,15 @@ def test_summary_and_outputs_of_a_ci_job(project: Project, tmp_path: Path) -> No
     project.run("ship", **job, **files).ok()  # the job once more
     again = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
     assert {**again, "run": ""} == {**outputs, "run": ""}
+
+
+def test_a_job_of_gitlab_folds_the_output_of_steps(project: Project) -> None:
+    job = {"GITLAB_CI": "true", "CI_COMMIT_BRANCH": "main", "CI_PIPELINE_SOURCE": "push"}
+    done = project.run("ship", **job).ok()
+    starts = re.findall(r"^\x1b\[0Ksection_start:[0-9]+:(step_[0-9]+)", done.err, re.MULTILINE)
+    ends = re.findall(r"^\x1b\[0Ksection_end:[0-9]+:(step_[0-9]+)", done.err, re.MULTILINE)
+    assert starts == ends != []
+    assert "::group::" not in done.err
 
 
 def test_pull_request_pushes_nothing(project: Project) -> None:

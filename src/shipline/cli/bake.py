@@ -35,8 +35,9 @@ from shipline.cli.build import completed, shown
 from shipline.cli.build_options import MODES, SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
-from shipline.cli.observing import Observed, build_facts, image_facts
+from shipline.cli.observing import Observed, build_facts, image_facts, size_facts
 from shipline.cli.results import (
+    REPORTED,
     response_facts,
     show_outcome,
     warning_facts,
@@ -439,7 +440,7 @@ def _build(
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}
     for name, request in requests.items():
-        if mode in ("auto", "plain", "tty") and not (name in needed and request.is_dropped):
+        if mode in REPORTED and not (name in needed and request.is_dropped):
             show_outcome(request, facts[name], f"{name}: ")
     return 0
 
@@ -460,7 +461,7 @@ def _note(run: Observed, found: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _keep(run: Observed, made: Mapping[str, BuildResult]) -> None:
-    run.step.note(**image_facts(*map(result_facts, made.values())))
+    run.step.note(**image_facts(*map(result_facts, made.values())), **size_facts(*made.values()))
     run.keep({key: raw for one in made.values() for key, raw in one.documents.items()})
 
 

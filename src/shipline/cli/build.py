@@ -16,11 +16,25 @@ from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_op
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.observing import Observed, build_facts, build_name, image_facts, observed
-from shipline.cli.results import response_facts, warning_facts, write_response, write_result
+from shipline.cli.observing import (
+    Observed,
+    build_facts,
+    build_name,
+    image_facts,
+    observed,
+    size_facts,
+)
+from shipline.cli.results import (
+    REPORTED,
+    response_facts,
+    warning_facts,
+    write_report,
+    write_response,
+    write_result,
+)
 from shipline.errors import UsageError
 from shipline.events import Attribute, Event, Step, Warned
-from shipline.observe import open_sinks, warning_json
+from shipline.observe import RunReport, open_sinks, warning_json
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -108,7 +122,7 @@ def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -
 
 
 def _keep(run: Observed, made: BuildResult) -> None:
-    run.step.note(**image_facts(result_facts(made)))
+    run.step.note(**image_facts(result_facts(made)), **size_facts(made))
     run.keep(made.documents)
 
 
@@ -141,18 +155,21 @@ def shown(
     is called with what `work` returned while the run is still open.
     """
     sinks = open_sinks(mode, sys.stderr, os.environ)
+    report = RunReport()
 
     def note(event: Event) -> None:
         if isinstance(event, Warned):
             warned.append(warning_json(event))
 
-    with observed(kind, name, sinks=(*sinks, note), facts=facts) as run:
+    with observed(kind, name, sinks=(*sinks, note, report), facts=facts) as run:
         found = run_cancellable(
             lambda: work(run.step),
             lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
         )
         ended(run, found)
-        return found
+    if name and mode in REPORTED:
+        write_report(f"{kind} {name}", report, os.environ)
+    return found
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

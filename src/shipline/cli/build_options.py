@@ -58,7 +58,7 @@ def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
+MODES = ("auto", "none", "plain", "quiet", "rawjson", "report", "tty")
 
 
 def build_options(function: F) -> F:

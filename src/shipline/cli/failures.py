@@ -109,8 +109,17 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
         _traceback(failure)
     if not isinstance(failure, ShiplineError):
         return 1
+    for line in failure_annotations(failure):
+        click.echo(line, err=True)
     click.echo(explain(failure), err=True)
     return failure.exit_code
+
+
+def failure_annotations(error: ShiplineError) -> list[str]:
+    """The lines for the CI system before the error box."""
+    from shipline.observe import annotate  # only needed for failures
+
+    return annotate(error, os.environ)
 
 
 def _report_json(failure: BaseException) -> int:

@@ -23,6 +23,9 @@ from shipline.telemetry import begin_trace, open_telemetry
 if TYPE_CHECKING:
     from shipline.build import BuildRequest
 
+if TYPE_CHECKING:
+    from shipline.build import BuildResult
+
 _KEPT = frozenset({"build", "bake", "ship"})
 _SETTING = "SHIPLINE_HISTORY"
 _MOST_RUNS, _MOST_BYTES = 500, 500_000_000
@@ -78,6 +81,10 @@ def observed(
     try:
         with stream, stream.step(kind, **(facts or {})) as step:
             yield Observed(step, stream, run, recorder.keep if recorder else lambda found: None)
+    except ShiplineError as error:
+        error.run = run if recorder is not None else ""
+        error.trace = trace.trace_id if trace is not None else ""
+        raise
     finally:
         for failure in stream.failures:
             if isinstance(failure, ShiplineError):
@@ -138,6 +145,25 @@ def image_facts(*found: Mapping[str, Any]) -> dict[str, Attribute]:
         facts["digest"] = str(found[0].get("containerimage.digest", ""))
         facts["ref"] = str(found[0].get("buildx.build.ref", ""))
     return {name: one for name, one in facts.items() if one}
+
+
+def size_facts(*made: BuildResult) -> dict[str, Attribute]:
+    """The sizes of built images in bytes: `stored`, with shared layers counted once, and of a
+    single result that of each platform.
+    """
+    layers = {
+        one.digest: one.size
+        for each in made
+        for image in each.images
+        for one in image.manifest.layers
+    }
+    facts: dict[str, Attribute] = {"stored": sum(layers.values())}
+    if len(made) == 1:
+        facts["sizes"] = " ".join(
+            f"{image.platform}={sum(one.size for one in image.manifest.layers)}"
+            for image in made[0].images
+        )
+    return facts
 
 
 def _place(request: BuildRequest) -> str:

@@ -18,8 +18,12 @@ from shipline.files import open_whole
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
+    from shipline.observe import RunReport
 
+_CUT = "\n\n(the summary is longer than GitHub shows)\n"
 _WARNINGS = "BUILDX_METADATA_WARNINGS"
+REPORTED = ("auto", "plain", "report", "tty")
+"""Modes of --progress that end with a report."""
 _FILES = {"local", "tar"}  # types of outputs that hold the files of an image, and no image
 
 
@@ -62,7 +66,7 @@ def _write(request: BuildRequest, facts: Mapping[str, Any], image: str, mode: st
         write_whole(request.iidfile, image)
     if request.metadata_file is not None:
         write_metadata(request.metadata_file, facts)
-    if mode in ("auto", "plain", "tty"):
+    if mode in REPORTED:
         show_outcome(request, facts)
     if mode == "quiet" and image and not any(one.destination == "-" for one in request.outputs):
         click.echo(image)
@@ -101,6 +105,43 @@ def _outcome(request: BuildRequest, facts: Mapping[str, Any]) -> Iterator[str]:
     for output in request.outputs:
         if output.destination not in ("", "-"):
             yield f"wrote {output.destination}"
+
+
+def write_report(title: str, report: RunReport, environ: Mapping[str, str]) -> None:
+    """Print how long a build took and why, and add it to the summary of a job of GitHub Actions."""
+    text = "\n".join(report.lines())
+    click.echo(text, err=True)
+    if place := job_summary(environ):
+        names = [str(report.facts.get("digest", "")), *str(report.facts.get("names", "")).split()]
+        items = "".join(f"- `{name}`\n" for name in names if name)
+        append_summary(place, f"## {title}\n\n{items}\n```\n{text}\n```\n\n")
+
+
+def job_summary(environ: Mapping[str, str]) -> str:
+    """The file for the summary of this job of GitHub Actions; empty elsewhere."""
+    actions = environ.get("GITHUB_ACTIONS") == "true"
+    return environ.get("GITHUB_STEP_SUMMARY", "") if actions else ""
+
+
+def append_summary(place: str | Path, text: str) -> None:
+    """Append to a summary as far as GitHub shows it: 1 MiB for each step of a job."""
+    from shipline.observe import SUMMARY_LIMIT
+
+    path = Path(place)
+    room = SUMMARY_LIMIT - (path.stat().st_size if path.exists() else 0)
+    if len(text.encode()) > room:
+        kept = text.encode()[: max(room - len(_CUT), 0)].decode(errors="ignore")
+        text = kept.rpartition("\n")[0] + _CUT if kept else ""
+    append(place, text)
+
+
+def append(place: str | Path, text: str) -> None:
+    """Append to a file of the CI system; that this fails is a warning."""
+    try:
+        with open(place, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        click.echo(f"warning: cannot write {place}: {error.strerror}", err=True)
 
 
 def write_metadata(path: Path, facts: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import click
 from shipline.cli.build_options import MODES
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.environment import registry_options, use_mirrors
-from shipline.cli.failures import INTERRUPTED, ProgramSettings, message_width
+from shipline.cli.failures import INTERRUPTED, ProgramSettings, failure_annotations, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.observing import observed
 from shipline.cli.signing import password_option
@@ -241,6 +241,9 @@ def _ship(
 ) -> int:
     from shipline.builders.instances import other_builder
     from shipline.cli.engine import builder
+    from shipline.cli.results import REPORTED
+    from shipline.observe import open_sinks
+    from shipline.ship.render import report
     from shipline.ship.runner import resumed, ship
     from shipline.ship.runs import Runs, StepLogs
 
@@ -250,7 +253,7 @@ def _ship(
     if resume is not None:
         resumed(Runs(environment.home), resume, plan)
     failure: ShiplineError | Cancelled | None = None
-    sinks: list[Sink] = [*_sinks(options.mode), StepLogs()]
+    sinks: list[Sink] = [*open_sinks(options.mode, sys.stderr, os.environ), StepLogs()]
     try:
         with observed(
             "ship", _image(plan), sinks=sinks, facts=_facts(plan), run=resume or ""
@@ -276,6 +279,8 @@ def _ship(
     record = Runs(environment.home).read(started[0])
     _write_files(record, options)
     if failure is None or as_json:
+        if options.mode in REPORTED and not as_json:
+            click.echo("\n".join(report(record, plan)), err=True)
         _show(record, as_json=as_json)
     if failure is not None and settings.json_lines:
         raise failure
@@ -311,14 +316,6 @@ def _ended(run: RunRecord) -> Mapping[str, Attribute]:
     }
 
 
-def _sinks(mode: str) -> Sequence[Sink]:
-    from shipline.observe import GroupsSink, open_sinks
-
-    if mode == "auto" and os.environ.get("GITHUB_ACTIONS") == "true":
-        return (GroupsSink(sys.stderr),)
-    return open_sinks(mode, sys.stderr, os.environ)
-
-
 def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> int:
     """Print the box at the end of a failed run; returns the exit status."""
     from shipline.observe import boxed, can_encode
@@ -327,6 +324,8 @@ def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> 
     if isinstance(failure, Cancelled):
         click.echo(f"interrupted; continue with: shipline ship --resume {run.id}", err=True)
         return INTERRUPTED
+    for line in failure_annotations(failure):
+        click.echo(line, err=True)
     width = message_width()
     sections = failure_sections(failure, run, plan.inputs.pipeline)
     title = f"shipping {plan.inputs.work_tree.short} failed"
@@ -358,7 +357,7 @@ def _show(run: RunRecord, *, as_json: bool) -> None:
 
 def _write_files(run: RunRecord, options: Options) -> None:
     """Write the files for other programs: metadata, summary, outputs of the CI job."""
-    from shipline.cli.results import write_whole
+    from shipline.cli.results import append, append_summary, job_summary, write_whole
     from shipline.ship.record import by_target
     from shipline.ship.render import outputs, summary
     from shipline.ship.steps.build import pushed_images
@@ -373,18 +372,8 @@ def _write_files(run: RunRecord, options: Options) -> None:
     }
     if options.metadata_file is not None and facts:
         write_whole(options.metadata_file, json.dumps(by_target(facts), indent=2) + "\n")
-    environ = os.environ
-    actions = environ.get("GITHUB_ACTIONS") == "true"
-    for place in (options.summary, environ.get("GITHUB_STEP_SUMMARY") if actions else None):
+    for place in (options.summary, job_summary(os.environ)):
         if place:
-            _append(place, summary(run))
-    if actions and (place := environ.get("GITHUB_OUTPUT")):
-        _append(place, "".join(f"{key}={value}\n" for key, value in outputs(run).items()))
-
-
-def _append(place: str | Path, text: str) -> None:
-    try:
-        with open(place, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        click.echo(f"warning: cannot write {place}: {error.strerror}", err=True)
+            append_summary(place, summary(run))
+    if (place := os.environ.get("GITHUB_OUTPUT")) and os.environ.get("GITHUB_ACTIONS") == "true":
+        append(place, "".join(f"{key}={value}\n" for key, value in outputs(run).items()))

@@ -1,21 +1,27 @@
 """Displays of the event stream: terminal, plain lines, CI groups, JSON lines."""
 
 from shipline.observe.board import Activity, Board, VertexState
-from shipline.observe.box import boxed, excerpt, failure_box
+from shipline.observe.box import advice, boxed, excerpt, failure_box
+from shipline.observe.ci import SUMMARY_LIMIT, GroupsSink, annotate
 from shipline.observe.displays import can_encode, open_sinks
 from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
-from shipline.observe.lines import GroupsSink, LinesSink
+from shipline.observe.lines import LinesSink
+from shipline.observe.report import RunReport, table
 from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
 
 __all__ = [
+    "SUMMARY_LIMIT",
     "Activity",
     "Board",
     "GroupsSink",
     "JsonSink",
     "LinesSink",
+    "RunReport",
     "TtySink",
     "VertexState",
+    "advice",
+    "annotate",
     "boxed",
     "can_encode",
     "clean",
@@ -23,5 +29,6 @@ __all__ = [
     "failure_box",
     "failure_line",
     "open_sinks",
+    "table",
     "warning_json",
 ]

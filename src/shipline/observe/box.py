@@ -63,9 +63,11 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None
 
 
 def advice(error: ShiplineError) -> list[str]:
-    """The end of a box: the hint, and the code with the command that explains it."""
-    hint = [f"hint: {error.hint}"] if error.hint else []
-    return [*hint, f"code: {error.code} (shipline explain {error.code})"]
+    """The end of a box: the hint, the run and its trace, the code with what explains it."""
+    rows = [f"hint: {error.hint}"] if error.hint else []
+    rows += [f"run: {error.run} (shipline history inspect {error.run})"] if error.run else []
+    rows += [f"trace: {error.trace}"] if error.trace else []
+    return [*rows, f"code: {error.code} (shipline explain {error.code})"]
 
 
 def excerpt(span: Span) -> list[str]:

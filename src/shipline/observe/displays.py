@@ -7,32 +7,45 @@ from typing import TextIO
 
 from shipline.errors import UsageError
 from shipline.events import Sink
+from shipline.observe.ci import folding_sink
 from shipline.observe.jsonlines import JsonSink
-from shipline.observe.lines import LinesSink
+from shipline.observe.lines import LinesSink, WarningsSink
 from shipline.observe.tty import TtySink, reflowing
 
 
 def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[Sink, ...]:
-    """The sinks of --progress: auto, tty, plain, rawjson, or quiet and none, which show nothing.
+    """The sinks of --progress: auto, tty, plain, report (only warnings), rawjson, or quiet and
+    none, which show nothing.
 
-    `auto` is tty on a terminal that can move its cursor, else plain, according to `environ` (TERM,
-    NO_COLOR and variables of terminals). Raises UsageError for tty without a terminal.
+    `auto` is tty on a terminal that can move its cursor, folded in GitHub Actions and GitLab CI,
+    else plain, according to `environ` (TERM, NO_COLOR, FORCE_COLOR and variables of terminals and
+    CI systems). Raises UsageError for tty without a terminal.
     """
-    dumb = environ.get("TERM", "dumb") == "dumb"
     if mode in ("quiet", "none"):
         return ()
     if mode == "rawjson":
         return (JsonSink(stream),)
+    if mode == "report":
+        return (WarningsSink(stream),)
     if mode == "tty" and not stream.isatty():
         raise UsageError(
             "--progress=tty: standard error is not a terminal",
             code="terminal-needed",
             hint="use plain or auto",
         )
+    dumb = environ.get("TERM", "dumb") == "dumb"
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
-        color = not environ.get("NO_COLOR")
-        return (TtySink(stream, color=color, reflows=reflowing(environ)),)
-    return (LinesSink(stream),)
+        return (TtySink(stream, color=colored(environ), reflows=reflowing(environ)),)
+    folding = folding_sink(stream, environ) if mode == "auto" else None
+    return (folding or LinesSink(stream),)
+
+
+def colored(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal gets colours: NO_COLOR takes them away (no-color.org), FORCE_COLOR and
+    CLICOLOR_FORCE give them back even then (force-color.org, bixense.com/clicolors).
+    """
+    forced = (environ.get(name, "") for name in ("FORCE_COLOR", "CLICOLOR_FORCE"))
+    return any(one not in ("", "0") for one in forced) or not environ.get("NO_COLOR")
 
 
 def can_encode(stream: TextIO) -> bool:

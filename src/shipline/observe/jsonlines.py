@@ -9,7 +9,8 @@ One object per line, with one of four lists; keys without a value are absent:
 
 A failed command ends with a line that BuildKit does not have:
 
-    error     code exitCode message notes hint platform location{filename start end} exitStatus log
+    error     code exitCode message notes hint platform run trace exitStatus log
+              location{filename start end}
 
 Times are RFC 3339 in UTC. A vertex is sent when it starts and again, complete, when it ends.
 """
@@ -83,6 +84,8 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
         ("notes", list(getattr(failure, "__notes__", ()))),
         ("hint", getattr(failure, "hint", "")),
         ("platform", getattr(failure, "platform", "")),
+        ("run", getattr(failure, "run", "")),
+        ("trace", getattr(failure, "trace", "")),
     ):
         if field:
             value[name] = field

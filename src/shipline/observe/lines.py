@@ -1,11 +1,7 @@
-"""Progress as plain lines in BuildKit's form, and grouped by step for the logs of GitHub Actions.
-
-Source: "Workflow commands for GitHub Actions", group and error.
-"""
+"""Progress as plain lines in BuildKit's form."""
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import suppress
 from typing import TextIO
 
@@ -109,46 +105,9 @@ def _outside(event: Event) -> list[str]:
     return []
 
 
-_MAX_LOG_LINES = 20_000  # per step
-
-
-class GroupsSink(LinesSink):
-    """Announces each step, and shows its output as a group when it ends. Never raises."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._kept: dict[int, deque[str]] = {}
+class WarningsSink(LinesSink):
+    """Shows warnings and nothing else. Never raises."""
 
     def _lines(self, event: Event) -> list[str]:
-        if isinstance(event, Started):
-            started = self._board.start(event)
-            return [] if started is None else [f"#{started.number} {started.name} ..."]
-        vertex = self._board.vertex(event.span)
-        if isinstance(event, Warned):
-            where = f"#{vertex.number} " if vertex else ""
-            return [f"::warning::{where}{_data(clean(event.message))}"]
-        if vertex is None:
-            return []
-        kept = self._kept.setdefault(vertex.span, deque(maxlen=_MAX_LOG_LINES))
-        if isinstance(event, Logged):
-            kept.extend(clean(line) for line in self._board.output(event))
-        elif isinstance(event, Finished) and self._board.finish(event) is vertex:
-            kept.extend(clean(line) for line in vertex.rest())
-            return self._group(vertex)
-        return []
-
-    def _group(self, vertex: VertexState) -> list[str]:
-        title = f"#{vertex.number} {vertex.name} {verdict(vertex)}"
-        log = self._kept.pop(vertex.span)
-        lines = [f"::group::{_data(title)}", *log, "::endgroup::"] if log else [title]
-        if vertex.error and not vertex.cancelled:
-            lines.append(f"::error title={_property(vertex.name)}::{_data(clean(vertex.error))}")
-        return lines
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+        lines = super()._lines(event)
+        return lines if isinstance(event, Warned) else []

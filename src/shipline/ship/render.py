@@ -12,6 +12,7 @@ from pathlib import Path
 from shipline.deliver.commands import LAST_LINES
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
 from shipline.history import RunState
+from shipline.observe import advice, clean, excerpt, table
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
 from shipline.ship.record import RunRecord, StepRecord
 from shipline.ship.section import Pipeline
@@ -20,9 +21,11 @@ from shipline.ship.steps.command import COMMAND, reproduction
 from shipline.ship.steps.deploy import deployments_of
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of
+from shipline.ship.steps.sign import Copies, SigningKeys
 from shipline.units import counted
 
 _COMMIT = 12  # digits
+_LONGEST = 3  # steps in the report
 _MARKS = {
     RunState.PASSED: "passed",
     RunState.TOLERATED: "failed, which is allowed",
@@ -95,17 +98,15 @@ def failure_sections(
         yield more
     if notes := getattr(error, "__notes__", ()):
         yield list(notes)
-    if isinstance(error, StepFailed):
-        if error.log:
-            yield ["last output:", *(f"  {line}" for line in error.log[-LAST_LINES:])]
-        if error.span is not None:
-            yield [str(error.span)]
+    if isinstance(error, StepFailed) and error.log:
+        yield ["last output:", *(f"  {line}" for line in error.log[-LAST_LINES:])]
+    if error.span is not None:
+        yield excerpt(error.span)
     if others := failures[1:]:
         yield ["also failed:", *(f"- {other.reason}" for other in others)]
     if run is not None:
         yield _where(run, failed, pipeline)
-    if error.hint:
-        yield [f"hint: {error.hint}"]
+    yield advice(error)
 
 
 def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:
@@ -117,6 +118,43 @@ def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> lis
         lines.append(f"logs:      shipline runs logs {run.id} {shlex.quote(failed.name)}")
     lines.append(f"resume:    shipline ship --resume {run.id}")
     return lines
+
+
+def report(run: RunRecord, plan: Plan) -> list[str]:
+    """The end of a run: its images, why this version, the gates, who signed, where it is, what took
+    long, what to do next.
+    """
+    decision = plan.inputs.naming.decision
+    rows = [("image", image) for image in shown_images(run) if pushed_images(run)]
+    if decision is not None and (version := version_of(run)):
+        rows.append(("version", f"{version}: {decision.version_reason}"))
+    rows += [("gates", line) for line in gate_verdicts(run).verdicts]
+    results = [step.result for step in run.steps]
+    keys = [key for one in results if isinstance(one, SigningKeys) for key in one.keys]
+    rows += [("signed by", key) for key in dict.fromkeys(keys)]
+    rows += [
+        ("copied to", f"{one}")
+        for found in results
+        if isinstance(found, Copies)
+        for one in found.copies
+    ]
+    slow = sorted((step for step in run.steps if step.finished), key=lambda one: -one.elapsed_s)
+    longest = ", ".join(f"{step.name} {_time(step)}" for step in slow[:_LONGEST])
+    rows.append(("time", f"{run.finished - run.started:.1f}s: {longest}"))
+    if command := next_command(run, plan):
+        rows.append(("next", command))
+    return table([(name, clean(text)) for name, text in rows])
+
+
+def next_command(run: RunRecord, plan: Plan) -> str:
+    """How to go on: the rest of the run, or the first environment that it did not deploy to."""
+    if pending(run):
+        return f"shipline ship --resume {run.id}"
+    done = {one.environment for one in deployments_of(run)}
+    left = [name for name in plan.inputs.project.environments if name not in done]
+    if not left or not names_of(run):
+        return ""
+    return f"shipline {'promote' if done else 'deploy'} -e {left[0]}"
 
 
 def summary(run: RunRecord) -> str:
