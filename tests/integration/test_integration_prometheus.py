@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -24,6 +25,8 @@ from gitops import KUSTOMIZATION, new_gitops
 from nodes import Node
 from peers.prometheus import prometheus, pushgateway, query, victoria_metrics
 from served import served
+from shipline.server.http import Request, Response
+from shipline.server.metrics import Metrics
 from shipline.telemetry.metrics import METRICS
 from shipline.values import replace
 from ships import Project, coverage, new_project
@@ -265,6 +268,27 @@ def test_prometheus_evaluates_every_query_and_rule(landscape: Landscape) -> None
     }
     assert not any(states.values()), states
     assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
+
+
+def test_metrics_cost_less_than_three_hundredths_of_a_pull(landscape: Landscape) -> None:
+    """Of the processor's time for it, in one run."""
+    address, number = landscape.primary.address, 1000
+
+    def used() -> float:
+        with urlopen(f"http://{address}/metrics") as answer:
+            return float(re.findall(rb"^process_cpu_seconds_total (\S+)", answer.read(), re.M)[0])
+
+    with closing(HTTPConnection(address)) as connection:
+        before = used()
+        for _ in range(number):
+            connection.request("GET", "/v2/cached/app/manifests/v1")
+            assert connection.getresponse().read()
+        pull_s = (used() - before) / number
+    metrics, request, response = Metrics(), Request("GET", "/"), Response.of(200, (), b"x")
+    began = time.process_time()
+    for _ in range(number):
+        metrics.record(request, response, 0.001)
+    assert (time.process_time() - began) / number < 0.03 * pull_s
 
 
 def test_metrics_over_otlp_have_the_same_names_and_labels(landscape: Landscape) -> None:

@@ -3,12 +3,13 @@ from the events of a run.
 
 Attributes of Started used here: those of `observe.board`, and `waited`, the seconds that a step was
 ready before it began. Attributes of Finished:
-`size` in bytes of a transfer, `tags` that were set, `gate|NAME` with its outcome,
-`vulnerabilities|SEVERITY|FIXABLE` with a count, `image.size|TARGET|PLATFORM` in bytes.
+`size` in bytes of a transfer, `tags` that were set, `gate.NAME` with its outcome,
+`vulnerabilities.SEVERITY.FIXABLE` with a count, `image.size|TARGET|PLATFORM` in bytes.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -165,7 +166,7 @@ REASONS: Mapping[int, str] = {
 """Why a run fails, by its exit code (errors.py); others are bugs."""
 _FAILURES = ("command", "policy", "verification")
 _WAITING, _CANCELLED = 16, 130
-_PLACES = frozenset({"platform", "number"})  # of a step of a Dockerfile
+_BUILDKIT = re.compile(r"\[(?:(\S+/\S+) )?(?:(\S+) )?\s*(\d+/\d+)\] (.*)", re.DOTALL)
 _DIRECTIONS = {"upload": "upload", "pull": "download", "download": "download"}
 
 
@@ -183,6 +184,25 @@ def result_of(event: Finished) -> str:
 def label(pipeline: str) -> str:
     """The value of the label: the last part of the first name."""
     return pipeline.partition(",")[0].rpartition("/")[2]
+
+
+class _Place(NamedTuple):
+    """Where a step is in a Dockerfile, `number` as in 2/3, and its text."""
+
+    platform: str
+    stage: str
+    number: str
+    name: str
+
+
+def _of_dockerfile(started: Started) -> _Place | None:
+    """None for other steps. BuildKit has it in the name: `[linux/amd64 build 2/3] RUN make`."""
+    values = (str(started.attributes.get(name, "")) for name in ("platform", "stage", "number"))
+    platform, stage, number = values
+    if platform or number:
+        return _Place(platform, stage, number, started.name)
+    match = _BUILDKIT.match(started.name)
+    return _Place(*(text or "" for text in match.groups())) if match else None
 
 
 class _Platform(Struct):
@@ -233,10 +253,10 @@ class RunMetrics:
 
     def _finish(self, started: Started, event: Finished) -> None:
         kind, seconds = str(started.attributes.get("kind", "")), event.at - started.at
-        if "vertex" in started.attributes and not _PLACES.isdisjoint(started.attributes):
-            self._step(started, event)
-        elif kind == "run" and started.parent == self.root:
-            stage = str(started.attributes.get("stage", ""))
+        if "vertex" in started.attributes and (found := _of_dockerfile(started)):
+            self._step(found, started, event)
+        elif kind == "run" and started.parent == self.root and "stage" in started.attributes:
+            stage = str(started.attributes["stage"])
             self._observe(STAGE, stage, result_of(event), value=seconds)
         elif kind in _DIRECTIONS:
             self._transfer(_DIRECTIONS[kind], started, event)
@@ -258,11 +278,9 @@ class RunMetrics:
             reason = REASONS.get(event.exit_code, "bug")
             self._add(RUN_ERRORS, kind, reason, event.code or "bug")
 
-    def _step(self, started: Started, event: Finished) -> None:
+    def _step(self, place: _Place, started: Started, event: Finished) -> None:
         """A step of a Dockerfile."""
-        platform, stage, number = (
-            str(started.attributes.get(name, "")) for name in ("platform", "stage", "number")
-        )
+        platform, stage, number, name = place
         if event.error:
             return
         whole = self._platforms.setdefault(platform, _Platform(started.at, event.at))
@@ -273,7 +291,7 @@ class RunMetrics:
         self._add(BUILD_STEPS, platform, "hit" if event.cached else "miss")
         if not event.cached:
             self._observe(BUILD_STEP, platform, stage, value=seconds)
-        step = " ".join(filter(None, (number, started.name.partition(" ")[0])))
+        step = " ".join(filter(None, (number, name.partition(" ")[0])))
         self._values.set(LAST_STEP, self._pipeline, platform, stage, step, to=seconds)
 
     def _transfer(self, direction: str, started: Started, event: Finished) -> None:
@@ -282,12 +300,12 @@ class RunMetrics:
         self._observe(TRANSFERS, direction, value=event.at - started.at)
 
     def _noted(self, name: str, value: Attribute) -> None:
-        kind, *words = name.split("|")
+        kind, *words = name.split("|" if "|" in name else ".")
         match kind, words:
             case "tags", []:
                 self._add(TAGS, by=float(value))
-            case "gate", [gate]:
-                self._add(GATES, gate, str(value))
+            case "gate", [*gate]:
+                self._add(GATES, ".".join(gate), str(value))
             case "vulnerabilities", [severity, fixable]:
                 series = VULNERABILITIES, self._pipeline, severity, fixable
                 self._values.set(*series, to=float(value))

@@ -21,7 +21,15 @@ from shipline.errors import (
     Waiting,
 )
 from shipline.events import Step, Stream
-from shipline.telemetry.metrics import IMAGE_SIZE, RUN, RUN_LAST, TAGS, MetricValues, RunMetrics
+from shipline.telemetry.metrics import (
+    IMAGE_SIZE,
+    LAST_STEP,
+    RUN,
+    RUN_LAST,
+    TAGS,
+    MetricValues,
+    RunMetrics,
+)
 from shipline.telemetry.prometheus import Pushgateway, Sample, merge, parse, render, samples_of
 from shipline.telemetry.sending import open_metrics
 
@@ -59,7 +67,7 @@ def _work(run: Step) -> None:
             pass
         build.note(**{"image.size|web|linux/amd64": 1000})
     with run.step("gates", kind="run", stage="gates") as gates:
-        gates.note(**{"gate|unit": "pass"}, **{"vulnerabilities|high|yes": 3}, tags=2)
+        gates.note(**{"gate.unit": "pass"}, **{"vulnerabilities.high.yes": 3}, tags=2)
 
 
 def lines(values: MetricValues) -> dict[str, float]:
@@ -92,6 +100,29 @@ def test_events_become_counters_gauges_and_histograms() -> None:
     assert {name: found.get(name) for name in expected} == expected
     assert f'build_last_step_seconds{at},stage="base",step="2/2 RUN"}}' in found
     assert not [name for name in found if name.startswith("run_errors")]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("[linux/arm64 base 2/3] RUN make all", ("linux/arm64", "base", "2/3 RUN")),
+        ("[2/3] COPY . /app", ("", "", "2/3 COPY")),
+        ("[build  9/12] RUN make", ("", "build", "9/12 RUN")),
+        ("[internal] load build definition from Dockerfile", None),
+    ],
+)
+def test_steps_of_buildkit_are_known_by_their_names(
+    name: str, labels: tuple[str, str, str] | None
+) -> None:
+    found: list[MetricValues] = []
+    with (
+        Stream(RunMetrics("app", found.append)) as stream,
+        stream.step("build") as run,
+        run.step(name, vertex="sha256:0"),
+    ):
+        pass
+    steps = {one.labels[1:] for one in found[0].numbers if one.metric is LAST_STEP}
+    assert steps == ({labels} if labels else set())
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def _facts(judged: Mapping[str, Verdicts]) -> dict[str, Attribute]:
     for verdict in each:
         outcomes.setdefault(verdict.gate, []).append(verdict.outcome)
     facts: dict[str, Attribute] = {
-        f"gate|{gate}": str(worst(several)) for gate, several in outcomes.items()
+        f"gate.{gate}": str(worst(several)) for gate, several in outcomes.items()
     }
     scans = [report.content for verdict in each for report in verdict.scans]
     found = {
@@ -168,7 +168,7 @@ def _facts(judged: Mapping[str, Verdicts]) -> dict[str, Attribute]:
     }
     counts = Counter(found.values())
     for severity, fixable in product(Severity, (True, False)) if scans else ():
-        name = f"vulnerabilities|{severity.name.lower()}|{'yes' if fixable else 'no'}"
+        name = f"vulnerabilities.{severity.name.lower()}.{'yes' if fixable else 'no'}"
         facts[name] = counts[severity, fixable]
     return facts
 
