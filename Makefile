@@ -7,18 +7,20 @@
 # make bench-copy   `shipline copy` side by side with skopeo and oras
 # make bench-registry   the registry node side by side with docker-registry
 # make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
+# make audit   known vulnerabilities of what is installed
 # make dist    packages in dist/: a wheel, an sdist, one file with all dependencies
+# make site    the documentation as a site in site/
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
+UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_licences.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo demo-delivery dist test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
+.PHONY: audit demo demo-delivery dist site test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -38,8 +40,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
 
+audit: $(VENV)/.installed
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(BIN)/python -m pip freeze --exclude-editable > .audit/requirements.txt
+	.audit/bin/pip-audit --requirement .audit/requirements.txt --no-deps --disable-pip
+
 dist:
 	sh scripts/dist.sh
+
+site:
+	sh scripts/site.sh
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
@@ -78,4 +89,4 @@ $(VENV)/.installed-dev: pyproject.toml
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
+	rm -rf $(VENV) .audit .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz

@@ -25,9 +25,12 @@ from shipline.deliver.ci import INPUTS
 from shipline.regions import MirrorPlan
 
 ROOT = Path(__file__).parents[3]
+GENERATED = "commands.md"
+"""From the program itself."""
 PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("docs/*.md")),
+    "SECURITY.md",
+    *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("docs/*.md") if one.name != GENERATED),
     *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("examples/*/README.md")),
 )
 FOREIGN = {"docker": "containers-registries.d(5)", "apiVersion": "objects of Kubernetes"}
@@ -181,6 +184,12 @@ def test_the_index_of_the_documents_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {one.name for one in ROOT.glob("docs/*.md")} - {"README.md"}
     assert pages == set(re.findall(r"^\| \[[^]]+\]\(([^)/]+\.md)\)", index, re.MULTILINE))
+
+
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r'"(docs/[^"]+)"', (ROOT / "zensical.toml").read_text())
+    pages = {f"docs/{one.name}" for one in ROOT.glob("docs/*.md")} - {"docs/README.md"}
+    assert pages == set(listed)
 
 
 @pytest.mark.parametrize("page", PAGES)
