@@ -19,6 +19,16 @@ mkdir "$work/pages"
 # pages, and the files that they link to
 git ls-files -z '*.md' LICENSE action.yml docs examples tests/fuzz/targets.py |
     xargs -0 cp --parents --target-directory="$work/pages"
+# a directory without a page gets one that lists its files
+find "$work/pages/docs" "$work/pages/examples" -type d | while read -r directory; do
+    [ -e "$directory/README.md" ] && continue
+    {
+        echo "# $(basename "$directory")"
+        echo
+        (cd "$directory" && find . -maxdepth 1 -type f | sort | sed 's|^\./\(.*\)$|- [\1](\1)|')
+    } > "$work/README.md"
+    mv "$work/README.md" "$directory/README.md"
+done
 sed 's|^docs_dir = .*|docs_dir = "pages"|' zensical.toml > "$work/zensical.toml"
 (cd "$work" && "$zensical" build --strict)
 rm -rf "$site"

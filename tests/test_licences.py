@@ -46,7 +46,7 @@ def expression(found: Distribution) -> str:
     metadata = found.metadata
     if "License-Expression" in metadata:
         return metadata["License-Expression"]
-    (text, *_) = [*(metadata.get_all("License") or ()), ""]
+    text = "\n".join(metadata.get_all("License") or ())
     classified = [
         line.rpartition("::")[2].strip()
         for line in metadata.get_all("Classifier") or ()

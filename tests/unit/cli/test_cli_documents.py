@@ -25,12 +25,14 @@ from shipline.deliver.ci import INPUTS
 from shipline.regions import MirrorPlan
 
 ROOT = Path(__file__).parents[3]
-GENERATED = "commands.md"
+GENERATED = ("commands.md", "errors.md")
 """From the program itself."""
 PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     "SECURITY.md",
-    *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("docs/*.md") if one.name != GENERATED),
+    *sorted(
+        str(one.relative_to(ROOT)) for one in ROOT.glob("docs/*.md") if one.name not in GENERATED
+    ),
     *sorted(str(one.relative_to(ROOT)) for one in ROOT.glob("examples/*/README.md")),
 )
 FOREIGN = {"docker": "containers-registries.d(5)", "apiVersion": "objects of Kubernetes"}
