@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipline.errors import ContentError
+import msgspec
+
 from shipline.metadata import Key, walk
-from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media
+from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media
 from shipline.server.cache import StoredManifest
 from shipline.server.entries import (
     Changes,
@@ -314,9 +315,9 @@ class Manifests:
             config = self._config(content)
             if config is None:
                 return ListedFacts(size, (), about[:_ABOUT], complete=False)
-            labels = config.run.get("Labels")
-            label = labels.get(_DESCRIPTION) if isinstance(labels, dict) else None
-            return ListedFacts(size, (str(config.platform),), (about or str(label or ""))[:_ABOUT])
+            about = about or ((config.config and config.config.labels) or {}).get(_DESCRIPTION, "")
+            platform = Platform(config.os, config.architecture, config.variant)
+            return ListedFacts(size, (str(platform)[:_ABOUT],), about[:_ABOUT])
         images = [entry for entry in content.manifests[:_CHILDREN] if _is_image(entry)]
         found = [of_child(entry.digest) for entry in images]
         platforms = dict.fromkeys(
@@ -331,14 +332,16 @@ class Manifests:
             complete=all(facts.complete for facts in found) and len(content.manifests) <= _CHILDREN,
         )
 
-    def _config(self, content: Manifest) -> ImageConfig | None:
+    def _config(self, content: Manifest) -> _Config | None:
         described = content.config
         if described.size > _CONFIG_LIMIT:
             return None
         try:
-            return ImageConfig.parse(self._storage.store.path(described.digest).read_bytes())
-        except (ContentError, OSError):
+            raw = self._storage.store.path(described.digest).read_bytes()
+            config = _CONFIG.decode(raw)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
+        return config if config.os and config.architecture else None
 
     def every_tag(self, name: str) -> Iterator[TaggedDigest]:
         """All tags in byte order, in constant memory."""
@@ -452,6 +455,22 @@ class Manifests:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
+
+
+class _Settings(msgspec.Struct):
+    labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
+
+
+class _Config(msgspec.Struct):
+    """What lists show of an image's configuration; the rest is skipped unread."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    config: _Settings | None = None
+
+
+_CONFIG = msgspec.json.Decoder(_Config)
 
 
 def _fields(facts: ListedFacts) -> dict[str, Any]:
