@@ -140,6 +140,7 @@ def add_to_file(path: Path, new: Samples, lock: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"metrics: {path} cannot be written: {error}",
+            code="telemetry-metrics",
             hint="set SHIPLINE_METRICS_FILE to a .prom file in the directory of the collector",
         ) from None
 
@@ -185,6 +186,7 @@ class Pushgateway(Redacted, frozen=True):
             raise ConfigError(
                 "SHIPLINE_PUSHGATEWAY is not the address of a Pushgateway"
                 + (f": {error.message}" if isinstance(error, ShiplineError) else ""),
+                code="telemetry-metrics",
                 hint="write http://HOST:9091, or one with /metrics/job/JOB/LABEL/VALUE",
             ) from None
 
