@@ -159,9 +159,9 @@ def read_bundle(history: RunHistory, source: IO[bytes]) -> list[str]:
             for manifest in _manifests(entry, files)
         ]
     except (KeyError, TypeError, ValueError, AttributeError, MalformedMessage) as error:
-        raise ContentError(f"the bundle cannot be read: {error!r}") from None
+        raise ContentError(f"the bundle cannot be read: {error!r}", code="run-unreadable") from None
     if not found:
-        raise ContentError("there is no build record in the bundle")
+        raise ContentError("there is no build record in the bundle", code="run-unreadable")
     return found
 
 
@@ -174,12 +174,16 @@ def _unpacked(source: IO[bytes]) -> dict[str, bytes]:
             for entry in archive:
                 left -= entry.size
                 if left < 0:
-                    raise ContentError(f"the bundle has more than {_LIMIT >> 20} MB")
+                    raise ContentError(
+                        f"the bundle has more than {_LIMIT >> 20} MB", code="run-unreadable"
+                    )
                 file = archive.extractfile(entry) if entry.isreg() else None
                 if file is not None:
                     found[entry.name.removeprefix("./")] = file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ContentError(f"this is no bundle of build records: {error}") from None
+        raise ContentError(
+            f"this is no bundle of build records: {error}", code="run-unreadable"
+        ) from None
     return found
 
 
@@ -187,7 +191,9 @@ def _blob(descriptor: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     algorithm, _, digest = str(descriptor["digest"]).partition(":")
     data = files[f"blobs/{algorithm}/{digest}"]
     if hashlib.new(algorithm, data).hexdigest() != digest:
-        raise ContentError(f"the bundle is damaged: {descriptor['digest']} does not match")
+        raise ContentError(
+            f"the bundle is damaged: {descriptor['digest']} does not match", code="run-unreadable"
+        )
     return data
 
 

@@ -370,7 +370,7 @@ def _test(text: str) -> Callable[[RunSummary], bool]:
     """A filter. Raises UsageError."""
     found = _FILTER.fullmatch(text)
     if found is None:
-        raise UsageError(f"--filter: cannot read {text!r}", hint=_FILTER_HINT)
+        raise UsageError(f"--filter: cannot read {text!r}", code="flag-value", hint=_FILTER_HINT)
     name, operator, value = found.groups()
     if name in _TEXTS and operator in ("=", "!="):
         return _text_test(name, operator, value)
@@ -381,7 +381,7 @@ def _test(text: str) -> Callable[[RunSummary], bool]:
         if name in _TEXTS or name in _NUMBERS
         else (f"there is no {name!r}")
     )
-    raise UsageError(f"--filter {text!r}: {problem}", hint=_FILTER_HINT)
+    raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=_FILTER_HINT)
 
 
 def _text_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:

@@ -150,19 +150,28 @@ class RunHistory:
             name = text.rpartition("/")[2]
             matching = [one.id for one in self.ls() if one.ref.rpartition("/")[2] == name]
         if len(matching) > 1:
-            raise UsageError(f"{text!r} matches {len(matching)} runs", hint=", ".join(matching[:5]))
+            raise UsageError(
+                f"{text!r} matches {len(matching)} runs",
+                code="run-unknown",
+                hint=", ".join(matching[:5]),
+            )
         if not matching:
-            raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
+            raise UsageError(f"there is no run {text!r}", code="run-unknown", hint=_LIST_HINT)
         return matching[0]
 
     def _at(self, text: str) -> str:
         digits = text[1:] if text.startswith("^") else "0"
         if not digits.isdecimal():
-            raise UsageError(f"{text!r} is not a run", hint="write ^1 for the run before the last")
+            raise UsageError(
+                f"{text!r} is not a run",
+                code="run-unknown",
+                hint="write ^1 for the run before the last",
+            )
         for run in islice(self.ls(), int(digits), None):
             return run.id
         raise UsageError(
             f"there is no run {text}" if text else "there are no runs yet",
+            code="run-unknown",
             hint="`shipline build`, `bake` and `ship` record theirs",
         )
 
@@ -196,7 +205,9 @@ class RunHistory:
         try:
             found = decode_summary(files[RECORD])
         except (KeyError, msgspec.MsgspecError) as error:
-            raise ContentError(f"this is no record of a run: {error}") from None
+            raise ContentError(
+                f"this is no record of a run: {error}", code="run-unreadable"
+            ) from None
         run = found.id
         if not _ID.match(run) or self.directory(run).exists():
             run = f"{(_ID.match(run) and run[:_SECOND]) or self.new_id()[:_SECOND]}-{token_hex(3)}"
