@@ -183,7 +183,7 @@ def test_a_build_is_not_failed_by_a_receiver_that_refuses_and_is_replayed(tmp_pa
         return err.read_text()
 
     with otlp_over_http() as receiver, loki() as logs:
-        environ = {**receiver.environ(), "SHIPLINE_LOKI": logs.url}
+        environ = {**receiver.environ(), "SHIPLINE_LOKI": logs.url, "OTEL_METRICS_EXPORTER": "none"}
         receiver.status, logs.status = 503, 503
         said = run("build", "--progress", "plain", str(tmp_path))
         assert said.count("warning: telemetry: ") == 3 and "opentelemetry" not in said, said

@@ -1,13 +1,17 @@
 """Delivers what is in the spool: while a run lasts from threads beside it, later what is left.
 
-A run writes events to the spool and nothing else. One thread for each target reads them, turns them
-into records and sends these; at the end of the run it has a few seconds to catch up. A target that
-fails is left alone for the rest of the run, and gets what it missed from the spool: in a quiet
-moment of the next run, or by `shipline telemetry replay`.
+A run writes events to the spool and nothing else. In another process one thread for each target
+reads them, turns them into records and sends these; at the end it has a few seconds to catch up. A
+target that fails is left alone for the rest of the run, and gets what it missed from the spool: in
+a quiet moment of the next run, or by `shipline telemetry replay`.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +29,8 @@ BATCH = 512  # records, as OTEL_BSP_MAX_EXPORT_BATCH_SIZE is by default
 _POLL_S = 0.5
 _LONGEST_WAIT_S = 2.0  # of records for others to be sent with
 _CLOSE_S = 3.0
-_DOUBTFUL_CLOSE_S = 0.5  # where nothing was delivered in this run, and older runs are left
+_NICE = 10
+_DOUBTFUL_CLOSE_S = 1.0  # where nothing was delivered in this run, and older runs are left
 
 
 class RecordSource(Protocol):
@@ -72,16 +77,18 @@ class TelemetrySink:
     ) -> None:
         """Raises OSError if the spool cannot be written."""
         prune(directory)
-        doubtful = {name for left in spooled_runs(directory) for name in left.targets()}
+        self._doubtful = {name for left in spooled_runs(directory) for name in left.targets()}
         self._writer = SpoolWriter.create(directory, run, targets)
         self._warn = warn
         self._failure: OSError | None = None
-        self._followers = [
-            TargetDelivery(
-                directory, self._writer.spooled, name, environ, doubtful=name in doubtful
-            )
-            for name in targets
-        ]
+        words = f"from shipline.telemetry.delivery import follow; follow({str(directory)!r},"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"{words} {self._writer.spooled.directory.name!r})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environ},
+            start_new_session=True,  # an interruption is for the run
+        )
 
     def __call__(self, event: Event) -> None:
         if self._failure is None:
@@ -95,90 +102,108 @@ class TelemetrySink:
             self._writer.flush()
         except OSError as failure:
             self._failure = self._failure or failure
-        started = time.monotonic()
-        for follower in self._followers:
-            follower.end()
-        for follower in self._followers:
-            follower.wait(started)
+        told = self._ended()
+        left = self._writer.spooled.targets()
         self._writer.close()
         if self._failure is not None:
             self._warn(f"telemetry is incomplete: {self._failure}", "")
-        for follower in self._followers:
-            if problem := follower.problem:
-                self._warn(
-                    f"{follower.target} were not delivered: {_text(problem)}",
-                    getattr(problem, "hint", "") or "shipline telemetry replay",
-                )
+        for target in left:
+            why, hint = told.get(target, ("no answer in time", ""))
+            hint = hint or "shipline telemetry replay"
+            self._warn(f"{target} were not delivered: {why}", hint)
+
+    def _ended(self) -> dict[str, tuple[str, str]]:
+        """Let the other process catch up for a while; what it said of targets that failed."""
+        spooled = self._writer.spooled
+        doubtful = self._doubtful and all(
+            name in self._doubtful and spooled.delivered(name) == 0 for name in spooled.targets()
+        )
+        try:
+            out, _ = self._process.communicate(timeout=_DOUBTFUL_CLOSE_S if doubtful else _CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            out, _ = self._process.communicate()
+        try:
+            return {str(name): (why, hint) for name, why, hint in json.loads(out or b"[]")}
+        except ValueError:
+            return {}
+
+
+def follow(directory: str, name: str) -> None:
+    """Deliver a run while it lasts: the process ends some time after its standard input does.
+
+    It is one of its own, and nice: threads that make records would have all others of a build wait
+    for the interpreter's lock.
+    """
+    os.nice(_NICE)
+    out, sys.stdout = sys.stdout, sys.stderr  # for the exporter `console`
+    spooled = SpooledRun(Path(directory) / name)
+    targets = [
+        TargetDelivery(Path(directory), spooled, target, os.environ) for target in spooled.targets()
+    ]
+    sys.stdin.buffer.read()
+    for target in targets:
+        target.end()
+    failures = [(target.target, *failure) for target in targets if (failure := target.failure())]
+    out.write(json.dumps(failures))
+    out.close()
+    for target in targets:
+        target.join()
 
 
 class TargetDelivery:
-    """A thread that delivers a run to a target while the run lasts."""
+    """A thread that delivers a run to a target while the run lasts, and then older runs."""
 
     def __init__(
-        self,
-        directory: Path,
-        spooled: SpooledRun,
-        target: str,
-        environ: Mapping[str, str],
-        *,
-        doubtful: bool = False,
+        self, directory: Path, spooled: SpooledRun, target: str, environ: Mapping[str, str]
     ) -> None:
         self.target = target
         self._directory = directory
         self._spooled = spooled
         self._environ = environ
-        self._doubtful = doubtful
         self._delivered = False
         self._failure: Exception | None = None
-        self._source: RecordSource | None = None
         self._ending = threading.Event()
-        self._abandoned = threading.Event()
         self._done = threading.Event()
-        # a daemon: what it waits for when the process ends is delivered by the next one
-        threading.Thread(target=self._run, name=f"telemetry {target}", daemon=True).start()
-
-    @property
-    def problem(self) -> Exception | None:
-        """Why not everything was delivered."""
-        if self._failure is None and not self._done.is_set():
-            return TimeoutError("no answer in time")
-        return self._failure
+        self._thread = threading.Thread(target=self._run, name=f"telemetry {target}", daemon=True)
+        self._thread.start()
 
     def end(self) -> None:
         """The run has ended, all events are written."""
         self._ending.set()
 
-    def wait(self, ended: float) -> None:
-        """Wait until all is delivered, or for a while since `ended` (time.monotonic)."""
-        patience_s = _DOUBTFUL_CLOSE_S if self._doubtful and not self._delivered else _CLOSE_S
-        if not self._done.wait(max(ended + patience_s - time.monotonic(), 0.0)):
-            self._abandoned.set()
-            if self._source is not None:
-                self._source.close()  # ends its retries
+    def failure(self) -> tuple[str, str] | None:
+        """Wait until everything is delivered, or why it was not, and what to do."""
+        self._done.wait()
+        error = self._failure
+        return None if error is None else (_text(error), getattr(error, "hint", ""))
+
+    def join(self) -> None:
+        """Wait for older runs, too."""
+        self._thread.join()
 
     def _run(self) -> None:
         try:
+            older = self._older()
             with self._spooled.hold(self.target) as delivered:
-                assert delivered is not None  # this process has just made it
-                self._source = open_source(self.target, self._spooled.run, self._environ)
-                older = self._older()
-                for records in batches(self._source, self._events(older), delivered.records):
-                    if self._abandoned.is_set():
-                        return
-                    self._source.send(records)
-                    delivered.add(len(records))
-                    self._delivered = True
+                assert delivered is not None  # this run has just made it
+                source = open_source(self.target, self._spooled.run, self._environ)
+                try:
+                    for records in batches(source, self._events(older), delivered.records):
+                        source.send(records)
+                        delivered.add(len(records))
+                        self._delivered = True
+                finally:
+                    source.close()
             self._spooled.finish(self.target)
             self._done.set()
-            for _ in older:  # as long as the process lives
-                if self._abandoned.is_set():
-                    return
-        except Exception as failure:  # shown at the end; telemetry fails no run
-            self._failure = failure
-            self._done.set()
+            for _ in older:
+                pass
+        except Exception as failure:  # told at the end; telemetry fails no run
+            if not self._done.is_set():
+                self._failure = failure
         finally:
-            if self._source is not None:
-                self._source.close()
+            self._done.set()
 
     def _events(self, older: Iterator[object]) -> Iterator[Sequence[Event]]:
         """The events of the run as they come, some time apart; none when it is time to send."""

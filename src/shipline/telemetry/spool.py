@@ -70,6 +70,13 @@ class SpooledRun:
         """Those to which something is not delivered."""
         return tuple(name for name in TARGETS if (self.directory / name).exists())
 
+    def delivered(self, target: str) -> int:
+        """The number of records that a target has, 0 once it has all."""
+        try:
+            return int((self.directory / target).read_bytes() or 0)
+        except FileNotFoundError:
+            return 0
+
     def events(self, position: int = 0) -> Iterator[tuple[list[Event], int]]:
         """The whole events from `position` on, as far as they are written, with the next one."""
         with (self.directory / "events").open("rb") as file:
