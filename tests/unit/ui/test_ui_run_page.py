@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from shipline.history import LogLine, RunDetail, RunState, RunSummary, StepView
+from shipline.observe import clean
 from shipline.pages import Frame
 from shipline.ui.live import changed_parts, changes
 from shipline.ui.report import report_html
@@ -152,7 +153,7 @@ def test_a_report_is_one_file_without_scripts_that_shows_hostile_text_as_text() 
     detail = failing()
     hostile = replace(
         detail.steps[2],
-        name=HOSTILE,
+        name=clean(HOSTILE),
         file=HOSTILE,
         error=HOSTILE,
         target=HOSTILE,
