@@ -183,6 +183,7 @@ COMMANDS = {
     ),
     "Serve": (
         LazyCommand("ui", "shipline.cli.ui:command", "Show runs and releases in the browser."),
+        LazyCommand("report", "shipline.cli.report:command", "Write the page of a run to a file."),
         LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
         LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
         LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),

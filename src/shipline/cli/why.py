@@ -14,7 +14,7 @@ from shipline.home import state_directory
 from shipline.units import counted
 
 if TYPE_CHECKING:
-    from shipline.history import Reason, RunComparison, StepChange, StepView
+    from shipline.history import RunComparison, StepChange, StepView
 
 
 @click.command("why")
@@ -74,6 +74,7 @@ def _find(text: str, steps: Sequence[StepView]) -> list[StepView]:
 
 
 def _text(found: RunComparison, changes: Sequence[StepChange], *, every: bool) -> Iterator[str]:
+    from shipline.history import explained
     from shipline.observe import clean
 
     run, before = found.run.summary, found.before.summary
@@ -103,63 +104,10 @@ def _name(step: StepView) -> str:
     return clean(f"[{where}] {step.name}" if where else step.name)
 
 
-_WAYS = {
-    "added": "{path} was added",
-    "removed": "{path} was removed",
-    "changed": "{path} changed",
-    "kind": "{path} is of another kind",
-    "mode": "{path} has the mode {after}, before {before}",
-    "owner": "{path} belongs to {after}, before to {before}",
-}
-
-
-def explained(reason: Reason) -> Iterator[str]:
-    """Lines that say a reason, with what it goes back to indented below it."""
-    yield _said(reason)
-    for file in reason.files[1:]:
-        yield _WAYS[file.how].format(path=file.path, before=file.before, after=file.after)
-    if reason.more:
-        yield f"and {counted(reason.more, 'other file')}"
-    for one in reason.because:
-        yield from (f"  {line}" for line in explained(one))
-
-
-def _said(reason: Reason) -> str:
-    name, before, after = reason.name, reason.before, reason.after
-    match reason.kind:
-        case "fresh":
-            return "it was to run anew (--no-cache)"
-        case "new":
-            return "it is new"
-        case "unknown":
-            return "the other run does not say what its key was made of"
-        case "failed":
-            return "it had no result: it failed before"
-        case "evicted":
-            return "its key is the same: the result had left the cache"
-        case "variable":
-            change = "changed" if before and after else "was added" if after else "was removed"
-            return f"the variable {name} {change}"
-        case "image" if before and after and before.startswith("sha256:"):
-            return f"the base image {name} changed: {before[:19]} -> {after[:19]}"
-        case "image":
-            return f"the base image changed: {before or 'none'} -> {after or 'none'}"
-        case "instruction":
-            return f"the instruction changed; before: {before}"
-        case "files" if reason.files:
-            file = reason.files[0]
-            return _WAYS[file.how].format(path=file.path, before=file.before, after=file.after)
-        case "files":
-            change = "changed" if before and after else "is new" if after else "is gone"
-            return f"{name} {change}"
-        case "step":
-            return f"{name} has another result"
-    shown = f": {before[:12]} -> {after[:12]}" if before and after else ""
-    return f"{name} changed{shown}"
-
-
 def _json(found: RunComparison, changes: Sequence[StepChange]) -> dict[str, Any]:
     import msgspec
+
+    from shipline.history import said
 
     return {
         "run": found.run.summary.id,
@@ -172,7 +120,7 @@ def _json(found: RunComparison, changes: Sequence[StepChange]) -> dict[str, Any]
                 "seconds": one.step.elapsed_s,
                 "secondsBefore": one.before.elapsed_s if one.before else None,
                 "reasons": msgspec.to_builtins(one.reasons),
-                "roots": [_said(root) for reason in one.reasons for root in reason.roots()],
+                "roots": [said(root) for reason in one.reasons for root in reason.roots()],
             }
             for one in changes
         ],

@@ -23,6 +23,7 @@ from shipline.history.tables import FileRow, FileTables
 if TYPE_CHECKING:
     from shipline.history.compare import FileChange, Reason, RunComparison, StepChange
     from shipline.history.documents import ImageDocument
+    from shipline.history.explanations import explained, said
     from shipline.history.jaeger import jaeger_trace
     from shipline.history.views import LogLine, RunDetail, StepView, Transfer, WarningView, unmixed
 
@@ -43,8 +44,10 @@ __all__ = [
     "StepView",
     "Transfer",
     "WarningView",
+    "explained",
     "jaeger_trace",
     "new_run_id",
+    "said",
     "unmixed",
 ]
 
@@ -52,6 +55,7 @@ _LOADED_WHEN_NAMED = {
     **dict.fromkeys(("FileChange", "Reason", "RunComparison", "StepChange"), "compare"),
     **dict.fromkeys(("LogLine", "RunDetail", "StepView", "Transfer"), "views"),
     **dict.fromkeys(("WarningView", "unmixed"), "views"),
+    **dict.fromkeys(("explained", "said"), "explanations"),
     "ImageDocument": "documents",
     "jaeger_trace": "jaeger",
 }

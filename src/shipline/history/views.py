@@ -20,7 +20,9 @@ _PLACED = frozenset(
 
 
 class Transfer(Struct, frozen=True):
-    """A pull, upload, download or unpack that is part of a step; sizes in bytes, 0 if unknown."""
+    """A pull, upload, download or unpack that is part of a step; sizes in bytes, 0 if unknown.
+    `blob` is the digest of the layer that is uploaded, if that is known.
+    """
 
     span: int
     name: str
@@ -30,6 +32,7 @@ class Transfer(Struct, frozen=True):
     current: int = 0
     total: int = 0
     error: str = ""
+    blob: str = ""
 
 
 class WarningView(Struct, frozen=True):
@@ -207,6 +210,7 @@ def _steps(
                 one.current,
                 one.total,
                 one.error,
+                _blob(started[span], ends.get(span)),
             )
             for span, one in vertex.transfers.items()
         )
@@ -219,9 +223,9 @@ def _steps(
                 vertex.started,
                 vertex.finished or 0.0,
                 str(at.get("kind", "")),
-                str(at.get("platform", "")),
-                str(at.get("target", "")),
-                str(at.get("stage", "")),
+                clean(str(at.get("platform", ""))),
+                clean(str(at.get("target", ""))),
+                clean(str(at.get("stage", ""))),
                 str(at.get("number", "")),
                 str(at.get("file", "")),
                 line=int(at.get("line", 0)),
@@ -236,6 +240,11 @@ def _steps(
             )
         )
     return found
+
+
+def _blob(started: Started, end: Finished | None) -> str:
+    ended = {} if end is None else end.attributes
+    return str({**started.attributes, **ended}.get("blob", ""))
 
 
 def _with_chain(steps: list[StepView]) -> tuple[StepView, ...]:

@@ -46,6 +46,18 @@ Place = tuple[int, str, str]
 """A group of steps: its order; in a build its target and platform, empty for what several share."""
 
 
+class LayerUpload(Struct, frozen=True):
+    """An upload of a layer with the digest `blob`, empty if that is not known, by the step `span`
+    or as a part of it. `size` is in bytes; `finished` is 0 while it goes on.
+    """
+
+    span: int
+    blob: str
+    started: float
+    finished: float
+    size: int
+
+
 class LaneRow(Struct, frozen=True):
     """A step. `outcome` is empty for one that ran to its end, else a word; `layer` is the size in
     bytes of the layer that it made, 0 if none; `platform` is set where the group does not say it.
@@ -96,9 +108,9 @@ def waterfall(run: RunDetail, now: float, *, everything: bool = False) -> Waterf
     only those are shown that took over 1 % of the time, or did not pass, unless `everything` is.
     """
     start, end = run.summary.started, ended(run, now)
-    layers = _layers(run.steps)
-    uploads = {step.span for steps in layers.values() for step in steps}
-    steps = [step for step in run.steps if step.span not in uploads]
+    layers = _by_maker(run.steps, uploads_of(run.steps))
+    moved = {one.span for maker, found in layers.items() for one in found if one.span != maker}
+    steps = [step for step in run.steps if step.kind != "upload" or step.span not in moved]
     took = max(end - start, 0.0)
     short = 0.0 if everything or len(steps) <= MANY else took * _COUNTS
     grouped = _grouped(run, steps)
@@ -108,7 +120,7 @@ def waterfall(run: RunDetail, now: float, *, everything: bool = False) -> Waterf
         rows = [
             replace(
                 _row(step, places, layers.get(step.span, ()), start, end, run.summary.state),
-                platform="" if place[0] == _BUILD else step.platform,
+                platform="" if place[0] == _BUILD else clean(step.platform),
             )
             for step in inside
         ]
@@ -158,19 +170,34 @@ def stopped(step: StepView) -> bool:
     return step.error == _INTERRUPTED
 
 
-def _layers(steps: Iterable[StepView]) -> Mapping[int, Sequence[StepView]]:
-    """The uploads of the layer that a step made, by the step; one that several made is the
-    first's.
+def uploads_of(steps: Iterable[StepView]) -> list[LayerUpload]:
+    """All uploads of layers, those that are steps and those that are parts of one."""
+    found = []
+    for step in steps:
+        if step.kind == "upload":
+            blob, size = str(step.attributes.get("blob", "")), step.attributes.get("size", 0)
+            found.append(LayerUpload(step.span, blob, step.started, step.finished, int(size)))
+        found += [
+            LayerUpload(step.span, one.blob, one.started, one.finished, one.total or one.current)
+            for one in step.transfers
+            if one.kind == "upload"
+        ]
+    return found
+
+
+def _by_maker(
+    steps: Sequence[StepView], uploads: Iterable[LayerUpload]
+) -> Mapping[int, Sequence[LayerUpload]]:
+    """The uploads by the step that made the layer, the first one of several; by the step that they
+    are part of if that is not known.
     """
-    made: dict[object, int] = {}
-    found: dict[int, list[StepView]] = defaultdict(list)
+    makers: dict[object, int] = {}
+    found: dict[int, list[LayerUpload]] = defaultdict(list)
     for step in steps:
         if step.kind != "upload" and (blob := step.attributes.get("blob")):
-            made.setdefault(blob, step.span)
-    for step in steps:
-        owner = made.get(step.attributes.get("blob", ""))
-        if step.kind == "upload" and owner is not None:
-            found[owner].append(step)
+            makers.setdefault(blob, step.span)
+    for one in uploads:
+        found[makers.get(one.blob, one.span)].append(one)
     return found
 
 
@@ -224,7 +251,7 @@ def _platforms_using(steps: Sequence[StepView]) -> Mapping[int, set[str]]:
 
 def _title(run: RunDetail, place: Place) -> str:
     order, target, platform = place
-    number = len(run.summary.platforms)
+    number = len({step.platform for step in run.steps if step.platform})
     if order == _BUILD:
         shared = "shared by " + ("both" if number == 2 else str(number)) + " platforms"
         title = clean(" ".join(filter(None, (target, platform or shared))))
@@ -239,7 +266,7 @@ def _title(run: RunDetail, place: Place) -> str:
 def _row(
     step: StepView,
     places: Mapping[int, StepView],
-    uploads: Sequence[StepView],
+    uploads: Sequence[LayerUpload],
     start: float,
     end: float,
     state: RunState,
@@ -257,9 +284,8 @@ def _row(
         ):
             pieces.append(("wait", max(base.finished - start, 0.0), begin))
         pieces.append((drawn, begin, finish))
-        own = [(one.started, one.finished) for one in step.transfers if one.kind == "upload"]
-        for sent, arrived in (*own, *((one.started, one.finished) for one in uploads)):
-            pieces.append(("upload", sent - start, (arrived or end) - start))
+        for one in uploads if step.kind != "upload" else ():
+            pieces.append(("upload", one.started - start, (one.finished or end) - start))
     size = step.attributes.get("size", 0)
     return LaneRow(
         step.span,

@@ -9,14 +9,21 @@ from collections.abc import Sequence
 from shipline.history import RunDetail, RunSummary
 from shipline.pages import Frame, render
 from shipline.ui.logs import tail
-from shipline.ui.run_page import run_view
+from shipline.ui.run_page import RanAgain, run_view
 from shipline.ui.runs import run_values
 
 _LINES = 1000  # of each log
 
 
-def report_html(detail: RunDetail, earlier: Sequence[RunSummary] = ()) -> bytes:
-    """The page with the ends of all logs; `earlier` are runs of the same thing."""
+def report_html(
+    detail: RunDetail,
+    earlier: Sequence[RunSummary] = (),
+    before: RunSummary | None = None,
+    again: Sequence[RanAgain] = (),
+) -> bytes:
+    """The page with the ends of all logs; `earlier` are runs of the same thing, and `again` is what
+    ran again since `before`.
+    """
     now = time.time()
     outputs = [
         (step, tail(detail.log(step.span), _LINES))
@@ -25,4 +32,5 @@ def report_html(detail: RunDetail, earlier: Sequence[RunSummary] = ()) -> bytes:
     ]
     values = run_values(detail, run_view(detail, now, earlier), inside=True)
     frame = Frame(socket.gethostname(), now, standalone=True)
-    return render("run.html", frame=frame, outputs=outputs, **values)
+    values |= {"outputs": outputs, "before": before, "again": again}
+    return render("run.html", frame=frame, **values)

@@ -8,7 +8,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from shipline.history import RunDetail, RunState, RunSummary, StepView
+from shipline.history import (
+    RunComparison,
+    RunDetail,
+    RunState,
+    RunSummary,
+    StepView,
+    explained,
+)
 from shipline.observe import clean
 from shipline.ui.lanes import (
     LaneRow,
@@ -17,6 +24,7 @@ from shipline.ui.lanes import (
     is_instruction,
     shown_name,
     stopped,
+    uploads_of,
     waterfall,
 )
 from shipline.ui.logs import LogPage, tail
@@ -66,6 +74,20 @@ class BuildMaterial(Struct, frozen=True):
 
     uri: str
     digest: str
+
+
+class RanAgain(Struct, frozen=True):
+    """A step that did not come from the cache, though the run before had its result, and why; or
+    that took longer than there.
+    """
+
+    span: int
+    name: str
+    platform: str
+    took_s: float
+    before_s: float | None
+    reasons: tuple[str, ...]
+    slower: bool
 
 
 class RunView(Struct, frozen=True):
@@ -137,7 +159,7 @@ def failure_of(detail: RunDetail) -> FailedStep | None:
     place = (
         f"{clean(step.file) or 'Dockerfile'} line {step.line}" if step.line else shown_name(step)
     )
-    on = f" on {step.platform}" if step.platform else ""
+    on = f" on {clean(step.platform)}" if step.platform else ""
     code = exit_code(step.error)
     start, source, marked = _source(detail, step)
     return FailedStep(
@@ -185,7 +207,7 @@ def _figures(detail: RunDetail, lanes: Waterfall, usual: float | None) -> RunFig
     inner = {one.parent for one in detail.steps}
     leaves = [one for one in work if one.span not in inner]
     busy = merged((one.started, one.finished) for one in leaves if not one.cached)
-    uploads = [one for one in detail.steps if one.kind == "upload"]
+    uploads = uploads_of(detail.steps)
     sent = merged((one.started, one.finished) for one in uploads if one.finished)
     instructions = [one for one in detail.steps if is_instruction(one)]
     return RunFigures(
@@ -194,7 +216,7 @@ def _figures(detail: RunDetail, lanes: Waterfall, usual: float | None) -> RunFig
         sum(one.elapsed_s for one in leaves if not one.cached),
         sum(one.cached for one in instructions),
         len(instructions),
-        sum(int(one.attributes.get("size", 0)) for one in uploads if not one.error),
+        sum(one.size for one in uploads if one.finished),
         sum(end - start for start, end in sent),
         overlap(sent, busy),
         sum(row.kind == "bad" for row in rows),
@@ -224,6 +246,23 @@ def overlap(one: list[tuple[float, float]], other: list[tuple[float, float]]) ->
                 break
             total += min(stop, end) - max(begin, start)
     return total
+
+
+def ran_again(comparison: RunComparison) -> Iterator[RanAgain]:
+    """The steps of the Dockerfile that ran again or took longer, and why."""
+    for change in comparison.steps():
+        step, before = change.step, change.before
+        if not is_instruction(step) or not (change.missed or change.slower):
+            continue
+        yield RanAgain(
+            step.span,
+            shown_name(step),
+            clean(step.platform),
+            step.elapsed_s,
+            before.elapsed_s if before is not None and not before.cached else None,
+            tuple(clean(line) for reason in change.reasons for line in explained(reason)),
+            change.slower and before is not None and not before.cached,
+        )
 
 
 def _longest(lanes: Waterfall) -> LaneRow | None:

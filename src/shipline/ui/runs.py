@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import NotFound, ShiplineError
-from shipline.history import RunDetail, RunHistory, RunState, StepView
+from shipline.history import FileTables, RunComparison, RunDetail, RunHistory, RunState, StepView
 from shipline.observe import clean
 from shipline.pages import render_part
 from shipline.ui.app import PageChange, PageRequest, PageResponse, PageRoute
 from shipline.ui.live import changes
 from shipline.ui.logs import PAGE, page_of, tail, text
-from shipline.ui.run_list import TREND, VERDICTS, RunFilter, RunIndex, brief, earlier, run_page
-from shipline.ui.run_page import RunView, dockerfile_of, run_view, title_of
+from shipline.ui.run_list import (
+    TREND,
+    VERDICTS,
+    RunFilter,
+    RunIndex,
+    brief,
+    cleaned,
+    earlier,
+    run_page,
+)
+from shipline.ui.run_page import RunView, dockerfile_of, ran_again, run_view, title_of
 
 _TAIL = 200  # lines of each log on the page of all
 _POLL_S, _LIST_POLL_S = 0.5, 1.0
@@ -49,10 +58,28 @@ def run_list(request: PageRequest) -> PageResponse:
 
 def run(request: PageRequest) -> PageResponse:
     """A run with its timeline."""
-    view, values = _shown(request)
+    detail = _read(request)
+    view = _view(request, detail)
     going = view.run.state is RunState.RUNNING
     live = request.here("/events") if going else ""
-    return request.page("run.html", live=live, outputs=(), **values)
+    before = compared(RunHistory(request.workspace.home), detail, request.workspace.home)
+    values = {**run_values(detail, view), "outputs": (), **before}
+    return request.page("run.html", live=live, **values)
+
+
+def compared(history: RunHistory, detail: RunDetail, home: Path) -> dict[str, Any]:
+    """The run before of the same thing, None if there is none that can be read, and what ran again
+    since.
+    """
+    previous = history.previous(detail.summary)
+    try:
+        before = None if previous is None else history.read(previous.id)
+    except ShiplineError:  # it was deleted, or is damaged
+        before = None
+    if before is None:
+        return {"before": None, "again": ()}
+    comparison = RunComparison(detail, before, FileTables(home))
+    return {"before": before.summary, "again": list(ran_again(comparison))}
 
 
 def run_values(detail: RunDetail, view: RunView, *, inside: bool = False) -> dict[str, Any]:
@@ -72,12 +99,13 @@ def run_values(detail: RunDetail, view: RunView, *, inside: bool = False) -> dic
 def run_logs(request: PageRequest) -> PageResponse:
     """The ends of all logs of a run, in the order in which the steps began."""
     detail = _read(request)
+    run = cleaned(detail.summary)
     written = [step for step in detail.steps if step.span in detail.output]
     return request.page(
         "run_logs.html",
-        run=detail.summary,
-        title=title_of(detail.summary),
-        verdict=VERDICTS[detail.summary.state],
+        run=run,
+        title=title_of(run),
+        verdict=VERDICTS[run.state],
         outputs=[(step, tail(detail.log(step.span), _TAIL)) for step in written],
     )
 

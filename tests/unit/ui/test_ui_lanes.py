@@ -112,6 +112,7 @@ def test_work_that_waited_shows_since_when_its_base_was_there() -> None:
 def test_the_upload_of_a_layer_is_in_the_lane_of_the_step_that_made_it() -> None:
     made, none = {"blob": "sha256:aa", "size": 17_900_000}, {"platform": "", "number": ""}
     transfer = Transfer(9, "upload", "upload", 1000.5, 1001.5)
+    of_first = Transfer(10, "upload", "upload", 1007, 1008, blob="sha256:aa")
     drawn = waterfall(
         run(
             step(2, "RUN apt-get", 0, 4, attributes=made),
@@ -120,12 +121,12 @@ def test_the_upload_of_a_layer_is_in_the_lane_of_the_step_that_made_it() -> None
             step(
                 5, "upload bb to r", 6, 7, kind="upload", attributes={"blob": "sha256:bb"}, **none
             ),
-            step(6, "RUN c", 0, 4, transfers=(transfer,)),
+            step(6, "RUN c", 0, 4, transfers=(transfer, of_first)),
         ),
         NOW,
     )
     amd, arm, after = drawn.groups
-    assert amd.rows[0].pieces == (("work", 0, 4), ("upload", 2, 6))
+    assert amd.rows[0].pieces == (("work", 0, 4), ("upload", 2, 6), ("upload", 7, 8))
     assert amd.rows[0].layer == 17_900_000
     assert amd.rows[1].pieces == (("work", 0, 4), ("upload", 0.5, 1.5))
     assert arm.rows[0].pieces == (("work", 1, 4),)
