@@ -24,6 +24,7 @@ from shipline.ui.run_list import (
     brief,
     cleaned,
     earlier,
+    lines_of,
     run_page,
 )
 from shipline.ui.run_page import RunView, dockerfile_of, ran_again, run_view, title_of
@@ -119,6 +120,7 @@ def run_log(request: PageRequest) -> PageResponse:
         "run_log.html",
         run=detail.summary,
         step=step,
+        error=lines_of(step.error),
         page=page_of(detail.log(step.span), start),
         size=PAGE,
         here=request.path,
