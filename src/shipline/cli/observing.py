@@ -13,7 +13,6 @@ import click
 
 from shipline.errors import ShiplineError
 from shipline.events import Attribute, Sink, Step, Stream
-from shipline.history import RunHistory, RunRecorder, RunSummary
 from shipline.home import state_directory
 from shipline.net import without_logins
 from shipline.oci import Descriptor
@@ -22,6 +21,7 @@ from shipline.telemetry import begin_trace, open_telemetry
 
 if TYPE_CHECKING:
     from shipline.build import BuildRequest
+    from shipline.history import RunHistory, RunRecorder
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
@@ -59,6 +59,8 @@ def observed(
     a new one; `follows` is the traceparent of what it goes on with, if the environment has none.
     How it ended follows from what leaves the block. A sink that fails is a warning.
     """
+    from shipline.history import RunHistory  # slow to import
+
     history = RunHistory(state_directory())
     run = run or history.new_id()
     trace = begin_trace(os.environ, follows)
@@ -183,6 +185,8 @@ def _recorder(
 ) -> RunRecorder | None:
     if kind not in _KEPT or os.environ.get(_SETTING, "") == "off":
         return None
+    from shipline.history import RunRecorder, RunSummary
+
     try:
         return RunRecorder(
             history.directory(run),
