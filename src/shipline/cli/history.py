@@ -157,7 +157,9 @@ def attachment(run: str, digest: str, kind: str, platform: str) -> None:
     statement about it.
     """
     if not (digest or kind or platform):
-        raise UsageError("nothing is chosen", hint="pass --type, --platform or a DIGEST")
+        raise UsageError(
+            "nothing is chosen", code="flag-missing", hint="pass --type, --platform or a DIGEST"
+        )
     history = RunHistory(state_directory())
     found = history.resolve(run)
     for one in history.documents(found):
@@ -168,7 +170,9 @@ def attachment(run: str, digest: str, kind: str, platform: str) -> None:
         click.echo(one.data, nl=False)
         return
     raise NotFound(
-        f"{found} has no such document", hint=f"shipline history inspect {found} lists them"
+        f"{found} has no such document",
+        code="not-found",
+        hint=f"shipline history inspect {found} lists them",
     )
 
 
@@ -190,7 +194,11 @@ def logs(run: str, mode: str) -> None:
     history = RunHistory(state_directory())
     events = unmixed(history.events(history.resolve(run)))
     if mode == "tty" and not sys.stdout.isatty():
-        raise UsageError("--progress=tty: standard output is not a terminal", hint="use plain")
+        raise UsageError(
+            "--progress=tty: standard output is not a terminal",
+            code="terminal-needed",
+            hint="use plain",
+        )
     if mode == "tty":
         _replay(events, TtySink(sys.stdout))
     else:
@@ -219,16 +227,22 @@ def export(runs: Sequence[str], output: Path | None, everything: bool, finalize:
     from shipline.files import open_whole
 
     if runs and everything:
-        raise UsageError("--all goes with no run")
+        raise UsageError("--all goes with no run", code="flag-conflict")
     history = RunHistory(state_directory())
     ended = (one.id for one in history.ls() if one.state is not RunState.RUNNING)
     chosen = [history.resolve(name) for name in runs] or [
         *(ended if everything else islice(ended, 1))
     ]
     if not chosen:
-        raise UsageError("there are no runs yet", hint="`shipline build` records one")
+        raise UsageError(
+            "there are no runs yet", code="run-unknown", hint="`shipline build` records one"
+        )
     if output is None and sys.stdout.isatty():
-        raise UsageError("a bundle cannot be written to a terminal", hint="name a file with -o")
+        raise UsageError(
+            "a bundle cannot be written to a terminal",
+            code="terminal-needed",
+            hint="name a file with -o",
+        )
     if output is None:
         write_bundle(history, chosen, sys.stdout.buffer)
         return
@@ -236,7 +250,9 @@ def export(runs: Sequence[str], output: Path | None, everything: bool, finalize:
         with open_whole(output) as file:
             write_bundle(history, chosen, file)
     except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+        raise UsageError(
+            f"cannot write {output}: {error.strerror}", code="file-unwritable"
+        ) from None
 
 
 @group.command("import")
@@ -247,14 +263,18 @@ def import_command(source: str | None, files: Sequence[str]) -> None:
     from shipline.builders.bundles import read_bundle
 
     if source not in (None, "-"):
-        raise UsageError(f"{source!r} is not understood", hint="name files with -f")
+        raise UsageError(
+            f"{source!r} is not understood", code="flag-value", hint="name files with -f"
+        )
     history = RunHistory(state_directory())
     for name in files or ("-",):
         try:
             with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
                 found = read_bundle(history, file)
         except OSError as error:
-            raise UsageError(f"cannot read {name}: {error.strerror}") from None
+            raise UsageError(
+                f"cannot read {name}: {error.strerror}", code="file-unreadable"
+            ) from None
         for run in found:
             click.echo(run)
 
@@ -296,7 +316,9 @@ def _open(run: str, address: str) -> None:
 
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise UsageError(f"--addr: {address!r} is no address", hint="write 127.0.0.1:0")
+        raise UsageError(
+            f"--addr: {address!r} is no address", code="flag-value", hint="write 127.0.0.1:0"
+        )
     serve_pages(host.strip("[]") or "127.0.0.1", int(port), no_open=False, path=f"/runs/{run}")
 
 
@@ -306,7 +328,7 @@ def _open(run: str, address: str) -> None:
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Remove runs."""
     if bool(runs) == everything:
-        raise UsageError("name runs, or pass --all")
+        raise UsageError("name runs, or pass --all", code="flag-missing")
     history = RunHistory(state_directory())
     chosen = history.ids() if everything else [history.resolve(name) for name in runs]
     for run in chosen:
@@ -412,12 +434,16 @@ def _seconds(name: str, value: str) -> float:
         return span if name == "duration" else time.time() - span
     except ValueError:
         if name == "duration":
-            raise UsageError(f"--filter: {value!r} is not a duration", hint="write 90s") from None
+            raise UsageError(
+                f"--filter: {value!r} is not a duration", code="flag-value", hint="write 90s"
+            ) from None
     try:
         return datetime.fromisoformat(value).timestamp()
     except ValueError:
         hint = "write 2026-11-30T12:00:00Z, or 2h for so long ago"
-        raise UsageError(f"--filter: {value!r} is not a time", hint=hint) from None
+        raise UsageError(
+            f"--filter: {value!r} is not a time", code="flag-value", hint=hint
+        ) from None
 
 
 def _is_local() -> Callable[[RunSummary], bool]:

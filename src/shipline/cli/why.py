@@ -51,6 +51,7 @@ def _before(history: Any, summary: Any) -> str:
     if found is None:
         raise UsageError(
             f"{summary.id} is the first run of {summary.name or summary.kind} in {summary.root}",
+            code="run-unknown",
             hint="compare it with another one: --with RUN",
         )
     return str(found.id)
@@ -69,7 +70,9 @@ def _find(text: str, steps: Sequence[StepView]) -> list[StepView]:
     found = found or [one for one in steps if text.lower() in one.name.lower()]
     if not found:
         names = "; ".join(one.name for one in steps[:8])
-        raise UsageError(f"the run has no step {text!r}", hint=f"its steps: {names}")
+        raise UsageError(
+            f"the run has no step {text!r}", code="step-unknown", hint=f"its steps: {names}"
+        )
     return found
 
 

@@ -77,6 +77,7 @@ def _promote(delivery: Delivery, name: str, decision: BoardDecision) -> Deployed
     if delivery.environment(name).canary and read_states(delivery, (name,))[name].current:
         raise UsageError(
             f"{name} has a canary, whose steps take longer than a page waits",
+            code="canary-not-here",
             hint=f"`shipline promote --env {name}` takes it there, step by step",
         )
     with silent("promote") as step:

@@ -142,10 +142,12 @@ class DeliveryPages:
             reason = " ".join(request.form.get("reason", "").split())
             try:
                 if problem := _too_long(reason):
-                    raise UsageError(problem)
+                    raise UsageError(problem, code="form-invalid")
                 digests = digests_of(request.form.get("seen", ""))
                 if not digests:
-                    raise UsageError("the form names no digest", hint="load the page again")
+                    raise UsageError(
+                        "the form names no digest", code="form-invalid", hint="load the page again"
+                    )
                 decision = BoardDecision(digests, reason, request.form.get("back_to", ""))
                 with time_limit(_ACT_S):
                     done = action.do(project.delivery, name, decision)
@@ -154,7 +156,9 @@ class DeliveryPages:
                 return self._asked(request, project, error)
             except TimeoutError as error:
                 hint = "look at the board whether it was done"
-                return self._asked(request, project, UsageError(str(error), hint=hint))
+                return self._asked(
+                    request, project, UsageError(str(error), code="form-invalid", hint=hint)
+                )
         for kind in ("states", "missing"):
             self._lookups.forget(kind)
         commit, address = commit_of(done)
@@ -230,6 +234,7 @@ class DeliveryPages:
             if one is None:
                 raise NotFound(
                     f"no release has {request.parts['digest'][:80]}",
+                    code="page-missing",
                     hint="what was built here or deployed is listed under Releases",
                 )
             return request.page(
@@ -418,7 +423,9 @@ class DeliveryPages:
 def _action(request: PageRequest) -> BoardAction:
     action = ACTIONS.get(request.parts["action"])
     if action is None:
-        raise NotFound(f"nothing is called {request.parts['action'][:80]!r} here")
+        raise NotFound(
+            f"nothing is called {request.parts['action'][:80]!r} here", code="page-missing"
+        )
     return action
 
 

@@ -259,9 +259,13 @@ def _options(fields: Form, project: str) -> RobotOptions:
     allow = [action for action in _MAY if action in fields.get("allow", ())]
     days = first(fields, "days")
     if days and not (days.isascii() and days.isdecimal() and len(days) < 6):
-        raise UsageError(f"the number of days is not a number: {days[:20]!r}")
+        raise UsageError(f"the number of days is not a number: {days[:20]!r}", code="form-invalid")
     if not allow:
-        raise UsageError("a robot must be allowed something", hint="tick at least one of the boxes")
+        raise UsageError(
+            "a robot must be allowed something",
+            code="form-invalid",
+            hint="tick at least one of the boxes",
+        )
     permission = Permission(
         project or "*",
         tuple(RobotAccess("repository", action) for action in allow),
@@ -293,7 +297,7 @@ def _kept(robot: Robot, disabled: bool) -> RobotOptions:
 
 def _seconds(text: str) -> float:
     if not (text.isascii() and text.isdecimal() and len(text) < 9):
-        raise UsageError("the overlap is not a number of seconds")
+        raise UsageError("the overlap is not a number of seconds", code="form-invalid")
     return float(min(int(text), _LONGEST_OVERLAP_S))
 
 
