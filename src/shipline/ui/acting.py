@@ -53,11 +53,6 @@ class BoardAction:
     judged: bool = False
 
 
-def word_for(deployment: Deployment) -> str:
-    """The images of a deployment in the arguments of commands: exactly these."""
-    return ",".join(sorted(map(str, deployment.digests)))
-
-
 def choices(cell: BoardCell, state: EnvironmentState) -> list[Deployment]:
     """What a rollback may go back to, the default first."""
     here = cell.canary or cell.current

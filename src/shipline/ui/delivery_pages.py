@@ -27,13 +27,12 @@ from shipline.ui.acting import (
     choices,
     commit_of,
     reasons_of,
-    word_for,
 )
 from shipline.ui.app import PageChange, PageRequest, PageResponse, PageRoute
 from shipline.ui.board import BoardCell, EnvironmentBoard, read_board
 from shipline.ui.compare import comparison, platforms, scans_of, vulnerability_changes
 from shipline.ui.lookups import Fact, Lookups
-from shipline.ui.project import OpenProject, digests_of, new_policy, open_project, seen
+from shipline.ui.project import OpenProject, digests_of, digests_word, new_policy, open_project
 from shipline.ui.releases import (
     OUTCOMES,
     VERBS,
@@ -182,7 +181,7 @@ class DeliveryPages:
         judged: Fact[Any] | None = None
         if subject and action.judged and states.value:
             judged = self._lookups.get(
-                ("judged", name, seen(subject.digests)),
+                ("judged", name, digests_word(subject.digests)),
                 partial(row, delivery, states.value, name, judged=True),
                 kept_s=0.0,
             )
@@ -196,7 +195,7 @@ class DeliveryPages:
             effect=action.effect.format(**words),
             cell=cell,
             subject=subject,
-            seen=seen(subject.digests) if subject else "",
+            seen=digests_word(subject.digests) if subject else "",
             judged=judged,
             states=states,
             person=shown.person if shown else "",
@@ -249,6 +248,7 @@ class DeliveryPages:
                 outcomes=OUTCOMES,
                 verbs=VERBS,
                 waivers=waivers,
+                policy=project.config.trust is not None,
                 **self._remote(project, states.value or {}, one),
             )
 
@@ -266,7 +266,7 @@ class DeliveryPages:
                 )
                 for image in one.images
             }
-            digests = seen(one.digests)
+            digests = digests_word(one.digests)
             gates = group.start(
                 get,
                 ("gates", digests),
@@ -431,7 +431,7 @@ def _action(request: PageRequest) -> BoardAction:
 
 def _subject(action: BoardAction, cell: BoardCell, word: str) -> Deployment | None:
     """What the action is about; of several holds, the one that was chosen."""
-    held = next((one for one in cell.holds if word_for(one) == word), None)
+    held = next((one for one in cell.holds if digests_word(one.digests) == word), None)
     return held if held and action is ACTIONS["release"] else action.subject(cell)
 
 
@@ -442,7 +442,7 @@ def _targets(
     if action is not ACTIONS["rollback"] or cell is None or not states:
         return []
     return [
-        (word_for(one), f"{one.version} ({committed_at(one)})")
+        (digests_word(one.digests), f"{one.version} ({committed_at(one)})")
         for one in choices(cell, states[name])
     ]
 

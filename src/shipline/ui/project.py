@@ -11,7 +11,7 @@ from shipline.config import Config, load
 from shipline.config.project import project_delivery
 from shipline.git import Git
 from shipline.oci import Digest, Reference
-from shipline.registry import Client, keychain_from, settings_from
+from shipline.registry import Client
 from shipline.trust import TrustPolicy, load_trust
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def open_project(workspace: Workspace) -> Iterator[OpenProject]:
     """The project as its configuration is now. Raises ConfigError without a shipline.yaml."""
     environ = workspace.environ
     config = load(None, workspace.root, environ)
-    with Client(settings_from(environ), keychain_from(environ)) as client:
+    with Client.of(environ) as client:
         delivery = project_delivery(
             config,
             Git(workspace.root, environ),
@@ -59,11 +59,11 @@ def new_policy(project: OpenProject) -> TrustPolicy:
     return TrustPolicy(load_trust(project.config.trust, project.delivery.root))
 
 
-def digests_of(text: str) -> frozenset[Digest]:
-    """Digests as forms carry them. Raises InvalidDigest."""
-    return frozenset(Digest.parse(one) for one in text.split())
+def digests_word(digests: frozenset[Digest]) -> str:
+    """Digests in addresses, forms and the arguments of commands."""
+    return ",".join(sorted(map(str, digests)))
 
 
-def seen(digests: frozenset[Digest]) -> str:
-    """Digests for a form."""
-    return " ".join(sorted(map(str, digests)))
+def digests_of(word: str) -> frozenset[Digest]:
+    """The digests that make a word. Raises InvalidDigest."""
+    return frozenset(Digest.parse(one) for one in word.split(",") if one)

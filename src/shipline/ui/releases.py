@@ -42,6 +42,7 @@ from shipline.supply import (
     short_name,
 )
 from shipline.trust import TrustPolicy, TrustVerdict
+from shipline.ui.project import digests_word
 
 States = Mapping[str, EnvironmentState]
 _WAIVED = "waived: "
@@ -68,9 +69,9 @@ class KnownRelease:
     deployed: bool = True
 
     @property
-    def digest(self) -> str:
-        """That of its first image, which its address has."""
-        return str(self.images[0].digest)
+    def word(self) -> str:
+        """What names it, and no other release that has one of its images: its address has it."""
+        return digests_word(self.digests)
 
     def image(self, name: str) -> Reference:
         """Its image of that name, which is one of them."""
@@ -154,15 +155,18 @@ def _name(names: Sequence[str], version: str) -> str:
 
 
 def find_release(every: Iterable[KnownRelease], word: str) -> KnownRelease | None:
-    """The newest release with a digest or version, or the beginning of a digest or commit."""
-    digest = word.rpartition("@")[2].removeprefix("sha256:")
+    """The release with exactly these digests, else the newest with a version, or with the
+    beginning of a digest or commit.
+    """
+    found, digest = None, word.rpartition("@")[2].removeprefix("sha256:")
     for one in every:
-        texts = (one.commit, *(found.hex for found in one.digests))
-        if word == one.version or (
-            len(digest) >= _SHORT and any(text.startswith(digest) for text in texts)
-        ):
+        if one.word == word:
             return one
-    return None
+        texts = (one.commit, *(image.hex for image in one.digests))
+        begins = len(digest) >= _SHORT and any(text.startswith(digest) for text in texts)
+        if found is None and (word == one.version or begins):
+            found = one
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from shipline.deliver.environments import Approvals
 from shipline.deliver.promotion import EnvironmentState
 from shipline.oci import Reference
 from shipline.pages import Frame, render_part
-from shipline.ui.acting import ACTIONS, choices, word_for
+from shipline.ui.acting import ACTIONS, choices
 from shipline.ui.board import BoardCell, read_board
+from shipline.ui.project import digests_word
 from shipline.units import Duration
 from shipline.values import replace
 from ui_projects import delivery
@@ -124,7 +125,7 @@ def test_actions_are_those_that_would_do_something(tmp_path: Path) -> None:
     assert cell.actions == ("release", "rollback")
     assert [one.version for one in choices(cell, dev)] == ["b", "a"]
     subject = ACTIONS["release"].subject(cell)
-    assert subject is not None and word_for(subject) == f"sha256:{'c' * 64}"
+    assert subject is not None and digests_word(subject.digests) == f"sha256:{'c' * 64}"
 
 
 def test_what_the_last_environment_has_is_settled(tmp_path: Path) -> None:
@@ -154,12 +155,12 @@ def test_a_cell_shows_several_images_a_canary_and_hostile_text_as_text() -> None
         and "shop/<wbr>api" in html
         and "b has 20&nbsp;% of the traffic" in html
     )
-    assert f'href="/releases/sha256:{"f" * 64}"' in html  # the first by name
+    assert f'href="/releases/sha256:{"e" * 64},sha256:{"f" * 64}"' in html
     assert "<script>" not in html and "&lt;script&gt;alert(1)" in html
 
 
 def test_what_a_person_sees_is_named_exactly_in_commands() -> None:
     one = said("deploy a")
-    assert word_for(one) == f"sha256:{'a' * 64}"
+    assert digests_word(one.digests) == f"sha256:{'a' * 64}"
     two = replace(one, images=(IMAGES["b"], IMAGES["a"]))
-    assert word_for(two) == f"sha256:{'a' * 64},sha256:{'b' * 64}"
+    assert digests_word(two.digests) == f"sha256:{'a' * 64},sha256:{'b' * 64}"

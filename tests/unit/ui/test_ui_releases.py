@@ -20,6 +20,7 @@ from shipline.ui.releases import (
     stages,
     waivers,
 )
+from shipline.values import replace
 from ui_projects import delivery
 
 DEV = state("dev", said("deploy a", at=-900), said("deploy b", at=-600))
@@ -122,3 +123,12 @@ def test_a_scan_is_read_as_in_toto_has_it_and_nothing_else() -> None:
     assert scan.found == (ScannedVulnerability("CVE-1", "high", "zlib", "", ""),)
     for wrong in ("text", {}, {**predicate, "scanner": {"result": [{"id": 1}]}}, {"scanner": 7}):
         assert read_scan(wrong, "") is None
+
+
+def test_releases_that_share_an_image_have_addresses_of_their_own() -> None:
+    both = replace(said("deploy a", at=-300), images=(IMAGES["a"], IMAGES["b"]))
+    every = all_releases({"dev": state("dev", said("deploy a"), both)}, [])
+    assert [len(one.digests) for one in every] == [2, 1]
+    for one in every:
+        assert find_release(every, one.word) is one
+    assert find_release(every, "b" * 12) is every[0]
