@@ -10,6 +10,7 @@
 # make audit   known vulnerabilities of what is installed
 # make dist    packages in dist/: a wheel, an sdist, one file with all dependencies
 # make site    the documentation as a site in site/
+# make screenshots   docs/screenshots, from real runs
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
@@ -20,7 +21,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_li
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: audit demo demo-delivery dist site test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry packages clean
+.PHONY: audit demo demo-delivery dist site test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry screenshots packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -73,6 +74,9 @@ bench-regions: packages $(VENV)/.installed-dev
 
 bench-registry: packages $(VENV)/.installed
 	$(BIN)/python -m bench.registry $(BENCH)
+
+screenshots: packages $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/screenshots.py
 
 packages:
 	@sh scripts/packages.sh
