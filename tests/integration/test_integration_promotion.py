@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gitops import KUSTOMIZATION, new_gitops
 from nodes import Node, node
 from promotions import CHAIN, Delivered, Published, delivered, deploy, publish
+from ships import new_project
 
 HOUR = 3600.0
 
@@ -360,3 +362,47 @@ def test_an_unknown_image_or_environment_is_named(chain: Delivered) -> None:
         assert (done.status, message in done.err) == (status, True), done.err
         assert "Traceback" not in done.err
     assert chain.tip() == tip
+
+
+TARGETS = """\
+build: {{platforms: [linux/amd64]}}
+targets:
+  web: {{image: {image}-web, args: {{WHAT: web}}}}
+  worker: {{image: {image}-worker, file: worker.Dockerfile}}
+environments:
+  dev:
+    gitops:
+      repository: {gitops}
+      updates: [{{kustomization: dev, target: web}}, {{kustomization: dev, target: worker}}]
+"""
+
+
+def test_a_rollback_of_several_images_holds_only_those_it_takes_back(
+    running: Node, tmp_path: Path
+) -> None:
+    """An image that both versions have is not bad, and comes with the next version."""
+    project = new_project(tmp_path, running, "")
+    image = project.image + "-several"
+    names = [f"{image}-{target}" for target in ("web", "worker")]
+    kustomization = "".join(KUSTOMIZATION.replace("{image}", name) for name in names)
+    kustomization = kustomization.replace("images:\n", "").join(["images:\n", ""])
+    files = {"dev/kustomization.yaml": kustomization}
+    gitops = new_gitops(tmp_path / "deploy.git", project.environ(), files)
+    text = TARGETS.format(image=image, gitops=gitops.remote)
+    given = {"shipline__yaml": text, "worker__Dockerfile": "FROM scratch\nCOPY shipline.yaml /\n"}
+    where = Delivered(project, gitops)
+    for number in (1, 2, 3):
+        project.commit(f"feat: {number}", app=f"{number}\n", **given)
+        project.ship("--until", "publish").ok()
+
+    def deploy_web(version: str) -> None:
+        where.run(
+            "deploy", "--env", "dev", f"web={names[0]}:{version}", f"worker={names[1]}:v0.1.0"
+        ).ok()
+
+    deploy_web("v0.1.0")
+    deploy_web("v0.2.0")
+    where.run("rollback", "--env", "dev").ok()
+    assert gitops.subjects()[0] == "hold app-several-web v0.2.0 in dev"
+    assert [image.partition(":v")[0] for image in where.trailers("Image")] == [names[0]]
+    deploy_web("v0.3.0")

@@ -366,7 +366,8 @@ class Canary:
             reason=reason,
             run=self.run,
         )
-        hold = replace(self.deployment, action=Action.HOLD, reason=reason, run=self.run)
+        bad = self.deployment.without(back)
+        hold = replace(self.deployment, images=bad, action=Action.HOLD, reason=reason, run=self.run)
         self._commit(back, then=[hold], goes_on=False)
         raise CanaryFailed(
             f"{what}, rolled back and held: {verdict.reason}",

@@ -124,6 +124,10 @@ class Deployment:
         """The digests of the images: what is promoted, approved, held and verified."""
         return frozenset(image.digest for image in self.images if image.digest)
 
+    def without(self, other: Deployment) -> tuple[Reference, ...]:
+        """The images that the other deployment does not have: what a rollback to it takes back."""
+        return tuple(image for image in self.images if image.digest not in other.digests)
+
     @property
     def subject(self) -> str:
         """The deployment in one line."""

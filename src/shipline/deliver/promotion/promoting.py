@@ -203,8 +203,9 @@ def rollback(
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
     """Set the images that were verified in the environment before the present ones, or `image`, and
-    hold the present ones, in one push. While there is a canary, its images are the present ones.
-    With `seen`, only if these are. Neither windows, approvals nor a stop delay it.
+    hold those of the present ones that this takes back, in one push. While there is a canary, its
+    images are the present ones. With `seen`, only if these are. Neither windows, approvals nor a
+    stop delay it.
 
     Raises PromotionRefused if there is nothing to go back to, or if the present ones are the result
     of a rollback and no image is named; TrustRefused, NotFound.
@@ -230,9 +231,10 @@ def rollback(
             raise UsageError(f"{name} has {target.version} already", code="deployment-current")
         why = reason or f"rolled back to {target.version}"
         made = _about(delivery, name, Action.ROLLBACK, target, reason)
-        hold = _about(delivery, name, Action.HOLD, current, why)
+        bad = replace(current, images=current.without(target))
+        hold = _about(delivery, name, Action.HOLD, bad, why)
         images = delivery.trusted(delivery.by_target(target.images)).images
-        return PlannedChange(made, images, () if state.held(current.digests) else (hold,))
+        return PlannedChange(made, images, () if state.held(bad.digests) else (hold,))
 
     return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
 
