@@ -1,12 +1,14 @@
 """Progress and failures in the forms that CI systems fold and annotate.
 
 Sources: "Workflow commands for GitHub Actions" (group, error, warning; a step shows 10 annotations
-of each type, and a summary of 1 MiB), "GitLab CI/CD job logs" (custom collapsible sections).
+of each type, and a summary of 1 MiB; stop-commands), "GitLab CI/CD job logs" (custom collapsible
+sections).
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
@@ -20,6 +22,8 @@ from shipline.observe.text import clean
 SUMMARY_LIMIT = 1 << 20  # bytes of GITHUB_STEP_SUMMARY
 _ANNOTATIONS = 10  # of each type
 _MAX_LOG_LINES = 20_000  # per step
+_OF_IMAGE = {"vertex", "number"}
+"""Attributes of steps of a Dockerfile; those of a pipeline may give commands, as linters do."""
 _PLACE = re.compile(r"(?P<file>[^\s:]+):(?P<line>[0-9]+)(?::(?P<col>[0-9]+))?: (?P<message>.+)")
 
 
@@ -78,7 +82,8 @@ class GroupsSink(FoldedSink):
         return [f"::warning::{_data(message)}"]
 
     def _folded(self, vertex: VertexState, title: str, log: list[str]) -> list[str]:
-        return [f"::group::{_data(title)}", *log, "::endgroup::"]
+        shown = _inert(log) if self._starts[vertex.span].attributes.keys() & _OF_IMAGE else log
+        return [f"::group::{_data(title)}", *shown, "::endgroup::"]
 
     def _failed(self, vertex: VertexState, start: Started) -> list[str]:
         at = start.attributes
@@ -129,6 +134,16 @@ def _findings(code: str, lines: Iterable[str]) -> Iterator[str]:
     for found in placed[:_ANNOTATIONS]:
         place = {name: found[name] for name in ("file", "line", "col")}
         yield annotation("error", found["message"], **place, title=code)
+
+
+def _inert(log: list[str]) -> list[str]:
+    """The output of a step, in which the runner does not look for commands: what builds an image
+    has nothing to say to the job.
+    """
+    if not any(mark in line for line in log for mark in ("::", "##[")):
+        return log
+    token = secrets.token_hex(16)  # no step can guess how to go on with commands
+    return [f"::stop-commands::{token}", *log, f"::{token}::"]
 
 
 def annotation(kind: str, message: str, **properties: object) -> str:

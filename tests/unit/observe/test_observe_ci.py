@@ -37,6 +37,28 @@ def test_github_folds_the_output_of_a_step() -> None:
     )
 
 
+def test_the_output_of_an_image_gives_no_commands_to_github() -> None:
+    script, stream, build = shown(GITHUB)
+    for command in (b"  ::set-output name=a::b\n", b"x ##[add-mask]y\n"):
+        run = script.start(1, "RUN make", build, number="2/3", kind="run")
+        script.output(2, run, command)
+        script.finish(3, run)
+        group, stop, shown_line, go_on, end = stream.getvalue().splitlines()[-5:]
+        assert (group[:9], end) == ("::group::", "::endgroup::")
+        assert shown_line == command.decode().rstrip("\n")
+        token = stop.removeprefix("::stop-commands::")
+        assert len(token) == 32 and go_on == f"::{token}::"
+    assert stream.getvalue().count(token) == 2  # another one for each
+
+
+def test_the_output_of_a_step_of_the_pipeline_may_annotate() -> None:
+    script, stream, build = shown(GITHUB)
+    lint = script.start(1, "lint", build, kind="run", stage="lint")
+    script.output(2, lint, b"::error file=a.py::wrong\n")
+    script.finish(3, lint)
+    assert stream.getvalue().splitlines()[-2] == "::error file=a.py::wrong"
+
+
 def test_github_marks_the_line_of_a_failed_step() -> None:
     script, stream, build = shown(GITHUB)
     run_make(script, build, "100% wrong")
