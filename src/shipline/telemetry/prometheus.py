@@ -165,7 +165,8 @@ class Pushgateway(Redacted, frozen=True):
     @classmethod
     def parse(cls, text: str, pipeline: str) -> Self:
         """The group that an address names, `http://[user:password@]host/metrics/job/...`; without
-        one, that of the job `shipline` and the pipeline. Raises ConfigError.
+        one, that of the job `shipline` and the pipeline. Raises ConfigError, which does not show
+        the address: parts of a password may be anywhere in it.
         """
         try:
             parts = urlsplit(text)
@@ -182,12 +183,12 @@ class Pushgateway(Redacted, frozen=True):
                 user, password = unquote(parts.username), unquote(parts.password or "")
                 authorization = Credentials(user, password).basic
             return cls(Url.parse(f"{base}/{group}"), Url.parse(base), _labels(group), authorization)
-        except (ValueError, ShiplineError) as error:
+        except (ValueError, ShiplineError):
             raise ConfigError(
-                "SHIPLINE_PUSHGATEWAY is not the address of a Pushgateway"
-                + (f": {error.message}" if isinstance(error, ShiplineError) else ""),
+                "SHIPLINE_PUSHGATEWAY is not the address of a Pushgateway",
                 code="telemetry-metrics",
-                hint="write http://HOST:9091, or one with /metrics/job/JOB/LABEL/VALUE",
+                hint="write http://HOST:9091, or one with /metrics/job/JOB/LABEL/VALUE; in a login"
+                " write / as %2F",
             ) from None
 
     def add(self, http: HttpClient, new: Samples) -> None:

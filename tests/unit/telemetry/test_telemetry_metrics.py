@@ -308,6 +308,13 @@ def test_what_is_no_address_of_a_gateway_is_said(address: str) -> None:
         Pushgateway.parse(address, "app")
 
 
+def test_a_wrong_address_of_a_gateway_shows_no_part_of_a_password() -> None:
+    with pytest.raises(ConfigError) as raised:
+        Pushgateway.parse("http://eve:pass/word@gateway:9091", "app")
+    shown = f"{raised.value.message} {raised.value.hint}"
+    assert "pass" not in shown and "word" not in shown and "%2F" in shown
+
+
 def test_nothing_is_sent_where_nothing_is_asked_for() -> None:
     environ = {"SHIPLINE_METRICS_FILE": "", "PATH": "/bin", "OTEL_METRICS_EXPORTER": "none"}
     asked = open_metrics(environ, directory=Path("/nowhere"), pipeline="app", warn=print)
