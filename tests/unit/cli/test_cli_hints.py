@@ -33,8 +33,10 @@ def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that `words` begin with, and what is left of them."""
+    """The command that `words` begin with, after flags of the program, and what is left of them."""
     command: click.Command = program
+    while words and words[0] in options_of(program):
+        words = words[1:]
     while isinstance(command, click.Group) and words:
         found = command.get_command(click.Context(command), words[0])
         if found is None:
@@ -84,7 +86,7 @@ def check_hint(hint: Hint) -> None:
 
 def check_command(words: list[str], hint: Hint) -> None:
     command, left = find(words)
-    assert len(left) < len(words), f"there is no command {words} in {hint}"
+    assert command is not program, f"there is no command {words} in {hint}"
     used = {word.partition("=")[0] for word in left if word.startswith("-") and word != "-"}
     assert used <= options_of(command), f"{words} has no {used - options_of(command)} in {hint}"
 
