@@ -85,6 +85,9 @@ class Finished(Struct, frozen=True, tag=True):
     exit_code: int = 0
 
 
+CANCELLED = str(Cancelled())
+"""The error of a span that ended because its work was cancelled."""
+
 Event = Started | Progress | Logged | Warned | Finished
 Sink = Callable[[Event], None]
 

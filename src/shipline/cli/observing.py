@@ -20,11 +20,8 @@ from shipline.propagation import Trace
 from shipline.telemetry import begin_trace, open_telemetry
 
 if TYPE_CHECKING:
-    from shipline.build import BuildRequest
+    from shipline.build import BuildRequest, BuildResult
     from shipline.history import RunHistory, RunRecorder
-
-if TYPE_CHECKING:
-    from shipline.build import BuildResult
 
 _KEPT = frozenset({"build", "bake", "ship"})
 _SETTING = "SHIPLINE_HISTORY"

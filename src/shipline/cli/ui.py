@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ipaddress
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 import click
 
 from shipline.errors import UsageError
+from shipline.net import is_loopback
 
 PORT = 4840
 
@@ -53,7 +53,7 @@ def serve_pages(host: str, port: int | None, *, no_open: bool, path: str = "/") 
 
     def ready() -> None:
         click.echo(url)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             click.echo("warning: the pages travel unencrypted; an SSH tunnel is safer", err=True)
         sys.stdout.flush()
         if not no_open and _has_browser():
@@ -78,13 +78,6 @@ def _socket(host: str, port: int | None) -> socket.socket:
         return open_socket(host, PORT)
     except UsageError:
         return open_socket(host, 0)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _has_browser() -> bool:

@@ -8,12 +8,9 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
-from shipline.errors import Cancelled
-from shipline.events import Attribute, Event, Finished, Started, Warned
+from shipline.events import CANCELLED, Attribute, Event, Finished, Started, Warned
 from shipline.observe import Board
 from shipline.values import replace
-
-_INTERRUPTED = str(Cancelled())
 
 
 class RunState(StrEnum):
@@ -131,7 +128,7 @@ def told(attributes: Mapping[str, Attribute]) -> dict[str, object]:
 
 def outcome(error: str) -> RunState:
     """How a span with this error ended."""
-    if error == _INTERRUPTED:
+    if error == CANCELLED:
         return RunState.CANCELLED
     return RunState.FAILED if error else RunState.PASSED
 

@@ -12,7 +12,6 @@ from msgspec import Struct
 from shipline.events import Attribute, Event, Finished, Logged, Started, Warned
 from shipline.history.records import RunSummary
 from shipline.observe import Board, clean
-from shipline.values import replace
 
 _PLACED = frozenset(
     {"kind", "platform", "target", "stage", "number", "vertex", "inputs", "file", "line", "end"}
@@ -108,25 +107,37 @@ class RunDetail(Struct, frozen=True):
 
     @property
     def materials(self) -> list[dict[str, Any]]:
-        """What builds fetched: each has a `uri`, and a `digest` by algorithm."""
+        """What builds fetched, each once: in-toto's resource descriptors, which have a `uri` and a
+        `digest` by algorithm; what is damaged is left out.
+        """
         found: dict[str, dict[str, Any]] = {}
         for attributes in (self.facts, *(one.attributes for one in self.steps)):
             for name, text in attributes.items():
                 if name.partition(" ")[0] == "materials":
-                    found |= {one["uri"]: one for one in json.loads(str(text))}
+                    found |= {one["uri"]: one for one in _descriptors(str(text))}
         return [*found.values()]
 
-    @property
-    def dockerfiles(self) -> dict[str, str]:
-        """The texts of the Dockerfiles by target; that of a single build has the empty name."""
-        found = {}
-        for step in self.steps:
-            if text := step.attributes.get("dockerfile", ""):
-                found[step.target] = str(text)
-        return found
+    def dockerfile(self, target: str = "") -> str:
+        """The Dockerfile that the run read; that of a target of bake, which each has its own."""
+        found = {
+            one.target: str(text)
+            for one in reversed(self.steps)
+            if (text := one.attributes.get("dockerfile"))
+        }
+        return found.get(target) or next(reversed(found.values()), "")
 
     def step(self, span: int) -> StepView | None:
         return next((one for one in self.steps if one.span == span), None)
+
+
+def _descriptors(text: str) -> Iterator[dict[str, Any]]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("uri"), str):
+            yield one if isinstance(one.get("digest"), dict) else {**one, "digest": {}}
 
 
 def detail_of(summary: RunSummary, events: Iterable[Event]) -> RunDetail:
@@ -163,7 +174,7 @@ def detail_of(summary: RunSummary, events: Iterable[Event]) -> RunDetail:
     steps = _steps(board, started, ends, warnings)
     return RunDetail(
         summary,
-        _with_chain(steps),
+        tuple(steps),
         tuple(warnings[0]),
         {name: one for name, one in facts.items() if name not in RunSummary.__struct_fields__},
         {span: tuple(lines) for span, lines in output.items()},
@@ -195,6 +206,7 @@ def _steps(
     warnings: Mapping[int, list[WarningView]],
 ) -> list[StepView]:
     spans = {one.digest: one.span for one in board.vertexes.values() if one.digest}
+    chain = {one.span for one in board.chain()}
     found = []
     for vertex in board.vertexes.values():
         event = started[vertex.span]
@@ -236,6 +248,7 @@ def _steps(
                 inputs=tuple(spans[one] for one in vertex.inputs if one in spans),
                 transfers=transfers,
                 warnings=tuple(warnings.get(vertex.span, ())),
+                on_chain=vertex.span in chain,
                 attributes={name: one for name, one in others.items() if name not in _PLACED},
             )
         )
@@ -245,20 +258,3 @@ def _steps(
 def _blob(started: Started, end: Finished | None) -> str:
     ended = {} if end is None else end.attributes
     return str({**started.attributes, **ended}.get("blob", ""))
-
-
-def _with_chain(steps: list[StepView]) -> tuple[StepView, ...]:
-    """The steps, those marked that decided the end of the run: the one that ended last, of what it
-    waited for the one that ended last, and so on.
-    """
-    by_span = {one.span: one for one in steps}
-    chain: set[int] = set()
-    current = max((one for one in steps if one.inputs), key=_end, default=None)
-    while current is not None and current.span not in chain:
-        chain.add(current.span)
-        current = max((by_span[one] for one in current.inputs), key=_end, default=None)
-    return tuple(replace(one, on_chain=True) if one.span in chain else one for one in steps)
-
-
-def _end(step: StepView) -> float:
-    return step.finished or float("inf")

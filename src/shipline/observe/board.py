@@ -13,13 +13,11 @@ from collections.abc import Iterator
 
 from msgspec import Struct, field
 
-from shipline.errors import Cancelled
-from shipline.events import Finished, Logged, Progress, Started
+from shipline.events import CANCELLED, Finished, Logged, Progress, Started
 from shipline.observe.text import clean
 
 _TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
 _MAX_LINE = 1 << 16  # bytes
-_INTERRUPTED = str(Cancelled())
 
 
 class Activity(Struct):
@@ -51,7 +49,7 @@ class Activity(Struct):
 
     @property
     def cancelled(self) -> bool:
-        return self.error == _INTERRUPTED
+        return self.error == CANCELLED
 
 
 class VertexState(Activity):
@@ -130,6 +128,19 @@ class Board:
             activity.current, activity.total = event.current, event.total or activity.total
         return activity
 
+    def chain(self) -> list[VertexState]:
+        """The vertexes that decided how long the run took, the last one first: the one that ended
+        last, of what it waited for the one that ended last, and so on. Empty without inputs.
+        """
+        by_digest = {one.digest: one for one in self.vertexes.values() if one.digest}
+        found: dict[int, VertexState] = {}
+        current = max((one for one in self.vertexes.values() if one.inputs), key=_end, default=None)
+        while current is not None and current.span not in found:
+            found[current.span] = current
+            waited = (by_digest[one] for one in current.inputs if one in by_digest)
+            current = max(waited, key=_end, default=None)
+        return list(found.values())
+
     def output(self, event: Logged) -> Iterator[bytes]:
         vertex = self.vertex(event.span)
         return iter(()) if vertex is None else vertex.take(event.data, event.stream)
@@ -141,6 +152,10 @@ class Board:
         if isinstance(activity, VertexState):
             activity.cached = event.cached
         return activity
+
+
+def _end(vertex: VertexState) -> float:
+    return vertex.finished or float("inf")
 
 
 def label(event: Started) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from shipline.events import Attribute, Event, Finished, Logged, Progress, Started
-from shipline.observe.board import Board, VertexState
+from shipline.observe.board import Board
 from shipline.observe.text import seconds_text, size_text
 from shipline.units import counted
 
@@ -68,7 +68,7 @@ class RunReport:
         return table(rows)
 
     def _chain_lines(self) -> Iterator[str]:
-        chain = decisive(list(self._board.vertexes.values()))
+        chain = self._board.chain() or self._board.vertexes.values()
         slow = [one for one in chain if one.elapsed(one.started) >= _SHORT_S]
         slow.sort(key=lambda one: -one.elapsed(one.started))
         for one in sorted(slow[:_CHAIN], key=lambda one: one.started):
@@ -82,20 +82,3 @@ def table(rows: list[tuple[str, str]]) -> list[str]:
         f"{'' if index and names[index - 1] == name else name:<9} {text}"
         for index, (name, text) in enumerate(rows)
     ]
-
-
-def decisive(steps: list[VertexState]) -> list[VertexState]:
-    """The steps that decided how long the run took: the one that ended last, of what it waited for
-    the one that ended last, and so on; without inputs the longest ones.
-    """
-    end: Callable[[VertexState], float] = lambda one: one.finished or float("inf")  # noqa: E731
-    by_digest = {one.digest: one for one in steps if one.digest}
-    chain: dict[int, VertexState] = {}
-    current = max((one for one in steps if one.inputs), key=end, default=None)
-    if current is None:
-        return steps
-    while current is not None and current.span not in chain:
-        chain[current.span] = current
-        waited = (by_digest[one] for one in current.inputs if one in by_digest)
-        current = max(waited, key=end, default=None)
-    return list(chain.values())

@@ -7,12 +7,12 @@ attributes that no convention has begin with `shipline.`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
 from shipline.events import Attribute, Event, Finished, Logged, Started, Warned
+from shipline.net import without_logins
 from shipline.propagation import SpanContext, Trace
 
 ACTIONS = {
@@ -146,7 +146,7 @@ def _revision(facts: Mapping[str, Attribute]) -> Attributes:
         "vcs.ref.head.revision": facts.get("commit", ""),
         "vcs.ref.head.name": branch or tag,
         "vcs.ref.head.type": "branch" if branch else "tag" if tag else "",
-        "vcs.repository.url.full": _public(str(facts.get("source", ""))),
+        "vcs.repository.url.full": without_logins(str(facts.get("source", ""))),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -160,10 +160,6 @@ def _image(facts: Mapping[str, Attribute]) -> Attributes:
         found["artifact.filename"] = names[0]
         found["shipline.names"] = " ".join(names)
     return found
-
-
-def _public(url: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 class RunLog:

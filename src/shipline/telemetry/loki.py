@@ -5,7 +5,6 @@ https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs
 
 from __future__ import annotations
 
-import base64
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from shipline.errors import ConfigError, ShiplineError
 from shipline.events import Event
 from shipline.registry import NoKeychain, settings_from
+from shipline.registry.credentials import Credentials
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
 from shipline.telemetry.conventions import SEVERITIES, LogEntry, RunLog, TracedRun
@@ -56,8 +56,7 @@ class LokiServer(Redacted, frozen=True):
         password = unquote(parts.password or "") or environ.get(f"{VARIABLE}_PASSWORD", "")
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         if user or password:
-            login = base64.b64encode(f"{user}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {login}"
+            headers["Authorization"] = Credentials(user, password).basic
         if tenant := environ.get(f"{VARIABLE}_TENANT", ""):
             headers["X-Scope-OrgID"] = tenant
         return cls(url, headers)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from shipline.errors import Cancelled
+from shipline.events import CANCELLED
 from shipline.history import RunDetail, RunState, StepView
 from shipline.observe import clean
 from shipline.pages import axis
@@ -24,7 +24,6 @@ _COUNTS = 0.01  # of the run's time
 _PREPARING = frozenset({"internal", "resolve", "git", "http", "cache"})
 _PUBLISHING = frozenset({"push", "tag", "export", "upload"})
 _INSTRUCTIONS = frozenset({"run", "copy", "add", "workdir", "pull"})
-_INTERRUPTED = str(Cancelled())
 _EXIT_CODE = re.compile(r"exit code: (\d+)\s*$")
 _PINNED = re.compile(r"(@sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 
@@ -167,7 +166,7 @@ def exit_code(error: str) -> str:
 
 def stopped(step: StepView) -> bool:
     """Whether a step ended because something else did."""
-    return step.error == _INTERRUPTED
+    return step.error == CANCELLED
 
 
 def uploads_of(steps: Iterable[StepView]) -> list[LayerUpload]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -185,20 +183,12 @@ def failure_of(detail: RunDetail) -> FailedStep | None:
 
 def _source(detail: RunDetail, step: StepView) -> tuple[int, tuple[str, ...], tuple[int, ...]]:
     """The lines of the Dockerfile around a step, as it was then; none if that is not known."""
-    text = dockerfile_of(detail, step.target)
-    lines = text.splitlines()
+    lines = detail.dockerfile(step.target).splitlines()
     if not step.line or step.line > len(lines):
         return 1, (), ()
     end = min(max(step.end, step.line), len(lines), step.line + _LONGEST)
     first, last = max(step.line - _CONTEXT, 1), min(end + _CONTEXT, len(lines))
     return first, tuple(map(clean, lines[first - 1 : last])), tuple(range(step.line, end + 1))
-
-
-def dockerfile_of(detail: RunDetail, target: str = "") -> str:
-    """The Dockerfile that a run read; that of a target of bake, which each has its own."""
-    found = [one for one in detail.steps if one.attributes.get("dockerfile")]
-    own = [one for one in found if one.target == target] or found
-    return str(own[0].attributes["dockerfile"]) if own else ""
 
 
 def _figures(detail: RunDetail, lanes: Waterfall, usual: float | None) -> RunFigures:
@@ -292,28 +282,9 @@ def _facts(detail: RunDetail) -> Iterator[tuple[str, str]]:
 
 
 def _materials(detail: RunDetail) -> Iterator[BuildMaterial]:
-    """What was downloaded, each once."""
-    seen = set()
-    for name, value in detail.facts.items():
-        if name.partition(" ")[0] != "materials":
-            continue
-        for uri, digest in _dependencies(str(value)):
-            if uri not in seen:
-                seen.add(uri)
-                yield BuildMaterial(clean(uri), clean(digest))
-
-
-def _dependencies(text: str) -> Iterator[tuple[str, str]]:
-    """Pairs of URI and digest in in-toto's resource descriptors; what is damaged is left out."""
-    try:
-        found: Any = json.loads(text)
-    except ValueError:
-        return
-    for one in found if isinstance(found, list) else ():
-        if isinstance(one, dict) and isinstance(one.get("uri"), str):
-            digests = one.get("digest")
-            pairs = digests.items() if isinstance(digests, dict) else ()
-            yield one["uri"], next((f"{kind}:{value}" for kind, value in pairs), "")
+    for one in detail.materials:
+        digest = next((f"{kind}:{value}" for kind, value in one["digest"].items()), "")
+        yield BuildMaterial(clean(one["uri"]), clean(digest))
 
 
 def _warnings(detail: RunDetail) -> Iterator[tuple[str, str]]:

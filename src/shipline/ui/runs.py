@@ -27,7 +27,7 @@ from shipline.ui.run_list import (
     lines_of,
     run_page,
 )
-from shipline.ui.run_page import RunView, dockerfile_of, ran_again, run_view, title_of
+from shipline.ui.run_page import RunView, ran_again, run_view, title_of
 
 _TAIL = 200  # lines of each log on the page of all
 _POLL_S, _LIST_POLL_S = 0.5, 1.0
@@ -93,7 +93,7 @@ def run_values(detail: RunDetail, view: RunView, *, inside: bool = False) -> dic
         "view": view,
         "logs": {step.span: place.format(step.span) for step, _ in view.logs},
         "all": f"/runs/{view.run.id}?steps=all" if left_out and not inside else "",
-        "dockerfile": [clean(line) for line in dockerfile_of(detail).splitlines()],
+        "dockerfile": [clean(line) for line in detail.dockerfile().splitlines()],
     }
 
 
