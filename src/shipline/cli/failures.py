@@ -153,9 +153,7 @@ def explain(error: ShiplineError) -> str:
 
 def _usage_error(failure: click.ClickException) -> UsageError:
     """An error of click as a UsageError."""
-    error = UsageError(
-        failure.format_message(), code="output-unwritable", hint=getattr(failure, "hint", "")
-    )
+    error = UsageError(failure.format_message(), code="usage", hint=getattr(failure, "hint", ""))
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
         error.hint = f"`{context.command_path} --help` lists the options"

@@ -25,6 +25,12 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return run_shipline(*arguments, environ={**PLAIN, **environ}, program=fake_engine.run)
 
 
+def test_a_mistake_in_the_words_has_the_code_of_usage(tmp_path: Path) -> None:
+    done = run("build", "--pusj", str(tmp_path))
+    assert done.returncode == 2
+    assert "code: usage (shipline explain usage)" in done.stderr
+
+
 def test_success_is_zero_and_progress_goes_to_standard_error(tmp_path: Path) -> None:
     done = run("build", str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "")
