@@ -84,8 +84,8 @@ class StepChange(Struct, frozen=True):
 
     @property
     def slower(self) -> bool:
-        """Whether it took noticeably longer than before."""
-        if self.before is None or not self.step.finished:
+        """Whether it took noticeably longer than before; False if it was cached then."""
+        if self.before is None or self.before.cached or not self.step.finished:
             return False
         return self.slower_s > _SLOWER_S and (self.step.elapsed_s > _SLOWER * self.before.elapsed_s)
 

@@ -251,7 +251,7 @@ def ran_again(comparison: RunComparison) -> Iterator[RanAgain]:
             step.elapsed_s,
             before.elapsed_s if before is not None and not before.cached else None,
             tuple(clean(line) for reason in change.reasons for line in explained(reason)),
-            change.slower and before is not None and not before.cached,
+            change.slower,
         )
 
 

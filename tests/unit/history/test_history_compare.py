@@ -17,6 +17,8 @@ from shipline.history import (
     RunHistory,
     RunRecorder,
     RunSummary,
+    StepChange,
+    StepView,
 )
 
 Parts = Mapping[str, str]
@@ -46,6 +48,15 @@ def run_of(
 def why(history: RunHistory, before: RunDetail, after: RunDetail, step: int = 0) -> list[Reason]:
     compared = RunComparison(after, before, FileTables(history.root.parent))
     return list(compared.why(after.steps[step]))
+
+
+def test_only_a_time_of_work_is_compared() -> None:
+    ran, again, cached = (
+        StepView(1, 0, "RUN make", started=0.0, finished=end, cached=end == 0.0)
+        for end in (2.0, 9.0, 0.0)
+    )
+    assert StepChange(again, ran).slower
+    assert not StepChange(again, cached).slower
 
 
 @pytest.fixture
