@@ -34,7 +34,9 @@ def status_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"sent": targets, "waiting": waiting}, indent=2))
         return
-    click.echo(f"sent: {', '.join(targets) or 'nothing (see docs/telemetry.md)'}")
+    click.echo(
+        f"sent: {', '.join(targets) or 'nothing: neither OTEL_* nor SHIPLINE_LOKI asks for it'}"
+    )
     for one in waiting:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"]))
         left = "runs" if one["running"] else f"waiting: {', '.join(one['waiting'])}"

@@ -107,10 +107,15 @@ class TelemetrySink:
         self._writer.close()
         if self._failure is not None:
             self._warn(f"telemetry is incomplete: {self._failure}", "")
+        reasons: dict[tuple[str, str], list[str]] = {}
         for target in left:
-            why, hint = told.get(target, ("no answer in time", ""))
-            hint = hint or "shipline telemetry replay"
-            self._warn(f"{target} were not delivered: {why}", hint)
+            reasons.setdefault(told.get(target, ("no answer in time", "")), []).append(target)
+        for (why, hint), kept in reasons.items():
+            later = "the next run sends it, or `shipline telemetry replay`"
+            self._warn(
+                f"not delivered yet: {', '.join(kept)}: {why}",
+                f"{hint}; {later}" if hint else later,
+            )
 
     def _ended(self) -> dict[str, tuple[str, str]]:
         """Let the other process catch up for a while; what it said of targets that failed."""
