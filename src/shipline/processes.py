@@ -11,6 +11,7 @@ import select
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,13 @@ class ProcessResult(Struct, frozen=True):
 
     status: int
     timed_out: bool = False
+
+
+def python_command(code: str) -> list[str]:
+    """The command that runs `code` in a new interpreter with the modules of this one, be they in a
+    virtual environment or in one file; those in the working directory are not among them.
+    """
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
 
 
 def run_process(

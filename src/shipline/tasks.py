@@ -170,6 +170,21 @@ def exclusively(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether a process holds the lock of a file alone; False if there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def on_cancel(callback: Callable[[], object]) -> AbstractContextManager[None]:
     """Make a blocking call interruptible: see `CancelScope.on_cancel`."""
     return scope().on_cancel(callback)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from shipline.processes import ProcessGroup
+from shipline.processes import ProcessGroup, python_command
 
 
 def started(script: str) -> subprocess.Popen[bytes]:
@@ -47,3 +49,15 @@ def test_nothing_is_signalled_before_it_is_known_to_be_ours_or_after_the_end(
     assert group.end() == 7
     group.kill()
     assert states == [True, True]  # twice, and both before the child was waited for
+
+
+def test_a_new_interpreter_has_the_modules_of_this_one_and_none_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_file, here = tmp_path / "one-file", tmp_path / "here"
+    for place, said in ((one_file, "print('ours')"), (here, "print('theirs')")):
+        place.mkdir()
+        (place / "only_there.py").write_text(said)
+    monkeypatch.setattr(sys, "path", [str(one_file), *sys.path])
+    command = python_command("import only_there")
+    assert subprocess.check_output(command, cwd=here, text=True) == "ours\n"

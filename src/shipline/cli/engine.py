@@ -119,7 +119,9 @@ def _in_child(
     import pickle
     import subprocess
 
-    command = [sys.executable, "-c", "from shipline.cli.engine import child; child()"]
+    from shipline.processes import python_command
+
+    command = python_command("from shipline.cli.engine import child; child()")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     with process, on_cancel(process.terminate):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shipline.history.recorder import RunRecorder
+from shipline.history.recorder import RunRecorder, framed, read_events
 from shipline.history.records import RunState, RunSummary
 from shipline.history.store import RunHistory, new_run_id
 from shipline.history.tables import FileRow, FileTables
@@ -45,8 +45,10 @@ __all__ = [
     "Transfer",
     "WarningView",
     "explained",
+    "framed",
     "jaeger_trace",
     "new_run_id",
+    "read_events",
     "said",
     "unmixed",
 ]

@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,8 +26,7 @@ _PROGRESS_S = 0.5
 _OUTPUT_LIMIT = 64 << 20  # bytes of output of all commands
 _CUT = "the output is longer than 64 MB: the rest is not kept"
 
-
-decode_event = msgspec.msgpack.Decoder(Event).decode
+_decode = msgspec.msgpack.Decoder(Event).decode
 
 
 class RunRecorder:
@@ -130,9 +130,7 @@ class RunRecorder:
         self._write(event)
 
     def _write(self, event: Event) -> None:
-        data = self._encoder.encode(event)
-        self._file.write(len(data).to_bytes(_LENGTH, "little"))
-        self._file.write(data)
+        self._file.write(framed(self._encoder.encode(event)))
         self._file.flush()  # 1 us, for those who follow the run: no later event is certain
 
     def _write_record(self) -> None:
@@ -140,16 +138,18 @@ class RunRecorder:
 
 
 def _opened(directory: Path) -> tuple[BinaryIO, int]:
-    """The file for events, locked, with those of before if there are any; and their highest span.
+    """The file for events, locked, with those of before if they can be read; their highest span.
     Raises BlockingIOError if another process has it.
     """
     path = directory / EVENTS
-    before = b""
+    before, last = b"", 0
     if path.exists():
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            before = plain(other.read())
-    last = max((decode_event(frame).span for frame in frames(before)[0]), default=0)
+            with suppress(ValueError, msgspec.MsgspecError):
+                data = plain(other.read())
+                events, end = read_events(data)
+                before, last = data[:end], max((one.span for one in events), default=0)
     part = path.with_name(f".{EVENTS}")
     file = part.open("wb", buffering=1 << 16)
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -186,14 +186,22 @@ def plain(data: bytes) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def frames(data: bytes) -> tuple[list[memoryview], int]:
-    """The whole events at the beginning of `data`, and where the rest begins."""
-    found, place, view = [], 0, memoryview(data)
+def framed(event: bytes) -> bytes:
+    """An encoded event as files have it: after its length."""
+    return len(event).to_bytes(_LENGTH, "little") + event
+
+
+def read_events(data: bytes) -> tuple[list[Event], int]:
+    """The whole events at the beginning of `data`, and where the rest begins. Raises MsgspecError
+    for what is damaged.
+    """
+    found: list[Event] = []
+    place, view = 0, memoryview(data)
     while place + _LENGTH <= len(data):
         end = place + _LENGTH + int.from_bytes(view[place : place + _LENGTH], "little")
         if end > len(data):
             break
-        found.append(view[place + _LENGTH : end])
+        found.append(_decode(view[place + _LENGTH : end]))
         place = end
     return found, place
 

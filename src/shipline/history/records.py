@@ -65,6 +65,10 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
         """How long it took; 0 while it runs, or if that is not known."""
         return max(self.finished - self.started, 0.0)
 
+    def is_same_thing(self, other: RunSummary) -> bool:
+        """Whether both are runs of one thing."""
+        return (self.kind, self.root, self.name) == (other.kind, other.root, other.name)
+
 
 WORDS = frozenset({"platforms", "names"})
 """Attributes of the root span with several words, apart by spaces."""

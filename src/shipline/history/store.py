@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -22,12 +21,12 @@ from shipline.history.recorder import (
     DOCUMENTS,
     EVENTS,
     RECORD,
-    decode_event,
-    frames,
     plain,
+    read_events,
     replace_file,
 )
 from shipline.history.records import RunState, RunSummary, decode_summary, encode_summary
+from shipline.tasks import is_locked
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -104,39 +103,15 @@ class RunHistory:
     def events(self, run: str) -> list[Event]:
         """All events of a run, so far. Raises NotFound if they cannot be read."""
         try:
-            data = plain((self.directory(run) / EVENTS).read_bytes())
-            return [decode_event(frame) for frame in frames(data)[0]]
+            return read_events(plain((self.directory(run) / EVENTS).read_bytes()))[0]
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise NotFound(
                 f"{run}: its events cannot be read: {error}", code="run-unreadable"
             ) from None
 
-    def follow(self, run: str, pause: Callable[[], bool]) -> Iterator[Event]:
-        """The events of a run as they come, until it ends, or `pause`, which waits for a moment,
-        returns False.
-        """
-        seen = 0
-        while True:
-            alive = self.alive(run)
-            events = self.events(run)
-            yield from events[seen:]
-            seen = len(events)
-            if not alive or not pause():
-                return
-
     def alive(self, run: str) -> bool:
         """Whether a process is recording the run."""
-        try:
-            descriptor = os.open(self.directory(run) / EVENTS, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.directory(run) / EVENTS)
 
     def resolve(self, text: str = "") -> str:
         """The run that `text` means: its id, or the beginning or end of it; the reference of its
@@ -187,11 +162,8 @@ class RunHistory:
 
     def previous(self, run: RunSummary) -> RunSummary | None:
         """The run of the same thing before this one."""
-        same = (run.kind, run.root, run.name)
-        for one in self.ls():
-            if one.id < run.id and (one.kind, one.root, one.name) == same:
-                return one
-        return None
+        earlier = (one for one in self.ls() if one.id < run.id)
+        return next((one for one in earlier if one.is_same_thing(run)), None)
 
     def files(self, run: str) -> list[Path]:
         """The files of the record of a run: what `add` takes."""

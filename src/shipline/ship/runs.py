@@ -20,8 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import TextIO
 
@@ -31,9 +29,9 @@ from shipline.history import RunState, new_run_id
 from shipline.observe import LinesSink
 from shipline.ship.record import RunRecord
 from shipline.ship.steps import decode
+from shipline.tasks import is_locked
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
-_SECOND = len("20261126-112100")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _LIST_HINT = "`shipline runs` lists them"
 
@@ -101,12 +99,9 @@ class Runs:
 
     def all(self) -> Iterator[RunRecord]:
         """Every readable record, the newest first."""
-        for _, same_second in groupby(self.ids(), key=lambda run: run[:_SECOND]):
-            records = []
-            for run in same_second:
-                with suppress(ShiplineError):
-                    records.append(self.read(run))
-            yield from sorted(records, key=attrgetter("started"), reverse=True)
+        for run in self.ids():
+            with suppress(ShiplineError):
+                yield self.read(run)
 
     def has(self, root: str) -> bool:
         """Whether there is a run of the project at `root`."""
@@ -125,17 +120,7 @@ class Runs:
 
     def alive(self, run: str) -> bool:
         """Whether a process is working on the run."""
-        try:
-            descriptor = os.open(self.directory(run) / "lock", os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.directory(run) / "lock")
 
     @contextmanager
     def hold(self, run: str) -> Iterator[Recorder]:

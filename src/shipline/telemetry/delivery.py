@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from shipline.errors import ShiplineError
 from shipline.events import Event
+from shipline.processes import python_command
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.sdk import check_installed
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
@@ -81,9 +82,9 @@ class TelemetrySink:
         self._writer = SpoolWriter.create(directory, run, targets)
         self._warn = warn
         self._failure: OSError | None = None
-        words = f"from shipline.telemetry.delivery import follow; follow({str(directory)!r},"
+        place = f"{str(directory)!r}, {self._writer.spooled.directory.name!r}"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{words} {self._writer.spooled.directory.name!r})"],
+            python_command(f"from shipline.telemetry.delivery import follow; follow({place})"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environ},

@@ -25,16 +25,16 @@ from typing import BinaryIO, Self
 import msgspec
 
 from shipline.events import Event, Logged, Progress
+from shipline.history import framed, read_events
+from shipline.tasks import is_locked
 from shipline.telemetry.conventions import TracedRun
 
 TARGETS = ("traces", "logs", "metrics", "loki")
-_LENGTH = 4  # bytes
 _RUN_LIMIT, _LIMIT = 64 << 20, 256 << 20  # bytes of one run, without output after that; of all
 _AGE_S = 7 * 86400.0
 _FLUSH_S = 0.2
 _READ = 1 << 20  # bytes
 _NAME = re.compile("[0-9]{13}-[0-9a-f]{8}")
-_decode = msgspec.msgpack.Decoder(Event).decode
 
 
 class SpooledRun:
@@ -59,12 +59,7 @@ class SpooledRun:
     @property
     def is_live(self) -> bool:
         """Whether the process of the run has not ended."""
-        with (self.directory / "events").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_locked(self.directory / "events")
 
     def targets(self) -> tuple[str, ...]:
         """Those to which something is not delivered."""
@@ -83,7 +78,7 @@ class SpooledRun:
             file.seek(position)
             rest = b""
             while data := file.read(_READ):
-                found, used = _frames(rest + data)
+                found, used = read_events(rest + data)
                 position += used
                 rest = (rest + data)[used:]
                 yield found, position
@@ -153,8 +148,8 @@ class SpoolWriter:
             isinstance(event, Logged) and self._written > _RUN_LIMIT
         ):
             return
-        data = self._encoder.encode(event)
-        self._file.write(len(data).to_bytes(_LENGTH, "little") + data)
+        data = framed(self._encoder.encode(event))
+        self._file.write(data)
         self._written += len(data)
         if event.at - self._flushed > _FLUSH_S:
             self._file.flush()
@@ -188,16 +183,3 @@ def prune(directory: Path) -> None:
             if now - spooled.directory.stat().st_mtime < 60:
                 continue  # another process is making it
         shutil.rmtree(spooled.directory, ignore_errors=True)
-
-
-def _frames(data: bytes) -> tuple[list[Event], int]:
-    """The whole events at the beginning of `data`, and the number of their bytes."""
-    found: list[Event] = []
-    place = 0
-    while place + _LENGTH <= len(data):
-        end = place + _LENGTH + int.from_bytes(data[place : place + _LENGTH], "little")
-        if end > len(data):
-            break
-        found.append(_decode(memoryview(data)[place + _LENGTH : end]))
-        place = end
-    return found, place

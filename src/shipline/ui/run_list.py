@@ -143,7 +143,7 @@ def earlier(index: RunIndex, run: RunSummary, count: int) -> list[RunSummary]:
     """Runs of the same thing before a run, the newest first."""
     found: list[RunSummary] = []
     for one in index.newest(run.id):
-        if (one.kind, one.root, one.name) == (run.kind, run.root, run.name):
+        if one.is_same_thing(run):
             found.append(one)
             if len(found) == count:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,25 @@ def test_a_resumed_run_goes_on_with_its_events(tmp_path: Path) -> None:
     record(history, run)
     assert [one.name for one in history.read(run).steps] == ["FROM base", "RUN make"] * 2
     assert len({one.span for one in history.read(run).steps}) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "steps"),
+    [
+        (lambda data: data + b"\x09\0\0\0half", 4),
+        (lambda data: data + b"\x04\0\0\0junk", 2),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data, 2),
+    ],
+)
+def test_a_resumed_run_whose_events_are_damaged_is_recorded(
+    tmp_path: Path, damage: Callable[[bytes], bytes], steps: int
+) -> None:
+    history = RunHistory(tmp_path)
+    run = record(history)
+    events = history.directory(run) / EVENTS
+    events.write_bytes(damage(events.read_bytes()))
+    record(history, run)
+    assert len(history.read(run).steps) == steps
 
 
 def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.history import RunState
+from shipline.history import RunState, new_run_id
 from shipline.ship.record import RunRecord
 from shipline.ship.runs import Runs
 
@@ -78,8 +78,6 @@ def test_whoever_waits_for_a_run_that_is_removed_learns_it(tmp_path: Path) -> No
 
 def test_the_latest_of_one_second_is_the_one_that_started_last(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
-    made = [
-        make(runs, 1, end, at) for end, at in (("aaaaaa", 1.2), ("cccccc", 1.1), ("bbbbbb", 1.3))
-    ]
+    made = [make(runs, 1, new_run_id(at)[-6:], at) for at in (1.2, 1.1, 1.3)]
     assert runs.latest(ROOT).id == made[2]
     assert [run.id for run in runs.all()] == [made[2], made[0], made[1]]
