@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -153,12 +154,16 @@ def read_bundle(history: RunHistory, source: IO[bytes]) -> list[str]:
     files = _unpacked(source)
     try:
         index = json.loads(files["index.json"])
+        seen: set[str] = set()
         found = [
-            _import(history, manifest, files)
+            _checked(history, _import(history, manifest, files))
             for entry in index["manifests"]
-            for manifest in _manifests(entry, files)
+            for manifest in _manifests(entry, files, seen)
         ]
-    except (KeyError, TypeError, ValueError, AttributeError, MalformedMessage) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+        MalformedMessage,
+    ) as error:  # fmt: skip
         raise ContentError(f"the bundle cannot be read: {error!r}", code="run-unreadable") from None
     if not found:
         raise ContentError("there is no build record in the bundle", code="run-unreadable")
@@ -168,23 +173,45 @@ def read_bundle(history: RunHistory, source: IO[bytes]) -> list[str]:
 def _unpacked(source: IO[bytes]) -> dict[str, bytes]:
     """The files of the archive, those in blobs/ by digest."""
     found: dict[str, bytes] = {}
-    left = _LIMIT
+    bounded = _Bounded(gzip.GzipFile(fileobj=source))
     try:
-        with tarfile.open(fileobj=source, mode="r|*") as archive:
+        with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for entry in archive:
-                left -= entry.size
-                if left < 0:
-                    raise ContentError(
-                        f"the bundle has more than {_LIMIT >> 20} MB", code="run-unreadable"
-                    )
-                file = archive.extractfile(entry) if entry.isreg() else None
+                whole = entry.isreg() and not entry.issparse()
+                file = archive.extractfile(entry) if whole else None
                 if file is not None:
                     found[entry.name.removeprefix("./")] = file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ContentError(
             f"this is no bundle of build records: {error}", code="run-unreadable"
         ) from None
     return found
+
+
+class _Bounded(io.BytesIO):
+    """What is read from a file, up to the limit, whatever headers say of sizes."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__()
+        self._file = file
+        self._left = _LIMIT
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self._file.read(-1 if size is None else size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ContentError(f"the bundle has more than {_LIMIT >> 20} MB", code="run-unreadable")
+        return data
+
+
+def _checked(history: RunHistory, run: str) -> str:
+    """The run, if it can be read; else it is removed again."""
+    try:
+        history.read(run)
+    except ShiplineError:
+        history.remove(run)
+        raise
+    return run
 
 
 def _blob(descriptor: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
@@ -197,11 +224,17 @@ def _blob(descriptor: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     return data
 
 
-def _manifests(entry: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[Mapping[str, Any]]:
+def _manifests(
+    entry: Mapping[str, Any], files: Mapping[str, bytes], seen: set[str]
+) -> Iterator[Mapping[str, Any]]:
+    """The manifests of records at and below an entry, each once."""
+    if entry["digest"] in seen:
+        return
+    seen.add(entry["digest"])
     document = json.loads(_blob(entry, files))
     if "manifests" in document:
         for one in document["manifests"]:
-            yield from _manifests(one, files)
+            yield from _manifests(one, files, seen)
     else:
         yield document
 
@@ -243,7 +276,11 @@ def _import(history: RunHistory, manifest: Mapping[str, Any], files: Mapping[str
                 )
     except (ShiplineError, Cancelled):
         if not failed:
+            history.remove(run)
             raise
+    except Exception:
+        history.remove(run)
+        raise
     return run
 
 
@@ -306,8 +343,9 @@ def _seconds(at: float) -> dict[str, int]:
 
 def _unix(at: Mapping[str, int] | str) -> float:
     """A time of protobuf as Go's encoding/json writes it."""
-    assert not isinstance(at, str)
-    return at.get("seconds", 0) + at.get("nanos", 0) / 1e9
+    if isinstance(at, str):
+        raise ValueError(f"{at!r} is no time")
+    return float(at.get("seconds", 0) + at.get("nanos", 0) / 1e9)
 
 
 def _message(descriptor: Mapping[str, Any]) -> dict[str, Any]:

@@ -523,6 +523,7 @@ def _error(run: RunDetail) -> dict[str, Any]:
 
 def _pretty(facts: dict[str, Any], *, named: bool) -> str:
     from shipline.cli.tables import columns
+    from shipline.observe import clean
 
     started = datetime.fromisoformat(facts["StartedAt"]).astimezone()
     cached = round(100 * facts["NumCachedSteps"] / max(facts["NumTotalSteps"], 1))
@@ -556,7 +557,7 @@ def _pretty(facts: dict[str, Any], *, named: bool) -> str:
         rows3 = [(one["Digest"], one["Platform"], one["Type"]) for one in documents]
         parts.append("Attachments:\n" + columns([("DIGEST", "PLATFORM", "TYPE"), *rows3], 3))
     if failed := facts.get("Error", {}).get("Name"):
-        log = "".join(f"> {one}\n" for one in facts["Error"]["Logs"])
+        log = "".join(f"> {clean(one)}\n" for one in facts["Error"]["Logs"])
         parts.append(f"Error: {failed}\n{log}")
     return "\n".join(parts)
 

@@ -54,24 +54,30 @@ def write_documents(directory: Path, documents: Mapping[Descriptor, bytes]) -> N
 
 
 def read_documents(directory: Path) -> list[ImageDocument]:
-    """What was kept, parents first, with types and platforms; nothing if it cannot be read."""
+    """What was kept, parents first, with types and platforms; nothing if it cannot be read, and
+    nothing that has not its digest.
+    """
     try:
-        kept = _decode((directory / DOCUMENTS).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+        kept = [one for one in _decode((directory / DOCUMENTS).read_bytes()) if _is_genuine(one)]
+        left = {one.digest: one for one in kept}
+        return [
+            document
+            for one in kept[::-1]
+            if one.media_type in (*media.INDEXES, *media.MANIFESTS) and one.digest in left
+            for document in _walk(left.pop(one.digest), "", "", left)
+        ]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
-    by_digest = {one.digest: one for one in kept}
-    parents = [one for one in kept[::-1] if one.media_type in (*media.INDEXES, *media.MANIFESTS)]
-    found: dict[str, ImageDocument] = {}
-    for one in parents:
-        for document in _walk(one, "", "", by_digest):
-            found.setdefault(document.digest, document)
-    return [*found.values()]
+
+
+def _is_genuine(one: ImageDocument) -> bool:
+    return str(Descriptor.of(one.data, one.media_type).digest) == one.digest
 
 
 def _walk(
-    one: ImageDocument, platform: str, kind: str, known: Mapping[str, ImageDocument]
+    one: ImageDocument, platform: str, kind: str, left: dict[str, ImageDocument]
 ) -> Iterator[ImageDocument]:
-    """The document and those below it."""
+    """The document and those below it, taken from what is `left`: each once."""
     yield ImageDocument(one.digest, one.media_type, one.data, platform, kind or one.media_type)
     if one.media_type not in (*media.INDEXES, *media.MANIFESTS):
         return
@@ -81,20 +87,20 @@ def _walk(
     for entry in entries:
         about = entry.get("annotations", {}).get("vnd.docker.reference.digest", "")
         where = platforms.get(about) or platforms[entry["digest"]]
-        yield from _below(entry, where, known)
+        yield from _below(entry, where, left)
     for entry in (parsed.get("config", {}), *parsed.get("layers", ())):
-        yield from _below(entry, platform, known)
+        yield from _below(entry, platform, left)
 
 
 def _below(
-    entry: Mapping[str, object], platform: str, known: Mapping[str, ImageDocument]
+    entry: Mapping[str, object], platform: str, left: dict[str, ImageDocument]
 ) -> Iterable[ImageDocument]:
-    child = known.get(str(entry.get("digest")))
+    child = left.pop(str(entry.get("digest")), None)
     if child is None:
         return ()
     notes = entry.get("annotations")
     kind = notes.get("in-toto.io/predicate-type", "") if isinstance(notes, dict) else ""
-    return _walk(child, platform, kind, known)
+    return _walk(child, platform, kind, left)
 
 
 def _platform(entry: Mapping[str, dict[str, str]]) -> str:

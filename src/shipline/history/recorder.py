@@ -24,6 +24,7 @@ _WORTH = 1 << 16  # bytes
 _RECORD_S = 1.0
 _PROGRESS_S = 0.5
 _OUTPUT_LIMIT = 64 << 20  # bytes of output of all commands
+_UNPACKED_LIMIT = 512 << 20  # bytes; several times what the output above needs
 _CUT = "the output is longer than 64 MB: the rest is not kept"
 
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -181,9 +182,13 @@ def plain(data: bytes) -> bytes:
     from zstandard import ZstdDecompressor, ZstdError
 
     try:
-        return ZstdDecompressor().decompress(data)
+        with ZstdDecompressor().stream_reader(data) as reader:
+            found = reader.read(_UNPACKED_LIMIT + 1)
     except ZstdError as error:
         raise ValueError(str(error)) from None
+    if len(found) > _UNPACKED_LIMIT:
+        raise ValueError(f"more than {_UNPACKED_LIMIT >> 20} MB")
+    return found
 
 
 def framed(event: bytes) -> bytes:

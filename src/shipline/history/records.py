@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from shipline.events import CANCELLED, Attribute, Event, Finished, Started, Warned
 from shipline.observe import Board
 from shipline.values import replace
+
+LATEST = 253_402_214_400.0  # Unix time; a day before the year 10000, which calendars do not have
+Moment = Annotated[float, Meta(ge=0, lt=LATEST)]
 
 
 class RunState(StrEnum):
@@ -40,9 +44,9 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     id: str
     kind: str
     name: str
-    started: float
+    started: Moment
     state: RunState = RunState.RUNNING
-    finished: float = 0.0
+    finished: Moment = 0.0
     root: str = ""
     commit: str = ""
     branch: str = ""

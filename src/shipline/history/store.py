@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
@@ -25,7 +25,7 @@ from shipline.history.recorder import (
     read_events,
     replace_file,
 )
-from shipline.history.records import RunState, RunSummary, decode_summary, encode_summary
+from shipline.history.records import LATEST, RunState, RunSummary, decode_summary, encode_summary
 from shipline.tasks import is_locked
 from shipline.values import replace
 
@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
 _SHIPPED = "run.json"
 _FILES = (RECORD, EVENTS, DOCUMENTS)
+_DIGITS = 9
 _SECOND = len("20261126-112100")
+_DAMAGE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What goes wrong with the records of others, MsgspecError being a ValueError."""
 _LIST_HINT = "`shipline history ls` lists them"
 
 
@@ -53,11 +58,16 @@ class RunHistory:
         return new_run_id(self.clock())
 
     def ids(self) -> list[str]:
-        """The newest first; those of runs with and without a record."""
-        with suppress(FileNotFoundError):
+        """The newest first; those of runs with and without a record. Raises NotFound if the
+        directory cannot be read.
+        """
+        try:
             names = (name for name in os.listdir(self.root) if _ID.match(name))
             return sorted(names, reverse=True)
-        return []
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise NotFound(f"the runs cannot be read: {error}", code="run-unreadable") from None
 
     def directory(self, run: str) -> Path:
         """The directory of a run. Raises UsageError for an invalid identifier."""
@@ -98,20 +108,24 @@ class RunHistory:
         """A run with its steps. Raises UsageError, NotFound."""
         from shipline.history.views import detail_of
 
-        return detail_of(self.summary(run), self.events(run))
+        summary, events = self.summary(run), self.events(run)
+        with _reading(run):
+            return detail_of(summary, events)
 
     def events(self, run: str) -> list[Event]:
         """All events of a run, so far. Raises NotFound if they cannot be read."""
-        try:
-            return read_events(plain((self.directory(run) / EVENTS).read_bytes()))[0]
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            raise NotFound(
-                f"{run}: its events cannot be read: {error}", code="run-unreadable"
-            ) from None
+        path = self.directory(run) / EVENTS
+        with _reading(run):
+            found, _ = read_events(plain(path.read_bytes()))
+            if not all(0 <= event.at < LATEST for event in found):
+                raise ValueError("one is at no time")
+            return found
 
     def alive(self, run: str) -> bool:
-        """Whether a process is recording the run."""
-        return is_locked(self.directory(run) / EVENTS)
+        """Whether a process is recording the run, as far as this user may know."""
+        with suppress(OSError):
+            return is_locked(self.directory(run) / EVENTS)
+        return False
 
     def resolve(self, text: str = "") -> str:
         """The run that `text` means: its id, or the beginning or end of it; the reference of its
@@ -136,7 +150,7 @@ class RunHistory:
 
     def _at(self, text: str) -> str:
         digits = text[1:] if text.startswith("^") else "0"
-        if not digits.isdecimal():
+        if not digits.isdecimal() or len(digits) > _DIGITS:
             raise UsageError(
                 f"{text!r} is not a run",
                 code="run-unknown",
@@ -197,7 +211,10 @@ class RunHistory:
         and so does what is running. `latest` is the run that just ended: the sizes are added up
         where it is worth it. Raises no OSError.
         """
-        kept = [one for one in self.ids() if not (self.root / one / _SHIPPED).exists()]
+        try:
+            kept = [one for one in self.ids() if not (self.root / one / _SHIPPED).exists()]
+        except (OSError, NotFound):
+            return
         if len(kept) <= runs and _size(self.root / latest) < size // runs:
             return
         total = 0
@@ -208,16 +225,37 @@ class RunHistory:
                     self.remove(run)
 
     def remove(self, run: str) -> None:
-        """Delete a run. Raises UsageError while it is running."""
+        """Delete a run. Raises UsageError while it is running, and if it is another user's."""
         directory = self.directory(run)
         if self.alive(run):
             raise UsageError(
                 f"{run} is running", code="run-in-use", hint="interrupt it, or wait until it ends"
             )
         gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
-        with suppress(FileNotFoundError):
+        try:
             directory.rename(gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UsageError(
+                f"{run} cannot be removed: {error.strerror}",
+                code="run-in-use",
+                hint="it may belong to another user",
+            ) from None
         shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def _reading(run: str) -> Iterator[None]:
+    """What is wrong with the events of a run, that others may have made, becomes NotFound."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise NotFound(
+            f"{run}: its events cannot be read: {error}",
+            code="run-unreadable",
+            hint=f"shipline history rm {run}",
+        ) from None
 
 
 def new_run_id(at: float) -> str:
@@ -228,6 +266,6 @@ def new_run_id(at: float) -> str:
 
 def _size(directory: Path) -> int:
     """The bytes of the files in a directory."""
-    with suppress(FileNotFoundError), os.scandir(directory) as found:
+    with suppress(OSError), os.scandir(directory) as found:
         return sum(one.stat(follow_symlinks=False).st_size for one in found)
     return 0

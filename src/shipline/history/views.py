@@ -133,7 +133,7 @@ class RunDetail(Struct, frozen=True):
 def _descriptors(text: str) -> Iterator[dict[str, Any]]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     for one in found if isinstance(found, list) else ():
         if isinstance(one, dict) and isinstance(one.get("uri"), str):
