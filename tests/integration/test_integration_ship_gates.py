@@ -74,7 +74,7 @@ def test_a_scan_that_no_gate_names_allows_no_vulnerability(tmp_path: Path, regis
     text = COVERED.format(name="audit.json", gate="vulnerabilities")
     project = _fresh(tmp_path, registry, text, audit__json=json.dumps(found))
     said = project.ship().failed(9)
-    assert "vulnerabilities: fail: 1 vulnerability" in said and "CVE-1" in said
+    assert "the gate vulnerabilities refused: 1 vulnerability" in said and "CVE-1" in said
     assert _names(project) == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -160,24 +160,25 @@ class Verdicts:
 
     def require(self) -> None:
         """Raises GateRefused or GateUndecided, with the findings, unless every gate passes."""
-        lines = tuple(verdict.line for verdict in self.verdicts if verdict.blocks)
-        hint = next(
-            (verdict.deciding_check.hint for verdict in self.verdicts if verdict.blocks), ""
-        )
+        blocking = [verdict for verdict in self.verdicts if verdict.blocks]
+        lines = tuple(verdict.line for verdict in blocking)
+        hint = next((verdict.deciding_check.hint for verdict in blocking), "")
         error: GateRefused | GateUndecided
         match self.outcome:
             case "pass":
                 return
             case "fail":
                 error = GateRefused(
-                    _failure_message(lines, "refused"),
+                    _failure_message(
+                        [one for one in blocking if one.outcome is Outcome.FAIL], "refused"
+                    ),
                     code="gate-refused",
                     verdicts=lines,
                     hint=hint,
                 )
             case "undecided":
                 error = GateUndecided(
-                    _failure_message(lines, "could not tell"),
+                    _failure_message(blocking, "could not tell"),
                     code="gate-undecided",
                     verdicts=lines,
                     hint=hint,
@@ -199,7 +200,11 @@ class Verdicts:
                     yield f"{verdict.gate}: and {len(check.details) - _DETAILS_SHOWN} more"
 
 
-def _failure_message(lines: tuple[str, ...], did: str) -> str:
-    if not lines:
-        return "no gate was judged"
-    return f"a quality gate {did}" if len(lines) == 1 else f"{len(lines)} quality gates {did}"
+def _failure_message(blocking: Sequence[Verdict], did: str) -> str:
+    """Which gates, and why if it is one: lists of runs, annotations and summaries show no more."""
+    match blocking:
+        case []:
+            return "no gate was judged"
+        case [one]:
+            return f"the gate {one.gate} {did}: {one.reason}"
+    return f"the gates {', '.join(one.gate for one in blocking)} {did}"

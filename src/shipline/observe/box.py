@@ -104,7 +104,8 @@ def _shortened(first: int, last: int) -> Iterator[int]:
 
 def _details(error: ShiplineError) -> Iterator[str]:
     if isinstance(error, GateRefused | GateUndecided):
-        yield from (f"  - {verdict}" for verdict in error.verdicts)
+        reasons = (one for one in error.verdicts if one.split(": ", 2)[-1] not in error.message)
+        yield from (f"  - {reason}" for reason in reasons)
     if isinstance(error, RegistryError):
         yield from (f"  {code}" for code in error.diagnostics if code not in error.message)
     yield from (f"  {note}" for note in getattr(error, "__notes__", ()))

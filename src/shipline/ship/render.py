@@ -92,7 +92,8 @@ def failure_sections(
     failed = failures[0] if failures else None
     yield [f"{failed.name}: {error.message}" if failed else error.message]
     if isinstance(error, (GateRefused, GateUndecided)) and error.verdicts:
-        yield [f"- {verdict}" for verdict in error.verdicts]
+        reasons = [one for one in error.verdicts if one.split(": ", 2)[-1] not in error.message]
+        yield [f"- {reason}" for reason in reasons]
     codes = error.diagnostics if isinstance(error, RegistryError) else ()
     if more := [code for code in codes if code not in error.message]:
         yield more
@@ -164,9 +165,13 @@ def summary(run: RunRecord) -> str:
         lines += [f"Digest `{digest_of(run)}`, commit `{run.commit[:_COMMIT]}`", ""]
         lines += [f"- `{image}`" for image in shown_images(run) if run.images]
     lines += [f"- `{name}`" for name in names_of(run)]
-    lines += ["", "| step | result | time | |", "|---|---|---|---|"]
+    if lines[-1]:
+        lines.append("")
+    lines += ["| step | result | time | |", "|---|---|---|---|"]
     for step in run.steps:
-        mark = f"{_ICONS.get(step.state, '')} {step.state.value}".strip()
+        never = step.state is RunState.WAITING and run.state is not RunState.RUNNING
+        word = "not run" if never else step.state.value
+        mark = f"{_ICONS.get(step.state, '')} {word}".strip()
         lines.append(f"| {step.name} | {mark} | {_time(step)} | {_cell(step.reason)} |")
     if ungated(run):
         lines += ["", f"> ⚠️ {UNGATED}"]

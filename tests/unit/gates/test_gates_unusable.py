@@ -236,6 +236,21 @@ def test_a_failure_outweighs_doubt_and_doubt_outweighs_success(
     assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        (["fail"], "the gate fail refused: because"),
+        (["error", "fail", "fail"], "the gates fail, fail refused"),
+        (["pass", "incomplete"], "the gate incomplete could not tell: because"),
+        ([], "no gate was judged"),
+    ],
+)
+def test_the_error_names_the_gates_and_why(outcomes: list[str], expected: str) -> None:
+    with pytest.raises((GateRefused, GateUndecided)) as caught:
+        verdicts(*outcomes).require()
+    assert caught.value.message == expected
+
+
 def test_missing_evidence_is_never_raised(tmp_path: Path) -> None:
     (one,) = read_reports(["a\0b"], tmp_path)
     assert isinstance(one, ReportFile) and one.report is None

@@ -131,6 +131,9 @@ def test_the_box_names_every_step_that_failed() -> None:
 def test_summary_is_a_table_that_reasons_do_not_break() -> None:
     rows = [line for line in summary(RUN).splitlines() if line.startswith("| test")]
     assert rows == ["| test | ❌ failed | 2.0s | test ended \\| with 1 |"]
+    late = replace(RUN, steps=(*RUN.steps, StepRecord("sign", "sign", "k")))
+    assert "| sign | not run |  |  |" in summary(late).splitlines()
+    assert "\n\n\n" not in summary(late)
     assert outputs(RUN)["digest"] == str(DIGEST)
     assert outputs(RUN)["tags"] == ""
 
