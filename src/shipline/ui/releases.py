@@ -21,6 +21,7 @@ from shipline.deliver.promotion.state import Digests
 from shipline.errors import ContentError, NotFound
 from shipline.gates import ImageFacts, image_facts
 from shipline.git import GitError, read_commit
+from shipline.history import RunState
 from shipline.oci import (
     MANIFEST_LIMIT,
     PREDICATE_TYPE,
@@ -47,6 +48,7 @@ from shipline.ui.project import digests_word
 States = Mapping[str, EnvironmentState]
 _WAIVED = "waived: "
 _SHORT = 7  # digits of a digest or commit that name a release
+_UNENDED = (RunState.RUNNING, RunState.PENDING)
 _RUNS = 200  # of this machine, whose images are listed
 
 
@@ -54,7 +56,8 @@ _RUNS = 200  # of this machine, whose images are listed
 class KnownRelease:
     """Images that were built together, with the commit of their source. `run` is that of this
     machine that built them, `places` the environments that have them, `at` the time of the last
-    thing that happened to them.
+    thing that happened to them. `failure` says why that run ended without naming them: no gate may
+    have passed them.
     """
 
     images: tuple[Reference, ...]
@@ -67,6 +70,7 @@ class KnownRelease:
     places: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
     deployed: bool = True
+    failure: str = ""
 
     @property
     def word(self) -> str:
@@ -143,6 +147,7 @@ def built_releases(delivery: Delivery) -> Iterator[KnownRelease]:
                 run.id,
                 run.started,
                 deployed=False,
+                failure="" if names_of(run) or run.state in _UNENDED else run.error,
             )
 
 

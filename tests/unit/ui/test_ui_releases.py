@@ -9,11 +9,18 @@ import pytest
 from histories import IMAGES, NOW, said, state
 from shipline.deliver.promotion import EnvironmentState
 from shipline.deliver.promotion.policy import JudgedGate
-from shipline.oci import Reference
+from shipline.history import RunState
+from shipline.oci import Descriptor, Reference
+from shipline.oci.media import OCI_INDEX
+from shipline.ship.record import RunRecord, StepRecord
+from shipline.ship.runs import Runs
+from shipline.ship.steps.build import PushedImage, PushedImages
+from shipline.ship.steps.publish import PublishedNames
 from shipline.ui.compare import ImageScan, ScannedVulnerability, read_scan, vulnerability_changes
 from shipline.ui.releases import (
     KnownRelease,
     all_releases,
+    built_releases,
     find_release,
     happened,
     next_stop,
@@ -132,3 +139,30 @@ def test_releases_that_share_an_image_have_addresses_of_their_own() -> None:
     for one in every:
         assert find_release(every, one.word) is one
     assert find_release(every, "b" * 12) is every[0]
+
+
+def test_what_a_gate_refused_is_no_release(tmp_path: Path) -> None:
+    image = Reference.parse("registry.example/app")
+    project = replace(delivery(tmp_path), targets={"": image})
+    runs, why = Runs(tmp_path), "the gate image refused: 1.1 MB"
+    names = PublishedNames((f"{image}:v1@sha256:{'a' * 64}",), "1")
+    ends = {
+        "e" * 6: ((), RunState.FAILED, why),
+        "f" * 6: (
+            (StepRecord("publish", "publish", "k", RunState.PASSED, result=names),),
+            RunState.PASSED,
+            "",
+        ),
+    }
+    for end, (steps, result, error) in ends.items():
+        pushed = PushedImages({"": PushedImage(Descriptor.of(end.encode(), OCI_INDEX), ())})
+        built = StepRecord("build", "build", "k", RunState.PASSED, result=pushed)
+        name = f"20260101-000000-{end}"
+        with runs.hold(name) as recorder:
+            recorder.begin(
+                RunRecord(
+                    name, str(tmp_path), "shipline.yaml", str(image), "c" * 40, "t" * 40, "main",
+                    False, 1.0, (built, *steps), result, error=error,
+                )
+            )  # fmt: skip
+    assert sorted(one.failure for one in built_releases(project)) == ["", why]
