@@ -30,6 +30,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from shipline.errors import NotFound, ShiplineError, UsageError
+from shipline.observe import clean
 from shipline.pages import SECURITY_HEADERS, Frame, Link, asset, render
 from shipline.values import replace
 
@@ -45,6 +46,8 @@ _HTML = "text/html; charset=utf-8"
 _FORM_LIMIT = 64 << 10  # bytes
 _KEEPALIVE_S = 15.0
 _SHUTDOWN_S = 1.0
+_NAME_SHOWN = 255  # characters
+_MOST_FOLLOWERS = 64
 
 
 class Workspace(Struct, frozen=True):
@@ -132,7 +135,10 @@ class Admittance:
 
     def is_host(self, header: str) -> bool:
         """Whether a Host header names this machine: an address cannot be rebound, a name can."""
-        name = urlsplit(f"//{header}").hostname or ""
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            return False
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -140,14 +146,19 @@ class Admittance:
         return True
 
     def admits(self, cookie: str) -> bool:
-        return hmac.compare_digest(cookie.encode(), self._session.encode())
+        return _same(cookie, self._session)
 
     def knows(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(), self.token.encode())
+        return _same(token, self.token)
 
     def sent(self, form_token: str) -> bool:
         """Whether a form is one of ours."""
-        return hmac.compare_digest(form_token.encode(), self.form_token.encode())
+        return _same(form_token, self.form_token)
+
+
+def _same(sent: str, secret: str) -> bool:
+    """Compared in constant time; what was sent may be no UTF-8."""
+    return hmac.compare_digest(sent.encode(errors="surrogateescape"), secret.encode())
 
 
 def problem(status: int, title: str, message: str, hint: str = "") -> PageResponse:
@@ -200,13 +211,15 @@ class _Server:
         self._workspace = workspace
         self._admittance = admittance
         self._report = report
+        self._followers = 0
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Served) -> web.StreamResponse:
         """Everything passes here: host, session, form, then the page and its errors."""
         if not self._admittance.is_host(request.host):
             hint = "open the address that `shipline ui` printed; --host NAME adds a name"
-            answer = problem(421, "Another host", f"This is not {request.host}.", hint)
+            name = clean(request.host)[:_NAME_SHOWN]
+            answer = problem(421, "Another host", f"This is not {name}.", hint)
             return await self.send(request, answer)
         if request.match_info.route.name == _OPEN:
             return await handler(request)
@@ -252,14 +265,20 @@ class _Server:
 
     def followed(self, follow: Callable[[PageRequest], AsyncIterator[PageChange]]) -> Served:
         async def serve(request: web.Request) -> web.StreamResponse:
+            if self._followers >= _MOST_FOLLOWERS:  # a page without changes is whole, too
+                raise web.HTTPServiceUnavailable
             headers = {**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"}
             response = web.StreamResponse(headers=headers)
-            await response.prepare(request)
-            changes = follow(await self._request(request))
-            stopping = asyncio.ensure_future(request.app[_STOPPING].wait())
-            with suppress(ConnectionError):
-                await _send_changes(response, changes, stopping)
-            stopping.cancel()
+            self._followers += 1
+            try:
+                await response.prepare(request)
+                changes = follow(await self._request(request))
+                stopping = asyncio.ensure_future(request.app[_STOPPING].wait())
+                with suppress(ConnectionError):
+                    await _send_changes(response, changes, stopping)
+                stopping.cancel()
+            finally:
+                self._followers -= 1
             return response
 
         return serve

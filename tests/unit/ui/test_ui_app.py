@@ -141,6 +141,8 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_have() -
         ("127.0.0.1.evil.example", 421),
         ("localhost.evil.example:80", 421),
         ("", 421),
+        ("[::1", 421),
+        ("\udcff", 421),
     ],
 )
 def test_a_name_that_another_site_can_rebind_is_refused(host: str, status: int) -> None:
@@ -151,6 +153,20 @@ def test_a_name_that_another_site_can_rebind_is_refused(host: str, status: int) 
             assert answer.status == status
 
     visit(work)
+
+
+def test_a_cookie_token_or_form_that_is_no_text_is_a_wrong_one() -> None:
+    no_text = "\udcff"
+
+    async def work(browser: Browser) -> None:
+        cookie = f"shipline-ui-{browser.url.rpartition(':')[2]}={no_text}"
+        answer = await browser.get("/hello/x", headers={"Cookie": cookie})
+        assert answer.status == 403
+
+    assert visit(work) == []
+    admittance = Admittance([])
+    for knows in (admittance.admits, admittance.knows, admittance.sent):
+        assert not knows(no_text)
 
 
 def test_a_form_without_its_secret_or_of_another_origin_does_nothing() -> None:
@@ -212,6 +228,18 @@ def test_changes_are_server_sent_events_until_there_are_no_more() -> None:
             'event: change\ndata: {"id": "step-2", "html": "two\\nlines"}\n\n'
             "event: end\ndata:\n\n"
         )
+
+    visit(work)
+
+
+def test_more_open_pages_than_a_person_has_get_no_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shipline.ui.app._MOST_FOLLOWERS", 3)
+
+    async def work(browser: Browser) -> None:
+        await browser.enter()
+        opened = [await browser.get("/endless") for _ in range(4)]
+        assert [one.status for one in opened] == [200, 200, 200, 503]
+        assert (await browser.get("/hello/x")).status == 200
 
     visit(work)
 
