@@ -33,23 +33,19 @@ from shipline.ui.board import BoardCell, EnvironmentBoard, read_board
 from shipline.ui.compare import comparison, platforms, scans_of, vulnerability_changes
 from shipline.ui.lookups import Fact, Lookups
 from shipline.ui.project import OpenProject, digests_of, digests_word, new_policy, open_project
+from shipline.ui.registry_evidence import OUTCOMES, evidence, gates_of, is_there, waivers
 from shipline.ui.releases import (
-    OUTCOMES,
     VERBS,
     KnownRelease,
     all_releases,
     built_releases,
     commit_subject,
     common_names,
-    evidence,
     find_release,
-    gates_of,
     happened,
-    is_there,
     missing,
     next_stop,
     stages,
-    waivers,
 )
 
 States = dict[str, EnvironmentState]

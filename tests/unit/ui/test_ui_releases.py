@@ -17,6 +17,7 @@ from shipline.ship.runs import Runs
 from shipline.ship.steps.build import PushedImage, PushedImages
 from shipline.ship.steps.publish import PublishedNames
 from shipline.ui.compare import ImageScan, ScannedVulnerability, read_scan, vulnerability_changes
+from shipline.ui.registry_evidence import waivers
 from shipline.ui.releases import (
     KnownRelease,
     all_releases,
@@ -25,7 +26,6 @@ from shipline.ui.releases import (
     happened,
     next_stop,
     stages,
-    waivers,
 )
 from shipline.values import replace
 from ui_projects import delivery
