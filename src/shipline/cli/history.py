@@ -46,6 +46,7 @@ _STATUS = {
     RunState.CANCELLED: "canceled",
 }
 """The words of buildx; other states have their own."""
+_STATES = ("running", "pending", "completed", "error", "canceled", "interrupted")
 
 _FILTER = re.compile(r"(\w+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 _TEXTS: dict[str, Callable[[RunSummary], str]] = {
@@ -395,6 +396,10 @@ def _test(text: str) -> Callable[[RunSummary], bool]:
         raise UsageError(f"--filter: cannot read {text!r}", code="flag-value", hint=_FILTER_HINT)
     name, operator, value = found.groups()
     if name in _TEXTS and operator in ("=", "!="):
+        if name == "status" and value not in _STATES:
+            problem = f"no run is ever {value!r}"
+            hint = f"states are {', '.join(_STATES)}"
+            raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=hint)
         return _text_test(name, operator, value)
     if name in _NUMBERS and operator not in ("=", "!="):
         return _number_test(name, operator, value)
@@ -514,9 +519,13 @@ def _error(run: RunDetail) -> dict[str, Any]:
     if not run.summary.error or run.summary.state is RunState.CANCELLED:
         return {}
     found: dict[str, Any] = {"Message": run.summary.error}
+    if run.summary.code:
+        found["Explanation"] = f"shipline explain {run.summary.code}"
     failed = next((one for one in run.steps[::-1] if one.error), None)
     if failed is not None:
         data = b"".join(one.data for one in run.log(failed.span))
+        if failed.line:
+            found["Place"] = f"{failed.file or 'Dockerfile'}:{failed.line}"
         found |= {"Name": failed.name, "Logs": data.decode(errors="replace").splitlines()[-20:]}
     return found
 
@@ -546,6 +555,7 @@ def _pretty(facts: dict[str, Any], *, named: bool) -> str:
         "Duration": shown_duration(facts["Duration"] / 1e9)
         + (" (running)" if state == "running" else ""),
         "Error": facts.get("Error", {}).get("Message", "").partition("\n")[0],
+        "Explanation": facts.get("Error", {}).get("Explanation", ""),
         "Status": "" if state in ("completed", "running", "failed") else state.capitalize(),
         "Build Steps": f"{steps} ({cached}% cached)",
     }
@@ -558,7 +568,8 @@ def _pretty(facts: dict[str, Any], *, named: bool) -> str:
         parts.append("Attachments:\n" + columns([("DIGEST", "PLATFORM", "TYPE"), *rows3], 3))
     if failed := facts.get("Error", {}).get("Name"):
         log = "".join(f"> {clean(one)}\n" for one in facts["Error"]["Logs"])
-        parts.append(f"Error: {failed}\n{log}")
+        place = facts["Error"].get("Place", "")
+        parts.append(f"Error: {failed}{place and f' ({place})'}\n{log}")
     return "\n".join(parts)
 
 

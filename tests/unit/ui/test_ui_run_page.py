@@ -179,6 +179,13 @@ def test_a_report_is_one_file_without_scripts_that_shows_hostile_text_as_text() 
     assert "&lt;script&gt;alert(1)" in html
 
 
+def test_a_failure_names_the_command_that_explains_it() -> None:
+    detail = failing()
+    coded = replace(detail, summary=replace(detail.summary, code="step-exit"))
+    assert b"shipline explain step-exit" in report_html(coded)
+    assert b"shipline explain" not in report_html(detail)
+
+
 def test_a_report_shows_the_end_of_each_log() -> None:
     lines = tuple(LogLine(1.0, 1, b"line %d\n" % number) for number in range(3000))
     html = report_html(replace(failing(), output={5: lines})).decode()
