@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 _PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+_ANSWER_LIMIT = 1 << 16  # bytes
+_CREDENTIALS = "_CREDENTIAL_PROVIDER"
 
 
 def check_installed() -> None:
@@ -62,11 +64,33 @@ def _load(signal: Signal, asked: str, environ: Mapping[str, str]) -> Any:
             hint="pip install 'shipline[otel]'",
         )
     try:
-        return found[0].load()()
+        return found[0].load()(**_options(name, environ))
     except Exception as error:  # of its configuration; a plugin may raise anything
         raise ConfigError(
             f"the exporter {asked} cannot be used: {error}", code="telemetry-exporter"
         ) from error
+
+
+def _options(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """A session of ours for HTTP, unless the environment names one with credentials: the SDK takes
+    a redirect, which it does not follow, for a success, and reads answers of any size. Its older
+    versions send headers with secrets to where a redirect leads.
+    """
+    if name != _PROTOCOLS["http/protobuf"] or any(one.endswith(_CREDENTIALS) for one in environ):
+        return {}
+    import requests
+
+    class Session(requests.Session):
+        def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+            options |= {"stream": True, "allow_redirects": False}
+            response = super().send(request, **options)
+            if len(response.raw.read(_ANSWER_LIMIT)) == _ANSWER_LIMIT:  # of which nothing is used
+                response.close()
+            if 300 <= response.status_code < 400:
+                raise requests.TooManyRedirects("a receiver must answer itself")
+            return response
+
+    return {"session": Session()}
 
 
 def resource(environ: Mapping[str, str]) -> Resource:

@@ -208,7 +208,7 @@ def test_a_run_waits_three_seconds_for_a_receiver_that_is_away_and_then_no_more(
     assert runs.replay() == 0
 
 
-@pytest.mark.parametrize("status", [500, 503, 401])
+@pytest.mark.parametrize("status", [500, 503, 401, 307])
 def test_what_a_receiver_refuses_is_kept(runs: Runs, receiver: Receiver, status: int) -> None:
     receiver.status = status
     runs.use(receiver.environ())
