@@ -6,11 +6,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from shipline.cli.failures import INTERRUPTED
+from shipline.errors import Cancelled, ShiplineError
 from shipline.tasks import TaskGroup
 
 T = TypeVar("T")
@@ -20,16 +22,23 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 
 def run_cancellable(work: Callable[[], T], on_first: Callable[[], object]) -> T:
     """The value of `work()`, run on its own thread. Raises Cancelled if interrupted, after
-    `on_first` was called and the work has cleaned up.
+    `on_first` was called and the work has cleaned up; also where the work failed by that, as on a
+    connection that was closed for it.
     """
-    group = TaskGroup()
+    group, interrupted = TaskGroup(), threading.Event()
 
     def cancel() -> None:
+        interrupted.set()
         on_first()
         group.scope.cancel()
 
-    with _on_signals(cancel), group:
-        task = group.start(work)
+    try:
+        with _on_signals(cancel), group:
+            task = group.start(work)
+    except ShiplineError as failure:
+        if interrupted.is_set():
+            raise Cancelled from failure
+        raise
     return task.result()
 
 
