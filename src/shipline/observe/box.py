@@ -16,6 +16,7 @@ from shipline.errors import (
     Span,
     StepFailed,
 )
+from shipline.net import without_logins
 from shipline.observe.text import cells, clean, wrap
 
 _LOG_LINES = 30
@@ -87,7 +88,8 @@ def excerpt(span: Span) -> list[str]:
             rows.append(f"    {' ' * digits} | ...")
             continue
         mark = ">>>" if span.line <= number <= end else "   "
-        rows.append(f"{mark} {number:>{digits}} | {clean(source[number - 1])}".rstrip())
+        text = clean(without_logins(source[number - 1]))
+        rows.append(f"{mark} {number:>{digits}} | {text}".rstrip())
     return rows
 
 

@@ -54,6 +54,15 @@ def test_lines_of_logs_stay_whole() -> None:
     assert f"| hint: {FAILED.hint}".rstrip() in failure_box(FAILED, unicode=False).splitlines()
 
 
+def test_source_lines_show_no_login_of_a_url() -> None:
+    source = "FROM scratch\nADD https://carol:secret@host/f /f\nADD https://token@host/g /g\n"
+    box = failure_box(
+        DockerfileError("no", span=Span("Dockerfile", 3, 3, source=source)), unicode=False
+    )
+    assert "ADD https://host/f /f" in box and "ADD https://host/g /g" in box
+    assert "secret" not in box and "token" not in box
+
+
 def test_a_wrapped_source_line_continues_below_its_text() -> None:
     error = DockerfileError("no", span=Span("Dockerfile", 3, 3, text="RUN " + "word " * 20))
     lines = failure_box(error, unicode=False, width=50).splitlines()
