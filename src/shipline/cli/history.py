@@ -7,8 +7,6 @@ run before the last; by default the last is meant. Source: docker/buildx, comman
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.history_filters import is_local, parse_filter, status_of
 from shipline.cli.tables import line, table
 from shipline.errors import NotFound, UsageError
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.home import state_directory
-from shipline.units import Duration
 
 if TYPE_CHECKING:
     from shipline.events import Event
@@ -40,31 +38,6 @@ _HEADS = {
     "Kind": "KIND",
 }
 _NAME_WIDTH = 36
-_STATUS = {
-    RunState.PASSED: "completed",
-    RunState.FAILED: "error",
-    RunState.CANCELLED: "canceled",
-}
-"""The words of buildx; other states have their own."""
-_STATES = ("running", "pending", "completed", "error", "canceled", "interrupted")
-
-_FILTER = re.compile(r"(\w+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
-_TEXTS: dict[str, Callable[[RunSummary], str]] = {
-    "ref": lambda run: f"{run.id} {run.ref}",
-    "repository": lambda run: run.source,
-    "status": lambda run: status_of(run),
-    "kind": lambda run: run.kind,
-}
-_EXACT = {"status", "kind"}
-_NUMBERS: dict[str, Callable[[RunSummary], float]] = {
-    "startedAt": lambda run: run.started,
-    "completedAt": lambda run: run.finished,
-    "duration": lambda run: run.elapsed_s,
-}
-_FILTER_HINT = (
-    f"filters are {', '.join(_TEXTS)} with = or !=, and {', '.join(_NUMBERS)} with <, <=, > or >="
-)
-
 run_argument = click.argument("run", default="", metavar="[REF]")
 
 
@@ -89,7 +62,7 @@ def group() -> None:
 @click.option("--no-trunc", "whole", is_flag=True, help="Show whole names.")
 def listing(filters: Sequence[str], template: str, local: bool, whole: bool) -> None:
     """List runs, those that go on first, then the newest."""
-    tests = [*map(_test, filters), *([_is_local()] if local else [])]
+    tests = [*map(parse_filter, filters), *([is_local()] if local else [])]
     runs = [run for run in RunHistory(state_directory()).ls() if all(one(run) for one in tests)]
     runs.sort(key=lambda run: run.state is not RunState.RUNNING)
     now = time.time()
@@ -342,11 +315,6 @@ def remove(runs: Sequence[str], everything: bool) -> None:
 # lists
 
 
-def status_of(run: RunSummary) -> str:
-    """The status in the words of buildx's filters."""
-    return _STATUS.get(run.state, run.state.value)
-
-
 def _row(run: RunSummary, now: float, *, short: bool) -> dict[str, Any]:
     from shipline.cli.builder import human_duration
 
@@ -387,83 +355,6 @@ def shown_duration(seconds: float) -> str:
 
 def _moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _test(text: str) -> Callable[[RunSummary], bool]:
-    """A filter. Raises UsageError."""
-    found = _FILTER.fullmatch(text)
-    if found is None:
-        raise UsageError(f"--filter: cannot read {text!r}", code="flag-value", hint=_FILTER_HINT)
-    name, operator, value = found.groups()
-    if name in _TEXTS and operator in ("=", "!="):
-        if name == "status" and value not in _STATES:
-            problem = f"no run is ever {value!r}"
-            hint = f"states are {', '.join(_STATES)}"
-            raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=hint)
-        return _text_test(name, operator, value)
-    if name in _NUMBERS and operator not in ("=", "!="):
-        return _number_test(name, operator, value)
-    problem = (
-        f"{name} does not go with {operator}"
-        if name in _TEXTS or name in _NUMBERS
-        else (f"there is no {name!r}")
-    )
-    raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=_FILTER_HINT)
-
-
-def _text_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:
-    def holds(run: RunSummary) -> bool:
-        found = _TEXTS[name](run)
-        same = found == value if name in _EXACT else value in found
-        return same is (operator == "=")
-
-    return holds
-
-
-def _number_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:
-    limit = _seconds(name, value)
-
-    def holds(run: RunSummary) -> bool:
-        found = _NUMBERS[name](run)
-        if found == limit:
-            return operator.endswith("=")
-        return (found < limit) is operator.startswith("<")
-
-    return holds
-
-
-def _seconds(name: str, value: str) -> float:
-    """A duration; of a time that of RFC 3339, or so long ago."""
-    try:
-        span = Duration.parse(value).seconds
-        return span if name == "duration" else time.time() - span
-    except ValueError:
-        if name == "duration":
-            raise UsageError(
-                f"--filter: {value!r} is not a duration", code="flag-value", hint="write 90s"
-            ) from None
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except ValueError:
-        hint = "write 2026-11-30T12:00:00Z, or 2h for so long ago"
-        raise UsageError(
-            f"--filter: {value!r} is not a time", code="flag-value", hint=hint
-        ) from None
-
-
-def _is_local() -> Callable[[RunSummary], bool]:
-    """Runs of the repository, or else of the directory, in which this is."""
-    from shipline.cli.environment import git_facts
-
-    source = git_facts(os.environ, ".", None).get("source", "")
-    here = Path.cwd()
-
-    def holds(run: RunSummary) -> bool:
-        if source and run.source == source:
-            return True
-        return bool(run.root) and (Path(run.root) == here or here in Path(run.root).parents)
-
-    return holds
 
 
 # one run
