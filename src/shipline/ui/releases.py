@@ -67,14 +67,19 @@ def common_names(one: KnownRelease, other: KnownRelease) -> list[str]:
 
 
 def all_releases(states: States, built: Iterable[KnownRelease]) -> list[KnownRelease]:
-    """Everything that was deployed, and what was `built` besides, the newest first."""
+    """Everything that was deployed, and what was `built` besides, the newest first. Of runs that
+    built the same, it is the last one that named it, else the last.
+    """
     by_digests: dict[Digests, list[Deployment]] = {}
     for one in (one for state in states.values() for one in state.commits):
         if one.digests:
             by_digests.setdefault(one.digests, []).append(one)
     held = {name: state.held_digests for name, state in states.items()}
     found = [_release(states, held, *one) for one in by_digests.items()]
-    found += [one for one in built if one.digests not in by_digests]
+    others: dict[Digests, KnownRelease] = {}
+    for run in sorted(built, key=lambda one: (not one.failure, one.at)):
+        others[run.digests] = run
+    found += [one for digests, one in others.items() if digests not in by_digests]
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 

@@ -54,6 +54,9 @@ def test_releases_are_listed_by_the_last_thing_that_happened_to_them() -> None:
     assert [one.version for one in found] == ["b", "d", "a", "c"]
     assert [one.places for one in found] == [("dev",), (), ("staging",), ()]
     assert found[-1].held == ("staging",)
+    refused = replace(built, at=at + 9, failure="a gate")
+    assert [one.failure for one in all_releases({}, [refused, built])] == [""]
+    assert [one.at for one in all_releases({}, [replace(refused, at=at), refused])] == [at + 9]
 
 
 @pytest.mark.parametrize(
