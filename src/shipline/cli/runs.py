@@ -116,7 +116,7 @@ def _line(run: RunRecord) -> str:
     from shipline.ship.steps.publish import names_of
 
     started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
-    took = f"{run.finished - run.started:.0f}s" if run.finished else ""
+    took = f"{run.finished - run.started:.1f}s" if run.finished else ""
     what = " ".join(names_of(run)) or _unnamed(run)
     state, commit = run.state.value, run.commit[:12]
     return f"{run.id}  {state:<11}  {started}  {took:>6}  {commit}  {what}".rstrip()

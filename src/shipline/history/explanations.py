@@ -33,9 +33,9 @@ def said(reason: Reason) -> str:
     name, before, after = reason.name, reason.before, reason.after
     match reason.kind:
         case "fresh":
-            return "it was to run anew (--no-cache)"
+            return "--no-cache was given"
         case "new":
-            return "it is new"
+            return "the other run did not have it"
         case "unknown":
             return "the other run does not say what its key was made of"
         case "failed":

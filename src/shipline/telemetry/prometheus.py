@@ -139,7 +139,7 @@ def add_to_file(path: Path, new: Samples, lock: Path) -> None:
                 file.write(content)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"metrics: {path} cannot be written: {error}",
+            f"metrics: {path} cannot be written: {getattr(error, 'strerror', None) or error}",
             code="telemetry-metrics",
             hint="set SHIPLINE_METRICS_FILE to a .prom file in the directory of the collector",
         ) from None
