@@ -102,6 +102,16 @@ def test_materials_that_mean_nothing_are_left_out(tmp_path: Path, text: str) -> 
     assert history.read(run).materials == []
 
 
+def test_what_names_a_step_has_no_control_characters(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    text = "\x1b]0;title\x07a\u202eb\n"
+    names = ("stage", "number", "file", "platform", "target")
+    said = {"kind": "run", "vertex": "a", **dict.fromkeys(names, text)}
+    (step,) = history.read(kept(history, framed(Started(2, AT, text, 1, said)))).steps
+    for shown in (step.name, *(getattr(step, name) for name in names)):
+        assert shown.isprintable() and "a" in shown
+
+
 def test_events_unpack_to_no_more_than_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
