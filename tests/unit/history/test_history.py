@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shipline.errors import Cancelled
-from shipline.events import Stream
+from shipline.events import Event, Stream
 from shipline.history import RunHistory, RunRecorder, RunState, RunSummary
 from shipline.history.recorder import EVENTS, RECORD
 
@@ -83,9 +84,14 @@ def test_a_killed_run_is_interrupted_and_keeps_what_it_wrote(tmp_path: Path) -> 
     run = history.new_id()
     if not (child := os.fork()):
         recorder = RunRecorder(history.directory(run), RunSummary(run, "build", "app", 1.0))
-        with Stream(recorder) as stream, stream.step("build") as root, root.step("RUN", kind="run"):
-            while stream._queue.qsize():
-                pass
+        seen: list[Event] = []  # after the recorder
+        with (
+            Stream(recorder, seen.append) as stream,
+            stream.step("build") as root,
+            root.step("RUN", kind="run"),
+        ):
+            while len(seen) < 2:
+                time.sleep(0.001)
             os._exit(0 if history.summary(run).state is RunState.RUNNING else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert history.summary(run).state is RunState.INTERRUPTED
