@@ -66,6 +66,8 @@ def test_what_changed_is_named_down_to_the_file_and_the_variable(
     (source / "src" / "c").touch()
     shipline.build(*words).ok()
     why = command(shipline, "why")
+    one = command(shipline, "why", "^0", "COPY")
+    assert one.splitlines()[0] == why.splitlines()[0], "the first line is about the whole run"
     for line in ("src/a changed", "src/c was added", "src/b has the mode 0600, before 0644"):
         assert line in why
     assert roots(shipline) == {

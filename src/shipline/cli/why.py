@@ -29,20 +29,28 @@ def command(run: str, step: str, other: str | None, as_json: bool) -> None:
     number, or a part of its text; by default all steps.
     """
     from shipline.history import FileTables, RunComparison, RunHistory
+    from shipline.observe import clean
 
     home = state_directory()
     history = RunHistory(home)
     detail = history.read(history.resolve(run))
     before = history.resolve(other) if other else _before(history, detail.summary)
     found = RunComparison(detail, history.read(before), FileTables(home))
-    changes = [one for one in found.steps() if _parts_of(one)]
+    every = changes = [one for one in found.steps() if _parts_of(one)]
     if step:
         chosen = _find(step, [one.step for one in changes])
         changes = [one for one in changes if one.step in chosen]
     if as_json:
         click.echo(json.dumps(_json(found, changes), indent=2))
         return
-    for line in _text(found, changes, every=bool(step)):
+    ran = sum(not one.step.cached for one in every)
+    click.echo(
+        clean(
+            f"{detail.summary.id} {detail.summary.name}: {counted(ran, 'step')} ran,"
+            f" {len(every) - ran} came from the cache; compared with {before}"
+        )
+    )
+    for line in _text(changes, asked=bool(step)):
         click.echo(line)
 
 
@@ -76,19 +84,13 @@ def _find(text: str, steps: Sequence[StepView]) -> list[StepView]:
     return found
 
 
-def _text(found: RunComparison, changes: Sequence[StepChange], *, every: bool) -> Iterator[str]:
+def _text(changes: Sequence[StepChange], *, asked: bool) -> Iterator[str]:
     from shipline.history import explained
     from shipline.observe import clean
 
-    run, before = found.run.summary, found.before.summary
-    ran = [one for one in changes if not one.step.cached]
-    yield clean(
-        f"{run.id} {run.name}: {counted(len(ran), 'step')} ran,"
-        f" {len(changes) - len(ran)} came from the cache; compared with {before.id}"
-    )
     for change in changes:
         step = change.step
-        if step.cached and every:
+        if step.cached and asked:
             yield f"\n{_name(step)}\n  came from the cache"
         if step.cached:
             continue
