@@ -171,7 +171,9 @@ def spooled_runs(directory: Path) -> list[SpooledRun]:
 
 
 def prune(directory: Path) -> None:
-    """Remove the oldest runs beyond the limits, and what is damaged."""
+    """Remove the oldest runs beyond the limits, and what is damaged. Other processes may do so at
+    the same time.
+    """
     total, now = 0, time.time()
     for spooled in reversed(spooled_runs(directory)):
         try:
@@ -180,6 +182,7 @@ def prune(directory: Path) -> None:
             if not (old or total > _LIMIT) or spooled.is_live:
                 continue
         except (OSError, ValueError):
-            if now - spooled.directory.stat().st_mtime < 60:
-                continue  # another process is making it
+            with suppress(FileNotFoundError):
+                if now - spooled.directory.stat().st_mtime < 60:
+                    continue  # another process is making it
         shutil.rmtree(spooled.directory, ignore_errors=True)

@@ -16,7 +16,7 @@ from shipline.propagation import SpanContext, Trace
 from shipline.telemetry import begin_trace, open_telemetry
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.delivery import replay
-from shipline.telemetry.spool import SpoolWriter, spooled_runs
+from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
 
 PARENT = SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 
@@ -219,6 +219,14 @@ def test_what_a_receiver_refuses_is_kept(runs: Runs, receiver: Receiver, status:
     runs.replay()  # what the next run had no time for
     assert len(receiver.spans) == len({one.id for one in receiver.spans}) == 6
     assert len(receiver.logs) == 8
+
+
+def test_a_run_that_another_process_delivers_meanwhile_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = SpooledRun(tmp_path / "1796000000000-00000000")
+    monkeypatch.setattr("shipline.telemetry.spool.spooled_runs", lambda directory: [gone])
+    prune(tmp_path)
 
 
 def test_a_receiver_that_never_answers_does_not_hold_up_a_run(
