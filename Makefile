@@ -17,7 +17,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_licences.py -m "not root"
+UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_licences.py -m "not root and not slow"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import click
+import pytest
 
 from shipline.cli.program import program
 from sources import Hint, source_files
@@ -63,6 +64,7 @@ def every_hint() -> list[Hint]:
     return [hint for file in source_files() for hint in file.hints]
 
 
+@pytest.mark.slow
 def test_what_a_hint_names_is_there() -> None:
     for hint in every_hint():
         check_hint(hint)

@@ -50,6 +50,8 @@ from shipline.supply import Attachable
 from shipline.units import Duration
 from shipline.values import replace
 
+pytestmark = pytest.mark.slow
+
 NEW = Reference.parse(f"registry.example/team/app:2@sha256:{'ab' * 32}")
 OLD = Reference.parse(f"registry.example/team/app:1@sha256:{'cd' * 32}")
 THIRD = Reference.parse(f"registry.example/team/app:3@sha256:{'ef' * 32}")

@@ -34,6 +34,8 @@ from shipline.registry.http import HttpClient
 from shipline.units import Day, Duration
 from shipline.values import replace
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = (
     Reference("registry.example", "team/app", tag, Digest("sha256", letter * 64))
     for tag, letter in (("1.0", "a"), ("1.1", "b"))

@@ -31,6 +31,7 @@ def said(action: Action, environment: str = "staging") -> Deployment:
     return Deployment(environment, "app", (IMAGE,), action=action, source="dev")
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Deployment,

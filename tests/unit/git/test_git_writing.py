@@ -20,6 +20,8 @@ from shipline.git import (
     reserve_tag,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Work, Path]:

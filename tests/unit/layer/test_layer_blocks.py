@@ -60,6 +60,7 @@ def test_a_tar_is_cut_where_it_is_written_in_blocks(sizes: list[int], cuts: list
     assert max(map(len, blocks)) <= 1 << 20
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.binary(max_size=3000), st.integers(0, 2), st.binary(min_size=1, max_size=1))
 def test_anything_is_cut_without_loss(head: bytes, count: int, flag: bytes) -> None:
@@ -174,6 +175,7 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=settings().max_examples // 8)
 @given(st.lists(SIZES, min_size=3, max_size=20), EDITS, st.sampled_from(CODECS), st.data())
 def test_reuse_changes_no_byte(

@@ -28,6 +28,8 @@ from shipline.layer.forks import SharedJobs
 from shipline.layer.tar_writer import TarBlock
 from shipline.tasks import TaskGroup
 
+pytestmark = pytest.mark.slow
+
 JOBS = 60
 
 

@@ -60,6 +60,7 @@ def read(archive: bytes) -> list[tuple[Entry, bytes | None]]:
     return [(entry, None if content is None else content.read()) for entry, content in found]
 
 
+@pytest.mark.slow
 @given(ARCHIVES)
 def test_what_was_written_is_read_back(items: list[tuple[Entry, bytes | None]]) -> None:
     archive = written(items)

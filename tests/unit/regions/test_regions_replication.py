@@ -422,6 +422,7 @@ _OPERATION = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=st.lists(_OPERATION, max_size=25))
 def test_every_tag_of_the_edge_is_whole_at_every_instant_and_it_converges(

@@ -102,6 +102,7 @@ def bogus(world: World, number: int) -> Manifest:
     )
 
 
+@pytest.mark.slow
 def test_no_number_of_referrers_hides_a_signature(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_no_number_of_referrers_hides_a_signature(
         assert world.pull("team/app", child.digest).status == 200
 
 
+@pytest.mark.slow
 def test_copies_of_an_old_signature_hide_no_newer_one(world: World) -> None:
     old = world.signed(Form.BUNDLE)
     for number in range(300):
@@ -132,6 +134,7 @@ def test_copies_of_an_old_signature_hide_no_newer_one(world: World) -> None:
     assert len(world.storage.records.scan(("proven", "team/app", digest))) == 1
 
 
+@pytest.mark.slow
 def test_no_number_of_indexes_hides_the_signed_one(world: World) -> None:
     world.signed(Form.BUNDLE)
     child = world.index.manifests[0]

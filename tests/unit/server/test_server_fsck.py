@@ -154,6 +154,7 @@ def test_a_quick_check_reads_no_blob_but_every_manifest(node: Directory) -> None
     assert faults(node.storage, quick=True) == {"missing-manifest"}
 
 
+@pytest.mark.slow
 def test_random_damage_to_records_is_repaired(node: Directory) -> None:
     chance = random.Random(7)
     for _ in range(20):

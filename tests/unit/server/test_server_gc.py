@@ -181,6 +181,7 @@ def test_one_collection_at_a_time(node: Directory) -> None:
         node.collect()
 
 
+@pytest.mark.slow
 def test_pushes_never_miss_what_a_collection_took(tmp_path: Path) -> None:
     """Clients that are quicker than the grace period, against collections without a pause."""
     node = Directory(tmp_path, clock=time.time)

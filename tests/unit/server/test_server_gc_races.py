@@ -25,6 +25,8 @@ from shipline.server.problems import Problem
 from shipline.server.routes.blobs import check_unneeded
 from shipline.units import Duration
 
+pytestmark = pytest.mark.slow
+
 A, B = b"a" * 5000, b"b" * 6000
 
 

@@ -17,6 +17,8 @@ from shipline.errors import ShiplineError, UsageError
 from shipline.git import GitError, ShallowClone
 from shipline.tags import Decision, Event, TagRule, TagsSection, decide, reserve, survey
 
+pytestmark = pytest.mark.slow
+
 USUAL = TagsSection()
 
 
