@@ -142,6 +142,14 @@ def _environment() -> Environment:
     def absolute(context: Context, moment: content.Moment) -> str:
         return content.absolute(moment, context["frame"].made)
 
+    def coded(text: object) -> Markup:
+        """Text in which commands stand between backticks, as in messages."""
+        parts = str(text).split("`")
+        return Markup().join(
+            Markup("<code>{}</code>").format(part) if number % 2 else part
+            for number, part in enumerate(parts)
+        )
+
     made = Environment(
         loader=PackageLoader("shipline.pages"),
         autoescape=True,
@@ -161,6 +169,7 @@ def _environment() -> Environment:
         "count": content.count,
         "counted": counted,
         "short": content.short,
+        "coded": coded,
     }
     made.globals |= {
         "asset": _asset_path,

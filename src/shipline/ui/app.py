@@ -237,7 +237,8 @@ class _Server:
                 return await self.send(request, answer)
             return await handler(request)
         except web.HTTPException as error:
-            return await self.send(request, problem(error.status, error.reason, ""))
+            lost = "There is nothing at this address." if error.status == 404 else ""
+            return await self.send(request, problem(error.status, error.reason, lost))
         except ShiplineError as error:
             status = 404 if isinstance(error, NotFound | UsageError) else 500
             title = "Not found" if status == 404 else error.title.capitalize()

@@ -26,6 +26,11 @@ def test_what_is_shown_is_escaped() -> None:
     assert "&lt;alice&gt;" in html and "<alice>" not in html
 
 
+def test_commands_in_messages_are_code_and_escaped() -> None:
+    html = page(message="run `shipline <init>` & see `")
+    assert "<p>run <code>shipline &lt;init&gt;</code> &amp; see <code></code></p>" in html
+
+
 def test_a_missing_value_is_an_error_not_a_blank() -> None:
     with pytest.raises(UndefinedError):
         render("problem.html", frame=FRAME)

@@ -206,7 +206,7 @@ def test_an_error_is_a_page_and_a_bug_is_reported_too() -> None:
         await browser.enter()
         answer = await browser.get("/missing")
         assert answer.status == 404
-        assert "<p>there is no &lt;run&gt;</p>\n<p>look elsewhere</p>" in await answer.text()
+        assert "<p>there is no &lt;run&gt;</p><p>look elsewhere</p>" in await answer.text()
         answer = await browser.get("/broken")
         assert answer.status == 500
         assert "ZeroDivisionError: by &lt;zero&gt;" in await answer.text()
