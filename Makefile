@@ -33,7 +33,7 @@ test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 4 --dist worksteal --hypothesis-profile=all
+	$(BIN)/python -m pytest -n 5 --dist worksteal --hypothesis-profile=all
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench

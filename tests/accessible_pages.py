@@ -98,17 +98,17 @@ def complaints(browser: Chrome) -> list[str]:
 
 def _faults(browser: Chrome, url: str, axe: str) -> Iterator[str]:
     complaints(browser)
+    with window(browser, WIDE, "light"):
+        browser.get(url)
+        browser.execute_script(axe)
+        for one in browser.execute_async_script(_FINDINGS):
+            yield f"{url}: {one}"
     for width, scheme in ((WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")):
         with window(browser, width, scheme):
-            if (width, scheme) in ((WIDE, "light"), (NARROW, "light")):
-                browser.get(url)
-                browser.execute_script(axe)
-                found = list(browser.execute_async_script(_FINDINGS))
+            found = browser.execute_script(_PALE)
+            if scheme == "light":
                 found += browser.execute_script(_OVERFLOWING)
                 found += browser.execute_script(_UNREACHABLE)
-            else:
-                found = []
-            found += browser.execute_script(_PALE)
             yield from (f"{url} at {width} px, {scheme}: {one}" for one in found)
     yield from (f"{url}: {one}" for one in complaints(browser) if " status of 4" not in one)
     with suppress(NoAlertPresentException):

@@ -33,7 +33,7 @@ DOCKERFILE = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with all packages."""
     place = tmp_path_factory.mktemp("dist")
@@ -73,26 +73,21 @@ def works(command: list[str], environ: dict[str, str]) -> None:
     assert failed == []
 
 
-@pytest.mark.parametrize("python, kind", [(PYTHONS[0], "whl"), (PYTHONS[-1], "tar.gz")])
-def test_a_package_installs_where_nothing_is(
-    python: str, kind: str, packages: Path, clean: dict[str, str], tmp_path: Path
+def test_each_package_works_where_nothing_is(
+    packages: Path, clean: dict[str, str], tmp_path: Path
 ) -> None:
-    place = tmp_path / "venv"
-    subprocess.run([f"python{python}", "-m", "venv", "--without-pip", str(place)], check=True)
-    (package,) = packages.glob(f"shipline-*.{kind}")
-    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install"]
-    subprocess.run([*pip, "--quiet", "--disable-pip-version-check", str(package)], check=True)
-    works([str(place / "bin" / "shipline")], clean)
-
-
-@pytest.mark.parametrize("python", PYTHONS)
-def test_one_file_runs_on_a_bare_python(python: str, packages: Path, clean: dict[str, str]) -> None:
-    interpreter = shutil.which(f"python{python}")
-    assert interpreter is not None
-    works([interpreter, "-I", str(packages / "shipline.pyz")], clean)
-
-
-def test_the_digests_are_those_of_the_packages(packages: Path) -> None:
+    """The wheel on the oldest Python, the sdist on the newest, the single file on both."""
+    for python, kind in ((PYTHONS[0], "whl"), (PYTHONS[-1], "tar.gz")):
+        place = tmp_path / f"venv-{kind}"
+        subprocess.run([f"python{python}", "-m", "venv", "--without-pip", str(place)], check=True)
+        (package,) = packages.glob(f"shipline-*.{kind}")
+        pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install"]
+        subprocess.run([*pip, "--quiet", "--disable-pip-version-check", str(package)], check=True)
+        works([str(place / "bin" / "shipline")], clean)
+    for python in PYTHONS:
+        interpreter = shutil.which(f"python{python}")
+        assert interpreter is not None
+        works([interpreter, "-I", str(packages / "shipline.pyz")], clean)
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages)
     assert done.returncode == 0
     named = {line.split()[1] for line in (packages / "SHA256SUMS").read_text().splitlines()}

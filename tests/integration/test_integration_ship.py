@@ -80,7 +80,7 @@ def test_refused_run_leaves_no_name_anywhere(project: Project) -> None:
     said = project.ship().failed(9)
     assert tags(project.node, _repository(project)) == []
     assert _git_tags(project) == ""
-    assert "coverage: fail" in said
+    assert "the gate coverage refused: " in said
     assert f"shipline ship --resume {project.record()['id']}" in said
     digest = project.record()["steps"][2]["results"]["digest"]
     assert document(project.node, _repository(project), digest)  # it is there, without a name
@@ -236,7 +236,7 @@ def test_verdicts_are_compared_with_those_of_the_version_before(
     project.commit("fix: nearly as many tests", app="two\n")
     project.ship(**password).ok()
     project.commit("fix: fewer tests", coverage__xml=coverage(8))
-    assert "coverage: fail" in project.ship(**password).failed(9)
+    assert "the gate coverage refused: " in project.ship(**password).failed(9)
     assert sorted(tags(project.node, _repository(project)))[-2:] == ["v0.1.0", "v0.1.1"]
 
 

@@ -118,7 +118,7 @@ def test_an_image_that_a_gate_refuses_keeps_the_others_back(project: Project) ->
     text = FILES["worker__Dockerfile"] + "EXPOSE 80\n"
     project.commit("feat: open a port", worker__Dockerfile=text)
     said = project.ship(SHIPLINE_KEY_PASSWORD="x").failed(9)
-    assert "image (worker): fail" in said and "image (web): fail" not in said
+    assert "the gate image (worker) refused: " in said and "image (web) refused" not in said
     assert all_tags(project) == NONE
     assert "refs/tags" not in project.git("ls-remote", "--tags", "origin")
     for name in ("web", "worker"):
@@ -126,7 +126,7 @@ def test_an_image_that_a_gate_refuses_keeps_the_others_back(project: Project) ->
     project.commit(
         "fix: less tests", worker__Dockerfile=FILES["worker__Dockerfile"], coverage__xml=coverage(7)
     )
-    assert "coverage: fail" in project.ship(SHIPLINE_KEY_PASSWORD="x").failed(9)
+    assert "the gate coverage refused: " in project.ship(SHIPLINE_KEY_PASSWORD="x").failed(9)
     assert all_tags(project) == NONE
 
 
