@@ -218,7 +218,8 @@ def test_same_epoch_is_the_same_digest_from_two_fresh_homes(
         output += ",rewrite-timestamp=true"
         words = ("-o", output, "--platform", "linux/amd64,linux/arm64", place)
         shipline.build(*words, SOURCE_DATE_EPOCH="1700000000").ok()
-        places.append(document(base_images, "flags/epoch", str(number)))
+        index = document(base_images, "flags/epoch", str(number))
+        places.append((manifests(base_images, "flags/epoch", str(number)), index))
         time.sleep(1.1)  # times of files are whole seconds
     assert places[0] == places[1]
     manifest = manifests(base_images, "flags/epoch", "1")["amd64"]

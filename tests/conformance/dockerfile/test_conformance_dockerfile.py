@@ -83,7 +83,9 @@ def shipline(
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_image_is_that_of_buildkit(name: str, buildkit: OnceEach, shipline: Shipline) -> None:
-    """And neither the results of other cases in the cache nor its own make another image of it."""
+    """And the results of other cases in the cache make no other image of it; nor do its own, of
+    which every third case is built again.
+    """
     case = CASES[name]
     want = buildkit.build(case) if case.for_peer else None
     cold = shipline.build(case)
@@ -91,7 +93,9 @@ def test_the_image_is_that_of_buildkit(name: str, buildkit: OnceEach, shipline: 
     mounts = "type=cache" in (CASE_FILES / f"{name}.case").read_text()
     home = shipline.home if mounts else shipline.home.with_name("cached")
     cached = replace(shipline, home=home, warm=True)
-    over_others, over_its_own = cached.build(case), cached.build(case)
+    over_others = cached.build(case)
+    again = list(CASES).index(name) % 3 == 0
+    over_its_own = cached.build(case) if again else over_others
     problems = verdict(case, want, cold, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS))
     problems += [*_changes(cold, over_others), *_changes(cold, over_its_own)]
     if _configs(over_others) != _configs(over_its_own):
