@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,11 @@ def _examinations(places: Sequence[str]) -> Iterator[Examination]:
     from shipline.registry import Client, keychain_from, settings_from
 
     yield from examine_machine(os.environ, state_directory())
-    yield from examine_project(_load, Path.cwd(), os.environ)
+    load = cache(_load)
+    yield from examine_project(load, Path.cwd(), os.environ)
     keychain = keychain_from(os.environ)
     try:
-        registries = _named(places) or registries_of(_load())
+        registries = _named(places) or registries_of(load())
     except ConfigError:  # an examination of the project said so
         return
     with Client(settings_from(os.environ), keychain, tries=2) as client:

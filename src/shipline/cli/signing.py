@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from shipline.registry import RemoteRepository
     from shipline.supply import PrivateKey, PublicKey
 
-_VARIABLES = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
 _ENVIRONMENT = "env://"
 _LONGEST = 1 << 16  # bytes of a password file
 _Command = Callable[..., Any]
@@ -152,19 +151,23 @@ def _given_password(file: Path | None) -> bytes | None:
             raise ConfigError(
                 f"cannot read the password in {file}: {error.strerror}", code="key-password"
             ) from error
-    for name in _VARIABLES:
+    from shipline.supply import PASSWORD_VARIABLES
+
+    for name in PASSWORD_VARIABLES:
         if (value := os.environ.get(name)) is not None:
             return value.encode(errors="surrogateescape")
     return None
 
 
 def _prompt(question: str) -> bytes:
+    from shipline.supply import PASSWORD_VARIABLES
+
     if not sys.stdin.isatty():
         needed = f"the {question[0].lower()}{question[1:]} is needed"
         raise ConfigError(
             f"{needed}, but there is no terminal to ask on",
             code="key-password",
-            hint=f"set {' or '.join(_VARIABLES)}, or give --password-file",
+            hint=f"set {' or '.join(PASSWORD_VARIABLES)}, or give --password-file",
         )
     return str(click.prompt(question, hide_input=True, err=True)).encode()
 

@@ -12,13 +12,12 @@ from shipline.doctor.diagnosis import Examination, Remark
 from shipline.errors import ConfigError
 from shipline.git import Git, NoRepository, read_repository
 from shipline.oci import Reference
-from shipline.supply import read_private_key
+from shipline.supply import PASSWORD_VARIABLES, read_private_key
 from shipline.trust import load_trust
 from shipline.units import counted
 
 AREA = "This project"
 _OTHERS = 0o077  # permissions of all but the owner
-_PASSWORDS = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
 
 
 def examine_project(
@@ -110,14 +109,16 @@ def _signing_key(key: str, root: Path, environ: Mapping[str, str]) -> str | Rema
             return Remark(f"the variable {variable} is not set here", f"set {variable}")
         return key
     path = root / key
-    given = [environ[name] for name in _PASSWORDS if name in environ]
+    given = [environ[name] for name in PASSWORD_VARIABLES if name in environ]
     if not path.exists():
         return Remark(
             f"{path} is not here",
             "`shipline key generate` creates a pair; in CI write it there, or use env://NAME",
         )
     if not given:
-        return Remark(f"{path}; none of {' and '.join(_PASSWORDS)} is set", "set one of them")
+        return Remark(
+            f"{path}; none of {' and '.join(PASSWORD_VARIABLES)} is set", "set one of them"
+        )
     read_private_key(path, lambda: given[0].encode(errors="surrogateescape"))
     if os.stat(path).st_mode & _OTHERS:
         return Remark(f"{path} opens, but others may read the file", f"`chmod 600 {path}`")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipline.history.recorder import RunRecorder, framed, read_events
 from shipline.history.records import RunState, RunSummary
-from shipline.history.store import RunHistory, new_run_id
+from shipline.history.store import RunHistory, is_run_id, new_run_id, run_directory
 from shipline.history.tables import FileRow, FileTables
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ __all__ = [
     "WarningView",
     "explained",
     "framed",
+    "is_run_id",
     "jaeger_trace",
     "new_run_id",
     "read_events",
+    "run_directory",
     "said",
     "unmixed",
 ]

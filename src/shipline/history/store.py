@@ -62,7 +62,7 @@ class RunHistory:
         directory cannot be read.
         """
         try:
-            names = (name for name in os.listdir(self.root) if _ID.match(name))
+            names = filter(is_run_id, os.listdir(self.root))
             return sorted(names, reverse=True)
         except FileNotFoundError:
             return []
@@ -71,9 +71,7 @@ class RunHistory:
 
     def directory(self, run: str) -> Path:
         """The directory of a run. Raises UsageError for an invalid identifier."""
-        if not _ID.match(run):
-            raise UsageError(f"{run!r} is not a run", code="run-unknown", hint=_LIST_HINT)
-        return self.root / run
+        return run_directory(self.root, run, _LIST_HINT)
 
     def ls(self) -> Iterator[RunSummary]:
         """The summaries of all runs with a readable record, the newest first; each is read when it
@@ -195,8 +193,8 @@ class RunHistory:
                 f"this is no record of a run: {error}", code="run-unreadable"
             ) from None
         run = found.id
-        if not _ID.match(run) or self.directory(run).exists():
-            run = f"{(_ID.match(run) and run[:_SECOND]) or self.new_id()[:_SECOND]}-{token_hex(3)}"
+        if not is_run_id(run) or self.directory(run).exists():
+            run = f"{(is_run_id(run) and run[:_SECOND]) or self.new_id()[:_SECOND]}-{token_hex(3)}"
         directory = self.directory(run)
         directory.mkdir(mode=0o700, parents=True)
         for name in _FILES:
@@ -256,6 +254,18 @@ def _reading(run: str) -> Iterator[None]:
             code="run-unreadable",
             hint=f"shipline history rm {run}",
         ) from None
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a name in `runs/` is that of a run."""
+    return _ID.match(name) is not None
+
+
+def run_directory(root: Path, run: str, hint: str) -> Path:
+    """The directory of a run in `root`. Raises UsageError for an invalid identifier."""
+    if not is_run_id(run):
+        raise UsageError(f"{run!r} is not a run", code="run-unknown", hint=hint)
+    return root / run
 
 
 def new_run_id(at: float) -> str:

@@ -25,13 +25,12 @@ from typing import TextIO
 
 from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
 from shipline.events import Event, Sink, Started
-from shipline.history import RunState, new_run_id
+from shipline.history import RunState, is_run_id, new_run_id, run_directory
 from shipline.observe import LinesSink
 from shipline.ship.record import RunRecord
 from shipline.ship.steps import decode
 from shipline.tasks import is_locked
 
-_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _LIST_HINT = "`shipline runs` lists them"
 
@@ -49,16 +48,14 @@ class Runs:
     def ids(self) -> list[str]:
         """Those of `shipline ship`, the newest first; the history has builds there, too."""
         with suppress(FileNotFoundError):
-            names = (path.name for path in self.root.iterdir() if _ID.match(path.name))
+            names = filter(is_run_id, os.listdir(self.root))
             shipped = (name for name in names if (self.root / name / "run.json").exists())
             return sorted(shipped, reverse=True)
         return []
 
     def directory(self, run: str) -> Path:
         """The directory of a run. Raises UsageError for an invalid identifier."""
-        if not _ID.match(run):
-            raise UsageError(f"{run!r} is not a run", code="run-unknown", hint=_LIST_HINT)
-        return self.root / run
+        return run_directory(self.root, run, _LIST_HINT)
 
     def resolve(self, text: str, root: str) -> str:
         """The run whose identifier is `text`, or begins or ends with it; `latest` is the newest of

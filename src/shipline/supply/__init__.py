@@ -46,6 +46,7 @@ from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 
 if TYPE_CHECKING:
     from shipline.supply.keyfile import (
+        PASSWORD_VARIABLES,
         KeyFiles,
         Password,
         check_free,
@@ -105,6 +106,7 @@ __all__ = [
     "FORMS",
     "IN_TOTO",
     "OPTIONAL",
+    "PASSWORD_VARIABLES",
     "PREDICATE_ANNOTATION",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
@@ -172,6 +174,7 @@ __all__ = [
 
 _LOADED_WHEN_NAMED = {
     "KeyFiles": "keyfile",
+    "PASSWORD_VARIABLES": "keyfile",
     "Password": "keyfile",
     "check_free": "keyfile",
     "encrypted_pem": "keyfile",

@@ -23,6 +23,8 @@ from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey
 
 Password = Callable[[], bytes]
 """Called only where a key needs a password."""
+PASSWORD_VARIABLES = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
+"""Where the environment has it; the first one that is set counts."""
 
 _LABEL = "ENCRYPTED SIGSTORE PRIVATE KEY"
 _OURS = re.compile(
@@ -134,7 +136,7 @@ def _wrong_password(name: str) -> ConfigError:
     return ConfigError(
         f"{name} cannot be decrypted: wrong password",
         code="key-password",
-        hint="set SHIPLINE_KEY_PASSWORD or COSIGN_PASSWORD, or pass --password-file",
+        hint=f"set {' or '.join(PASSWORD_VARIABLES)}, or pass --password-file",
     )
 
 
