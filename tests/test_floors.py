@@ -11,7 +11,7 @@ from sources import SOURCE, SourceFile, read_source, source_files
 
 FLOORS = (
     {
-        *("errors", "events", "files", "units", "globs", "home", "lru", "net"),
+        *("errors", "events", "files", "units", "globs", "home", "lazy", "lru", "net"),
         *("propagation", "regular_expressions", "values"),
     },
     {"tasks"},

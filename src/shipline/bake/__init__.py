@@ -14,37 +14,8 @@ from shipline.bake.files import (
     parse_files,
     read_files,
 )
-from shipline.bake.permissions import (
-    Permissions,
-    Wanted,
-    missing_permissions,
-    parse_permissions,
-)
+from shipline.bake.permissions import missing_permissions, parse_permissions
 from shipline.bake.requests import CWD, is_remote, place_at, prepare, request_of
 from shipline.bake.selection import SelectedTargets, select
 from shipline.bake.syntax import BakeError
-from shipline.bake.target import Group, Target
-
-__all__ = [
-    "BAKE_FILES",
-    "COMPOSE_FILES",
-    "CWD",
-    "BakeError",
-    "DefinitionFile",
-    "Definitions",
-    "Group",
-    "Permissions",
-    "SelectedTargets",
-    "Target",
-    "VariableInfo",
-    "Wanted",
-    "is_remote",
-    "missing_permissions",
-    "parse_files",
-    "parse_permissions",
-    "place_at",
-    "prepare",
-    "read_files",
-    "request_of",
-    "select",
-]
+from shipline.bake.target import Target

@@ -6,8 +6,7 @@ first named.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shipline.build.flags import (
     check_url,
@@ -46,6 +45,7 @@ from shipline.build.request import (
     linked_targets,
 )
 from shipline.build.validation import check_request
+from shipline.lazy import load_when_named
 
 if TYPE_CHECKING:
     from shipline.build.checks import CheckResult, call
@@ -53,64 +53,12 @@ if TYPE_CHECKING:
     from shipline.build.engine import BuildResult, build, build_targets
     from shipline.build.remotes import CONTEXT_FILE
     from shipline.build.settings import Settings
-
-__all__ = [
-    "CONTEXT_FILE",
-    "Annotation",
-    "BuildRequest",
-    "BuildResult",
-    "CacheBackend",
-    "CacheSettings",
-    "CacheTarget",
-    "Call",
-    "CheckResult",
-    "Context",
-    "ContextKind",
-    "Host",
-    "Level",
-    "Output",
-    "OutputFormat",
-    "ProvenanceOptions",
-    "RunOptions",
-    "SbomOptions",
-    "Secret",
-    "Settings",
-    "Ssh",
-    "build",
-    "build_targets",
-    "call",
-    "check_request",
-    "check_url",
-    "fetched",
-    "in_target",
-    "insecure_hosts",
-    "linked_targets",
-    "parse_annotation",
-    "parse_attributes",
-    "parse_boolean",
-    "parse_call",
-    "parse_platforms",
-    "parse_request",
-    "parse_size",
-    "parse_ssh",
-    "parse_tags",
-    "parse_ulimit",
-    "split_csv",
-]
-
-_LOADED_WHEN_NAMED = {
-    "BuildResult": "engine",
-    "CheckResult": "checks",
-    "Settings": "settings",
-    "CONTEXT_FILE": "remotes",
-    "fetched": "contexts",
-    "build": "engine",
-    "build_targets": "engine",
-    "call": "checks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if module := _LOADED_WHEN_NAMED.get(name):
-        return getattr(import_module(f"shipline.build.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+else:
+    __getattr__ = load_when_named(
+        __name__,
+        checks="CheckResult call",
+        contexts="fetched",
+        engine="BuildResult build build_targets",
+        remotes="CONTEXT_FILE",
+        settings="Settings",
+    )

@@ -27,6 +27,3 @@ def open_cache(client: Client, variables: Mapping[str, str]) -> OpenCache:
         return open_store(kind, attributes, client=client, variables=variables)
 
     return open_
-
-
-__all__ = ["open_cache"]

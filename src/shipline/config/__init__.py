@@ -2,22 +2,7 @@
 section.
 """
 
-from shipline.config.document import ConfigProblem, InvalidConfig, Mark
+from shipline.config.document import InvalidConfig
 from shipline.config.json_schema import file_schema, reference
 from shipline.config.loading import NAMES, Config, find, load, load_document, loads
 from shipline.config.shape import encode
-
-__all__ = [
-    "NAMES",
-    "Config",
-    "ConfigProblem",
-    "InvalidConfig",
-    "Mark",
-    "encode",
-    "file_schema",
-    "find",
-    "load",
-    "load_document",
-    "loads",
-    "reference",
-]

@@ -1,12 +1,6 @@
 """Content addressed by digest: protocols, stores and copying."""
 
-from shipline.content.cache_store import (
-    CACHE_DOCUMENT_LIMIT,
-    CacheReader,
-    CacheStore,
-    Merge,
-    OpenCache,
-)
+from shipline.content.cache_store import CacheReader, CacheStore, OpenCache
 from shipline.content.graph import copy_graph, successors
 from shipline.content.layout import OciLayout, find_entry, of_type, referrers_by_subject
 from shipline.content.memory import MemoryStore
@@ -17,16 +11,11 @@ from shipline.content.protocols import (
     Fetcher,
     Ingest,
     Ingester,
-    Mounter,
-    Pusher,
     Reader,
     Repository,
     Resolver,
-    RestFetcher,
     Store,
     Swapper,
-    Tagger,
-    Wrapper,
     unwrapped,
 )
 from shipline.content.readers import (
@@ -43,62 +32,9 @@ from shipline.content.readers import (
 )
 from shipline.content.recency import Recency, try_lock
 from shipline.content.repository_cache import (
-    CACHE_CONFIG,
     INLINE_CACHE,
     CacheRepository,
     RepositoryCache,
     inline_documents,
 )
 from shipline.content.store import Follow, LocalIngest, LocalStore
-
-__all__ = [
-    "CACHE_CONFIG",
-    "CACHE_DOCUMENT_LIMIT",
-    "CHUNK",
-    "INLINE_CACHE",
-    "Advance",
-    "Assumer",
-    "CacheReader",
-    "CacheRepository",
-    "CacheStore",
-    "Exister",
-    "Fetcher",
-    "Follow",
-    "Ingest",
-    "Ingester",
-    "LocalIngest",
-    "LocalStore",
-    "MemoryStore",
-    "Merge",
-    "Mounter",
-    "OciLayout",
-    "OpenCache",
-    "Pusher",
-    "Reader",
-    "Recency",
-    "Repository",
-    "RepositoryCache",
-    "Resolver",
-    "RestFetcher",
-    "Store",
-    "Swapper",
-    "Tagger",
-    "VerifiedReader",
-    "Wrapper",
-    "again_elsewhere",
-    "chunks",
-    "copy_graph",
-    "fetch_all",
-    "fetch_rest",
-    "find_entry",
-    "inline_documents",
-    "of_type",
-    "read_file",
-    "referrers_by_subject",
-    "seal",
-    "successors",
-    "try_lock",
-    "unseal",
-    "unwrapped",
-    "write_file",
-]

@@ -4,15 +4,3 @@ from shipline.doctor.diagnosis import Condition, Diagnosis, Examination, Remark,
 from shipline.doctor.machine import examine_machine
 from shipline.doctor.project import examine_project, registries_of
 from shipline.doctor.registries import examine_registry
-
-__all__ = [
-    "Condition",
-    "Diagnosis",
-    "Examination",
-    "Remark",
-    "diagnose",
-    "examine_machine",
-    "examine_project",
-    "examine_registry",
-    "registries_of",
-]

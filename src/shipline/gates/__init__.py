@@ -12,7 +12,7 @@ from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninst
 from shipline.gates.judging import judge
 from shipline.gates.rendering import OUTPUT_FORMATS, render
 from shipline.gates.report_files import ReportFile, read_reports
-from shipline.gates.reports import ReportError, Severity, parse_report
+from shipline.gates.reports import Severity, parse_report
 from shipline.gates.run import GateEnvironment, merge_verdict, run_gates
 from shipline.gates.section import (
     REPORT_GATES,
@@ -27,52 +27,6 @@ from shipline.gates.section import (
     TestsGate,
     VulnerabilitiesGate,
 )
-from shipline.gates.statements import VULNERABILITIES, Predicate, predicates, summary
+from shipline.gates.statements import VULNERABILITIES, predicates, summary
 from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.gates.waivers import Waiver, Waivers
-
-__all__ = [
-    "HOOKS",
-    "OUTPUT_FORMATS",
-    "REPORT_GATES",
-    "SUMMARY_TYPE",
-    "VULNERABILITIES",
-    "Baseline",
-    "Check",
-    "CommandGate",
-    "CoverageGate",
-    "DastGate",
-    "FindingsGate",
-    "GateContext",
-    "GateEnvironment",
-    "GatesSection",
-    "Hook",
-    "ImageFacts",
-    "ImageGate",
-    "ImageSubject",
-    "Outcome",
-    "Predicate",
-    "ReportError",
-    "ReportFile",
-    "SbomGate",
-    "SecretsGate",
-    "Severity",
-    "TestsGate",
-    "Verdict",
-    "Verdicts",
-    "VulnerabilitiesGate",
-    "Waiver",
-    "Waivers",
-    "hook_states",
-    "image_facts",
-    "install_hooks",
-    "judge",
-    "merge_verdict",
-    "parse_report",
-    "predicates",
-    "read_reports",
-    "render",
-    "run_gates",
-    "summary",
-    "uninstall_hooks",
-]

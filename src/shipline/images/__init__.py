@@ -13,23 +13,4 @@ from shipline.images.copying import (
     missing,
 )
 from shipline.images.places import OpenImage, Place, PlaceKind, Places, parse_place, parse_target
-from shipline.images.tree import TreeNode, image_tree
-
-__all__ = [
-    "CopyOptions",
-    "Meter",
-    "NarrowedSource",
-    "OpenImage",
-    "Place",
-    "PlaceKind",
-    "Places",
-    "Remote",
-    "TagMoved",
-    "TreeNode",
-    "copy_tag",
-    "digest_of",
-    "image_tree",
-    "missing",
-    "parse_place",
-    "parse_target",
-]
+from shipline.images.tree import image_tree

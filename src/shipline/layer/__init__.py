@@ -2,9 +2,9 @@
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
 from shipline.layer.blocks import BlockIndex, cut_tar
-from shipline.layer.changesets import Lower, changeset, conform, lower_directory
+from shipline.layer.changesets import changeset, conform, lower_directory
 from shipline.layer.codecs import Codec, Compression, codec, codec_of_layer
-from shipline.layer.decompression import Archive, decompress, sniff
+from shipline.layer.decompression import decompress, sniff
 from shipline.layer.entry import (
     CAPABILITY,
     Content,
@@ -14,7 +14,6 @@ from shipline.layer.entry import (
     OpenDirectory,
     Source,
     SymlinkLoop,
-    Xattrs,
     resolve,
 )
 from shipline.layer.estargz import ANNOTATIONS, without_toc
@@ -24,48 +23,3 @@ from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
 from shipline.layer.toc import LayeredToc, Toc, TocBuilder
 from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
-
-__all__ = [
-    "ANNOTATIONS",
-    "CAPABILITY",
-    "Archive",
-    "BlockIndex",
-    "Codec",
-    "Compression",
-    "Content",
-    "Entry",
-    "Item",
-    "Kind",
-    "Layer",
-    "LayeredToc",
-    "Lower",
-    "OpenDirectory",
-    "Prune",
-    "Source",
-    "StatCache",
-    "SymlinkLoop",
-    "Toc",
-    "TocBuilder",
-    "Tree",
-    "UnsafeEntry",
-    "Whiteouts",
-    "Written",
-    "Xattrs",
-    "changeset",
-    "codec",
-    "codec_of_layer",
-    "conform",
-    "cut_tar",
-    "decompress",
-    "lower_directory",
-    "read_tar",
-    "resolve",
-    "scan",
-    "sniff",
-    "stream_blocks",
-    "stream_layer",
-    "unpack",
-    "unpacked_items",
-    "without_toc",
-    "write_tar",
-]

@@ -1,6 +1,6 @@
 """Displays of the event stream: terminal, plain lines, CI groups, JSON lines."""
 
-from shipline.observe.board import Activity, Board, VertexState
+from shipline.observe.board import Board
 from shipline.observe.box import advice, boxed, excerpt, failure_box
 from shipline.observe.ci import SUMMARY_LIMIT, GroupsSink, annotate
 from shipline.observe.displays import can_encode, open_sinks
@@ -9,26 +9,3 @@ from shipline.observe.lines import LinesSink
 from shipline.observe.report import RunReport, table
 from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
-
-__all__ = [
-    "SUMMARY_LIMIT",
-    "Activity",
-    "Board",
-    "GroupsSink",
-    "JsonSink",
-    "LinesSink",
-    "RunReport",
-    "TtySink",
-    "VertexState",
-    "advice",
-    "annotate",
-    "boxed",
-    "can_encode",
-    "clean",
-    "excerpt",
-    "failure_box",
-    "failure_line",
-    "open_sinks",
-    "table",
-    "warning_json",
-]

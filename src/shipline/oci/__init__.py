@@ -23,43 +23,4 @@ from shipline.oci.manifest import (
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag, is_tag
 from shipline.oci.resources import Resources, Ulimit
-from shipline.oci.schema1 import Schema1, parse_schema1, schema1_payload, schema1_type
-
-__all__ = [
-    "IMAGE_NAME",
-    "LAYOUT_FILE",
-    "MANIFEST_LIMIT",
-    "NO_ANNOTATIONS",
-    "PREDICATE_TYPE",
-    "REFERENCE_DIGEST",
-    "REFERENCE_TYPE",
-    "REF_NAME",
-    "Descriptor",
-    "Digest",
-    "Hasher",
-    "History",
-    "ImageConfig",
-    "Index",
-    "InvalidDigest",
-    "InvalidReference",
-    "Manifest",
-    "Part",
-    "Platform",
-    "Reference",
-    "Resources",
-    "Schema1",
-    "Ulimit",
-    "best_match",
-    "check_repository",
-    "check_tag",
-    "combine",
-    "from_bytes",
-    "is_tag",
-    "media",
-    "parse_manifest",
-    "parse_schema1",
-    "schema1_payload",
-    "schema1_type",
-    "to_bytes",
-    "weight_of",
-]
+from shipline.oci.schema1 import parse_schema1, schema1_payload, schema1_type

@@ -3,14 +3,4 @@
 """
 
 from shipline.pages.content import axis
-from shipline.pages.rendering import (
-    SECURITY_HEADERS,
-    Asset,
-    Frame,
-    Link,
-    asset,
-    render,
-    render_part,
-)
-
-__all__ = ["SECURITY_HEADERS", "Asset", "Frame", "Link", "asset", "axis", "render", "render_part"]
+from shipline.pages.rendering import SECURITY_HEADERS, Frame, Link, asset, render, render_part

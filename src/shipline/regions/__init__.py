@@ -10,14 +10,3 @@ from shipline.regions.mirror import (
     write_lock,
 )
 from shipline.regions.replication import open_replications
-
-__all__ = [
-    "Comparison",
-    "MirrorDiffers",
-    "MirrorPlan",
-    "compare",
-    "open_replications",
-    "read_lock",
-    "synchronise",
-    "write_lock",
-]

@@ -1,14 +1,6 @@
 """Everything that runs one build step in a root file system."""
 
-from shipline.sandbox.bundle import (
-    HOSTNAME,
-    BindMount,
-    DeviceNode,
-    SecretFile,
-    StepMount,
-    StepSpec,
-    TmpfsMount,
-)
+from shipline.sandbox.bundle import HOSTNAME, BindMount, SecretFile, StepMount, StepSpec, TmpfsMount
 from shipline.sandbox.devices import DeviceEdits, Devices
 from shipline.sandbox.emulation import (
     can_execute,
@@ -28,7 +20,6 @@ from shipline.sandbox.mounts import (
     can_mount_files,
     make_erofs_index,
     mounted,
-    unmount,
 )
 from shipline.sandbox.network import find_connector
 from shipline.sandbox.rooted import read_in_root, resolve_in_root
@@ -39,7 +30,7 @@ from shipline.sandbox.rootless import (
     require_ids,
 )
 from shipline.sandbox.run import Sandbox, open_sandbox
-from shipline.sandbox.runtime import Runtime, find_runtime, search_runtime
+from shipline.sandbox.runtime import Runtime, search_runtime
 from shipline.sandbox.users import (
     ProcessUser,
     find_owner,
@@ -49,53 +40,3 @@ from shipline.sandbox.users import (
     user_of,
 )
 from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
-
-__all__ = [
-    "HOSTNAME",
-    "Bind",
-    "BindMount",
-    "ControlGroups",
-    "DeviceEdits",
-    "DeviceNode",
-    "Devices",
-    "Erofs",
-    "Mount",
-    "Overlay",
-    "ProcessUser",
-    "Runtime",
-    "Sandbox",
-    "SecretFile",
-    "StepMount",
-    "StepSpec",
-    "Tmpfs",
-    "TmpfsMount",
-    "can_execute",
-    "can_mount_files",
-    "emulators",
-    "enter_user_namespace",
-    "find_connector",
-    "find_owner",
-    "find_runtime",
-    "find_user",
-    "in_user_namespace",
-    "make_erofs_index",
-    "mounted",
-    "needs_files",
-    "open_sandbox",
-    "open_workspace",
-    "owner_of",
-    "owners_suffix",
-    "private_mounts",
-    "read_in_root",
-    "register",
-    "remove_stale",
-    "remove_tree",
-    "require_execution",
-    "require_ids",
-    "resolve_in_root",
-    "search_runtime",
-    "supported_platforms",
-    "sync_file_system",
-    "unmount",
-    "user_of",
-]

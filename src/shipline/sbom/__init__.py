@@ -10,21 +10,3 @@ from shipline.sbom.documents import (
 from shipline.sbom.files import VERSION, Kind, kind_of, read_file, read_tree
 from shipline.sbom.inventory import Inventory, LayerFacts, of_layers, take_inventory
 from shipline.sbom.packages import FileFacts
-
-__all__ = [
-    "INCOMPLETE",
-    "TOOL",
-    "VERSION",
-    "Described",
-    "FileFacts",
-    "Inventory",
-    "Kind",
-    "LayerFacts",
-    "cyclonedx",
-    "kind_of",
-    "of_layers",
-    "read_file",
-    "read_tree",
-    "spdx",
-    "take_inventory",
-]

@@ -6,6 +6,4 @@ from git, tag policy and registry), `runner` (doing it), `runs` and `record` (wh
 `render` (all of it as text). Each kind of step is a class in `steps`.
 """
 
-from shipline.ship.section import Build, Pipeline, Sign, StepSection, When, deploy_step
-
-__all__ = ["Build", "Pipeline", "Sign", "StepSection", "When", "deploy_step"]
+from shipline.ship.section import Build, Pipeline, deploy_step

@@ -5,11 +5,10 @@ Making and verifying them are loaded when they are first named: a copy only read
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from shipline.lazy import load_when_named
 from shipline.supply.attachments import (
-    FORMS,
     attached_tags,
     copy_evidence,
     copy_with_evidence,
@@ -23,7 +22,6 @@ from shipline.supply.claims import (
     ClaimKind,
     EvidenceLimits,
     Form,
-    Referring,
     Rejected,
     RejectReason,
     StatementSource,
@@ -38,7 +36,6 @@ from shipline.supply.envelopes import (
     SIMPLE_SIGNING,
     Bundle,
     Envelope,
-    SimplePayload,
     from_base64,
     pae,
 )
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from shipline.supply.keyfile import (
         PASSWORD_VARIABLES,
         KeyFiles,
-        Password,
         check_free,
         encrypted_pem,
         parse_private_key,
@@ -57,14 +53,7 @@ if TYPE_CHECKING:
         read_public_key,
         write_key_pair,
     )
-    from shipline.supply.signing import (
-        STATEMENT_LIMIT,
-        Signed,
-        attest,
-        sign,
-        signable,
-        statement_about,
-    )
+    from shipline.supply.signing import STATEMENT_LIMIT, attest, sign, signable, statement_about
     from shipline.supply.statement import (
         COSIGN_SIGN,
         CYCLONEDX,
@@ -79,7 +68,6 @@ if TYPE_CHECKING:
     )
     from shipline.supply.verification import (
         OPTIONAL,
-        SAME_REPOSITORY,
         Attestations,
         Identity,
         ImagePattern,
@@ -95,130 +83,15 @@ if TYPE_CHECKING:
         verify,
         verify_attestations,
     )
-
-__all__ = [
-    "BUNDLE",
-    "COSIGN_ARTIFACT",
-    "COSIGN_SIGN",
-    "CYCLONEDX",
-    "DEFAULT_LIMITS",
-    "ENVELOPE",
-    "FORMS",
-    "IN_TOTO",
-    "OPTIONAL",
-    "PASSWORD_VARIABLES",
-    "PREDICATE_ANNOTATION",
-    "SAME_REPOSITORY",
-    "SIMPLE_SIGNING",
-    "SPDX",
-    "STATEMENT",
-    "STATEMENT_LIMIT",
-    "Attachable",
-    "Attestations",
-    "Bundle",
-    "ClaimKind",
-    "Envelope",
-    "EvidenceLimits",
-    "Form",
-    "Identity",
-    "ImagePattern",
-    "KeyFiles",
-    "Password",
-    "PrivateKey",
-    "PublicKey",
-    "Referring",
-    "RejectReason",
-    "Rejected",
-    "Signature",
-    "SignatureRefused",
-    "Signed",
-    "SimplePayload",
-    "Statement",
-    "StatementSource",
-    "Subject",
-    "Verification",
-    "VerifiedAttestation",
-    "at_the_source",
-    "attached_tags",
-    "attachment_tag",
-    "attest",
-    "check_free",
-    "copy_evidence",
-    "copy_with_evidence",
-    "encrypted_pem",
-    "evidence_of",
-    "examine",
-    "examine_attestations",
-    "find_claims",
-    "from_base64",
-    "generate_key",
-    "pae",
-    "parse_private_key",
-    "predicate_type",
-    "proven_in",
-    "read_pem",
-    "read_private_key",
-    "read_public_key",
-    "reasons",
-    "refusal_hint",
-    "short_name",
-    "sign",
-    "signable",
-    "stated_time",
-    "statement_about",
-    "stored_statements",
-    "verify",
-    "verify_attestations",
-    "write_key_pair",
-]
-
-_LOADED_WHEN_NAMED = {
-    "KeyFiles": "keyfile",
-    "PASSWORD_VARIABLES": "keyfile",
-    "Password": "keyfile",
-    "check_free": "keyfile",
-    "encrypted_pem": "keyfile",
-    "parse_private_key": "keyfile",
-    "read_pem": "keyfile",
-    "read_private_key": "keyfile",
-    "read_public_key": "keyfile",
-    "write_key_pair": "keyfile",
-    "STATEMENT_LIMIT": "signing",
-    "Signed": "signing",
-    "attest": "signing",
-    "sign": "signing",
-    "signable": "signing",
-    "statement_about": "signing",
-    "COSIGN_SIGN": "statement",
-    "CYCLONEDX": "statement",
-    "SPDX": "statement",
-    "STATEMENT": "statement",
-    "Statement": "statement",
-    "Subject": "statement",
-    "predicate_type": "statement",
-    "short_name": "statement",
-    "stated_time": "statement",
-    "stored_statements": "statement",
-    "OPTIONAL": "verification",
-    "SAME_REPOSITORY": "verification",
-    "Attestations": "verification",
-    "Identity": "verification",
-    "ImagePattern": "verification",
-    "Signature": "verification",
-    "SignatureRefused": "verification",
-    "Verification": "verification",
-    "VerifiedAttestation": "verification",
-    "examine": "verification",
-    "examine_attestations": "verification",
-    "proven_in": "verification",
-    "reasons": "verification",
-    "refusal_hint": "verification",
-    "verify": "verification",
-    "verify_attestations": "verification",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if module := _LOADED_WHEN_NAMED.get(name):
-        return getattr(import_module(f"shipline.supply.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+else:
+    __getattr__ = load_when_named(
+        __name__,
+        keyfile="PASSWORD_VARIABLES KeyFiles check_free encrypted_pem parse_private_key read_pem "
+        "read_private_key read_public_key write_key_pair",
+        signing="STATEMENT_LIMIT attest sign signable statement_about",
+        statement="COSIGN_SIGN CYCLONEDX SPDX STATEMENT Statement Subject predicate_type "
+        "short_name stated_time stored_statements",
+        verification="OPTIONAL Attestations Identity ImagePattern Signature SignatureRefused "
+        "Verification VerifiedAttestation examine examine_attestations proven_in reasons "
+        "refusal_hint verify verify_attestations",
+    )

@@ -2,7 +2,7 @@
 
 from shipline.trust.containers import read_containers_policy
 from shipline.trust.exempt import StatementCheck, is_statement, statement_subject
-from shipline.trust.policy import Parents, TrustPolicy, TrustRefused
+from shipline.trust.policy import TrustPolicy, TrustRefused
 from shipline.trust.rules import (
     NO_TRUST,
     PredicateRule,
@@ -14,25 +14,3 @@ from shipline.trust.rules import (
     trusted_keys,
 )
 from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
-
-__all__ = [
-    "NO_TRUST",
-    "Parents",
-    "PredicateRule",
-    "Proofs",
-    "ResolvedPolicy",
-    "ResolvedRule",
-    "StatementCheck",
-    "TrustPolicy",
-    "TrustRefused",
-    "TrustRule",
-    "TrustSection",
-    "TrustVerdict",
-    "VerdictCache",
-    "is_statement",
-    "judge",
-    "load_trust",
-    "read_containers_policy",
-    "statement_subject",
-    "trusted_keys",
-]

@@ -1,7 +1,7 @@
 """Generated workflows for CI systems, and the action of this repository."""
 
 from shipline.deliver.ci.action import INPUTS, BuildCommand, invocation
-from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of
+from shipline.deliver.ci.document import FileState, freshness, kind_of
 from shipline.deliver.ci.github import (
     UNSUPPORTED_OPTIONS,
     buildx_workflow,
@@ -18,26 +18,3 @@ from shipline.deliver.ci.workflow import (
     Workflow,
     with_variables,
 )
-
-__all__ = [
-    "INPUTS",
-    "UNSUPPORTED_OPTIONS",
-    "BuildCommand",
-    "CiSection",
-    "FileState",
-    "Freshness",
-    "Login",
-    "Pin",
-    "Pins",
-    "SigningSecret",
-    "Unread",
-    "Workflow",
-    "buildx_workflow",
-    "freshness",
-    "github_workflow",
-    "gitlab_pipeline",
-    "invocation",
-    "kind_of",
-    "unsupported_options",
-    "with_variables",
-]

@@ -23,29 +23,3 @@ from shipline.deliver.gitops.deployment import (
 from shipline.deliver.gitops.section import GitOpsSection
 from shipline.deliver.gitops.updates import OnePlace, Tree, Update
 from shipline.deliver.gitops.yaml_text import UnsuitableFile
-
-__all__ = [
-    "RECORDS",
-    "Action",
-    "Deployed",
-    "Deployment",
-    "GitOpsSection",
-    "OnRace",
-    "OnePlace",
-    "PlannedChange",
-    "Superseded",
-    "Tree",
-    "TreeEdit",
-    "UnsuitableFile",
-    "Update",
-    "changed_by_hand",
-    "deploy",
-    "deployed",
-    "held",
-    "history",
-    "image_edits",
-    "prepare",
-    "record",
-    "shown_time",
-    "stopped",
-]

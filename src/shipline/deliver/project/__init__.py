@@ -2,12 +2,3 @@
 
 from shipline.deliver.project.detect import detect_project, guess_image
 from shipline.deliver.project.project import DetectedProject, Language, ProjectCheck, Toolchain
-
-__all__ = [
-    "DetectedProject",
-    "Language",
-    "ProjectCheck",
-    "Toolchain",
-    "detect_project",
-    "guess_image",
-]

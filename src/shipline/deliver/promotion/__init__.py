@@ -14,7 +14,6 @@ from shipline.deliver.promotion.promoting import (
     blocked,
     check_approval,
     hold,
-    policy_of,
     previous_deployments,
     promote,
     read_states,
@@ -23,35 +22,4 @@ from shipline.deliver.promotion.promoting import (
     set_stopped,
     source_author,
 )
-from shipline.deliver.promotion.state import (
-    SKEW_S,
-    EnvironmentState,
-    VerifiedTime,
-    recorded_times,
-)
-
-__all__ = [
-    "SKEW_S",
-    "Blocker",
-    "Candidate",
-    "EnvironmentState",
-    "JudgedGate",
-    "PromotionPolicy",
-    "PromotionRefused",
-    "VerifiedTime",
-    "approve",
-    "blocked",
-    "blockers",
-    "check_approval",
-    "hold",
-    "policy_of",
-    "possible_at",
-    "previous_deployments",
-    "promote",
-    "read_states",
-    "recorded_times",
-    "release",
-    "rollback",
-    "set_stopped",
-    "source_author",
-]
+from shipline.deliver.promotion.state import SKEW_S, EnvironmentState, recorded_times

@@ -1,23 +1,16 @@
 """Access control: accounts, projects, robots, tokens."""
 
 from shipline.server.access.accounts import (
-    ROLES,
     Permission,
     Project,
     Robot,
     RobotAccess,
     RobotOptions,
-    RobotPrefix,
     Role,
-    User,
 )
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, Sampler, read_audit, recent_audit
-from shipline.server.access.authentication import (
-    AccountAuthenticator,
-    Authenticator,
-    OpenAuthenticator,
-)
+from shipline.server.access.authentication import Authenticator, OpenAuthenticator
 from shipline.server.access.certificates import Certificates, try_renew, watch_certificates
 from shipline.server.access.control import (
     AccessControl,
@@ -28,38 +21,3 @@ from shipline.server.access.control import (
 from shipline.server.access.operations import ProjectUsage, accounts_json, perform
 from shipline.server.access.section import AccessSection, TlsSection
 from shipline.server.access.store import AccountStore
-from shipline.server.access.tokens import refresh_tokens
-
-__all__ = [
-    "ROLES",
-    "AccessControl",
-    "AccessSection",
-    "AccountAccess",
-    "AccountAuthenticator",
-    "AccountStore",
-    "Administration",
-    "Audit",
-    "Authenticator",
-    "Certificates",
-    "OpenAuthenticator",
-    "Permission",
-    "Project",
-    "ProjectUsage",
-    "Robot",
-    "RobotAccess",
-    "RobotOptions",
-    "RobotPrefix",
-    "Role",
-    "Sampler",
-    "TlsSection",
-    "User",
-    "accounts_json",
-    "check_access",
-    "open_access_control",
-    "perform",
-    "read_audit",
-    "recent_audit",
-    "refresh_tokens",
-    "try_renew",
-    "watch_certificates",
-]

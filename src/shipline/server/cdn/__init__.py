@@ -5,5 +5,3 @@ purge.
 from shipline.server.cdn.purges import PurgeList, purge_routes
 from shipline.server.cdn.redirects import Cdn
 from shipline.server.cdn.section import CdnSection
-
-__all__ = ["Cdn", "CdnSection", "PurgeList", "purge_routes"]

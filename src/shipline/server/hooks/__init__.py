@@ -3,5 +3,3 @@
 from shipline.server.hooks.queue import Queue
 from shipline.server.hooks.section import WebhookSection
 from shipline.server.hooks.sender import Webhooks, hook_routes
-
-__all__ = ["Queue", "WebhookSection", "Webhooks", "hook_routes"]

@@ -1,5 +1,3 @@
 """The web pages of a node: what a visitor may see and do, with the rights of the API."""
 
 from shipline.server.pages.routes import page_routes
-
-__all__ = ["page_routes"]

@@ -4,11 +4,3 @@ from shipline.server.routes.blobs import blob_routes, upload_routes
 from shipline.server.routes.listings import listing_routes
 from shipline.server.routes.manifests import manifest_routes
 from shipline.server.routes.operations import operation_routes
-
-__all__ = [
-    "blob_routes",
-    "listing_routes",
-    "manifest_routes",
-    "operation_routes",
-    "upload_routes",
-]

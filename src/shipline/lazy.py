@@ -1,0 +1,19 @@
+"""Names of a package that are imported when they are first used: the command line starts fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def load_when_named(package: str, **modules: str) -> Callable[[str], Any]:
+    """The `__getattr__` (PEP 562) of `package`; each of `modules` has its names, between spaces."""
+    homes = {name: module for module, names in modules.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        if module := homes.get(name):
+            return getattr(import_module(f"{package}.{module}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return load
