@@ -62,7 +62,7 @@ def read_source(path: Path) -> SourceFile:
     attributes: set[str] = set()
     texts: list[str] = []
     hints: list[Hint] = []
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         match node:
             case ast.Attribute(ctx=ast.Load()):
                 attributes.add(node.attr)
@@ -88,7 +88,7 @@ def read_source(path: Path) -> SourceFile:
     )
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+def nodes_of(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes, as `ast.walk` finds them in twice the time."""
     nodes: list[object] = [tree]
     while nodes:

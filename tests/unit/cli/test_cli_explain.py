@@ -19,7 +19,7 @@ from test_cli_hints import check_command
 from commands import run_shipline
 from shipline.cli.explain import EXIT_CODES, explanations
 from shipline.errors import ShiplineError
-from sources import SOURCE, Hint
+from sources import SOURCE, Hint, nodes_of
 
 PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -50,9 +50,10 @@ def uses() -> tuple[Use, ...]:
     classes = error_classes()
     found: list[Use] = []
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            place = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
-            found += (Use(place, made, code) for made, code in _codes(node, classes))
+        for node in nodes_of(ast.parse(path.read_text())):
+            for made, code in _codes(node, classes):
+                place = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+                found.append(Use(place, made, code))
     return tuple(found)
 
 

@@ -26,6 +26,8 @@ from shipline.server.access.certificates import Certificates, open_certificates
 from shipline.tasks import TaskGroup
 from shipline.units import Duration
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
+
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 

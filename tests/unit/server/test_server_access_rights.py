@@ -29,6 +29,8 @@ from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.access.tokens import restricted
 from shipline.server.http import Action
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
+
 ACTIONS = get_args(Action)
 NAMES = ("a", "a/b", "a/bc", "ab/c", "b/c", "a/b/c")
 actions = st.sampled_from(ACTIONS)

@@ -34,6 +34,8 @@ from shipline.server.storage import Storage
 from shipline.trust import TrustSection
 from shipline.units import ByteSize
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
+
 PULL = frozenset({"pull"})
 Open = Callable[[AdmissionSection], NodeApp]
 

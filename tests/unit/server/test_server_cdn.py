@@ -31,6 +31,8 @@ from shipline.server.http import YEAR_S
 from shipline.server.limits import Network
 from shipline.units import ByteSize, Duration
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
+
 NAME, OTHER = "team/app", "team/other"
 ENVIRON = {"K1": "first secret", "K2": "second secret"}
 K1, K2 = CdnKey("k1", variable="K1"), CdnKey("k2", variable="K2")

@@ -22,6 +22,7 @@ from shipline.server.entries import Changes, counts, tag_entries
 from shipline.server.jobs import retention
 from shipline.server.pages.lists import PAGE
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 PASSWORD = "a long enough password"
 NAME = "team/app"

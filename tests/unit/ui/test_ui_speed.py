@@ -73,11 +73,11 @@ def test_the_page_of_a_run_takes_a_bounded_number_of_calls_for_each_step(tmp_pat
     assert found[1000] < 400 * 1000
 
 
-def test_ten_thousand_runs_are_listed_without_reading_more_than_a_page(
+def test_thousands_of_runs_are_listed_without_reading_more_than_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs").mkdir()
-    for number in range(10_000):
+    for number in range(2_000):
         id = f"20261130-{number:06}-abcdef"
         found = RunSummary(id, "build", "app", 1.0, RunState.PASSED, 2.0, branch=f"b{number % 3}")
         (tmp_path / "runs" / id).mkdir()
