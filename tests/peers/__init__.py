@@ -9,7 +9,7 @@ from peers.actions_cache import ActionsCache, actions_cache
 from peers.bases import push_base_images
 from peers.binfmt import can_run_arm64
 from peers.containerd import Containerd, containerd
-from peers.docker import Docker, dockerd, newest
+from peers.docker import Docker, dockerd, engine_version, newest
 from peers.edges import Edge, nginx, nginx_edge, varnish_edge
 from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
@@ -39,6 +39,7 @@ __all__ = [
     "containerd",
     "docker_registry",
     "dockerd",
+    "engine_version",
     "free_port",
     "git_server",
     "moto_server",

@@ -37,6 +37,13 @@ def newest() -> Mapping[str, str]:
     return {"PATH": os.pathsep.join(path), "LD_LIBRARY_PATH": str(libraries)}
 
 
+def engine_version(programs: Mapping[str, str]) -> str:
+    """What the engine among `programs` says of itself, without being started."""
+    words = [_program("dockerd", programs), "--version"]
+    done = subprocess.run(words, env={**os.environ, **programs}, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def _program(name: str, environment: Mapping[str, str]) -> str:
     path = shutil.which(name, path=environment.get("PATH"))
     if path is None:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Build cases with BuildKit and with shipline, and print what differs.
 
-    python tests/conformance/dockerfile/compare.py [--peer-only | --through-docker] [--jobs N]
-        [CASE...]
+    python tests/conformance/dockerfile/compare.py [--peer-only | --through-docker | --record]
+        [--jobs N] [CASE...]
 
+With --record what BuildKit makes of the cases is written to `recorded.txt` (see `corpus.recorded`).
 With --through-docker shipline builds by `--builder docker`, in the same engine.
 CASE is a name or a pattern (`copy-*`); none means all. Starts a registry and an engine, or uses
 those that SHIPLINE_TEST_REGISTRY (HOST:PORT) and SHIPLINE_TEST_DOCKER_HOST (unix://...) name:
@@ -40,7 +41,11 @@ from corpus import (  # noqa: E402
     Outcome,
     Shipline,
     load_all,
+    outcome_digest,
+    read_record,
+    recordable,
     verdict,
+    write_record,
 )
 from corpus.image import describe  # noqa: E402
 
@@ -49,6 +54,7 @@ from peers import (  # noqa: E402
     Registry,
     docker_registry,
     dockerd,
+    engine_version,
     git_server,
     newest,
     push_base_images,
@@ -83,8 +89,7 @@ class Remembered:
 
     @cached_property
     def version(self) -> str:
-        """The version of the engine and so of its BuildKit."""
-        return self.builder.docker.run("version", "--format", "{{.Server.Version}}").stdout
+        return engine_version(self.builder.docker.programs)
 
     def build(self, case: Case) -> Outcome:
         modules = ("builders", "case", "context", "entry", "image")
@@ -140,6 +145,21 @@ def run(cases: list[Case], jobs: int, peer: Builder, own: Builder | None) -> int
     return bad
 
 
+def record(cases: list[Case], jobs: int, peer: Remembered) -> int:
+    """Write what the peer makes of the cases; how many it does not build as they say."""
+    found, bad = read_record(), 0
+    chosen = [case for case in cases if recordable(case)]
+    for case, outcome in zip(chosen, ordered_map(peer.build, chosen, workers=jobs), strict=True):
+        wrong = verdict(case, outcome, None)
+        bad += bool(wrong)
+        print(f"{'FAIL' if wrong else 'ok':5}{case.name}", *wrong, flush=True)
+        if not wrong:
+            found[case.name] = outcome_digest(case, outcome, peer.version)
+            write_record(found)
+    write_record({name: digest for name, digest in found.items() if name in load_all()})
+    return bad
+
+
 def serve(work: Path) -> None:
     with peers(work) as (docker, registry):
         print(f"export SHIPLINE_TEST_REGISTRY={registry.address}")
@@ -156,6 +176,7 @@ def main() -> int:
         "--through-docker", action="store_true", help="shipline builds with --builder docker"
     )
     parser.add_argument("--show", action="store_true", help="print what BuildKit made")
+    parser.add_argument("--record", action="store_true", help="write what BuildKit made")
     parser.add_argument("--serve", action="store_true", help="start the peers and wait")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that the peers end, too
@@ -176,6 +197,8 @@ def main() -> int:
                 for case in cases:
                     show(case, peer.build(case))
                 return 0
+            if arguments.record:
+                return min(record(cases, arguments.jobs, Remembered(peer)), 1)
             if arguments.peer_only:
                 return min(run(cases, arguments.jobs, peer, None), 1)
             return min(run(cases, arguments.jobs, Remembered(peer), own), 1)

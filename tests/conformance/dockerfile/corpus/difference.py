@@ -24,6 +24,7 @@ PARENTS = "parents"
 GRAVE, SLIGHT = (TREE, LINKS, CONFIG, LAYERS, HISTORY), (PARENTS,)
 _CONFIG_TOP = ("architecture", "os", "variant", "author", "os.version", "os.features")
 _CONFIG_IGNORED = {"Image", "Hostname", "Domainname"}  # empty in BuildKit's images
+_HISTORY_KEYS = ("created_by", "comment", "empty_layer", "author")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,31 @@ def compare(want: Mapping[str, Image], got: Mapping[str, Image]) -> list[Differe
         for kind, place, name, left, right in _compare_image(want[platform], got[platform]):
             differences.append(Difference(kind, platform, place, name, left, right))
     return differences
+
+
+def normal_form(images: Mapping[str, Image], skip: tuple[str, ...]) -> dict[str, object]:
+    """What `compare` compares, apart from `PARENTS` and the classes in `skip`: where it is equal
+    for two builds, no difference is found. It is for JSON.
+    """
+    return {
+        platform: {kind: part for kind, part in _parts(image) if kind not in skip}
+        for platform, image in images.items()
+    }
+
+
+def _parts(image: Image) -> Iterator[tuple[str, object]]:
+    names = [item.name for item in fields(Node) if item.compare]
+    files = image.files.items()
+    yield TREE, {path: [getattr(node, name) for name in names] for path, node in files}
+    yield LINKS, sorted(_hard_links(image.files))
+    top = {key: image.config.get(key) for key in _CONFIG_TOP}
+    inner = image.config.get("config") or {}
+    inner = {k: v for k, v in inner.items() if k not in _CONFIG_IGNORED and v is not None}
+    created = _when(image.config) if image.layers else None
+    yield CONFIG, [top, inner, created]
+    yield LAYERS, [sorted({n for n in names if n[-1:] != "/"}) for names in image.layers]
+    entries = image.config.get("history") or []
+    yield HISTORY, [[*(one.get(k) for k in _HISTORY_KEYS), _when(one)] for one in entries]
 
 
 _Item = tuple[str, str, str, object, object]
@@ -129,7 +155,7 @@ def _compare_history(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterato
         yield HISTORY, "", "entries", _texts(left), _texts(right)
         return
     for number, (a, b) in enumerate(zip(left, right, strict=True)):
-        for key in ("created_by", "comment", "empty_layer", "author"):
+        for key in _HISTORY_KEYS:
             if a.get(key) != b.get(key):
                 yield HISTORY, f"entry {number}", key, a.get(key), b.get(key)
         if _when(a) != _when(b):
