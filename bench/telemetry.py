@@ -33,23 +33,39 @@ from roots import busybox_root
 from spec_client import MANIFEST
 
 _STEPS, _LINES = 20, 500
+_FEW_STEPS, _FEW_LINES, _FEW_S, _FILE = 6, 50, 2.0, 100 << 20  # an ordinary build
 _LAYER = 8 << 20  # bytes
 _PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 T = TypeVar("T")
 _CLI = [sys.executable, "-m", "shipline"]
 
 
-def builds(work: Path, rounds: int) -> None:
-    """A build of steps that print and layers that are compressed and pushed."""
-    context = work / "context"
-    context.mkdir()
-    shutil.copytree(busybox_root(), context / "root", symlinks=True)
-    lines = ["FROM scratch", "COPY root /"]
+def talkative(context: Path) -> Iterator[str]:
+    """Steps that print, and layers that are compressed and pushed."""
     for number in range(_STEPS):
         (context / f"data{number}").write_bytes(os.urandom(_LAYER // 2).hex().encode())
         print_all = f"for i in $(seq {_LINES}); do echo step {number} line $i; done"
-        lines += [f"COPY data{number} /", f"RUN {print_all}; md5sum /data{number} > /sum"]
-    (context / "Dockerfile").write_text("\n".join(lines) + "\n")
+        yield f"COPY data{number} /"
+        yield f"RUN {print_all}; md5sum /data{number} > /sum"
+
+
+def ordinary(context: Path) -> Iterator[str]:
+    """A few steps that take their time and print some lines, and 100 MB of files."""
+    (context / "data").write_bytes(os.urandom(_FILE // 2).hex().encode())
+    yield "COPY data /"
+    for number in range(_FEW_STEPS):
+        slowly = f"sleep {_FEW_S / _FEW_LINES}"
+        yield f"RUN for i in $(seq {_FEW_LINES}); do echo step {number} line $i; {slowly}; done"
+
+
+def builds(work: Path, what: str, steps: Callable[[Path], Iterator[str]], rounds: int) -> None:
+    """A build of these steps."""
+    context = work / "context"
+    context.mkdir(parents=True)
+    shutil.copytree(busybox_root(), context / "root", symlinks=True)
+    (context / "Dockerfile").write_text(
+        "\n".join(["FROM scratch", "COPY root /", *steps(context)]) + "\n"
+    )
     with node(work / "registry") as target, otlp_over_http() as receiver, loki() as logs:
         variants: dict[str, Mapping[str, str]] = {
             "without": {},
@@ -68,8 +84,8 @@ def builds(work: Path, rounds: int) -> None:
 
         found = in_turn(list(variants), run, rounds)
         spans, entries = len(receiver.spans), len(logs.entries)
-    show("build", {name: [one.wall_s for one in costs] for name, costs in found.items()}, "s")
-    show("build, CPU", {name: [one.cpu_s for one in costs] for name, costs in found.items()}, "s")
+    show(what, {name: [one.wall_s for one in costs] for name, costs in found.items()}, "s")
+    show(f"{what}, CPU", {name: [one.cpu_s for one in costs] for name, costs in found.items()}, "s")
     print(f"{spans} spans and {entries} entries of Loki arrived")
 
 
@@ -142,7 +158,8 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         if chosen.only != "requests":
-            builds(Path(place), chosen.rounds)
+            builds(Path(place) / "1", "10,000 lines", talkative, chosen.rounds)
+            builds(Path(place) / "2", "ordinary build", ordinary, chosen.rounds)
         if chosen.only != "builds":
             requests(Path(place), chosen.rounds, chosen.seconds)
 

@@ -91,7 +91,7 @@ class Receiver:
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "10000",
         }
 
     def span(self, name: str, **attributes: Any) -> ReceivedSpan:

@@ -29,7 +29,6 @@ ELSEWHERE = {
     "build/ssh.py": "the agent of the user",
     "net.py": "sockets of this machine",
     "cli/entry.py": "the socket of systemd",
-    "telemetry/sdk.py": "the receivers of OpenTelemetry that variables name, without redirects",
     "sandbox/network.py": "sends nothing: asks the kernel for its address",
 }
 """Who connects, and to what: never where content that was fetched has pointed to."""

@@ -56,7 +56,7 @@ def open_buildkit(
     """The BuildKit at `endpoint`, inside the block. Raises BuilderError, also for an RpcError that
     leaves the block.
     """
-    pipe = _opened(parse_endpoint(endpoint), tls, timeout_s)
+    pipe = open_socket(parse_endpoint(endpoint), tls, timeout_s)
     with open_pipe(pipe, endpoint, timeout_s=timeout_s) as control:
         yield control
 
@@ -158,7 +158,8 @@ def _named(endpoint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(parts: SplitResult, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
+def open_socket(parts: SplitResult, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
+    """What an endpoint leads to, with TLS if `tls` is given. Raises OSError, BuilderError."""
     if argv := _program(parts):
         with open_program(argv) as program:
             yield program

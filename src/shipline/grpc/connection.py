@@ -236,12 +236,19 @@ class Connection:
     """
 
     def __init__(
-        self, pipe: Pipe, group: TaskGroup, handlers: Mapping[str, Handler], *, server: bool
+        self,
+        pipe: Pipe,
+        group: TaskGroup,
+        handlers: Mapping[str, Handler],
+        *,
+        server: bool,
+        authority: str = "localhost",
     ) -> None:
         self._pipe = pipe
         self._group = group
         self._handlers = handlers
         self._server = server
+        self._authority = authority
         self._changed = threading.Condition()
         self._output = bytearray()
         self._streams: dict[int, RpcCall] = {}
@@ -309,7 +316,7 @@ class Connection:
             (":method", "POST"),
             (":scheme", "http"),
             (":path", path),
-            (":authority", "localhost"),
+            (":authority", self._authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             *((name, value) for name, values in metadata.items() for value in values),
@@ -571,13 +578,17 @@ class Connection:
 
 
 @contextmanager
-def connected(pipe: Pipe, handlers: Mapping[str, Handler] | None = None) -> Iterator[Connection]:
+def connected(
+    pipe: Pipe, handlers: Mapping[str, Handler] | None = None, *, authority: str = "localhost"
+) -> Iterator[Connection]:
     """A connection over `pipe` inside the block, which closes it: that of a client, or with
     `handlers` of a server. An error that a handler raises, other than RpcError, ends the block.
     """
     lower = {path.lower(): handler for path, handler in (handlers or {}).items()}
     with TaskGroup() as group:
-        connection = Connection(pipe, group, lower, server=handlers is not None)
+        connection = Connection(
+            pipe, group, lower, server=handlers is not None, authority=authority
+        )
         group.start(connection.read)
         group.start(connection.write)
         try:

@@ -191,14 +191,17 @@ def plain(data: bytes) -> bytes:
     return found
 
 
+_LOGGED = b"\xa4type\xa6Logged"  # after the size of the map
+
+
 def framed(event: bytes) -> bytes:
     """An encoded event as files have it: after its length."""
     return len(event).to_bytes(_LENGTH, "little") + event
 
 
-def read_events(data: bytes) -> tuple[list[Event], int]:
-    """The whole events at the beginning of `data`, and where the rest begins. Raises MsgspecError
-    for what is damaged.
+def read_events(data: bytes, *, output: bool = True) -> tuple[list[Event], int]:
+    """The whole events at the beginning of `data`, without those of output if that is not wanted,
+    and where the rest begins. Raises MsgspecError for what is damaged.
     """
     found: list[Event] = []
     place, view = 0, memoryview(data)
@@ -206,7 +209,9 @@ def read_events(data: bytes) -> tuple[list[Event], int]:
         end = place + _LENGTH + int.from_bytes(view[place : place + _LENGTH], "little")
         if end > len(data):
             break
-        found.append(_decode(view[place + _LENGTH : end]))
+        event = view[place + _LENGTH : end]
+        if output or event[1 : 1 + len(_LOGGED)] != _LOGGED:
+            found.append(_decode(event))
         place = end
     return found, place
 

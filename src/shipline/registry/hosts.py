@@ -150,7 +150,8 @@ class HostSettings(Struct, frozen=True):
 
     `insecure` hosts use plain HTTP, as does loopback unless it is in `secure`, has a directory of
     certificates, or `probe` (host, port) finds TLS there; `ca` files are trusted in addition to the
-    system's; `certificates` is laid out like docker's certs.d; `mirrors` are base URLs per host,
+    system's; `client_certificate` with its key is presented where `certificates` has no directory
+    of the host, which is laid out like docker's certs.d; `mirrors` are base URLs per host,
     tried before the host itself, the nearest first, and `measurements` is the file that keeps how
     near they are; `token_hosts` lists other hosts that may receive a host's credentials; with
     `strict`, none but these may. With `for_others`, links of a public server are followed to public
@@ -163,6 +164,8 @@ class HostSettings(Struct, frozen=True):
     insecure: frozenset[str] = frozenset()
     secure: frozenset[str] = frozenset()
     ca: tuple[Path, ...] = ()
+    client_certificate: Path | None = None
+    client_key: Path | None = None
     certificates: Path = _CERTIFICATES
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     measurements: Path | None = None
@@ -193,7 +196,7 @@ class HostSettings(Struct, frozen=True):
         """The CAs to trust and the client certificate to present at `origin`."""
         directory = self.certificates / origin.authority
         if not directory.is_dir():
-            return TlsTrust(self.ca)
+            return TlsTrust(self.ca, self.client_certificate, self.client_key)
         files = sorted(directory.iterdir())
         keys = {path.stem: path for path in files if path.suffix == ".key"}
         certificate = next((p for p in files if p.suffix == ".cert" and p.stem in keys), None)

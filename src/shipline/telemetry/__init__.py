@@ -44,7 +44,6 @@ def open_telemetry(
 ) -> tuple[Sink, ...]:
     """The sinks that `environ` asks for, of metrics too; closing them takes three seconds each at
     most. `directory` is the state directory; `warn` gets what was not delivered, and what to do.
-    The SDK reads its variables from the environment of the process.
     """
     if not any(name.startswith(_VARIABLES) for name in environ):
         return ()

@@ -22,7 +22,6 @@ from shipline.errors import ShiplineError
 from shipline.events import Event
 from shipline.processes import python_command
 from shipline.telemetry.conventions import TracedRun
-from shipline.telemetry.sdk import check_installed
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
 from shipline.telemetry.variables import wanted
 
@@ -30,7 +29,8 @@ BATCH = 512  # records, as OTEL_BSP_MAX_EXPORT_BATCH_SIZE is by default
 _POLL_S = 0.5
 _LONGEST_WAIT_S = 2.0  # of records for others to be sent with
 _CLOSE_S = 3.0
-_NICE = 10
+_NICE = 19
+_WITH_OUTPUT = ("logs", "loki")
 _DOUBTFUL_CLOSE_S = 1.0  # where nothing was delivered in this run, and older runs are left
 
 
@@ -48,12 +48,11 @@ class RecordSource(Protocol):
 
 
 def open_source(target: str, run: TracedRun, environ: Mapping[str, str]) -> RecordSource:
-    """Raises ConfigError if `environ` is wrong, or a package is missing."""
+    """Raises ConfigError if `environ` is wrong."""
     if target == "loki":
         from shipline.telemetry.loki import LokiSource
 
         return LokiSource(run, environ)
-    check_installed()
     if target == "metrics":
         from shipline.telemetry.otlp_metrics import MetricSource
 
@@ -142,7 +141,6 @@ def follow(directory: str, name: str) -> None:
     for the interpreter's lock.
     """
     os.nice(_NICE)
-    out, sys.stdout = sys.stdout, sys.stderr  # for the exporter `console`
     spooled = SpooledRun(Path(directory) / name)
     targets = [
         TargetDelivery(Path(directory), spooled, target, os.environ) for target in spooled.targets()
@@ -151,8 +149,8 @@ def follow(directory: str, name: str) -> None:
     for target in targets:
         target.end()
     failures = [(target.target, *failure) for target in targets if (failure := target.failure())]
-    out.write(json.dumps(failures))
-    out.close()
+    sys.stdout.write(json.dumps(failures))
+    sys.stdout.close()
     for target in targets:
         target.join()
 
@@ -216,7 +214,7 @@ class TargetDelivery:
         position, waited = 0, time.monotonic()
         while True:
             last = self._ending.is_set()
-            for found, after in self._spooled.events(position):
+            for found, after in self._spooled.events(position, output=self.target in _WITH_OUTPUT):
                 position = after
                 yield found
             if last:
@@ -270,7 +268,7 @@ def deliver(spooled: SpooledRun, target: str, environ: Mapping[str, str]) -> Ite
             return
         source = open_source(target, run, environ)
         try:
-            events = (found for found, _ in spooled.events())
+            events = (found for found, _ in spooled.events(output=target in _WITH_OUTPUT))
             for records in batches(source, events, delivered.records):
                 try:
                     source.send(records)

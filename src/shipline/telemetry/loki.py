@@ -5,11 +5,12 @@ https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs
 
 from __future__ import annotations
 
-import json
-import zlib
+import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from shipline.errors import ConfigError, ShiplineError
 from shipline.events import Event
@@ -69,6 +70,7 @@ class LokiSource:
         self._run = run
         self._server = LokiServer.read(environ)
         self._log = RunLog()
+        self._common: dict[tuple[int, str], dict[str, str]] = {}
         settings = replace(settings_from(environ), connect_s=_TIMEOUT_S, read_s=_TIMEOUT_S)
         self._http = HttpClient(settings, NoKeychain(), tries=1)
 
@@ -77,9 +79,8 @@ class LokiSource:
 
     def send(self, records: Sequence[LogEntry]) -> None:
         """Push; what Loki refuses for good is dropped. Raises RegistryError."""
-        body = json.dumps({"streams": list(_streams(self._run, records))}).encode()
-        packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-        packed = packer.compress(body) + packer.flush()
+        body = msgspec.json.encode({"streams": list(self._streams(records))})
+        packed = gzip.compress(body, 1)
         request = ClientRequest("POST", self._server.url, self._server.headers, packed)
         self._http.call(
             request, expect=(200, 204, *_REFUSED), operation="pushing logs", redirects=0
@@ -88,28 +89,34 @@ class LokiSource:
     def close(self) -> None:
         self._http.close()
 
+    def _streams(self, entries: Sequence[LogEntry]) -> Iterator[dict[str, object]]:
+        """One for each level: a label with many values would be a stream for each of them."""
+        for severity, level in SEVERITIES.items():
+            values = [
+                [str(one.at), one.text, self._metadata(one)]
+                for one in entries
+                if one.severity == severity
+            ]
+            if values:
+                labels = {
+                    "service_name": "shipline",
+                    "kind": self._run.kind,
+                    "level": level.lower(),
+                }
+                yield {"stream": labels, "values": values}
 
-def _streams(run: TracedRun, entries: Sequence[LogEntry]) -> Iterator[dict[str, object]]:
-    """One stream for each level: a label with many values would be a stream for each of them."""
-    for severity, level in SEVERITIES.items():
-        values = [
-            [str(entry.at), entry.text, _metadata(run, entry)]
-            for entry in entries
-            if entry.severity == severity
-        ]
-        if values:
-            labels = {"service_name": "shipline", "kind": run.kind, "level": level.lower()}
-            yield {"stream": labels, "values": values}
-
-
-def _metadata(run: TracedRun, entry: LogEntry) -> dict[str, str]:
-    span = run.span(entry.span)
-    found = {
-        "run": run.run,
-        "pipeline": run.pipeline,
-        "step": entry.step,
-        "stream": entry.stream,
-        "trace_id": span.trace_id if span else "",
-        "span_id": span.span_id if span else "",
-    }
-    return {name: text for name, text in found.items() if text}
+    def _metadata(self, entry: LogEntry) -> dict[str, str]:
+        """What all entries of a step have in common that are of the same stream."""
+        key = (entry.span, entry.stream)
+        if (found := self._common.get(key)) is None:
+            span = self._run.span(entry.span)
+            facts = {
+                "run": self._run.run,
+                "pipeline": self._run.pipeline,
+                "step": entry.step,
+                "stream": entry.stream,
+                "trace_id": span.trace_id if span else "",
+                "span_id": span.span_id if span else "",
+            }
+            found = self._common[key] = {name: text for name, text in facts.items() if text}
+        return found

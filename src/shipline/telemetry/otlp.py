@@ -1,30 +1,10 @@
-"""Spans and log records of OpenTelemetry's SDK out of events, and their export."""
+"""The spans and log records of a run, for a receiver of OTLP."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.context import Context
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-    set_span_in_context,
-)
-from opentelemetry.trace import SpanContext as SdkContext
-
-from shipline import __version__
-from shipline.errors import ShiplineError
 from shipline.events import Attribute, Event, Finished, Started, Warned
-from shipline.propagation import SpanContext
 from shipline.telemetry.conventions import (
     SEVERITIES,
     LogEntry,
@@ -37,199 +17,114 @@ from shipline.telemetry.conventions import (
     skipped_steps,
     step_attributes,
 )
-from shipline.telemetry.sdk import load_exporters, resource
+from shipline.telemetry.otlp_messages import (
+    CLIENT,
+    INTERNAL,
+    SERVER,
+    attributes,
+    fixed32,
+    fixed64,
+    integer,
+    part,
+    span,
+    text,
+)
+from shipline.telemetry.receiver import OtlpReceiver
 
-SERVER, CLIENT, INTERNAL = SpanKind.SERVER, SpanKind.CLIENT, SpanKind.INTERNAL
-
-
-class _GivenIds(RandomIdGenerator):
-    """The identifiers that the next span gets."""
-
-    trace_id, span_id = 0, 0
-
-    def generate_trace_id(self) -> int:
-        return self.trace_id
-
-    def generate_span_id(self) -> int:
-        return self.span_id
-
-
-class Spans(SpanProcessor):
-    """Spans with given identifiers, as far as the sampler of the environment keeps them."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._ids = _GivenIds()
-        self._ended: list[ReadableSpan] = []
-        provider = TracerProvider(
-            resource=resource(environ), id_generator=self._ids, shutdown_on_exit=False
-        )
-        provider.add_span_processor(self)
-        self._tracer = provider.get_tracer("shipline", __version__)
-
-    def start(
-        self,
-        name: str,
-        own: SpanContext,
-        parent: SpanContext | None,
-        *,
-        at: float,
-        kind: SpanKind = INTERNAL,
-        attributes: Mapping[str, Attribute] | None = None,
-    ) -> Any:
-        """An open span of the SDK; times are in seconds of Unix time."""
-        self._ids.trace_id, self._ids.span_id = int(own.trace_id, 16), int(own.span_id, 16)
-        return self._tracer.start_span(
-            name,
-            context_of(parent) if parent else Context(),
-            kind=kind,
-            attributes=attributes,
-            start_time=nanoseconds(at),
-        )
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self._ended.append(span)
-
-    def ended(self) -> list[ReadableSpan]:
-        """The spans that ended since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
-
-
-class ExportFailed(ShiplineError):
-    """Telemetry was not delivered."""
-
-    code = "telemetry"
+_SAMPLED = 1
 
 
 class TraceSource:
-    """The spans of a run."""
+    """The spans of a run, each when it has ended."""
 
     def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
         self._run = run
-        self._spans = Spans(environ)
-        self._exporters = load_exporters("traces", environ)
-        self._open: dict[int, Span] = {}
-        self._root = 0
+        self._receiver = OtlpReceiver("traces", environ)
+        self._open: dict[int, Started] = {}
+        self._warnings: dict[int, list[tuple[float, Mapping[str, Attribute]]]] = {}
 
-    def take(self, event: Event) -> Iterator[ReadableSpan]:
+    def take(self, event: Event) -> Iterator[bytes]:
         if isinstance(event, Started):
-            self._start(event)
-        elif isinstance(event, Warned) and (span := self._open.get(event.span)):
+            self._open[event.span] = event
+        elif isinstance(event, Warned):
             facts = {"message": event.message, "hint": event.hint}
-            span.add_event("warning", facts, nanoseconds(event.at))
-        elif isinstance(event, Finished) and (span := self._open.pop(event.span, None)):
-            root = event.span == self._root
-            span.set_attributes(end_attributes(event, root=root))
-            if event.error:
-                span.set_status(Status(StatusCode.ERROR, event.error))
-            span.end(nanoseconds(event.at))
-            if root:
-                self._skip(event)
-        yield from self._spans.ended()
+            self._warnings.setdefault(event.span, []).append((event.at, facts))
+        elif isinstance(event, Finished) and (started := self._open.pop(event.span, None)):
+            yield from self._spans(started, event)
 
-    def send(self, records: Sequence[ReadableSpan]) -> None:
-        export(self._exporters, records)
+    def send(self, records: Sequence[bytes]) -> None:
+        self._receiver.send(records)
 
     def close(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()
+        self._receiver.close()
 
-    def _skip(self, event: Finished) -> None:
-        if (trace := self._run.trace) is None:
-            return
-        root, at = trace.span(event.span), event.at
-        for number, (name, attributes) in enumerate(skipped_steps(event), 1):
-            own = trace.span(-number)
-            self._spans.start(name, own, root, at=at, attributes=attributes).end(nanoseconds(at))
-
-    def _start(self, event: Started) -> None:
+    def _spans(self, started: Started, event: Finished) -> Iterator[bytes]:
         run, trace = self._run, self._run.trace
         if trace is None:
             return
-        parent: SpanContext | None
-        if event.parent:
-            name, attributes = event.name, step_attributes(event)
-            parent = trace.span(event.parent)
-            kind = CLIENT if is_request(event) else INTERNAL
+        root = not started.parent
+        if root:
+            name, kind, parent = run_name(run), SERVER, trace.parent
+            values = run_attributes(run, started.attributes)
         else:
-            self._root = event.span
-            name, attributes = run_name(run), run_attributes(run, event.attributes)
-            parent, kind = trace.parent, SERVER
-        own = trace.span(event.span)
-        self._open[event.span] = self._spans.start(
-            name, own, parent, at=event.at, kind=kind, attributes=attributes
+            kind = CLIENT if is_request(started) else INTERNAL
+            name, parent = started.name, trace.span(started.parent)
+            values = step_attributes(started)
+        own, times = trace.span(event.span), (started.at, event.at)
+        yield span(
+            name,
+            own,
+            parent,
+            times,
+            {**values, **end_attributes(event, root=root)},
+            kind=kind,
+            remote=root,
+            warnings=self._warnings.pop(event.span, ()),
+            error=event.error,
         )
+        if root:
+            for number, (skipped, facts) in enumerate(skipped_steps(event), 1):
+                yield span(skipped, trace.span(-number), own, (event.at, event.at), facts)
 
 
-class LogSource(LogRecordProcessor):
+class LogSource:
     """The log records of a run."""
 
     def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
         self._run = run
         self._log = RunLog()
-        self._exporters = load_exporters("logs", environ)
-        self._records: list[ReadWriteLogRecord] = []
-        provider = LoggerProvider(resource(environ), shutdown_on_exit=False)
-        provider.add_log_record_processor(self)
-        self._logger = provider.get_logger("shipline", __version__)
+        self._receiver = OtlpReceiver("logs", environ)
+        self._common: dict[tuple[int, str, int], bytes] = {}
 
-    def take(self, event: Event) -> Iterator[ReadWriteLogRecord]:
+    def take(self, event: Event) -> Iterator[bytes]:
         for entry in self._log.entries(event):
-            self._emit(entry)
-        records, self._records = self._records, []
-        yield from records
+            at = entry.at
+            yield fixed64(1, at) + fixed64(11, at) + part(5, text(1, entry.text)) + self._of(entry)
 
-    def send(self, records: Sequence[ReadWriteLogRecord]) -> None:
-        export(self._exporters, records)
+    def send(self, records: Sequence[bytes]) -> None:
+        self._receiver.send(records)
 
     def close(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()
+        self._receiver.close()
 
-    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        self._records.append(log_record)
+    def _of(self, entry: LogEntry) -> bytes:
+        """What all entries of a step have in common that are of the same stream and severity."""
+        key = (entry.span, entry.stream, entry.severity)
+        if (found := self._common.get(key)) is None:
+            found = self._common[key] = self._encoded(entry)
+        return found
 
-    def shutdown(self) -> None:
-        return None
-
-    def force_flush(self, timeout_millis: int = 0) -> bool:
-        return True
-
-    def _emit(self, entry: LogEntry) -> None:
+    def _encoded(self, entry: LogEntry) -> bytes:
         run, span = self._run, self._run.span(entry.span)
-        attributes = {
+        values = {
             "cicd.pipeline.name": run.pipeline or run.kind,
             "cicd.pipeline.run.id": run.run,
             "cicd.pipeline.task.name": entry.step,
             "log.iostream": entry.stream,
         }
-        self._logger.emit(
-            LogRecord(
-                timestamp=entry.at,
-                observed_timestamp=entry.at,
-                context=context_of(span) if span else Context(),
-                severity_text=SEVERITIES[entry.severity],
-                severity_number=SeverityNumber(entry.severity),
-                body=entry.text,
-                attributes={name: text for name, text in attributes.items() if text},
-            )
-        )
-
-
-def export(exporters: Sequence[Any], records: Any) -> None:
-    """Send to all exporters. Raises ExportFailed if one could not; the SDK does not say why."""
-    for exporter in exporters:
-        if exporter.export(records).name != "SUCCESS":
-            raise ExportFailed("the receiver refused them, or could not be reached")
-
-
-def context_of(span: SpanContext) -> Context:
-    """A span of another process, or one that is not open here, as the SDK has it."""
-    flags = TraceFlags(TraceFlags.SAMPLED if span.sampled else TraceFlags.DEFAULT)
-    state = TraceState.from_header([span.state]) if span.state else None
-    ids = int(span.trace_id, 16), int(span.span_id, 16)
-    return set_span_in_context(NonRecordingSpan(SdkContext(*ids, True, flags, state)), Context())
-
-
-def nanoseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000) * 1000
+        found = integer(2, entry.severity) + text(3, SEVERITIES[entry.severity])
+        found += attributes(6, {name: value for name, value in values.items() if value})
+        if span is not None:
+            found += fixed32(8, _SAMPLED if span.sampled else 0)
+            found += part(9, bytes.fromhex(span.trace_id)) + part(10, bytes.fromhex(span.span_id))
+        return found

@@ -1,17 +1,15 @@
-"""Metrics of runs over OTLP, with OpenTelemetry's SDK: ours, and those of the semantic conventions.
+"""Metrics of runs for a receiver of OTLP: ours, and those of the semantic conventions.
 
-https://opentelemetry.io/docs/specs/semconv/cicd/cicd-metrics/
+https://opentelemetry.io/docs/specs/semconv/cicd/cicd-metrics/; opentelemetry-proto, metrics/v1.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from struct import pack
 
-from opentelemetry.metrics import Meter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter
-
-from shipline import __version__
 from shipline.events import Event, Finished
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.metrics import (
@@ -22,18 +20,18 @@ from shipline.telemetry.metrics import (
     RunMetrics,
     label,
 )
-from shipline.telemetry.otlp import export
-from shipline.telemetry.sdk import load_exporters, resource
+from shipline.telemetry.otlp_messages import attributes, double, fixed64, integer, part, text
+from shipline.telemetry.receiver import OtlpReceiver
 
 _CONVENTIONS = {RUN: "cicd.pipeline.run.duration", RUN_ERRORS: "cicd.pipeline.run.errors"}
+_CUMULATIVE = 2
 
 
 class MetricSource:
     """The metrics of a run, once it has ended."""
 
     def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._exporters = load_exporters("metrics", environ)
+        self._receiver = OtlpReceiver("metrics", environ)
         self._ended: list[MetricValues] = []
         self._metrics = RunMetrics(label(run.pipeline), self._ended.append)
 
@@ -45,49 +43,62 @@ class MetricSource:
 
     def send(self, records: Sequence[MetricValues]) -> None:
         for values in records:
-            export_metrics(values, self._exporters, self._environ)
+            self._receiver.send(encoded(values))
 
     def close(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()
+        self._receiver.close()
 
 
-def export_metrics(
-    values: MetricValues, exporters: Sequence[MetricExporter], environ: Mapping[str, str]
-) -> None:
-    """Send the values once. Raises ExportFailed."""
-    readers = [
-        InMemoryMetricReader(one._preferred_temporality, one._preferred_aggregation)
-        for one in exporters
-    ]
-    provider = MeterProvider(readers, resource(environ), shutdown_on_exit=False)
-    meter = provider.get_meter("shipline", __version__)
+def encoded(values: MetricValues) -> list[bytes]:
+    """The values of now, a Metric for each name."""
+    at = time.time_ns()
+    times = fixed64(2, at) + fixed64(3, at)
+    found = []
     for metric in dict.fromkeys(series.metric for series in values):
-        _record(meter, metric, metric.semantic_name, values)
+        found.append(_metric(metric, metric.semantic_name, values, times))
         if metric in _CONVENTIONS:
-            _record(meter, metric, _CONVENTIONS[metric], values)
-    for exporter, reader in zip(exporters, readers, strict=True):
-        if data := reader.get_metrics_data():
-            export([exporter], data)
-    provider.shutdown()
+            found.append(_metric(metric, _CONVENTIONS[metric], values, times))
+    return found
 
 
-def _record(meter: Meter, metric: MetricDefinition, name: str, values: MetricValues) -> None:
-    conventional = name in _CONVENTIONS.values()
+def _metric(metric: MetricDefinition, name: str, values: MetricValues, times: bytes) -> bytes:
+    points: dict[bytes, list[float]] = {}
+    number = 9 if metric.kind == "histogram" else 7  # of the attributes
     for labels, several in _of(metric, values):
-        attributes = dict(zip(metric.labels, labels, strict=True))
-        attributes = _conventional(attributes) if conventional else attributes
-        text, unit = metric.text, metric.unit
-        for value in several:
-            if metric.kind == "histogram":
-                bounds = metric.buckets
-                meter.create_histogram(
-                    name, unit, text, explicit_bucket_boundaries_advisory=bounds
-                ).record(value, attributes)
-            elif metric.kind == "counter":
-                meter.create_counter(name, unit, text).add(value, attributes)
-            else:
-                meter.create_gauge(name, unit, text).set(value, attributes)
+        facts = dict(zip(metric.labels, labels, strict=True))
+        facts = facts if name == metric.semantic_name else _conventional(facts)
+        points.setdefault(attributes(number, facts), []).extend(several)
+    head = text(1, name) + text(2, metric.text) + text(3, metric.unit)
+    if metric.kind == "histogram":
+        bounds = metric.buckets
+        data = b"".join(
+            part(1, facts + times + _histogram(several, bounds))
+            for facts, several in points.items()
+        )
+        return head + part(9, data + integer(2, _CUMULATIVE))
+    shown = sum if metric.kind == "counter" else max
+    data = b"".join(
+        part(1, facts + times + double(4, shown(several))) for facts, several in points.items()
+    )
+    if metric.kind == "counter":
+        return head + part(7, data + integer(2, _CUMULATIVE) + integer(3, 1))
+    return head + part(5, data)
+
+
+def _histogram(several: Sequence[float], bounds: Sequence[float]) -> bytes:
+    counts = [0] * (len(bounds) + 1)
+    for value in several:
+        counts[bisect_left(bounds, value)] += 1
+    return b"".join(
+        (
+            fixed64(4, len(several)),
+            double(5, sum(several)),
+            part(6, pack(f"<{len(counts)}Q", *counts)),
+            part(7, pack(f"<{len(bounds)}d", *bounds)),
+            double(11, min(several)),
+            double(12, max(several)),
+        )
+    )
 
 
 def _of(

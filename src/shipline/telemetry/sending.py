@@ -89,14 +89,11 @@ def _to_gateway(url: str, environ: Mapping[str, str], spool: Path, values: Metri
 
 
 def _to_otlp(environ: Mapping[str, str], values: MetricValues) -> None:
-    from shipline.telemetry.sdk import check_installed, load_exporters
+    from shipline.telemetry.otlp_metrics import encoded
+    from shipline.telemetry.receiver import OtlpReceiver
 
-    check_installed()
-    from shipline.telemetry.otlp_metrics import export_metrics
-
-    exporters = load_exporters("metrics", environ)
+    receiver = OtlpReceiver("metrics", environ)
     try:
-        export_metrics(values, exporters, environ)
+        receiver.send(encoded(values))
     finally:
-        for exporter in exporters:
-            exporter.shutdown()
+        receiver.close()

@@ -1,7 +1,7 @@
 """Spans of a node: of the requests that it answers, and of what it replicates.
 
-A span is a few values in a bounded queue; every five seconds a thread makes spans of the SDK of
-them and exports these. That costs a hundred times as much as to queue it, so the queue bounds it:
+A span is a few values in a bounded queue; every five seconds a thread encodes and exports them.
+That costs many times as much as to queue them, so the queue bounds it:
 OTEL_BSP_MAX_QUEUE_SIZE, 1024 by default, of which requests of clients without a trace get a fourth.
 What does not fit, or is not taken by the receiver, is dropped.
 """
@@ -13,19 +13,16 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from shipline.errors import Cancelled, ShiplineError
 from shipline.events import Attribute
 from shipline.propagation import SpanContext, Trace
-from shipline.tasks import TaskGroup, on_cancel, sleep
-from shipline.telemetry.sdk import check_installed
+from shipline.tasks import TaskGroup, sleep
+from shipline.telemetry.otlp_messages import INTERNAL, SERVER, span
+from shipline.telemetry.receiver import OtlpReceiver
 from shipline.telemetry.variables import asked, is_sampled, positive
-
-if TYPE_CHECKING:
-    from shipline.telemetry.otlp import Spans
 
 _log = logging.getLogger(__name__)
 _QUEUE, _WITHOUT_PARENT = 1024, 4  # spans that wait for the next export; the part of those
@@ -51,15 +48,11 @@ class ServerSpans:
     """Records spans and exports them. Safe to use from any thread."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Raises ShiplineError if an exporter cannot be used."""
-        from shipline.telemetry.otlp import Spans
-        from shipline.telemetry.sdk import load_exporters
-
+        """Raises ShiplineError if the receiver cannot be used."""
         self._environ = environ
         self._delay_s = positive("OTEL_BSP_SCHEDULE_DELAY", environ, _DELAY_MS) / 1000
         self._limit = positive("OTEL_BSP_MAX_QUEUE_SIZE", environ, _QUEUE)
-        self._exporters: list[Any] = load_exporters("traces", environ)
-        self._spans: Spans = Spans(environ)
+        self._receiver = OtlpReceiver("traces", environ)
         self._waiting: deque[ServerSpan] = deque()
         self._failed = False
 
@@ -88,8 +81,7 @@ class ServerSpans:
         try:
             while True:
                 sleep(self._delay_s)
-                with on_cancel(self._shut_down):
-                    self.flush()
+                self.flush()
         except Cancelled:
             last = threading.Thread(target=self.flush, daemon=True)
             last.start()
@@ -97,15 +89,12 @@ class ServerSpans:
 
     def flush(self) -> None:
         """Export what waits. Never raises."""
-        from shipline.telemetry.otlp import export
-
         try:
             left = len(self._waiting)
             while left:
-                for _ in range(min(left, _BATCH)):
-                    self._make(self._waiting.popleft())
-                    left -= 1
-                export(self._exporters, self._spans.ended())
+                size = min(left, _BATCH)
+                self._receiver.send([_encoded(self._waiting.popleft()) for _ in range(size)])
+                left -= size
                 self._failed = False
         except Exception as error:
             self._waiting.clear()
@@ -114,33 +103,24 @@ class ServerSpans:
                 _log.warning("traces were not delivered, and are dropped: %s", text)
             self._failed = True
 
-    def _make(self, span: ServerSpan) -> None:
-        from opentelemetry.trace import Status, StatusCode
 
-        from shipline.telemetry.otlp import INTERNAL, SERVER, nanoseconds
-
-        made = self._spans.start(
-            span.name,
-            span.own,
-            span.parent,
-            at=span.started,
-            kind=SERVER if span.is_server else INTERNAL,
-            attributes=span.attributes,
-        )
-        if span.error:
-            made.set_status(Status(StatusCode.ERROR, span.error))
-        made.end(nanoseconds(span.started + span.seconds))
-
-    def _shut_down(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()
+def _encoded(one: ServerSpan) -> bytes:
+    return span(
+        one.name,
+        one.own,
+        one.parent,
+        (one.started, one.started + one.seconds),
+        one.attributes,
+        kind=SERVER if one.is_server else INTERNAL,
+        remote=one.is_server,
+        error=one.error,
+    )
 
 
 def open_server_spans(environ: Mapping[str, str]) -> ServerSpans | None:
-    """The spans of a node, if `environ` asks for traces. Raises ShiplineError if the SDK is
-    missing, or an exporter cannot be used.
+    """The spans of a node, if `environ` asks for traces. Raises ShiplineError if the receiver
+    cannot be used.
     """
     if not asked("traces", environ):
         return None
-    check_installed()
     return ServerSpans(environ)

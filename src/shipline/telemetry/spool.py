@@ -72,13 +72,17 @@ class SpooledRun:
         except FileNotFoundError:
             return 0
 
-    def events(self, position: int = 0) -> Iterator[tuple[list[Event], int]]:
-        """The whole events from `position` on, as far as they are written, with the next one."""
+    def events(
+        self, position: int = 0, *, output: bool = True
+    ) -> Iterator[tuple[list[Event], int]]:
+        """The whole events from `position` on, as far as they are written, with the next one;
+        without the output of steps if that is not wanted.
+        """
         with (self.directory / "events").open("rb") as file:
             file.seek(position)
             rest = b""
             while data := file.read(_READ):
-                found, used = read_events(rest + data)
+                found, used = read_events(rest + data, output=output)
                 position += used
                 rest = (rest + data)[used:]
                 yield found, position

@@ -1,7 +1,7 @@
-"""What the variables of OpenTelemetry ask for, before its SDK is loaded.
+"""What the variables of OpenTelemetry ask for.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
-https://opentelemetry.io/docs/specs/otel/protocol/exporter/; the SDK reads all others.
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/; those of receivers are in receiver.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 from shipline.propagation import Trace
 
 Signal = Literal["traces", "logs", "metrics"]
-_RATIO_BITS = (1 << 64) - 1  # of the trace ID, which the SDK's TraceIdRatioBased compares
+_RATIO_BITS = (1 << 64) - 1  # of the trace ID, which TraceIdRatioBased compares
 
 
 def asked(signal: Signal, environ: Mapping[str, str]) -> bool:
@@ -51,7 +51,7 @@ def protocol(signal: Signal, environ: Mapping[str, str]) -> str:
 
 def is_sampled(trace: Trace, environ: Mapping[str, str]) -> bool:
     """What the sampler that OTEL_TRACES_SAMPLER names decides on the root span, which requests
-    tell before the SDK is loaded. A sampler that is not built in is asked later.
+    tell. A sampler that is not built into SDKs takes all.
     """
     name = environ.get("OTEL_TRACES_SAMPLER", "").strip() or "parentbased_always_on"
     if name.startswith("parentbased_") and trace.parent is not None:

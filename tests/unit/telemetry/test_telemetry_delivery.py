@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from receivers import Receiver, loki, otlp_over_grpc, otlp_over_http
-from shipline.errors import Cancelled, GateRefused, RegistryError
+from shipline.errors import Cancelled, ConfigError, GateRefused, RegistryError
 from shipline.events import Event, Progress, Stream
 from shipline.propagation import SpanContext, Trace
 from shipline.telemetry import begin_trace, delivery, open_telemetry
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.delivery import replay
+from shipline.telemetry.receiver import OtlpReceiver, ReceiverSettings
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
 
 LONG_S = 60.0
@@ -39,7 +40,7 @@ class Runs:
         self.environ: dict[str, str] = {}
 
     def use(self, environ: Mapping[str, str]) -> None:
-        """The environment of the next runs; the SDK reads that of the process."""
+        """The environment of the next runs, which their processes inherit."""
         self.environ = dict(environ)
         for name, text in environ.items():
             self._set(name, text)
@@ -195,10 +196,58 @@ def test_a_sampler_that_takes_no_trace_leaves_the_logs(runs: Runs, receiver: Rec
     assert receiver.spans == [] and len(receiver.logs) == 4
 
 
-def test_headers_of_the_environment_are_sent(runs: Runs, receiver: Receiver) -> None:
-    runs.use({**receiver.environ(), "OTEL_EXPORTER_OTLP_HEADERS": "api-key=s3cret"})
-    runs.run(small_build)
-    assert {one["api-key"] for one in receiver.headers} == {"s3cret"}
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_headers_of_the_environment_are_sent(runs: Runs, protocol: str) -> None:
+    opened = otlp_over_grpc if protocol == "grpc" else otlp_over_http
+    with opened() as receiver:
+        said = {"OTEL_EXPORTER_OTLP_HEADERS": "API-Key=s3%20cret,b=2"}
+        runs.use({**receiver.environ(protocol), **said})
+        runs.run(small_build)
+    assert {one["api-key"] for one in receiver.headers} == {"s3 cret"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, "http://localhost:4318/v1/traces"),
+        ({"ENDPOINT": "https://c/otlp/"}, "https://c/otlp/v1/traces"),
+        ({"ENDPOINT": "https://c", "TRACES_ENDPOINT": "https://d/in"}, "https://d/in"),
+        ({"PROTOCOL": "grpc"}, "http://localhost:4317"),
+        ({"PROTOCOL": "grpc", "ENDPOINT": "c:4317"}, "https://c:4317"),
+        ({"PROTOCOL": "grpc", "ENDPOINT": "c:4317", "INSECURE": "true"}, "http://c:4317"),
+        ({"TRACES_PROTOCOL": "grpc", "ENDPOINT": "http://c:4317"}, "http://c:4317"),
+    ],
+)
+def test_the_endpoint_is_the_one_that_the_specification_says(
+    variables: dict[str, str], endpoint: str
+) -> None:
+    environ = {f"OTEL_EXPORTER_OTLP_{name}": text for name, text in variables.items()}
+    assert ReceiverSettings.read("traces", environ).endpoint == endpoint
+
+
+def test_variables_of_a_signal_come_before_those_of_all() -> None:
+    prefix = "OTEL_EXPORTER_OTLP_"
+    common = {"TIMEOUT": "2000", "COMPRESSION": "gzip", "CERTIFICATE": "ca.pem", "HEADERS": "a=1"}
+    own = {"LOGS_TIMEOUT": "500", "LOGS_HEADERS": "b=2"}
+    environ = {prefix + name: text for name, text in {**common, **own}.items()}
+    found = ReceiverSettings.read("logs", environ)
+    assert (found.timeout_s, found.compressed, found.ca) == (0.5, True, "ca.pem")
+    assert found.headers == {"b": "2"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:s3cret@c"},
+    ],
+)
+def test_what_is_not_spoken_is_told_with_its_variable(variables: dict[str, str]) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", **variables}
+    with pytest.raises(ConfigError, match="OTEL_") as caught:
+        OtlpReceiver("traces", environ)
+    assert "s3cret" not in str(caught.value) and caught.value.code == "telemetry-exporter"
 
 
 def unreachable() -> str:

@@ -1,0 +1,147 @@
+"""Messages of OTLP, written as bytes: the fields of a span, and a request around records.
+
+What the lines of a step have in common is made once, so a line takes a few microseconds; with
+OpenTelemetry's SDK it took 55, and its import 0.3 s. Source: opentelemetry-proto, common/v1,
+resource/v1, trace/v1; the requests of all signals have the same fields around their records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from struct import pack
+from urllib.parse import unquote
+
+from shipline import __version__
+from shipline.events import Attribute
+from shipline.propagation import SpanContext
+
+_FIXED64, _BYTES, _FIXED32 = 1, 2, 5  # wire types
+_REQUEST_LIMIT = 3 << 20  # bytes: receivers take 4 MiB over gRPC
+_SAMPLED, _KNOWN, _REMOTE = 0x001, 0x100, 0x200  # flags; whether the parent is remote is known
+_ERROR = 2
+INTERNAL, SERVER, CLIENT = 1, 2, 3
+"""Kinds of spans."""
+
+
+def varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def part(number: int, data: bytes) -> bytes:
+    """A field that is a message or bytes."""
+    return varint(number << 3 | _BYTES) + varint(len(data)) + data
+
+
+def text(number: int, value: str) -> bytes:
+    return part(number, value.encode(errors="replace"))
+
+
+def integer(number: int, value: int) -> bytes:
+    return varint(number << 3) + varint(value & (1 << 64) - 1)
+
+
+def fixed64(number: int, value: int) -> bytes:
+    return varint(number << 3 | _FIXED64) + pack("<Q", value)
+
+
+def fixed32(number: int, value: int) -> bytes:
+    return varint(number << 3 | _FIXED32) + pack("<I", value)
+
+
+def double(number: int, value: float) -> bytes:
+    return varint(number << 3 | _FIXED64) + pack("<d", value)
+
+
+def attributes(number: int, values: Mapping[str, Attribute]) -> bytes:
+    """A list of KeyValue."""
+    return b"".join(
+        part(number, text(1, name) + part(2, _any_value(value))) for name, value in values.items()
+    )
+
+
+def _any_value(value: Attribute) -> bytes:
+    match value:
+        case str():
+            return text(1, value)
+        case bool():
+            return integer(2, value)
+        case int():
+            return integer(3, value)
+    return double(4, value)
+
+
+def nanoseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000) * 1000
+
+
+def span(
+    name: str,
+    own: SpanContext,
+    parent: SpanContext | None,
+    times: tuple[float, float],
+    values: Mapping[str, Attribute],
+    *,
+    kind: int = INTERNAL,
+    remote: bool = False,
+    warnings: Iterable[tuple[float, Mapping[str, Attribute]]] = (),
+    error: str = "",
+) -> bytes:
+    """A Span from its first to its last of `times`, in seconds of Unix time; `remote`: its parent
+    is one of another process.
+    """
+    started, ended = map(nanoseconds, times)
+    return b"".join(
+        (
+            part(1, bytes.fromhex(own.trace_id)),
+            part(2, bytes.fromhex(own.span_id)),
+            text(3, own.state) if own.state else b"",
+            part(4, bytes.fromhex(parent.span_id)) if parent else b"",
+            text(5, name),
+            integer(6, kind),
+            fixed64(7, started),
+            fixed64(8, ended),
+            attributes(9, values),
+            *(
+                part(11, fixed64(1, nanoseconds(at)) + text(2, "warning") + attributes(3, facts))
+                for at, facts in warnings
+            ),
+            part(15, text(2, error) + integer(3, _ERROR)) if error else b"",
+            fixed32(16, _SAMPLED | _KNOWN | (_REMOTE if remote else 0)),
+        )
+    )
+
+
+def requests(records: Sequence[bytes], environ: Mapping[str, str]) -> Iterator[bytes]:
+    """The requests that export the records, each as large as receivers take."""
+    resource = part(1, attributes(1, resource_attributes(environ)))
+    scope = part(1, text(1, "shipline") + text(2, __version__))
+    some, size = [scope], 0
+    for record in records:
+        if size and size + len(record) > _REQUEST_LIMIT:
+            yield part(1, resource + part(2, b"".join(some)))
+            some, size = [scope], 0
+        some.append(part(2, record))
+        size += len(record)
+    if size:
+        yield part(1, resource + part(2, b"".join(some)))
+
+
+def resource_attributes(environ: Mapping[str, str]) -> dict[str, Attribute]:
+    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, the service shipline if they
+    name none.
+    """
+    found: dict[str, Attribute] = {"service.name": "shipline", "service.version": __version__}
+    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        name, equals, value = pair.partition("=")
+        if equals and name.strip():
+            found[unquote(name.strip())] = unquote(value.strip())
+    if service := environ.get("OTEL_SERVICE_NAME", ""):
+        found["service.name"] = service
+    return found

@@ -1,0 +1,168 @@
+"""Receivers of OTLP, over HTTP or gRPC, as OpenTelemetry's variables name them.
+
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/; a redirect is a failure: headers may
+hold credentials.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from shipline.errors import ConfigError, ShiplineError
+from shipline.registry import NoKeychain, settings_from
+from shipline.registry.http import HttpClient
+from shipline.registry.request import ClientRequest, Url
+from shipline.tasks import time_limit
+from shipline.telemetry.otlp_messages import requests
+from shipline.telemetry.variables import Signal, exporters, positive, protocol
+from shipline.values import Redacted, replace
+
+_TIMEOUT_MS = 10_000
+_TRIES = 3
+_ENDPOINTS = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
+_METHODS: Mapping[Signal, str] = {
+    "traces": "trace.v1.TraceService/Export",
+    "logs": "logs.v1.LogsService/Export",
+    "metrics": "metrics.v1.MetricsService/Export",
+}
+
+
+class ExportFailed(ShiplineError):
+    """Telemetry was not delivered."""
+
+    code = "telemetry"
+
+
+class ReceiverSettings(Redacted, frozen=True):
+    """Where a signal goes, with headers that may hold credentials."""
+
+    hidden = frozenset({"headers"})
+
+    protocol: str
+    endpoint: str
+    headers: Mapping[str, str]
+    timeout_s: float
+    compressed: bool = False
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    @classmethod
+    def read(cls, signal: Signal, environ: Mapping[str, str]) -> Self:
+        """Raises ConfigError for a protocol that is not spoken."""
+
+        def value(name: str) -> str:
+            own = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
+            return own or environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+
+        spoken = protocol(signal, environ)
+        if spoken not in _ENDPOINTS:
+            raise ConfigError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL: {spoken} is not supported",
+                code="telemetry-exporter",
+                hint=f"use {' or '.join(_ENDPOINTS)}",
+            )
+        endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
+        if not endpoint:
+            endpoint = value("ENDPOINT") or _ENDPOINTS[spoken]
+            if spoken != "grpc":
+                endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
+        if spoken == "grpc" and "://" not in endpoint:
+            plain = value("INSECURE").lower() == "true"
+            endpoint = f"{'http' if plain else 'https'}://{endpoint}"
+        pairs = (pair.partition("=") for pair in value("HEADERS").split(",") if "=" in pair)
+        timeout_ms = positive("", {"": value("TIMEOUT")}, _TIMEOUT_MS)
+        return cls(
+            spoken,
+            endpoint,
+            {unquote(name.strip()).lower(): unquote(text.strip()) for name, _, text in pairs},
+            timeout_ms / 1000,
+            value("COMPRESSION") == "gzip",
+            value("CERTIFICATE"),
+            value("CLIENT_CERTIFICATE"),
+            value("CLIENT_KEY"),
+        )
+
+
+class OtlpReceiver:
+    """The receiver of a signal. Safe to use from any thread."""
+
+    def __init__(self, signal: Signal, environ: Mapping[str, str]) -> None:
+        """Raises ConfigError if `environ` names something else than OTLP, or is wrong."""
+        if unknown := [name for name in exporters(signal, environ) if name != "otlp"]:
+            raise ConfigError(
+                f"OTEL_{signal.upper()}_EXPORTER: the exporter {unknown[0]} is not supported",
+                code="telemetry-exporter",
+                hint="use otlp or none; a collector passes on to others",
+            )
+        self._signal = signal
+        self._environ = environ
+        self._settings = own = ReceiverSettings.read(signal, environ)
+        try:
+            self._url = Url.parse(own.endpoint)
+        except ShiplineError:
+            raise ConfigError(
+                f"OTEL_EXPORTER_OTLP_ENDPOINT: the address for {signal} is not a URL of a server",
+                code="telemetry-exporter",
+                hint="use http://HOST:4318; credentials belong into OTEL_EXPORTER_OTLP_HEADERS",
+            ) from None
+        settings = settings_from(environ, ca=[Path(own.ca)] if own.ca else [])
+        settings = replace(
+            settings,
+            connect_s=own.timeout_s,
+            read_s=own.timeout_s,
+            client_certificate=Path(own.certificate) if own.certificate else None,
+            client_key=Path(own.key or own.certificate) if own.certificate else None,
+        )
+        self._http = HttpClient(settings, NoKeychain(), tries=_TRIES)
+
+    def send(self, records: Sequence[bytes]) -> None:
+        """Export encoded records. Raises ShiplineError."""
+        for request in requests(records, self._environ):
+            if self._settings.protocol == "grpc":
+                self._call(request)
+            else:
+                self._post(request)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _post(self, body: bytes) -> None:
+        headers = {**self._settings.headers, "Content-Type": "application/x-protobuf"}
+        if self._settings.compressed:
+            body = gzip.compress(body, 1)
+            headers["Content-Encoding"] = "gzip"
+        self._http.call(
+            ClientRequest("POST", self._url, headers, body),
+            expect=(200, 202, 204),
+            operation=f"sending {self._signal}",
+            redirects=0,
+        ).close()
+
+    def _call(self, request: bytes) -> None:
+        """One call on a connection of its own: there is one every few seconds."""
+        from shipline.buildkit.connecting import TlsFiles, open_socket
+        from shipline.grpc.connection import RpcError, connected
+
+        own, origin = self._settings, self._url.origin
+        path = f"/opentelemetry.proto.collector.{_METHODS[self._signal]}"
+        tls = TlsFiles(own.ca, own.certificate, own.key) if origin.scheme == "https" else None
+        metadata = {name: [value] for name, value in own.headers.items()}
+        where = urlsplit(f"tcp://{origin.authority}")
+        try:
+            with (
+                time_limit(own.timeout_s),
+                open_socket(where, tls, own.timeout_s) as pipe,
+                connected(pipe, authority=origin.authority) as connection,
+            ):
+                call = connection.call(path, metadata)
+                call.send(request)
+                call.end()
+                for _ in call:
+                    pass
+        except (OSError, RpcError) as error:
+            raise ExportFailed(f"{origin.authority}: {error}") from None
