@@ -15,7 +15,7 @@ from selenium.webdriver import Chrome
 from toolboxes import node_packages
 
 AXE = "axe-core@4.11.0"
-NARROW, WIDE = 320, 1280  # CSS pixels
+NARROW, MIDDLE, WIDE = 320, (740, 1000), 1280  # CSS pixels
 _FINDINGS = """
 const done = arguments[0];
 axe.run(document, {resultTypes: ["violations"]}).then(
@@ -28,6 +28,7 @@ const shown = (one) => one.checkVisibility() && !one.closest(".unseen, .skip, .c
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 const cut = [...document.querySelectorAll("body *")].filter(shown).filter((one) =>
   one.getBoundingClientRect().right > innerWidth + 1 || one.getBoundingClientRect().left < -1
+  || (one.tagName === "TABLE" && one.offsetWidth > one.parentElement.clientWidth + 1)
   || (getComputedStyle(one).overflowX !== "visible" && one.scrollWidth > one.clientWidth + 1));
 return (wide > 0 ? [`${wide} pixels wider than the window`] : []).concat(
   cut.map((one) => `cut off: ${one.outerHTML.slice(0, 200)}`));
@@ -103,6 +104,10 @@ def _faults(browser: Chrome, url: str, axe: str) -> Iterator[str]:
         browser.execute_script(axe)
         for one in browser.execute_async_script(_FINDINGS):
             yield f"{url}: {one}"
+    for width in MIDDLE:
+        with window(browser, width, "light"):
+            found = browser.execute_script(_OVERFLOWING)
+            yield from (f"{url} at {width} px: {one}" for one in found)
     for width, scheme in ((WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")):
         with window(browser, width, scheme):
             found = browser.execute_script(_PALE)

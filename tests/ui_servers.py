@@ -31,7 +31,7 @@ class Answer:
     def text(self) -> str:
         """What stands in it, without tags, in one line."""
         main = self.html.partition("<main")[2].partition(">")[2].partition("</main>")[0]
-        words = unescape(re.sub(r"<[^>]+>", " ", main or self.html))
+        words = unescape(re.sub(r"<[^>]+>", " ", (main or self.html).replace("<wbr>", "")))
         return " ".join(words.replace("\N{NO-BREAK SPACE}", " ").split())
 
 

@@ -15,6 +15,7 @@ from shipline.deliver.gitops import Deployment
 from shipline.deliver.promotion import EnvironmentState, read_states
 from shipline.deliver.promotion.board import committed_at, row
 from shipline.errors import NotFound, ShiplineError, UsageError
+from shipline.gates import SUMMARY_TYPE
 from shipline.lru import Lru
 from shipline.oci import Platform
 from shipline.pages import render_part
@@ -244,6 +245,7 @@ class DeliveryPages:
                 outcomes=OUTCOMES,
                 verbs=VERBS,
                 waivers=waivers,
+                gates_type=SUMMARY_TYPE,
                 policy=project.config.trust is not None,
                 **self._remote(project, states.value or {}, one),
             )

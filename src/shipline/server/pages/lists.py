@@ -34,14 +34,15 @@ class RowPage(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryRow:
-    """A repository: its newest tag, None if it has none; `public` is None on a node without
-    projects.
+    """A repository: its newest tag, None if it has none. `project` is the one that it is in, on a
+    node without projects the first part of its name; `public` is None there.
     """
 
     name: str
     usage: Usage
     newest: TaggedDigest | None
     description: str
+    project: str
     public: bool | None
 
 
@@ -102,14 +103,13 @@ def _repository(node: RegistryNode, name: str) -> RepositoryRow:
     if usage.tags <= _UNDATED or node.manifests.is_dated(name):
         newest = next((tagged for _, tagged in node.manifests.newest(name, limit=1)), None)
     facts = None if newest is None else node.manifests.facts(name, newest.digest)
-    project = None if node.accounts is None else node.accounts.store.view().project(name)
-    return RepositoryRow(
-        name,
-        usage,
-        newest,
-        "" if facts is None else facts.description,
-        None if node.accounts is None else project is not None and project.public,
-    )
+    description = "" if facts is None else facts.description
+    if node.accounts is None:
+        namespace = name.partition("/")[0] if "/" in name else ""
+        return RepositoryRow(name, usage, newest, description, namespace, None)
+    project = node.accounts.store.view().project(name)
+    place, public = (project.name, project.public) if project else ("", False)
+    return RepositoryRow(name, usage, newest, description, place, public)
 
 
 def _tag(node: RegistryNode, name: str, tagged: TaggedDigest) -> TagRow:

@@ -90,6 +90,7 @@ class ImagePages:
             found=found,
             search=search,
             order=order,
+            first_page=not (search or order or after),
             usage=self._node.storage.usage(name),
             next=_next(request, f"/r/{name}", found.more),
             pushes=principal.may("push", name),
