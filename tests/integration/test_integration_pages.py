@@ -280,6 +280,7 @@ def test_pages_are_whole_without_scripts(page: Chrome, guarded: Guarded) -> None
         page.get(f"{guarded.node.url}/-/login")
         page.find_element(By.ID, "username").send_keys("admin")
         page.find_element(By.ID, "password").send_keys(guarded.password, Keys.ENTER)
+        until(page, lambda: bool(page.find_elements(By.XPATH, "//button[text()='Log out']")))
         page.get(f"{guarded.node.url}/r/team/app/-/tag?of=v1&to=v2")
         page.find_element(By.XPATH, "//button[text()='Add v2']").click()
         page.get(f"{guarded.node.url}/r/team/app?q=v2")
