@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 from shipline.build.request import BuildRequest, ContextKind
@@ -82,6 +81,8 @@ def _other_dockerfile(request: BuildRequest, path: Path) -> str:
 
 
 def _similar(name: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # only needed for mistakes
+
     found = sorted(names)
     return get_close_matches(name, found, 1, 0.7) or [one for one in found if one == _PODMAN]
 

@@ -6,7 +6,6 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
@@ -173,6 +172,8 @@ def _hint(root: Root, source: str, path: str) -> str:
     place = f"/{directory}" if not root.is_context else directory or "the context"
     if same := [one for one in names if one.lower() == name.lower()]:
         return f"{_join(directory, same[0])} exists: names are case-sensitive"
+    from difflib import get_close_matches  # only needed for mistakes
+
     if meant := get_close_matches(name, names, 1):
         return f"did you mean {_join(directory, meant[0])}?"
     if not names:

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shipline.errors import ConfigError
 from shipline.lru import CAPACITY, TTL_S, Lru
 from shipline.metadata.protocols import DamagedRecords, Key, Records, walk
-from shipline.metadata.redis import RedisCache
 from shipline.metadata.sqlite import SqliteRecords
+
+if TYPE_CHECKING:
+    from shipline.metadata.redis import RedisCache
 
 _EXPIRY = struct.Struct(">d")  # Unix time in seconds, before each value
 _ROOM = "cache"

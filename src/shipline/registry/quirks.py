@@ -157,9 +157,14 @@ def is_public(host: str) -> bool:
 def quirks_of(host: str) -> Quirks:
     """The quirks of `host`, a name without port."""
     for row in QUIRKS:
-        if any(fnmatchcase(host, pattern) for pattern in row.hosts):
+        if any(_names(pattern, host) for pattern in row.hosts):
             return row
     return _NONE
+
+
+def _names(pattern: str, host: str) -> bool:
+    """Whether the pattern is one of `host`; nearly none is, and compiling one takes 0.1 ms."""
+    return host.endswith(pattern.rpartition("*")[2]) and fnmatchcase(host, pattern)
 
 
 def shown_quirks(header: Callable[[str], str]) -> Quirks | None:

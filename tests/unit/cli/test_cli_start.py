@@ -44,6 +44,11 @@ def test_connections_without_a_proxy_do_not_load_urllib3() -> None:
     assert "http.client" in loaded and "urllib3" not in loaded
 
 
+def test_a_build_loads_nothing_of_logs_shared_caches_and_mistakes() -> None:
+    loaded = set(python("import sys, shipline.build.engine; print(*sys.modules)").split())
+    assert not loaded & {"logging", "difflib", "shipline.metadata.redis"}
+
+
 def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:
     loaded = set(python("import sys, shipline.gates; print(*sys.modules)").split())
     assert not loaded & {"license_expression", "packageurl"}
