@@ -1,15 +1,17 @@
-"""A file is there whole or not at all, and a device stays a device."""
+"""A file is there whole or not at all, and a device stays a device; large files grow on disks."""
 
 from __future__ import annotations
 
 import os
 import stat
 import threading
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
-from shipline.files import open_whole
+from shipline import files
+from shipline.files import WriteBehind, open_whole
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -61,3 +63,29 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     with open_whole(tmp_path / "link") as file:
         file.write(b"new")
     assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
+
+
+def test_a_growing_file_goes_to_its_disk_in_ranges_that_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def begin(fd: int, start: int, size: int, flags: int) -> None:
+        begun.append((start, size))
+
+    monkeypatch.setattr(files, "_sync_file_range", lambda: begin)
+    written = WriteBehind(-1)
+    for size in range(0, 50 << 20, 3 << 20):
+        written.grown(size)
+    starts, sizes = zip(*begun, strict=True)
+    assert starts == (0, *accumulate(sizes[:-1]))
+    assert min(sizes) >= 16 << 20
+    assert sum(sizes) > 32 << 20
+
+
+def test_what_cannot_be_written_early_stays_as_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.write(b"a")
+        WriteBehind(file.fileno()).grown(1 << 30)
+    WriteBehind(-1).grown(1 << 30)
+    assert (tmp_path / "f").read_bytes() == b"a"

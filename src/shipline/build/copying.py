@@ -49,7 +49,7 @@ from shipline.values import replace
 
 _DIRECTORY = 0o755
 _HEAD = 512  # bytes, enough to recognise an archive
-_WORTH_NOTING = 16 << 20  # bytes of files; fewer are read for the key before the layer is made
+_WORTH_NOTING = 16 << 20  # bytes of files; the key of fewer is made before the layer
 _WORTH_KEEPING = 16 << 20  # bytes of files; from there on later steps mount the tar of a layer
 
 
@@ -146,7 +146,7 @@ def copy(
 
         def make() -> LayerResult:
             _note_contents(trees)
-            made = _make(items(), _index_key(op, sources), worker, options)
+            made = _make(items(), _index_key(op, sources), worker, options, beside=key)
             worker.cache.add_outline(outline)
             return made
 
@@ -154,7 +154,7 @@ def copy(
             for tree in trees:
                 tree.note_contents()
             made = make()
-            return key(), made
+            return key(), made  # trees keep their digests
 
         def noted(result: LayerResult) -> LayerResult:
             local = (one for one in targets if one.source.is_context)
@@ -163,7 +163,7 @@ def copy(
             return result
 
         trees = [target.source.tree for target in targets]
-        if not archives and sum(map(Tree.unread, trees)) >= _WORTH_NOTING:
+        if not archives and sum(tree.extent[1] for tree in trees if tree.unread()) >= _WORTH_NOTING:
             first = worker.cache.make_first(outline, make_unread, fresh=options.fresh)
             if first is not None:
                 return noted(first)
@@ -200,12 +200,19 @@ def _found_or_made(
     return result
 
 
-def _make(items: list[Item], index_key: str, worker: Worker, options: StepOptions) -> LayerResult:
-    """The layer of `items`."""
+def _make(
+    items: list[Item],
+    index_key: str,
+    worker: Worker,
+    options: StepOptions,
+    beside: Callable[[], object] = lambda: None,
+) -> LayerResult:
+    """The layer of `items`; `beside` as `Worker.make_layer` calls it."""
     size = sum(entry.size for entry, _ in items)
     mountable = options.mountable and size >= _WORTH_KEEPING and can_mount_files()
     index = index_key if size >= WORTH_INDEXING else ""
-    return worker.make_layer(items, replace(options, mountable=mountable, index_key=index))
+    options = replace(options, mountable=mountable, index_key=index)
+    return worker.make_layer(items, options, beside=beside)
 
 
 class CopyTarget(Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from shipline.events import Step
 from shipline.history import FileTables
 from shipline.layer import Codec, Item, TocBuilder, stream_blocks, stream_layer, write_tar
 from shipline.oci import Descriptor
+from shipline.tasks import TaskGroup
 
 _SECOND = 1_000_000_000  # nanoseconds
 _KEPT_XATTRS = ("security.capability",)
@@ -88,10 +89,17 @@ class Worker(Struct, frozen=True):
         """A new path in the scratch directory, which vanishes with the build."""
         return self.scratch / f"{name}-{os.urandom(6).hex()}"
 
-    def make_layer(self, items: Iterable[Item], options: StepOptions) -> LayerResult:
+    def make_layer(
+        self,
+        items: Iterable[Item],
+        options: StepOptions,
+        *,
+        beside: Callable[[], object] = lambda: None,
+    ) -> LayerResult:
         """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
 
-        No items make an empty layer.
+        No items make an empty layer. `beside` is called when all files have been read, while
+        another process makes what later steps mount.
         """
         created = Clock().now()
         toc = TocBuilder()
@@ -112,9 +120,11 @@ class Worker(Struct, frozen=True):
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
             follower.completed(layer.descriptor)
-        self.snapshots.save_toc(layer.diff_id, toc.toc())
-        if options.mountable:
-            self.snapshots.keep_tar(layer, path)
+        with TaskGroup() as group:
+            if options.mountable:
+                group.start(self.snapshots.keep_tar, layer, path)
+            self.snapshots.save_toc(layer.diff_id, toc.toc())
+            beside()
         return LayerResult(layer, created, self.codec.level)
 
     def _settled(self, item: Item) -> Item:

@@ -20,6 +20,7 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import CHUNK, VerifiedReader, again_elsewhere, chunks
 from shipline.content.recency import Recency
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
+from shipline.files import WriteBehind
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
 
@@ -40,6 +41,7 @@ class LocalIngest:
         self._awaited = sys.maxsize  # the size at which a waiting reader goes on
         self.size = 0
         self._hasher = Hasher()
+        self._written = WriteBehind(fd)
 
     @property
     def digest(self) -> Digest:
@@ -60,6 +62,7 @@ class LocalIngest:
                     hint="free some space there (`shipline prune` does in SHIPLINE_HOME), or choose"
                     " a directory on a larger disk",
                 ) from error
+        self._written.grown(self.size + len(data))
         with self._condition:
             self.size += len(data)
             if self.size >= self._awaited:

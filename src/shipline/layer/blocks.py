@@ -138,6 +138,10 @@ class KnownBlock(NamedTuple):
     length: int
     start: int
 
+    def is_of(self, plain: memoryview) -> bool:
+        """Whether these are the bytes of the block."""
+        return len(plain) == self.length and checksum(plain) == self.crc
+
 
 _ROW = struct.Struct("<32s32sQIII")  # key, and a KnownBlock without its start
 _NO_KEY = bytes(32)
@@ -180,23 +184,22 @@ class BlockIndex:
         if self.tar < 0 or len(view) != known.length:
             return False
         with suppress(OSError):
-            return (
-                os.preadv(self.tar, [view], known.start) == len(view)
-                and checksum(view) == known.crc
-            )
+            return os.preadv(self.tar, [view], known.start) == len(view) and known.is_of(view)
         return False
 
-    def compressed(self, known: KnownBlock, plain: memoryview) -> CompressedBlock | None:
-        """What `plain` was compressed to; None if that is not there, or it is another block."""
+    def fill_compressed(self, known: KnownBlock, view: memoryview) -> bool:
+        """Write what a block of the older layer is compressed to at the start of `view`; whether it
+        is there.
+        """
         from blake3 import blake3
 
-        if self.blob < 0 or len(plain) != known.length or checksum(plain) != known.crc:
-            return None
+        if self.blob < 0:
+            return False
         with suppress(OSError):
-            data = os.pread(self.blob, known.size, known.offset)
-            if blake3(data).digest() == known.digest:
-                return CompressedBlock(data, known.crc, known.length)
-        return None
+            data = view[: known.size]
+            read = os.preadv(self.blob, [data], known.offset)
+            return read == known.size and blake3(data).digest() == known.digest
+        return False
 
     def add(self, key: bytes, known: KnownBlock) -> None:
         """Add the next block of the new layer."""

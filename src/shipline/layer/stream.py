@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from shipline.content import Ingest
+from shipline.files import WriteBehind
 from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
 from shipline.layer.codecs import Codec
 from shipline.layer.entry import Item
@@ -103,6 +104,7 @@ def stream_blocks(
     if index.has_older:
         identify_large(blocks)
     maker = _BlockMaker(blocks, codec, index, tar)
+    written = WriteBehind(tar)
     jobs = SharedJobs(len(blocks), maker.make, size=_SLOT, lag=_MAX_LAG + 1)
     made = jobs.on_processes(maker.files()) if maker.is_much() else jobs.on_threads()
     diff, large, filled = Hasher(), LargeFiles(), iter(blocks)
@@ -111,6 +113,8 @@ def stream_blocks(
         diff.update(plain)
         large.see(next(filled), plain)
         jobs.release()
+        if tar >= 0:
+            written.grown(diff.size)
 
     added: list[tuple[bytes, KnownBlock]] = []
 
@@ -178,17 +182,18 @@ class _BlockMaker:
         if known is None or not self._index.fill(known, plain):
             block.fill(plain)
             key, known = b"", self._index.find(block.key())
+            if known is not None and not known.is_of(plain):
+                known = None
         if self._tar >= 0:
             _write_at(self._tar, plain, self._starts[number])
-        made = None if known is None else self._index.compressed(known, plain)
-        if made is None or known is None:
+        if known is None or not self._index.fill_compressed(known, view[LONGEST:]):
             made = self._codec.compress_block(plain)
-            digest = self._blake3(made.data).digest()
-        else:
-            digest = known.digest
-        view[LONGEST : LONGEST + len(made.data)] = made.data
+            view[LONGEST : LONGEST + len(made.data)] = made.data
+            known = KnownBlock(
+                self._blake3(made.data).digest(), 0, len(made.data), made.crc, block.length, 0
+            )
         identities = [] if key else block.identities()
-        return marshal.dumps((len(made.data), made.crc, digest, key, identities))
+        return marshal.dumps((known.size, known.crc, known.digest, key, identities))
 
 
 def _write_at(file: int, data: memoryview, start: int) -> None:

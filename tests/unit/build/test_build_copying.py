@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,7 @@ from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Source, Worker
 from shipline.errors import ContentError, DockerfileError
 from shipline.events import silent
-from shipline.layer import Entry, Item, Layer
+from shipline.layer import Entry, Item, Layer, StatCache, Tree
 from shipline.oci import Digest, ImageConfig, Reference
 from shipline.tasks import TaskGroup
 from shipline.values import replace
@@ -271,3 +272,22 @@ def test_a_file_that_changes_while_it_is_read_is_not_under_the_old_key(
     with open_worker(tmp_path / "home") as worker:
         (unread.path / "a").write_text("content")
         assert copied_all(unread, worker) != changed
+
+
+def test_a_changed_file_among_known_ones_is_read_once(
+    tmp_path: Path, unread: ContextDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_WORTH_NOTING", 1_000_000)
+    with open_worker(tmp_path / "home") as worker, StatCache.open(tmp_path / "stats") as cache:
+
+        def copied() -> Layer:
+            time.sleep(0.05)  # what is younger is not cached
+            files = ContextDirectory(unread.path, "the context", cache=cache)
+            return solved(CopyOp((".",), "/new/"), Snapshot(), files, worker).layer
+
+        first = copied()
+        (unread.path / "sub/empty").write_text("changed")
+        read_for_the_key: list[str] = []
+        monkeypatch.setattr(Tree, "_file_identity", lambda *read: read_for_the_key.append(read[1]))
+        assert copied() != first
+        assert not read_for_the_key
