@@ -6,19 +6,22 @@ import hashlib
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shipline.oci import Digest
 from shipline.server.http import READ, ClientGone, Coro
+from shipline.server.layout import start_writeback
 from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
-_SYNC = 16 << 20  # bytes between background syncs
-_SYNC_THREADS = 4
-_HASH_ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
+_FLUSH = 4 << 20  # bytes that the disk gets at once
+_WRITE_THREADS = 4
+_ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
+_QUEUED = 4  # blocks that were received, and not yet written or hashed
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -129,17 +132,64 @@ class UploadThreads:
     """Threads for the work on uploads that the handlers' threads do not wait for."""
 
     def __init__(self) -> None:
-        self.sync = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
+        self.write = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="write")
         self.hash = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash")
 
     def close(self) -> None:
-        for threads in (self.sync, self.hash):
+        for threads in (self.write, self.hash):
             threads.shutdown()
 
 
+class SerialQueue:
+    """Runs `work` on blocks in their order, one at a time, on threads that others use too. The
+    next block waits in the queue, so that neither side waits for the other to wake up.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor, work: Callable[[bytes], object]) -> None:
+        self._threads, self._work = threads, work
+        self._changed = threading.Condition()
+        self._blocks: deque[bytes] = deque()  # the first is being worked on
+        self._failure: BaseException | None = None
+
+    def put(self, block: bytes) -> None:
+        """Waits for room. Raises what `work` raised; then it is called no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._blocks) < _QUEUED)
+            self._check()
+            self._blocks.append(block)
+            idle = len(self._blocks) == 1
+        if idle:
+            self._threads.submit(self._step)
+
+    def finish(self) -> None:
+        """Wait until the queue is empty. Raises what `work` raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._blocks)
+            self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _step(self) -> None:
+        """One block, then the threads are for others."""
+        try:
+            if self._failure is None:
+                self._work(self._blocks[0])
+        except BaseException as failure:  # raised in the caller's thread
+            self._failure = failure
+        with self._changed:
+            self._blocks.popleft()
+            more = bool(self._blocks)
+            self._changed.notify()
+        if more:
+            self._threads.submit(self._step)
+
+
 class UploadWriter:
-    """Writes to a file from a position on. Hashes beside the writes, and syncs in the background so
-    that the final sync is short. Uses the page cache: a pushed blob is likely to be pulled next.
+    """Writes to a file from a position on. Receiving, writing and hashing overlap, and the disk
+    begins to write at once, so that the final sync is short. Uses the page cache: a pushed blob is
+    likely to be pulled next.
 
     End it with `finish`, or with `abandon`, even after `finish` failed.
     """
@@ -149,49 +199,46 @@ class UploadWriter:
     ) -> None:
         """`digest` is updated; do not use it before the end."""
         self._fd = fd
-        self._position = self._synced = position
+        self._position = self._flushed = position
         self._digest = digest
-        self._threads = threads
-        self._hashing: Future[None] | None = None
-        self._syncing: Future[None] | None = None
+        self._writing = SerialQueue(threads.write, self._append)
+        self._hashing = SerialQueue(threads.hash, digest.update)
 
     def write(self, data: bytes) -> None:
         """Raises OSError, also for earlier bytes."""
-        self._wait_hash()
-        if len(data) < _HASH_ASIDE:
+        if len(data) < _ASIDE:
+            self._writing.finish()
+            self._hashing.finish()
             self._digest.update(data)
+            self._append(data)
         else:
-            self._hashing = self._threads.hash.submit(self._digest.update, data)
+            self._hashing.put(data)
+            self._writing.put(data)
+
+    def finish(self) -> None:
+        """Wait for what runs in the background. Raises OSError."""
+        self._writing.finish()
+        self._flush()
+        self._hashing.finish()
+
+    def abandon(self) -> None:
+        """Stop writing; the file is left as is."""
+        with suppress(OSError):  # the caller already has an error
+            self._writing.finish()
+        self._hashing.finish()
+
+    def _append(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, self._position)
             self._position += written
             view = view[written:]
-        if self._position - self._synced >= _SYNC:
-            self._start_sync()
+        if self._position - self._flushed >= _FLUSH:
+            self._flush()
 
-    def finish(self) -> None:
-        """Wait for what runs in the background. Raises OSError."""
-        self._wait_hash()
-        if self._syncing is not None:
-            self._syncing.result()
-
-    def abandon(self) -> None:
-        """Stop writing; the file is left as is."""
-        with suppress(OSError):  # the caller already has an error
-            self.finish()
-
-    def _wait_hash(self) -> None:
-        hashing, self._hashing = self._hashing, None
-        if hashing is not None:
-            hashing.result()
-
-    def _start_sync(self) -> None:
-        if self._syncing is None or self._syncing.done():
-            if self._syncing is not None:
-                self._syncing.result()
-            self._syncing = self._threads.sync.submit(os.fdatasync, self._fd)
-            self._synced = self._position
+    def _flush(self) -> None:
+        start_writeback(self._fd, self._flushed, self._position - self._flushed)
+        self._flushed = self._position
 
 
 def expected_size(size: int, content_range: str | None, length: int | None) -> int | None:

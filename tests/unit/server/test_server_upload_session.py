@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.server.upload_session import UploadThreads, UploadWriter
+from shipline.server.upload_session import SerialQueue, UploadThreads, UploadWriter
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)
@@ -74,6 +75,58 @@ def test_nothing_is_written_after_the_writer_was_abandoned(tmp_path: Path) -> No
         os.ftruncate(fd, 0)
         assert os.fstat(fd).st_size == 0
     os.close(fd)
+
+
+def test_blocks_are_worked_on_in_order_and_one_at_a_time() -> None:
+    seen, turn = list[bytes](), threading.Lock()
+
+    def work(block: bytes) -> None:
+        assert turn.acquire(blocking=False)
+        seen.append(block)
+        turn.release()
+
+    blocks = [b"%d" % number for number in range(200)]
+    queue = SerialQueue(_THREADS.hash, work)
+    for block in blocks:
+        queue.put(block)
+    queue.finish()
+    assert seen == blocks
+
+
+def test_a_queue_has_room_for_few_blocks() -> None:
+    slow, put = threading.Event(), threading.Semaphore(0)
+    queue = SerialQueue(_THREADS.hash, lambda block: slow.wait())
+
+    def fill() -> None:
+        for _ in range(20):
+            queue.put(b"block")
+            put.release()
+
+    filler = threading.Thread(target=fill)
+    filler.start()
+    for _ in range(4):
+        put.acquire()
+    assert not put.acquire(timeout=0.05)
+    slow.set()
+    filler.join()
+    queue.finish()
+
+
+def test_after_a_failure_no_block_is_worked_on() -> None:
+    seen = list[bytes]()
+
+    def work(block: bytes) -> None:
+        seen.append(block)
+        raise OSError(errno.EIO, "broken")
+
+    queue = SerialQueue(_THREADS.write, work)
+    with pytest.raises(OSError, match="broken"):
+        for _ in range(10):
+            queue.put(b"block")
+    for _ in range(2):
+        with pytest.raises(OSError, match="broken"):
+            queue.finish()
+    assert len(seen) == 1
 
 
 @contextmanager
