@@ -66,6 +66,27 @@ def test_writers_that_wait_share_one_commit() -> None:
     assert [sorted(group) for group in slow.groups] == [keys[:1], sorted(keys[1:])]
 
 
+def test_a_group_is_committed_once_it_is_as_large_as_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shipline.metadata.group._GATHER_S", 60)
+    slow = Slow()
+    slow.go.set()
+    group = GroupCommit(slow.apply)
+    group._last = 4
+    threads = [
+        threading.Thread(target=group.write, args=({(key,): b""},), daemon=True) for key in "abcd"
+    ]
+    for thread in threads[:3]:
+        thread.start()
+    threads[0].join(0.1)
+    assert not slow.groups
+    threads[3].start()
+    for thread in threads:
+        thread.join(20)
+    assert [sorted(one) for one in slow.groups] == [[b"a", b"b", b"c", b"d"]]
+
+
 def test_one_that_does_not_fit_fails_alone() -> None:
     slow = Slow(fails_on=b"big")
     assert list(run(slow, [b"a", b"b", b"big", b"c"])) == [b"big"]
