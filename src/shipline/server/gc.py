@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -110,7 +110,6 @@ class GcRun:
         self._pending_events: list[NodeEvent] = []  # published after the lock is released
         self._pause_ratio = 1.0 / duty_cycle - 1.0
         self._would_remove: set[int] = set()  # hashes
-        self._trash_names = (storage.incoming / f"gone-{number}" for number in count())
         self.report = GcReport(dry_run)
 
     def run(self) -> GcReport:
@@ -343,15 +342,19 @@ class GcRun:
 
     def _remove_files(self, directory: Path, names: list[str]) -> None:
         """Rename under the lock, unlink after it: removing large files takes time."""
-        trash, algorithm = [], directory.name
+        trash, algorithm = list[Path](), directory.name
         with self._storage.exclusive():
             for name in names:
                 if self._is_referenced(algorithm, name):
                     continue
+                try:
+                    size = (directory / name).stat().st_size
+                except FileNotFoundError:  # evicted meanwhile
+                    continue
                 self.report.files += 1
-                self.report.bytes += (directory / name).stat().st_size
+                self.report.bytes += size
                 if not self._dry_run:
-                    trash.append((directory / name).replace(next(self._trash_names)))
+                    trash += self._storage.discard(Digest(algorithm, name))
         for file in trash:
             file.unlink()
 

@@ -45,10 +45,13 @@ class UploadSession:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Keep the file open inside the block. Raises FileNotFoundError once the session has
-        ended.
+        """Keep the file open inside the block. Raises Problem BLOB_UPLOAD_UNKNOWN once the session
+        has ended.
         """
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise upload_unknown(self.upload_id) from None
         try:
             yield
         finally:

@@ -112,7 +112,6 @@ class UploadStore:
         """
         with (yield from self._lock_session(name, upload_id, actor)) as session:
             yield from self._append(session, content_range, length, check)
-            session.sync()
             self._make_durable(session)
             return session.size
 
@@ -269,12 +268,15 @@ class UploadStore:
             raise upload_unknown(upload_id) from None
 
     def _end(self, upload_id: str) -> None:
+        """Forgets the session last, so that no request opens it again."""
         with self._lock:
-            session = self._open.pop(upload_id, None)
-        if session is not None:
-            session.cancelled = True
+            session = self._open.get(upload_id)
+            if session is not None:
+                session.cancelled = True
         self._storage.records.write({("upload", upload_id): None}, durable=False)
         self._path(upload_id).unlink(missing_ok=True)
+        with self._lock:
+            self._open.pop(upload_id, None)
         self._unregister(upload_id)
 
     def _forget(self, session: UploadSession) -> None:
@@ -284,12 +286,16 @@ class UploadStore:
         self._unregister(session.upload_id)
 
     def _make_durable(self, session: UploadSession) -> None:
-        """Make the session's record and file name durable."""
+        """Make the bytes of a session durable, with its record and file name."""
+        session.sync()
         if session.durable:
             return
         key = ("upload", session.upload_id)
         sync_directory(self._storage.incoming)
         self._storage.records.write({key: self._storage.records.get(key)})
+        if session.cancelled:  # perhaps before its record was written again
+            self._storage.records.write({key: None}, durable=False)
+            raise upload_unknown(session.upload_id)
         session.durable = True
 
     def _lock_session(
@@ -340,7 +346,7 @@ class UploadStore:
             check_size(expected or 0, False)
             received = yield from session.append(expected, self._threads, check_size)
         except ClientGone:
-            session.sync()
+            self._make_durable(session)
             raise
         finally:
             self._set_size(session.upload_id, session.size)

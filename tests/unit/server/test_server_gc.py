@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,22 @@ def test_pushes_never_miss_what_a_collection_took(tmp_path: Path) -> None:
             assert stored is not None
             assert stored.digest == tag.digest
     node.close()
+
+
+def test_a_file_that_is_evicted_before_its_collection_does_not_stop_it(
+    node: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evicted, unknown = (node.storage.store.path(Digest.of(content)) for content in (b"a", b"b"))
+    for file in (evicted, unknown):
+        file.write_bytes(b"garbage")
+    exclusive = node.storage.exclusive
+
+    def evict_first() -> AbstractContextManager[None]:
+        evicted.unlink(missing_ok=True)
+        return exclusive()
+
+    monkeypatch.setattr(node.storage, "exclusive", evict_first)
+    report = node.collect()
+    assert (report.files, report.bytes) == (1, len(b"garbage"))
+    assert not unknown.exists()
+    assert not list(node.storage.incoming.iterdir())

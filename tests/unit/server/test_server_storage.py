@@ -6,17 +6,21 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node_app import fill
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest, Manifest
+from shipline.server.entries import Changes
 from shipline.server.http import ClientGone
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
+from shipline.server.upload_session import UploadSession
 from shipline.server.uploads import UploadStore
 
 A, B = b"a" * 3_000_000, b"b" * 10
@@ -134,6 +138,76 @@ def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Up
     thread.join()
     assert [problem.reason for problem in refused] == ["BLOB_UPLOAD_UNKNOWN"]
     assert files(storage.incoming) == []
+
+
+def test_a_session_that_is_cancelled_as_it_is_opened_is_unknown(
+    uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, opened = uploads.start("repo", "sha256"), UploadSession.opened
+
+    def cancel_first(session: UploadSession) -> AbstractContextManager[None]:
+        uploads.cancel("repo", identity)
+        return opened(session)
+
+    monkeypatch.setattr(UploadSession, "opened", cancel_first)
+    with pytest.raises(Problem, match="no upload"):
+        fill(uploads.append("repo", identity, None, None), [B])
+
+
+def test_a_session_that_is_cancelled_before_its_record_is_durable_has_none(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, write = uploads.start("repo", "sha256"), storage.records.write
+    key = ("upload", identity)
+
+    def cancel_first(changes: Changes, **options: Any) -> None:
+        if changes.get(key) is not None:
+            uploads.cancel("repo", identity)
+        write(changes, **options)
+
+    monkeypatch.setattr(storage.records, "write", cancel_first)
+    with pytest.raises(Problem, match="no upload"):
+        fill(uploads.append("repo", identity, None, None), [B])
+    assert storage.records.get(key) is None
+
+
+def test_a_session_is_not_found_again_while_it_is_cancelled(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, write = uploads.start("repo", "sha256"), storage.records.write
+
+    def push_first(changes: Changes, **options: Any) -> None:
+        monkeypatch.setattr(storage.records, "write", write)
+        with pytest.raises(Problem, match="no upload"):
+            fill(uploads.append("repo", identity, None, None), [B])
+        write(changes, **options)
+
+    uploads.size("repo", identity)
+    monkeypatch.setattr(storage.records, "write", push_first)
+    uploads.cancel("repo", identity)
+    assert files(storage.incoming) == []
+
+
+def test_what_a_broken_connection_leaves_is_durable_with_its_name(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, write = uploads.start("repo", "sha256"), storage.records.write
+    durable = list[Changes]()
+
+    def note(changes: Changes, **options: Any) -> None:
+        write(changes, **options)
+        if options.get("durable", True):
+            durable.append(changes)
+
+    def broken() -> Iterator[bytes]:
+        yield B
+        raise ClientGone
+
+    monkeypatch.setattr(storage.records, "write", note)
+    with pytest.raises(ClientGone):
+        fill(uploads.append("repo", identity, None, len(A)), broken())
+    assert uploads.size("repo", identity) == len(B)
+    assert [("upload", identity) in changes for changes in durable] == [True]
 
 
 def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: UploadStore) -> None:
