@@ -28,6 +28,8 @@ const shown = (one) => one.checkVisibility() && !one.closest(".unseen, .skip, .c
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 const cut = [...document.querySelectorAll("body *")].filter(shown).filter((one) =>
   one.getBoundingClientRect().right > innerWidth + 1 || one.getBoundingClientRect().left < -1
+  || ([...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE
+    && node.textContent.trim().length > 12) && one.getBoundingClientRect().width < 24)
   || (one.tagName === "TABLE" && one.offsetWidth > one.parentElement.clientWidth + 1)
   || (getComputedStyle(one).overflowX !== "visible" && one.scrollWidth > one.clientWidth + 1));
 return (wide > 0 ? [`${wide} pixels wider than the window`] : []).concat(

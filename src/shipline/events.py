@@ -72,8 +72,8 @@ class Warned(Struct, frozen=True, tag=True):
 
 
 class Finished(Struct, frozen=True, tag=True):
-    """A span ended; `error` is empty on success, `cached` tells that nothing had to run. `code` and
-    `exit_code` are those of the error (errors.py), 1 for a bug.
+    """A span ended; `error` is empty on success, `cached` tells that nothing had to run. `code`,
+    `exit_code` and `hint` are those of the error (errors.py), the exit code of a bug is 1.
     """
 
     span: int
@@ -83,6 +83,7 @@ class Finished(Struct, frozen=True, tag=True):
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     code: str = ""
     exit_code: int = 0
+    hint: str = ""
 
 
 CANCELLED = str(Cancelled())
@@ -193,7 +194,7 @@ class Stream:
     def _span(self, name: str, parent: int, attributes: Mapping[str, Attribute]) -> Iterator[Step]:
         step = Step(self, next(self._ids))
         self.emit(Started(step.span, self.clock(), name, parent, attributes))
-        ending: tuple[str, str, int] = "", "", 0
+        ending = "", "", 0, ""
         try:
             with within(self.trace.span(step.span) if self.trace else None):
                 yield step
@@ -201,10 +202,11 @@ class Stream:
             ending = _ending(failure)
             raise
         finally:
-            error, code, status = ending
+            error, code, status, hint = ending
             attributes = dict(step._attributes)
             cached = step._cached
-            self.emit(Finished(step.span, self.clock(), error, cached, attributes, code, status))
+            end = Finished(step.span, self.clock(), error, cached, attributes, code, status, hint)
+            self.emit(end)
 
     def _deliver(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -219,13 +221,13 @@ class Stream:
             self._failures.setdefault(index, failure)
 
 
-def _ending(failure: BaseException) -> tuple[str, str, int]:
-    """Message, code and exit code."""
+def _ending(failure: BaseException) -> tuple[str, str, int, str]:
+    """Message, code, exit code and hint."""
     name = type(failure).__name__
-    code, status = name, 1
+    code, status, hint = name, 1, ""
     if isinstance(failure, ShiplineError | Cancelled):
-        code, status = failure.code, failure.exit_code
-    return str(failure) or name, code, status
+        code, status, hint = failure.code, failure.exit_code, getattr(failure, "hint", "")
+    return str(failure) or name, code, status, hint
 
 
 @contextmanager

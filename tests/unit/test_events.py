@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from shipline.errors import UsageError
 from shipline.events import Event, Finished, Logged, Progress, Started, Stream, Warned, silent
 
 
@@ -65,6 +66,15 @@ def test_what_leaves_the_block_is_the_error_of_its_span() -> None:
     last = seen[-1]
     assert isinstance(last, Finished)
     assert (last.error, last.cached, last.attributes) == ("KeyError", True, {"size": 3})
+
+
+def test_the_end_of_a_span_has_what_the_box_of_its_error_has() -> None:
+    seen: list[Event] = []
+    with Stream(seen.append) as stream, pytest.raises(UsageError), stream.step("fails"):
+        raise UsageError("no such target", code="target-unknown", hint="name one of a, b")
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    assert (last.code, last.exit_code, last.hint) == ("target-unknown", 2, "name one of a, b")
 
 
 def test_a_sink_that_raises_stops_neither_the_work_nor_the_others() -> None:

@@ -410,6 +410,8 @@ def _error(run: RunDetail) -> dict[str, Any]:
     if not run.summary.error or run.summary.state is RunState.CANCELLED:
         return {}
     found: dict[str, Any] = {"Message": run.summary.error}
+    if run.summary.hint:
+        found["Hint"] = run.summary.hint
     if run.summary.code:
         found["Explanation"] = f"shipline explain {run.summary.code}"
     failed = next((one for one in run.steps[::-1] if one.error), None)
@@ -446,6 +448,7 @@ def _pretty(facts: dict[str, Any], *, named: bool) -> str:
         "Duration": shown_duration(facts["Duration"] / 1e9)
         + (" (running)" if state == "running" else ""),
         "Error": facts.get("Error", {}).get("Message", "").partition("\n")[0],
+        "Hint": facts.get("Error", {}).get("Hint", ""),
         "Explanation": facts.get("Error", {}).get("Explanation", ""),
         "Status": "" if state in ("completed", "running", "failed") else state.capitalize(),
         "Build Steps": f"{steps} ({cached}% cached)",

@@ -37,8 +37,8 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     `kind` is the command: build, bake, ship. `root` is the directory or URL that it was about; runs
     of one kind, root and name are runs of the same thing. `done`, `cached` and `total` count steps,
     and `names` are those that the image got. `ref` is the reference of the build in metadata files,
-    `source` the URL of its repository, `code` that of its error. Everything but the first four may
-    be empty.
+    `source` the URL of its repository, `code` and `hint` those of its error. Everything but the
+    first four may be empty.
     """
 
     id: str
@@ -63,6 +63,7 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     trace: str = ""
     ref: str = ""
     source: str = ""
+    hint: str = ""
 
     @property
     def elapsed_s(self) -> float:
@@ -114,6 +115,7 @@ class LiveSummary:
                 state=RunState(state) if state and not event.error else outcome(event.error),
                 error=event.error,
                 code=event.code,
+                hint=event.hint,
             )
         elif event.span in self._board.vertexes:
             found = self.run

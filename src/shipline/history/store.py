@@ -139,7 +139,7 @@ class RunHistory:
         if len(matching) > 1:
             raise UsageError(
                 f"{text!r} matches {len(matching)} runs",
-                code="run-unknown",
+                code="run-ambiguous",
                 hint=", ".join(matching[:5]),
             )
         if not matching:

@@ -71,7 +71,7 @@ class RunReport:
         chain = self._board.chain() or self._board.vertexes.values()
         slow = [one for one in chain if one.elapsed(one.started) >= _SHORT_S]
         slow.sort(key=lambda one: -one.elapsed(one.started))
-        for one in sorted(slow[:_CHAIN], key=lambda one: one.started):
+        for one in slow[:_CHAIN]:
             yield f"{seconds_text(one.elapsed(one.started))} {one.name}"
 
 

@@ -107,17 +107,23 @@ def _release(
 
 
 def built_releases(delivery: Delivery) -> Iterator[KnownRelease]:
-    """The images that runs of this project on this machine pushed, the newest first."""
+    """What runs on this machine pushed to the repositories of this project, from whatever clone,
+    the newest first.
+    """
     from shipline.ship.runs import Runs
     from shipline.ship.steps.build import pushed_images
     from shipline.ship.steps.publish import names_of, version_of
 
     for run in islice(Runs(delivery.home).all(), _RUNS):
-        pushed = pushed_images(run) if run.root == str(delivery.root) else {}
+        own = {
+            target: repository
+            for target, repository in delivery.targets.items()
+            if run.repositories.get(target) == str(repository)
+        }
         images = [
-            delivery.targets[target].at(one.digest)
-            for target, one in pushed.items()
-            if target in delivery.targets
+            own[target].at(one.digest)
+            for target, one in (pushed_images(run) if own else {}).items()
+            if target in own
         ]
         if images:
             digests = frozenset(one.digest for one in images if one.digest)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipline.errors import Cancelled
+from shipline.errors import Cancelled, UsageError
 from shipline.events import Event, Stream
 from shipline.history import RunHistory, RunRecorder, RunState, RunSummary
 from shipline.history.recorder import EVENTS, RECORD
@@ -177,3 +177,12 @@ def test_output_beyond_the_limit_is_cut_with_a_warning(tmp_path: Path) -> None:
     assert [one.message for one in detail.steps[0].warnings] == [
         "the output is longer than 64 MB: the rest is not kept"
     ]
+
+
+def test_a_beginning_of_several_runs_is_ambiguous(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    for end in ("aaaaaa", "bbbbbb"):
+        (history.root / f"20261130-000001-{end}").mkdir(parents=True)
+    with pytest.raises(UsageError, match="matches 2 runs") as caught:
+        history.resolve("20261130")
+    assert caught.value.code == "run-ambiguous"

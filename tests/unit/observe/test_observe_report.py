@@ -28,9 +28,9 @@ def test_the_report_has_time_chain_uploads_and_sizes() -> None:
     script.finish(10, build)
     assert report.lines() == [
         "time      10.0s: 4 steps, 1 cached",
-        "longest   1.0s FROM alpine",
-        "          8.0s [2/3] RUN make",
+        "longest   8.0s [2/3] RUN make",
         "          1.0s [3/3] COPY . /app",
+        "          1.0s FROM alpine",
         "uploaded  2.00MB; 3.00MB was there already",
         "size      linux/amd64 5.00MB, linux/arm64 4.00MB",
     ]

@@ -144,6 +144,28 @@ def test_releases_that_share_an_image_have_addresses_of_their_own() -> None:
     assert find_release(every, "b" * 12) is every[0]
 
 
+def test_what_another_clone_pushed_is_listed_and_other_images_are_not(tmp_path: Path) -> None:
+    image = Reference.parse("registry.example/app")
+    project = replace(delivery(tmp_path), targets={"": image})
+    runs = Runs(tmp_path)
+    pushed = PushedImages({"": PushedImage(Descriptor.of(b"index", OCI_INDEX), ())})
+    built = StepRecord("build", "build", "k", RunState.PASSED, result=pushed)
+    for end, root, name in (
+        ("a" * 6, str(tmp_path), image),
+        ("b" * 6, "/another/clone", image),
+        ("c" * 6, str(tmp_path), "registry.example/renamed"),
+    ):
+        run = f"20260101-000000-{end}"
+        with runs.hold(run) as recorder:
+            recorder.begin(
+                RunRecord(
+                    run, root, "shipline.yaml", str(name), "c" * 40, "t" * 40, "main",
+                    False, 1.0, (built,), RunState.PASSED,
+                )
+            )  # fmt: skip
+    assert {one.run[-6:] for one in built_releases(project)} == {"a" * 6, "b" * 6}
+
+
 def test_what_a_gate_refused_is_no_release(tmp_path: Path) -> None:
     image = Reference.parse("registry.example/app")
     project = replace(delivery(tmp_path), targets={"": image})

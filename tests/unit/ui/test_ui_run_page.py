@@ -179,6 +179,12 @@ def test_a_report_is_one_file_without_scripts_that_shows_hostile_text_as_text() 
     assert "&lt;script&gt;alert(1)" in html
 
 
+def test_a_failure_says_what_the_hint_of_the_box_says() -> None:
+    detail = failing()
+    hinted = replace(detail, summary=replace(detail.summary, hint="install `make` <first>"))
+    assert b"<p>install <code>make</code> &lt;first&gt;</p>" in report_html(hinted)
+
+
 def test_a_failure_names_the_command_that_explains_it() -> None:
     detail = failing()
     coded = replace(detail, summary=replace(detail.summary, code="step-exit"))
