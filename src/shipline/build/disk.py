@@ -226,7 +226,8 @@ def _enforce(limit: int, state: Path, step: Step) -> None:
         return
     if evicted:
         freed = shown_size(total(evicted))
-        with step.step(f"[internal] evicted {counted(len(evicted), 'cache record')}, {freed}"):
+        text = f"evicted {counted(len(evicted), 'cache record')}, {freed}"
+        with step.step(text, kind="internal"):
             pass
 
 

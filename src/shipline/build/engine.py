@@ -566,7 +566,7 @@ def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbo
     opened: Once[Sandbox] = Once()
 
     def show(network: str) -> None:
-        with step.step(f"[internal] network of RUN: {network}"):
+        with step.step(f"network of RUN: {network}", kind="internal"):
             pass
 
     def open_() -> Sandbox:
