@@ -21,7 +21,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_li
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: audit demo demo-delivery dist site test check fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry screenshots packages clean
+.PHONY: audit demo demo-delivery dist site test check types all-tests unit-tests fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry screenshots packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -32,14 +32,22 @@ demo-delivery: packages $(VENV)/.installed
 test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 5 --dist worksteal --hypothesis-profile=all
+	$(MAKE) --no-print-directory -j 2 types all-tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
+	$(MAKE) --no-print-directory -j 2 types unit-tests
+
+# beside each other: mypy has one process, and tests wait for what they start
+types:
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
+
+all-tests:
+	MAKEFLAGS= $(BIN)/python -m pytest -n 5 --dist worksteal --hypothesis-profile=all
+
+unit-tests:
+	MAKEFLAGS= $(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
 
 audit: $(VENV)/.installed
 	$(PYTHON) -m venv .audit

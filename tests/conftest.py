@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from commands import hash_cheaply
 from peers import (
     ActionsCache,
     Containerd,
@@ -30,7 +31,7 @@ from peers import (
 # Commands that tests run by name are those of this interpreter's environment; and how long one
 # example takes says nothing on a machine that does other things too.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-settings.register_profile("tests", deadline=None, max_examples=40)
+settings.register_profile("tests", deadline=None, max_examples=20)
 settings.register_profile("all", deadline=None, max_examples=100)  # make test, and so CI
 settings.load_profile("tests")
 
@@ -66,17 +67,8 @@ def _need(*programs: str, root: bool = False) -> None:
 
 @pytest.fixture
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """scrypt with N = 16 for every secret that is stored while the test runs.
-
-    What is stored says its parameters, so reading is the same code; what is read keeps its own.
-    """
-    from shipline.registry import keychain
-    from shipline.server.access import login
-    from shipline.supply import keyfile
-
-    monkeypatch.setattr(login, "_LOG_N", 4)
-    monkeypatch.setitem(keychain._COST, "n", 16)
-    monkeypatch.setattr(keyfile, "_SCRYPT", {**keyfile._SCRYPT, "N": 16})
+    """scrypt costs nothing for what is stored while the test runs."""
+    hash_cheaply(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

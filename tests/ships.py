@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from builds import Done
-from commands import run_shipline
+from commands import main_hashing_cheaply, run_shipline
 from nodes import Node
+from shipline.cli import main
 
 TIMEOUT_S = 300
 PLATFORMS = "[linux/amd64, linux/arm64]"
@@ -78,8 +79,12 @@ class Project:
         )
 
     def run(self, *words: str, **environment: str) -> Done:
+        """Run a command in the clone; cosign cannot open the keys of `key generate`."""
+        program = main_hashing_cheaply if words[0] == "key" else main
         environ = self.environ() | environment
-        done = run_shipline(*words, cwd=self.root, environ=environ, timeout_s=TIMEOUT_S)
+        done = run_shipline(
+            *words, cwd=self.root, environ=environ, timeout_s=TIMEOUT_S, program=program
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     def ship(self, *words: str, **environment: str) -> Done:

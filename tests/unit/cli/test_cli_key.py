@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from commands import run_shipline
+from commands import main_hashing_cheaply, run_shipline
 
 KEYS = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
 
 
 def shipline(*words: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in KEYS}
-    return run_shipline(*words, cwd=cwd, environ={**clean, **environ})
+    return run_shipline(*words, cwd=cwd, environ={**clean, **environ}, program=main_hashing_cheaply)
 
 
 @pytest.fixture(scope="module")
