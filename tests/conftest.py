@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -34,6 +35,15 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 settings.register_profile("tests", deadline=None, max_examples=20)
 settings.register_profile("all", deadline=None, max_examples=100)  # make test, and so CI
 settings.load_profile("tests")
+
+
+gc.disable()  # until all tests are collected: they stay, and make a million objects
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, and only what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
