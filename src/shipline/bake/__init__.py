@@ -7,13 +7,7 @@ docker/buildx.
 from __future__ import annotations
 
 from shipline.bake.definitions import Definitions, VariableInfo
-from shipline.bake.files import (
-    BAKE_FILES,
-    COMPOSE_FILES,
-    DefinitionFile,
-    parse_files,
-    read_files,
-)
+from shipline.bake.files import BAKE_FILES, COMPOSE_FILES, DefinitionFile, parse_files, read_files
 from shipline.bake.permissions import missing_permissions, parse_permissions
 from shipline.bake.requests import CWD, is_remote, place_at, prepare, request_of
 from shipline.bake.selection import SelectedTargets, select

@@ -18,14 +18,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from shipline.bake import texts
-from shipline.bake.evaluation import (
-    Budget,
-    CycleError,
-    EvalContext,
-    evaluate,
-    keyword,
-    names_of,
-)
+from shipline.bake.evaluation import Budget, CycleError, EvalContext, evaluate, keyword, names_of
 from shipline.bake.functions import Function
 from shipline.bake.json_values import encode, parse_json_value
 from shipline.bake.syntax import (

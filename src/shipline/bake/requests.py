@@ -216,10 +216,7 @@ def _flags(target: Target) -> Iterator[tuple[str, Any]]:
         ("attest", "attest", "attest"),
     ):
         yield flag, [written(kind, one) for one in values.get(attribute) or ()]
-    for flag, attribute in (
-        ("target", "target"),
-        ("shm_size", "shm-size"),
-    ):
+    for flag, attribute in (("target", "target"), ("shm_size", "shm-size")):
         yield flag, values.get(attribute) or None
     yield "network", values.get("network") or "default"
     call = values.get("call") or "build"

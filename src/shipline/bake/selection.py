@@ -64,10 +64,7 @@ class SelectedTargets(Struct, frozen=True):
 
 
 def select(
-    config: Definitions,
-    wanted: Sequence[str],
-    overrides: Iterable[str],
-    environ: Mapping[str, str],
+    config: Definitions, wanted: Sequence[str], overrides: Iterable[str], environ: Mapping[str, str]
 ) -> SelectedTargets:
     """The targets that `wanted` means: names or patterns of targets and groups.
 

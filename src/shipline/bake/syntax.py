@@ -716,10 +716,7 @@ class _Parser:
             if quoted and rest[0] == '"':
                 break
             if quoted and rest[0] == "\n":
-                self.fail(
-                    "a string has no newline inside",
-                    hint="write \\n, or a heredoc: <<EOT",
-                )
+                self.fail("a string has no newline inside", hint="write \\n, or a heredoc: <<EOT")
             if rest.startswith(("$${", "%%{")):
                 found += rest[0] + "{"
                 self.at += 3

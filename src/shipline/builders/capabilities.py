@@ -41,13 +41,7 @@ class Capability(StrEnum):
 Capabilities = frozenset[Capability]
 
 _ALL = frozenset(Capability)
-_NATIVE_ONLY = frozenset(
-    {
-        Capability.LAYOUTS,
-        Capability.CACHE_MOUNTS,
-        Capability.LIMITS,
-    }
-)
+_NATIVE_ONLY = frozenset({Capability.LAYOUTS, Capability.CACHE_MOUNTS, Capability.LIMITS})
 """What no driver of BuildKit is asked for."""
 _BUILDKIT = _ALL - _NATIVE_ONLY
 _OWN_STORE = frozenset(

@@ -359,9 +359,7 @@ def _join(
     }
 
 
-def _joined_provenance(
-    responses: Mapping[Platform | None, Mapping[str, str]],
-) -> dict[str, str]:
+def _joined_provenance(responses: Mapping[Platform | None, Mapping[str, str]]) -> dict[str, str]:
     """The provenance of each platform, named as by one node that builds several."""
     return {
         f"{PROVENANCE}/{platform}": found

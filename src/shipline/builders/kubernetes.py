@@ -15,11 +15,7 @@ from urllib.parse import parse_qs
 
 from shipline.builders.driver import State
 from shipline.builders.instances import Node
-from shipline.builders.kubernetes_objects import (
-    CONTAINER,
-    builder_objects,
-    parse_options,
-)
+from shipline.builders.kubernetes_objects import CONTAINER, builder_objects, parse_options
 from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
@@ -46,9 +42,7 @@ class KubernetesDriver:
         self._objects = builder_objects(node, self._options)
         query = _query(node.endpoint)
         access = load_access(
-            environment,
-            kubeconfig=query.get("kubeconfig", ""),
-            context=query.get("context", ""),
+            environment, kubeconfig=query.get("kubeconfig", ""), context=query.get("context", "")
         )
         self._cluster = Cluster(access, environment, self._options.namespace)
         self._causes: dict[str, str] = {}  # by pod, why its image was not pulled

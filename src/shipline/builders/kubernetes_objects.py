@@ -216,10 +216,7 @@ def _filled(fields: Object) -> Object:
 def _claim(size: str) -> Object:
     return {
         "metadata": {"name": CONTAINER},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": size}},
-        },
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
     }
 
 

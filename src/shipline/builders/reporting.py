@@ -12,9 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from shipline.buildkit.messages import (
-    Any as Detail,
-)
+from shipline.buildkit.messages import Any as Detail
 from shipline.buildkit.messages import (
     Status,
     StatusResponse,

@@ -26,12 +26,7 @@ from shipline.build.request import BuildRequest, insecure_hosts
 from shipline.build.settings import Settings
 from shipline.builders.client_session import ClientSession, SessionAgents, SessionSecrets
 from shipline.builders.reporting import StatusReporter, rpc_error
-from shipline.builders.solve_request import (
-    SolveWork,
-    check_frontend,
-    named_contexts,
-    read_request,
-)
+from shipline.builders.solve_request import SolveWork, check_frontend, named_contexts, read_request
 from shipline.builders.solving import PieceReader
 from shipline.buildkit.messages import (
     BuildkitVersion,

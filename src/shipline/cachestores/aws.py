@@ -40,12 +40,7 @@ class AwsCredentials:
 
 
 def sign(
-    request: ClientRequest,
-    credentials: AwsCredentials,
-    *,
-    region: str,
-    service: str,
-    now: datetime,
+    request: ClientRequest, credentials: AwsCredentials, *, region: str, service: str, now: datetime
 ) -> ClientRequest:
     """The request with its signature. The body is signed unless TLS protects it already.
 

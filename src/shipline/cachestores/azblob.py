@@ -63,12 +63,7 @@ def sign_with_query(signature: str, request: ClientRequest) -> ClientRequest:
 
 
 def upload_blob(
-    service: Service,
-    url: Url,
-    pieces: Iterator[bytes],
-    advance: Advance,
-    *,
-    operation: str,
+    service: Service, url: Url, pieces: Iterator[bytes], advance: Advance, *, operation: str
 ) -> None:
     """Write a block blob: the blocks at once, then the list that makes them a blob."""
 
@@ -127,12 +122,7 @@ def get_blob(
     """The bytes of a blob up to `end`, all if it is 0; status 200, 206, 404 or 416."""
     headers = {**_VERSION, "Range": f"bytes={start}-{end - 1}"} if end else _VERSION
     return service.send(
-        "GET",
-        url,
-        expect={200, 206, 404, 416},
-        operation=operation,
-        headers=headers,
-        limit="read",
+        "GET", url, expect={200, 206, 404, 416}, operation=operation, headers=headers, limit="read"
     )
 
 

@@ -145,10 +145,7 @@ class _Attributes:
 def _metadata(client: Client, name: str) -> Service:
     """For services of the machine itself: no proxy, no patience where there is none."""
     settings = replace(
-        client.settings,
-        proxies=Proxies(),
-        connect_s=_METADATA_CONNECT_S,
-        read_s=_METADATA_READ_S,
+        client.settings, proxies=Proxies(), connect_s=_METADATA_CONNECT_S, read_s=_METADATA_READ_S
     )
     http = HttpClient(settings, NoKeychain(), tries=1)
     return Service(http, name, "", sign=_once)

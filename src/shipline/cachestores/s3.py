@@ -140,13 +140,7 @@ class S3Api:
         """The ETag of a part, of `body` or, as `headers` say, of another object."""
         url, operation = self._url(key, *query), f"writing {key}"
         response = self._service.send(
-            "PUT",
-            url,
-            expect={200},
-            operation=operation,
-            headers=headers,
-            body=body,
-            limit="write",
+            "PUT", url, expect={200}, operation=operation, headers=headers, body=body, limit="write"
         )
         tag = response.header("ETag")
         document = self._checked(response.content(64 << 10), operation)

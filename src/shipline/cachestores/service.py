@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
-from shipline.registry.errors import (
-    BODY_LIMIT,
-    HttpResponse,
-    RequestRefused,
-    clean,
-    retry_after,
-)
+from shipline.registry.errors import BODY_LIMIT, HttpResponse, RequestRefused, clean, retry_after
 from shipline.registry.http import HttpClient, back_off
 from shipline.registry.request import ClientRequest, Origin, Url
 

@@ -32,10 +32,11 @@ from shipline.build.metadata import result_facts
 from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build import completed, shown
-from shipline.cli.build_options import MODES, SwitchCommand
+from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.observing import Observed, build_facts, image_facts, size_facts
+from shipline.cli.options import PROGRESS
 from shipline.cli.results import (
     REPORTED,
     response_facts,
@@ -81,13 +82,7 @@ _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 @click.option("--policy", multiple=True, metavar="K=V", help="A policy in Rego for all targets.")
 @click.option("--metadata-file", metavar="PATH", help="Write metadata of the results, as JSON.")
 @click.option("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use.")
-@click.option(
-    "--progress",
-    type=click.Choice(MODES),
-    default="auto",
-    envvar="BUILDKIT_PROGRESS",
-    help="How progress is shown.",
-)
+@PROGRESS
 @registry_options
 @click.argument("targets", nargs=-1, metavar="[URL] [TARGET]...")
 @click.pass_obj

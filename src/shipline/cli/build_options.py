@@ -13,6 +13,7 @@ import click
 
 from shipline.build import parse_boolean
 from shipline.cli.environment import debug_option, registry_options
+from shipline.cli.options import PROGRESS
 
 
 class SwitchCommand(click.Command):
@@ -57,8 +58,6 @@ def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-MODES = ("auto", "none", "plain", "quiet", "rawjson", "report", "tty")
 
 
 def build_options(function: F) -> F:
@@ -130,16 +129,7 @@ _RESULT = (
     _text("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use."),
     _many("--policy", metavar="K=V", help="A policy in Rego for what the build reads."),
 )
-_SHOWN = (
-    click.option(
-        "--progress",
-        type=click.Choice(MODES),
-        default="auto",
-        envvar="BUILDKIT_PROGRESS",
-        help="How progress is shown.",
-    ),
-    _switch("-q", "--quiet", help="Show nothing; print the image ID at the end."),
-)
+_SHOWN = (PROGRESS, _switch("-q", "--quiet", help="Show nothing; print the image ID at the end."))
 _OLD = (
     _old("--compress", is_flag=True),
     _old("--squash", is_flag=True),
@@ -165,10 +155,5 @@ _OLD = (
 NOT_YET = ("invoke", "on", "detach", "root", "server_config")
 """Flags without a place in a BuildRequest."""
 
-IGNORED = (
-    "compress",
-    "squash",
-    "isolation",
-    "security_opt",
-)
+IGNORED = ("compress", "squash", "isolation", "security_opt")
 """Flags of the old builder that are accepted with a warning and have no effect."""

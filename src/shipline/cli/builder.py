@@ -29,18 +29,16 @@ if TYPE_CHECKING:
 
 
 _COMMANDS = (
-    LazyCommand("create", "shipline.cli.builders:create", "Create a builder, or add a node."),
-    LazyCommand("use", "shipline.cli.builders:use_command", "Choose the builder for builds."),
-    LazyCommand("ls", "shipline.cli.builder_list:ls", "List builders and their nodes."),
-    LazyCommand("inspect", "shipline.cli.builder_list:inspect", "Show a builder, or start it."),
-    LazyCommand("stop", "shipline.cli.builders:stop", "Stop the daemons of a builder."),
-    LazyCommand("rm", "shipline.cli.builders:rm", "Remove builders."),
-    LazyCommand("bootstrap", "shipline.cli.builder:bootstrap", "Register emulators."),
-    LazyCommand(
-        "serve-stdio", "shipline.cli.serve_stdio:serve_stdio", "Build for another machine."
-    ),
-    LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
-    LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
+    LazyCommand("create", "builders:create", "Create a builder, or add a node."),
+    LazyCommand("use", "builders:use_command", "Choose the builder for builds."),
+    LazyCommand("ls", "builder_list:ls", "List builders and their nodes."),
+    LazyCommand("inspect", "builder_list:inspect", "Show a builder, or start it."),
+    LazyCommand("stop", "builders:stop", "Stop the daemons of a builder."),
+    LazyCommand("rm", "builders:rm", "Remove builders."),
+    LazyCommand("bootstrap", "builder:bootstrap", "Register emulators."),
+    LazyCommand("serve-stdio", "serve_stdio:serve_stdio", "Build for another machine."),
+    LazyCommand("du", "builder:du", "Show the size of the build cache."),
+    LazyCommand("prune", "builder:prune_command", "Remove build cache."),
 )
 
 

@@ -79,13 +79,7 @@ def verified(
     return with_progress(
         f"verify {deployment.environment}",
         lambda step: verify(
-            delivery,
-            section,
-            deployment,
-            step,
-            gates=config.gates,
-            checks=checks,
-            keep=keep,
+            delivery, section, deployment, step, gates=config.gates, checks=checks, keep=keep
         ),
         kind="check",
         name=deployment.environment,

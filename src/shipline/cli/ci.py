@@ -19,8 +19,8 @@ import click
 
 from shipline import __version__
 from shipline.cli.build import command
-from shipline.cli.config import FILE
 from shipline.cli.failures import ProgramSettings
+from shipline.cli.options import CONFIGURATION
 from shipline.cli.results import write_whole
 from shipline.config import Config, load
 from shipline.deliver.ci import (
@@ -300,7 +300,7 @@ def group() -> None:
 
 
 @group.command("github")
-@FILE
+@CONFIGURATION
 @click.option(
     "--style",
     type=click.Choice(["shipline", "buildx"]),
@@ -320,7 +320,7 @@ def github_command(
 
 
 @group.command("gitlab")
-@FILE
+@CONFIGURATION
 @_OUTPUT
 @_STDOUT
 @_FORCE
@@ -330,7 +330,7 @@ def gitlab_command(path: Path | None, output: str | None, stdout: bool, force: b
 
 
 @group.command("check")
-@FILE
+@CONFIGURATION
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def check(path: Path | None, files: tuple[str, ...]) -> None:
     """Check that the generated files are up to date.
@@ -354,7 +354,7 @@ def check(path: Path | None, files: tuple[str, ...]) -> None:
 
 
 @group.command("update")
-@FILE
+@CONFIGURATION
 @click.option("--force", is_flag=True, help="Also replace files that were changed by hand.")
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from shipline.cli.options import CONFIGURATION, DIRECTORY
 from shipline.errors import ConfigError, UsageError
 from shipline.git import Git
 from shipline.tags import Event, TagsSection, event_from
@@ -97,24 +98,7 @@ def project_options(command: F) -> F:
     return cast(F, called)
 
 
-_PROJECT_OPTIONS = (
-    click.option(
-        "-C",
-        "directory",
-        type=click.Path(path_type=Path),
-        default=".",
-        metavar="DIRECTORY",
-        help="Run in this directory.",
-    ),
-    click.option(
-        "-f",
-        "--file",
-        "path",
-        type=click.Path(path_type=Path),
-        metavar="PATH",
-        help="The configuration; by default shipline.yaml in this directory or above.",
-    ),
-)
+_PROJECT_OPTIONS = (DIRECTORY, CONFIGURATION)
 _OPTIONS = (
     *_PROJECT_OPTIONS,
     click.option(

@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipline.cli.options import CONFIGURATION
 from shipline.errors import ConfigError
 from shipline.units import counted
 
 if TYPE_CHECKING:
     from shipline.config import Config
-
-FILE = click.option(
-    "-f",
-    "--file",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The configuration; by default shipline.yaml in this directory or above.",
-)
 
 
 @click.group("config")
@@ -33,7 +25,7 @@ def group() -> None:
 
 
 @group.command("check")
-@FILE
+@CONFIGURATION
 def check(path: Path | None) -> None:
     """Report all errors in the file, and files it names that do not exist."""
     from shipline.config import load
@@ -76,7 +68,7 @@ def _missing(config: Config, root: Path) -> Iterator[str]:
 
 
 @group.command("show")
-@FILE
+@CONFIGURATION
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of YAML.")
 @click.option("--all", "everything", is_flag=True, help="Include keys with default values.")
 def show(path: Path | None, as_json: bool, everything: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import click
 
+from shipline.cli.options import DIRECTORY
 from shipline.cli.signing import image_option, password_option
 from shipline.errors import UsageError
 from shipline.gates import HOOKS, OUTPUT_FORMATS, Severity
@@ -261,14 +262,7 @@ def _many(name: str, help: str, metavar: str = "REPORT") -> Callable[[F], F]:
 
 
 _OPTIONS = (
-    click.option(
-        "-C",
-        "directory",
-        type=_PATH,
-        default=".",
-        metavar="DIRECTORY",
-        help="Run in this directory.",
-    ),
+    DIRECTORY,
     click.option("-f", "--file", "path", type=_PATH, metavar="PATH", help="The configuration."),
     _many("--report", "A report of any kind: PATH, FORMAT:PATH or GATE=PATH.", "[FORMAT:]PATH"),
     _many("--coverage", "Coverage: coverage.py, Cobertura, JaCoCo, Clover, lcov, Istanbul, Go."),
@@ -314,10 +308,7 @@ _OPTIONS = (
     _many("--deny-license", "A licence that is not allowed, as a glob.", "LICENCE"),
     click.option("--image", default="", metavar="NAME@DIGEST", help="The image that is judged."),
     click.option(
-        "--max-size",
-        type=ByteSize.parse,
-        metavar="SIZE",
-        help="Maximum compressed size: 200MB.",
+        "--max-size", type=ByteSize.parse, metavar="SIZE", help="Maximum compressed size: 200MB."
     ),
     click.option("--max-layers", type=_COUNT, help="Maximum number of layers."),
     click.option("--non-root", is_flag=True, help="The user of the image must not be root."),

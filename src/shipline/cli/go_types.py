@@ -11,14 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Self
 
-from shipline.cli.template_functions import (
-    NIL,
-    GoMap,
-    GoMethod,
-    GoStruct,
-    GoValue,
-    TemplateError,
-)
+from shipline.cli.template_functions import NIL, GoMap, GoMethod, GoStruct, GoValue, TemplateError
 from shipline.errors import ContentError
 
 Fields = tuple[tuple[str, str, str, bool], ...]

@@ -15,11 +15,7 @@ from shipline.errors import UsageError
 from shipline.history import RunState, RunSummary
 from shipline.units import Duration
 
-_STATUS = {
-    RunState.PASSED: "completed",
-    RunState.FAILED: "error",
-    RunState.CANCELLED: "canceled",
-}
+_STATUS = {RunState.PASSED: "completed", RunState.FAILED: "error", RunState.CANCELLED: "canceled"}
 """The words of buildx; other states have their own."""
 _STATES = tuple(_STATUS.get(state, state.value) for state in RunState)
 

@@ -11,19 +11,12 @@ from typing import Any
 
 import click
 
+from shipline.cli.options import DIRECTORY
 from shipline.config import load
 from shipline.gates import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.git import Git
 
 _Command = Callable[..., Any]
-_DIRECTORY = click.option(
-    "-C",
-    "directory",
-    type=click.Path(path_type=Path),
-    default=".",
-    metavar="DIRECTORY",
-    help="Run in this directory.",
-)
 
 
 def _hook_flags(command: _Command) -> _Command:
@@ -39,7 +32,7 @@ def group() -> None:
 
 @group.command("install")
 @_hook_flags
-@_DIRECTORY
+@DIRECTORY
 def install(directory: Path, pre_commit: bool, pre_push: bool) -> None:
     """Write the hooks, both by default. An existing hook is kept and runs first."""
     names = _names(pre_commit, pre_push)
@@ -51,14 +44,14 @@ def install(directory: Path, pre_commit: bool, pre_push: bool) -> None:
 
 @group.command("uninstall")
 @_hook_flags
-@_DIRECTORY
+@DIRECTORY
 def uninstall(directory: Path, pre_commit: bool, pre_push: bool) -> None:
     """Remove the hooks and restore the previous ones."""
     _show(uninstall_hooks(_git(directory), _names(pre_commit, pre_push)))
 
 
 @group.command("status")
-@_DIRECTORY
+@DIRECTORY
 def status(directory: Path) -> None:
     """Show which hooks are installed."""
     _show(hook_states(_git(directory), _program()))

@@ -18,9 +18,10 @@ import click
 from msgspec import Struct
 
 from shipline.build import Annotation, Level, parse_annotation, parse_platforms, parse_tags
-from shipline.cli.build_options import MODES, SwitchCommand
+from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.go_types import GoTypes
+from shipline.cli.options import MODES
 from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.cli.template_functions import NIL, GoMap, GoStruct

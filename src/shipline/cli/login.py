@@ -30,11 +30,7 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
 )
 @registry_options
 def login(
-    host: str | None,
-    username: str | None,
-    password_stdin: bool,
-    password: str | None,
-    store: str,
+    host: str | None, username: str | None, password_stdin: bool, password: str | None, store: str
 ) -> None:
     """Check credentials with a registry and store them for later commands.
 

@@ -18,7 +18,7 @@ from shipline.cli.failures import ProgramSettings, open_standard_streams, report
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """A command by name: `target` is `module:attribute`, `help` its line in the list."""
+    """A command by name: `target` is `module:attribute` in `cli`, `help` its line of the list."""
 
     name: str
     target: str
@@ -27,7 +27,7 @@ class LazyCommand:
 
     def load(self) -> click.Command:
         module, _, attribute = self.target.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"shipline.cli.{module}"), attribute)
         return command
 
 
@@ -88,117 +88,77 @@ class LazyGroup(click.Group):
 
 COMMANDS = {
     "Build": (
-        LazyCommand(
-            "build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)
-        ),
-        LazyCommand(
-            "bake", "shipline.cli.bake:command", "Build the targets of a bake file.", ("f",)
-        ),
-        LazyCommand(
-            "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
-        ),
-        LazyCommand("copy", "shipline.cli.copy:command", "Copy images.", ("cp",)),
-        LazyCommand(
-            "inspect", "shipline.cli.imagetools:inspect_command", "Show an image, or all of it."
-        ),
-        LazyCommand("tag", "shipline.cli.images:tag", "Give an image further tags."),
-        LazyCommand("digest", "shipline.cli.images:digest", "Print the digest of an image."),
-        LazyCommand("ls", "shipline.cli.images:ls", "List tags, or repositories.", ("catalog",)),
-        LazyCommand("diff", "shipline.cli.images:diff", "Show what two images differ in."),
-        LazyCommand("delete", "shipline.cli.images:delete", "Remove tags and images.", ("rmi",)),
-        LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
-        LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
-        LazyCommand("builder", "shipline.cli.builder:group", "Choose what builds, and prepare it."),
-        LazyCommand("login", "shipline.cli.login:login", "Store credentials for a registry."),
-        LazyCommand("logout", "shipline.cli.login:logout", "Remove the credentials of a registry."),
+        LazyCommand("build", "build:command", "Build an image from a Dockerfile.", ("b",)),
+        LazyCommand("bake", "bake:command", "Build the targets of a bake file.", ("f",)),
+        LazyCommand("imagetools", "imagetools:group", "Inspect images, tag and combine them."),
+        LazyCommand("copy", "copy:command", "Copy images.", ("cp",)),
+        LazyCommand("inspect", "imagetools:inspect_command", "Show an image, or all of it."),
+        LazyCommand("tag", "images:tag", "Give an image further tags."),
+        LazyCommand("digest", "images:digest", "Print the digest of an image."),
+        LazyCommand("ls", "images:ls", "List tags, or repositories.", ("catalog",)),
+        LazyCommand("diff", "images:diff", "Show what two images differ in."),
+        LazyCommand("delete", "images:delete", "Remove tags and images.", ("rmi",)),
+        LazyCommand("du", "builder:du", "Show the size of the build cache."),
+        LazyCommand("prune", "builder:prune_command", "Remove build cache."),
+        LazyCommand("builder", "builder:group", "Choose what builds, and prepare it."),
+        LazyCommand("login", "login:login", "Store credentials for a registry."),
+        LazyCommand("logout", "login:logout", "Remove the credentials of a registry."),
     ),
     "Release": (
-        LazyCommand("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
-        LazyCommand("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
-        LazyCommand("ship", "shipline.cli.ship:command", "Run the pipeline in shipline.yaml."),
-        LazyCommand("deploy", "shipline.cli.deploy:command", "Set images in a GitOps repository."),
-        LazyCommand("canary", "shipline.cli.canary:command", "Deploy images step by step."),
-        LazyCommand("drift", "shipline.cli.drift:command", "Compare environments with git."),
-        LazyCommand("check", "shipline.cli.check:command", "Verify what an environment runs."),
+        LazyCommand("init", "init:command", "Write a first shipline.yaml."),
+        LazyCommand("config", "config:group", "Check and show shipline.yaml."),
+        LazyCommand("ship", "ship:command", "Run the pipeline in shipline.yaml."),
+        LazyCommand("deploy", "deploy:command", "Set images in a GitOps repository."),
+        LazyCommand("canary", "canary:command", "Deploy images step by step."),
+        LazyCommand("drift", "drift:command", "Compare environments with git."),
+        LazyCommand("check", "check:command", "Verify what an environment runs."),
         LazyCommand(
-            "promote",
-            "shipline.cli.promote:promote_command",
-            "Take an image from one environment to the next.",
+            "promote", "promote:promote_command", "Take an image from one environment to the next."
         ),
-        LazyCommand(
-            "approve",
-            "shipline.cli.promote:approve_command",
-            "Approve an image for an environment.",
-        ),
-        LazyCommand(
-            "hold", "shipline.cli.promote:hold_command", "Keep an image out of an environment."
-        ),
-        LazyCommand("release", "shipline.cli.promote:release_command", "End the hold of an image."),
+        LazyCommand("approve", "promote:approve_command", "Approve an image for an environment."),
+        LazyCommand("hold", "promote:hold_command", "Keep an image out of an environment."),
+        LazyCommand("release", "promote:release_command", "End the hold of an image."),
         LazyCommand(
             "rollback",
-            "shipline.cli.promote:rollback_command",
+            "promote:rollback_command",
             "Go back to the image before, and hold the present one.",
         ),
-        LazyCommand(
-            "status", "shipline.cli.environments:status", "Show what is deployed where, and why."
-        ),
-        LazyCommand(
-            "env", "shipline.cli.environments:group", "Show the history of an environment."
-        ),
-        LazyCommand("argocd", "shipline.cli.cluster:argocd", "Write objects for Argo CD."),
-        LazyCommand("flux", "shipline.cli.cluster:flux", "Write objects for Flux."),
-        LazyCommand("k8s", "shipline.cli.cluster:kubernetes", "Write objects for Kubernetes."),
-        LazyCommand(
-            "history", "shipline.cli.history:group", "Show earlier runs of build, bake and ship."
-        ),
-        LazyCommand("why", "shipline.cli.why:command", "Say why a step ran again."),
-        LazyCommand("runs", "shipline.cli.runs:group", "Show the runs of `shipline ship`."),
-        LazyCommand("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
-        LazyCommand(
-            "hooks", "shipline.cli.hooks:group", "Run early gates before commits and pushes."
-        ),
+        LazyCommand("status", "environments:status", "Show what is deployed where, and why."),
+        LazyCommand("env", "environments:group", "Show the history of an environment."),
+        LazyCommand("argocd", "cluster:argocd", "Write objects for Argo CD."),
+        LazyCommand("flux", "cluster:flux", "Write objects for Flux."),
+        LazyCommand("k8s", "cluster:kubernetes", "Write objects for Kubernetes."),
+        LazyCommand("history", "history:group", "Show earlier runs of build, bake and ship."),
+        LazyCommand("why", "why:command", "Say why a step ran again."),
+        LazyCommand("runs", "runs:group", "Show the runs of `shipline ship`."),
+        LazyCommand("ci", "ci:group", "Write the files of CI systems."),
+        LazyCommand("hooks", "hooks:group", "Run early gates before commits and pushes."),
     ),
     "Parts of a release, one at a time": (
-        LazyCommand("version", "shipline.cli.version:command", "Print the version of this commit."),
-        LazyCommand("tags", "shipline.cli.tags:command", "Print the tags of this commit, and why."),
+        LazyCommand("version", "version:command", "Print the version of this commit."),
+        LazyCommand("tags", "tags:command", "Print the tags of this commit, and why."),
+        LazyCommand("changelog", "version:changelog", "Print what changed since a version."),
+        LazyCommand("gate", "gate:command", "Judge reports and images by quality gates."),
+        LazyCommand("key", "key:group", "Create and show signing keys."),
+        LazyCommand("sign", "sign:command", "Sign images."),
+        LazyCommand("attest", "sign:attest_command", "Attach signed statements to images."),
+        LazyCommand("verify", "verify:command", "Verify who signed images."),
         LazyCommand(
-            "changelog",
-            "shipline.cli.version:changelog",
-            "Print what changed since a version.",
-        ),
-        LazyCommand(
-            "gate", "shipline.cli.gate:command", "Judge reports and images by quality gates."
-        ),
-        LazyCommand("key", "shipline.cli.key:group", "Create and show signing keys."),
-        LazyCommand("sign", "shipline.cli.sign:command", "Sign images."),
-        LazyCommand(
-            "attest", "shipline.cli.sign:attest_command", "Attach signed statements to images."
-        ),
-        LazyCommand("verify", "shipline.cli.verify:command", "Verify who signed images."),
-        LazyCommand(
-            "verify-attestation",
-            "shipline.cli.verify:attestation",
-            "Verify signed statements about images.",
+            "verify-attestation", "verify:attestation", "Verify signed statements about images."
         ),
     ),
     "Serve": (
-        LazyCommand("ui", "shipline.cli.ui:command", "Show runs and releases in the browser."),
-        LazyCommand("report", "shipline.cli.report:command", "Write the page of a run to a file."),
-        LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),
-        LazyCommand("mirror", "shipline.cli.mirror:group", "Show, configure and fill mirrors."),
-        LazyCommand("regions", "shipline.cli.regions:group", "Compare the registries of regions."),
-        LazyCommand(
-            "telemetry", "shipline.cli.telemetry:group", "Show and deliver traces and logs of runs."
-        ),
+        LazyCommand("ui", "ui:command", "Show runs and releases in the browser."),
+        LazyCommand("report", "report:command", "Write the page of a run to a file."),
+        LazyCommand("registry", "registry:group", "Run a registry node."),
+        LazyCommand("mirror", "mirror:group", "Show, configure and fill mirrors."),
+        LazyCommand("regions", "regions:group", "Compare the registries of regions."),
+        LazyCommand("telemetry", "telemetry:group", "Show and deliver traces and logs of runs."),
     ),
     "Help": (
-        LazyCommand(
-            "doctor",
-            "shipline.cli.doctor:command",
-            "Show what is missing here, and how to mend it.",
-        ),
-        LazyCommand("explain", "shipline.cli.explain:command", "Explain an error code."),
-        LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
+        LazyCommand("doctor", "doctor:command", "Show what is missing here, and how to mend it."),
+        LazyCommand("explain", "explain:command", "Explain an error code."),
+        LazyCommand("completion", "program:completion", "Print a completion script."),
     ),
 }
 

@@ -129,12 +129,7 @@ def rollback_command(
 
     with open_delivery(query) as delivery:
         done = rollback(
-            delivery,
-            environment,
-            image=image,
-            reason=reason,
-            dry_run=dry_run,
-            on_race=tell_race,
+            delivery, environment, image=image, reason=reason, dry_run=dry_run, on_race=tell_race
         )
     show_deployed(done, dry_run=dry_run, as_json=as_json)
 

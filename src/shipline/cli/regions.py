@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from shipline.cli.environment import host_of, registry_options, use_mirrors
+from shipline.cli.options import CONFIGURATION
 from shipline.cli.registry_node import ask, when
 from shipline.errors import ConfigError, UsageError
 from shipline.units import shown_size
@@ -42,14 +43,7 @@ def group(context: click.Context, node: str | None, as_json: bool, watch: bool) 
 
 @group.command("check")
 @click.argument("tags", nargs=-1, metavar="[TAG]...")
-@click.option(
-    "-f",
-    "--file",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The configuration; by default shipline.yaml in this directory or above.",
-)
+@CONFIGURATION
 @click.option("--region", "regions", multiple=True, metavar="NAME", help="Check this region alone.")
 @click.option("--json", "as_json", is_flag=True, help="The differences as JSON.")
 @registry_options

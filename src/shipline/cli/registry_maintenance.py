@@ -168,10 +168,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
                 _show(finding, as_json)
         else:
             summary = repair_directory(
-                storage,
-                quick=quick,
-                on_repair=lambda found: _show(found, as_json),
-                advance=advance,
+                storage, quick=quick, on_repair=lambda found: _show(found, as_json), advance=advance
             )
     _print_summary(summary, as_json, "would be repaired" if dry_run else "repaired")
 

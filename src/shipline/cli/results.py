@@ -28,11 +28,7 @@ _FILES = {"local", "tar"}  # types of outputs that hold the files of an image, a
 
 
 def write_result(
-    request: BuildRequest,
-    result: BuildResult,
-    *,
-    mode: str,
-    warnings: Mapping[str, Any],
+    request: BuildRequest, result: BuildResult, *, mode: str, warnings: Mapping[str, Any]
 ) -> None:
     """Write --iidfile and --metadata-file, and print a summary: the ID alone if the mode of
     --progress is quiet, else digest and names.
@@ -41,11 +37,7 @@ def write_result(
 
 
 def write_response(
-    request: BuildRequest,
-    response: Mapping[str, str],
-    *,
-    mode: str,
-    warnings: Mapping[str, Any],
+    request: BuildRequest, response: Mapping[str, str], *, mode: str, warnings: Mapping[str, Any]
 ) -> None:
     """As `write_result`, of what another builder says: buildx's metadata is the same."""
     found = response.get("containerimage.config.digest") or response.get("containerimage.digest")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.cli.build_options import MODES
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, failure_annotations, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.observing import observed
+from shipline.cli.options import PROGRESS
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
 
@@ -42,7 +42,7 @@ class Options:
     builder: str | None
     allow_dirty: bool
     keep_going: bool
-    mode: str
+    progress: str
     password_file: Path | None
     summary: Path | None
     metadata_file: Path | None
@@ -70,9 +70,7 @@ def _words(
 )
 @click.option("--skip", multiple=True, callback=_words, metavar="STEP,..", help="Skip these steps.")
 @click.option(
-    "--until",
-    metavar="ENV",
-    help="End with this environment; `publish` deploys to none.",
+    "--until", metavar="ENV", help="End with this environment; `publish` deploys to none."
 )
 @click.option(
     "--resume",
@@ -120,14 +118,7 @@ def _words(
     metavar="PATH",
     help="Append a summary in Markdown to this file.",
 )
-@click.option(
-    "--progress",
-    "mode",
-    type=click.Choice(MODES),
-    default="auto",
-    envvar="BUILDKIT_PROGRESS",
-    help="How progress is shown.",
-)
+@PROGRESS
 @click.pass_obj
 def command(
     settings: ProgramSettings, /, query: CommitQuery, show: bool, as_json: bool, **given: Any
@@ -247,13 +238,13 @@ def _ship(
     from shipline.ship.runner import resumed, ship
     from shipline.ship.runs import Runs, StepLogs
 
-    settings.json_lines = options.mode == "rawjson"
+    settings.json_lines = options.progress == "rawjson"
     section = plan.inputs.pipeline.builder
     started: list[str] = []
     if resume is not None:
         resumed(Runs(environment.home), resume, plan)
     failure: ShiplineError | Cancelled | None = None
-    sinks: list[Sink] = [*open_sinks(options.mode, sys.stderr, os.environ), StepLogs()]
+    sinks: list[Sink] = [*open_sinks(options.progress, sys.stderr, os.environ), StepLogs()]
     try:
         with observed(
             "ship", _image(plan), sinks=sinks, facts=_facts(plan), run=resume or ""
@@ -279,7 +270,7 @@ def _ship(
     record = Runs(environment.home).read(started[0])
     _write_files(record, options)
     if failure is None or as_json:
-        if options.mode in REPORTED and not as_json:
+        if options.progress in REPORTED and not as_json:
             click.echo("\n".join(report(record, plan)), err=True)
         _show(record, as_json=as_json)
     if failure is not None and settings.json_lines:
@@ -309,11 +300,7 @@ def _ended(run: RunRecord) -> Mapping[str, Attribute]:
     from shipline.ship.steps.build import digest_of
     from shipline.ship.steps.publish import names_of
 
-    return {
-        "outcome": run.state.value,
-        "names": " ".join(names_of(run)),
-        "digest": digest_of(run),
-    }
+    return {"outcome": run.state.value, "names": " ".join(names_of(run)), "digest": digest_of(run)}
 
 
 def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> int:

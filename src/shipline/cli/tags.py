@@ -29,11 +29,7 @@ _LEVELS = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 
 def show(
-    decision: Decision,
-    images: Sequence[str],
-    placements: Placements,
-    form: str,
-    bake: Path | None,
+    decision: Decision, images: Sequence[str], placements: Placements, form: str, bake: Path | None
 ) -> str:
     """The decision in the format `form`; equal decisions give equal bytes. `images` are the
     repositories that get the tags. Bytes of ref names that are not UTF-8 are shown as U+FFFD.
@@ -44,11 +40,7 @@ def show(
 
 
 def _shown(
-    decision: Decision,
-    images: Sequence[str],
-    placements: Placements,
-    form: str,
-    bake: Path | None,
+    decision: Decision, images: Sequence[str], placements: Placements, form: str, bake: Path | None
 ) -> str:
     if form == "text":
         return "".join(f"{line}\n" for line in _text(decision, placements))
@@ -148,10 +140,7 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
 
 
 def _bake(decision: Decision, images: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    arguments = {
-        "DOCKER_META_IMAGES": ",".join(images),
-        "DOCKER_META_VERSION": decision.called,
-    }
+    arguments = {"DOCKER_META_IMAGES": ",".join(images), "DOCKER_META_VERSION": decision.called}
     target = {
         "tags": [*names],
         "labels": dict(decision.labels),

@@ -30,11 +30,7 @@ _KEYS = click.option(
 )
 _POLICY_LIMIT = 1 << 20  # bytes
 _OUTPUT = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 
 
@@ -122,11 +118,7 @@ def command(
 @_OUTPUT
 @image_option
 def attestation(
-    images: Sequence[str],
-    keys: Sequence[str],
-    kind: str,
-    output: str,
-    allow_http_registry: bool,
+    images: Sequence[str], keys: Sequence[str], kind: str, output: str, allow_http_registry: bool
 ) -> None:
     """Verify that IMAGE... has an attestation of TYPE, signed with KEY; prints who signed it."""
     _verify_attestations(images, keys, kind, output, allow_http_registry)

@@ -46,10 +46,7 @@ class Config:
     )
     tags: TagsSection | None = field(
         default=None,
-        metadata=_section(
-            "shipline.tags:TagsSection",
-            "The tags and versions of images.",
-        ),
+        metadata=_section("shipline.tags:TagsSection", "The tags and versions of images."),
     )
     gates: GatesSection | None = field(
         default=None,

@@ -17,14 +17,7 @@ from typing import Any, Protocol
 
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
 from shipline.content.memory import MemoryStore
-from shipline.content.protocols import (
-    Advance,
-    Fetcher,
-    Ingest,
-    Reader,
-    Repository,
-    Swapper,
-)
+from shipline.content.protocols import Advance, Fetcher, Ingest, Reader, Repository, Swapper
 from shipline.content.readers import fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
@@ -52,10 +45,7 @@ _OWN = ("mediaType", "diffID", "size", "createdAt")  # of a layer in the documen
 _TRIES = 8
 _PAUSE_S = (0.02, 0.3)  # before another attempt, while others write to the same tag
 _IMAGES = 64  # of an index, that are read for their inline caches
-_DOCKER = {
-    media.OCI_LAYER: media.DOCKER_LAYER,
-    media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP,
-}
+_DOCKER = {media.OCI_LAYER: media.DOCKER_LAYER, media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP}
 _OCI = {docker: oci for oci, docker in _DOCKER.items()}
 
 

@@ -114,9 +114,7 @@ def _needs(dockerfile: Dockerfile, scope: GlobalScope) -> dict[str, frozenset[st
 
 
 def _own_arguments(
-    written: Iterable[ins.Instruction],
-    expanded: Iterable[ScopedInstruction],
-    scope: GlobalScope,
+    written: Iterable[ins.Instruction], expanded: Iterable[ScopedInstruction], scope: GlobalScope
 ) -> Iterable[OutlineArgument]:
     """The arguments of a stage that have a value of its own, or none at all."""
     for line, step in zip(written, expanded, strict=True):

@@ -103,11 +103,7 @@ def judge_command(
     """The verdict of the program; ERROR if it gives none, or passes with a non-zero exit status."""
     request = json.dumps(command_input(gate, context)).encode()
     result = run_program(
-        rules.run,
-        root=root,
-        environ=environ,
-        timeout_s=rules.timeout.seconds,
-        stdin=request,
+        rules.run, root=root, environ=environ, timeout_s=rules.timeout.seconds, stdin=request
     )
     try:
         return [_parse_verdict(result)], Measurements()

@@ -233,13 +233,7 @@ def copy_tag(
     is_complete = None if options.force else target.exists
     alone = new.digest.algorithm == "sha256"  # the tag stores it under no other digest
     copy_graph(
-        source,
-        target,
-        new,
-        advance,
-        is_complete=is_complete,
-        expect=expect,
-        with_root=not alone,
+        source, target, new, advance, is_complete=is_complete, expect=expect, with_root=not alone
     )
     if options.referrers:
         copy_evidence(source, target, new, advance, subject_is_there=not alone)

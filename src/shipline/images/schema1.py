@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING
 from shipline.content import Advance, Fetcher, LocalStore, MemoryStore, Reader, chunks, fetch_all
 from shipline.errors import ContentError, NotFound, RegistryError
 from shipline.images.copying import Remote, TagMoved, digest_of
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    Descriptor,
-    Digest,
-    Hasher,
-    Manifest,
-    media,
-    parse_schema1,
-)
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Hasher, Manifest, media, parse_schema1
 from shipline.supply import StatementSource
 
 if TYPE_CHECKING:

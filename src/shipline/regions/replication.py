@@ -17,13 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shipline.content import copy_graph
-from shipline.errors import (
-    AuthError,
-    Cancelled,
-    NotFound,
-    RegistryError,
-    ShiplineError,
-)
+from shipline.errors import AuthError, Cancelled, NotFound, RegistryError, ShiplineError
 from shipline.events import Attribute
 from shipline.globs import Glob
 from shipline.images import (

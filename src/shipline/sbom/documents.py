@@ -103,11 +103,7 @@ def _comment(inventory: Inventory) -> str:
 
 
 def _related(first: str, relation: str, second: str) -> dict[str, str]:
-    return {
-        "spdxElementId": first,
-        "relatedSpdxElement": second,
-        "relationshipType": relation,
-    }
+    return {"spdxElementId": first, "relatedSpdxElement": second, "relationshipType": relation}
 
 
 def _place(one: Evidence) -> tuple[str, str]:

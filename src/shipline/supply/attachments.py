@@ -101,11 +101,7 @@ def attach_layers(
 
 
 def attach_bundle(
-    repository: Attachable,
-    target: Descriptor,
-    bundle: Bundle,
-    predicate_type: str,
-    now: float,
+    repository: Attachable, target: Descriptor, bundle: Bundle, predicate_type: str, now: float
 ) -> Descriptor:
     """Push a manifest with the bundle that refers to `target`; returns its descriptor."""
     content = bundle.to_bytes()

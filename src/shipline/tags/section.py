@@ -199,8 +199,7 @@ class TagsSection:
         metadata={"doc": "The remote with the version tags; by default origin, or the only one."},
     )
     default_branch: str = field(
-        default="",
-        metadata={"doc": "The default branch, if neither CI nor the remote reports it."},
+        default="", metadata={"doc": "The default branch, if neither CI nor the remote reports it."}
     )
     unique_names: bool = field(
         default=True,

@@ -60,13 +60,10 @@ class TrustRule:
         metadata={"doc": "The maximum age of signatures; one without a time is too old."},
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict,
-        hash=False,
-        metadata={"doc": "Annotations that signatures must have."},
+        default_factory=dict, hash=False, metadata={"doc": "Annotations that signatures must have."}
     )
     predicates: tuple[str | PredicateRule, ...] = field(
-        default=(),
-        metadata={"doc": "Types of required attestations, signed by one of the keys."},
+        default=(), metadata={"doc": "Types of required attestations, signed by one of the keys."}
     )
 
     def __post_init__(self) -> None:

@@ -110,9 +110,7 @@ _ELEMENTS = (
     _json_of("Checkov", "check_type results", "checkov -d . --output sarif"),
 )
 _EMPTY = UnsupportedFormat(
-    "an empty list, which gitleaks, Hadolint and others write for no findings",
-    frozenset(),
-    _SARIF,
+    "an empty list, which gitleaks, Hadolint and others write for no findings", frozenset(), _SARIF
 )
 
 

@@ -151,11 +151,7 @@ def _osv_packages(value: Fields, path: str) -> list[Vulnerability]:
 
 
 def _osv_vulnerability(
-    package: Fields,
-    path: str,
-    ids: tuple[str, ...],
-    group: Fields,
-    advisories: dict[str, Fields],
+    package: Fields, path: str, ids: tuple[str, ...], group: Fields, advisories: dict[str, Fields]
 ) -> Vulnerability:
     members = [advisories[name] for name in ids if name in advisories]
     aliases = [*ids[1:], *group.texts("aliases")]

@@ -1,0 +1,34 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+MODES = ("auto", "none", "plain", "quiet", "rawjson", "report", "tty")
+"""How progress is shown."""
+
+DIRECTORY = click.option(
+    "-C",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=".",
+    metavar="DIRECTORY",
+    help="Run in this directory.",
+)
+CONFIGURATION = click.option(
+    "-f",
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The configuration; by default shipline.yaml in this directory or above.",
+)
+PROGRESS = click.option(
+    "--progress",
+    type=click.Choice(MODES),
+    default="auto",
+    envvar="BUILDKIT_PROGRESS",
+    help="How progress is shown.",
+)
