@@ -1,4 +1,4 @@
-"""Makes docs/screenshots from real runs: `make screenshots`. It is no part of `make test`, since
+"""Makes docs/screenshots from real runs: `make screenshots`. It is not part of `make test`, since
 the pictures differ each time.
 """
 

@@ -37,7 +37,7 @@ def node_packages(store: Path, *packages: str) -> Path:
 
 
 def _once(store: Path, packages: tuple[str, ...], install: Callable[[], object]) -> None:
-    """What is installed by halves is installed anew."""
+    """What is installed by halves is installed again."""
     with (store / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = store / "installed"

@@ -36,7 +36,7 @@ def without_logins(text: str) -> str:
 
 def split_url(text: str) -> SplitResult:
     """The parts of a URL from elsewhere. Raises UsageError for one without parts, and for a port
-    that is no number.
+    that is not a number.
     """
     try:
         parts = urlsplit(text)

@@ -207,7 +207,7 @@ def _follow(
 
 @lru_cache(256)
 def compiled(pattern: str) -> RegularExpression:
-    """Raises ValueError, with Go's reason, for what is no regular expression."""
+    """Raises ValueError, with Go's reason, for what is not a regular expression."""
     return _Parser(pattern).parse()
 
 

@@ -142,7 +142,7 @@ def test_damaged_state_makes_no_wrong_image(
         blob.unlink()
     shipline.build("--push", "-t", f"{base_images.address}/disk/lost:1", place).ok()
     assert tags(base_images, "disk/lost") == ["1"]
-    (shipline.home / "cache.db").write_bytes(b"this is no database" * 1000)
+    (shipline.home / "cache.db").write_bytes(b"this is not a database" * 1000)
     done = shipline.build(place)
     assert "Traceback" not in done.err
     assert done.status == 0 or "cache.db" in done.err, done.err

@@ -120,7 +120,7 @@ def loop(path: Path) -> None:
 
 
 def elsewhere(path: Path) -> None:
-    """What people do when a disk is full: this is no damage."""
+    """What people do when a disk is full: this is not damage."""
     away = Path(f"{os.environ['AWAY']}/{os.urandom(4).hex()}")
     path.rename(away)
     path.symlink_to(away)

@@ -326,7 +326,7 @@ def test_null_and_numbers_among_tags_are_left_out(body: bytes, tags: list[str]) 
 
 
 def test_referrers_come_from_an_index_only(spec: tuple[Spec, Served]) -> None:
-    """A web page that answers 200 to everything is no referrers API."""
+    """A web page that answers 200 to everything is not a referrers API."""
     for status, kind in ((200, "text/html"), (303, "text/html"), (405, "application/json")):
 
         def respond(request: ReceivedRequest, status: int = status, kind: str = kind) -> Reply:

@@ -130,7 +130,7 @@ def test_secret_is_nowhere_afterwards(
     assert value not in str(config(base_images, "flags/secret", manifest))
     assert_nowhere(value, shipline.home, base_images.data)
     again = shipline.build(*words, place, WORD="other").ok()
-    assert again.err.count("CACHED") >= 2  # the value is no part of the key
+    assert again.err.count("CACHED") >= 2  # the value is not part of the key
 
 
 def test_secret_of_a_failed_step_is_nowhere(shipline: Shipline, tmp_path: Path) -> None:

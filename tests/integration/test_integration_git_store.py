@@ -270,7 +270,7 @@ def test_nothing_of_a_repository_or_of_the_user_is_run(
         ("#none", "no branch or tag 'none'"),
         ("#0123456", "no branch or tag '0123456'"),
         (f"#{'1' * 40}", "no commit 1111"),
-        ("#main:none", "'none' is not there"),
+        ("#main:none", "'none' does not exist"),
         ("#main:a.txt", "'a.txt' is a file"),
         ("#main:to-d/e", "'to-d' is a link"),
         ("#main:link", "'link' is a link"),

@@ -31,7 +31,7 @@ NOT_COMMANDS = {
     # into an engine of the machine: shown by tests of outputs
     *("shipline build --load -t NAME .", "CONTAINER_HOST=unix:///run/podman/podman.sock"),
 }
-"""What is in the second column and is shown by other tests, or is no command at all."""
+"""What is in the second column and is shown by other tests, or is not a command at all."""
 
 
 def commands() -> list[str]:

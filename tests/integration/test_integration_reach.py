@@ -19,7 +19,7 @@ pytestmark = pytest.mark.peers
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A registry that speaks plain http on an address that is no loopback address."""
+    """A registry that speaks plain http on an address that is not a loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("198.51.100.1", 9))  # nothing is sent

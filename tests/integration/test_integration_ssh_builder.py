@@ -293,7 +293,7 @@ def test_a_machine_that_cannot_be_used_is_named(
     script.chmod(0o755)
     said = far.create("far", "--bootstrap", command=str(script), status=14)
     assert "has the version 9.9" in said and "same version" in said
-    assert "is no endpoint" in far.create("far/path", "--bootstrap", status=2)
+    assert "is not an endpoint" in far.create("far/path", "--bootstrap", status=2)
 
 
 def test_a_machine_with_python_alone_is_sent_the_program_once(

@@ -49,7 +49,7 @@ def url(project: Project) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Chrome]:
     with browser() as found:
-        found.implicitly_wait(0)  # what is not there is not waited for
+        found.implicitly_wait(0)  # what does not exist is not waited for
         yield found
 
 

@@ -80,7 +80,7 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
         service = _extended(name, services, environ)
         for other in service.get("depends_on") or ():
             if other not in services:
-                _fail(service, "depends_on", f"{name} depends on {other!r}, which is no service")
+                _fail(service, "depends_on", f"{name} depends on {other!r}, which is not a service")
         _variables_of(service, environ)
         if service.get("build") is None:
             continue

@@ -344,7 +344,7 @@ def modulo(left: typed.Number, right: typed.Number) -> typed.Number:
 
 
 def _binary(expression: Binary, scope: EvalContext) -> Value:
-    """Operators of one level are in each other on the left: a chain of any length is no depth."""
+    """Operators of one level are in each other on the left: a chain of any length adds no depth."""
     chain = [expression]
     while isinstance(chain[-1].left, Binary):
         chain.append(chain[-1].left)
@@ -381,7 +381,7 @@ def _operation(expression: Binary, value: Value, scope: EvalContext) -> Value:
 def _as_operand(expression: Expression, value: Value, wanted: typed.Type) -> Value:
     found = _converted(value, wanted, expression.place)
     if found.is_null:
-        refuse("null is no operand", expression.place)
+        refuse("null is not an operand", expression.place)
     return found
 
 

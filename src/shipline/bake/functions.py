@@ -120,7 +120,7 @@ def _power(base: typed.Number, exponent: typed.Number) -> float:
 
 def _logarithm(value: typed.Number, base: typed.Number) -> float:
     if value <= 0 or base <= 0 or base == 1:
-        raise ValueError("the logarithm is no number")
+        raise ValueError("the logarithm is not a number")
     return math.log(float(value)) / math.log(float(base))
 
 
@@ -544,7 +544,7 @@ def _rsadecrypt(source: Value, key: Value) -> Value:
     except (ValueError, TypeError):
         raise ValueError("the second argument is not a private key in PEM") from None
     if not isinstance(private, rsa.RSAPrivateKey):
-        raise ValueError("the key is no RSA key")
+        raise ValueError("the key is not an RSA key")
     return text(private.decrypt(ciphertext, padding.PKCS1v15()).decode())
 
 

@@ -381,7 +381,7 @@ def _time_words(form: str, at: datetime) -> Iterator[str]:
         elif word in _TIME_PARTS:
             yield _TIME_PARTS[word](at)
         else:
-            raise ValueError(f"the format has {word!r}, which is no part of a time; quote it")
+            raise ValueError(f"the format has {word!r}, which is not part of a time; quote it")
 
 
 plain_function(

@@ -184,7 +184,7 @@ def number_text(value: Number) -> str:
 
 
 def parse_number(source: str) -> Number:
-    """Raises ValueError for what is no decimal number."""
+    """Raises ValueError for what is not a decimal number."""
     if "_" in source or source != source.strip():
         raise ValueError(source)
     try:
@@ -244,7 +244,7 @@ def convert(value: Value, wanted: Type) -> Value:
 
 
 def completed(value: Value, wanted: Type) -> Value:
-    """The value of a JSON document, with null for the attributes of `wanted` that are not there.
+    """The value of a JSON document, with null for the attributes of `wanted` that it lacks.
     Raises TypeMismatch for others. Source: go-cty, json.Unmarshal.
     """
     if value.is_null or not wanted.items:

@@ -70,7 +70,7 @@ class BlockIndexes(Struct, frozen=True):
 
 
 def _open(path: Path, stack: ExitStack) -> int:
-    """The open file; -1 if it is not there."""
+    """The open file; -1 if it does not exist."""
     try:
         file = os.open(path, _READ)
     except OSError:

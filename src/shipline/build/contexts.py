@@ -386,7 +386,7 @@ def _stat_cache(state: Path, path: Path, stack: ExitStack) -> StatCache:
 @contextmanager
 def fetched(request: BuildRequest, settings: Settings, step: Step) -> Iterator[Context]:
     """The context of `request`, a Git repository or an archive at a URL, with the directory that
-    has its files, which goes with the block; a file that is no archive is alone in there.
+    has its files, which goes with the block; a file that is not an archive is alone in there.
 
     For readers of definitions. Raises GitError, RegistryError, UsageError.
     """

@@ -578,7 +578,7 @@ def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbo
 def _local_files(
     roots: Sequence[Vertex], contexts: Mapping[str, ContextDirectory], solver: Solver
 ) -> dict[Vertex, ContextDirectory]:
-    """The files of each vertex that has no inputs and is no image; downloads are made now."""
+    """The files of each vertex that has no inputs and is not an image; downloads are made now."""
     leaves = [one for one in walk(*roots) if not one.inputs]
     fetched = [one for one in leaves if not isinstance(one.op, ScratchOp | ImageOp | ContextOp)]
     with TaskGroup() as group:

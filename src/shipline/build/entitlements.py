@@ -41,8 +41,8 @@ def _require(run: df.Run, settings: RunOptions, entitlement: str) -> None:
 
 
 def devices_of(run: df.Run, settings: RunOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the devices of a command, and the optional ones that are not there. Raises
-    DockerfileError for devices that are not allowed, and for required ones that are not there.
+    """The names of the devices of a command, and the optional ones that do not exist. Raises
+    DockerfileError for devices that are not allowed, and for required ones that do not exist.
     """
     if not run.devices:
         return (), ()

@@ -113,7 +113,7 @@ class StepMounts:
     def open(self, op: RunOp, *, fresh: bool) -> tuple[tuple[StepMount, ...], tuple[str, ...]]:
         """All mounts, and the variables (`NAME=value`) that hold secrets; `fresh` empties caches.
 
-        Raises UsageError for a source that is not there, and for a required secret.
+        Raises UsageError for a source that does not exist, and for a required secret.
         """
         caches = self._caches(op, fresh=fresh)
         mounts: list[StepMount] = []
@@ -125,7 +125,7 @@ class StepMounts:
                 mounts.append(self._mount(mount, caches))
             else:
                 content = self._executor.secret(mount)
-                if mount.env:  # empty for a secret that is not there
+                if mount.env:  # empty for a secret that does not exist
                     value = (content or b"").decode("utf-8", "surrogateescape")
                     variables.append(f"{mount.env}={value}")
                 if mount.target and content is not None:

@@ -878,7 +878,7 @@ def parse_integer(text: str, flag: str) -> int:
 def parse_assignments(
     texts: Iterable[str], flag: str, environ: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """`K=V` each. A bare `K` has its value in `environ`, and is left out if it is not there;
+    """`K=V` each. A bare `K` has its value in `environ`, and is left out if that lacks it;
     without an `environ` its value is empty.
     """
     found: dict[str, str] = {}

@@ -47,7 +47,7 @@ def is_inside(request: BuildRequest) -> bool:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or `dockerfile` for a `Dockerfile` that is not there, as in BuildKit."""
+    """`path`, or `dockerfile` for a `Dockerfile` that does not exist, as in BuildKit."""
     lower = path.with_name("dockerfile")
     missing = path.name == "Dockerfile" and not os.path.lexists(path)
     return lower if missing and "dockerfile" in _names(path.parent) else path

@@ -156,7 +156,7 @@ def _query(text: str) -> dict[str, list[str]]:
 
 
 def _decision(path: Path, interpreter: regopy.Interpreter, given: Mapping[str, Any]) -> Any:
-    """What `decision` is for an input. Raises UsageError where it is no object."""
+    """What `decision` is for an input. Raises UsageError where it is not an object."""
     try:
         interpreter.set_input(given)
         (found,) = interpreter.query(f"data.{_PACKAGE}.decision").results[0].expressions

@@ -196,7 +196,7 @@ class Solver:
         return self._step.step(vertex.label.name, **_attributes(vertex), **more)
 
     def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
-        """The layer of a step; a command that is to run anew runs once in all builds of a run."""
+        """The layer of a step; a command that is to run again runs once in all builds of a run."""
         key = _key(vertex.op, base, inputs)
         if not (key and vertex.fresh and isinstance(vertex.op, RunOp)):
             return self._find_or_make(vertex, key, base, inputs)

@@ -3,7 +3,7 @@ EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names.
 
 A source is an identifier with attributes, as `docker-image://docker.io/library/alpine:latest`,
 `https://host/file`, `git://host/project.git#ref` and `local://context`. Of the rules ALLOW and DENY
-the last one that matches counts; CONVERT replaces the source, which is then judged anew. Source:
+the last one that matches counts; CONVERT replaces the source, which is then judged again. Source:
 BuildKit, sourcepolicy.
 """
 

@@ -183,7 +183,7 @@ def _unpacked(source: IO[bytes]) -> dict[str, bytes]:
                     found[entry.name.removeprefix("./")] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ContentError(
-            f"this is no bundle of build records: {error}", code="run-unreadable"
+            f"this is not a bundle of build records: {error}", code="run-unreadable"
         ) from None
     return found
 

@@ -66,7 +66,7 @@ class ClientSession:
             )
         except RpcError as error:
             raise AuthError(
-                f"the login for {host} cannot be had: {error.message}",
+                f"the login for {host} cannot be read: {error.message}",
                 code="login-missing",
                 host=host,
             ) from None

@@ -32,14 +32,14 @@ def read_configuration(path: Path) -> dict[str, bytes]:
         document = tomllib.loads(_read(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--buildkitd-config: {path} is no TOML: {error}", code="buildkitd-config"
+            f"--buildkitd-config: {path} is not TOML: {error}", code="buildkitd-config"
         ) from None
     files: dict[str, bytes] = {}
 
     def copied(host: str, source: object) -> str:
         if not isinstance(source, str):
             raise UsageError(
-                f"--buildkitd-config: in {path}, {source!r} of {host} is no path",
+                f"--buildkitd-config: in {path}, {source!r} of {host} is not a path",
                 code="buildkitd-config",
             )
         name = f"certs/{_NOT_A_NAME.sub('_', host)}/{PurePosixPath(source).name}"
@@ -50,7 +50,7 @@ def read_configuration(path: Path) -> dict[str, bytes]:
     for host, registry in registries.items() if isinstance(registries, dict) else ():
         if not isinstance(registry, dict):
             raise UsageError(
-                f"--buildkitd-config: in {path}, registry.{host} is no table",
+                f"--buildkitd-config: in {path}, registry.{host} is not a table",
                 code="buildkitd-config",
             )
         if "ca" in registry:

@@ -82,7 +82,7 @@ def parse_options(options: Mapping[str, str]) -> ContainerOptions:
     policy, _, count = options.get("restart-policy", "unless-stopped").partition(":")
     if policy not in _POLICIES or (count and policy != "on-failure"):
         raise UsageError(
-            f"--driver-opt restart-policy: {options['restart-policy']!r} is no policy",
+            f"--driver-opt restart-policy: {options['restart-policy']!r} is not a policy",
             code="driver-option",
             hint=f"write {', '.join(_POLICIES)} or on-failure:COUNT",
         )
@@ -269,7 +269,7 @@ def containers_of(endpoint: str, environment: Mapping[str, str]) -> Containers:
 
 def last_words(log: str) -> str:
     """Why a daemon ended: the last lines that tell of a failure, or else the last ones; without
-    Go's traces, a function and a place with a tab before it each, and what is no error.
+    Go's traces, a function and a place with a tab before it each, and what is not an error.
     """
     lines = log.splitlines()
     after = [*lines[1:], ""]

@@ -109,7 +109,7 @@ def _endpoint(
     if driver == "kubernetes" and given:
         if split_url(given).scheme != "kubernetes":
             raise UsageError(
-                f"{given!r} is no endpoint of the driver kubernetes",
+                f"{given!r} is not an endpoint of the driver kubernetes",
                 code="builder-endpoint",
                 hint="leave it out, or name a file: 'kubernetes://?kubeconfig=FILE&context=NAME'",
             )

@@ -18,7 +18,7 @@ from shipline.events import Step
 
 
 class State(StrEnum):
-    """What a daemon does; `INACTIVE` is one that is not there."""
+    """What a daemon does; `INACTIVE` is one that does not exist."""
 
     INACTIVE = "inactive"
     STARTING = "starting"
@@ -34,9 +34,9 @@ class Driver(Protocol):
         """Asked of what runs the daemon, not of the daemon."""
 
     def boot(self, step: Step) -> None:
-        """Have the daemon run and answer: it is made where it is not there, and started where it is
-        stopped; one that runs, and one that others start, is left alone. What is done is a step
-        below `step`. Nothing is left of a daemon that was made and does not answer.
+        """Ensure that the daemon runs and answers: create it if it is missing, start it if it is
+        stopped; one that runs, or that others start, is left alone. What is done is a step below
+        `step`. A daemon that was created and does not answer is removed.
         """
 
     def open(self, key: str = "") -> AbstractContextManager[Control]:
@@ -48,7 +48,7 @@ class Driver(Protocol):
         """Stop the daemon, if it runs; what it keeps stays."""
 
     def remove(self, *, keep_state: bool, keep_daemon: bool) -> None:
-        """Remove the daemon and what it keeps; quiet about what is not there."""
+        """Remove the daemon and what it keeps; quiet about what does not exist."""
 
 
 @contextmanager

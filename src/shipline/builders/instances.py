@@ -166,7 +166,7 @@ class BuilderStore:
             raise self._unusable("written", error) from None
 
     def _read(self, name: str) -> bytes | None:
-        """A file, None if it is not there. Raises ConfigError."""
+        """A file, None if it does not exist. Raises ConfigError."""
         try:
             return read_bounded(self.directory / name, _LARGEST)
         except (FileNotFoundError, NotADirectoryError):
@@ -179,7 +179,7 @@ class BuilderStore:
         return ConfigError(
             f"the files of builders cannot be {verb}: {place}: {error.strerror}",
             code="builder-files",
-            hint="mend the file, or name another directory with BUILDX_CONFIG",
+            hint="repair the file, or name another directory with BUILDX_CONFIG",
         )
 
     def _write(self, name: str, text: str) -> None:
@@ -209,7 +209,7 @@ def check_name(name: str) -> str:
 
 
 def without_node(builder: Builder, name: str) -> Builder:
-    """The builder without a node. Raises UsageError if it is not there, or the only one."""
+    """The builder without a node. Raises UsageError if it has no such node, or only that one."""
     left = tuple(one for one in builder.nodes if one.name != name)
     if len(left) == len(builder.nodes):
         names = ", ".join(one.name for one in builder.nodes)
@@ -228,7 +228,7 @@ def without_node(builder: Builder, name: str) -> Builder:
 
 
 def parse_driver(name: str) -> str:
-    """Raises UsageError for a driver that nobody has."""
+    """Raises UsageError for an unknown driver."""
     if name not in get_args(Driver):
         raise UsageError(
             f"--driver: there is no driver {name!r}",

@@ -254,7 +254,7 @@ def _name(name: str, value: str) -> str:
     """A label of RFC 1123, as namespaces are named."""
     if not _LABEL.fullmatch(value):
         raise UsageError(
-            f"--driver-opt {name}: {value!r} is no name of a {name}",
+            f"--driver-opt {name}: {value!r} is not the name of a {name}",
             code="driver-option",
             hint="write lower-case letters, digits and -",
         )
@@ -264,7 +264,7 @@ def _name(name: str, value: str) -> str:
 def _quantity(name: str, value: str) -> str:
     if not _QUANTITY.fullmatch(value):
         raise UsageError(
-            f"--driver-opt {name}: {value!r} is no quantity",
+            f"--driver-opt {name}: {value!r} is not a quantity",
             code="driver-option",
             hint="write 500m, 2, 4Gi or 20G",
         )
@@ -274,7 +274,7 @@ def _quantity(name: str, value: str) -> str:
 def _count(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) <= 1000:
         raise UsageError(
-            f"--driver-opt {name}: {value!r} is no number from 1 to 1000", code="driver-option"
+            f"--driver-opt {name}: {value!r} is not a number from 1 to 1000", code="driver-option"
         )
     return int(value)
 

@@ -147,7 +147,7 @@ def _ssh_command(endpoint: str, timeout_s: float) -> list[str]:
     is_wrong = parts.scheme != "ssh" or parts.password or parts.query or parts.path.strip("/")
     if is_wrong or "-" in (host[0], user[:1]):
         raise UsageError(
-            f"{without_passwords(endpoint)!r} is no endpoint of the driver ssh",
+            f"{without_passwords(endpoint)!r} is not an endpoint of the driver ssh",
             code="builder-endpoint",
             hint="write ssh://[USER@]HOST[:PORT]",
         )

@@ -87,7 +87,7 @@ def parse_endpoint(text: str) -> SplitResult:
 
 def _no_endpoint(text: str) -> BuilderError:
     return BuilderError(
-        f"{without_passwords(text)!r} is no endpoint of a builder",
+        f"{without_passwords(text)!r} is not an endpoint of a builder",
         code="builder-endpoint",
         hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
         " kube-pod://POD",
@@ -240,7 +240,7 @@ def _program(parts: SplitResult) -> list[str]:
 
 @contextmanager
 def open_program(argv: Sequence[str]) -> Iterator[ProgramPipe]:
-    """The program, which ends with the block. Raises BuilderError if it is not there."""
+    """The program, which ends with the block. Raises BuilderError if it is not installed."""
     ours, theirs = socket.socketpair()
     with ours, TemporaryFile() as errors:
         try:

@@ -136,7 +136,7 @@ def _remove(path: str) -> None:
 
 
 def _is_same(one: Stat, there: os.stat_result, path: str) -> bool:
-    """Whether a file, or a symbolic link, is there already; further names are always made anew."""
+    """Whether a file, or a symbolic link, is there already; further names are always recreated."""
     if one.mode & GO_TYPES["symlink"]:
         return stat.S_ISLNK(there.st_mode) and os.readlink(path) == one.link_name
     return (

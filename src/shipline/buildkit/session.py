@@ -188,7 +188,7 @@ def _agent_requests(buffer: bytearray) -> Iterator[bytes]:
     while len(buffer) >= 4:
         size = int.from_bytes(buffer[:4])
         if not 0 < size <= _LONGEST_AGENT_MESSAGE:
-            raise RpcError(Code.UNKNOWN, "this is no request to an SSH agent")
+            raise RpcError(Code.UNKNOWN, "this is not a request to an SSH agent")
         if len(buffer) < 4 + size:
             return
         yield bytes(buffer[4 : 4 + size])

@@ -24,7 +24,7 @@ from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
 
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
-_EARLY = timedelta(minutes=5)  # before they expire, credentials are fetched anew
+_EARLY = timedelta(minutes=5)  # before they expire, credentials are fetched again
 _CONTAINERS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")  # of ECS, of EKS
 _METADATA = "http://169.254.169.254"
 

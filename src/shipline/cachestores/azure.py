@@ -20,7 +20,7 @@ from shipline.registry.request import ClientRequest, Url
 _RESOURCE = "https://storage.azure.com/"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _METADATA = "http://169.254.169.254"
-_EARLY = timedelta(minutes=5)  # before it expires, a token is fetched anew
+_EARLY = timedelta(minutes=5)  # before it expires, a token is fetched again
 
 
 @dataclass(frozen=True, slots=True)

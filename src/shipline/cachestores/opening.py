@@ -48,7 +48,7 @@ def open_store(
 
     Makes no request; the store is used while `client` is open. Raises UsageError for attributes
     that do not exist or cannot be used. A store without the token that it needs raises AuthError
-    whenever it is used: a build outside of GitHub Actions goes on without its gha cache.
+    whenever it is used: a build outside of GitHub Actions continues without its gha cache.
     """
     given = _Attributes(kind, attributes, variables)
     try:

@@ -373,7 +373,7 @@ def _ask(
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         click.echo(f"{whose} for permission to:{asked}\n", err=True)
         click.echo(f"to grant it without this question: {flags}", err=True)
-        if click.confirm("grant it and go on?", err=True):
+        if click.confirm("grant it and continue?", err=True):
             return
     raise UsageError(
         f"{whose} for permission to:{asked}", code="bake-permission", hint=f"grant it with {flags}"

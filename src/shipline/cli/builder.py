@@ -336,7 +336,7 @@ def _test(text: str) -> Callable[[CacheRecord], bool]:
             pattern = compiled(value)
         except ValueError as error:
             raise UsageError(
-                f"--filter {name}: {value!r} is no pattern: {error}", code="flag-value"
+                f"--filter {name}: {value!r} is not a pattern: {error}", code="flag-value"
             ) from None
         return lambda record: pattern.search(_TEXTS[name](record)) is not None
     return lambda record: (_TEXTS[name](record) == value) == (operator == "=")

@@ -266,7 +266,7 @@ def use_command(name: str, **_: object) -> None:
 def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
     """Stop the daemons of a builder, by default of the one in use; what they keep stays.
 
-    The next build starts them again. Daemons that others start go on.
+    The next build starts them again. Daemons that others start keep running.
     """
     if other := other_builder(name or builder, os.environ):
         found = find_builder(other)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, metavar="[IMAGE...]")
 @click.option("-e", "--env", "environment", required=True, metavar="NAME", help="The environment.")
 @click.option(
-    "--resume", is_flag=True, help="Go on with the images whose weights are in git, also if frozen."
+    "--resume", is_flag=True, help="Continue the images whose weights are in git, also if frozen."
 )
 @commit_options
 @registry_options
@@ -33,7 +33,7 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
 
     The weights are those of `environments.NAME.canary`, and are pushed to its GitOps repository.
     Without IMAGE, it is found as by `shipline deploy`, and the policy of the environment must allow
-    it. Prints the commit that deployed. The same command goes on with a canary that was
+    it. Prints the commit that deployed. The same command continues a canary that was
     interrupted.
     """
     from shipline.api import open_client

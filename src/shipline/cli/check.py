@@ -38,7 +38,7 @@ def command(query: CommitQuery, environment: str, checks: bool, keep: bool, as_j
     record the verdict in the GitOps repository.
 
     Exits with 0 if all passed, with 17 if it is not healthy or a check failed, and with 11 if it
-    cannot be told.
+    cannot be determined.
     """
     from shipline.api import open_client
     from shipline.cli.deploy import configured, delivery_of

@@ -61,7 +61,7 @@ def group() -> None:
 @click.option("--local", is_flag=True, help="Only runs of the repository in this directory.")
 @click.option("--no-trunc", "whole", is_flag=True, help="Show whole names.")
 def listing(filters: Sequence[str], template: str, local: bool, whole: bool) -> None:
-    """List runs, those that go on first, then the newest."""
+    """List runs, running ones first, then the newest."""
     tests = [*map(parse_filter, filters), *([is_local()] if local else [])]
     runs = [run for run in RunHistory(state_directory()).ls() if all(one(run) for one in tests)]
     runs.sort(key=lambda run: run.state is not RunState.RUNNING)
@@ -291,7 +291,7 @@ def _open(run: str, address: str) -> None:
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise UsageError(
-            f"--addr: {address!r} is no address", code="flag-value", hint="write 127.0.0.1:0"
+            f"--addr: {address!r} is not an address", code="flag-value", hint="write 127.0.0.1:0"
         )
     serve_pages(host.strip("[]") or "127.0.0.1", int(port), no_open=False, path=f"/runs/{run}")
 

@@ -156,7 +156,7 @@ COMMANDS = {
         LazyCommand("telemetry", "telemetry:group", "Show and deliver traces and logs of runs."),
     ),
     "Help": (
-        LazyCommand("doctor", "doctor:command", "Show what is missing here, and how to mend it."),
+        LazyCommand("doctor", "doctor:command", "Show what is missing here, and how to fix it."),
         LazyCommand("explain", "explain:command", "Explain an error code."),
         LazyCommand("completion", "program:completion", "Print a completion script."),
     ),

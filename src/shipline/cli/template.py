@@ -506,7 +506,7 @@ class _State:
         if not arguments:
             return resolve(value)
         if not isinstance(value, GoMethod):
-            raise TemplateError(f"{printed(value)} has arguments and is no method")
+            raise TemplateError(f"{printed(value)} has arguments and is not a method")
         return value(*arguments)
 
     def _first(self, command: _Command, piped: tuple[Value, ...]) -> Value:

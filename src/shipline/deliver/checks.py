@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from shipline.gates import Verdict
 
 Grade = Literal["pass", "fail", "error"]
-"""`error`: it cannot be told."""
+"""`error`: it cannot be determined."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.25, 10.0, 1.5
 _SHOWN = 20  # findings of a check in an error
@@ -86,7 +86,7 @@ class EnvironmentVerdict:
         return "fail" if "fail" in grades else "error" if "error" in grades else "pass"
 
     def require(self) -> None:
-        """Raises NotVerified, or GateUndecided if it cannot be told, unless all passed."""
+        """Raises NotVerified, or GateUndecided if that is unknown, unless all passed."""
         bad = [result for result in self.results if result.grade != "pass"]
         if not bad:
             return

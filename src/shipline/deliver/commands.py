@@ -39,7 +39,7 @@ def check_inside(key: str, paths: Iterable[str]) -> None:
 
 
 def check_variables(key: str, names: Iterable[str]) -> None:
-    """Raises ConfigError for what is no name of a variable, nor NAME_*."""
+    """Raises ConfigError for what is not a name of a variable, nor NAME_*."""
     for name in names:
         if not _VARIABLE.match(name):
             raise ConfigError(f"{key}: {name!r} is not the name of a variable")

@@ -66,7 +66,7 @@ def job_reviewers(
     server, api = ("GitHub", "GITHUB_API_URL") if on_github else ("GitLab", "CI_API_V4_URL")
     if not on_github and environ.get("GITLAB_CI") != "true":
         raise UsageError(
-            "this is no job of GitHub Actions or GitLab CI",
+            "this is not a job of GitHub Actions or GitLab CI",
             code="review-unknown",
             hint="approve it without --from-ci",
         )

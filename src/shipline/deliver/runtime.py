@@ -171,7 +171,7 @@ class _ArgoCd:
         return found
 
     def _refused(self, response: HttpResponse, operation: str) -> ShiplineError:
-        """The error of a status; Argo CD answers 403 also for an Application that is not there."""
+        """The error of a status; Argo CD answers 403 also for a missing Application."""
         try:
             reason = str(_mapping(json.loads(response.content(_BODY))).get("message") or "")
         except (ValueError, RecursionError, RegistryError):
@@ -349,7 +349,7 @@ class _Workloads:
             raise self._unreadable(error) from error
         if not workloads and not pods:
             return RunningState(
-                frozenset(), health="unknown", synced=False, message=f"{self._shown} is not there"
+                frozenset(), health="unknown", synced=False, message=f"{self._shown} does not exist"
             )
         with _understood(self._shown):
             return _state(workloads, pods)
@@ -361,7 +361,7 @@ class _Workloads:
         return f"{name or f'what has the labels {section.selector}'} in the namespace {namespace}"
 
     def _workloads(self) -> list[tuple[str, Object]]:
-        """The objects with their kinds. That there are no Rollouts in a cluster is no error."""
+        """The objects with their kinds. That there are no Rollouts in a cluster is not an error."""
         section = self.section
         found: list[tuple[str, Object]] = []
         for key, kind in WORKLOADS.items():

@@ -199,7 +199,7 @@ class HealthCheck(Instruction, frozen=True, kw_only=True):
 
 class OnBuild(Instruction, frozen=True, kw_only=True):
     """ONBUILD; `expression` goes into the image configuration, heredocs included. It is read where
-    it is used: most of what can be wrong with it is no error before.
+    it is used: most of what can be wrong with it is not an error before.
     """
 
     expression: str

@@ -53,7 +53,7 @@ def _mirrors(client: Client, host: str) -> str | Remark:
     lost = [one.endpoint.base for one in client.known(host)[:-1] if one.measurement.failures]
     if lost:
         return Remark(
-            f"no answer from {', '.join(lost)}: the others and the registry are asked",
+            f"no answer from {', '.join(lost)}: the others and the registry are used",
             "`shipline mirror ls` shows why",
         )
     return f"{counted(len(mirrors), 'mirror')} reached"

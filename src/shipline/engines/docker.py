@@ -80,7 +80,7 @@ def _parts(url: str) -> SplitResult:
 
 
 def check_address(url: str) -> None:
-    """Raises EngineError for what is no address of an engine."""
+    """Raises EngineError for what is not an address of an engine."""
     parts = _parts(url)
     named = parts.path if parts.scheme == "unix" else parts.hostname
     if parts.scheme not in ("unix", "tcp", "ssh") or not named or parts.password is not None:
@@ -193,7 +193,7 @@ class DockerApi:
 
     def _no_engine(self, answer: bytes) -> EngineError:
         return EngineError(
-            f"what answers at {self} is no engine: {answer[:200]!r}", code="engine-unreachable"
+            f"what answers at {self} is not an engine: {answer[:200]!r}", code="engine-unreachable"
         )
 
     def _request(
@@ -247,7 +247,7 @@ class Docker:
         info = self._api.ask("GET", "/info")
         if not isinstance(info, dict):
             raise EngineError(
-                f"what answers at {self} is no engine: {info!r}", code="engine-unreachable"
+                f"what answers at {self} is not an engine: {info!r}", code="engine-unreachable"
             )
         self.several = _CONTAINERD in (info.get("DriverStatus") or ())
 

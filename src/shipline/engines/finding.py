@@ -59,14 +59,14 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
 
 def docker_address(environment: Mapping[str, str], context: str = "") -> Address:
     """Where docker's command would connect to, with `context` of its contexts, by default this
-    machine. Raises EngineError for a context that is not there.
+    machine. Raises EngineError for a context that does not exist.
     """
     return _docker_address(environment, context) or Address(f"unix://{_DOCKER}")
 
 
 def docker_endpoint(environment: Mapping[str, str], given: str = "") -> str:
     """The engine that docker's command would use, or the `given` one, as buildx records it: the
-    name of a context, or an address. Raises EngineError for a context that is not there.
+    name of a context, or an address. Raises EngineError for a context that does not exist.
     """
     if "://" in given:
         check_address(given)

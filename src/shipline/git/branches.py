@@ -32,7 +32,7 @@ _NOBODY = {"NAME": "shipline", "EMAIL": "shipline@localhost"}  # where git knows
 SIGNING = (
     "with an SSH key: git config gpg.format ssh; git config user.signingkey ~/.ssh/id_ed25519.pub"
 )
-"""How git is told to sign commits."""
+"""How git is configured to sign commits."""
 
 
 class PushRefused(GitError):

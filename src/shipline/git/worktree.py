@@ -21,7 +21,7 @@ from shipline.git.store import GitCommit, GitStore, RefNotFound, naming
 _DEEPEST = 20  # submodules inside of submodules
 _MOST = 2000  # submodules of one checkout
 _TREE, _SUBMODULE, _LINK, _FILES = "040000", "160000", "120000", ("100644", "100755")
-_KINDS = {"": "is not there", _SUBMODULE: "is a submodule", _LINK: "is a link"}
+_KINDS = {"": "does not exist", _SUBMODULE: "is a submodule", _LINK: "is a link"}
 _LOCAL = ("fetch", "--quiet", "--no-tags", "--force", "--update-head-ok", "--depth=1")
 
 
@@ -30,7 +30,7 @@ def checkout(store: GitStore, found: GitCommit, place: Path) -> Path:
     the source names.
 
     Files have the modes 0644 and 0755 and belong to this user. A damaged repository of the store is
-    made anew. Raises RefNotFound for a directory that is not there, RemoteUnreachable, GitError.
+    made again. Raises RefNotFound for a directory that does not exist, RemoteUnreachable, GitError.
     """
     work = _Checkout(store.with_login_of(found.source), place)
     with naming(found.source):

@@ -190,7 +190,7 @@ class RunHistory:
             found = decode_summary(files[RECORD])
         except (KeyError, msgspec.MsgspecError) as error:
             raise ContentError(
-                f"this is no record of a run: {error}", code="run-unreadable"
+                f"this is not a record of a run: {error}", code="run-unreadable"
             ) from None
         run = found.id
         if not is_run_id(run) or self.directory(run).exists():

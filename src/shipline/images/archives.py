@@ -79,8 +79,8 @@ class _MemberReader:
 
 class TarArchive:
     """The files of an archive by name, read in place. `scratch` is a directory for what a
-    compressed one unpacks to. Raises ContentError for what is no archive, NotFound for a missing
-    file.
+    compressed one unpacks to. Raises ContentError for what is not an archive, NotFound for a
+    missing file.
     """
 
     def __init__(self, path: Path, scratch: Path) -> None:

@@ -68,7 +68,7 @@ def difference(
     first: OpenImage, second: OpenImage, platform: Platform, *, files: bool = True
 ) -> ImageDifference:
     """Compare the images for a platform. Layers are only read for `files`, those that both have
-    once. Raises ContentError for what is no image, or has none for the platform.
+    once. Raises ContentError for what is not an image, or has none for the platform.
     """
     sides = _side(first, platform), _side(second, platform)
     digests = [{str(one.digest): None for one in side.manifest.layers} for side in sides]
@@ -141,7 +141,8 @@ def _contents(source: StatementSource, layer: Descriptor) -> tuple[Toc, dict[str
     compression = media.compression(layer.media_type)
     if compression is None:
         raise ContentError(
-            f"{layer.digest} is no layer of an image: {layer.media_type}", code="layer-unsupported"
+            f"{layer.digest} is not a layer of an image: {layer.media_type}",
+            code="layer-unsupported",
         )
     digests: dict[str, str] = {}
 

@@ -209,7 +209,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise _unreadable(path, "it is no mapping")
+        raise _unreadable(path, "it is not a mapping")
     return found
 
 

@@ -159,7 +159,7 @@ class Cluster:
         except http.client.HTTPException as error:
             check()
             raise BuilderError(
-                f"what answers at {server} is no API server: {error!r}",
+                f"what answers at {server} is not an API server: {error!r}",
                 code="kubernetes-unreachable",
                 retriable=True,
             ) from None
@@ -222,7 +222,7 @@ class Cluster:
 
     def _no_server(self, said: str) -> BuilderError:
         return BuilderError(
-            f"what answers at {self.access.server} is no API server: {said:.200}",
+            f"what answers at {self.access.server} is not an API server: {said:.200}",
             code="kubernetes-unreachable",
         )
 
@@ -235,7 +235,7 @@ class Cluster:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> bytes:
-        """The body of an answer that is no error; a busy server is asked again."""
+        """The body of an answer that is not an error; a busy server is asked again."""
         target = f"{path}?{urlencode(query)}" if query else path
         data = None if body is None else json.dumps(body).encode()
         for attempt in range(_TRIES):

@@ -73,7 +73,7 @@ class WebSocket:
 
     def messages(self) -> Iterator[bytes]:
         """The messages of the other side until it closes. Raises OSError, also when the connection
-        ends before that or what arrives is no WebSocket.
+        ends before that or what arrives is not WebSocket.
         """
         message = bytearray()
         while True:
@@ -103,7 +103,7 @@ class WebSocket:
     def _next_frame(self) -> tuple[bool, int, bytes]:
         first, second = self._take(2)
         if first & 0x70 or second & 0x80:
-            raise ConnectionError("what the server sends is no WebSocket")
+            raise ConnectionError("what the server sends is not WebSocket")
         size = second
         if second == 126:
             size = int.from_bytes(self._take(2))

@@ -24,8 +24,8 @@ _EXTENSIONS = b"xgLK"  # type flags of headers that belong to the next one
 
 def ends_block(header: bytes, length: int, previous: int, filled: int) -> bool:
     """Whether a block of `filled` bytes ends before an entry: one that does not fit into it, or
-    that is chosen by its header, the likelier the longer the `previous` entry is. What is no entry
-    has no header.
+    that is chosen by its header, the likelier the longer the `previous` entry is. What is not an
+    entry has no header.
 
     `length` is that of the entry, headers and padding included. Of one that is longer than a block
     every LONGEST bytes are a block.
@@ -73,8 +73,8 @@ def _take(held: bytearray, size: int) -> bytes:
 
 
 def _entry(held: bytearray, source: Iterator[bytes], position: int) -> tuple[int, int]:
-    """The lengths of an entry's headers and of the whole entry. What is no header is an entry, too,
-    so that this never goes back.
+    """The lengths of an entry's headers and of the whole entry. What is not a header is an entry,
+    too, so that this never goes back.
     """
     head, content = 0, None
     while True:
@@ -99,7 +99,7 @@ def _entry(held: bytearray, source: Iterator[bytes], position: int) -> tuple[int
 
 
 def _size(block: bytes) -> int | None:
-    """The size in a header, None for what is no header."""
+    """The size in a header, None for what is not a header."""
     if block[257:262] != b"ustar":
         return None
     try:

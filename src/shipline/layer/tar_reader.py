@@ -414,7 +414,7 @@ _MAJORS, _MINORS = 1 << 12, 1 << 20  # the kernel drops further bits: another de
 def _below(end: int, value: int) -> int:
     if value >= end:
         raise ContentError(
-            f"tar: {value} is no owner or device: it is not below {end}", code="archive-invalid"
+            f"tar: {value} is not an owner or device: it is not below {end}", code="archive-invalid"
         )
     return value
 

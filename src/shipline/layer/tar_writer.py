@@ -52,7 +52,7 @@ class FilePart(NamedTuple):
 
 
 class TarBlock(NamedTuple):
-    """A block of a tar whose files are not read yet. What is no part of a file is in it as it is,
+    """A block of a tar whose files are not read yet. What is not part of a file is in it as it is,
     padding included.
     """
 

@@ -112,7 +112,7 @@ class GroupCommit:
             self._leader.wakeup.release()
 
     def _abandon(self, own: PendingWrite) -> None:
-        """Nobody may wait for `own` any more, which a signal interrupted."""
+        """Stop any waiting for `own`, which a signal interrupted."""
         with self._lock:
             own.abandoned = True
             if self._leader is own:

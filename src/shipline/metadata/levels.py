@@ -119,7 +119,7 @@ class LeveledCache:
 
 
 def open_machine_records(path: Path) -> Records | None:
-    """Records that all processes of this user may use as a cache, made anew if they are damaged;
+    """Records that all processes of this user may use as a cache, made again if they are damaged;
     None where there can be none.
     """
     for _ in range(2):

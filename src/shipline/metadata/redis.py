@@ -97,7 +97,7 @@ def _no_url(text: str) -> ConfigError:
     scheme = re.match("[a-z]+://", text)
     shown = f"{scheme[0]}.." if scheme else "it"
     return ConfigError(
-        f"{shown} is no URL of a Redis or Valkey server", code="config-invalid", hint=_HINT
+        f"{shown} is not a URL of a Redis or Valkey server", code="config-invalid", hint=_HINT
     )
 
 

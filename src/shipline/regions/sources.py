@@ -127,7 +127,7 @@ class RemoteJournal:
             if error.status != 404:
                 raise
             raise RegistryError(
-                f"{self._host} keeps no journal: it has no role, or is no shipline node",
+                f"{self._host} keeps no journal: it has no role, or is not a shipline node",
                 code="node-unusable",
                 host=self._host,
                 hint="serve it with --role primary",

@@ -63,7 +63,7 @@ class Proxies(Struct, frozen=True):
     def of(self, origin: Origin) -> str:
         """The URL of the proxy for `origin`, empty for a direct connection; loopback is direct.
 
-        Raises UsageError for one that is no URL.
+        Raises UsageError for one that is not a URL.
         """
         url = self.https if origin.scheme == "https" else self.http
         if not url or is_loopback(origin.host) or self._excepted(origin):
@@ -236,7 +236,7 @@ def parse_mirrors(entries: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
             host, url = _HUB_NAME, entry
         try:
             if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
-                raise RegistryError(f"{host!r} is no host", code="reference-invalid", host="")
+                raise RegistryError(f"{host!r} is not a host", code="reference-invalid", host="")
             _mirror(host, url)
         except RegistryError as error:
             raise UsageError(

@@ -22,7 +22,7 @@ _WINDOWS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 class RateLimit(Struct, frozen=True):
     """The `RateLimit-*` headers of a response: requests allowed in a window of seconds, those left,
-    and the seconds until more are; 0 for what is not told. Docker Hub's have `;w=` in their values
+    and the seconds until more are; 0 for what is unknown. Docker Hub's have `;w=` in their values
     (draft-polli-ratelimit-headers).
     """
 

@@ -67,7 +67,7 @@ class Devices:
         """The names of the devices that `wanted` means: VENDOR/CLASS=NAME, all for the name `*`,
         the first without a name, or those of a class of BuildKit's.
 
-        Raises UsageError for what is no name of devices, and for a required one that is not there.
+        Raises UsageError for what is not the name of a device, and for a missing required one.
         """
         kind, _, name = wanted.partition("=")
         if not _KIND.fullmatch(kind):

@@ -55,7 +55,7 @@ class Connector(Struct, frozen=True):
     @contextmanager
     def connected(self, directory: Path, *, gateway: bool = False) -> Iterator[StepNetwork]:
         """A new namespace that is connected until the block ends, with files in `directory`;
-        `gateway` asks for an address of the host. Raises SandboxError where it cannot be had.
+        `gateway` asks for an address of the host. Raises SandboxError if there is none.
         """
         program = _PROGRAMS[self.name]
         with _namespace(directory / "network") as namespace:

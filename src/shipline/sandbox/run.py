@@ -95,7 +95,7 @@ def open_sandbox(
 ) -> Iterator[Sandbox]:
     """The sandbox of a build, inside the workspace `scratch`; call `private_mounts` before.
 
-    `on_network` is told once how the default network works here, when a step needs it.
+    `on_network` is called once, with how the default network works here, when a step needs it.
 
     Bundles, runtime state and secrets are on a tmpfs of this mount namespace: they never reach a
     disk and vanish with the process. Raises SandboxError when no runtime works.

@@ -228,7 +228,7 @@ def _byte_order(content: bytes) -> str | None:
 
 def _berkeley_rows(content: bytes, order: str) -> Iterator[bytes]:
     """The values of a hash table by numbers of packages (Berkeley DB, src/dbinc/db_page.h), which
-    rpm wrote before 4.16; that of number 0 is no package.
+    rpm wrote before 4.16; that of number 0 is not a package.
     """
     left = len(content)  # bytes: values do not overlap
     try:

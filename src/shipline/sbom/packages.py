@@ -78,7 +78,7 @@ class FileFacts:
 
 
 def text_of(fields: Mapping[str, Any], *names: str) -> str:
-    """The first of the fields that is a text, stripped; empty for none, and for what is no name."""
+    """The first of the fields that is a text, stripped; empty if there is none."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str) and (text := value.strip()) and len(text) <= TEXT:

@@ -11,7 +11,7 @@ is shown once all with smaller numbers are written or failed, so a reader that g
 newest it saw misses none.
 
 A cursor is a number and a token of the process that wrote that entry (of the journal, for 0): the
-journal of a directory that was restored from a backup or made anew does not have the entries that
+journal of a directory that was restored from a backup or recreated does not have the entries that
 its readers saw, and must not look as if it had.
 """
 

@@ -1,7 +1,7 @@
 """Reachability of manifests in a repository.
 
 Tags lead to manifests, an index to its children, a manifest to its referrers and to its cosign
-tags: `sha256-<hex>` and `sha256-<hex>.sig`, `.att`, `.sbom`. A cosign tag is no root while the
+tags: `sha256-<hex>` and `sha256-<hex>.sig`, `.att`, `.sbom`. A cosign tag is not a root while the
 image that it is named after exists or was deleted here.
 """
 

@@ -166,7 +166,7 @@ class StoredRepository(StoredEvidence):
                     expected=str(target.digest),
                     got="other bytes",
                     where=self.name,
-                    hint="the download is begun anew",
+                    hint="the download is started again",
                 ) from error
             raise
 

@@ -340,8 +340,8 @@ class Pipeline:
         }
 
     def only_for(self, platforms: tuple[Platform, ...]) -> Self:
-        """Building for `platforms` alone: a target that is for others is no image then, and left
-        out unless it is a context. Raises UsageError if none is left.
+        """Building for `platforms` alone: a target for others is not an image then, and is left out
+        unless it is a context. Raises UsageError if none is left.
         """
         build = replace(self.build, platforms=platforms)
         if not self.targets:

@@ -8,8 +8,8 @@ good a text as a document is. So all of this must hold:
   Usage"), or that which cosign and BuildKit write beside their documents: no operating system, no
   command, and in its root file system nothing but these documents;
 - every layer has the type of a document that is known here, is a JSON object with the members that
-  documents of this type have, and is no archive, which some text is too. (Notary Project's other
-  envelope is COSE: not JSON, but no archive either.)
+  documents of this type have, and is not an archive, which some text is too. (Notary Project's
+  other envelope is COSE: not JSON, but no archive either.)
 """
 
 from __future__ import annotations

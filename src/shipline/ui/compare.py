@@ -144,7 +144,7 @@ def vulnerability_changes(first: ImageScan, second: ImageScan) -> list[Vulnerabi
 
 
 def _by_key(found: Iterable[ScannedVulnerability]) -> dict[tuple[str, str], ScannedVulnerability]:
-    """By name and package: a new version of a package with an old hole is no news."""
+    """By name and package: a new version of a package with an old hole is not news."""
     return {(one.id, one.package): one for one in found}
 
 

@@ -111,7 +111,7 @@ def test_blob_pushed_by_sha512_is_there(target: Target, push: Push, content: byt
 
 
 def check_pushed(target: Target, push: Push, content: bytes, digest: str) -> None:
-    for _ in range(2):  # pushing it again is no error
+    for _ in range(2):  # pushing it again is not an error
         answer = push(target, content, digest)
         assert (answer.status, answer["Docker-Content-Digest"]) == (201, digest)
         location = answer["Location"]

@@ -231,7 +231,7 @@ def unread(context: ContextDirectory, monkeypatch: pytest.MonkeyPatch) -> Contex
 
 
 def copied_all(context: ContextDirectory, worker: Worker, base: Snapshot | None = None) -> Layer:
-    files = ContextDirectory(context.path, "the context")  # scanned anew
+    files = ContextDirectory(context.path, "the context")  # scanned again
     return solved(CopyOp((".",), "/new/"), base or Snapshot(), files, worker).layer
 
 

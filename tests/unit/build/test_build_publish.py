@@ -22,7 +22,7 @@ from shipline.oci import Descriptor, ImageConfig, Platform, media
 
 
 class Registry(MemoryStore):
-    """A repository that records, and refuses what names something that is not there."""
+    """A repository that records, and refuses what names something that does not exist."""
 
     def __init__(self, log: list[str], refused: str = "") -> None:
         super().__init__()

@@ -146,7 +146,7 @@ def test_a_changed_file_is_a_miss_and_an_older_one_a_hit(tmp_path: Path) -> None
 
 
 def directory_as_is(place: ContextDirectory) -> ContextDirectory:
-    """The same directory, looked at anew."""
+    """The same directory, looked at again."""
     return ContextDirectory(place.path, place.name, place.prune, place.cache)
 
 

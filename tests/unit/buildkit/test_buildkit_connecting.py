@@ -1,4 +1,4 @@
-"""Endpoints that lead somewhere; who answers no call is no builder, and is not waited for."""
+"""Endpoints that lead somewhere; who answers no call is not a builder, and is not waited for."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_endpoints_of_buildx_are_read(text: str) -> None:
     ],
 )
 def test_what_leads_nowhere_is_refused(text: str) -> None:
-    with pytest.raises(BuilderError, match="is no endpoint of a builder"):
+    with pytest.raises(BuilderError, match="is not an endpoint of a builder"):
         parse_endpoint(text)
 
 

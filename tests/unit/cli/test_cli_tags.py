@@ -85,7 +85,7 @@ def test_without_the_remote_a_version_is_a_guess_that_is_told_or_refused(
         alone = shipline(clone, *arguments)
         assert alone.returncode == 12 and "this clone has no version tag" in alone.stderr
     work.git("tag", "v1.1.0")
-    assert shipline(work, "version").stderr == "", "the version of a tagged commit is no guess"
+    assert shipline(work, "version").stderr == "", "the version of a tagged commit is not a guess"
 
 
 def test_two_runs_are_equal(work: Work) -> None:

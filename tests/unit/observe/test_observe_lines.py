@@ -79,8 +79,8 @@ def test_a_pull_outside_of_a_step_is_a_step() -> None:
 
 def test_warnings_are_shown_with_their_hint() -> None:
     script, stream, build = open_script()
-    script.warn(0, build, "old syntax", "write it anew")
-    assert shown(stream) == ["WARN: old syntax", "WARN: hint: write it anew"]
+    script.warn(0, build, "old syntax", "write it again")
+    assert shown(stream) == ["WARN: old syntax", "WARN: hint: write it again"]
 
 
 def test_streams_of_a_step_do_not_mix_within_a_line() -> None:

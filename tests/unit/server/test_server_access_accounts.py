@@ -290,7 +290,7 @@ def test_refresh_tokens_end_with_what_they_stand_for(
 def test_a_refresh_token_that_is_issued_too_late_is_good_for_nothing(
     accounts: Administration, directory: AccountStore, again: bool
 ) -> None:
-    """The password was right a moment ago; then it was changed, or the account made anew."""
+    """The password was right a moment ago; then it was changed, or the account made again."""
     bob = accounts.add_user("bob", "password 1")
     if again:
         accounts.remove_user("bob")

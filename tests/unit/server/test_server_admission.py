@@ -59,7 +59,7 @@ def test_an_immutable_tag_neither_moves_nor_goes(
     app = node(AdmissionSection(immutable=(rule,)))
     first = image(app, "team/app", "A=1")
     assert push(app, "team/app", "v1", "A=1") == 201
-    assert push(app, "team/app", "v1", "A=1") == 201, "the same content again is no move"
+    assert push(app, "team/app", "v1", "A=1") == 201, "the same content again is not a move"
     other = image(app, "team/app", "A=2")
     refused = app.push("team/app", "v1", other.raw, other.media_type)
     assert refused.status == 403

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
         shaped(lambda p: p["critical"].update(expires="now")),
         "exactly the fields",
     ),
-    "that is no JSON": (raw(lambda text: text[:-1]), "not JSON"),
+    "that is not JSON": (raw(lambda text: text[:-1]), "not JSON"),
     "that is two documents": (raw(lambda text: text * 2), "not JSON"),
     "that is a list": (raw(lambda text: f"[{text}]"), "not a JSON object"),
     "with a key twice": (
@@ -155,7 +155,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
     "of the media type of an envelope": (of_type(ENVELOPE), "media type"),
     "of the media type of a bundle": (of_type(BUNDLE), "media type"),
     "with an empty signature": (with_signature(""), "lacks the annotation"),
-    "with a signature that is no base64": (with_signature("?"), "base64"),
+    "with a signature that is not base64": (with_signature("?"), "base64"),
     "with a signature that is not ASCII": (with_signature("é"), "base64"),
     "with a signature that is zeros": (
         with_signature(base64.b64encode(bytes(8)).decode()),
@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
     ),
     "without a signature": (without_annotation, "lacks the annotation"),
     "with a certificate only": (with_a_certificate_only, "lacks the annotation"),
-    "that is not there": (that_is_not_there, "not in memory"),
+    "that does not exist": (that_is_not_there, "not in memory"),
     "that was altered": (that_was_altered, "expected sha256"),
     "of a lying size": (of_a_lying_size, "bytes instead of"),
 }

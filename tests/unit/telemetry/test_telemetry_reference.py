@@ -17,7 +17,7 @@ def table() -> str:
 
 
 def test_the_reference_is_the_table_of_the_program() -> None:
-    """To write it anew, put what this prints into the page."""
+    """To write it again, put what this prints into the page."""
     print(table())
     assert table() in PAGE.read_text()
 

@@ -29,7 +29,7 @@ _AT_ONCE = 8  # requests
 PATIENCE_S = 10.0
 """How long a cache may take to answer; documents are read while the build is planned."""
 
-_HINT = "the build goes on without it"
+_HINT = "the build continues without it"
 
 
 class RemoteCache(Struct, frozen=True):

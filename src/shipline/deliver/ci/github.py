@@ -326,7 +326,7 @@ def _only_for(stage: StageJob) -> str:
         prefix = pattern.removesuffix("**")
         if re.search(r"[*?\[']", prefix):
             raise ConfigError(
-                f"environments.{stage.name}.branches: {pattern!r} is no condition of GitHub",
+                f"environments.{stage.name}.branches: {pattern!r} is not a condition of GitHub",
                 hint="write names, or beginnings of names as release/**",
             )
         if not pattern:

@@ -29,7 +29,7 @@ TreeEdit = Callable[[Tree], Mapping[str, bytes]]
 """Returns the files that change, with their new contents."""
 
 OnRace = Callable[[int], object]
-"""Is told the number of an attempt that failed because somebody else pushed first."""
+"""Called with the number of an attempt that failed because another push came first."""
 
 _TRIES = 10
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0

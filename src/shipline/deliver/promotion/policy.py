@@ -79,7 +79,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class PromotionPolicy:
     """The rules of an environment: its section, and the environments in which each gate blocks, all
-    if it is not there. `automatic` promotions are not made by a person.
+    if it does not exist. `automatic` promotions are not made by a person.
     """
 
     name: str

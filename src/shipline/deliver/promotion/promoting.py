@@ -400,7 +400,7 @@ def _order(
     delivery: Delivery, before: Deployment | None, planned: Deployment, *, asked: bool
 ) -> Iterator[Blocker]:
     """Whether a descendant of the source commit is deployed. Unless `asked`, a clone that cannot
-    tell is no error.
+    tell is not an error.
     """
     ours, theirs = planned.commit, before.commit if before else ""
     if before is None or not ours or not theirs or ours == theirs:

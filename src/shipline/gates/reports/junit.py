@@ -88,7 +88,7 @@ def _depth_change(event: Start | End) -> int:
 
 
 def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite: bool) -> None:
-    """A case that node:test marks as todo may fail: that is no failure."""
+    """A case that node:test marks as todo may fail: that is not a failure."""
     seen: set[str] = set()
     for event in events:
         if isinstance(event, End) and event.name == "testcase":

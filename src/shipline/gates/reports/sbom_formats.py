@@ -122,7 +122,7 @@ def parse_statement(source: BinaryIO) -> Report:
         elif key == "predicate":
             parse = next((one for name, one in _PREDICATES.items() if kind.startswith(name)), None)
             if parse is None:
-                raise ReportError(f"a statement that is no list of packages: {kind!r:.100}")
+                raise ReportError(f"a statement that is not a list of packages: {kind!r:.100}")
             found = parse(reader)
     reader.finish()
     if found is None:

@@ -25,7 +25,7 @@ class TokenScope:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """None for a malformed scope, which grants nothing and is no error.
+        """None for a malformed scope, which grants nothing and is not an error.
 
         The name may contain a colon, as in host:port/name.
         """

@@ -289,7 +289,7 @@ def read_form(request: Request) -> Form:
 
 
 def first(fields: Form, name: str) -> str:
-    """A field's text, empty if it is not there."""
+    """A field's text, empty if it does not exist."""
     return fields.get(name, ("",))[0].strip()
 
 

@@ -437,7 +437,7 @@ class PullThrough:
     def _call(
         self, source: ProxiedRepository, kind: Kind, reference: str, work: Callable[[], T]
     ) -> T:
-        """See `Upstream.call`; remembers what is not there, or not what its digest says."""
+        """See `Upstream.call`; remembers what does not exist, or not what its digest says."""
         try:
             return source.upstream.call(kind, work)
         except NotFound:

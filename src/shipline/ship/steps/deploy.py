@@ -113,7 +113,7 @@ def _elsewhere(section: EnvironmentSection, inputs: PlanInput) -> str:
 
 
 def _missing(project: ProjectConfig) -> Iterator[str]:
-    """Gates that checks name and files of authorities that are not there."""
+    """Gates that checks name and files of authorities that do not exist."""
     known = {name for name, _, _ in project.gates.gates()} if project.gates else set[str]()
     for name, section in project.environments.items():
         yield from section.unknown_gates(name, known)
