@@ -108,6 +108,11 @@ def counted(count: int, singular: str, many: str = "") -> str:
     return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
+def rfc3339(at: float, precision: str = "seconds") -> str:
+    """Unix time in UTC as RFC 3339 writes it; `precision` as `timespec` of datetime.isoformat."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
 def shown_size(number: int) -> str:
     """Bytes for people, in decimal units: `12.3 MB`, `800 B`."""
     size = float(number)

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from shipline.cli.tables import line, table
 from shipline.errors import NotFound, UsageError
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.home import state_directory
+from shipline.units import rfc3339
 
 if TYPE_CHECKING:
     from shipline.events import Event
@@ -337,24 +338,20 @@ def _row_json(run: RunSummary) -> dict[str, Any]:
     found = {
         "cached_steps": run.cached,
         "completed_steps": run.done,
-        "created_at": _moment(run.started),
+        "created_at": rfc3339(run.started, "auto"),
         "kind": run.kind,
         "name": run.name,
         "ref": run.id,
         "status": status_of(run).capitalize(),
         "total_steps": run.total,
     }
-    return {**found, "completed_at": _moment(run.finished)} if run.finished else found
+    return {**found, "completed_at": rfc3339(run.finished, "auto")} if run.finished else found
 
 
 def shown_duration(seconds: float) -> str:
     """`12.3s`, `1m  5s`."""
     whole = int(seconds)
     return f"{seconds:.1f}s" if seconds < 60 else f"{whole // 60}m {whole % 60:2}s"
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 # one run
@@ -374,8 +371,8 @@ def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str
         "VCSRevision": summary.commit,
         "Target": facts.get("target", ""),
         "Platform": [*summary.platforms],
-        "StartedAt": _moment(summary.started),
-        "CompletedAt": _moment(summary.finished) if summary.finished else "",
+        "StartedAt": rfc3339(summary.started, "auto"),
+        "CompletedAt": rfc3339(summary.finished, "auto") if summary.finished else "",
         "Duration": int((end - summary.started) * 1e9),
         "Status": _INSPECTED.get(summary.state, summary.state.value),
         "Error": _error(run),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from shipline.cli.signing import (
     public_keys,
 )
 from shipline.errors import ConfigError, UsageError
+from shipline.units import rfc3339
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -223,20 +223,20 @@ def _as_cosign(place: ImageAddress, signature: Signature) -> dict[str, Any]:
             "algorithm": signature.key.algorithm,
         },
         "form": str(signature.form),
-        "signedAt": _time(signature.signed_at) or None,
+        "signedAt": None if signature.signed_at is None else rfc3339(signature.signed_at),
     }
 
 
 def _line(signature: Signature) -> str:
     shown = {key: value for key, value in signature.annotations.items() if key not in _OURS}
     extra = "".join(f" {key}={value}" for key, value in sorted(shown.items()))
-    when = f" at {_time(signature.signed_at)}" if signature.signed_at is not None else ""
+    when = f" at {rfc3339(signature.signed_at)}" if signature.signed_at is not None else ""
     name = f" as {signature.identity}" if signature.identity else ", without a name"
     return f"  signed by {signature.key.name}{name}{when} ({signature.form}){extra}"
 
 
 def _attested(attestation: VerifiedAttestation) -> str:
-    when = f" of {_time(attestation.made_at)}" if attestation.made_at is not None else ""
+    when = f" of {rfc3339(attestation.made_at)}" if attestation.made_at is not None else ""
     kind, signer = attestation.statement.predicate_type, attestation.key.name
     return f"  {kind}{when}, signed by {signer} ({attestation.form})"
 
@@ -250,9 +250,3 @@ _NAMELESS = (
     "--identity repository requires a name"
 )
 _OURS = frozenset({"creator", "timestamp"})
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -21,13 +21,13 @@ import base64
 import hashlib
 import json
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from shipline.errors import ShiplineError, StepFailed
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean
+from shipline.units import rfc3339
 
 
 class JsonSink:
@@ -105,12 +105,12 @@ def _vertex(vertex: VertexState) -> dict[str, Any]:
         "digest": _digest(vertex),
         "inputs": [f"sha256:{one}" for one in vertex.inputs],
         "name": vertex.name,
-        "started": _time(vertex.started),
+        "started": rfc3339(vertex.started, "microseconds"),
     }
     if not vertex.inputs:
         del value["inputs"]
     if vertex.finished is not None:
-        value["completed"] = _time(vertex.finished)
+        value["completed"] = rfc3339(vertex.finished, "microseconds")
     if vertex.cached:
         value["cached"] = True
     if vertex.error:
@@ -123,13 +123,13 @@ def _status_entry(vertex: VertexState, activity: Activity, at: float) -> dict[st
         "id": activity.name,
         "vertex": _digest(vertex),
         "current": activity.current,
-        "timestamp": _time(at),
-        "started": _time(activity.started),
+        "timestamp": rfc3339(at, "microseconds"),
+        "started": rfc3339(activity.started, "microseconds"),
     }
     if activity.total:
         value["total"] = activity.total
     if activity.finished is not None:
-        value["completed"] = _time(activity.finished)
+        value["completed"] = rfc3339(activity.finished, "microseconds")
     return value
 
 
@@ -138,7 +138,7 @@ def _log(vertex: VertexState, event: Logged) -> dict[str, Any]:
         "vertex": _digest(vertex),
         "stream": event.stream,
         "data": _base64(event.data),
-        "timestamp": _time(event.at),
+        "timestamp": rfc3339(event.at, "microseconds"),
     }
 
 
@@ -159,7 +159,3 @@ def warning_json(event: Warned) -> dict[str, Any]:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from shipline.server.http import Request, Response
+from shipline.units import rfc3339
 
 _access = logging.getLogger("shipline.server.requests")
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -82,7 +82,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "at": _time(record),
+            "at": rfc3339(record.created, "milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -99,15 +99,11 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_word(value)}" for key, value in _fields(record).items())
         message = _plain(record.getMessage())
-        line = f"{_time(record)} {record.levelname:<7} {message}{fields}"
+        at = rfc3339(record.created, "milliseconds")
+        line = f"{at} {record.levelname:<7} {message}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
-
-
-def _time(record: logging.LogRecord) -> str:
-    at = datetime.fromtimestamp(record.created, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

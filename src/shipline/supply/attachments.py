@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +34,7 @@ from shipline.supply.claims import (
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
 from shipline.tasks import TaskGroup, sleep
+from shipline.units import rfc3339
 from shipline.values import replace
 
 FORMS = (Form.TAG, Form.BUNDLE)
@@ -114,7 +114,8 @@ def attach_bundle(
         annotations={
             "dev.sigstore.bundle.content": "dsse-envelope",
             PREDICATE_ANNOTATION: predicate_type,
-            "org.opencontainers.image.created": _rfc3339(now),
+            # with fractions of a second, so that attaching again makes another manifest
+            "org.opencontainers.image.created": rfc3339(now, "auto"),
         },
     )
     store = MemoryStore(_EMPTY, content, manifest.raw)
@@ -217,13 +218,6 @@ def _config(layers: Iterable[Descriptor]) -> bytes:
         "config": {},
     }
     return to_bytes(document)
-
-
-def _rfc3339(now: float) -> str:
-    """The current time with fractions of a second, so that attaching again makes another
-    manifest.
-    """
-    return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
 
 
 _ATTACHED = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}

@@ -17,12 +17,12 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from shipline.server.events import NodeEvent
 from shipline.server.limits import client_network
+from shipline.units import rfc3339
 from shipline.values import replace
 
 _TEXT = 1000  # characters per field: clients choose some
@@ -188,8 +188,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def _line(event: NodeEvent) -> dict[str, Any]:
-    at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
     facts = {key: value for key, value in asdict(event).items() if value and key != "at"}
     longest = _REFUSED_TEXT if _is_refusal(event) else _TEXT
     short = {key: fact[:longest] if isinstance(fact, str) else fact for key, fact in facts.items()}
-    return {"at": at.replace("+00:00", "Z"), **short}
+    return {"at": rfc3339(event.at, "milliseconds"), **short}

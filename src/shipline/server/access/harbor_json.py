@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +15,7 @@ from shipline.server.access.administration import NameTaken, NoSuchName
 from shipline.server.access.store import AccountStore
 from shipline.server.http import Handler, Headers, Request, Response
 from shipline.server.problems import Problem
+from shipline.units import rfc3339
 
 BASE = "/api/v2.0"
 _LIMIT = 1 << 20  # bytes of a body
@@ -193,7 +193,7 @@ def project_json(project: Project, repositories: int) -> dict[str, Any]:
 
 
 def time_text(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(at, "milliseconds")
 
 
 def _number(request: Request, name: str, default: int, largest: int) -> int:

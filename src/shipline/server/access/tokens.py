@@ -13,7 +13,6 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from shipline.metadata import walk
@@ -24,6 +23,7 @@ from shipline.server.access.rights import TokenScope, allowed, is_repository, re
 from shipline.server.access.section import AccessSection
 from shipline.server.access.store import AccountStore, AccountsView, Changes
 from shipline.server.http import Action, Principal, Rights
+from shipline.units import rfc3339
 
 _MAX_REFRESH_TOKENS = 50  # per account; the oldest are dropped
 
@@ -122,7 +122,7 @@ class IssuedToken:
 
     @property
     def issued_at(self) -> str:
-        return datetime.fromtimestamp(self.issued, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self.issued)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from shipline.errors import Cancelled
@@ -29,6 +28,7 @@ from shipline.server.hooks.section import WebhookSection
 from shipline.server.http import Request, Response, Route, route
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, check, on_cancel
+from shipline.units import rfc3339
 
 _HARBOR = {
     "push": "PUSH_ARTIFACT",
@@ -61,7 +61,7 @@ def _docker_entry(delivery_id: str, event: NodeEvent, tag: str) -> dict[str, Any
     }
     return {
         "id": f"{delivery_id}-{tag}" if tag else delivery_id,
-        "timestamp": _time(event),
+        "timestamp": rfc3339(event.at, "microseconds"),
         "action": "delete" if event.kind == "untag" else event.kind,
         "target": {key: value for key, value in target.items() if value},
         "request": {"id": delivery_id, "addr": event.address},
@@ -87,7 +87,7 @@ def _cloudevent(delivery_id: str, event: NodeEvent) -> dict[str, Any]:
         "source": "/shipline/registry",
         "type": f"shipline.registry.{event.kind}",
         "subject": event.repository,
-        "time": _time(event),
+        "time": rfc3339(event.at, "microseconds"),
         "datacontenttype": "application/json",
         "data": {key: value for key, value in data.items() if value},
     }
@@ -109,11 +109,6 @@ def _harbor(delivery_id: str, event: NodeEvent) -> dict[str, Any]:
             },
         },
     }
-
-
-def _time(event: NodeEvent) -> str:
-    at = datetime.fromtimestamp(event.at, UTC)
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 _STYLES: Mapping[str, tuple[str, Callable[[str, NodeEvent], dict[str, Any]]]] = {

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ from shipline.supply import (
     verify,
 )
 from shipline.tasks import TaskGroup
+from shipline.units import rfc3339
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span
@@ -298,8 +298,8 @@ def provenance(
             "builder": {"id": _builder(environ), "version": {"shipline": __version__}},
             "metadata": {
                 "invocationId": _invocation(run, environ),
-                "startedOn": _time(run.started),
-                "finishedOn": _time(finished),
+                "startedOn": rfc3339(run.started),
+                "finishedOn": rfc3339(finished),
             },
         },
     }
@@ -328,7 +328,3 @@ def _invocation(run: RunRecord, environ: Mapping[str, str]) -> str:
         place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
         return f"{place}/actions/runs/{number}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
     return environ.get("CI_JOB_URL", "") or run.id
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
