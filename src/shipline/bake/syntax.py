@@ -226,8 +226,8 @@ def parse_hcl(name: str, content: bytes) -> Body:
     return _Parser(source).file()
 
 
-def refuse_file(name: str, reason: str, hint: str = "") -> NoReturn:
-    raise BakeError(f"cannot read {name}: {reason}", code="bake-unreadable", hint=hint)
+def refuse_file(name: str, reason: str) -> NoReturn:
+    raise BakeError(f"cannot read {name}: {reason}", code="bake-unreadable")
 
 
 def parse_template(source: SourceText, start: int, content: str) -> Expression:

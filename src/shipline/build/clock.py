@@ -41,7 +41,7 @@ class Clock(Struct, frozen=True):
 
     def now(self) -> str:
         """RFC 3339 with nanoseconds, in UTC."""
-        return rfc3339(self.now_ns())
+        return rfc3339_ns(self.now_ns())
 
     @property
     def variant(self) -> str:
@@ -55,7 +55,7 @@ class Clock(Struct, frozen=True):
         return min(time_ns, self.epoch * _SECOND)
 
 
-def rfc3339(time_ns: int) -> str:
+def rfc3339_ns(time_ns: int) -> str:
     seconds, fraction = divmod(time_ns, _SECOND)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"

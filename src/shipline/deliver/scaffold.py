@@ -21,18 +21,15 @@ def initial_config(
     *,
     image: str = "",
     platforms: tuple[str, ...] = PLATFORMS,
-    key: str = "",
 ) -> str:
-    """The text of shipline.yaml. Without `image` it has a placeholder and a TODO; `key` is the
-    signing key, if there is one.
-    """
+    """The text of shipline.yaml. Without `image` it has a placeholder and a TODO."""
     document: dict[object, object] = {
         Comment(_HEADER): None,
         **_image(project, image),
         **_steps(project.language),
         **_build(project, platforms),
         **_gates(project.language),
-        **_signing(key),
+        Comment(_SIGNING): None,
     }
     return render(document)
 
@@ -120,17 +117,11 @@ _LIMITS: dict[str, dict[str, object]] = {
 }
 
 
-def _signing(key: str) -> dict[object, object]:
-    if key:
-        return {Comment(): None, "sign": {"key": key}}
-    return {
-        Comment(
-            "\nSign with your own key: `shipline key generate` creates one. Keep the private key\n"
-            f"out of git, as a secret of CI.\nsign:\n  key: {KEY}"
-        ): None
-    }
-
-
+_SIGNING = f"""
+Sign with your own key: `shipline key generate` creates one. Keep the private key
+out of git, as a secret of CI.
+sign:
+  key: {KEY}"""
 _SYNTAX = "# syntax=docker/dockerfile:1\n\n"
 NGINX = "nginxinc/nginx-unprivileged:1.29-alpine"  # listens on 8080, and is not root
 _SITE = "/usr/share/nginx/html"

@@ -7,5 +7,5 @@ from shipline.observe.displays import can_encode, open_sinks
 from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
 from shipline.observe.lines import LinesSink
 from shipline.observe.report import RunReport, table
-from shipline.observe.text import clean
+from shipline.observe.text import OutputLines, clean
 from shipline.observe.tty import TtySink

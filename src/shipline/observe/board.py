@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from msgspec import Struct, field
 
 from shipline.events import CANCELLED, Finished, Logged, Progress, Started
-from shipline.observe.text import clean
+from shipline.observe.text import OutputLines, clean
 
 _TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
-_MAX_LINE = 1 << 16  # bytes
 
 
 class Activity(Struct):
@@ -61,26 +60,7 @@ class VertexState(Activity):
     inputs: tuple[str, ...] = ()
     cached: bool = False
     transfers: dict[int, Activity] = field(default_factory=dict)
-    lines: dict[int, bytearray] = field(default_factory=dict)
-
-    def take(self, data: bytes, stream: int) -> Iterator[bytes]:
-        """The lines completed by `data`; the rest is buffered."""
-        buffer = self.lines.setdefault(stream, bytearray())
-        buffer += data
-        *whole, rest = buffer.split(b"\n")
-        for line in whole:
-            yield bytes(line)
-        if len(rest) > _MAX_LINE:
-            yield bytes(rest)
-            rest = bytearray()
-        self.lines[stream] = rest
-
-    def rest(self) -> Iterator[bytes]:
-        """The buffered text without a line end."""
-        for buffer in self.lines.values():
-            if buffer:
-                yield bytes(buffer)
-        self.lines.clear()
+    output: OutputLines = field(default_factory=OutputLines)
 
 
 class Board:
@@ -143,7 +123,7 @@ class Board:
 
     def output(self, event: Logged) -> Iterator[bytes]:
         vertex = self.vertex(event.span)
-        return iter(()) if vertex is None else vertex.take(event.data, event.stream)
+        return iter(()) if vertex is None else vertex.output.take(event.data, event.stream)
 
     def finish(self, event: Finished) -> Activity | None:
         activity = self.activity(event.span)

@@ -50,7 +50,7 @@ class FoldedSink(LinesSink):
         if isinstance(event, Logged):
             kept.extend(clean(line) for line in self._board.output(event))
         elif isinstance(event, Finished) and self._board.finish(event) is vertex:
-            kept.extend(clean(line) for line in vertex.rest())
+            kept.extend(clean(line) for _, line in vertex.output.rest())
             title = f"#{vertex.number} {vertex.name} {verdict(vertex)}"
             log = list(self._kept.pop(vertex.span))
             lines = self._folded(vertex, title, log) if log else [title]

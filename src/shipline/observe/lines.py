@@ -63,7 +63,7 @@ class LinesSink:
         self._reported.pop(event.span, None)
         if activity is not vertex and activity is not None:
             return [f"{_transferred(vertex, activity, event.at)} {_outcome(activity)}"]
-        rest = [_log(vertex, event.at, line) for line in vertex.rest()]
+        rest = [_log(vertex, event.at, line) for _, line in vertex.output.rest()]
         if vertex.current:
             rest.append(_transferred(vertex, vertex, event.at))
         return [*rest, f"#{vertex.number} {verdict(vertex)}", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
@@ -12,6 +13,30 @@ _UNSAFE = re.compile(
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _TAB = 8
+_MAX_LINE = 1 << 16  # bytes; a longer line is broken
+
+
+class OutputLines:
+    """Puts the pieces in which a command writes stdout and stderr together to lines, without their
+    ends; each stream on its own.
+    """
+
+    def __init__(self) -> None:
+        self._rest: dict[int, bytearray] = {}
+
+    def take(self, data: bytes, stream: int) -> Iterator[bytes]:
+        """The lines that `data` completes."""
+        *lines, rest = (self._rest.pop(stream, bytearray()) + data).split(b"\n")
+        yield from map(bytes, lines)
+        if len(rest) > _MAX_LINE:
+            yield bytes(rest)
+        elif rest:
+            self._rest[stream] = rest
+
+    def rest(self) -> Iterator[tuple[int, bytes]]:
+        """What is left, with its stream: text without a line end."""
+        left, self._rest = self._rest, {}
+        yield from ((stream, bytes(text)) for stream, text in left.items())
 
 
 def clean(data: bytes | str) -> str:

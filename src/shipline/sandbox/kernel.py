@@ -68,9 +68,9 @@ def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -
     _checked(call, str(target))
 
 
-def umount(target: Path, flags: int = MNT_DETACH) -> None:
-    """umount2(2); lazy by default, so a busy file system is detached once it is idle."""
-    _checked(_libc().umount2(os.fsencode(target), flags), str(target))
+def umount(target: Path) -> None:
+    """umount2(2), lazily: a busy file system is detached once it is idle."""
+    _checked(_libc().umount2(os.fsencode(target), MNT_DETACH), str(target))
 
 
 def unshare(flags: int) -> None:
@@ -92,9 +92,9 @@ def sync_file_system(path: Path) -> None:
         os.close(fd)
 
 
-def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+def open_in_root(root: int, path: str, flags: int) -> int:
     """Open `path` as if the directory `root` (a descriptor) were `/`, links and `..` included."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
     name = os.fsencode(path or ".")
     while True:
         try:

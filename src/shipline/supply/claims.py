@@ -230,10 +230,9 @@ def _manifests(
         yield Form.BUNDLE, target.digest, reason
 
 
-def claims_in(
-    source: Fetcher, target: Descriptor, limits: EvidenceLimits = DEFAULT_LIMITS
-) -> Iterator[Claim]:
+def claims_in(source: Fetcher, target: Descriptor) -> Iterator[Claim]:
     """All claims of the manifest `target`, of either kind."""
+    limits = DEFAULT_LIMITS
     form, place, manifest = _opened(source, target, Form.TAG, limits)
     left = limits.total
     for layer in () if isinstance(manifest, str) else manifest.layers:

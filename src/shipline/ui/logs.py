@@ -13,10 +13,9 @@ from itertools import islice
 from msgspec import Struct
 
 from shipline.history import LogLine
-from shipline.observe import clean
+from shipline.observe import OutputLines, clean
 
 PAGE = 1000  # lines
-_LONGEST = 1 << 16  # bytes of a line; a longer one is broken
 
 Line = tuple[int, str]
 """The stream, 1 for stdout and 2 for stderr, and the text."""
@@ -36,16 +35,11 @@ class LogPage(Struct, frozen=True):
 
 def raw_lines(pieces: Iterable[LogLine]) -> Iterator[tuple[int, bytes]]:
     """Whole lines with their stream, without the line end; what is left comes last."""
-    open_lines: dict[int, bytes] = {}
+    lines = OutputLines()
     for piece in pieces:
-        *whole, rest = (open_lines.pop(piece.stream, b"") + piece.data).split(b"\n")
-        for line in whole:
+        for line in lines.take(piece.data, piece.stream):
             yield piece.stream, line
-        if len(rest) > _LONGEST:
-            yield piece.stream, rest
-        elif rest:
-            open_lines[piece.stream] = rest
-    yield from open_lines.items()
+    yield from lines.rest()
 
 
 def page_of(pieces: Iterable[LogLine], start: int, count: int = PAGE) -> LogPage:

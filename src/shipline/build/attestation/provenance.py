@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.base_images import BaseImage
-from shipline.build.clock import rfc3339
+from shipline.build.clock import rfc3339_ns
 from shipline.build.definition import Definition, define, define_files, secrets_of
 from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Material, RunOp, Vertex, walk
 from shipline.build.request import SHM_SIZE, BuildRequest, Context, ContextKind, ProvenanceOptions
@@ -91,8 +91,8 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
         every = every and not secrets_of(vertices)
     metadata: Json = {
         "invocationId": built.invocation.id,
-        "startedOn": rfc3339(built.invocation.started_ns),
-        "finishedOn": rfc3339(built.invocation.finished_ns),
+        "startedOn": rfc3339_ns(built.invocation.started_ns),
+        "finishedOn": rfc3339_ns(built.invocation.finished_ns),
         "buildkit_metadata": details,
     }
     if complete and offline:
