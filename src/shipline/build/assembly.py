@@ -45,10 +45,7 @@ _OF_CACHES = ("buildkit/", "containerd.io/uncompressed", "containerd.io/distribu
 """What annotations of layers begin with that BuildKit keeps to itself."""
 
 _OF_IMAGES = ("image", "oci", "docker")
-_DOCKER_TYPES = {
-    media.OCI_LAYER: media.DOCKER_LAYER,
-    media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP,
-}
+_DOCKER_TYPES = {media.OCI_LAYER: media.DOCKER_LAYER, media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP}
 _OCI_TYPES = {docker: oci for oci, docker in _DOCKER_TYPES.items()}
 
 

@@ -21,22 +21,8 @@ from shipline import dockerfile as df
 from shipline.build.cache import LayerResult
 from shipline.build.graph import ImageOp
 from shipline.build.layer_files import LayerFiles
-from shipline.content import (
-    Fetcher,
-    LocalStore,
-    OciLayout,
-    Reader,
-    Repository,
-    chunks,
-    fetch_all,
-)
-from shipline.errors import (
-    ContentError,
-    DamagedContent,
-    DigestMismatch,
-    NotFound,
-    ShiplineError,
-)
+from shipline.content import Fetcher, LocalStore, OciLayout, Reader, Repository, chunks, fetch_all
+from shipline.errors import ContentError, DamagedContent, DigestMismatch, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.layer import Layer, codec_of_layer, cut_tar, decompress, stream_layer, without_toc
 from shipline.oci import (

@@ -295,12 +295,7 @@ def open_contexts(
 
 
 def _open(
-    name: str,
-    context: Context,
-    request: BuildRequest,
-    state: Path,
-    scratch: Path,
-    stack: ExitStack,
+    name: str, context: Context, request: BuildRequest, state: Path, scratch: Path, stack: ExitStack
 ) -> ContextDirectory:
     label = "the context" if name == MAIN_CONTEXT else f"the context {name}"
     if not context.is_local:

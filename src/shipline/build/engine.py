@@ -48,15 +48,7 @@ from shipline.build.exporters import (
     export,
 )
 from shipline.build.faults import Damage, repair, system_errors
-from shipline.build.graph import (
-    MAIN_CONTEXT,
-    ContextOp,
-    ImageOp,
-    Material,
-    ScratchOp,
-    Vertex,
-    walk,
-)
+from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Material, ScratchOp, Vertex, walk
 from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
 from shipline.build.publish import (
@@ -70,23 +62,14 @@ from shipline.build.publish import (
     push_targets,
 )
 from shipline.build.remotes import Remotes, open_remotes
-from shipline.build.request import (
-    BuildRequest,
-    OutputFormat,
-    in_target,
-    linked_targets,
-)
+from shipline.build.request import BuildRequest, OutputFormat, in_target, linked_targets
 from shipline.build.selecting import ContextDirectory
 from shipline.build.settings import Settings
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver, command_limiter
 from shipline.build.ssh import Agent
 from shipline.build.stages import StageState
-from shipline.build.validation import (
-    check_environment,
-    check_request,
-    request_warnings,
-)
+from shipline.build.validation import check_environment, check_request, request_warnings
 from shipline.build.worker import FollowerGroup, Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed
@@ -537,14 +520,7 @@ def _result(
     root = archived(first) if archive else first.descriptor
     dependencies = attestor.dependencies(plan.stages)
     return BuildResult(
-        root,
-        first.images,
-        request.tags,
-        run.id,
-        provenance,
-        context,
-        dependencies,
-        first.documents,
+        root, first.images, request.tags, run.id, provenance, context, dependencies, first.documents
     )
 
 

@@ -362,10 +362,7 @@ def _cache_target(fields: dict[str, str]) -> CacheTarget:
     return CacheTarget(backend, cast(Literal["min", "max"], mode), format_, required=not ignored)
 
 
-_STATEMENTS = {
-    "oci-artifact": OutputFormat().artifact,
-    "attestation-inline": OutputFormat().inline,
-}
+_STATEMENTS = {"oci-artifact": OutputFormat().artifact, "attestation-inline": OutputFormat().inline}
 
 
 def _cache_format(fields: dict[str, str]) -> OutputFormat:
@@ -455,9 +452,7 @@ def parse_ulimit(text: str) -> Ulimit:
 
 
 def parse_resources(
-    texts: Iterable[str],
-    older: Mapping[str, str | None] | None = None,
-    flag: str = "--resource",
+    texts: Iterable[str], older: Mapping[str, str | None] | None = None, flag: str = "--resource"
 ) -> Resources:
     """`key=value` lists; later values replace earlier ones, and those of docker's older flags."""
     fields = {key: value for key, value in (older or {}).items() if value}

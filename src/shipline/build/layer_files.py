@@ -27,13 +27,7 @@ from shipline.content import Recency, chunks, read_file, seal, unseal, write_fil
 from shipline.errors import ContentError
 from shipline.layer import unpacked_items, write_tar
 from shipline.oci import Digest, Hasher
-from shipline.sandbox import (
-    Erofs,
-    Tmpfs,
-    owners_suffix,
-    remove_tree,
-    sync_file_system,
-)
+from shipline.sandbox import Erofs, Tmpfs, owners_suffix, remove_tree, sync_file_system
 
 _KIND = b"layer-1\n"
 COMPLETE, _SYNCED, _EXACT = "complete", "synced", "exact"

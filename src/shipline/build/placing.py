@@ -343,11 +343,7 @@ class Placement:
         self.place(entry._replace(mtime_ns=self._now_ns), None)
 
     def place_archive(
-        self,
-        target: str,
-        items: Iterable[Item],
-        attributes: CopyAttributes,
-        listed: Container[str],
+        self, target: str, items: Iterable[Item], attributes: CopyAttributes, listed: Container[str]
     ) -> None:
         """Add the contents of an archive, which is unpacked with `target` as its root.
 

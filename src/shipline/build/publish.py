@@ -119,10 +119,7 @@ def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attribut
     if not follow.growing(_WORTH_STREAMING):
         return False
     try:
-        with (
-            parent.step(name, kind="upload", **attributes) as step,
-            target.ingest() as upload,
-        ):
+        with parent.step(name, kind="upload", **attributes) as step, target.ingest() as upload:
             moved = 0
             for data in follow:
                 upload.write(data)

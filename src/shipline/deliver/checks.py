@@ -13,13 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shipline.deliver.commands import (
-    CommandResult,
-    argv_of,
-    environment,
-    run_command,
-    secrets_in,
-)
+from shipline.deliver.commands import CommandResult, argv_of, environment, run_command, secrets_in
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import EnvironmentSection
 from shipline.deliver.gitops import Action, Deployment, Superseded, record

@@ -13,14 +13,7 @@ from typing import Any
 from shipline.content import Fetcher, fetch_all
 from shipline.deliver.objects import Object
 from shipline.errors import ConfigError, ContentError
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    Descriptor,
-    ImageConfig,
-    Index,
-    Reference,
-    parse_manifest,
-)
+from shipline.oci import MANIFEST_LIMIT, Descriptor, ImageConfig, Index, Reference, parse_manifest
 
 _NANOSECONDS = 1_000_000_000
 _CONFIG_LIMIT = 4 << 20  # bytes
@@ -107,10 +100,7 @@ def workload(image: str, config: ImageConfig, options: WorkloadOptions) -> tuple
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata,
-        "spec": {
-            "selector": labels,
-            "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
-        },
+        "spec": {"selector": labels, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
     }
     return (deployment, service) if port else (deployment,)
 

@@ -87,12 +87,7 @@ def argocd_application(
         },
         "spec": {
             "project": project,
-            "source": {
-                "repoURL": url,
-                "targetRevision": revision or "HEAD",
-                "path": path,
-                **helm,
-            },
+            "source": {"repoURL": url, "targetRevision": revision or "HEAD", "path": path, **helm},
             "destination": {"server": server, "namespace": namespace},
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
@@ -174,12 +169,7 @@ def flux_objects(
 
 
 def pull_secret(
-    name: str,
-    hosts: Sequence[str],
-    keychain: Keychain,
-    *,
-    namespace: str,
-    account: str,
+    name: str, hosts: Sequence[str], keychain: Keychain, *, namespace: str, account: str
 ) -> tuple[Object, ...]:
     """A Secret with the logins for the registries, a ServiceAccount whose pods pull with it, and a
     Role and its binding that let that account read this one secret and no other (Kubernetes, "Pull

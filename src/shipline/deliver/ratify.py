@@ -244,10 +244,7 @@ def _gatekeeper(trust: ResolvedPolicy, admission: AdmissionOptions) -> tuple[Obj
     rule = {"type": "object", "properties": {"images": strings, "action": {"type": "string"}}}
     schema = {
         "type": "object",
-        "properties": {
-            "rules": {"type": "array", "items": rule},
-            "default": {"type": "string"},
-        },
+        "properties": {"rules": {"type": "array", "items": rule}, "default": {"type": "string"}},
     }
     source = {"version": "v1", "rego": _GATEKEEPER_REGO}
     target = {

@@ -17,10 +17,7 @@ KEY = "env://COSIGN_PRIVATE_KEY"
 
 
 def initial_config(
-    project: DetectedProject,
-    *,
-    image: str = "",
-    platforms: tuple[str, ...] = PLATFORMS,
+    project: DetectedProject, *, image: str = "", platforms: tuple[str, ...] = PLATFORMS
 ) -> str:
     """The text of shipline.yaml. Without `image` it has a placeholder and a TODO."""
     document: dict[object, object] = {

@@ -77,8 +77,7 @@ def _disk(environ: Mapping[str, str], state: Path) -> str | Remark:
     detail = f"{state}: {shown_size(used)} used {at_most}, {shown_size(free)} free on the disk"
     if free < _LEAST_FREE:
         return Remark(
-            f"{detail}, which is little",
-            "`shipline prune`, or a SHIPLINE_HOME on another disk",
+            f"{detail}, which is little", "`shipline prune`, or a SHIPLINE_HOME on another disk"
         )
     return detail
 

@@ -164,7 +164,5 @@ def _context_address(place: Path, name: str) -> Address:
         ) from error
     certificates = place / "contexts/tls" / directory / "docker"
     return Address(
-        url,
-        certificates if certificates.is_dir() else None,
-        not endpoint.get("SkipTLSVerify"),
+        url, certificates if certificates.is_dir() else None, not endpoint.get("SkipTLSVerify")
     )

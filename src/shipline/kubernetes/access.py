@@ -272,11 +272,7 @@ def _run_plugin(plugin: CredentialPlugin, access: ClusterAccess) -> tuple[Creden
             "certificate-authority-data": base64.b64encode(access.ca).decode(),
         }
     wanted = {"apiVersion": plugin.api, "kind": "ExecCredential", "spec": spec}
-    environment = {
-        **os.environ,
-        **plugin.environment,
-        "KUBERNETES_EXEC_INFO": json.dumps(wanted),
-    }
+    environment = {**os.environ, **plugin.environment, "KUBERNETES_EXEC_INFO": json.dumps(wanted)}
     name = plugin.argv[0]
     try:
         process = subprocess.Popen(

@@ -173,12 +173,7 @@ class _Writer:
     """The tree being written, and the paths that this layer has added."""
 
     def __init__(
-        self,
-        root: OpenDirectory,
-        whiteouts: Whiteouts,
-        userxattr: bool,
-        devices: bool,
-        owner: bool,
+        self, root: OpenDirectory, whiteouts: Whiteouts, userxattr: bool, devices: bool, owner: bool
     ) -> None:
         self._whiteouts = whiteouts
         self._opaque = attribute("opaque", userxattr=userxattr)

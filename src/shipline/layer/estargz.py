@@ -67,10 +67,7 @@ class _Piece(Struct):
 
 
 def seekable(
-    chunks: Iterable[bytes],
-    member: Callable[[bytes], bytes],
-    *,
-    workers: int,
+    chunks: Iterable[bytes], member: Callable[[bytes], bytes], *, workers: int
 ) -> Generator[bytes, None, Ending]:
     """The layer of the tar `chunks`; `member` compresses to one gzip member.
 

@@ -127,11 +127,7 @@ def stream_blocks(
             background.put(view[: block.length])
             yield CompressedBlock(data, crc, block.length)
 
-    with (
-        TaskGroup() as group,
-        closing(_BackgroundSinks((seen,))) as background,
-        closing(made),
-    ):
+    with TaskGroup() as group, closing(_BackgroundSinks((seen,))) as background, closing(made):
         hashed = group.start(background.run)
         for data in codec.join_blocks(compressed(background)):
             ingest.write(data)

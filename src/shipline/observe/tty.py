@@ -235,10 +235,7 @@ class TtySink:
         first = summary(vertexes, now - self._started, width)
         if height < 2:
             return [first]
-        return [
-            first,
-            *live_lines(vertexes, self._logs, now, width=width, height=height - 2),
-        ]
+        return [first, *live_lines(vertexes, self._logs, now, width=width, height=height - 2)]
 
     def _settled(self) -> bool:
         """Whether the window size is stable; updates the size."""

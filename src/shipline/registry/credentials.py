@@ -110,10 +110,7 @@ def get_from_helper(
 
 
 def store_in_helper(
-    name: str,
-    server: str,
-    credentials: Credentials,
-    environment: Mapping[str, str] | None = None,
+    name: str, server: str, credentials: Credentials, environment: Mapping[str, str] | None = None
 ) -> None:
     """Store the credentials of `server`. Raises AuthError if the helper fails."""
     identity = credentials.identity_token

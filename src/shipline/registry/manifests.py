@@ -152,10 +152,7 @@ _REFERRER_PAUSE_S = (0.05, 0.4)  # between attempts, while others write to the s
 
 
 def list_referrers(
-    api: RepositoryApi,
-    subject: Digest,
-    artifact_type: str,
-    tags: Container[str] | None = None,
+    api: RepositoryApi, subject: Digest, artifact_type: str, tags: Container[str] | None = None
 ) -> tuple[Descriptor, ...]:
     """The manifests with this `subject`, of one artifact type if it is not empty.
 

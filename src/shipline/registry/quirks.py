@@ -112,11 +112,7 @@ QUIRKS = (
         shown=("X-JFrog-Version", "."),
         tolerated="403 for what is absent; digests among the tags",
     ),
-    Quirks(
-        "Nexus Repository",
-        shown=("Server", r"\bNexus/"),
-        tolerated="`null` among the tags",
-    ),
+    Quirks("Nexus Repository", shown=("Server", r"\bNexus/"), tolerated="`null` among the tags"),
     Quirks(
         "IBM Cloud Container Registry",
         ("icr.io", "*.icr.io"),

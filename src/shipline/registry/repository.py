@@ -16,14 +16,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from shipline.content import (
-    Advance,
-    Fetcher,
-    VerifiedReader,
-    again_elsewhere,
-    fetch_all,
-    unwrapped,
-)
+from shipline.content import Advance, Fetcher, VerifiedReader, again_elsewhere, fetch_all, unwrapped
 from shipline.errors import (
     AuthError,
     ContentError,

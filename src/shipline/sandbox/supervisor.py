@@ -32,9 +32,7 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 
 def supervise(
-    command: Sequence[str],
-    on_output: OnOutput,
-    join: Callable[[int], None] = lambda process: None,
+    command: Sequence[str], on_output: OnOutput, join: Callable[[int], None] = lambda process: None
 ) -> int:
     """Run `command` with an empty environment and no input; its status, 128 + n after signal n.
 

@@ -49,10 +49,7 @@ from shipline.server.limits import (
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
-_READ_AHEAD, _TOTAL_READ_AHEAD = (
-    2 << 20,
-    64 << 20,
-)  # bytes read ahead of one handler, of all
+_READ_AHEAD, _TOTAL_READ_AHEAD = (2 << 20, 64 << 20)  # bytes read ahead of one handler, of all
 _WRITE_BUFFER = 64 << 10  # bytes buffered for one client
 _PAUSE_S = 0.05
 _LOOK_S = 5.0  # between two looks whether a client that waits for a growing file is still there
@@ -210,12 +207,7 @@ class AiohttpHandler:
             await self._send_chunks(connection, request, body)
 
     async def _send_growing(
-        self,
-        connection: _Connection,
-        request: Request,
-        part: Growing,
-        fd: int,
-        window: RateWindow,
+        self, connection: _Connection, request: Request, part: Growing, fd: int, window: RateWindow
     ) -> None:
         """While it waits for the file, the client's rate does not count."""
         position, end, progress = part.start, part.start + part.size, part.progress

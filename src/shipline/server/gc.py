@@ -23,23 +23,11 @@ from typing import Any, Literal, TypeVar
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
-from shipline.server.entries import (
-    Changes,
-    Counts,
-    no_blob_entries,
-    no_tag_entries,
-    subject_of_tag,
-)
+from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries, subject_of_tag
 from shipline.server.events import NodeEvent, Publish
 from shipline.server.layout import write_catalogue
 from shipline.server.manifests import Manifests
-from shipline.server.reachability import (
-    cosign_tags,
-    needed_by,
-    ordinary_tags,
-    reachable,
-    referrers,
-)
+from shipline.server.reachability import cosign_tags, needed_by, ordinary_tags, reachable, referrers
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep
 from shipline.units import Duration
@@ -50,8 +38,7 @@ class GcOptions:
     """What is collected, and when."""
 
     every: Duration | None = field(
-        default=Duration.parse("1h"),
-        metadata={"doc": "Time between collections; null for none."},
+        default=Duration.parse("1h"), metadata={"doc": "Time between collections; null for none."}
     )
     grace: Duration = field(
         default=Duration.parse("1h"),

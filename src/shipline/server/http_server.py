@@ -39,11 +39,7 @@ _BACKLOG = 1024  # connections in the accept queue
 _KEEPALIVE_S = 120  # until a peer that answers no keepalive probe is gone
 _LINGER_S = 2.0  # after an early response, read on: Go clients lose it otherwise
 _DESCRIPTORS = 65_536  # file descriptors
-_MAX_LINE, _MAX_FIELD, _MAX_FIELDS = (
-    32 << 10,
-    16 << 10,
-    100,
-)  # bytes, bytes, headers
+_MAX_LINE, _MAX_FIELD, _MAX_FIELDS = (32 << 10, 16 << 10, 100)  # bytes, bytes, headers
 _READ_BUFFER = 256 << 10  # bytes of a body that aiohttp buffers
 _MALLOC_THRESHOLD = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -361,10 +357,9 @@ def _ssl_context(certificates: Certificates | None) -> ssl.SSLContext | None:
     if certificates is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = {
-        "1.2": ssl.TLSVersion.TLSv1_2,
-        "1.3": ssl.TLSVersion.TLSv1_3,
-    }[certificates.minimum]
+    context.minimum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[
+        certificates.minimum
+    ]
     context.load_cert_chain(certificates.cert, certificates.key)
     if certificates.client_ca is not None:
         context.load_verify_locations(certificates.client_ca)

@@ -38,8 +38,7 @@ class LimitsSection:
         metadata={"doc": "time for the head of a request, and keep-alive time between two"},
     )
     body_timeout: Duration = field(
-        default=_HALF_MINUTE,
-        metadata={"doc": "time over which body-rate is measured"},
+        default=_HALF_MINUTE, metadata={"doc": "time over which body-rate is measured"}
     )
     body_rate: ByteSize = field(
         default=_SLOWEST,
@@ -89,8 +88,7 @@ class RegistrySection:
     )
     log: LogSection = field(default_factory=LogSection, metadata={"doc": "how the node logs"})
     drain_timeout: Duration = field(
-        default=_MINUTE,
-        metadata={"doc": "time for running requests to finish at shutdown"},
+        default=_MINUTE, metadata={"doc": "time for running requests to finish at shutdown"}
     )
     policy: AdmissionSection = field(
         default_factory=AdmissionSection, metadata={"doc": "admission and retention of images"}

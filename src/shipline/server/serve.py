@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from shipline.errors import Cancelled, ConfigError
-from shipline.server.access import (
-    AccessControl,
-    ProjectUsage,
-    check_access,
-    open_access_control,
-)
+from shipline.server.access import AccessControl, ProjectUsage, check_access, open_access_control
 from shipline.server.admission.retention import retain_forever
 from shipline.server.admission.rules import AdmissionRules, size_limit
 from shipline.server.app import make_app
@@ -167,12 +162,7 @@ class Assembly:
         if section.policy.retention:
             policy, admission = section.policy, node.admission
             group.start(
-                retain_forever,
-                storage,
-                node.manifests,
-                policy,
-                admission=admission,
-                publish=notify,
+                retain_forever, storage, node.manifests, policy, admission=admission, publish=notify
             )
 
 

@@ -81,11 +81,7 @@ class Storage:
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        metadata: str | None = None,
-        clock: Callable[[], float] = time.time,
+        self, root: Path, *, metadata: str | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         """Open or create the directory; `metadata` is the store of the records, by default the
         existing one or SQLite.

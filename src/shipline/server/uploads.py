@@ -24,12 +24,7 @@ from shipline.oci import Digest
 from shipline.server.entries import pack
 from shipline.server.http import PAUSE, ClientGone, Coro
 from shipline.server.layout import sync_directory
-from shipline.server.problems import (
-    Problem,
-    digest_invalid,
-    out_of_order,
-    upload_unknown,
-)
+from shipline.server.problems import Problem, digest_invalid, out_of_order, upload_unknown
 from shipline.server.storage import Storage
 from shipline.server.upload_session import UploadSession, UploadThreads, expected_size
 

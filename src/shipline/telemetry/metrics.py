@@ -97,10 +97,7 @@ LEAD_TIME = _histogram(
     "lead_time_seconds", "From a commit to its deployment.", "environment", complete=True
 )
 RESTORE_TIME = _histogram(
-    "restore_time_seconds",
-    "From a failed deployment to a good one.",
-    "environment",
-    complete=True,
+    "restore_time_seconds", "From a failed deployment to a good one.", "environment", complete=True
 )
 PROMOTION = _histogram(
     "promotion_duration_seconds",

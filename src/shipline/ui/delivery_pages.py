@@ -21,14 +21,7 @@ from shipline.oci import Platform
 from shipline.pages import render_part
 from shipline.ship.runs import Runs
 from shipline.tasks import TaskGroup, time_limit
-from shipline.ui.acting import (
-    ACTIONS,
-    BoardAction,
-    BoardDecision,
-    choices,
-    commit_of,
-    reasons_of,
-)
+from shipline.ui.acting import ACTIONS, BoardAction, BoardDecision, choices, commit_of, reasons_of
 from shipline.ui.app import PageChange, PageRequest, PageResponse, PageRoute
 from shipline.ui.board import BoardCell, EnvironmentBoard, read_board
 from shipline.ui.compare import comparison, platforms, scans_of, vulnerability_changes
@@ -266,10 +259,7 @@ class DeliveryPages:
             }
             digests = digests_word(one.digests)
             gates = group.start(
-                get,
-                ("gates", digests),
-                partial(gates_of, delivery, one.images),
-                kept_s=_EVIDENCE_S,
+                get, ("gates", digests), partial(gates_of, delivery, one.images), kept_s=_EVIDENCE_S
             )
             waits = stop and group.start(
                 get,

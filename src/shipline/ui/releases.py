@@ -19,9 +19,7 @@ from shipline.deliver.promotion.board import BoardRow
 from shipline.deliver.promotion.state import Digests
 from shipline.git import GitError, read_commit
 from shipline.history import RunState
-from shipline.oci import (
-    Reference,
-)
+from shipline.oci import Reference
 from shipline.ui.project import digests_word
 
 States = Mapping[str, EnvironmentState]
@@ -84,10 +82,7 @@ def all_releases(states: States, built: Iterable[KnownRelease]) -> list[KnownRel
 
 
 def _release(
-    states: States,
-    held: Mapping[str, Digests],
-    digests: Digests,
-    commits: Sequence[Deployment],
+    states: States, held: Mapping[str, Digests], digests: Digests, commits: Sequence[Deployment]
 ) -> KnownRelease:
     newest = max(commits, key=lambda one: one.time)
     here = [

@@ -6,14 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from shipline.history import (
-    RunComparison,
-    RunDetail,
-    RunState,
-    RunSummary,
-    StepView,
-    explained,
-)
+from shipline.history import RunComparison, RunDetail, RunState, RunSummary, StepView, explained
 from shipline.observe import clean
 from shipline.ui.lanes import (
     LaneRow,

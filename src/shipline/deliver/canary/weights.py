@@ -76,10 +76,7 @@ def giving(
 ) -> list[TreeEdit]:
     """The edits that give images a weight; `updates` are those of the environment."""
     places = section.updates or updates  # a Rollout has one image
-    return [
-        *image_edits(places, images),
-        lambda tree: set_weight(section.weights, tree, weight),
-    ]
+    return [*image_edits(places, images), lambda tree: set_weight(section.weights, tree, weight)]
 
 
 def left(

@@ -144,11 +144,7 @@ def _file_or_directory(path: str) -> str:
 
 def _machines(workflow: Workflow) -> Node:
     machines = [
-        {
-            "platform": platform,
-            "runner": _runner(workflow, platform),
-            "name": slug(platform),
-        }
+        {"platform": platform, "runner": _runner(workflow, platform), "name": slug(platform)}
         for platform in workflow.platforms
     ]
     return {"fail-fast": True, "matrix": {"include": machines}}

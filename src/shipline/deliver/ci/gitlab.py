@@ -59,10 +59,7 @@ def _rules(workflow: Workflow) -> list[Node]:
     refs += [
         f"$CI_COMMIT_BRANCH =~ {_expression(pattern)}" for pattern in workflow.section.branches
     ]
-    return [
-        {"if": _MERGE_REQUEST},
-        *({"if": ref} for ref in refs),
-    ]
+    return [{"if": _MERGE_REQUEST}, *({"if": ref} for ref in refs)]
 
 
 def _expression(glob: str) -> str:

@@ -66,8 +66,7 @@ class CiSection:
         metadata={"doc": "Commands that log in to the registries, instead of user and password."},
     )
     oidc_audience: str = field(
-        default="",
-        metadata={"doc": "The audience of an identity token for these commands."},
+        default="", metadata={"doc": "The audience of an identity token for these commands."}
     )
     pins: str = field(
         default="", metadata={"doc": "A pin file with commits of actions, relative to this file."}

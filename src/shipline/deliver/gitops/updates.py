@@ -82,8 +82,7 @@ class Update(OnePlace):
         default=None, metadata={"doc": "A file or directory: values that a comment marks."}
     )
     image: str = field(
-        default="",
-        metadata={"doc": "The name in `images`, if it is not that of the repository."},
+        default="", metadata={"doc": "The name in `images`, if it is not that of the repository."}
     )
     path: str = field(
         default="image",

@@ -259,9 +259,7 @@ def _write_key(path: Path, key: EllipticCurvePrivateKey) -> None:
     from cryptography.hazmat.primitives import serialization
 
     pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     _write(path, pem, 0o600)
 

@@ -319,10 +319,7 @@ def _from_v1(body: dict[str, Any], project: str) -> dict[str, Any]:
     for entry in take(body, "access", list, []):
         resource = take(entry, "resource", str, "") if isinstance(entry, dict) else ""
         access.append({**dict(entry), "resource": resource.rpartition("/")[2]})
-    return {
-        **body,
-        "permissions": [{"kind": "project", "namespace": project, "access": access}],
-    }
+    return {**body, "permissions": [{"kind": "project", "namespace": project, "access": access}]}
 
 
 def _robot(accounts: AccountStore, request: Request, number: str, project: str) -> Robot:

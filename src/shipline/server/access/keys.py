@@ -238,9 +238,7 @@ def rotate(accounts: AccountStore, *, now: bool = False) -> str:
     key = ec.generate_private_key(ec.SECP256R1())
     kid = public_jwk(key.public_key())["kid"]
     pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
     at = accounts.clock()
     with accounts.change() as changes:

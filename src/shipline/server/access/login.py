@@ -96,11 +96,7 @@ def _text(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
-_FREE_FAILURES = {
-    "pair": 5,
-    "address": 30,
-    "account": 60,
-}  # failures before throttling starts
+_FREE_FAILURES = {"pair": 5, "address": 30, "account": 60}  # failures before throttling starts
 _MAX_WAIT_S = 300.0
 _FORGET_S = 900.0  # after the last failure
 _TRACKED = 10_000  # entries

@@ -79,8 +79,7 @@ class AccessSection:
         default_factory=RobotPrefix, metadata=_doc("prefix of robots' login names")
     )
     audit_size: ByteSize = field(
-        default=ByteSize(16 << 20),
-        metadata=_doc("size at which the audit log is rotated"),
+        default=ByteSize(16 << 20), metadata=_doc("size at which the audit log is rotated")
     )
     audit_files: int = field(default=10, metadata=_doc("audit log files to keep"))
     audit_pulls: bool = field(default=False, metadata=_doc("also write pulls to the audit log"))

@@ -7,13 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from shipline.errors import UsageError
-from shipline.server.access.accounts import (
-    Permission,
-    Robot,
-    RobotAccess,
-    RobotOptions,
-    User,
-)
+from shipline.server.access.accounts import Permission, Robot, RobotAccess, RobotOptions, User
 from shipline.server.access.administration import NoSuchName
 from shipline.server.http import Pool, Request, Response, Route, route
 from shipline.server.pages.site import Form, Site, first, redirect, sentence

@@ -269,11 +269,7 @@ def _mount(node: RegistryNode, request: Request, digest: Digest, name: str) -> b
 
 def _created(name: str, digest: Digest) -> Response:
     return Response.of(
-        201,
-        [
-            ("Location", f"/v2/{name}/blobs/{digest}"),
-            ("Docker-Content-Digest", str(digest)),
-        ],
+        201, [("Location", f"/v2/{name}/blobs/{digest}"), ("Docker-Content-Digest", str(digest))]
     )
 
 

@@ -37,12 +37,7 @@ from shipline.server.http import (
     route,
 )
 from shipline.server.node import RegistryNode
-from shipline.server.problems import (
-    Problem,
-    digest_invalid,
-    manifest_invalid,
-    manifest_unknown,
-)
+from shipline.server.problems import Problem, digest_invalid, manifest_invalid, manifest_unknown
 from shipline.server.routes.blobs import check_unneeded
 from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
 

@@ -19,10 +19,7 @@ class Health:
     """Safe to use from any thread. `stopping` is set when the node begins to shut down."""
 
     def __init__(
-        self,
-        storage: Storage,
-        disk_floor: int,
-        others: Callable[[], Iterable[str]] = tuple,
+        self, storage: Storage, disk_floor: int, others: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """`disk_floor` in bytes: below it the node is not ready; `others` returns more problems."""
         self._others = others

@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.deliver.commands import (
-    CommandResult,
-    argv_of,
-    environment,
-    run_command,
-    secrets_in,
-)
+from shipline.deliver.commands import CommandResult, argv_of, environment, run_command, secrets_in
 from shipline.errors import StepFailed, UsageError
 from shipline.globs import glob
 from shipline.ship.plan import (

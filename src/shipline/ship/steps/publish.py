@@ -167,10 +167,7 @@ def _publish_names(project: ProjectConfig) -> Iterator[str]:
 
 RESERVE = StepKind(name="reserve", steps=_reserve_steps, decode=ReservedVersion.from_json)
 PUBLISH = StepKind(
-    name="publish",
-    steps=_publish_steps,
-    decode=PublishedNames.from_json,
-    names=_publish_names,
+    name="publish", steps=_publish_steps, decode=PublishedNames.from_json, names=_publish_names
 )
 
 
