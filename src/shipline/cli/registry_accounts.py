@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 
-from shipline.cli.registry_node import open_accounts, table, target_options, when
+from shipline.cli.registry_node import (
+    Accounts,
+    open_accounts,
+    table,
+    target_options,
+    when,
+    with_accounts,
+)
 from shipline.errors import UsageError
 
 _ROLES = ("limited-guest", "guest", "developer", "maintainer", "admin")
@@ -29,13 +36,10 @@ def user() -> None:
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="Make an administrator.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@target_options
-def add_user(
-    name: str, admin: bool, password_stdin: bool, data: Path | None, node: str | None
-) -> None:
+@with_accounts
+def add_user(accounts: Accounts, name: str, admin: bool, password_stdin: bool) -> None:
     """Add a user; asks for the password."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("add-user", name=name, password=_password(password_stdin), admin=admin)
+    accounts.do("add-user", name=name, password=_password(password_stdin), admin=admin)
     click.echo(f"user {name} added", err=True)
 
 
@@ -56,10 +60,8 @@ def passwd(name: str, password_stdin: bool, data: Path | None, node: str | None)
 @click.argument("name")
 @click.option("--admin/--no-admin", default=None, help="Grant or revoke administrator rights.")
 @click.option("--disable/--enable", default=None, help="Disable or enable the account.")
-@target_options
-def set_user(
-    name: str, admin: bool | None, disable: bool | None, data: Path | None, node: str | None
-) -> None:
+@with_accounts
+def set_user(accounts: Accounts, name: str, admin: bool | None, disable: bool | None) -> None:
     """Change a user."""
     options = {"admin": admin, "disabled": disable}
     fields = {key: value for key, value in options.items() if value is not None}
@@ -69,33 +71,30 @@ def set_user(
             code="flag-missing",
             hint="pass --admin, --no-admin, --disable or --enable",
         )
-    with open_accounts(data, node) as accounts:
-        accounts.do("set-user", name=name, **fields)
+    accounts.do("set-user", name=name, **fields)
 
 
 @user.command("rm")
 @click.argument("name")
-@target_options
-def remove_user(name: str, data: Path | None, node: str | None) -> None:
+@with_accounts
+def remove_user(accounts: Accounts, name: str) -> None:
     """Remove a user."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("remove-user", name=name)
+    accounts.do("remove-user", name=name)
 
 
 @user.command("ls")
-@target_options
-def list_users(data: Path | None, node: str | None) -> None:
+@with_accounts
+def list_users(accounts: Accounts) -> None:
     """List users."""
-    with open_accounts(data, node) as accounts:
-        rows = [
-            (
-                user["name"],
-                "administrator" if user["admin"] else "user",
-                "disabled" if user["disabled"] else "",
-                when(user["used"]),
-            )
-            for user in accounts.listed("users")
-        ]
+    rows = [
+        (
+            user["name"],
+            "administrator" if user["admin"] else "user",
+            "disabled" if user["disabled"] else "",
+            when(user["used"]),
+        )
+        for user in accounts.listed("users")
+    ]
     table(("NAME", "KIND", "STATE", "LAST USED"), rows)
 
 
@@ -107,58 +106,53 @@ def project() -> None:
 @project.command("add")
 @click.argument("name")
 @click.option("--public", is_flag=True, help="Everyone may pull.")
-@target_options
-def add_project(name: str, public: bool, data: Path | None, node: str | None) -> None:
+@with_accounts
+def add_project(accounts: Accounts, name: str, public: bool) -> None:
     """Add a project; NAME is the prefix of its repositories."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("add-project", name=name, public=public)
+    accounts.do("add-project", name=name, public=public)
     click.echo(f"project {name} added", err=True)
 
 
 @project.command("set")
 @click.argument("name")
 @click.option("--public/--private", required=True, help="Whether everyone may pull.")
-@target_options
-def set_project(name: str, public: bool, data: Path | None, node: str | None) -> None:
+@with_accounts
+def set_project(accounts: Accounts, name: str, public: bool) -> None:
     """Change who may pull."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("set-project", name=name, public=public)
+    accounts.do("set-project", name=name, public=public)
 
 
 @project.command("rm")
 @click.argument("name")
-@target_options
-def remove_project(name: str, data: Path | None, node: str | None) -> None:
+@with_accounts
+def remove_project(accounts: Accounts, name: str) -> None:
     """Remove a project with its robots; its images stay, for administrators."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("remove-project", name=name)
+    accounts.do("remove-project", name=name)
 
 
 @project.command("member")
 @click.argument("name")
 @click.argument("member")
 @click.argument("role", metavar="ROLE", type=click.Choice([*_ROLES, "none"]))
-@target_options
-def set_member(name: str, member: str, role: Any, data: Path | None, node: str | None) -> None:
+@with_accounts
+def set_member(accounts: Accounts, name: str, member: str, role: Any) -> None:
     """Set the role of user MEMBER in project NAME; none removes the member."""
-    with open_accounts(data, node) as accounts:
-        arguments = None if role == "none" else role
-        accounts.do("set-member", project=name, user=member, role=arguments)
+    arguments = None if role == "none" else role
+    accounts.do("set-member", project=name, user=member, role=arguments)
 
 
 @project.command("ls")
-@target_options
-def list_projects(data: Path | None, node: str | None) -> None:
+@with_accounts
+def list_projects(accounts: Accounts) -> None:
     """List projects and their members."""
-    with open_accounts(data, node) as accounts:
-        rows = [
-            (
-                project["name"],
-                "public" if project["public"] else "private",
-                ", ".join(f"{name} ({role})" for name, role in sorted(project["members"].items())),
-            )
-            for project in accounts.listed("projects")
-        ]
+    rows = [
+        (
+            project["name"],
+            "public" if project["public"] else "private",
+            ", ".join(f"{name} ({role})" for name, role in sorted(project["members"].items())),
+        )
+        for project in accounts.listed("projects")
+    ]
     table(("NAME", "VISIBILITY", "MEMBERS"), rows)
 
 
@@ -204,21 +198,18 @@ def robot() -> None:
 @click.option("--network", multiple=True, metavar="CIDR", help="Only from these networks.")
 @click.option("--days", type=int, default=-1, metavar="N", help="Expires after N days; -1: never.")
 @click.option("--description", default="", metavar="TEXT")
-@target_options
-def add_robot(
-    name: str, project_name: str, data: Path | None, node: str | None, **options: Any
-) -> None:
+@with_accounts
+def add_robot(accounts: Accounts, name: str, project_name: str, **options: Any) -> None:
     """Add a robot and print its secret, which is shown only once."""
-    with open_accounts(data, node) as accounts:
-        result = accounts.do(
-            "add-robot",
-            name=name,
-            project=project_name,
-            permissions=[_permission(project_name, options)],
-            description=options["description"],
-            duration=options["days"],
-            networks=list(options["network"]),
-        )
+    result = accounts.do(
+        "add-robot",
+        name=name,
+        project=project_name,
+        permissions=[_permission(project_name, options)],
+        description=options["description"],
+        duration=options["days"],
+        networks=list(options["network"]),
+    )
     click.echo(f"robot {result['login']} added; its secret is shown only now", err=True)
     click.echo(result["secret"])
 
@@ -228,48 +219,44 @@ def add_robot(
 @click.option(
     "--overlap", default="0s", metavar="TIME", help="How long the old secret stays valid."
 )
-@target_options
-def rotate_robot(login: str, overlap: str, data: Path | None, node: str | None) -> None:
+@with_accounts
+def rotate_robot(accounts: Accounts, login: str, overlap: str) -> None:
     """Generate a new secret for a robot and print it, once."""
-    with open_accounts(data, node) as accounts:
-        result = accounts.do("rotate-robot", login=login, overlap=round(_seconds(overlap)))
+    result = accounts.do("rotate-robot", login=login, overlap=round(_seconds(overlap)))
     click.echo(result["secret"])
 
 
 @robot.command("set")
 @click.argument("login")
 @click.option("--disable/--enable", required=True, help="Disable or enable the account.")
-@target_options
-def set_robot(login: str, disable: bool, data: Path | None, node: str | None) -> None:
+@with_accounts
+def set_robot(accounts: Accounts, login: str, disable: bool) -> None:
     """Disable a robot, or enable it."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("set-robot", login=login, disabled=disable)
+    accounts.do("set-robot", login=login, disabled=disable)
 
 
 @robot.command("rm")
 @click.argument("login")
-@target_options
-def remove_robot(login: str, data: Path | None, node: str | None) -> None:
+@with_accounts
+def remove_robot(accounts: Accounts, login: str) -> None:
     """Remove a robot."""
-    with open_accounts(data, node) as accounts:
-        accounts.do("remove-robot", login=login)
+    accounts.do("remove-robot", login=login)
 
 
 @robot.command("ls")
-@target_options
-def list_robots(data: Path | None, node: str | None) -> None:
+@with_accounts
+def list_robots(accounts: Accounts) -> None:
     """List robots."""
-    with open_accounts(data, node) as accounts:
-        rows = [
-            (
-                robot["name"],
-                robot["may"],
-                robot["state"],
-                when(robot["expires"]),
-                when(robot["used"]),
-            )
-            for robot in accounts.listed("robots")
-        ]
+    rows = [
+        (
+            robot["name"],
+            robot["may"],
+            robot["state"],
+            when(robot["expires"]),
+            when(robot["used"]),
+        )
+        for robot in accounts.listed("robots")
+    ]
     table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)
 
 
@@ -279,45 +266,41 @@ def token() -> None:
 
 
 @token.command("ls")
-@target_options
-def list_tokens(data: Path | None, node: str | None) -> None:
+@with_accounts
+def list_tokens(accounts: Accounts) -> None:
     """List refresh tokens, without their secrets."""
-    with open_accounts(data, node) as accounts:
-        rows = [
-            (token["account"], token["client"], when(token["created"]), when(token["expires"]))
-            for token in accounts.listed("tokens")
-        ]
+    rows = [
+        (token["account"], token["client"], when(token["created"]), when(token["expires"]))
+        for token in accounts.listed("tokens")
+    ]
     table(("ACCOUNT", "CLIENT", "CREATED", "EXPIRES"), rows)
 
 
 @token.command("revoke")
 @click.argument("account")
-@target_options
-def revoke(account: str, data: Path | None, node: str | None) -> None:
+@with_accounts
+def revoke(accounts: Accounts, account: str) -> None:
     """Revoke all refresh tokens of an account."""
-    with open_accounts(data, node) as accounts:
-        number = accounts.do("revoke", account=account)
+    number = accounts.do("revoke", account=account)
     click.echo(f"{number} refresh tokens revoked", err=True)
 
 
 @token.command("rotate-key")
 @click.option("--now", is_flag=True, help="Revoke tokens of old keys at once, as after a theft.")
-@target_options
-def rotate_key(now: bool, data: Path | None, node: str | None) -> None:
+@with_accounts
+def rotate_key(accounts: Accounts, now: bool) -> None:
     """Sign with a new key; tokens of the old one expire within an hour."""
-    with open_accounts(data, node) as accounts:
-        click.echo(accounts.do("rotate-key", now=now))
+    click.echo(accounts.do("rotate-key", now=now))
 
 
 @click.command("audit")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="Only the last N lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, as stored.")
-@target_options
-def audit(last: int | None, as_json: bool, data: Path | None, node: str | None) -> None:
+@with_accounts
+def audit(accounts: Accounts, last: int | None, as_json: bool) -> None:
     """Print who did what, when and from where."""
-    with open_accounts(data, node) as accounts:
-        for line in accounts.audit(last or 0):
-            click.echo(json.dumps(line) if as_json else _sentence(line))
+    for line in accounts.audit(last or 0):
+        click.echo(json.dumps(line) if as_json else _sentence(line))
 
 
 def _permission(project_name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
@@ -182,6 +183,17 @@ def open_accounts(data: Path | None, node: str | None) -> Iterator[Accounts]:
         yield _LocalAccounts(data, store, administration)
     finally:
         store.close()
+
+
+def with_accounts(command: Command) -> Command:
+    """`--data` and `--node`; the command gets the accounts of that target, in place of both."""
+
+    @wraps(command)
+    def called(data: Path | None, node: str | None, **options: Any) -> None:
+        with open_accounts(data, node) as accounts:
+            command(accounts, **options)
+
+    return cast(Command, target_options(called))
 
 
 def check_target(data: Path | None, node: str | None) -> None:
