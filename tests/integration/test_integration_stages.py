@@ -90,4 +90,4 @@ def test_outside_of_a_job_nobody_is_known_to_have_approved(
     chain: Delivered, tmp_path: Path
 ) -> None:
     said = chain.run("approve", "--env", "staging", "--from-ci")
-    assert said.status == 2 and "no job of GitHub Actions or GitLab CI" in said.err
+    assert said.status == 2 and "not a job of GitHub Actions or GitLab CI" in said.err

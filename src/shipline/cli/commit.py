@@ -93,14 +93,12 @@ def project_options(command: F) -> F:
     def called(directory: Path, path: Path | None, **others: Any) -> Any:
         return command(query=_query(directory, path, None, None), **others)
 
-    for option in reversed(_PROJECT_OPTIONS):
-        called = option(called)
-    return cast(F, called)
+    return cast(F, DIRECTORY(CONFIGURATION(called)))
 
 
-_PROJECT_OPTIONS = (DIRECTORY, CONFIGURATION)
 _OPTIONS = (
-    *_PROJECT_OPTIONS,
+    DIRECTORY,
+    CONFIGURATION,
     click.option(
         "--ref",
         default="",

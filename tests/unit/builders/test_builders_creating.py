@@ -51,7 +51,7 @@ def test_pods_have_an_endpoint_of_their_own() -> None:
     given = "kubernetes://?kubeconfig=/k&context=c"
     _, node = made(NodeRequest(driver="kubernetes", endpoint=given))
     assert node.endpoint == given
-    with pytest.raises(UsageError, match="no endpoint of the driver kubernetes"):
+    with pytest.raises(UsageError, match="not an endpoint of the driver kubernetes"):
         made(NodeRequest(driver="kubernetes", endpoint="tcp://b"))
 
 

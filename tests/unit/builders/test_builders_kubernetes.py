@@ -92,9 +92,9 @@ def test_a_rootless_builder_has_the_image_and_no_privileges() -> None:
     [
         ("replica", "1", "no option 'replica'"),
         ("requests.gpu", "1", "no option"),
-        ("replicas", "none", "no number"),
-        ("replicas", "0", "no number"),
-        ("limits.memory", "4 GB", "no quantity"),
+        ("replicas", "none", "not a number"),
+        ("replicas", "0", "not a number"),
+        ("limits.memory", "4 GB", "not a quantity"),
         ("rootless", "maybe", "neither true nor false"),
         ("qemu.install", "maybe", "neither true nor false"),
         ("loadbalance", "best", "neither sticky nor random"),

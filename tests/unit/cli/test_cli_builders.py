@@ -95,7 +95,7 @@ def test_platforms_are_shortened_as_in_buildx(platforms: list[str], short: str) 
     "words, error, said",
     [
         (["tcp://[::1"], UsageError, "is not a URL"),
-        (["--driver=remote"], BuilderError, "no endpoint"),
+        (["--driver=remote"], BuilderError, "not an endpoint"),
         (["http://x"], BuilderError, "cannot be used here"),
         (["tcp://h", "--driver-opt=foo=1"], UsageError, "no option 'foo'"),
         (["tcp://h", "--driver-opt=cacert=/nowhere"], UsageError, "there is no file /nowhere"),

@@ -198,7 +198,7 @@ def test_only_the_branches_of_an_environment_start_its_job() -> None:
         rules["deploy-prod-eu"]["rules"]
     )
     environments = {"dev": replace(STAGED.environments["dev"], branches=("a*b",))}
-    with pytest.raises(ConfigError, match="no condition of GitHub"):
+    with pytest.raises(ConfigError, match="not a condition of GitHub"):
         github_workflow(replace(STAGED, environments=environments), PINS)
 
 

@@ -116,7 +116,7 @@ def test_what_is_no_answer_of_the_server_is_said(server: Answers, wrong: Any) ->
 def test_what_is_missing_is_named(server: Answers) -> None:
     with pytest.raises(UsageError, match="the variable GITHUB_SHA is not set"):
         reviewers(server, {**GITHUB, "GITHUB_SHA": ""})
-    with pytest.raises(UsageError, match="no job of GitHub Actions or GitLab CI"):
+    with pytest.raises(UsageError, match="not a job of GitHub Actions or GitLab CI"):
         reviewers(server, {})
     with pytest.raises(AuthError, match="CI_JOB_TOKEN, which is not set"):
         reviewers(server, GITLAB)

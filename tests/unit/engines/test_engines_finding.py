@@ -84,7 +84,7 @@ def test_an_archive_of_any_size_is_sent_in_chunks(server: Served, engine: Engine
         ((200, {}, b'{"stream":"x"}\n{"error":"no room"}\n'), "no room"),
         ((500, {}, b'{"message":"bad archive"}'), "bad archive"),
         ((404, {}, b"<html>"), "<html>"),
-        ((200, {}, b"<html>"), "no engine"),
+        ((200, {}, b"<html>"), "not an engine"),
     ],
 )
 def test_what_an_engine_refuses_is_said(
