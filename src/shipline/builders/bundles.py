@@ -344,7 +344,7 @@ def _seconds(at: float) -> dict[str, int]:
 def _unix(at: Mapping[str, int] | str) -> float:
     """A time of protobuf as Go's encoding/json writes it."""
     if isinstance(at, str):
-        raise ValueError(f"{at!r} is no time")
+        raise ValueError(f"{at!r} is not a time")
     return float(at.get("seconds", 0) + at.get("nanos", 0) / 1e9)
 
 
