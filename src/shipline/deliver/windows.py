@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from shipline.deliver.gitops import shown_time
 from shipline.errors import ConfigError
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -188,6 +189,20 @@ def is_open(windows: Sequence[Window], now: datetime) -> bool:
     """Whether `now` lies in one of the windows, or there are none."""
     spans = (span for window in windows for span in window.openings(now))
     return not windows or any(start <= now < end for start, end in spans)
+
+
+def closed(
+    windows: Sequence[Window], freezes: Sequence[Freeze], now: datetime
+) -> tuple[str, str] | None:
+    """The rule that allows no changes at `now`, freeze or window, and what it says; None if they
+    are allowed.
+    """
+    if freeze := frozen_by(freezes, now):
+        why = f" ({freeze.reason})" if freeze.reason else ""
+        return "freeze", f"until {shown_time(freeze.ends)}{why}"
+    if not is_open(windows, now):
+        return "window", f"promotions are made {'; '.join(map(str, windows))}"
+    return None
 
 
 def next_opening(

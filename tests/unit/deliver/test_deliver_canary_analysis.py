@@ -262,9 +262,11 @@ def analysis(**more: Any) -> Analysis:
     )
 
 
-def watched(verdicts: Sequence[CanaryVerdict], hold_s: float, **more: Any) -> tuple[str, float]:
+def watched(
+    verdicts: Sequence[CanaryVerdict], hold_s: float, *, paused_s: float = 0, **more: Any
+) -> tuple[str, float]:
     """The verdict on a step with these measurements, one a second, and when it came; the last one
-    is repeated.
+    is repeated. It is paused until `paused_s`.
     """
     now, left = [0.0], list(verdicts)
 
@@ -278,7 +280,12 @@ def watched(verdicts: Sequence[CanaryVerdict], hold_s: float, **more: Any) -> tu
 
     try:
         found = watch(
-            analysis(**more), measurements, hold_s=hold_s, clock=lambda: now[0], pause=pause
+            analysis(**more),
+            measurements,
+            hold_s=hold_s,
+            paused=lambda: now[0] < paused_s,
+            clock=lambda: now[0],
+            pause=pause,
         )
     except TimeoutError:
         return "held", now[0]
@@ -306,6 +313,9 @@ TEN = {"deadline": Duration(10_000)}
         ([ERROR], 5, {"error_limit": 3}, ("error", 4)),
         ([ERROR, ERROR, NO_DATA, ERROR, ERROR, PASS], 3, {"error_limit": 2}, ("pass", 6)),
         ([NO_DATA, PASS], 0, {"count": 2}, ("pass", 3)),
+        ([PASS], 5, {"paused_s": 100}, ("pass", 100)),
+        ([PASS, FAIL], 5, {"paused_s": 100}, ("fail", 2)),
+        ([PASS] * 9 + [NO_DATA], 5, {"paused_s": 100, **TEN}, ("no_data", 109)),
     ],
 )
 def test_a_step_passes_with_enough_measurements_and_holds_without_data(

@@ -195,6 +195,24 @@ def test_a_good_version_takes_over_step_by_step(place: Place) -> None:
     assert len(place.said()) == len(said)
 
 
+def test_no_step_begins_while_changes_are_not_allowed(place: Place) -> None:
+    lines: list[str] = []
+    answers = iter(["window: mon-fri"] * 3)
+    canary = place.canary(closed=lambda: next(answers, ""), tell=lines.append)
+    canary.advance()
+    held = lines.index("step 1/2 is held: window: mon-fri")
+    measured = [line.startswith("step 1/2: errors") for line in lines[held + 1 :]]
+    assert measured.index(False) >= 3, lines
+    assert told(place.said())[:2] == ["weight 5 1/2 2", "weight 50 2/2 pass 2"]
+
+
+def test_what_waits_for_a_window_is_taken_back_at_once(place: Place) -> None:
+    place.values = [0, 0, 0, 0, 0, 9]
+    with pytest.raises(CanaryFailed):
+        place.canary(closed=lambda: "freeze: holidays").advance()
+    assert told(place.said())[1].startswith("rollback")
+
+
 def test_a_promotion_says_where_it_is_from(place: Place) -> None:
     source = Deployment("live", "app", (NEW,), action=Action.PROMOTE, source="staging")
     place.canary(deployment=source).advance()

@@ -125,6 +125,7 @@ def watch(
     *,
     hold_s: float,
     on_measured: Callable[[Sequence[MetricResult]], object] = lambda _: None,
+    paused: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = sleep,
 ) -> StepVerdict:
@@ -133,16 +134,15 @@ def watch(
     It passes when the hold is over, each metric has `count` measurements with a verdict, and its
     last one passed. It fails with more failures than `failure-limit`, errs with more errors one
     after the other than `error-limit`, and has the verdict of the moment at the deadline.
-    Otherwise it is held for longer.
+    Otherwise it is held for longer, and while it is `paused`, which moves the deadline.
     """
     over = clock() + hold_s
     if analysis is None:
-        while (left_s := over - clock()) > 0:
-            pause(min(left_s, _INTERVAL_S))
+        while (left_s := over - clock()) > 0 or paused():
+            pause(min(left_s, _INTERVAL_S) if left_s > 0 else _INTERVAL_S)
             on_measured(())
         return StepVerdict(CanaryVerdict.PASS, "")
     tallies = {metric.name: Tally() for metric in analysis.metrics}
-    deadline = over + analysis.deadline.seconds if analysis.deadline else None
     while True:
         pause(analysis.interval.seconds)
         made = measurements()
@@ -157,9 +157,13 @@ def watch(
         if wrong:
             return StepVerdict(CanaryVerdict.ERROR, _reasons(tallies, wrong))
         waiting = [name for name, verdict in verdicts.items() if verdict is not CanaryVerdict.PASS]
-        if not waiting and clock() >= over:
+        if clock() < over:
+            continue
+        if paused():
+            over = clock()
+        elif not waiting:
             return StepVerdict(CanaryVerdict.PASS, "; ".join(map(str, made)))
-        if deadline is not None and clock() >= deadline:
+        elif analysis.deadline and clock() >= over + analysis.deadline.seconds:
             return StepVerdict(
                 verdicts[waiting[0]], f"{_reasons(tallies, waiting)}, at the deadline"
             )

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -47,6 +48,7 @@ from shipline.deliver.gitops import (
     image_edits,
     record,
 )
+from shipline.deliver.windows import closed
 from shipline.errors import ConfigError, ShiplineError, UsageError, Waiting
 from shipline.git import RemoteBranch, RemoteUnreachable
 from shipline.oci import Reference
@@ -56,6 +58,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
+    from shipline.deliver.environments import EnvironmentSection
 
 _MARGIN_S = 60.0  # how late a commit may be until its process counts as gone
 _LOOK_S = 10.0  # how often git is asked whether somebody else changed something
@@ -84,6 +87,12 @@ def _shown(made: Deployment) -> str:
     return made.subject + (f", step {made.step}" if made.step else "")
 
 
+def _closed(section: EnvironmentSection, now_s: float) -> str:
+    """The freeze or window of an environment that allows no changes now; empty if none does."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    return ": ".join(closed(section.windows, section.freezes, now) or ())
+
+
 def run(
     delivery: Delivery,
     gitops: GitOpsSection,
@@ -110,6 +119,7 @@ def run(
         home=delivery.home,
         settled=settled,
         verifies=environment is None or not environment.checked,
+        closed=lambda: _closed(environment, delivery.clock()) if environment else "",
         tell=tell,
         resume=resume,
     )
@@ -120,8 +130,9 @@ def run(
 class Canary:
     """A new version on its way into an environment. `images` are by target, `deployment` says what
     the commits say of them; `opened` opens the branch for a moment. `settled` waits until what was
-    deployed runs; with `verifies`, the canary is the verification of the environment. `tell` gets
-    lines for people. `resume` takes up one that is frozen, too.
+    deployed runs; with `verifies`, the canary is the verification of the environment. `closed` says
+    why no step may begin now, empty if one may. `tell` gets lines for people. `resume` takes up one
+    that is frozen, too.
     """
 
     section: CanarySection
@@ -134,6 +145,7 @@ class Canary:
     home: Path
     settled: Callable[[], object] | None = None
     verifies: bool = True
+    closed: Callable[[], str] = lambda: ""
     tell: Callable[[str], object] = lambda line: None
     resume: bool = False
     run: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -277,8 +289,10 @@ class Canary:
         current: Deployment,
         measured: Callable[[Sequence[Reference]], list[MetricResult]],
     ) -> StepVerdict:
-        """The verdict on a step. While it is held for longer, a commit says why now and then."""
-        step = self.section.steps[number]
+        """The verdict on a step, which lasts until the next may begin. While it is held for longer,
+        a commit says why now and then.
+        """
+        step, told = self.section.steps[number], ""
         late_s = max(0.0, time.time() - current.time) if current.time else 0.0
         renewed = looked = time.monotonic()
 
@@ -306,11 +320,20 @@ class Canary:
                 self._commit(self._weight(number, current.previous, *verdicts[:1]))
                 renewed = time.monotonic()
 
+        def paused() -> bool:
+            nonlocal told
+            why = self.closed()
+            if why and why != told:
+                self.tell(f"step {number + 1}/{len(self.section.steps)} is held: {why}")
+            told = why
+            return bool(why)
+
         return watch(
             self.section.analysis,
             lambda: measured(current.previous),
             hold_s=max(0.0, step.hold.seconds - late_s),
             on_measured=on_measured,
+            paused=paused,
         )
 
     def _weight(self, number: int, stable: Sequence[Reference], verdict: str = "") -> Deployment:

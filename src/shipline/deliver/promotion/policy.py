@@ -14,7 +14,7 @@ from typing import Any
 from shipline.deliver.environments import Approvals, EnvironmentSection
 from shipline.deliver.gitops import shown_time
 from shipline.deliver.promotion.state import SKEW_S, Digests, EnvironmentState
-from shipline.deliver.windows import frozen_by, is_open, next_opening
+from shipline.deliver.windows import closed, next_opening
 from shipline.errors import GateRefused, Waiting
 from shipline.globs import Glob
 from shipline.units import Duration
@@ -327,13 +327,9 @@ def approvers(rule: Approvals, state: EnvironmentState, candidate: Candidate) ->
 
 def _calendar(policy: PromotionPolicy, now: datetime) -> Iterator[Blocker]:
     section = policy.section
-    opens = next_opening(section.windows, section.freezes, now)
-    if freeze := frozen_by(section.freezes, now):
-        why = f" ({freeze.reason})" if freeze.reason else ""
-        yield Blocker("freeze", f"until {shown_time(freeze.ends)}{why}", waits=True, until=opens)
-    elif not is_open(section.windows, now):
-        windows = "; ".join(map(str, section.windows))
-        yield Blocker("window", f"promotions are made {windows}", waits=True, until=opens)
+    if found := closed(section.windows, section.freezes, now):
+        opens = next_opening(section.windows, section.freezes, now)
+        yield Blocker(*found, waits=True, until=opens)
 
 
 def _by_hand(policy: PromotionPolicy) -> Iterator[Blocker]:
