@@ -152,8 +152,12 @@ def test_only_the_intended_lines_change(deploy: Deploy) -> None:
     assert any(line.startswith("Shipline-Run: ") for line in message)
 
 
-def test_deploying_again_changes_nothing(deploy: Deploy) -> None:
-    deploy.project.run("deploy", "--env", "production").ok()
+def test_a_moved_image_is_replaced_on_purpose_and_deploying_again_changes_nothing(
+    deploy: Deploy,
+) -> None:
+    refused = deploy.project.run("deploy", "--env", "production").failed(3)
+    assert "values.yaml:2 has an image of old.example/app" in " ".join(refused.split())
+    deploy.project.run("deploy", "--env", "production", "--replace-image").ok()
     assert f"tag: 'v0.1.0@{deploy.digest}'" in deploy.show("charts/app/values.yaml")
     assert f"image: {deploy.image}:v0.1.0@{deploy.digest}}}]" in deploy.show("jobs/migrate.yaml")
     assert deploy.show("jobs/migrate.yaml").count("\r\n") == 2
@@ -171,12 +175,13 @@ def test_a_dry_run_shows_the_change_and_pushes_nothing(deploy: Deploy) -> None:
 
 
 def test_the_diff_of_a_dry_run_is_a_patch_for_git(deploy: Deploy) -> None:
-    shown = deploy.project.run("deploy", "--env", "production", "--dry-run").ok().out
+    words = ("deploy", "--env", "production", "--replace-image")
+    shown = deploy.project.run(*words, "--dry-run").ok().out
     clone = deploy.remote.parent / "patched"
     subprocess.run(("git", "clone", "-q", str(deploy.remote), str(clone)), check=True)
     apply = ["git", "-C", str(clone), "apply", "-"]
     subprocess.run(apply, input=shown.encode(), check=True)
-    deploy.project.run("deploy", "--env", "production").ok()
+    deploy.project.run(*words).ok()
     for path in ("charts/app/values.yaml", "jobs/migrate.yaml"):
         assert (clone / path).read_bytes().decode() == deploy.show(path)
 
@@ -191,6 +196,7 @@ def test_deployments_at_once_all_land(deploy: Deploy) -> None:
             "--env",
             ("staging", "production")[number % 2],
             f"{deploy.image}:v0.1.0",
+            "--replace-image",
         )
         home = str(deploy.project.home / str(number))
         statuses.append(deploy.project.run(*words, SHIPLINE_HOME=home).status)

@@ -257,6 +257,14 @@ def test_latest_moves_only_forward(project: Project) -> None:
     assert "latest stays" in said
 
 
+def test_a_branch_that_lacks_the_commit_is_no_ref_of_it(project: Project) -> None:
+    branch = project.git("rev-parse", "--abbrev-ref", "HEAD")
+    project.git("checkout", "--quiet", "-b", "aside")
+    project.commit("feat: not merged", app="aside\n")
+    said = project.ship("--ref", branch).failed(2)
+    assert f"the branch {branch} does not have the commit" in " ".join(said.split())
+
+
 def test_no_rule_is_an_error_and_never_latest(project: Project) -> None:
     project.git("checkout", "--quiet", "-b", "experiment")
     assert "no rule matches" in project.ship().failed(3)

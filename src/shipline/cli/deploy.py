@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     help="Deploy what the rules of the environment do not allow; holds and stops count. The commit"
     " has the reason and the rules.",
 )
+@click.option(
+    "--replace-image",
+    is_flag=True,
+    help="Also where the file has an image of another repository.",
+)
 @click.option("--wait", is_flag=True, help="Wait until it runs and is healthy, then check it.")
 @click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the deployment as JSON.")
@@ -52,6 +57,7 @@ def command(
     dry_run: bool,
     allow_older: bool,
     emergency: str,
+    replace_image: bool,
     wait: bool,
     no_checks: bool,
     as_json: bool,
@@ -81,6 +87,7 @@ def command(
             images=found,
             allow_older=allow_older,
             emergency=" ".join(emergency.split()),
+            replace_image=replace_image,
             again=True,
             dry_run=dry_run,
             on_race=tell_race,

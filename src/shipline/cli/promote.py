@@ -67,6 +67,11 @@ def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
     "--allow-older", is_flag=True, help="Promote also what is older than what is deployed."
 )
 @click.option(
+    "--replace-image",
+    is_flag=True,
+    help="Also where the file has an image of another repository.",
+)
+@click.option(
     "--wait", is_flag=True, help="Wait until it runs and is healthy, check it, record the verdict."
 )
 @click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")
@@ -80,6 +85,7 @@ def promote_command(
     environment: str,
     source: str,
     allow_older: bool,
+    replace_image: bool,
     wait: bool,
     no_checks: bool,
     dry_run: bool,
@@ -95,7 +101,12 @@ def promote_command(
     from shipline.deliver.promotion import promote
     from shipline.deliver.rollout import roll_out
 
-    wanted: dict[str, Any] = {"source": source, "image": image, "allow_older": allow_older}
+    wanted: dict[str, Any] = {
+        "source": source,
+        "image": image,
+        "allow_older": allow_older,
+        "replace_image": replace_image,
+    }
     with open_delivery(query) as delivery:
         if dry_run:
             done = promote(delivery, environment, dry_run=True, **wanted)

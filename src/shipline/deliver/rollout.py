@@ -46,6 +46,7 @@ def roll_out(
     chosen: Deployment | None = None,
     automatic: bool = False,
     allow_older: bool = False,
+    replace_image: bool = False,
     seen: Digests | None = None,
     wait: bool = True,
     checks: bool = True,
@@ -66,6 +67,7 @@ def roll_out(
         chosen=chosen,
         automatic=automatic,
         allow_older=allow_older,
+        replace_image=replace_image,
         seen=seen,
     )
     if section.canary and read_states(delivery, (name,))[name].current:

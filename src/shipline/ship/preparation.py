@@ -35,6 +35,7 @@ from shipline.ship.steps import KINDS, declared_steps
 from shipline.ship.steps.build import build_problem
 from shipline.ship.steps.publish import placements
 from shipline.tags import (
+    COMMAND_LINE,
     PULL_MERGE,
     REVISION,
     Decision,
@@ -76,6 +77,7 @@ def prepare(
     ignored = (*reports, *_inside(ignore, project.root))
     work_tree = read_work_tree(Git(project.root, environment.environ), ignore=ignored)
     naming, event = Naming(), _located(environment.event, work_tree)
+    _require_contained(project, environment, work_tree, fetch)
     if any(kind.uses_decision and not selection.left_out(name) for name, kind in names.items()):
         if not pipeline.images:
             raise ConfigError(
@@ -122,6 +124,28 @@ def _located(event: Event, work_tree: WorkTree) -> Event:
     if event.ref or not work_tree.branch:
         return event
     return replace(event, ref=ref_of(work_tree.branch))
+
+
+def _require_contained(
+    project: ProjectConfig, environment: Environment, work_tree: WorkTree, fetch: bool
+) -> None:
+    """Raises UsageError for a branch that a person named and that lacks the commit, as far as the
+    clone knows the branch.
+    """
+    event, commit = environment.event, work_tree.commit
+    if event.source != COMMAND_LINE or not event.branch or event.branch == work_tree.branch:
+        return
+    git = Git(project.root, environment.environ)
+    refs = (event.ref, f"refs/remotes/*/{event.branch}")
+    known = [ref for ref in git.lines("for-each-ref", "--format=%(refname)", *refs) if ref]
+    older = commit_order(git, project.tags.remote, fetch=fetch)
+    with suppress(ShallowClone):  # which cannot tell
+        if known and not any(older(commit, ref) for ref in known):
+            raise UsageError(
+                f"the branch {event.branch} does not have the commit {work_tree.short}",
+                code="ref-without-commit",
+                hint=f"git fetch, or git checkout {event.branch}; --ref says where the commit is",
+            )
 
 
 class DirtyWorkTree(UsageError):

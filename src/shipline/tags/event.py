@@ -15,6 +15,9 @@ from shipline.values import replace
 
 Kind = Literal["push", "tag", "pull-request", "schedule"]
 KINDS: tuple[Kind, ...] = ("push", "tag", "pull-request", "schedule")
+COMMAND_LINE = "the command line"
+"""The source of events that a person named."""
+
 _HEADS, _TAGS = "refs/heads/", "refs/tags/"
 
 
@@ -74,7 +77,7 @@ class Event:
                 code="flag-value",
                 hint="--ref refs/pull/NUMBER/merge, or --pr",
             )
-        return cls(event_kind, full_ref, number=number, source="the command line")
+        return cls(event_kind, full_ref, number=number, source=COMMAND_LINE)
 
 
 def ref_of(name: str, *, tag: bool = False) -> str:

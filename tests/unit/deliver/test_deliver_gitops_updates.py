@@ -112,6 +112,51 @@ def test_a_whole_name_in_a_value_is_replaced() -> None:
     assert changed(update, files)["values.yaml"] == f"-- image: b\n+- image: {NEW}\n"
 
 
+@pytest.mark.parametrize(
+    ("update", "text", "foreign"),
+    [
+        (Update(values="f"), "image: {repository: other.example/db, tag: 1}", "other.example/db"),
+        (
+            Update(values="f"),
+            "image: {registry: o.example, repository: db, tag: 1}",
+            "o.example/db",
+        ),
+        (
+            Update(values="f"),
+            "image: {registry: registry.example, repository: team/db, tag: 1}",
+            "registry.example/team/db",
+        ),
+        (Update(values="f"), 'image: "postgres:17"', "docker.io/library/postgres"),
+        (
+            Update(manifests="f", container="web"),
+            "containers: [{name: web, image: x.example/y}]",
+            "x.example/y",
+        ),
+        (
+            Update(kustomization="f", image="app"),
+            "images: [{name: app, newName: x.example/y, newTag: '1'}]",
+            "x.example/y",
+        ),
+        (Update(values="f"), "image: {repository: registry.example/team/app, tag: 1}", ""),
+        (Update(values="f"), "image: {repository: '', tag: 1}", ""),
+        (Update(values="f"), "image: {repository:, tag: 1}", ""),
+        (Update(values="f"), "image: {tag: 1}", ""),
+        (Update(values="f"), "image: none", ""),
+        (Update(kustomization="f", image="app"), "images: [{name: app, newTag: '1'}]", ""),
+    ],
+)
+def test_an_image_of_another_repository_is_refused_by_name(
+    update: Update, text: str, foreign: str
+) -> None:
+    files = {"f": text.encode}
+    if not foreign:
+        update.require_same(files, NEW, ())
+        return
+    with pytest.raises(UnsuitableFile, match=f"f:1 has an image of {foreign}, not of {NEW.name}"):
+        update.require_same(files, NEW, ())
+    update.require_same(files, NEW, {foreign})
+
+
 DEPLOYMENT = """\
     apiVersion: apps/v1
     kind: Deployment

@@ -17,6 +17,7 @@ from shipline.deliver.gitops.deployment import (
     image_edits,
     prepare,
     record,
+    require_same_images,
     shown_time,
     stopped,
 )

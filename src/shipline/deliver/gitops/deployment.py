@@ -397,6 +397,23 @@ def changed_files(
     return changes
 
 
+def require_same_images(
+    branch: RemoteBranch,
+    updates: Sequence[Update],
+    images: Mapping[str, Reference],
+    before: Deployment | None,
+) -> None:
+    """Raises UnsuitableFile if the files of the branch as it was fetched have images of other
+    repositories than those that are to be set, unless `before` brought them.
+    """
+    files = branch.files(branch.local_tip(branch.name))
+    tree = {path: partial(branch.read, file) for path, file in files.items()}
+    known = {image.name for image in before.images} if before else set()
+    for update in updates:
+        if update.target in images:
+            update.require_same(tree, images[update.target], known)
+
+
 def changed_by_hand(
     branch: RemoteBranch, tip: str, edits: Sequence[TreeEdit], since: str = ""
 ) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -121,6 +121,21 @@ class Update(OnePlace):
         _, found = self._find(tree, image)
         return tuple(file.text[edit.start : edit.end] for file, edits in found for edit in edits)
 
+    def require_same(self, tree: Tree, image: Reference, known: Container[str]) -> None:
+        """Raises UnsuitableFile if `apply` would replace an image of another repository, but for
+        those with `known` names. What is empty or no name is none.
+        """
+        _, found = self._find(tree, image)
+        for file, edits in found:
+            present = _name_in(file, edits, image)
+            if present and present != image.name and present not in known:
+                raise UnsuitableFile(
+                    f"{file.path}:{file.line(edits[0].start)} has an image of {present},"
+                    f" not of {image.name}",
+                    code="gitops-other-image",
+                    hint="if it is the right place, deploy it once with --replace-image",
+                )
+
     def _find(
         self, tree: Tree, image: Reference
     ) -> tuple[list[YamlFile], list[tuple[YamlFile, list[Edit]]]]:
@@ -197,6 +212,30 @@ class Update(OnePlace):
             f"the image {image.name} stands in {len(found)} places: {places}",
             hint=f"{name}mark the values to set with comments",
         )
+
+
+def _name_in(file: YamlFile, edits: Sequence[Edit], image: Reference) -> str:
+    """The name of the image that stands where the edits set one, without tag and digest; empty if
+    there is none, and for tags and digests alone.
+    """
+    parts = {"host": image.host, "repository": image.repository}
+    named = False
+    for edit in edits:
+        old = file.text[edit.start : edit.end].strip().strip("\"'")
+        ((_, new),) = edit.values.values()
+        if not old or old == _NONE:
+            continue
+        try:
+            if new.endswith(str(image)):  # or NAME=IMAGE, an entry of a Kustomization
+                return Reference.parse(old.rpartition("=")[2]).name
+            if new == image.name:
+                return Reference.parse(old).name
+        except UsageError:
+            continue
+        for part in ("host", "repository"):
+            if new == getattr(image, part):
+                parts[part], named = old, True
+    return "{host}/{repository}".format(**parts) if named else ""
 
 
 def _in_kustomization(file: YamlFile, update: Update, image: Reference) -> Iterator[list[Edit]]:

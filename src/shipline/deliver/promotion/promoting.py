@@ -23,6 +23,7 @@ from shipline.deliver.gitops import (
     history,
     image_edits,
     record,
+    require_same_images,
 )
 from shipline.deliver.promotion.evidence import judged_gates
 from shipline.deliver.promotion.policy import (
@@ -129,6 +130,7 @@ def promote(
     automatic: bool = False,
     allow_older: bool = False,
     emergency: str = "",
+    replace_image: bool = False,
     again: bool = False,
     seen: Digests | None = None,
     dry_run: bool = False,
@@ -141,9 +143,11 @@ def promote(
 
     `image` is a digest, tag or commit that was deployed before, or an image in the registry.
     `images` are those of `chosen` by target, if they are trusted already; with `seen`, only images
-    of these digests are promoted. An `emergency`, a reason, bypasses all rules but holds, stops
-    and, without `allow_older`, the order of commits; the commit names them. Raises
-    PromotionRefused, Waiting, TrustRefused, and what `Delivery.change` raises.
+    of these digests are promoted. Images of other repositories that the files have are replaced
+    only with `replace_image`, unless the last deployment set them. An `emergency`, a reason,
+    bypasses all rules but holds, stops and, without `allow_older`, the order of commits; the commit
+    names them. Raises PromotionRefused, Waiting, TrustRefused, UnsuitableFile, and what
+    `Delivery.change` raises.
     """
     section = delivery.environment(name)
     states = _read_for(delivery, image, name, section.after, source)
@@ -171,6 +175,8 @@ def promote(
     def decide(branch: RemoteBranch, commits: Sequence[Deployment]) -> PlannedChange:
         known = {**states, **states_on(delivery, section.gitops, branch, commits)}
         state, now = known[name], _now(delivery)
+        if not replace_image:
+            require_same_images(branch, section.gitops.updates, images, state.current)
         if state.current and state.current.digests == planned.digests:
             firm = stops(policy, known, candidate) if again or state.edited else ()
             require(policy, planned.version, [*firm], now)
