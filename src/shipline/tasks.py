@@ -36,7 +36,8 @@ class CancelScope:
     """A flag that is set once; cancelling a scope cancels its children."""
 
     def __init__(self, parent: CancelScope | None = None) -> None:
-        self._lock = threading.Condition()
+        self._mutex = threading.RLock()
+        self._lock = threading.Condition(self._mutex)
         self._event = threading.Event()
         self._callbacks: dict[object, Callable[[], object]] = {}
         self._running: object | None = None
@@ -78,18 +79,13 @@ class CancelScope:
         if self._event.wait(seconds):
             raise Cancelled
 
-    @contextmanager
-    def on_cancel(self, callback: Callable[[], object]) -> Iterator[None]:
+    def on_cancel(self, callback: Callable[[], object]) -> AbstractContextManager[None]:
         """Call `callback`, on the cancelling thread, if the scope is cancelled inside the block.
 
-        It never runs after the block has ended, so what it uses may be released then.
+        It never runs after the block has ended, so what it uses may be released then. Entering the
+        block raises Cancelled if the scope is cancelled already.
         """
-        self.check()
-        token = self._register(callback)
-        try:
-            yield
-        finally:
-            self._forget(token)
+        return _CancelCallback(self, callback)
 
     def detach(self) -> None:
         """Detach from the parent."""
@@ -98,7 +94,7 @@ class CancelScope:
 
     def _register(self, callback: Callable[[], object]) -> object:
         token = object()
-        with self._lock:
+        with self._mutex:
             if not self._event.is_set():
                 self._callbacks[token] = callback
                 return token
@@ -119,10 +115,27 @@ class CancelScope:
 
     def _forget(self, token: object) -> None:
         """When this returns, the callback is not running and will not run."""
-        with self._lock:
+        with self._mutex:
             while self._running is token and self._caller != threading.get_ident():
                 self._lock.wait()
             self._callbacks.pop(token, None)
+
+
+class _CancelCallback:
+    """The block of `CancelScope.on_cancel`: a class, since every read of a socket enters one."""
+
+    __slots__ = ("_callback", "_scope", "_token")
+
+    def __init__(self, scope: CancelScope, callback: Callable[[], object]) -> None:
+        self._scope = scope
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        self._scope.check()
+        self._token = self._scope._register(self._callback)
+
+    def __exit__(self, *_: object) -> None:
+        self._scope._forget(self._token)
 
 
 _current: contextvars.ContextVar[CancelScope] = contextvars.ContextVar("scope")
@@ -403,6 +416,8 @@ class _Visit(Generic[N]):
         self._inputs = inputs
         self._job = work
         self._group = TaskGroup(at_once)
+        self._at_once = at_once
+        self._working = 1  # threads
         self._lock = threading.Lock()
         self._ready: list[tuple[Callable[[N], None], N]] = []
         self._dependents: dict[N, list[N]] = {}
@@ -413,6 +428,7 @@ class _Visit(Generic[N]):
         with self._group:
             for root in reversed(list(dict.fromkeys(roots))):
                 self._discover(root)
+            self._group.start(self._work)
 
     def _discover(self, node: N) -> None:
         with self._lock:
@@ -451,13 +467,21 @@ class _Visit(Generic[N]):
     def _start(self, job: Callable[[N], None], node: N) -> None:
         with self._lock:
             self._ready.append((job, node))
-        self._group.start(self._next)
 
-    def _next(self) -> None:
-        check()
-        with self._lock:
-            job, node = self._ready.pop()
-        job(node)
+    def _work(self) -> None:
+        """Do what is ready, until nothing is; a thread that leaves more starts another one."""
+        while True:
+            check()
+            with self._lock:
+                if not self._ready:
+                    self._working -= 1
+                    return
+                job, node = self._ready.pop()
+                more = bool(self._ready) and self._working < self._at_once
+                self._working += more
+            if more:
+                self._group.start(self._work)
+            job(node)
 
 
 _PATIENCE_S = 5.0
@@ -482,6 +506,11 @@ class Limiter:
             self._condition.notify_all()
 
     def __enter__(self) -> None:
+        check()
+        with self._condition:
+            if self._free > 0:
+                self._free -= 1
+                return
         with on_cancel(self._wake), self._condition:
             while self._free <= 0:
                 check()

@@ -56,6 +56,7 @@ class Quirky:
     sizes: bool = True
     referrers: str = "api"
     mounts: bool = True
+    posts: bool = False
     deletes: bool = True
     deletes_tags: bool = True
     blobs_at: str = ""
@@ -132,7 +133,13 @@ QUIRKY = (
         basic=True,
     ),
     Quirky("IBM Cloud Container Registry", "icr.io", silent=True, deletes_need="delete"),
-    Quirky("shipline registry", "node.example.com", headers={"Server": "shipline"}, basic=True),
+    Quirky(
+        "shipline registry",
+        "node.example.com",
+        headers={"Server": "shipline"},
+        basic=True,
+        posts=True,
+    ),
 )
 
 
@@ -221,6 +228,13 @@ class QuirkRegistry:
             if self.quirky.mounts and mounted in self.blobs[origin]:
                 self.blobs[name][mounted] = self.blobs[origin][mounted]
                 return 201, {"Location": f"/v2/{name}/blobs/{mounted}"}, b""
+        (digest,) = request.query.get("digest", [""])
+        posted = request.all()
+        if digest and self.quirky.posts:
+            if str(Digest.of(posted)) != digest:
+                return self._error(400, "DIGEST_INVALID")
+            self.blobs[name][digest] = posted
+            return 201, {"Location": f"/v2/{name}/blobs/{digest}"}, b""
         with self.lock:
             number = str(len(self.sessions) + 1)
             self.sessions[number] = bytearray()

@@ -187,6 +187,26 @@ def test_31_a_response_that_is_wrong_http_gives_no_content(response: bytes) -> N
             reader.read()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"content-LENGTH:12\r\n",
+        b"Content-Length: \t12 \r\nContent-Length: 5\r\n",
+        b"no field\r\n: nameless\r\nA B: c\r\nContent-Length: 12\r\n",
+        b" folded\r\nX: y\r\n Content-Length: 5\r\nContent-Length: 12\r\n",
+        b"Content-Length : 5\r\nConnection: close\r\n",
+        b"X: \xff\xfe\x00\nContent-Length: 12\n",
+        b"Content-Length: 12\r\n" + b"X: y\r\n" * 99,
+    ],
+)
+def test_31_odd_fields_do_no_harm(fields: bytes) -> None:
+    response = OK + fields + b"\r\n" + CONTENT
+    with _saying(response) as port, Client(tries=1) as client:
+        repository = client.repository(Reference.parse(f"127.0.0.1:{port}/team/app"))
+        with repository.fetch(LAYER) as reader:
+            assert reader.read() == CONTENT
+
+
 def test_33_an_upload_has_the_algorithm_of_its_digest() -> None:
     content = bytes(2_000_000)
     target = Descriptor(

@@ -17,6 +17,7 @@ from shipline.oci import Descriptor, Manifest, Reference, media
 from shipline.registry import Client, RemoteRepository
 from shipline.registry.manifests import referrers_tag
 from shipline.registry.quirks import QUIRKS
+from shipline.values import replace
 
 SIZE = 10_000_000
 Running = tuple[QuirkRegistry, FaultProxy, Served]
@@ -114,6 +115,38 @@ def test_mount_or_else_an_upload(running: Running, client: Client, store: LocalS
     assert len(served.to("PUT")) == uploads + (not mounted)
     assert registry.blobs["team/app"] == registry.blobs["team/other"]
     assert len(registry.sessions) == 1 + (not mounted)
+
+
+def test_small_blob_is_sent_once(running: Running, client: Client, store: LocalStore) -> None:
+    registry, _, served = running
+    first, second = make_layer(store, 1000), make_layer(store, 1001)
+    repository = at(client, registry)
+    repository.push(first, store)  # shows what registry it is
+    posts, puts = len(served.to("POST")), len(served.to("PUT"))
+    repository.push(second, store)
+    assert registry.blobs["team/app"][str(second.digest)] == store.path(second.digest).read_bytes()
+    if not registry.quirky.posts:
+        assert len(served.to("PUT")) == puts + 1
+        return
+    assert (len(served.to("POST")), len(served.to("PUT"))) == (posts + 1, puts)
+
+
+@pytest.mark.parametrize("posts", [True, False], ids=["cut", "not stored"])
+def test_small_blob_arrives_otherwise(store: LocalStore, posts: bool) -> None:
+    quirky = replace(QUIRKY[-1], posts=posts)
+    first, second = make_layer(store, 1000), make_layer(store, 50_000)
+    with (
+        quirk_registry(quirky) as (registry, proxy, served),
+        client_of(registry, proxy) as client,
+    ):
+        repository = at(client, registry)
+        repository.push(first, store)
+        if posts:
+            proxy.break_next(CutRequest(after=20_000), method="POST", target="digest=")
+        repository.push(second, store)
+        content = registry.blobs["team/app"][str(second.digest)]
+        assert content == store.path(second.digest).read_bytes()
+        assert len(served.to("PUT")) == 2
 
 
 def test_tags_are_listed_over_pages(running: Running, client: Client, store: LocalStore) -> None:

@@ -326,6 +326,22 @@ def test_a_deep_graph_needs_no_deep_stack() -> None:
     assert seen == list(range(5001))
 
 
+def test_what_is_ready_one_by_one_needs_one_thread() -> None:
+    threads: set[int] = set()
+    visit_graph(
+        [20],
+        lambda number: [number - 1] if number else [],
+        lambda number: threads.add(threading.get_ident()),
+        at_once=8,
+    )
+    assert len(threads) == 1
+
+
+def test_all_that_is_ready_runs_at_once() -> None:
+    barrier = threading.Barrier(4)
+    visit_graph([1, 2, 3, 4], lambda number: (), lambda number: barrier.wait(60), at_once=4)
+
+
 def test_a_failing_node_ends_the_visit() -> None:
     def work(number: int) -> None:
         if number == 30:

@@ -137,7 +137,10 @@ class HttpClient:
     def limits(self, origin: Origin) -> HostLimits:
         """The limits of a host, shared by all threads."""
         with self._lock:
-            return self._limits.setdefault(origin.authority, HostLimits(self._at_once))
+            found = self._limits.get(origin.authority)
+            if found is None:
+                found = self._limits[origin.authority] = HostLimits(self._at_once)
+            return found
 
     def quirks(self, origin: Origin) -> Quirks:
         """The quirks of the registry at `origin`, as far as it has shown them."""
@@ -339,7 +342,8 @@ class HttpClient:
         return not peer or AddressPolicy.PUBLIC.allows(peer)
 
     def _address_policy(self, url: Url, origin: Origin) -> AddressPolicy:
-        return policy_for_link(self.settings, url, origin, on_internet=self._on_internet(origin))
+        public = url.origin.host != origin.host and self._on_internet(origin)
+        return policy_for_link(self.settings, url, origin, on_internet=public)
 
     def _follow(
         self,

@@ -35,8 +35,10 @@ class RateLimit(Struct, frozen=True):
     def read(cls, header: Callable[[str], str]) -> Self | None:
         """None if the headers tell no limit."""
         limit = _NUMBER.match(header("RateLimit-Limit"))
+        if limit is None:
+            return None
         remaining = _NUMBER.match(header("RateLimit-Remaining"))
-        if limit is None or remaining is None:
+        if remaining is None:
             return None
         reset = _NUMBER.match(header("RateLimit-Reset"))
         window = limit[2] or remaining[2] or 0

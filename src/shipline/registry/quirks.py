@@ -23,8 +23,9 @@ class Quirks(Struct, frozen=True):
     `resumes` is False where the second PATCH of an upload loses its bytes, `referrers` where that
     API does something else. `chunk` is the most bytes that a numbered chunk may have, 0 for any
     number. `checks_blobs` is True where a manifest whose blobs are missing is known to be refused.
-    Tokens for deletes need `delete_actions`; `delete_hint` says how to delete what this API
-    does not.
+    `posts_blobs` is True where the request that opens an upload takes a whole blob (end-4b), which
+    others leave unread. Tokens for deletes need `delete_actions`; `delete_hint` says how to delete
+    what this API does not.
     """
 
     name: str = ""
@@ -34,6 +35,7 @@ class Quirks(Struct, frozen=True):
     referrers: bool = True
     chunk: int = 0
     checks_blobs: bool = False
+    posts_blobs: bool = False
     delete_actions: frozenset[str] = _PUSH
     delete_hint: str = ""
     tolerated: str = ""
@@ -123,6 +125,7 @@ QUIRKS = (
         "shipline registry",
         shown=("Server", r"shipline\Z"),
         checks_blobs=True,
+        posts_blobs=True,
         tolerated="none; it shows its name in `Server`",
     ),
 )
@@ -167,6 +170,6 @@ def shown_quirks(header: Callable[[str], str]) -> Quirks | None:
     """The quirks of the registry that sent a response with these headers, if it shows them."""
     for row in QUIRKS:
         name, pattern = row.shown
-        if name and re.search(pattern, header(name)):
+        if name and (text := header(name)) and re.search(pattern, text):
             return row
     return None

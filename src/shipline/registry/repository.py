@@ -406,11 +406,15 @@ class RemoteRepository:
 
     def _send_blob(self, target: Descriptor, source: Fetcher, advance: Advance | None) -> None:
         """Mount or upload a blob, unless it is there: a small one is mounted from its own
-        repository, which tells that in one request, and opens an upload without it.
+        repository, which tells that in one request, and opens an upload without it. Where that
+        request may have the bytes, they are sent at once.
         """
         session = self._opened.pop(target.digest, None)
         here = self._known.get((self._registry.endpoint.origin, target.digest)) == self.repository
         if session is None and not here and _EMPTY < target.size <= _SMALL:
+            if self._registry.quirks.posts_blobs and not self.can_mount(unwrapped(source)):
+                self._push_blob(target, source, advance, posted=True)
+                return
             if self._mount_known(target, source, itself=True):
                 return
             session = self._opened.pop(target.digest, None)
@@ -441,8 +445,12 @@ class RemoteRepository:
         source: Fetcher,
         advance: Advance | None = None,
         session: UploadState | None = None,
+        *,
+        posted: bool = False,
     ) -> None:
-        again_elsewhere(lambda: push_blob(self._registry, target, source, advance, session))
+        again_elsewhere(
+            lambda: push_blob(self._registry, target, source, advance, session, posted=posted)
+        )
         if self._facts is not None:
             self._facts.add_blob(target.digest)
 

@@ -20,9 +20,10 @@ import threading
 import time
 import types
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
 from shipline.errors import RegistryError
@@ -32,6 +33,10 @@ from shipline.registry.request import Origin, Url
 from shipline.tasks import on_cancel
 
 _LEAST_RATE = 1 << 10  # bytes per second of waiting
+_MAX_FIELDS, _LONGEST_LINE = 100, 1 << 16  # bytes, as in http.client
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f-\uffff]")
 
 
 class _PacedReader(io.RawIOBase):
@@ -39,38 +44,107 @@ class _PacedReader(io.RawIOBase):
     the socket, what has come must be `_LEAST_RATE` of the time in which it was waited for.
     """
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
-        self._raw, self._sock = raw, sock
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._waited_s, self._received = 0.0, 0
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What http.client asks a socket for."""
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: Any) -> int:
         began = time.monotonic()
-        size: int | None = self._raw.readinto(buffer)
+        size = self._sock.recv_into(buffer)
         self._waited_s += time.monotonic() - began
-        self._received += size or 0
+        self._received += size
         grace_s = 2 * (self._sock.gettimeout() or math.inf)
         if self._waited_s > max(grace_s, self._received / _LEAST_RATE):
             raise TimeoutError("the response trickles")
         return size
 
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+
+class Headers:
+    """The fields of a response by lower-case names, for http.client as well: its own are parsed as
+    those of mails, which takes longer than all else of a small request.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, list[str]]) -> None:
+        self._fields = fields
+
+    @classmethod
+    def read(cls, file: io.BufferedReader) -> Self:
+        """Raises HTTPException for lines that are too long, or too many. Lines that are no field
+        are left out, and folded ones joined (RFC 9112, 5.2).
+        """
+        fields: dict[str, list[str]] = {}
+        values: list[str] = []
+        for _ in range(_MAX_FIELDS + 1):
+            line = file.readline(_LONGEST_LINE + 1)
+            if len(line) > _LONGEST_LINE:
+                raise http.client.LineTooLong("header line")
+            if line in (b"\r\n", b"\n", b""):
+                return cls(fields)
+            text = line.decode("latin-1")
+            if line[0] in b" \t":
+                if values:
+                    values[-1] = f"{values[-1]} {text.strip()}"
+                continue
+            name, colon, value = text.partition(":")
+            if not colon or not _TOKEN.match(name):
+                values = []
+                continue
+            values = fields.setdefault(name.lower(), [])
+            values.append(value.strip(" \t\r\n"))
+        raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value."""
+        values = self._fields.get(name.lower())
+        return values[0] if values else default
+
+    def get_all(self, name: str, default: list[str] | None = None) -> list[str] | None:
+        return self._fields.get(name.lower(), default)
 
 
-class _PacedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), sock))
+class _Response(http.client.HTTPResponse):
+    headers: Headers  # type: ignore[assignment]
+
+    def __init__(self, sock: socket.socket, method: str) -> None:
+        super().__init__(_PacedReader(sock), method=method)  # type: ignore[arg-type]
+        self._is_head = method == "HEAD"
+
+    def begin(self) -> None:
+        """What http.client does, with headers that are parsed sooner."""
+        while True:
+            version, self.status, reason = self._read_status()  # type: ignore[attr-defined]
+            if self.status != http.client.CONTINUE:
+                break
+            Headers.read(self.fp)
+        self.code, self.reason = self.status, reason.strip()
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(version)
+        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.headers = Headers.read(self.fp)
+        self.chunked = (self.headers.get("transfer-encoding") or "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        length = self.headers.get("content-length") or ""
+        is_size = length.isascii() and length.isdecimal() and not self.chunked
+        self.length = int(length) if is_size else None
+        if self.status in (204, 304) or self.status < 200 or self._is_head:
+            self.length = 0
+        if not self.chunked and self.length is None:
+            self.will_close = True
 
 
 class InterruptibleConnection(http.client.HTTPConnection):
     """Connects to allowed addresses only; another thread can abort it."""
 
-    response_class = _PacedResponse
     timeout: float
 
     address_policy = AddressPolicy.ANYWHERE
@@ -120,11 +194,18 @@ class InterruptibleConnection(http.client.HTTPConnection):
         if lifeline is not None:
             _shut(lifeline)
 
-    def response(self) -> http.client.HTTPResponse:
-        return http.client.HTTPConnection.getresponse(self)
+    def response(self, method: str) -> _Response:
+        """Read the head of the response to a request with this method."""
+        response = _Response(self.sock, method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def discard(self) -> None:
-        """Close for good: http.client calls `close` before a `Connection: close` body is read."""
+        """Close for good."""
         self.close()
         if self._socket_copy is not None:
             self._socket_copy.close()
@@ -185,12 +266,14 @@ class RequestWriter:
         transport: Transport,
         key: _Key,
         connection: InterruptibleConnection,
+        method: str,
         url: Url,
         began: float,
     ) -> None:
         self._transport = transport
         self._key = key
         self._connection = connection
+        self._method = method
         self.url = url
         self.began = began
         self._chunked = False
@@ -198,20 +281,19 @@ class RequestWriter:
         self._closed = False
         self._release: Callable[[], None] = lambda: None
 
-    def _send_head(
-        self, method: str, target: str, headers: Mapping[str, str], length: int | None
-    ) -> None:
-        connection = self._connection
+    def _send_head(self, target: str, headers: Mapping[str, str], length: int | None) -> None:
+        fields = {"Host": self.url.origin.authority, **headers, **self._connection.proxy_headers}
+        if length is None:
+            self._chunked = True
+            fields["Transfer-Encoding"] = "chunked"
+        elif length or self._method in ("POST", "PUT", "PATCH"):
+            fields["Content-Length"] = str(length)
+        lines = [f"{name}: {value}" for name, value in fields.items()]
         with self._translating():
-            connection.putrequest(method, target, skip_accept_encoding=True)
-            for name, value in {**headers, **connection.proxy_headers}.items():
-                connection.putheader(name, value)
-            if length is None:
-                self._chunked = True
-                connection.putheader("Transfer-Encoding", "chunked")
-            elif length or method in ("POST", "PUT", "PATCH"):
-                connection.putheader("Content-Length", str(length))
-            connection.endheaders()
+            if _CONTROL.search("".join(lines)) or _UNSAFE_TARGET.search(target):
+                raise ValueError("a header has control characters")
+            head = "\r\n".join([f"{self._method} {target} HTTP/1.1", *lines, "", ""])
+            self._connection.sock.sendall(head.encode("latin-1"))
 
     def write(self, data: bytes | memoryview) -> None:
         """Send part of the body, without copying it for chunked framing."""
@@ -254,7 +336,7 @@ class RequestWriter:
                     self._connection.sock.sendall(
                         b"\r\n0\r\n\r\n" if self._chunk_sent else b"0\r\n\r\n"
                     )
-            response = self._connection.response()
+            response = self._connection.response(self._method)
         return ClientResponse(self, response)
 
     def early_response(self) -> ClientResponse | None:
@@ -263,7 +345,7 @@ class RequestWriter:
             with self._translating():
                 if self._connection.sock is not None:
                     self._connection.sock.settimeout(_EARLY_S)
-                response = self._connection.response()
+                response = self._connection.response(self._method)
         except RegistryError:
             return None
         return ClientResponse(self, response)
@@ -281,10 +363,32 @@ class RequestWriter:
         self._transport._release(self._key, self._connection, reusable)
         release()
 
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
-        with translate_errors(self.url.origin), on_cancel(self._connection.abort):
-            yield
+    def _translating(self) -> _Translating:
+        return _Translating(self._connection.abort, self.url.origin)
+
+
+class _Translating:
+    """A block whose failures are RegistryErrors, and which another thread can interrupt."""
+
+    __slots__ = ("_interruptible", "_origin")
+
+    def __init__(self, abort: Callable[[], object], origin: Origin) -> None:
+        self._interruptible = on_cancel(abort)
+        self._origin = origin
+
+    def __enter__(self) -> None:
+        self._interruptible.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._interruptible.__exit__(kind, error, trace)
+        if error is not None:
+            with translate_errors(self._origin):
+                raise error
 
 
 class ClientResponse:
@@ -293,7 +397,7 @@ class ClientResponse:
     connection included.
     """
 
-    def __init__(self, writer: RequestWriter, response: http.client.HTTPResponse) -> None:
+    def __init__(self, writer: RequestWriter, response: _Response) -> None:
         self._writer = writer
         self._response = response
         self._open = True
@@ -383,10 +487,10 @@ class Transport:
         connection = self._acquire(key, connect_s)
         connection.timeout = read_s
         connection.sock.settimeout(read_s)
-        writer = RequestWriter(self, key, connection, url, began)
+        writer = RequestWriter(self, key, connection, method, url, began)
         forwarded = url.origin.scheme == "http" and self._settings.proxies.of(url.origin)
         try:
-            writer._send_head(method, str(url) if forwarded else url.target, headers, length)
+            writer._send_head(str(url) if forwarded else url.target, headers, length)
         except BaseException:
             writer.close()
             raise

@@ -7,7 +7,8 @@ resumed at the offset it reports; a lost one is started again.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -49,6 +50,32 @@ def open_session(api: RepositoryApi, target: Descriptor | None = None) -> Upload
         response.close()
 
 
+def post(api: RepositoryApi, target: Descriptor, body: BlobRange) -> UploadState | None:
+    """POST of a whole blob (end-4b): None if the registry stored it, else the session that it
+    opened. Raises DigestMismatch.
+    """
+    url = api.url("blobs", "uploads", "").with_query(("digest", str(target.digest)))
+    with _refusing_digest(api, target):
+        response = api.call(
+            "POST",
+            url,
+            expect={201, 202},
+            operation=f"uploading {target.digest}",
+            actions=WRITE,
+            headers=OCTET_STREAM,
+            body=body,
+            limit="write",
+            tries=1,
+        )
+    try:
+        if response.status == 202:
+            return session_of(api, response)
+        check_stored(api, response, target)
+        return None
+    finally:
+        response.close()
+
+
 def session_of(api: RepositoryApi, response: ClientResponse) -> UploadState:
     """The session that a POST opened."""
     min_chunk = response.header("OCI-Chunk-Min-Length")
@@ -64,13 +91,15 @@ def push_blob(
     source: Fetcher,
     advance: Advance | None = None,
     session: UploadState | None = None,
+    *,
+    posted: bool = False,
 ) -> None:
     """Upload `target`. When this returns, the registry has stored and verified it.
 
-    `session` may be open already. Raises DigestMismatch if the registry reports another digest,
-    RegistryError if the upload fails.
+    `session` may be open already. If `posted`, the first request has all bytes. Raises
+    DigestMismatch if the registry reports another digest, RegistryError if the upload fails.
     """
-    _Upload(api, target, source, UploadProgress(advance), session).run()
+    _Upload(api, target, source, UploadProgress(advance), session, posted=posted).run()
 
 
 class _Upload:
@@ -83,8 +112,11 @@ class _Upload:
         source: Fetcher,
         meter: UploadProgress,
         session: UploadState | None,
+        *,
+        posted: bool,
     ) -> None:
         self._api = api
+        self._posted = posted
         self._target = target
         self._source = source
         self._meter = meter
@@ -145,6 +177,11 @@ class _Upload:
 
     def _send(self) -> None:
         """Send from the session's offset to the end, in one request or in chunks."""
+        if self._posted:
+            self._posted = False  # what it left unstored is sent as by others
+            self._session = post(self._api, self._target, self._range(0, self._target.size))
+            if self._session is None:
+                return
         if self._session is None:
             self._session = open_session(self._api, self._target)
         size = self._target.size
@@ -219,7 +256,7 @@ def finish(
     headers = dict(OCTET_STREAM)
     if isinstance(body, BlobRange) and body.start:
         headers["Content-Range"] = f"{body.start}-{body.end - 1}"
-    try:
+    with _refusing_digest(api, target):
         response = api.call(
             "PUT",
             session.url.with_query(("digest", str(target.digest))),
@@ -232,6 +269,14 @@ def finish(
             tries=1,
         )
         response.close()
+    check_stored(api, response, target)
+
+
+@contextmanager
+def _refusing_digest(api: RepositoryApi, target: Descriptor) -> Iterator[None]:
+    """Raises DigestMismatch where the registry says that what it got has another digest."""
+    try:
+        yield
     except RegistryError as error:
         if "DIGEST_INVALID" in error.diagnostics:
             raise DigestMismatch(
@@ -241,7 +286,6 @@ def finish(
                 hint="the content was corrupted in transit or in the local store; run again",
             ) from error
         raise
-    check_stored(api, response, target)
 
 
 def check_stored(api: RepositoryApi, response: ClientResponse, target: Descriptor) -> None:
