@@ -320,6 +320,16 @@ def test_two_images_for_one_archive_are_refused(layout: Path, tmp_path: Path) ->
     assert not archive.exists()
 
 
+def test_two_images_for_one_tag_are_refused(layout: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "list", tmp_path / "out"
+    lines = [f"oci:{layout}:{name} oci:{out}:v1\n" for name in ("v1", "v1", "other")]
+    file.write_text("".join(lines))
+    assert "would get two images" in copy("--from-file", file, status=2).stderr
+    assert not out.exists()
+    file.write_text("".join(lines[:2]))
+    copy("--from-file", file)
+
+
 def test_our_registry_gives_back_what_it_was_given(
     layout: Path, registry: Registry, tmp_path: Path
 ) -> None:

@@ -134,7 +134,7 @@ def command(
     from shipline.registry import Client
 
     pairs = _pairs(names, from_file)
-    _check_archives(target for _, target in pairs)
+    _check_targets(pairs)
     insecure = [
         place.reference.host
         for pair in pairs
@@ -187,12 +187,21 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
     return found
 
 
-def _check_archives(targets: Iterable[Place]) -> None:
-    """Raises UsageError for an archive that two copies would write."""
+def _check_targets(pairs: Iterable[_Pair]) -> None:
+    """Raises UsageError for an archive that two copies would write, and for another name that
+    would get two images.
+    """
     from shipline.images import PlaceKind
 
     written: set[Path] = set()
-    for target in targets:
+    sources: dict[Place, Place] = {}
+    for source, target in pairs:
+        if (other := sources.setdefault(target, source)) != source:
+            raise UsageError(
+                f"{target} would get two images: {other} and {source}",
+                code="flag-conflict",
+                hint="give each a tag of its own, or remove a line",
+            )
         if target.kind in (PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE):
             if target.path.absolute() in written:
                 raise UsageError(
