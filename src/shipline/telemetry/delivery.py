@@ -110,12 +110,11 @@ class TelemetrySink:
         reasons: dict[tuple[str, str], list[str]] = {}
         for target in left:
             reasons.setdefault(told.get(target, ("no answer in time", "")), []).append(target)
-        for (why, hint), kept in reasons.items():
+        if reasons:
+            kept = "; ".join(f"{', '.join(names)}: {why}" for (why, _), names in reasons.items())
+            hints = dict.fromkeys(hint for _, hint in reasons if hint)
             later = "the next run sends it, or `shipline telemetry replay`"
-            self._warn(
-                f"not delivered yet: {', '.join(kept)}: {why}",
-                f"{hint}; {later}" if hint else later,
-            )
+            self._warn(f"not delivered yet: {kept}", "; ".join([*hints, later]))
 
     def _ended(self) -> dict[str, tuple[str, str]]:
         """Let the other process catch up for a while; what it said of targets that failed."""

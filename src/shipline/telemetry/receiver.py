@@ -139,7 +139,7 @@ class OtlpReceiver:
         self._http.call(
             ClientRequest("POST", self._url, headers, body),
             expect=(200, 202, 204),
-            operation=f"sending {self._signal}",
+            operation="sending telemetry",
             redirects=0,
         ).close()
 
