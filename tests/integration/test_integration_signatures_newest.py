@@ -215,3 +215,33 @@ def test_a_refusal_says_what_to_do_about_what_is_wrong(peers: Peers, how: str, h
     path.write_text("trust: {rules: [{images: ['**'], keys: [ours.pub]}]}\n")
     done = peers.shipline("verify", "--policy", path, name)
     assert done.returncode == 9 and hint in done.stderr
+
+
+KINDS = {
+    "ECDSA P-256": ("EC", "-pkeyopt", "ec_paramgen_curve:P-256"),
+    "ECDSA P-384": ("EC", "-pkeyopt", "ec_paramgen_curve:P-384"),
+    "RSA": ("RSA", "-pkeyopt", "rsa_keygen_bits:3072"),
+    "Ed25519": ("ED25519",),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_one_signs_the_other_verifies(peers: Peers, kind: str) -> None:
+    name = f"blob-{kind.replace(' ', '-')}"
+    (peers.directory / name).write_text(kind)
+    pem, pair = f"{name}.pem", ("--key", f"{name}.key")
+    made = peers.run("openssl", "genpkey", "-algorithm", *KINDS[kind], "-out", pem)
+    assert made.returncode == 0, made.stderr
+    assert peers.shipline("key", "import", "--key", pem, "-o", name).returncode == 0
+    theirs = ("cosign", "verify-blob", "--insecure-ignore-tlog=true", "--key", f"{name}.pub")
+    signing = ("cosign", "sign-blob", "--use-signing-config=false", "--tlog-upload=false", "-y")
+    ours = ("shipline", "verify-blob", "--key", f"{name}.pub")
+    # cosign cannot verify its own bundles of some kinds of keys
+    for sign, verifiers in ((("shipline", "sign-blob"), (ours, theirs)), (signing, (ours,))):
+        bundle = ("--bundle", f"{name}.{sign[0]}.json")
+        done = peers.run(*sign, *pair, *bundle, name)
+        assert done.returncode == 0, done.stderr
+        for verify in verifiers:
+            done = peers.run(*verify, *bundle, name)
+            assert done.returncode == 0, (sign, verify, done.stderr)
+            assert peers.run(*verify, *bundle, pem).returncode != 0

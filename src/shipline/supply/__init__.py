@@ -42,6 +42,7 @@ from shipline.supply.envelopes import (
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 
 if TYPE_CHECKING:
+    from shipline.supply.blobs import BUNDLE_LIMIT, sign_blob, verify_blob
     from shipline.supply.keyfile import (
         PASSWORD_VARIABLES,
         KeyFiles,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = load_when_named(
         __name__,
+        blobs="BUNDLE_LIMIT sign_blob verify_blob",
         keyfile="PASSWORD_VARIABLES KeyFiles check_free encrypted_pem parse_private_key read_pem "
         "read_private_key read_public_key write_key_pair",
         signing="STATEMENT_LIMIT attest sign signable statement_about",

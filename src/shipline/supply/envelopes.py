@@ -177,15 +177,10 @@ class Bundle:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Raises ContentError for other documents, and for bundles without key or envelope."""
-        document = from_bytes(raw)
-        if document.get("mediaType") not in _KNOWN:
-            raise ContentError(
-                f"not a sigstore bundle: mediaType {document.get('mediaType')!r}",
-                code="signature-invalid",
-            )
+        document, hint = parse_bundle(raw)
         if "dsseEnvelope" not in document:
             raise ContentError("the bundle has no DSSE envelope", code="signature-invalid")
-        return cls(Envelope.from_json(document["dsseEnvelope"]), _hint(document))
+        return cls(Envelope.from_json(document["dsseEnvelope"]), hint)
 
     def to_bytes(self) -> bytes:
         return to_bytes(
@@ -197,7 +192,16 @@ class Bundle:
         )
 
 
-def _hint(document: dict[str, Any]) -> str:
+def parse_bundle(raw: bytes) -> tuple[dict[str, Any], str]:
+    """A bundle, and its hint at the key that may have signed. Raises ContentError for other
+    documents, and for bundles without a key.
+    """
+    document = from_bytes(raw)
+    if document.get("mediaType") not in _KNOWN:
+        raise ContentError(
+            f"not a sigstore bundle: mediaType {document.get('mediaType')!r}",
+            code="signature-invalid",
+        )
     material = document.get("verificationMaterial")
     if not isinstance(material, dict):
         raise ContentError("the bundle has no verification material", code="signature-invalid")
@@ -206,4 +210,4 @@ def _hint(document: dict[str, Any]) -> str:
         raise ContentError(
             "the bundle was signed with a certificate, not with a key", code="signature-invalid"
         )
-    return str(key.get("hint", ""))
+    return document, str(key.get("hint", ""))

@@ -1,0 +1,85 @@
+"""Signatures of files: what was signed is verified, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import run_shipline
+from shipline.errors import ContentError
+from shipline.supply import (
+    IN_TOTO,
+    Bundle,
+    Envelope,
+    SignatureRefused,
+    generate_key,
+    pae,
+    sign_blob,
+    verify_blob,
+)
+
+KEY, OTHER = generate_key("ours.pub"), generate_key("other.pub")
+CONTENT = b"a release\n"
+
+
+def test_only_the_signed_bytes_are_verified_by_their_key() -> None:
+    bundle = sign_blob(CONTENT, KEY)
+    assert verify_blob("a", CONTENT, bundle, [OTHER.public, KEY.public]) == KEY.public
+    with pytest.raises(SignatureRefused, match=r"a was not signed with other.pub"):
+        verify_blob("a", CONTENT, bundle, [OTHER.public])
+    with pytest.raises(SignatureRefused, match="a is not the file that was signed"):
+        verify_blob("a", CONTENT[:-1], bundle, [KEY.public])
+
+
+def test_a_digest_in_the_bundle_proves_nothing() -> None:
+    """A bundle that names the digest of another file has a signature of the first one only."""
+    bundle = json.loads(sign_blob(CONTENT, KEY))
+    bundle["messageSignature"]["messageDigest"] = json.loads(sign_blob(b"b", KEY))[
+        "messageSignature"
+    ]["messageDigest"]
+    with pytest.raises(SignatureRefused):
+        verify_blob("b", b"b", json.dumps(bundle).encode(), [KEY.public])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mediaType": "application/json"},
+        {"messageSignature": None},
+        {"messageSignature": {"signature": "?"}},
+        {"verificationMaterial": {"certificate": {}}},
+    ],
+)
+def test_another_document_is_an_error(change: dict[str, object]) -> None:
+    bundle = json.loads(sign_blob(CONTENT, KEY)) | change
+    with pytest.raises(ContentError):
+        verify_blob("a", CONTENT, json.dumps(bundle).encode(), [KEY.public])
+
+
+def test_an_attestation_is_no_signature_of_its_payload() -> None:
+    envelope = Envelope(CONTENT, (KEY.sign(pae(IN_TOTO, CONTENT)),))
+    with pytest.raises(ContentError, match="no signature of a file"):
+        verify_blob("a", CONTENT, Bundle(envelope).to_bytes(), [KEY.public])
+
+
+def test_files_are_signed_beside_them_and_the_first_bad_one_is_named(tmp_path: Path) -> None:
+    def shipline(*words: str) -> tuple[int, str]:
+        done = run_shipline(*words, cwd=tmp_path, environ={"COSIGN_PASSWORD": "x"})
+        return done.returncode, done.stdout + done.stderr
+
+    assert shipline("key", "generate", "-o", "k")[0] == 0
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    signed = shipline("sign-blob", "--key", "k.key", "one", "two")
+    assert signed == (0, "one.sigstore.json\ntwo.sigstore.json\n")
+    verify = ("verify-blob", "--key", "k.pub", "one", "two")
+    assert shipline(*verify) == (0, "one: signed by k.pub\ntwo: signed by k.pub\n")
+    (tmp_path / "two").write_text("three")
+    status, shown = shipline(*verify)
+    assert status == 9 and "two is not the file that was signed" in shown
+    status, shown = shipline("verify-blob", "--key", "k.pub", "--bundle", "b", "one", "two")
+    assert status == 2 and "--bundle" in shown
+    status, shown = shipline("verify-blob", "--key", "k.pub", "--bundle", "none", "one")
+    assert status == 3 and "cannot read none: No such file" in shown
