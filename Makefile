@@ -8,7 +8,7 @@
 # make bench-registry   the registry node side by side with docker-registry
 # make bench-regions   pulls over a long line: direct, edge, CDN, docker-registry's proxy, nginx
 # make audit   known vulnerabilities of what is installed
-# make dist    packages in dist/: a wheel, an sdist, one file with all dependencies
+# make dist    packages in dist/: a wheel, an sdist, one file with all dependencies, a Debian package
 # make site    the documentation as a site in site/
 # make screenshots   docs/screenshots, from real runs
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
+from peers import Registry, push_base_images
+from peers.docker import newest
 from shipline import __version__
 
 pytestmark = pytest.mark.peers
@@ -33,11 +38,26 @@ DOCKERFILE = (
 )
 
 
-@pytest.fixture
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The private key of the release; the public one is beside it."""
+    place = tmp_path_factory.mktemp("key") / "release"
+    done = run_shipline("key", "generate", "-o", str(place), environ={"COSIGN_PASSWORD": "x"})
+    assert done.returncode == 0, done.stderr
+    return place.with_suffix(".key")
+
+
+@pytest.fixture(scope="module")
+def packages(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with all packages."""
     place = tmp_path_factory.mktemp("dist")
-    environ = {**os.environ, "PYTHON": sys.executable, "VERSIONS": " ".join(PYTHONS)}
+    environ = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "VERSIONS": " ".join(PYTHONS),
+        "SIGNING_KEY": str(key),
+        "COSIGN_PASSWORD": "x",
+    }
     command = ["sh", str(ROOT / "scripts" / "dist.sh"), str(place)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -88,7 +108,81 @@ def test_each_package_works_where_nothing_is(
         interpreter = shutil.which(f"python{python}")
         assert interpreter is not None
         works([interpreter, "-I", str(packages / "shipline.pyz")], clean)
+
+
+def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, key: Path) -> None:
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages)
     assert done.returncode == 0
+    files = {path.name for path in packages.iterdir()}
     named = {line.split()[1] for line in (packages / "SHA256SUMS").read_text().splitlines()}
-    assert named == {path.name for path in packages.iterdir()} - {"SHA256SUMS"}
+    signed = {name for name in named if not name.endswith(".spdx.json")}
+    assert len(signed) == 4
+    bundles = {f"{name}.sigstore.json" for name in (*signed, "SHA256SUMS")}
+    assert files == {"SHA256SUMS"} | named | bundles
+    assert named == signed | {f"{name}.spdx.json" for name in signed}
+    for name in signed:
+        document = json.loads((packages / f"{name}.spdx.json").read_bytes())
+        listed = {package["name"] for package in document["packages"]}
+        assert {name, "shipline", "aiohttp", "cryptography"} <= listed
+        (package,) = (one for one in document["packages"] if one["name"] == name)
+        digest = hashlib.sha256((packages / name).read_bytes()).hexdigest()
+        assert package["checksums"] == [{"algorithm": "SHA256", "checksumValue": digest}]
+    verify = ("cosign", "verify-blob", "--insecure-ignore-tlog=true", "--key")
+    for name in (*signed, "SHA256SUMS"):
+        words = [*verify, str(key.with_suffix(".pub")), "--bundle", f"{name}.sigstore.json", name]
+        done = subprocess.run(words, cwd=packages, env={**os.environ, **newest()})
+        assert done.returncode == 0, name
+
+
+@pytest.mark.root
+def test_the_debian_package_comes_and_goes(
+    packages: Path, base_images: Registry, tmp_path: Path
+) -> None:
+    """In a Debian with Python and no more, where dpkg itself is that of this machine."""
+    push_base_images(base_images, "python")
+    root = tmp_path / "root"
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM python:3.13-slim\n")
+    environ = {
+        "SHIPLINE_HOME": str(tmp_path / "state"),
+        "SHIPLINE_MIRRORS": f"docker.io={base_images.url}",
+    }
+    done = run_shipline("build", "-o", str(root), str(context), environ={**os.environ, **environ})
+    assert done.returncode == 0, done.stderr
+    before = {path for path in root.rglob("*") if not path.is_dir()}
+    (root / "var/lib/dpkg/updates").mkdir(parents=True, exist_ok=True)
+    (root / "var/lib/dpkg/info").mkdir(exist_ok=True)
+    (root / "var/lib/dpkg/status").touch()
+    (root / "home" / "Dockerfile").write_text(DOCKERFILE)
+
+    def succeeds(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (package,) = packages.glob("*.deb")
+    dpkg = ("dpkg", f"--root={root}", "--force-depends")
+    succeeds(*dpkg, "--install", str(package))
+    enter = (
+        'mount --bind "$0" "$0"; cd "$0"; mkdir -p proc; mount --rbind /dev dev;'
+        ' mount -t proc proc proc; exec chroot . "$@"'
+    )
+    inside = ("unshare", "--mount", "--pid", "--fork", "sh", "-ec", enter, str(root))
+    assert succeeds(*inside, "shipline", "--version") == f"shipline {__version__}\n"
+    build = ("env", "SHIPLINE_HOME=/state", "shipline", "build", "-o", "/out")
+    succeeds(*inside, *build, "/home")
+    assert (root / "out" / "two").read_text() == DOCKERFILE
+    plugin = "/usr/libexec/docker/cli-plugins/docker-shipline"
+    asked = succeeds(*inside, plugin, "docker-cli-plugin-metadata")
+    assert json.loads(asked)["Version"] == __version__
+    completion = root / "usr/share/bash-completion/completions/shipline"
+    assert "_SHIPLINE_COMPLETE" in completion.read_text()
+    page = gzip.decompress((root / "usr/share/man/man1/shipline.1.gz").read_bytes()).decode()
+    assert ".B shipline build\n" in page
+
+    succeeds(*dpkg, "--purge", "shipline")
+    left = {path for path in root.rglob("*") if not path.is_dir()} - before
+    theirs = {path for path in left if "shipline" in str(path.relative_to(root))}
+    assert {path.relative_to(root).parts[0] for path in theirs} <= {"state", "var"}
+    assert not (root / "usr/lib/shipline").exists()
