@@ -14,6 +14,7 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+from documents import Block, blocks
 from shipline import api
 from shipline.cli.build_options import SwitchCommand, plain_switches
 from shipline.cli.entry import own_arguments
@@ -49,24 +50,6 @@ class Shown:
 
     def __str__(self) -> str:
         return f"{self.page}: {shlex.join(self.words)}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: str
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page}: {self.text.splitlines()[0]}"
-
-
-def blocks(page: str) -> Iterator[Block]:
-    text = (ROOT / page).read_text()
-    for found in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```", text):
-        yield Block(page, found[1], found[2])
 
 
 def commands(page: str) -> Iterator[Shown]:
