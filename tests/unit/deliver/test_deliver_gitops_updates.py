@@ -142,6 +142,7 @@ def test_a_whole_name_in_a_value_is_replaced() -> None:
         (Update(values="f"), "image: {repository:, tag: 1}", ""),
         (Update(values="f"), "image: {tag: 1}", ""),
         (Update(values="f"), "image: none", ""),
+        (Update(values="f"), "image: 'other.example/db:none'", ""),
         (Update(kustomization="f", image="app"), "images: [{name: app, newTag: '1'}]", ""),
     ],
 )

@@ -216,7 +216,7 @@ class Update(OnePlace):
 
 def _name_in(file: YamlFile, edits: Sequence[Edit], image: Reference) -> str:
     """The name of the image that stands where the edits set one, without tag and digest; empty if
-    there is none, and for tags and digests alone.
+    there is none yet (`NAME:none`), and for tags and digests alone.
     """
     parts = {"host": image.host, "repository": image.repository}
     named = False
@@ -227,7 +227,8 @@ def _name_in(file: YamlFile, edits: Sequence[Edit], image: Reference) -> str:
             continue
         try:
             if new.endswith(str(image)):  # or NAME=IMAGE, an entry of a Kustomization
-                return Reference.parse(old.rpartition("=")[2]).name
+                there = Reference.parse(old.rpartition("=")[2])
+                return there.name if there.tag != _NONE else ""
             if new == image.name:
                 return Reference.parse(old).name
         except UsageError:
