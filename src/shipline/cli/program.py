@@ -146,8 +146,8 @@ COMMANDS = {
         LazyCommand(
             "verify-attestation", "verify:attestation", "Verify signed statements about images."
         ),
-        LazyCommand("sign-blob", "shipline.cli.blobs:sign", "Sign files."),
-        LazyCommand("verify-blob", "shipline.cli.blobs:verify", "Verify who signed files."),
+        LazyCommand("sign-blob", "blobs:sign", "Sign files."),
+        LazyCommand("verify-blob", "blobs:verify", "Verify who signed files."),
     ),
     "Serve": (
         LazyCommand("ui", "ui:command", "Show runs and releases in the browser."),
