@@ -63,6 +63,7 @@ class ShiplineError(Exception):
     `exit_code` is that of the command line, `hint` says what to do, `retriable` is true if the same
     call may succeed later. `span` is the position in a file that caused the failure, `platform` its
     target platform. `run` and `trace` are the identifiers of the run that failed, if it is kept.
+    `others` failed beside it, before they could be stopped.
     """
 
     code: str = "error"
@@ -73,6 +74,7 @@ class ShiplineError(Exception):
     part: str = ""
     run: str = ""
     trace: str = ""
+    others: tuple[ShiplineError, ...] = ()
 
     def __init__(
         self, message: str, *, code: str = "", hint: str = "", retriable: bool = False
@@ -82,6 +84,14 @@ class ShiplineError(Exception):
         self.code = code or self.code
         self.hint = hint
         self.retriable = retriable
+
+    def add_other(self, other: ShiplineError) -> None:
+        """Add what failed beside it, and what failed beside that; the same failure is kept once."""
+        known = {(one.platform, one.message) for one in (self, *self.others)}
+        for one in (other, *other.others):
+            if one.__cause__ is not self and (one.platform, one.message) not in known:
+                self.others += (one,)
+                known.add((one.platform, one.message))
 
     def name_part(self, part: str) -> None:
         """Begin the message with the part of the request that it is about, unless it has one."""

@@ -6,8 +6,9 @@
     use(first.result(), second.result())
 
 The first failure cancels the group's scope; the block ends when every thread has ended, and raises
-that failure. Blocking calls make themselves interruptible with `with on_cancel(socket.close): ...`,
-long loops with `check()`. The scope of a thread is inherited from the thread that started it.
+that failure, with what else failed meanwhile as its `others`. Blocking calls make themselves
+interruptible with `with on_cancel(socket.close): ...`, long loops with `check()`. The scope of a
+thread is inherited from the thread that started it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Generic, ParamSpec, Self, TypeVar
 
-from shipline.errors import Cancelled, SandboxError
+from shipline.errors import Cancelled, SandboxError, ShiplineError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -363,6 +364,8 @@ class TaskGroup:
             first, was = self._failure is None, self._failure
             if first or (isinstance(was, Cancelled) and not isinstance(failure, Cancelled)):
                 self._failure = failure
+            elif isinstance(was, ShiplineError) and isinstance(failure, ShiplineError):
+                was.add_other(failure)
         with suppress(BaseException):  # of a callback; `failure` is the cause
             self.scope.cancel()
 

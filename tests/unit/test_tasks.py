@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shipline.errors import Cancelled, SandboxError
+from shipline.errors import Cancelled, SandboxError, ShiplineError
 from shipline.tasks import (
     CancelScope,
     Limiter,
@@ -373,3 +373,34 @@ def test_an_interruption_is_no_timeout() -> None:
     with pytest.raises(ValueError, match="first"), TaskGroup() as group, time_limit(60):
         group.start(fail)
         wait_long()
+
+
+def test_what_failed_beside_the_first_failure_is_kept_once() -> None:
+    together = threading.Barrier(3)
+
+    def fail(platform: str) -> None:
+        error = ShiplineError("no such file")
+        error.platform = platform
+        together.wait()
+        raise error
+
+    with pytest.raises(ShiplineError) as raised, TaskGroup() as group:
+        for platform in ("linux/amd64", "linux/arm64", "linux/arm64"):
+            group.start(fail, platform)
+    error = raised.value
+    assert {one.platform for one in (error, *error.others)} == {"linux/amd64", "linux/arm64"}
+    assert len(error.others) == 1
+
+
+def test_a_failure_that_passes_through_nested_groups_is_no_other() -> None:
+    def inner() -> None:
+        with TaskGroup() as group:
+            group.start(fail)
+
+    def fail() -> None:
+        raise ShiplineError("once")
+
+    with pytest.raises(ShiplineError) as raised, TaskGroup() as group:
+        tasks = [group.start(inner)]
+        tasks.append(group.start(tasks[0].result))
+    assert raised.value.others == ()

@@ -14,7 +14,7 @@ from shipline.build.metadata import result_facts
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
-from shipline.cli.failures import ProgramSettings
+from shipline.cli.failures import ProgramSettings, explain
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.observing import (
     Observed,
@@ -26,13 +26,16 @@ from shipline.cli.observing import (
 )
 from shipline.cli.results import (
     REPORTED,
+    append_summary,
+    fenced,
+    job_summary,
     response_facts,
     warning_facts,
     write_report,
     write_response,
     write_result,
 )
-from shipline.errors import UsageError
+from shipline.errors import ShiplineError, UsageError
 from shipline.events import Attribute, Event, Step, Warned
 from shipline.observe import RunReport, open_sinks, warning_json
 from shipline.values import replace
@@ -161,12 +164,17 @@ def shown(
         if isinstance(event, Warned):
             warned.append(warning_json(event))
 
-    with observed(kind, name, sinks=(*sinks, note, report), facts=facts) as run:
-        found = run_cancellable(
-            lambda: work(run.step),
-            lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
-        )
-        ended(run, found)
+    try:
+        with observed(kind, name, sinks=(*sinks, note, report), facts=facts) as run:
+            found = run_cancellable(
+                lambda: work(run.step),
+                lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
+            )
+            ended(run, found)
+    except ShiplineError as error:
+        if name and (place := job_summary(os.environ)):
+            append_summary(place, f"## {kind} {name}: failed\n\n{fenced(explain(error))}\n\n")
+        raise
     if name and mode in REPORTED:
         write_report(f"{kind} {name}", report, os.environ)
     return found

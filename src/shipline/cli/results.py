@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,13 @@ def write_report(title: str, report: RunReport, environ: Mapping[str, str]) -> N
     if place := job_summary(environ):
         names = [str(report.facts.get("digest", "")), *str(report.facts.get("names", "")).split()]
         items = "".join(f"- `{name}`\n" for name in names if name)
-        append_summary(place, f"## {title}\n\n{items}\n```\n{text}\n```\n\n")
+        append_summary(place, f"## {title}\n\n{items}\n{fenced(text)}\n\n")
+
+
+def fenced(text: str) -> str:
+    """A block of code of Markdown; its fence is longer than those in the text."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{fence}\n{text}\n{fence}"
 
 
 def job_summary(environ: Mapping[str, str]) -> str:

@@ -58,9 +58,19 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None
         excerpt(error.span) if error.span is not None else [],
         ["last output:", *(f"  {clean(line)}" for line in log[-_LOG_LINES:])] if log else [],
         [f"exit code: {error.status}"] if isinstance(error, StepFailed) else [],
+        also_failed(error.others),
         advice(error),
     )
     return boxed(title, sections, unicode=unicode, width=width)
+
+
+def also_failed(others: Iterable[ShiplineError]) -> list[str]:
+    """What failed besides the failure of a box: platform, place and first line of each."""
+    rows = []
+    for one in others:
+        parts = (one.platform, str(one.span or ""), one.message.partition("\n")[0])
+        rows.append(f"- {': '.join(filter(None, parts))}")
+    return ["also failed:", *rows] if rows else []
 
 
 def advice(error: ShiplineError) -> list[str]:

@@ -81,6 +81,7 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
         lines = {"start": {"line": span.line}, "end": {"line": span.end}}
         value["location"] = {"filename": span.file, **lines}
     for name, field in (
+        ("others", [_other(one) for one in getattr(failure, "others", ())]),
         ("notes", list(getattr(failure, "__notes__", ()))),
         ("hint", getattr(failure, "hint", "")),
         ("platform", getattr(failure, "platform", "")),
@@ -90,6 +91,11 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
         if field:
             value[name] = field
     return json.dumps({"error": value}, separators=(",", ":"))
+
+
+def _other(error: ShiplineError) -> dict[str, str]:
+    found = {"code": error.code, "message": error.message, "platform": error.platform}
+    return {name: one for name, one in found.items() if one}
 
 
 def _digest(vertex: VertexState) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from shipline.deliver.commands import LAST_LINES
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
 from shipline.history import RunState
-from shipline.observe import advice, clean, excerpt, table
+from shipline.observe import advice, also_failed, clean, excerpt, table
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
 from shipline.ship.record import RunRecord, StepRecord
 from shipline.ship.section import Pipeline
@@ -103,6 +103,7 @@ def failure_sections(
         yield ["last output:", *(f"  {line}" for line in error.log[-LAST_LINES:])]
     if error.span is not None:
         yield excerpt(error.span)
+    yield also_failed(error.others)
     if others := failures[1:]:
         yield ["also failed:", *(f"- {other.reason}" for other in others)]
     if run is not None:

@@ -28,8 +28,9 @@ _LONGEST = 60  # lines of an instruction
 
 class FailedStep(Struct, frozen=True):
     """What failed: a sentence, and the step if it was one. `source` are lines of the Dockerfile,
-    from number `first` on, of which `marked` failed. `others` are sentences about the same step on
-    other platforms.
+    from number `first` on, of which `marked` failed. `passed` has the other platforms on which the
+    same step passed, and the seconds it took there; `also` are the titles of what else failed, by
+    the span of its step.
     """
 
     title: str
@@ -40,7 +41,8 @@ class FailedStep(Struct, frozen=True):
     source: tuple[str, ...] = ()
     marked: tuple[int, ...] = ()
     output: LogPage | None = None
-    others: tuple[tuple[str, float], ...] = ()
+    passed: tuple[tuple[str, float], ...] = ()
+    also: tuple[tuple[int, str], ...] = ()
 
 
 class RunFigures(Struct, frozen=True):
@@ -146,16 +148,11 @@ def failure_of(detail: RunDetail) -> FailedStep | None:
     if not deepest:
         first, _, rest = lines_of(detail.summary.error).partition("\n")
         return FailedStep(first, rest) if first else None
-    step = min(deepest, key=lambda one: one.finished)
-    place = (
-        f"{clean(step.file) or 'Dockerfile'} line {step.line}" if step.line else shown_name(step)
-    )
-    on = f" on {clean(step.platform)}" if step.platform else ""
-    code = exit_code(step.error)
+    step, *others = sorted(deepest, key=lambda one: one.finished)
     start, source, marked = _source(detail, step)
     return FailedStep(
-        f"{place} failed{on}" + (f": exit code {code}" if code else ""),
-        "" if code else lines_of(step.error),
+        _failed(step),
+        "" if exit_code(step.error) else lines_of(step.error),
         step.span,
         step.elapsed_s,
         start,
@@ -171,7 +168,18 @@ def failure_of(detail: RunDetail) -> FailedStep | None:
             and not one.error
             and not one.cached
         ),
+        tuple((one.span, _failed(one)) for one in others),
     )
+
+
+def _failed(step: StepView) -> str:
+    """What failed where, in a line."""
+    place = (
+        f"{clean(step.file) or 'Dockerfile'} line {step.line}" if step.line else shown_name(step)
+    )
+    on = f" on {clean(step.platform)}" if step.platform else ""
+    code = exit_code(step.error)
+    return f"{place} failed{on}" + (f": exit code {code}" if code else "")
 
 
 def _source(detail: RunDetail, step: StepView) -> tuple[int, tuple[str, ...], tuple[int, ...]]:

@@ -10,10 +10,11 @@ import click
 import pytest
 
 from shipline.build import BuildRequest, Output, RunOptions, Secret
-from shipline.cli.build import command, request_of
+from shipline.cli.build import command, request_of, shown
 from shipline.cli.build_options import plain_switches
 from shipline.cli.environment import implied_build_args
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, StepFailed, UsageError
+from shipline.events import Step
 from shipline.oci import Platform, Reference
 
 
@@ -139,3 +140,22 @@ def test_limits_of_the_old_builder_are_those_of_resource() -> None:
     )
     assert old.run.resources == new.run.resources
     assert old.run.resources.cpuset_cpus == "0,2"
+
+
+def test_a_failed_build_is_in_the_summary_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    first = StepFailed("RUN a: exit code: 1", status=1, platform="linux/amd64")
+    first.add_other(StepFailed("RUN `a```", status=2, platform="linux/arm64"))
+
+    def fail(step: Step) -> None:
+        raise first
+
+    with pytest.raises(StepFailed):
+        shown("build", fail, "quiet", [], name="app")
+    summary = (tmp_path / "summary").read_text()
+    assert summary.startswith("## build app: failed\n\n````\n")
+    assert "RUN a: exit code: 1" in summary and "- linux/arm64: RUN `a```" in summary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from shipline.dockerfile.parser import parse
@@ -14,7 +16,7 @@ from shipline.errors import (
     StepFailed,
     UsageError,
 )
-from shipline.observe import failure_box
+from shipline.observe import failure_box, failure_line
 from shipline.observe.text import cells
 
 FAILED = StepFailed(
@@ -124,3 +126,19 @@ def test_what_a_program_wrote_cannot_leave_the_box() -> None:
     box = failure_box(error, unicode=False)
     assert "\x1b" not in box
     assert "\x9b" not in box
+
+
+def test_the_other_failures_are_named_after_the_first() -> None:
+    first = StepFailed("RUN a: exit code: 1", status=1, platform="linux/amd64")
+    first.add_other(
+        StepFailed(
+            "RUN b: exit code: 2\nand why",
+            status=2,
+            platform="linux/arm64",
+            span=Span("Dockerfile", 4, 4),
+        )
+    )
+    box = failure_box(first, unicode=False)
+    assert "| also failed:\n| - linux/arm64: Dockerfile:4: RUN b: exit code: 2\n" in box
+    value = json.loads(failure_line(first, first.code, 5))["error"]["others"]
+    assert [(one["platform"], one["code"]) for one in value] == [("linux/arm64", "step")]

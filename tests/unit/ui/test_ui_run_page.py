@@ -63,7 +63,7 @@ def test_a_failure_names_line_platform_and_exit_code_and_shows_the_source() -> N
         50,
         (2, "line 49"),
     )
-    assert found.others == ((ARM, 3.0),)
+    assert found.passed == ((ARM, 3.0),)
 
 
 def test_a_failure_outside_of_steps_is_its_message() -> None:
@@ -204,3 +204,16 @@ def test_values_of_many_steps_offer_all_of_them() -> None:
     detail = run(*many)
     assert run_values(detail, run_view(detail, NOW))["all"].endswith("?steps=all")
     assert run_values(detail, run_view(detail, NOW, everything=True))["all"] == ""
+
+
+def test_the_other_steps_that_failed_are_named_after_the_first() -> None:
+    detail = failing()
+    late = step(
+        7, "RUN two more", 2, 8, platform=ARM, file="Dockerfile", line=3, error="exit code: 4"
+    )
+    found = failure_of(replace(detail, steps=(*detail.steps, late)))
+    assert found is not None
+    assert found.title == "Dockerfile line 3 failed on linux/amd64: exit code 3"
+    assert found.also == ((7, "Dockerfile line 3 failed on linux/arm64: exit code 4"),)
+    page = report_html(replace(detail, steps=(*detail.steps, late))).decode()
+    assert "<li>Dockerfile line 3 failed on linux/arm64: exit code 4</li>" in page
