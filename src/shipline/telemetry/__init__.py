@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shipline.events import Sink
 from shipline.propagation import Trace, continue_from, current
-from shipline.telemetry.variables import asked, is_sampled, wanted
+from shipline.telemetry.variables import asked, ignored, is_sampled, wanted
 
 _VARIABLES = ("OTEL_", "SHIPLINE_LOKI", "SHIPLINE_METRICS_FILE", "SHIPLINE_PUSHGATEWAY")
 
@@ -49,6 +49,8 @@ def open_telemetry(
         return ()
     from shipline.telemetry.sending import open_metrics
 
+    if problems := "; ".join(ignored(environ)):
+        warn(problems, "")
     metrics = open_metrics(environ, directory=directory, pipeline=pipeline, warn=warn)
     recorded = trace is not None and trace.sampled
     targets = [name for name in wanted(environ) if name != "traces" or recorded]

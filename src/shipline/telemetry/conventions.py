@@ -62,8 +62,10 @@ def job_url(environ: Mapping[str, str]) -> str:
     """The page of the CI job that this process is part of: GitHub, GitLab, Jenkins."""
     if environ.get("GITHUB_RUN_ID"):
         place = (environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY"))
-        return f"{'/'.join(place)}/actions/runs/{environ['GITHUB_RUN_ID']}"
-    return environ.get("CI_JOB_URL") or environ.get("BUILD_URL") or ""
+        found = f"{'/'.join(place)}/actions/runs/{environ['GITHUB_RUN_ID']}"
+    else:
+        found = environ.get("CI_JOB_URL") or environ.get("BUILD_URL") or ""
+    return found.encode(errors="replace").decode()  # variables may hold any bytes
 
 
 def run_name(run: TracedRun) -> str:

@@ -10,7 +10,7 @@ import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from shipline.errors import ConfigError, ShiplineError
 from shipline.registry import NoKeychain, settings_from
@@ -18,7 +18,7 @@ from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import time_limit
 from shipline.telemetry.otlp_messages import requests
-from shipline.telemetry.variables import Signal, exporters, positive, protocol
+from shipline.telemetry.variables import Signal, positive, protocol, read_headers
 from shipline.values import Redacted, replace
 
 _TIMEOUT_MS = 10_000
@@ -53,19 +53,11 @@ class ReceiverSettings(Redacted, frozen=True):
 
     @classmethod
     def read(cls, signal: Signal, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigError for a protocol that is not spoken."""
-
         def value(name: str) -> str:
             own = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
             return own or environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
 
         spoken = protocol(signal, environ)
-        if spoken not in _ENDPOINTS:
-            raise ConfigError(
-                f"OTEL_EXPORTER_OTLP_PROTOCOL: {spoken} is not supported",
-                code="telemetry-exporter",
-                hint=f"use {' or '.join(_ENDPOINTS)}",
-            )
         endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
         if not endpoint:
             endpoint = value("ENDPOINT") or _ENDPOINTS[spoken]
@@ -74,14 +66,13 @@ class ReceiverSettings(Redacted, frozen=True):
         if spoken == "grpc" and "://" not in endpoint:
             plain = value("INSECURE").lower() == "true"
             endpoint = f"{'http' if plain else 'https'}://{endpoint}"
-        pairs = (pair.partition("=") for pair in value("HEADERS").split(",") if "=" in pair)
         timeout_ms = positive("", {"": value("TIMEOUT")}, _TIMEOUT_MS)
         return cls(
             spoken,
             endpoint,
-            {unquote(name.strip()).lower(): unquote(text.strip()) for name, _, text in pairs},
+            read_headers(value("HEADERS"))[0],
             timeout_ms / 1000,
-            value("COMPRESSION") == "gzip",
+            value("COMPRESSION").lower() == "gzip",
             value("CERTIFICATE"),
             value("CLIENT_CERTIFICATE"),
             value("CLIENT_KEY"),
@@ -92,13 +83,7 @@ class OtlpReceiver:
     """The receiver of a signal. Safe to use from any thread."""
 
     def __init__(self, signal: Signal, environ: Mapping[str, str]) -> None:
-        """Raises ConfigError if `environ` names something else than OTLP, or is wrong."""
-        if unknown := [name for name in exporters(signal, environ) if name != "otlp"]:
-            raise ConfigError(
-                f"OTEL_{signal.upper()}_EXPORTER: the exporter {unknown[0]} is not supported",
-                code="telemetry-exporter",
-                hint="use otlp or none; a collector passes on to others",
-            )
+        """Raises ConfigError if `environ` names no server."""
         self._signal = signal
         self._environ = environ
         self._settings = own = ReceiverSettings.read(signal, environ)

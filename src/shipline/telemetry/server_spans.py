@@ -22,7 +22,7 @@ from shipline.propagation import SpanContext, Trace
 from shipline.tasks import TaskGroup, sleep
 from shipline.telemetry.otlp_messages import INTERNAL, SERVER, span
 from shipline.telemetry.receiver import OtlpReceiver
-from shipline.telemetry.variables import asked, is_sampled, positive
+from shipline.telemetry.variables import asked, ignored, is_sampled, positive
 
 _log = logging.getLogger(__name__)
 _QUEUE, _WITHOUT_PARENT = 1024, 4  # spans that wait for the next export; the part of those
@@ -99,7 +99,7 @@ class ServerSpans:
         except Exception as error:
             self._waiting.clear()
             if not self._failed:
-                text = error.message if isinstance(error, ShiplineError) else repr(error)
+                text = error.message if isinstance(error, ShiplineError) else str(error)
                 _log.warning("traces were not delivered, and are dropped: %s", text)
             self._failed = True
 
@@ -118,9 +118,15 @@ def _encoded(one: ServerSpan) -> bytes:
 
 
 def open_server_spans(environ: Mapping[str, str]) -> ServerSpans | None:
-    """The spans of a node, if `environ` asks for traces. Raises ShiplineError if the receiver
-    cannot be used.
+    """The spans of a node, if `environ` asks for traces and names a receiver. Never raises: a node
+    serves without telemetry, and logs why.
     """
+    for problem in ignored(environ):
+        _log.warning("telemetry: %s", problem)
     if not asked("traces", environ):
         return None
-    return ServerSpans(environ)
+    try:
+        return ServerSpans(environ)
+    except ShiplineError as error:
+        _log.warning("there are no traces of this node: %s (%s)", error.message, error.hint)
+        return None

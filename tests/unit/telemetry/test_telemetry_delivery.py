@@ -18,6 +18,7 @@ from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.delivery import replay
 from shipline.telemetry.receiver import OtlpReceiver, ReceiverSettings
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
+from shipline.telemetry.variables import ignored, is_sampled
 
 LONG_S = 60.0
 PARENT = SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
@@ -235,19 +236,76 @@ def test_variables_of_a_signal_come_before_those_of_all() -> None:
     assert found.headers == {"b": "2"}
 
 
+def test_an_endpoint_that_is_no_server_is_told_without_its_login() -> None:
+    with pytest.raises(ConfigError, match="OTEL_") as caught:
+        OtlpReceiver("traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:s3cret@c"})
+    assert "s3cret" not in str(caught.value) and caught.value.code == "telemetry-exporter"
+
+
 @pytest.mark.parametrize(
-    "variables",
+    ("variables", "spans"),
     [
-        {"OTEL_TRACES_EXPORTER": "console"},
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:s3cret@c"},
+        ({"OTEL_TRACES_EXPORTER": "console"}, 0),
+        ({"OTEL_TRACES_EXPORTER": "otlp,zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, 3),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nan"}, 3),
     ],
 )
-def test_what_is_not_spoken_is_told_with_its_variable(variables: dict[str, str]) -> None:
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", **variables}
-    with pytest.raises(ConfigError, match="OTEL_") as caught:
-        OtlpReceiver("traces", environ)
-    assert "s3cret" not in str(caught.value) and caught.value.code == "telemetry-exporter"
+def test_what_is_not_known_is_ignored_with_one_warning(
+    runs: Runs, receiver: Receiver, variables: dict[str, str], spans: int
+) -> None:
+    runs.use({**receiver.environ(), **variables})
+    runs.run(small_build)
+    (warning,) = runs.warnings
+    assert all(name in warning for name in variables if name != "OTEL_TRACES_SAMPLER")
+    assert (len(receiver.spans), len(receiver.logs), runs.left()) == (spans, 4, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_SDK_DISABLED", "1"),
+        ("OTEL_TRACES_SAMPLER", "xray"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "9" * 5000),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "yes"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "key s3cret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=s3cret%0d%0ab: c"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "%20=s3cret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "content-encoding=s3cret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=s3cret%E2%82%AC"),
+    ],
+)
+def test_what_is_ignored_is_named_without_secrets(name: str, value: str) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", name: value}
+    (problem,) = ignored(environ)
+    assert name in problem and "s3cret" not in problem
+    found = ReceiverSettings.read("logs", environ)
+    assert (found.headers, found.timeout_s, found.compressed) == ({}, 10, False)
+
+
+def test_what_is_known_is_not_ignored() -> None:
+    environ = {
+        "OTEL_SDK_DISABLED": "false",
+        "OTEL_TRACES_EXPORTER": "otlp, none",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "1e-3",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic%20YQ==, b=",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+    }
+    assert [*ignored(environ)] == []
+
+
+def test_a_sampler_that_is_not_known_is_the_default_that_asks_the_parent() -> None:
+    unsampled = Trace.begin(SpanContext(PARENT.trace_id, PARENT.span_id, False))
+    assert not is_sampled(unsampled, {"OTEL_TRACES_SAMPLER": "xray"})
+    assert is_sampled(unsampled, {"OTEL_TRACES_SAMPLER": "ALWAYS_ON"})
+
+
+def test_a_job_address_of_any_bytes_fails_no_run(runs: Runs, receiver: Receiver) -> None:
+    runs.use({**receiver.environ(), "BUILD_URL": "http://ci/\udce9"})
+    runs.run(small_build)
+    assert receiver.span("BUILD").attributes["cicd.pipeline.run.url.full"] == "http://ci/?"
 
 
 def unreachable() -> str:

@@ -45,6 +45,23 @@ def test_there_are_none_unless_the_environment_asks() -> None:
     assert open_server_spans({"OTEL_TRACES_EXPORTER": "none"}) is None
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:s3cret@c"},
+        {"OTEL_EXPORTER_OTLP_TIMEOUT": "9" * 5000, "OTEL_BSP_SCHEDULE_DELAY": "9" * 20},
+        {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nan"},
+    ],
+)
+def test_a_node_starts_with_any_value_and_logs_what_is_wrong(
+    variables: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    spans = open_server_spans({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", **variables})
+    assert spans is None or spans.begin(None) is not None
+    assert caplog.messages and "s3cret" not in caplog.text
+
+
 def test_a_span_is_below_that_of_its_client(spans: ServerSpans, receiver: Receiver) -> None:
     assert record(spans, PARENT)
     spans.flush()
