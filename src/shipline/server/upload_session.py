@@ -21,7 +21,8 @@ _BLOCK = 1 << 20  # bytes
 _FLUSH = 4 << 20  # bytes that the disk gets at once
 _WRITE_THREADS = 4
 _ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
-_QUEUED = 4  # blocks that were received, and not yet written or hashed
+_QUEUED = 4  # blocks of an upload that were received, and not yet written or hashed
+_ALL_QUEUED = 16  # blocks of all uploads
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -69,14 +70,8 @@ class UploadSession:
         start, before = self.checkpoint()
         writer = UploadWriter(self.fd, start, self._hasher(), threads)
         try:
-            while block := (yield READ):
-                if self.cancelled:
-                    raise upload_unknown(self.upload_id)
-                if expected is not None and self.size + len(block) > start + expected:
-                    raise size_invalid(f"the body exceeds the announced {expected} bytes")
-                check(self.size + len(block) - start, False)
-                writer.write(block)
-                self.size += len(block)
+            while self._add((yield READ), writer, start, expected, check):
+                pass
             check(self.size - start, True)
             writer.finish()
         except ClientGone:
@@ -87,6 +82,28 @@ class UploadSession:
             self.rewind(start, before)
             raise
         return self.size - start
+
+    def _add(
+        self,
+        block: bytes,
+        writer: UploadWriter,
+        start: int,
+        expected: int | None,
+        check: Callable[[int, bool], None],
+    ) -> bool:
+        """Write a block; False at the end of the body. Not a part of `append`, which would keep the
+        block while it waits for the next.
+        """
+        if not block:
+            return False
+        if self.cancelled:
+            raise upload_unknown(self.upload_id)
+        if expected is not None and self.size + len(block) > start + expected:
+            raise size_invalid(f"the body exceeds the announced {expected} bytes")
+        check(self.size + len(block) - start, False)
+        writer.write(block)
+        self.size += len(block)
+        return True
 
     def _finish_or_rewind(self, writer: UploadWriter, start: int, before: hashlib._Hash) -> None:
         try:
@@ -135,12 +152,20 @@ class UploadThreads:
     """Threads for the work on uploads that the handlers' threads do not wait for."""
 
     def __init__(self) -> None:
-        self.write = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="write")
-        self.hash = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash")
+        self.write = BlockThreads(_WRITE_THREADS, "write")
+        self.hash = BlockThreads(os.cpu_count() or 1, "hash")
 
     def close(self) -> None:
         for threads in (self.write, self.hash):
             threads.shutdown()
+
+
+class BlockThreads(ThreadPoolExecutor):
+    """Threads for blocks of uploads, with `room` for a number of them, however many uploads run."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(number, thread_name_prefix=name)
+        self.room = threading.BoundedSemaphore(_ALL_QUEUED)
 
 
 class SerialQueue:
@@ -148,7 +173,7 @@ class SerialQueue:
     next block waits in the queue, so that neither side waits for the other to wake up.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, work: Callable[[bytes], object]) -> None:
+    def __init__(self, threads: BlockThreads, work: Callable[[bytes], object]) -> None:
         self._threads, self._work = threads, work
         self._changed = threading.Condition()
         self._blocks: deque[bytes] = deque()  # the first is being worked on
@@ -159,6 +184,8 @@ class SerialQueue:
         with self._changed:
             self._changed.wait_for(lambda: len(self._blocks) < _QUEUED)
             self._check()
+        self._threads.room.acquire()
+        with self._changed:
             self._blocks.append(block)
             idle = len(self._blocks) == 1
         if idle:
@@ -185,6 +212,7 @@ class SerialQueue:
             self._blocks.popleft()
             more = bool(self._blocks)
             self._changed.notify()
+        self._threads.room.release()
         if more:
             self._threads.submit(self._step)
 

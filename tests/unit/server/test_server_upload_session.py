@@ -6,7 +6,9 @@ import errno
 import hashlib
 import os
 import resource
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.server.upload_session import SerialQueue, UploadThreads, UploadWriter
+from shipline.server.upload_session import (
+    SerialQueue,
+    UploadSession,
+    UploadThreads,
+    UploadWriter,
+)
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)
@@ -110,6 +117,43 @@ def test_a_queue_has_room_for_few_blocks() -> None:
     slow.set()
     filler.join()
     queue.finish()
+
+
+def test_all_uploads_together_have_room_for_few_blocks() -> None:
+    slow, threads, put = threading.Event(), UploadThreads(), list[None]()
+    queues = [SerialQueue(threads.write, lambda block: slow.wait()) for _ in range(50)]
+
+    def fill(queue: SerialQueue) -> None:
+        queue.put(b"block")
+        put.append(None)
+
+    fillers = [threading.Thread(target=fill, args=(queue,)) for queue in queues]
+    for filler in fillers:
+        filler.start()
+    fillers[-1].join(0.05)
+    room = len(put)
+    slow.set()
+    for filler, queue in zip(fillers, queues, strict=True):
+        filler.join()
+        queue.finish()
+    threads.close()
+    assert room <= 16
+
+
+def test_an_upload_that_waits_for_its_client_keeps_no_block(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    session, block = UploadSession(tmp_path / "file", "id", "sha256"), _NOISE[: BLOCK - 1]
+    with session.opened():
+        upload = session.append(None, _THREADS, lambda size, complete: None)
+        next(upload)
+        unused = sys.getrefcount(block)
+        upload.send(block)
+        deadline = time.monotonic() + 10
+        while sys.getrefcount(block) > unused and time.monotonic() < deadline:
+            time.sleep(0.01)
+        kept = sys.getrefcount(block) - unused
+        upload.close()
+    assert kept == 0
 
 
 def test_after_a_failure_no_block_is_worked_on() -> None:
