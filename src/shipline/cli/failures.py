@@ -52,14 +52,19 @@ class _StandardOutput(io.FileIO):
 
 
 def open_standard_streams() -> None:
-    """Have errors of standard output reported. A closed one stays an error for those who write;
-    the numbers of closed streams are taken, so that no other file gets them.
+    """Have errors of standard output reported. A closed one stays an error for those who write,
+    and closed standard input is empty; the numbers of closed streams are taken, so that no other
+    file gets them.
     """
-    while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass
+    number = 0
+    while number <= 2:  # a pipe without a writer: empty, and there in a chroot without /dev
+        number, writer = os.pipe()
+        os.close(writer)
     os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(_open_discard(), "w")  # noqa: SIM115
     before = sys.stdout
     if before is None or (isinstance(before, io.TextIOWrapper) and before.fileno() == 1):
         sys.stdout = io.TextIOWrapper(
@@ -104,6 +109,12 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
     if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and not failure.filename:
         failure = ShiplineError(
             "the output cannot be written: no space is left where it goes", code="disk-full"
+        )
+    if isinstance(failure, FileNotFoundError) and failure.filename == os.devnull:
+        failure = UsageError(
+            f"{os.devnull} is missing",
+            code="no-dev-null",
+            hint=f"mount /dev there, or `mknod -m 666 {os.devnull} c 1 3`",
         )
     if settings.debug or not isinstance(failure, ShiplineError):
         _traceback(failure)
@@ -169,8 +180,16 @@ def _traceback(failure: BaseException) -> None:
 
 def _discard_output() -> int:
     """Nothing takes it: discard further output, including that of interpreter exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
+    discard = _open_discard()
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+        os.dup2(discard, stream.fileno())
+    os.close(discard)
     return _BROKEN_PIPE
+
+
+def _open_discard() -> int:
+    """A descriptor that takes all that is written: without /dev/null, a file in memory."""
+    try:
+        return os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return os.memfd_create("discard")

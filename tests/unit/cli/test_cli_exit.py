@@ -321,3 +321,29 @@ def test_standard_error_that_cannot_be_written_is_a_failure(tmp_path: Path) -> N
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "shipline", "bake", "--print"]
         assert subprocess.run(command, cwd=tmp_path, stdout=full, stderr=full).returncode == 1
+
+
+STREAMS = """\
+import os, sys
+from shipline.cli.failures import ProgramSettings, open_standard_streams, report
+open_standard_streams()
+assert sys.stdin.read() == ""
+print("hidden", file=sys.stderr)
+sys.exit(report(FileNotFoundError(2, "No such file or directory", os.devnull), ProgramSettings()))
+"""
+
+
+def test_closed_standard_streams_are_replaced() -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", STREAMS]
+    assert subprocess.run(command).returncode == 2
+
+
+@pytest.mark.root
+def test_without_dev_null_there_is_one_message_and_no_traceback() -> None:
+    script = 'mount -t tmpfs none /dev && exec "$@" <&-'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", STREAMS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "/dev/null is missing" in done.stderr
+    assert "code: no-dev-null" in done.stderr
+    assert "Traceback" not in done.stderr
