@@ -10,7 +10,7 @@
 # make audit   known vulnerabilities of what is installed
 # make dist    packages in dist/: a wheel, an sdist, one file with all dependencies, a Debian package
 # make site    the documentation as a site in site/
-# make screenshots   docs/screenshots, from real runs
+# make screenshots   docs/screenshots and docs/recordings, from real runs
 # make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
@@ -84,7 +84,7 @@ bench-registry: packages $(VENV)/.installed
 	$(BIN)/python -m bench.registry $(BENCH)
 
 screenshots: packages $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/screenshots.py
+	$(BIN)/python -m pytest tests/screenshots.py tests/recordings.py
 
 packages:
 	@sh scripts/packages.sh
