@@ -130,7 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:  # `run` reports it
             pass
     gc.set_threshold(100_000, 20, 20)  # imports and builds make many small, long-lived values
-    from shipline.cli.program import run  # four times as long as the line above
+    try:
+        from shipline.cli.program import run  # four times as long as the line above
+    except KeyboardInterrupt:  # as `report`, which is not there yet
+        print("interrupted", file=sys.stderr)
+        return 130
 
     status = run(arguments)
     if argv is None:
