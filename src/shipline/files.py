@@ -46,7 +46,6 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-_WORTH_WRITING = 16 << 20  # bytes
 _RANGE_WRITE = 2  # SYNC_FILE_RANGE_WRITE, sync_file_range(2)
 
 
@@ -55,14 +54,19 @@ class WriteBehind:
     waits for the disk at the end then waits for little. It guarantees nothing, and raises nothing.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd, self._begun = fd, 0
+    def __init__(self, fd: int, begun: int = 0, every: int = 16 << 20) -> None:
+        """The first `begun` bytes are not its concern; it asks for at least `every` bytes."""
+        self._fd, self._begun, self._every = fd, begun, every
 
     def grown(self, size: int) -> None:
         """The first `size` bytes have been written."""
-        if size - self._begun >= _WORTH_WRITING:
-            _sync_file_range()(self._fd, self._begun, size - self._begun, _RANGE_WRITE)
-            self._begun = size
+        if size - self._begun >= self._every:
+            self.flush(size)
+
+    def flush(self, size: int) -> None:
+        """The first `size` bytes have been written, and the disk is waited for soon."""
+        _sync_file_range()(self._fd, self._begun, size - self._begun, _RANGE_WRITE)
+        self._begun = size
 
 
 @cache

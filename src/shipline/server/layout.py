@@ -14,7 +14,6 @@ Layout 1 had no layout.json, no `needed` and no `usage` records; opening it upgr
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -30,20 +29,6 @@ def seal(fd: int) -> None:
     """Make a file read-only and its bytes durable."""
     os.fchmod(fd, 0o444)
     os.fsync(fd)
-
-
-def start_writeback(fd: int, start: int, size: int) -> None:
-    """Have the kernel write a part of a file to the disk, without waiting for it (Linux,
-    sync_file_range(2)). What fails there is an error of the next fsync.
-    """
-    if _sync_file_range is not None:
-        _sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
-
-
-_SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def sync_directory(path: Path) -> None:

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shipline.files import WriteBehind
 from shipline.oci import Digest
 from shipline.server.http import READ, ClientGone, Coro
-from shipline.server.layout import start_writeback
 from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
-_FLUSH = 4 << 20  # bytes that the disk gets at once
+_FLUSH = 4 << 20  # bytes
 _WRITE_THREADS = 4
 _ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
 _QUEUED = 4  # blocks of an upload that were received, and not yet written or hashed
@@ -230,7 +230,8 @@ class UploadWriter:
     ) -> None:
         """`digest` is updated; do not use it before the end."""
         self._fd = fd
-        self._position = self._flushed = position
+        self._position = position
+        self._on_disk = WriteBehind(fd, position, _FLUSH)
         self._digest = digest
         self._writing = SerialQueue(threads.write, self._append)
         self._hashing = SerialQueue(threads.hash, digest.update)
@@ -249,7 +250,7 @@ class UploadWriter:
     def finish(self) -> None:
         """Wait for what runs in the background. Raises OSError."""
         self._writing.finish()
-        self._flush()
+        self._on_disk.flush(self._position)
         self._hashing.finish()
 
     def abandon(self) -> None:
@@ -264,12 +265,7 @@ class UploadWriter:
             written = os.pwrite(self._fd, view, self._position)
             self._position += written
             view = view[written:]
-        if self._position - self._flushed >= _FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        start_writeback(self._fd, self._flushed, self._position - self._flushed)
-        self._flushed = self._position
+        self._on_disk.grown(self._position)
 
 
 def expected_size(size: int, content_range: str | None, length: int | None) -> int | None:
