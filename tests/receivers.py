@@ -75,7 +75,7 @@ class ReceivedLog:
 @dataclass
 class Receiver:
     """What arrived, and how the next requests are answered: `status` other than 200 refuses them,
-    `delay_s` is how long each takes.
+    `statuses` are those of the next ones; `delay_s` is how long each takes. `data` are metrics.
     """
 
     url: str = ""
@@ -84,6 +84,8 @@ class Receiver:
     metrics: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     status: int = 200
+    statuses: list[int] = field(default_factory=list)
+    data: list[Any] = field(default_factory=list)
     delay_s: float = 0.0
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -137,6 +139,7 @@ class Receiver:
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
                 self.metrics += [one.name for one in scope.metrics]
+        self.data += request.resource_metrics
 
 
 @contextmanager
@@ -150,8 +153,9 @@ def otlp_over_http() -> Iterator[Receiver]:
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         made.ended.wait(made.delay_s)
-        if made.status != 200:
-            return json_reply(made.status, {"message": "no"})
+        status = made.statuses.pop(0) if made.statuses else made.status
+        if status != 200:
+            return json_reply(status, {"message": "no"})
         protobuf = {"Content-Type": "application/x-protobuf"}
         if request.path == "/v1/traces":
             made.add_spans(ExportTraceServiceRequest.FromString(body))

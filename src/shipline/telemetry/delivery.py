@@ -40,8 +40,8 @@ class RecordSource(Protocol):
     def take(self, event: Event) -> Iterable[Any]:
         """The records that an event completes."""
 
-    def send(self, records: Sequence[Any]) -> None:
-        """Deliver records. Raises ShiplineError or OSError."""
+    def send(self, records: Sequence[Any]) -> Iterator[int]:
+        """Deliver records; yields how many more are done. Raises ShiplineError or OSError."""
 
     def close(self) -> None:
         """Release connections; interrupts a `send` that tries again."""
@@ -193,12 +193,12 @@ class TargetDelivery:
                 source = open_source(self.target, self._spooled.run, self._environ)
                 try:
                     for records in batches(source, self._events(older), delivered.records):
-                        source.send(records)
-                        delivered.add(len(records))
-                        self._delivered = True
+                        for sent in source.send(records):
+                            delivered.add(sent)
+                            self._delivered = True
                 finally:
                     source.close()
-            self._spooled.finish(self.target)
+                self._spooled.finish(self.target)
             self._done.set()
             for _ in older:
                 pass
@@ -270,15 +270,15 @@ def deliver(spooled: SpooledRun, target: str, environ: Mapping[str, str]) -> Ite
             events = (found for found, _ in spooled.events(output=target in _WITH_OUTPUT))
             for records in batches(source, events, delivered.records):
                 try:
-                    source.send(records)
+                    for sent in source.send(records):
+                        delivered.add(sent)
+                        yield sent
                 except ShiplineError as error:
                     error.name_part(f"{target} of {run.kind} {run.pipeline}")
                     raise
-                delivered.add(len(records))
-                yield len(records)
         finally:
             source.close()
-    spooled.finish(target)
+        spooled.finish(target)
 
 
 def replay(directory: Path, environ: Mapping[str, str]) -> Iterator[tuple[SpooledRun, str, int]]:

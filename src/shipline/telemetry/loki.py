@@ -77,7 +77,7 @@ class LokiSource:
     def take(self, event: Event) -> Iterator[LogEntry]:
         return self._log.entries(event)
 
-    def send(self, records: Sequence[LogEntry]) -> None:
+    def send(self, records: Sequence[LogEntry]) -> Iterator[int]:
         """Push; what Loki refuses for good is dropped. Raises RegistryError."""
         body = msgspec.json.encode({"streams": list(self._streams(records))})
         packed = gzip.compress(body, 1)
@@ -85,6 +85,7 @@ class LokiSource:
         self._http.call(
             request, expect=(200, 204, *_REFUSED), operation="pushing logs", redirects=0
         ).close()
+        yield len(records)
 
     def close(self) -> None:
         self._http.close()

@@ -39,7 +39,7 @@ class TraceSource:
 
     def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
         self._run = run
-        self._receiver = OtlpReceiver("traces", environ)
+        self._receiver = OtlpReceiver("traces", environ, run.run)
         self._open: dict[int, Started] = {}
         self._warnings: dict[int, list[tuple[float, Mapping[str, Attribute]]]] = {}
 
@@ -52,8 +52,8 @@ class TraceSource:
         elif isinstance(event, Finished) and (started := self._open.pop(event.span, None)):
             yield from self._spans(started, event)
 
-    def send(self, records: Sequence[bytes]) -> None:
-        self._receiver.send(records)
+    def send(self, records: Sequence[bytes]) -> Iterator[int]:
+        return self._receiver.send(records)
 
     def close(self) -> None:
         self._receiver.close()
@@ -93,7 +93,7 @@ class LogSource:
     def __init__(self, run: TracedRun, environ: Mapping[str, str]) -> None:
         self._run = run
         self._log = RunLog()
-        self._receiver = OtlpReceiver("logs", environ)
+        self._receiver = OtlpReceiver("logs", environ, run.run)
         self._common: dict[tuple[int, str, int], bytes] = {}
 
     def take(self, event: Event) -> Iterator[bytes]:
@@ -101,8 +101,8 @@ class LogSource:
             at = entry.at
             yield fixed64(1, at) + fixed64(11, at) + part(5, text(1, entry.text)) + self._of(entry)
 
-    def send(self, records: Sequence[bytes]) -> None:
-        self._receiver.send(records)
+    def send(self, records: Sequence[bytes]) -> Iterator[int]:
+        return self._receiver.send(records)
 
     def close(self) -> None:
         self._receiver.close()

@@ -113,31 +113,37 @@ def span(
                 for at, facts in warnings
             ),
             part(15, text(2, error) + integer(3, _ERROR)) if error else b"",
-            fixed32(16, _SAMPLED | _KNOWN | (_REMOTE if remote else 0)),
+            fixed32(16, _SAMPLED | _KNOWN | (_REMOTE if remote and parent else 0)),
         )
     )
 
 
-def requests(records: Sequence[bytes], environ: Mapping[str, str]) -> Iterator[bytes]:
-    """The requests that export the records, each as large as receivers take."""
-    resource = part(1, attributes(1, resource_attributes(environ)))
+def requests(
+    records: Sequence[bytes], resource: Mapping[str, Attribute]
+) -> Iterator[tuple[bytes, int]]:
+    """The requests that export the records, each as large as receivers take, with the number of
+    its records.
+    """
+    described = part(1, attributes(1, resource))
     scope = part(1, text(1, "shipline") + text(2, __version__))
     some, size = [scope], 0
     for record in records:
         if size and size + len(record) > _REQUEST_LIMIT:
-            yield part(1, resource + part(2, b"".join(some)))
+            yield part(1, described + part(2, b"".join(some))), len(some) - 1
             some, size = [scope], 0
         some.append(part(2, record))
         size += len(record)
     if size:
-        yield part(1, resource + part(2, b"".join(some)))
+        yield part(1, described + part(2, b"".join(some))), len(some) - 1
 
 
-def resource_attributes(environ: Mapping[str, str]) -> dict[str, Attribute]:
-    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, the service shipline if they
-    name none.
+def resource_attributes(environ: Mapping[str, str], instance: str = "") -> dict[str, Attribute]:
+    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, the service shipline and this
+    `instance` of it if they name none.
     """
     found: dict[str, Attribute] = {"service.name": "shipline", "service.version": __version__}
+    if instance:
+        found["service.instance.id"] = instance
     for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, equals, value = pair.partition("=")
         if equals and name.strip():

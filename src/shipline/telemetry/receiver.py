@@ -7,22 +7,26 @@ hold credentials.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from shipline.errors import ConfigError, ShiplineError
+from shipline.errors import BuilderError, ConfigError, ShiplineError
 from shipline.registry import NoKeychain, settings_from
+from shipline.registry.errors import clean
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import time_limit
-from shipline.telemetry.otlp_messages import requests
+from shipline.telemetry.otlp_messages import requests, resource_attributes
 from shipline.telemetry.variables import Signal, positive, protocol, read_headers
 from shipline.values import Redacted, replace
 
 _TIMEOUT_MS = 10_000
 _TRIES = 3
+_REFUSED = (400, 413)
+"""Statuses for what a receiver will never take."""
+_INVALID_ARGUMENT = 3  # the same in gRPC
 _ENDPOINTS = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _METHODS: Mapping[Signal, str] = {
     "traces": "trace.v1.TraceService/Export",
@@ -82,10 +86,10 @@ class ReceiverSettings(Redacted, frozen=True):
 class OtlpReceiver:
     """The receiver of a signal. Safe to use from any thread."""
 
-    def __init__(self, signal: Signal, environ: Mapping[str, str]) -> None:
-        """Raises ConfigError if `environ` names no server."""
+    def __init__(self, signal: Signal, environ: Mapping[str, str], instance: str = "") -> None:
+        """What is sent is of `instance`. Raises ConfigError if `environ` names no server."""
         self._signal = signal
-        self._environ = environ
+        self._resource = resource_attributes(environ, instance)
         self._settings = own = ReceiverSettings.read(signal, environ)
         try:
             self._url = Url.parse(own.endpoint)
@@ -105,13 +109,16 @@ class OtlpReceiver:
         )
         self._http = HttpClient(settings, NoKeychain(), tries=_TRIES)
 
-    def send(self, records: Sequence[bytes]) -> None:
-        """Export encoded records. Raises ShiplineError."""
-        for request in requests(records, self._environ):
+    def send(self, records: Sequence[bytes]) -> Iterator[int]:
+        """Export encoded records in several requests; yields the number of records after each one
+        that is done, as it was taken or refused for good. Raises ShiplineError.
+        """
+        for request, records_in_it in requests(records, self._resource):
             if self._settings.protocol == "grpc":
                 self._call(request)
             else:
                 self._post(request)
+            yield records_in_it
 
     def close(self) -> None:
         self._http.close()
@@ -123,7 +130,7 @@ class OtlpReceiver:
             headers["Content-Encoding"] = "gzip"
         self._http.call(
             ClientRequest("POST", self._url, headers, body),
-            expect=(200, 202, 204),
+            expect=(200, 202, 204, *_REFUSED),
             operation="sending telemetry",
             redirects=0,
         ).close()
@@ -137,7 +144,8 @@ class OtlpReceiver:
         path = f"/opentelemetry.proto.collector.{_METHODS[self._signal]}"
         tls = TlsFiles(own.ca, own.certificate, own.key) if origin.scheme == "https" else None
         metadata = {name: [value] for name, value in own.headers.items()}
-        where = urlsplit(f"tcp://{origin.authority}")
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        where = urlsplit(f"tcp://{host}:{origin.port}")
         try:
             with (
                 time_limit(own.timeout_s),
@@ -149,5 +157,13 @@ class OtlpReceiver:
                 call.end()
                 for _ in call:
                     pass
+        except BuilderError:
+            raise ExportFailed(
+                f"{origin.authority}: the certificates cannot be used",
+                hint="check the files of OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_KEY and"
+                " _CLIENT_CERTIFICATE",
+            ) from None
         except (OSError, RpcError) as error:
-            raise ExportFailed(f"{origin.authority}: {error}") from None
+            if isinstance(error, RpcError) and error.code == _INVALID_ARGUMENT:
+                return
+            raise ExportFailed(f"{origin.authority}: {clean(str(error))}") from None

@@ -94,6 +94,7 @@ def _to_otlp(environ: Mapping[str, str], values: MetricValues) -> None:
 
     receiver = OtlpReceiver("metrics", environ)
     try:
-        receiver.send(encoded(values))
+        for _ in receiver.send(encoded(values)):
+            pass
     finally:
         receiver.close()

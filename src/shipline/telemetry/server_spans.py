@@ -52,7 +52,7 @@ class ServerSpans:
         self._environ = environ
         self._delay_s = positive("OTEL_BSP_SCHEDULE_DELAY", environ, _DELAY_MS) / 1000
         self._limit = positive("OTEL_BSP_MAX_QUEUE_SIZE", environ, _QUEUE)
-        self._receiver = OtlpReceiver("traces", environ)
+        self._receiver = OtlpReceiver("traces", environ, os.urandom(16).hex())
         self._waiting: deque[ServerSpan] = deque()
         self._failed = False
 
@@ -93,7 +93,9 @@ class ServerSpans:
             left = len(self._waiting)
             while left:
                 size = min(left, _BATCH)
-                self._receiver.send([_encoded(self._waiting.popleft()) for _ in range(size)])
+                batch = [_encoded(self._waiting.popleft()) for _ in range(size)]
+                for _ in self._receiver.send(batch):
+                    pass
                 left -= size
                 self._failed = False
         except Exception as error:

@@ -103,10 +103,13 @@ class SpooledRun:
             except BlockingIOError:
                 yield None
                 return
-            yield DeliveredCount(file)
+            is_left = (self.directory / target).exists()  # else who held it has just finished it
+            yield DeliveredCount(file) if is_left else None
 
     def finish(self, target: str) -> None:
-        """Everything is delivered to `target`; the last one removes the run."""
+        """Everything is delivered to `target`, which the caller holds; the last one removes the
+        run.
+        """
         (self.directory / target).unlink(missing_ok=True)
         if not self.targets():
             shutil.rmtree(self.directory, ignore_errors=True)

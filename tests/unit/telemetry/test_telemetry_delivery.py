@@ -6,17 +6,20 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import SplitResult
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from receivers import Receiver, loki, otlp_over_grpc, otlp_over_http
 from shipline.errors import Cancelled, ConfigError, GateRefused, RegistryError
-from shipline.events import Event, Progress, Stream
+from shipline.events import Event, Finished, Progress, Started, Stream
 from shipline.propagation import SpanContext, Trace
 from shipline.telemetry import begin_trace, delivery, open_telemetry
 from shipline.telemetry.conventions import TracedRun
-from shipline.telemetry.delivery import replay
-from shipline.telemetry.receiver import OtlpReceiver, ReceiverSettings
+from shipline.telemetry.delivery import open_source, replay
+from shipline.telemetry.otlp_messages import span
+from shipline.telemetry.receiver import ExportFailed, OtlpReceiver, ReceiverSettings
 from shipline.telemetry.spool import SpooledRun, SpoolWriter, prune, spooled_runs
 from shipline.telemetry.variables import ignored, is_sampled
 
@@ -347,6 +350,85 @@ def test_what_a_receiver_refuses_is_kept(
     # a request of the first run may have been under way when its process ended
     assert len({one.id for one in receiver.spans}) == 6
     assert len({(one.trace, one.span, one.text) for one in receiver.logs}) == 8
+
+
+def long_log(stream: Stream) -> None:
+    with stream.step("build") as root:
+        for number in range(200):
+            root.output(b"%d " % number + b"x" * (30 << 10) + b"\n")
+
+
+def test_requests_of_a_batch_that_arrived_are_not_repeated(runs: Runs, receiver: Receiver) -> None:
+    others = {f"OTEL_{name}_EXPORTER": "none" for name in ("TRACES", "METRICS")}
+    receiver.statuses = [200, 404]
+    runs.use({**receiver.environ(), **others})
+    runs.run(long_log)
+    assert 0 < len(receiver.logs) < 200
+    assert runs.replay() == 200 - len({one.text for one in receiver.logs}) or not runs.left()
+    assert len(receiver.logs) == 200, "each line once"
+
+
+def test_what_a_receiver_never_takes_holds_up_nothing(runs: Runs, receiver: Receiver) -> None:
+    receiver.status = 400
+    runs.use(receiver.environ())
+    runs.run(small_build)
+    assert runs.left() == [] and receiver.spans == []
+
+
+def test_a_target_that_another_process_finished_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    writer = SpoolWriter.create(tmp_path, TracedRun("r1", "build", "shop"), ["traces"])
+    spooled = writer.spooled
+    with spooled.hold("traces") as held:
+        assert held is not None
+        spooled.finish("traces")
+        with spooled.hold("traces") as other:
+            assert other is None
+    writer.close()
+
+
+@pytest.mark.parametrize(("preference", "temporality"), [("", 2), ("Delta", 1), ("lowmemory", 1)])
+def test_each_run_is_an_instance_whose_metrics_begin_with_it(
+    receiver: Receiver, preference: str, temporality: int
+) -> None:
+    name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+    run = TracedRun("r1", "build", "shop")
+    source = open_source("metrics", run, {**receiver.environ(), name: preference})
+    events = [Started(1, 5.0, "build"), Finished(1, 9.0)]
+    records = [record for event in events for record in source.take(event)]
+    assert sum(source.send(records)) == len(records) == 1
+    source.close()
+    (data,) = receiver.data
+    facts = {one.key: one.value.string_value for one in data.resource.attributes}
+    assert facts["service.instance.id"] == "r1"
+    (duration,) = [
+        one for one in data.scope_metrics[0].metrics if one.name == "shipline.run.duration"
+    ]
+    assert duration.histogram.aggregation_temporality == temporality
+    (point,) = duration.histogram.data_points
+    assert point.start_time_unix_nano == 5_000_000_000 < point.time_unix_nano
+
+
+def test_a_root_without_a_parent_has_no_remote_parent() -> None:
+    def flags(parent: SpanContext | None) -> int:
+        return Span.FromString(span("x", PARENT, parent, (1, 2), {}, remote=True)).flags
+
+    assert (flags(None), flags(PARENT)) == (0x101, 0x301)
+
+
+def test_the_port_of_grpc_is_that_of_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def refuse(where: SplitResult, *others: object) -> None:
+        asked.append(where.port)
+        raise OSError("\x1b[31mno")
+
+    monkeypatch.setattr("shipline.buildkit.connecting.open_socket", refuse)
+    for endpoint in ("http://c", "https://c", "https://[::1]", "c:4317"):
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        with pytest.raises(ExportFailed) as caught:
+            [*OtlpReceiver("traces", environ).send([b"x"])]
+        assert "\x1b" not in str(caught.value)
+    assert asked == [80, 443, 443, 4317]
 
 
 def test_a_run_that_another_process_delivers_meanwhile_is_no_failure(
