@@ -110,7 +110,7 @@ def command(
     """
     from shipline.bake import parse_permissions, place_at, prepare, select
 
-    settings.json_lines = progress == "rawjson"
+    settings.json_lines, settings.repeated = progress == "rawjson", True
     list_ = list_ or ("targets" if list_targets else "variables" if list_variables else None)
     if print_ and list_:
         raise UsageError("--print and --list exclude each other", code="flag-conflict")

@@ -60,7 +60,7 @@ def command(
     **given: Any,
 ) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
-    settings.json_lines = progress == "rawjson" and not quiet
+    settings.json_lines, settings.repeated = progress == "rawjson" and not quiet, True
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
     mode = "quiet" if quiet else progress

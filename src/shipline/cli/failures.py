@@ -27,10 +27,22 @@ _MAX_WIDTH = 100  # columns of a message
 
 @dataclass(slots=True)
 class ProgramSettings:
-    """Global settings; with `json_lines`, standard error is JSON, including failures."""
+    """Global settings; with `json_lines`, standard error is JSON, including failures. `arguments`
+    are the words of the command line, `repeated` whether a failure says how to repeat it.
+    """
 
     debug: bool = False
     json_lines: bool = False
+    arguments: tuple[str, ...] = ()
+    repeated: bool = False
+
+    def again(self) -> str:
+        """The command that repeats this one, without secrets; empty where it says nothing."""
+        if not self.repeated:
+            return ""
+        from shipline.cli.repeating import repeatable  # only needed for failures
+
+        return repeatable(self.arguments)
 
 
 class _StandardOutput(io.FileIO):
@@ -122,7 +134,8 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
         return 1
     for line in failure_annotations(failure):
         click.echo(line, err=True)
-    click.echo(explain(failure), err=True)
+    again = "" if isinstance(failure, UsageError) else settings.again()
+    click.echo(explain(failure, again), err=True)
     return failure.exit_code
 
 
@@ -155,11 +168,11 @@ def message_width() -> int | None:
     return min(shutil.get_terminal_size().columns, _MAX_WIDTH)
 
 
-def explain(error: ShiplineError) -> str:
-    """The error box."""
+def explain(error: ShiplineError, again: str = "") -> str:
+    """The error box, with the command that does it `again`."""
     from shipline.observe import can_encode, failure_box  # only needed for failures
 
-    return failure_box(error, unicode=can_encode(sys.stderr), width=message_width())
+    return failure_box(error, unicode=can_encode(sys.stderr), width=message_width(), again=again)
 
 
 def _usage_error(failure: click.ClickException) -> UsageError:

@@ -225,7 +225,7 @@ def run(arguments: list[str]) -> int:
     SIGTERM is handled like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = ProgramSettings()
+    settings = ProgramSettings(arguments=tuple(arguments))
     open_standard_streams()
     if "TRACEPARENT" in os.environ:
         from shipline.propagation import continue_from

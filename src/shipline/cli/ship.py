@@ -238,7 +238,7 @@ def _ship(
     from shipline.ship.runner import resumed, ship
     from shipline.ship.runs import Runs, StepLogs
 
-    settings.json_lines = options.progress == "rawjson"
+    settings.json_lines, settings.repeated = options.progress == "rawjson", True
     section = plan.inputs.pipeline.builder
     started: list[str] = []
     if resume is not None:
@@ -275,7 +275,9 @@ def _ship(
         _show(record, as_json=as_json)
     if failure is not None and settings.json_lines:
         raise failure
-    return record.exit_code if failure is None else _explain(failure, record, plan)
+    return (
+        record.exit_code if failure is None else _explain(failure, record, plan, settings.again())
+    )
 
 
 def _image(plan: Plan) -> str:
@@ -303,7 +305,7 @@ def _ended(run: RunRecord) -> Mapping[str, Attribute]:
     return {"outcome": run.state.value, "names": " ".join(names_of(run)), "digest": digest_of(run)}
 
 
-def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> int:
+def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan, again: str) -> int:
     """Print the box at the end of a failed run; returns the exit status."""
     from shipline.observe import boxed, can_encode
     from shipline.ship.render import failure_sections
@@ -314,7 +316,7 @@ def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> 
     for line in failure_annotations(failure):
         click.echo(line, err=True)
     width = message_width()
-    sections = failure_sections(failure, run, plan.inputs.pipeline)
+    sections = failure_sections(failure, run, plan.inputs.pipeline, again)
     title = f"shipping {plan.inputs.work_tree.short} failed"
     click.echo(boxed(title, sections, unicode=can_encode(sys.stderr), width=width), err=True)
     return failure.exit_code

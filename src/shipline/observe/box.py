@@ -49,8 +49,12 @@ def boxed(
     )
 
 
-def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None) -> str:
-    """The box of `error`: message, source excerpt, output, status, hint, code."""
+def failure_box(
+    error: ShiplineError, *, unicode: bool, width: int | None = None, again: str = ""
+) -> str:
+    """The box of `error`: message, source excerpt, output, status, hint, code; and the command that
+    does it `again`.
+    """
     title = f"{error.title} on {error.platform}" if error.platform else error.title
     log = error.log if isinstance(error, StepFailed) else ()
     sections = (
@@ -59,7 +63,7 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None
         ["last output:", *(f"  {clean(line)}" for line in log[-_LOG_LINES:])] if log else [],
         [f"exit code: {error.status}"] if isinstance(error, StepFailed) else [],
         also_failed(error.others),
-        advice(error),
+        advice(error, again),
     )
     return boxed(title, sections, unicode=unicode, width=width)
 
@@ -73,11 +77,14 @@ def also_failed(others: Iterable[ShiplineError]) -> list[str]:
     return ["also failed:", *rows] if rows else []
 
 
-def advice(error: ShiplineError) -> list[str]:
-    """The end of a box: the hint, the run and its trace, the code with what explains it."""
+def advice(error: ShiplineError, again: str = "") -> list[str]:
+    """The end of a box: the hint, the run and its trace, the command that does it `again`, the code
+    with what explains it.
+    """
     rows = [f"hint: {error.hint}"] if error.hint else []
     rows += [f"run: {error.run} (shipline history inspect {error.run})"] if error.run else []
     rows += [f"trace: {error.trace}"] if error.trace else []
+    rows += [f"again: {again}"] if again else []
     return [*rows, f"code: {error.code} (shipline explain {error.code})"]
 
 

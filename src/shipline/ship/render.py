@@ -85,9 +85,9 @@ def _step_lines(plan: Plan) -> Iterator[str]:
 
 
 def failure_sections(
-    error: ShiplineError, run: RunRecord | None, pipeline: Pipeline
+    error: ShiplineError, run: RunRecord | None, pipeline: Pipeline, again: str = ""
 ) -> Iterator[list[str]]:
-    """The sections of the box at the end of a failed run."""
+    """The sections of the box at the end of a failed run, with the command that does it `again`."""
     failures = [step for step in (run.steps if run else ()) if step.state is RunState.FAILED]
     failed = failures[0] if failures else None
     yield [f"{failed.name}: {error.message}" if failed else error.message]
@@ -108,7 +108,7 @@ def failure_sections(
         yield ["also failed:", *(f"- {other.reason}" for other in others)]
     if run is not None:
         yield _where(run, failed, pipeline)
-    yield advice(error)
+    yield advice(error, again)
 
 
 def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:

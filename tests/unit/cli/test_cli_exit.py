@@ -64,6 +64,15 @@ def test_a_list_of_no_runs_says_so_beside_its_output(tmp_path: Path) -> None:
     assert done.stderr == "no runs yet: `shipline ship` starts one\n"
 
 
+def test_the_box_of_a_build_says_how_to_repeat_it(tmp_path: Path) -> None:
+    words = ("--target", "fail", "--build-arg", "A_TOKEN=abc1", "--label", "a=b c", str(tmp_path))
+    done = run("build", *words)
+    shown = f"build --target fail --build-arg A_TOKEN --label 'a=b c' {tmp_path}"
+    assert f" again: shipline {shown}\n" in done.stderr
+    assert "abc1" not in done.stdout + done.stderr
+    assert "again:" not in run("build", "--pusj", str(tmp_path)).stderr
+
+
 def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
     done = run("build", "--target", "fail", str(tmp_path))
     assert done.returncode == 5
