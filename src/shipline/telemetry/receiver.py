@@ -7,6 +7,7 @@ hold credentials.
 from __future__ import annotations
 
 import gzip
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from shipline.telemetry.otlp_messages import requests, resource_attributes
 from shipline.telemetry.variables import Signal, positive, protocol, read_headers
 from shipline.values import Redacted, replace
 
+_log = logging.getLogger(__name__)
 _TIMEOUT_MS = 10_000
 _TRIES = 3
 _REFUSED = (400, 413)
@@ -108,35 +110,42 @@ class OtlpReceiver:
             client_key=Path(own.key or own.certificate) if own.certificate else None,
         )
         self._http = HttpClient(settings, NoKeychain(), tries=_TRIES)
+        self._refused = False  # the last request
 
     def send(self, records: Sequence[bytes]) -> Iterator[int]:
         """Export encoded records in several requests; yields the number of records after each one
         that is done, as it was taken or refused for good. Raises ShiplineError.
         """
-        for request, records_in_it in requests(records, self._resource):
-            if self._settings.protocol == "grpc":
-                self._call(request)
-            else:
-                self._post(request)
-            yield records_in_it
+        for request, size in requests(records, self._resource):
+            refusal = (
+                self._call(request) if self._settings.protocol == "grpc" else self._post(request)
+            )
+            if refusal and not self._refused:
+                _log.warning("%s were refused, and are dropped: %s", self._signal, refusal)
+            self._refused = bool(refusal)
+            yield size
 
     def close(self) -> None:
         self._http.close()
 
-    def _post(self, body: bytes) -> None:
+    def _post(self, body: bytes) -> str:
+        """Why the receiver will never take it, or "". Raises ShiplineError."""
         headers = {**self._settings.headers, "Content-Type": "application/x-protobuf"}
         if self._settings.compressed:
             body = gzip.compress(body, 1)
             headers["Content-Encoding"] = "gzip"
-        self._http.call(
+        response = self._http.call(
             ClientRequest("POST", self._url, headers, body),
             expect=(200, 202, 204, *_REFUSED),
             operation="sending telemetry",
             redirects=0,
-        ).close()
+        )
+        response.close()
+        status = response.status
+        return f"{self._url.origin.authority}: status {status}" if status in _REFUSED else ""
 
-    def _call(self, request: bytes) -> None:
-        """One call on a connection of its own: there is one every few seconds."""
+    def _call(self, request: bytes) -> str:
+        """The same on a connection of its own: there is a call every few seconds."""
         from shipline.buildkit.connecting import TlsFiles, open_socket
         from shipline.grpc.connection import RpcError, connected
 
@@ -157,6 +166,7 @@ class OtlpReceiver:
                 call.end()
                 for _ in call:
                     pass
+            return ""
         except BuilderError:
             raise ExportFailed(
                 f"{origin.authority}: the certificates cannot be used",
@@ -164,6 +174,7 @@ class OtlpReceiver:
                 " _CLIENT_CERTIFICATE",
             ) from None
         except (OSError, RpcError) as error:
+            message = f"{origin.authority}: {clean(str(error))}"
             if isinstance(error, RpcError) and error.code == _INVALID_ARGUMENT:
-                return
-            raise ExportFailed(f"{origin.authority}: {clean(str(error))}") from None
+                return message
+            raise ExportFailed(message) from None

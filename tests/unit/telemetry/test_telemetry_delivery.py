@@ -393,7 +393,7 @@ def test_each_run_is_an_instance_whose_metrics_begin_with_it(
     name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
     run = TracedRun("r1", "build", "shop")
     source = open_source("metrics", run, {**receiver.environ(), name: preference})
-    events = [Started(1, 5.0, "build"), Finished(1, 9.0)]
+    events: list[Event] = [Started(1, 5.0, "build"), Finished(1, 9.0)]
     records = [record for event in events for record in source.take(event)]
     assert sum(source.send(records)) == len(records) == 1
     source.close()
@@ -410,7 +410,7 @@ def test_each_run_is_an_instance_whose_metrics_begin_with_it(
 
 def test_a_root_without_a_parent_has_no_remote_parent() -> None:
     def flags(parent: SpanContext | None) -> int:
-        return Span.FromString(span("x", PARENT, parent, (1, 2), {}, remote=True)).flags
+        return int(Span.FromString(span("x", PARENT, parent, (1, 2), {}, remote=True)).flags)
 
     assert (flags(None), flags(PARENT)) == (0x101, 0x301)
 
