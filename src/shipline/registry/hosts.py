@@ -240,7 +240,7 @@ def parse_mirrors(entries: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
             _mirror(host, url)
         except RegistryError as error:
             raise UsageError(
-                f"not a mirror: {entry!r}: {error.message}",
+                f"not a mirror: {error.message}",
                 code="mirror-invalid",
                 hint=_MIRROR_HINT,
             ) from None
@@ -311,7 +311,7 @@ def _mirror(host: str, text: str) -> Endpoint:
     url = Url.parse(text.removesuffix(_DIGEST_ONLY))
     if "?" in url.target or "#" in text.removesuffix(_DIGEST_ONLY):
         raise RegistryError(
-            "a mirror has no query or fragment", code="mirror-invalid", host=url.origin.host
+            f"{url.origin} has a query or fragment", code="mirror-invalid", host=url.origin.host
         )
     path = re.sub(r"^v2(/|$)", "", url.path.strip("/")).strip("/")
     prefix = f"{path}/" if path else ""

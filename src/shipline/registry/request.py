@@ -56,7 +56,8 @@ class Url(Struct, frozen=True):
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
-            raise _bad(text, str(error)) from None
+            # the error may quote a part of a password
+            raise _bad(text, "it contains credentials" if "@" in text else str(error)) from None
         if parts.scheme not in _PORTS:
             raise _bad(text, "the scheme is not http or https")
         if "@" in parts.netloc:
@@ -93,7 +94,7 @@ class Url(Struct, frozen=True):
 
 
 def _bad(text: str, reason: str) -> RegistryError:
-    shown = text[:120].split("?")[0]
+    shown = re.sub(r"^([a-z+.-]*://)?.*@", r"\1...@", text, flags=re.I | re.S)[:120].split("?")[0]
     return RegistryError(f"not a usable URL: {shown!r}: {reason}", code="url-invalid", host="")
 
 

@@ -232,3 +232,19 @@ def test_peculiarities_belong_to_whole_domains() -> None:
         assert not quirks_of(host).resumes
     assert quirks_of("notamazonaws.com").resumes
     assert not quirks_of("ghcr.io").referrers
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "http://u:sEcRet@mirror.example",
+        "docker.io=https://u:sEcRet@mirror.example",
+        "http://u:sEc/sEcRet@mirror.example",
+        "http://u:sEcRet?x@mirror.example",
+        "u:sEcRet@mirror.example",
+    ],
+)
+def test_the_password_of_a_mirror_is_not_shown(entry: str) -> None:
+    with pytest.raises(UsageError, match="not a mirror: not a usable URL") as caught:
+        parse_mirrors([entry])
+    assert "sEc" not in caught.value.message
