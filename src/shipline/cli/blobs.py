@@ -9,11 +9,12 @@ import click
 
 from shipline.cli.results import write_whole
 from shipline.cli.signing import password_option, private_keys, public_keys
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.files import read_bounded
 
 SUFFIX = ".sigstore.json"
 _LIMIT = 1 << 30  # bytes of a file: it is read into memory
+_UNSIGNED = "name the file that has the signature with --bundle"
 _FILES = click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
 )
@@ -63,15 +64,22 @@ def verify(files: Sequence[Path], keys: Sequence[str], bundle: Path | None) -> N
     """
     from shipline.supply import BUNDLE_LIMIT, verify_blob
 
+    pairs = _with_bundles(files, bundle)
     trusted = public_keys(keys)
-    for file, path in _with_bundles(files, bundle):
-        signer = verify_blob(
-            str(file), _content(file, _LIMIT), _content(path, BUNDLE_LIMIT), trusted
-        )
+    for file, path in pairs:
+        content, signed = _content(file, _LIMIT), _content(path, BUNDLE_LIMIT, _UNSIGNED)
+        try:
+            signer = verify_blob(str(file), content, signed, trusted)
+        except ContentError as error:
+            error.name_part(str(path))
+            raise
         click.echo(f"{file}: signed by {signer.name}")
 
 
 def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path, Path]]:
+    for file in files:
+        if not file.name or file.name == "..":
+            raise UsageError(f"{file} is a directory", code="flag-value")
     if bundle is None:
         return [(file, file.with_name(file.name + SUFFIX)) for file in files]
     if len(files) > 1:
@@ -79,10 +87,10 @@ def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path
     return [(files[0], bundle)]
 
 
-def _content(path: Path, limit: int) -> bytes:
+def _content(path: Path, limit: int, hint: str = "") -> bytes:
     try:
         return read_bounded(path, limit)
     except OSError as error:
         raise ConfigError(
-            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+            f"cannot read {path}: {error.strerror}", code="file-unreadable", hint=hint
         ) from error

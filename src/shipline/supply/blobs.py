@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Sequence
 
 from shipline.errors import ContentError
-from shipline.oci import to_bytes
+from shipline.oci import from_bytes, to_bytes
 from shipline.supply.envelopes import BUNDLE, from_base64, parse_bundle
 from shipline.supply.keys import PrivateKey, PublicKey
 from shipline.supply.verification import SignatureRefused
 
 BUNDLE_LIMIT = 1 << 20  # bytes
+_HASHES = {"SHA2_256": "sha256", "SHA2_384": "sha384", "SHA2_512": "sha512"}
 
 
 def sign_blob(content: bytes, key: PrivateKey) -> bytes:
@@ -32,20 +33,20 @@ def sign_blob(content: bytes, key: PrivateKey) -> bytes:
 
 def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicKey]) -> PublicKey:
     """The one of `keys` that signed exactly `content`, which is named in messages. The digest in
-    the bundle only explains why none did. Raises ContentError for another document,
-    SignatureRefused.
+    the bundle only explains why none did. A bundle may also be one of cosign before 3.0. Raises
+    ContentError for another document, SignatureRefused.
     """
-    document, _ = parse_bundle(bundle)
-    signed = document.get("messageSignature")
-    if not isinstance(signed, dict):
-        raise ContentError("the bundle has no signature of a file", code="signature-invalid")
-    signature = from_base64(signed.get("signature"))
+    stated, signature = None, from_bytes(bundle).get("base64Signature")
+    if signature is None:
+        signed = parse_bundle(bundle)[0].get("messageSignature")
+        if not isinstance(signed, dict):
+            raise ContentError("the bundle has no signature of a file", code="signature-invalid")
+        stated, signature = signed.get("messageDigest"), signed.get("signature")
+    raw = from_base64(signature)
     for key in keys:
-        if key.verify(signature, content):
+        if key.verify(raw, content):
             return key
-    stated = signed.get("messageDigest")
-    digest = stated.get("digest") if isinstance(stated, dict) else None
-    if isinstance(digest, str) and from_base64(digest) != hashlib.sha256(content).digest():
+    if _differs(stated, content):
         raise SignatureRefused(
             f"{name} is not the file that was signed",
             hint="download it again; a file that differs was altered, or is of another release",
@@ -54,3 +55,13 @@ def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicK
         f"{name} was not signed with {' or '.join(key.name for key in keys)}",
         hint="verify with the public key of its signer",
     )
+
+
+def _differs(stated: object, content: bytes) -> bool:
+    """Whether `stated`, a HashOutput of a bundle, is a digest, and one of another file."""
+    if not isinstance(stated, dict):
+        return False
+    algorithm, digest = stated.get("algorithm"), stated.get("digest")
+    if algorithm not in _HASHES or not isinstance(digest, str) or not digest:
+        return False
+    return from_base64(digest) != hashlib.new(_HASHES[algorithm], content).digest()

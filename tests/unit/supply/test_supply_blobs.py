@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -64,6 +66,36 @@ def test_an_attestation_is_no_signature_of_its_payload() -> None:
         verify_blob("a", CONTENT, Bundle(envelope).to_bytes(), [KEY.public])
 
 
+def test_a_bundle_of_cosign_2_has_the_signature_alone() -> None:
+    old = {"base64Signature": base64.b64encode(KEY.sign(CONTENT)).decode()}
+    bundle = json.dumps(old).encode()
+    assert verify_blob("a", CONTENT, bundle, [KEY.public]) == KEY.public
+    for content, key in ((b"b", KEY), (CONTENT, OTHER)):
+        with pytest.raises(SignatureRefused):
+            verify_blob("a", content, bundle, [key.public])
+    with pytest.raises(ContentError):
+        verify_blob("a", CONTENT, b'{"base64Signature": 1}', [KEY.public])
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [("SHA2_384", "sha384"), ("SHA2_512", "sha512")])
+def test_with_another_key_the_file_is_not_said_to_differ(algorithm: str, name: str) -> None:
+    bundle = json.loads(sign_blob(CONTENT, KEY))
+    digest = base64.b64encode(hashlib.new(name, CONTENT).digest()).decode()
+    bundle["messageSignature"]["messageDigest"] = {"algorithm": algorithm, "digest": digest}
+    raw = json.dumps(bundle).encode()
+    with pytest.raises(SignatureRefused, match=r"not signed with other.pub"):
+        verify_blob("a", CONTENT, raw, [OTHER.public])
+    with pytest.raises(SignatureRefused, match="not the file that was signed"):
+        verify_blob("a", b"b", raw, [KEY.public])
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", ""])
+@pytest.mark.parametrize("command", ["sign-blob", "verify-blob"])
+def test_a_directory_is_no_file_to_sign(tmp_path: Path, command: str, name: str) -> None:
+    done = run_shipline(command, "--key", "k", name, cwd=tmp_path)
+    assert done.returncode == 2 and "is a directory" in done.stderr
+
+
 def test_files_are_signed_beside_them_and_the_first_bad_one_is_named(tmp_path: Path) -> None:
     def shipline(*words: str) -> tuple[int, str]:
         done = run_shipline(*words, cwd=tmp_path, environ={"COSIGN_PASSWORD": "x"})
@@ -83,3 +115,7 @@ def test_files_are_signed_beside_them_and_the_first_bad_one_is_named(tmp_path: P
     assert status == 2 and "--bundle" in shown
     status, shown = shipline("verify-blob", "--key", "k.pub", "--bundle", "none", "one")
     assert status == 3 and "cannot read none: No such file" in shown
+    assert "--bundle" in shown
+    (tmp_path / "cut").write_text((tmp_path / "one.sigstore.json").read_text()[:50])
+    status, shown = shipline("verify-blob", "--key", "k.pub", "--bundle", "cut", "one")
+    assert status == 8 and "cut: not JSON" in shown
