@@ -97,12 +97,12 @@ END
 cat > "$root/DEBIAN/postinst" << 'END'
 #!/bin/sh
 set -e
-[ "$1" != configure ] || python3 -m compileall -q /usr/lib/shipline
+[ "$1" != configure ] || /usr/bin/python3 -I -m compileall -q /usr/lib/shipline
 END
 cat > "$root/DEBIAN/prerm" << 'END'
 #!/bin/sh
 set -e
-find /usr/lib/shipline -name __pycache__ -prune -exec rm -r {} +
+[ ! -d /usr/lib/shipline ] || find /usr/lib/shipline -name __pycache__ -prune -exec rm -r {} +
 END
 chmod 0755 "$root/DEBIAN/postinst" "$root/DEBIAN/prerm"
 (cd "$root" && find usr -type f | LC_ALL=C sort | xargs -d '\n' md5sum) > "$root/DEBIAN/md5sums"

@@ -49,7 +49,7 @@ for kind in whl tar.gz pyz deb; do
         [ ! -e "$package" ] || "$python" scripts/sbom.py "$work/modules" "$package"
     done
 done
-(cd "$dist" && sha256sum -- * > "$work/SHA256SUMS")
+(cd "$dist" && LC_ALL=C && sha256sum -- * > "$work/SHA256SUMS")
 mv "$work/SHA256SUMS" "$dist"
 if [ -n "${SIGNING_KEY:-}" ]; then
     for file in "$dist"/*; do
