@@ -190,6 +190,14 @@ def test_what_was_changed_by_hand_is_said_and_not_promoted(chain: Delivered) -> 
     assert refused.status == 9 and "staging was changed by hand" in refused.err
     chain.run("promote", "--env", "staging").ok()
     assert chain.deployed("staging") == "v0.1.0"
+    chain.gitops.push({"staging/kustomization.yaml": text + "# a note\n"})
+    shown = chain.run("env", "history", "staging").ok().out.splitlines()
+    assert ["promote" in line for line in shown] == [True, False, True]
+    assert "changed by hand: app set to evil sha256:" in shown[1] and "  n  " in shown[1]
+    values = json.loads(chain.run("env", "history", "staging", "-n", "2", "--json").ok().out)
+    assert [one["action"] for one in values] == ["promote", "edit"]
+    assert values[1]["present"][0] == "evil" and values[1]["by"] == "n <n@example.org>"
+    assert len(chain.run("env", "history", "dev").ok().out.splitlines()) == 1
     chain.run("promote", "--env", "production").ok()
 
 

@@ -70,12 +70,12 @@ def group() -> None:
 @project_options
 @registry_options
 def history_command(query: CommitQuery, name: str, count: int, as_json: bool) -> None:
-    """List what happened in an environment, the newest first."""
-    from shipline.deliver.promotion import read_states
+    """List what happened in an environment, newest first, with changes of images by hand."""
+    from shipline.deliver.promotion import read_history
     from shipline.deliver.promotion.board import deployment_json, history_rows
 
     with open_delivery(query) as delivery:
-        commits = read_states(delivery, [name])[name].commits[:count]
+        commits = read_history(delivery, name, count)
     if as_json:
         click.echo(json.dumps([deployment_json(one) for one in commits], indent=2))
     elif commits:

@@ -126,6 +126,18 @@ class RemoteBranch(Struct, frozen=True):
         """
         return log(self.git, *commits, lines=lines, ordered=True)
 
+    def changes(self, commit: str, paths: Sequence[str], *, since: str) -> tuple[Commit, ...]:
+        """The commits up to `commit`, and not up to `since`, that change files at or below `paths`;
+        the empty one is the root of the repository.
+        """
+        names = [re.sub(r"([\\*?\[])", r"\\\1", path) for path in paths if "" not in paths]
+        globs = [glob for name in names for glob in (name, f"{name}/**")]
+        return log(self.git, commit, since=[since], paths=globs)
+
+    def ordered(self, commits: Sequence[str]) -> list[str]:
+        """All commits up to these, in the order of `log`; empty names are left out."""
+        return self.git.lines("rev-list", "--date-order", *filter(None, commits), "--")
+
     def last_change(self, commit: str, path: str) -> str:
         """The last commit up to `commit` that changed a file, with its committer and day."""
         shown = ("log", "--max-count=1", "--format=%h by %cn <%ce>, %cs", commit, "--", path)

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commits import Work, with_remote
-from shipline.deliver.gitops import RECORDS, Action, Deployment, history, record
+from shipline.deliver.gitops import (
+    RECORDS,
+    Action,
+    Deployment,
+    HandEdit,
+    Update,
+    history,
+    record,
+    with_hand_edits,
+)
 from shipline.git import BranchRewritten, Commit, RemoteBranch, remote_branch
 from shipline.oci import Reference
 
@@ -153,3 +162,30 @@ def test_records_that_went_are_an_error_once(pair: tuple[Work, RemoteBranch]) ->
     with pytest.raises(BranchRewritten, match="shipline/records: its history was rewritten"):
         branch.fetch(RECORDS)
     assert history(branch, branch.fetch(RECORDS), "app") == []
+
+
+@pytest.mark.parametrize("directory", ["staging", "s[1]"])
+def test_commits_that_changed_an_image_by_hand_are_between_the_others(
+    pair: tuple[Work, RemoteBranch], directory: str
+) -> None:
+    work, branch = pair
+    file = work.path / directory / "kustomization.yaml"
+    file.parent.mkdir()
+
+    def put(image: Reference, message: str, note: str = "") -> None:
+        entry = f"{{name: {image.name}, newTag: '{image.tag}', digest: '{image.digest}'}}"
+        file.write_text(f"images: [{entry}]\n{note}")
+        work.git("add", "-A")
+        work.git("commit", "-qm", message)
+
+    for image, message in [(OLD, "before"), (IMAGE, said(Action.DEPLOY).message), (OLD, "edit")]:
+        put(image, message)
+    put(IMAGE, said(Action.DEPLOY).message)
+    put(IMAGE, "a note", "# changes no image\n")
+    work.git("push", "-q", "origin", "HEAD:main")
+    commits = history(branch, branch.fetch(RECORDS), "app")
+    places = (Update(kustomization=directory),)
+    first, edit, last = with_hand_edits(branch, places, {"": IMAGE}, commits)
+    assert [first, last] == commits
+    assert isinstance(edit, HandEdit) and edit.reason == "edit"
+    assert str(OLD.digest) in edit.subject

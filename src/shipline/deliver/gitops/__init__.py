@@ -5,6 +5,7 @@ from shipline.deliver.gitops.deployment import (
     Action,
     Deployed,
     Deployment,
+    HandEdit,
     OnRace,
     PlannedChange,
     Superseded,
@@ -20,6 +21,7 @@ from shipline.deliver.gitops.deployment import (
     require_same_images,
     shown_time,
     stopped,
+    with_hand_edits,
 )
 from shipline.deliver.gitops.section import GitOpsSection
 from shipline.deliver.gitops.updates import OnePlace, Tree, Update

@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from typing import Self
 
 from shipline.deliver.gitops.updates import Tree, Update
@@ -432,6 +433,77 @@ def changed_by_hand(
         return error.message
     paths = sorted(path for path in changed if files[path] != before.get(path))
     return f"{paths[0]} differs since {branch.last_change(tip, paths[0])}" if paths else ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandEdit:
+    """A commit that changed the images of an environment, and that shipline did not make. `present`
+    is what its files have in their place: names, tags, digests; none where they have no such place.
+    """
+
+    environment: str
+    app: str
+    commit: Commit
+    present: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.commit.sha
+
+    @property
+    def time(self) -> int:
+        return self.commit.time
+
+    @property
+    def by(self) -> str:
+        return self.commit.committer
+
+    @property
+    def reason(self) -> str:
+        return self.commit.subject
+
+    @property
+    def subject(self) -> str:
+        """The change in one line."""
+        set_to = f"set to {' '.join(self.present)}" if self.present else "taken out"
+        return f"changed by hand: {self.app} {set_to} in {self.environment}"
+
+
+def with_hand_edits(
+    branch: RemoteBranch,
+    updates: Sequence[Update],
+    images: Mapping[str, Reference],
+    commits: Sequence[Deployment],
+) -> list[Deployment | HandEdit]:
+    """What was recorded of an environment, `commits`, newest first, and between them what was
+    changed by hand since the oldest of them, on the branch as it was fetched. `images` are those to
+    look for, by target.
+    """
+    if not commits:
+        return []
+
+    @cache
+    def present(commit: str) -> tuple[str, ...]:
+        tree = {path: partial(branch.read, file) for path, file in branch.files(commit).items()}
+        texts: list[str] = []
+        for update in updates:
+            with suppress(ShiplineError):
+                texts += update.present(tree, images[update.target])
+        return tuple(text.strip().strip("\"'") for text in texts)
+
+    tip, oldest = branch.local_tip(branch.name), commits[-1]
+    known = {one.id: one for one in commits}
+    places = [update.place for update in updates]
+    touching = branch.changes(tip, places, since=oldest.id)
+    edits = {
+        one.sha: HandEdit(oldest.environment, oldest.app, one, present(one.sha))
+        for one in touching
+        if one.sha not in known and all(present(one.sha) != present(old) for old in one.parents)
+    }
+    if not edits:
+        return [*commits]
+    found: dict[str, Deployment | HandEdit] = {**known, **edits}
+    return [found[one] for one in branch.ordered([tip, branch.local_tip(RECORDS)]) if one in found]
 
 
 def deploy(

@@ -16,6 +16,7 @@ from shipline.deliver.promotion.promoting import (
     hold,
     previous_deployments,
     promote,
+    read_history,
     read_states,
     release,
     rollback,

@@ -10,7 +10,7 @@ from typing import Any
 from shipline.deliver.canary.state import position
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.environments import in_order
-from shipline.deliver.gitops import Deployment
+from shipline.deliver.gitops import Deployment, HandEdit
 from shipline.deliver.promotion.policy import Blocker, possible_at, shown_span
 from shipline.deliver.promotion.promoting import States, blocked
 from shipline.deliver.promotion.state import EnvironmentState
@@ -93,8 +93,19 @@ def board_rows(delivery: Delivery, states: States) -> list[BoardRow]:
     return [row(delivery, states, name) for name in in_order(delivery.environments)]
 
 
-def deployment_json(one: Deployment) -> dict[str, Any]:
+def deployment_json(one: Deployment | HandEdit) -> dict[str, Any]:
     """A commit about an environment as JSON, without what it does not say."""
+    if isinstance(one, HandEdit):
+        return {
+            "commit": one.id,
+            "action": "edit",
+            "environment": one.environment,
+            "app": one.app,
+            "present": [*one.present],
+            "time": _iso(one.time),
+            "by": one.by,
+            "reason": one.reason,
+        }
     value: dict[str, Any] = {
         "commit": one.id,
         "action": one.action.value,
@@ -165,7 +176,7 @@ def blame(state: EnvironmentState) -> list[tuple[str, Deployment]]:
     return found
 
 
-def history_rows(commits: Sequence[Deployment]) -> list[tuple[str, ...]]:
+def history_rows(commits: Sequence[Deployment | HandEdit]) -> list[tuple[str, ...]]:
     """Commits about an environment, for a table."""
     return [
         (
@@ -179,8 +190,9 @@ def history_rows(commits: Sequence[Deployment]) -> list[tuple[str, ...]]:
     ]
 
 
-def _bypassed(one: Deployment) -> str:
-    return f"bypassed {', '.join(one.bypassed)}" if one.bypassed else ""
+def _bypassed(one: Deployment | HandEdit) -> str:
+    rules = () if isinstance(one, HandEdit) else one.bypassed
+    return f"bypassed {', '.join(rules)}" if rules else ""
 
 
 def _deployed(one: Deployment) -> str:
@@ -209,7 +221,7 @@ def _because(one: Deployment) -> str:
     return f", {committed_at(one)}" + (f": {one.reason}" if one.reason else "")
 
 
-def committed_at(one: Deployment) -> str:
+def committed_at(one: Deployment | HandEdit) -> str:
     """When its commit was made, to the minute, for people."""
     return _time(datetime.fromtimestamp(one.time, UTC))
 

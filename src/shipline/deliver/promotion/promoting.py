@@ -17,6 +17,7 @@ from shipline.deliver.gitops import (
     Deployed,
     Deployment,
     GitOpsSection,
+    HandEdit,
     OnRace,
     PlannedChange,
     changed_by_hand,
@@ -24,6 +25,7 @@ from shipline.deliver.gitops import (
     image_edits,
     record,
     require_same_images,
+    with_hand_edits,
 )
 from shipline.deliver.promotion.evidence import judged_gates
 from shipline.deliver.promotion.policy import (
@@ -66,6 +68,19 @@ def read_states(delivery: Delivery, names: Iterable[str] = ()) -> dict[str, Envi
             commits = history(branch, branch.fetch(RECORDS), delivery.app)
             found |= states_on(delivery, gitops, branch, commits)
     return {name: found[name] for name in wanted}
+
+
+def read_history(delivery: Delivery, name: str, count: int) -> list[Deployment | HandEdit]:
+    """The last `count` commits about an environment, newest first, with those by hand."""
+    gitops = delivery.environment(name).gitops
+    with delivery.branch(gitops) as branch:
+        commits = history(branch, branch.fetch(RECORDS), delivery.app)
+        state = states_on(delivery, gitops, branch, commits)[name]
+        recent = state.commits[:count]
+        if state.current is None:
+            return [*recent]
+        images = delivery.by_target(state.current.images)
+        return with_hand_edits(branch, gitops.updates, images, recent)[:count]
 
 
 def states_on(
