@@ -55,7 +55,7 @@ def test_scripts_of_gitlab_pass_shellcheck(tmp_path: Path) -> None:
         for name, job in read(gitlab_pipeline(workflow)).items():
             if "script" in job:
                 files.append(tmp_path / f"{number}-{name}.sh")
-                lines = [*job["before_script"], *job["script"]]
+                lines = [*job["before_script"], *job["script"], *job.get("after_script", ())]
                 files[-1].write_text("\n".join(["#!/bin/bash", *lines, ""]))
     assert complaints(SHELL, *files) == ""
 

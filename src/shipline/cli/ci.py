@@ -363,6 +363,46 @@ def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
         _replace(place, expected, force=force)
 
 
+@group.command("code-quality")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("gl-code-quality-report.json"),
+    show_default=True,
+    metavar="PATH",
+    help="Write to this path.",
+)
+@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
+def code_quality(output: Path, reports: tuple[str, ...]) -> None:
+    """Write the findings of linters as a code quality report of GitLab.
+
+    REPORT is a PATH or FORMAT:PATH in SARIF or ESLint's JSON, as of the `analysis` gate; globs are
+    allowed. Findings that are suppressed in the source are left out. Nothing is written if a report
+    is missing or not complete: GitLab would show its findings as fixed.
+    """
+    from shipline.gates import as_code_quality, read_reports
+    from shipline.gates.reports import Findings, ReportError
+
+    found = []
+    for file in {file.path: file for file in read_reports(reports, Path.cwd())}.values():
+        if file.report is None:
+            raise ReportError(file.problem, hint=file.hint)
+        if not isinstance(file.report.content, Findings):
+            raise ReportError(f"{file.path}: {file.report.format} is no report of findings")
+        for gap in file.report.gaps:
+            raise ReportError(f"{file.path} is not complete: {gap}")
+        found += [
+            one
+            for one in file.report.content.findings
+            if not one.suppressed and one.state != "absent"
+        ]
+    entries = as_code_quality(found)
+    write_whole(output, json.dumps(entries, indent=2) + "\n")
+    if outside := len(found) - len(entries):
+        click.echo(f"warning: left out {outside} not in a file of the repository", err=True)
+
+
 @group.command("action-build", hidden=True)
 @click.pass_obj
 def action_build(settings: ProgramSettings) -> None:

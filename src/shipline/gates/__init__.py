@@ -10,7 +10,7 @@ from shipline.gates.context import (
 )
 from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.gates.judging import judge
-from shipline.gates.rendering import OUTPUT_FORMATS, render
+from shipline.gates.rendering import OUTPUT_FORMATS, as_code_quality, render
 from shipline.gates.report_files import ReportFile, read_reports
 from shipline.gates.reports import Severity, parse_report
 from shipline.gates.run import GateEnvironment, merge_verdict, run_gates

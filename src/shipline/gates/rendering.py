@@ -1,11 +1,15 @@
-"""Verdicts as text, JSON, Markdown, SARIF and GitHub annotations."""
+"""Verdicts as text, JSON, Markdown, SARIF and GitHub annotations; findings for GitLab."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from shipline.gates.reports import Finding, FindingLevel, Severity
 from shipline.gates.statements import summary
 from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.observe import clean
@@ -27,6 +31,45 @@ def render(verdicts: Verdicts, format: str) -> str:
         "github": as_github,
     }
     return renderers[format](verdicts)
+
+
+_BY_SEVERITY = {
+    Severity.NEGLIGIBLE: "info",
+    Severity.LOW: "minor",
+    Severity.MEDIUM: "major",
+    Severity.HIGH: "critical",
+    Severity.CRITICAL: "blocker",
+}
+_BY_LEVEL = {FindingLevel.ERROR: "major", FindingLevel.WARNING: "minor"}
+
+
+def as_code_quality(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """The findings that are in files of the repository, as GitLab shows them on merge requests. No
+    two fingerprints are equal, and none changes when lines move, except that equal findings in one
+    file are told apart by their order.
+
+    Source: GitLab, "Code Quality", section "Code Quality report format".
+    """
+    seen: Counter[str] = Counter()
+    entries = []
+    for finding in sorted(findings, key=lambda one: (one.path, one.line, one.rule)):
+        path = posixpath.normpath(finding.path) if finding.path else ""
+        if path in ("", ".", "..") or path.startswith(("/", "../")) or "://" in finding.path:
+            continue
+        key = f"{finding.tool} {finding.rule} {path} {finding.fingerprint}"
+        mark = f"{key} {seen[key]}".encode(errors="replace")
+        seen[key] += 1
+        entries.append(
+            {
+                "description": finding.message or finding.rule or finding.tool,
+                "check_name": finding.rule or finding.tool,
+                "fingerprint": hashlib.sha256(mark).hexdigest(),
+                "severity": _BY_SEVERITY.get(finding.severity)
+                or _BY_LEVEL.get(finding.level, "info"),
+                "location": {"path": path, "lines": {"begin": max(1, finding.line)}},
+            }
+        )
+    return entries
 
 
 def as_text(verdicts: Verdicts) -> str:

@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from commands import run_shipline
 from commits import with_remote
 from shipline import __version__
 from shipline.cli.ci import own_requirement
+from shipline.deliver.ci import gitlab_pipeline
+from workflows import FULL, OTHERS
 
 FILE = "image: registry.example/team/app\nsteps: {test: make test}\n"
 WORKFLOW = ".github/workflows/shipline.yml"
@@ -254,3 +258,81 @@ def test_jobs_of_several_targets_log_in_to_all_registries_that_they_push_to(proj
         assert text.count("one.example") == text.count("two.example") > text.count("copy.example")
     refused = run(project, "ci", "github", "--style", "buildx", "--stdout")
     assert refused.returncode == 2 and "--style" in refused.stderr
+
+
+def _sarif(*results: tuple[str, str, int, str]) -> str:
+    """A report with results of rule, path, line and level."""
+    found = [
+        {
+            "ruleId": rule,
+            "level": level,
+            "message": {"text": f"{rule} is broken"},
+            "locations": [
+                {
+                    "physicalLocation": {
+                        "artifactLocation": {"uri": path},
+                        "region": {"startLine": line},
+                    }
+                }
+            ],
+        }
+        for rule, path, line, level in results
+    ]
+    run = {"tool": {"driver": {"name": "lint"}}, "results": found}
+    return json.dumps({"version": "2.1.0", "runs": [run]})
+
+
+def _code_quality(directory: Path) -> list[dict[str, Any]]:
+    done = run(directory, "ci", "code-quality", "reports/*.sarif", "reports/a.sarif")
+    assert done.returncode == 0, done.stderr
+    entries: list[dict[str, Any]] = json.loads(
+        (directory / "gl-code-quality-report.json").read_text()
+    )
+    return entries
+
+
+def test_gitlab_gets_each_finding_once_with_a_fingerprint_that_survives_moved_lines(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "reports").mkdir()
+    report = tmp_path / "reports/a.sarif"
+    here = (tmp_path / "src/a.py").as_posix()
+    report.write_text(
+        _sarif(("E1", here, 3, "error"), ("E1", "./src/a.py", 9, "error"), ("W", "b.py", 0, "note"))
+    )
+    before = _code_quality(tmp_path)
+    assert [
+        (one["check_name"], one["location"], one["severity"], one["description"]) for one in before
+    ] == [
+        ("W", {"path": "b.py", "lines": {"begin": 1}}, "info", "W is broken"),
+        ("E1", {"path": "src/a.py", "lines": {"begin": 3}}, "major", "E1 is broken"),
+        ("E1", {"path": "src/a.py", "lines": {"begin": 9}}, "major", "E1 is broken"),
+    ]
+    report.write_text(
+        _sarif(("W", "b.py", 7, "note"), ("E1", here, 13, "error"), ("E1", here, 19, "error"))
+    )
+    after = _code_quality(tmp_path)
+    assert len({one["fingerprint"] for one in before}) == 3
+    assert [one["fingerprint"] for one in after] == [one["fingerprint"] for one in before]
+
+
+def test_gitlab_gets_no_list_of_findings_that_is_not_complete(tmp_path: Path) -> None:
+    (tmp_path / "a.sarif").write_text(
+        _sarif(("E1", "../other.py", 1, "error"), ("E2", "a.py", 1, "error"))
+    )
+    missing = run(tmp_path, "ci", "code-quality", "a.sarif", "b.sarif")
+    assert missing.returncode == 8 and "b.sarif does not exist" in missing.stderr
+    assert not (tmp_path / "gl-code-quality-report.json").exists()
+    outside = run(tmp_path, "ci", "code-quality", "a.sarif")
+    assert outside.returncode == 0 and "left out 1 not in a file" in outside.stderr
+    (tmp_path / "b.sarif").write_text("{}")
+    assert run(tmp_path, "ci", "code-quality", "b.sarif").returncode == 8
+
+
+def test_the_test_job_of_gitlab_shows_the_findings_of_its_reports() -> None:
+    job = YAML(typ="safe").load(gitlab_pipeline(FULL))["test"]
+    assert job["artifacts"]["reports"]["codequality"] == "gl-code-quality-report.json"
+    assert job["after_script"][0].endswith(
+        "ci code-quality --output gl-code-quality-report.json -- reports/*.sarif reports/lint.sarif"
+    )
+    assert "after_script" not in YAML(typ="safe").load(gitlab_pipeline(OTHERS[0]))["test"]

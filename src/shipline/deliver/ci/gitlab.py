@@ -14,6 +14,8 @@ from shipline.errors import ConfigError
 Node = dict[Any, Any]
 _IMAGE = "python:3.13-slim-trixie"
 _PLACE = ".shipline-state"
+_VENV = "$CI_PROJECT_DIR/.shipline-venv"
+_CODE_QUALITY = "gl-code-quality-report.json"
 _MERGE_REQUEST = '$CI_PIPELINE_SOURCE == "merge_request_event"'
 _TAGS = {"amd64": "saas-linux-small-amd64", "arm64": "saas-linux-small-arm64"}
 _COBERTURA = ("coverage.xml", "cobertura.xml", "cobertura-coverage.xml")
@@ -85,12 +87,11 @@ def _escaped(character: str) -> str:
 
 def _install(*packages_to_install: str) -> list[str]:
     names = " ".join(sorted({"git", "python3-venv", *packages_to_install}))
-    venv = "$CI_PROJECT_DIR/.shipline-venv"
     return [
         "apt-get update -qq",
         f"apt-get install -y -qq --no-install-recommends {names} > /dev/null",
-        scripts.install(venv),
-        f'export PATH="{venv}/programs:$PATH"',
+        scripts.install(_VENV),
+        f'export PATH="{_VENV}/programs:$PATH"',
         "printf '/%s\\n' .shipline-venv .shipline-state >> .git/info/exclude",
     ]
 
@@ -105,8 +106,11 @@ def _test(workflow: Workflow) -> Node:
             "when": "always",
             "expire_in": "1 week",
             "paths": list(workflow.reports),
-            **_shown(workflow.reports),
+            **_shown(workflow),
         }
+    if workflow.findings:
+        program = f"{_VENV}/programs/shipline"
+        job["after_script"] = [scripts.code_quality(program, workflow.findings, _CODE_QUALITY)]
     return job
 
 
@@ -115,13 +119,16 @@ def _toolchain_image(toolchain: Toolchain) -> str:
     return f"{name}:{toolchain.version}-bookworm"
 
 
-def _shown(reports: tuple[str, ...]) -> Node:
+def _shown(workflow: Workflow) -> Node:
     """Reports in the formats that merge requests show."""
+    reports = workflow.reports
     shown: Node = {}
     if junit := [path for path in reports if "junit" in path.lower() and path.endswith(".xml")]:
         shown["junit"] = junit
     if cobertura := [path for path in reports if path.rpartition("/")[2] in _COBERTURA]:
         shown["coverage_report"] = {"coverage_format": "cobertura", "path": cobertura[0]}
+    if workflow.findings:
+        shown["codequality"] = _CODE_QUALITY
     return {"reports": shown} if shown else {}
 
 

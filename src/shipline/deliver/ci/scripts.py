@@ -23,6 +23,12 @@ def test(workflow: Workflow) -> str:
     return f"shipline ship --only {','.join(workflow.tests)}"
 
 
+def code_quality(program: str, reports: tuple[str, ...], output: str) -> str:
+    """Write the findings in SARIF reports to `output`, in the form that GitLab reads."""
+    names = " ".join(pattern(path) for path in reports)
+    return f'"{program}" ci code-quality --output {output} -- {names}'
+
+
 def attempt(workflow: Workflow) -> str:
     """Build `$PLATFORM` without credentials, and push nothing."""
     if workflow.targets:
