@@ -379,6 +379,10 @@ class GatesSection:
         for name, command in self.commands.items():
             yield command.name or name, "command", command
 
+    def environments(self) -> dict[str, tuple[Glob, ...]]:
+        """The environments in which each gate blocks, by its name; empty for all."""
+        return {name: rules.blocks_in or self.blocks_in for name, _, rules in self.gates()}
+
     def with_defaults(self, kinds: Iterable[str]) -> GatesSection:
         """With a default gate for each of `kinds`, keys of REPORT_GATES, that is not configured."""
         missing: dict[str, Any] = {

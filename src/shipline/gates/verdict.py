@@ -85,7 +85,8 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict of one gate. With `advisory`, an undecided outcome only warns.
+    """The verdict of one gate. With `advisory`, an undecided outcome only warns; one that would
+    block does so only in the environments `later`, if some are named.
 
     `scans` are the complete vulnerability reports of the image that it is based on.
     """
@@ -98,6 +99,7 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     advisory: bool = False
     scans: tuple[Report, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -107,6 +109,8 @@ class Verdict:
     @property
     def blocks(self) -> bool:
         """Whether the release must stop."""
+        if self.later:
+            return False
         if self.outcome is Outcome.FAIL:
             return True
         return self.outcome.undecided and not self.advisory
@@ -120,7 +124,8 @@ class Verdict:
     @property
     def reason(self) -> str:
         """Why it has this outcome, in one line."""
-        return self.deciding_check.reason
+        where = f"; blocks in {', '.join(self.later)}" if self.later else ""
+        return f"{self.deciding_check.reason}{where}"
 
     @property
     def line(self) -> str:

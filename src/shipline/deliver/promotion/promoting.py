@@ -443,13 +443,8 @@ def _order(
 
 def policy_of(delivery: Delivery, name: str, *, automatic: bool = False) -> PromotionPolicy:
     """The rules of an environment."""
-    section, gates = delivery.environment(name), delivery.gates
-    where = (
-        {gate: rules.blocks_in or gates.blocks_in for gate, _, rules in gates.gates()}
-        if gates
-        else {}
-    )
-    return PromotionPolicy(name, section, where, automatic)
+    where = delivery.gates.environments() if delivery.gates else {}
+    return PromotionPolicy(name, delivery.environment(name), where, automatic)
 
 
 def _read_for(delivery: Delivery, image: str, *names: str) -> dict[str, EnvironmentState]:

@@ -3,6 +3,9 @@
 They compare with the measurements of the previous image: the one with a tag that will move, or that
 of the last version. Its measurements are in the verdicts attached to it; only those signed with our
 own keys count, so that nothing is compared without a key.
+
+A gate that blocks only in environments to which images are promoted from others does not stop the
+run: its verdict is attested as it is, and the promotion is refused there.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
         kind="gates",
         title="judge the reports",
         command="shipline gate",
-        compared=as_json(gates),
+        compared=[as_json(gates), later_environments(inputs.project)],
         run=_run,
         needs=(*inputs.pipeline.commands, "build"),
         skip="" if gates else "shipline.yaml has no gates",
@@ -126,7 +129,11 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
         )
         for name in targets
     }
-    verdicts = joined(judged)
+    later = later_environments(project)
+    verdicts = joined({name: _deferred(found, later) for name, found in judged.items()})
+    for verdict in verdicts:
+        if verdict.later:
+            span.warn(verdict.line)
     span.output(render(verdicts, "text").encode())
     span.note(**_facts(judged))
     verdicts.require()
@@ -138,11 +145,43 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
         result=GateVerdicts((*(verdict.line for verdict in verdicts), *not_judged), statements),
         reason=", ".join(
             [
-                *(f"{verdict.gate} {verdict.outcome}" for verdict in verdicts),
+                *(_in_short(verdict) for verdict in verdicts),
                 *(f"{name} not judged" for name in left_out),
             ]
         ),
     )
+
+
+def later_environments(project: ProjectConfig) -> dict[str, list[str]]:
+    """The environments in which alone a gate blocks, by its name: only of gates that block in none
+    of the environments that images reach first.
+    """
+    found: dict[str, list[str]] = {}
+    for gate, patterns in project.gates.environments().items() if project.gates else ():
+        names = [
+            name
+            for name in project.environments
+            if any(pattern.matches(name) for pattern in patterns)
+        ]
+        if names and all(project.environments[name].after for name in names):
+            found[gate] = names
+    return found
+
+
+def _deferred(verdicts: Verdicts, later: Mapping[str, Sequence[str]]) -> Verdicts:
+    """The verdicts as they count for this run."""
+    return replace(
+        verdicts,
+        verdicts=tuple(
+            replace(one, later=tuple(later.get(one.gate, ()))) if one.blocks else one
+            for one in verdicts
+        ),
+    )
+
+
+def _in_short(verdict: Verdict) -> str:
+    where = f" (blocks in {', '.join(verdict.later)})" if verdict.later else ""
+    return f"{verdict.gate} {verdict.outcome}{where}"
 
 
 def _facts(judged: Mapping[str, Verdicts]) -> dict[str, Attribute]:
