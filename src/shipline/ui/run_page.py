@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import parse_qs, unquote
 
 from msgspec import Struct
 
@@ -63,9 +64,11 @@ class RunFigures(Struct, frozen=True):
 
 
 class BuildMaterial(Struct, frozen=True):
-    """What a run downloaded, with its digest."""
+    """What a run downloaded, with its digest: an image by its name and platform, what is no image
+    by its URI.
+    """
 
-    uri: str
+    name: str
     digest: str
 
 
@@ -285,7 +288,19 @@ def _facts(detail: RunDetail) -> Iterator[tuple[str, str]]:
 def _materials(detail: RunDetail) -> Iterator[BuildMaterial]:
     for one in detail.materials:
         digest = next((f"{kind}:{value}" for kind, value in one["digest"].items()), "")
-        yield BuildMaterial(clean(one["uri"]), clean(digest))
+        yield BuildMaterial(clean(_material_name(one["uri"])), clean(digest))
+
+
+def _material_name(uri: str) -> str:
+    """An image as people write it, instead of its package URL (purl-spec, type docker)."""
+    path, _, query = uri.partition("#")[0].partition("?")
+    if not path.startswith("pkg:docker/"):
+        return uri
+    name, _, version = path.removeprefix("pkg:docker/").partition("@")
+    version = unquote(version)
+    tag = f":{version}" if version and ":" not in version else ""  # a digest has its own column
+    platform = "".join(f" ({one})" for one in parse_qs(query).get("platform", ()))
+    return f"{unquote(name)}{tag}{platform}"
 
 
 def _warnings(detail: RunDetail) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from shipline.history import LogLine, RunDetail, RunState, RunSummary, StepView
 from shipline.observe import clean
 from shipline.pages import Frame
@@ -108,7 +110,24 @@ def test_materials_are_listed_once_and_damaged_ones_left_out() -> None:
     facts = {"materials web": json.dumps([one, "x", {}]), "materials api": json.dumps([one])}
     detail = replace(run(), facts={**facts, "materials bad": "{"})
     (found,) = run_view(detail, NOW).materials
-    assert (found.uri, found.digest) == ("pkg:docker/node", "sha256:ab")
+    assert (found.name, found.digest) == ("node", "sha256:ab")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("pkg:docker/node@24?platform=linux%2Farm64", "node:24 (linux/arm64)"),
+        ("pkg:docker/eu.example:5000/a/b@1.0", "eu.example:5000/a/b:1.0"),
+        ("pkg:docker/a?digest=sha256%3Aab&platform=linux%2Famd64", "a (linux/amd64)"),
+        ("pkg:docker/library%2Fa@sha256%3Aab", "library/a"),
+        ("https://example.org/a.tar?x=1", "https://example.org/a.tar?x=1"),
+        ("pkg:generic/tool@1", "pkg:generic/tool@1"),
+    ],
+)
+def test_images_that_were_downloaded_have_names(uri: str, shown: str) -> None:
+    listed = json.dumps([{"uri": uri, "digest": {"sha256": "ab"}}])
+    (found,) = run_view(replace(run(), facts={"materials web": listed}), NOW).materials
+    assert found.name == shown
 
 
 def going(*steps: StepView) -> RunDetail:
