@@ -70,10 +70,11 @@ def _approve(delivery: Delivery, name: str, decision: BoardDecision) -> Deployme
 
 def _promote(delivery: Delivery, name: str, decision: BoardDecision) -> Deployed:
     if delivery.environment(name).canary and read_states(delivery, (name,))[name].current:
+        digests = ",".join(sorted(map(str, decision.digests)))
         raise UsageError(
             f"{name} has a canary, whose steps take longer than a page waits",
             code="canary-not-here",
-            hint=f"`shipline promote --env {name}` takes it there, step by step",
+            hint=f"`shipline promote --env {name} {digests}` takes it there, step by step",
         )
     with silent("promote") as step:
         return roll_out(delivery, name, step, seen=decision.digests, wait=False).deployed
