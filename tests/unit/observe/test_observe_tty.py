@@ -11,7 +11,7 @@ from events_for_tests import START, Script
 from terminal import Screen, Terminal
 
 from shipline.events import Started
-from shipline.observe import TtySink
+from shipline.observe import RunReport, TtySink
 from shipline.observe.board import Board, VertexState
 from shipline.observe.text import cells
 from shipline.observe.tty import live_lines, reflowing
@@ -171,6 +171,53 @@ def test_a_narrower_window_erases_no_finished_step_where_lines_are_cut_off() -> 
         " => RUN x",
         "[+] Build",
     ]
+
+
+def seen(received: str, width: int) -> list[str]:
+    """The rows that a person sees in a window of 24 rows."""
+    screen = pyte.Screen(width, 24)
+    pyte.Stream(screen).feed(received)
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("width", [80, 40])
+def test_progress_and_report_are_whole_in_an_ordinary_and_in_a_narrow_window(width: int) -> None:
+    platforms = ("linux/amd64", "linux/arm64", "linux/s390x")
+    with Terminal(width=width, height=24) as terminal:
+        report = RunReport()
+        sink = TtySink(terminal.stream, color=False, clock=lambda: START + 9)
+        script = Script(sink, report)
+        build = script.start(0, "build")
+        spans = []
+        for platform in platforms:
+            base = script.start(0, "FROM alpine", build, platform=platform, number="1/2")
+            script.finish(1, base, cached=True)
+            name = "RUN make " + "世界 " * 20
+            spans.append(script.start(1, name, build, platform=platform, number="2/2", kind="run"))
+            script.output(2, spans[-1], b"compiling " + b"x" * 100 + b"\n")
+        sink._draw()
+        sink._draw()
+        during = seen(frames(terminal, 2), width)
+        for at, span in enumerate(spans, 5):
+            script.finish(at, span)
+        report.facts["sizes"] = "linux/amd64=5000000 linux/arm64=4000000 linux/s390x=4000000"
+        script.finish(9, build)
+        sink.close()
+        terminal.stream.write("\n".join(report.lines()) + "\n")
+        terminal.screen()
+    rows = seen(terminal.received, width)
+    for shown in (during, rows):
+        for platform in platforms:
+            assert sum(f"[{platform} 1/2] FROM" in row for row in shown) == 1
+            assert sum(f"=> [{platform} 2/2] RUN" in row for row in shown) == 1
+    assert sum("Building" in row for row in during) == 1
+    assert sum("=> => # compiling" in row for row in during) == 3
+    assert len(during) == 10  # no line takes two rows
+    start = next(number for number, row in enumerate(rows) if row.startswith("time "))
+    assert rows[start - 1].startswith("[+] Building")
+    told = "".join("".join(line.split()) for line in report.lines())
+    assert "".join("".join(row.split()) for row in rows[start:]) == told
 
 
 @pytest.mark.usefixtures("by_hand")

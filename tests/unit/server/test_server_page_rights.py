@@ -107,6 +107,39 @@ def image(app: NodeApp, name: str, seed: str, *tags: str) -> Digest:
     return made.descriptor.digest
 
 
+def groups(page: str) -> list[tuple[str, str, list[str]]]:
+    """The groups of a list of repositories: name, who may pull, repositories."""
+    return [
+        (*re.findall(r"^([^<]*)<small>([^<]*)", part)[0], re.findall(r'href="/r/([^":]*)"', part))
+        for part in re.split(r'<th scope="rowgroup"[^>]*>', page)[1:]
+    ]
+
+
+def test_the_first_page_groups_repositories_by_project_and_names_no_private_one_to_guests(
+    world: World,
+) -> None:
+    assert world.app.node.accounts is not None
+    administration = Administration(world.app.node.accounts.store, actor="test")
+    administration.add_project("open", public=True)
+    administration.add_project("team/inner", public=True)
+    for name in ("alone", "open/a", "open/b/c", "other/x", "team/inner/d", "team/web"):
+        image(world.app, name, name, "v1")
+    private, public = "members may pull", "everybody may pull"
+    opened = ("open", public, ["open/a", "open/b/c"])
+    inner = ("team/inner", public, ["team/inner/d"])
+    team = [("team", private, ["team/app"]), inner, ("team", private, ["team/web"])]
+    guest = world.get("/", {}).text
+    assert groups(guest) == [opened, inner]
+    assert "other" not in guest and "team/app" not in guest and "team/web" not in guest
+    assert groups(world.get("/", world.login("gus")).text) == [opened, *team]
+    assert groups(world.get("/", world.login("root")).text) == [
+        ("in no project", private, ["alone"]),
+        opened,
+        ("other", private, ["other/x"]),
+        *team,
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "statuses"),
     [
