@@ -13,7 +13,8 @@ from nodes import node
 from spec_client import OCTETS, Target, sha256, with_query
 
 _ROOM = 6 << 20  # bytes
-_TOO_MUCH = b"z" * (_ROOM + (1 << 20))
+_TOO_MUCH = [b"z" * (_ROOM + (1 << 20)), b"z" * (9 << 20)]
+"""Read by the event loop, and from 8 MiB on from the socket."""
 
 pytestmark = [
     pytest.mark.root,
@@ -49,10 +50,11 @@ def test_full_disk_refuses_pushes_and_serves_pulls(small_disk: Path) -> None:
         target = Target(running.url, "x")
         digest = target.push_blob(b"before")
         location = target.start()
-        place = with_query(location, digest=sha256(_TOO_MUCH))
-        assert target.call("PUT", place, _TOO_MUCH, OCTETS).status == 507
-        whole = f"blobs/uploads/?digest={sha256(_TOO_MUCH)}"
-        assert target.call("POST", whole, _TOO_MUCH, OCTETS).status == 507
+        for body in _TOO_MUCH:
+            place = with_query(location, digest=sha256(body))
+            assert target.call("PUT", place, body, OCTETS).status == 507
+            whole = f"blobs/uploads/?digest={sha256(body)}"
+            assert target.call("POST", whole, body, OCTETS).status == 507
         assert target.call("GET", location)["Range"] == "0-0"
         assert target.call("DELETE", location).status == 204
         assert list((running.data / "uploads").iterdir()) == []

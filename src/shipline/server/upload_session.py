@@ -177,10 +177,13 @@ class SerialQueue:
         self._threads, self._work = threads, work
         self._changed = threading.Condition()
         self._blocks: deque[bytes] = deque()  # the first is being worked on
+        self._busy = False
         self._failure: BaseException | None = None
 
     def put(self, block: bytes) -> None:
-        """Waits for room. Raises what `work` raised; then it is called no more."""
+        """Waits for room. Raises what `work` raised, or RuntimeError if there is no thread; then
+        it is called no more.
+        """
         with self._changed:
             self._changed.wait_for(lambda: len(self._blocks) < _QUEUED)
             self._check()
@@ -189,10 +192,10 @@ class SerialQueue:
             self._blocks.append(block)
             idle = len(self._blocks) == 1
         if idle:
-            self._threads.submit(self._step)
+            self._start()
 
     def finish(self) -> None:
-        """Wait until the queue is empty. Raises what `work` raised."""
+        """Wait until the queue is empty. Raises what `work` raised, and RuntimeError as `put`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._blocks)
             self._check()
@@ -201,20 +204,41 @@ class SerialQueue:
         if self._failure is not None:
             raise self._failure
 
+    def _start(self) -> None:
+        """Have a thread take the first block. If none can, after shutdown or because none can be
+        started, the queue ends with that error.
+        """
+        try:
+            self._threads.submit(self._step)
+        except RuntimeError as failure:
+            with self._changed:
+                self._failure = failure
+                dropped = 0 if self._busy else len(self._blocks)
+                if dropped:
+                    self._blocks.clear()
+                self._changed.notify()
+            for _ in range(dropped):
+                self._threads.room.release()
+
     def _step(self) -> None:
         """One block, then the threads are for others."""
+        with self._changed:
+            if self._busy or not self._blocks:  # `submit` failed, but had queued this step
+                return
+            self._busy = True
         try:
             if self._failure is None:
                 self._work(self._blocks[0])
         except BaseException as failure:  # raised in the caller's thread
             self._failure = failure
         with self._changed:
+            self._busy = False
             self._blocks.popleft()
             more = bool(self._blocks)
             self._changed.notify()
         self._threads.room.release()
         if more:
-            self._threads.submit(self._step)
+            self._start()
 
 
 class UploadWriter:
@@ -255,9 +279,9 @@ class UploadWriter:
 
     def abandon(self) -> None:
         """Stop writing; the file is left as is."""
-        with suppress(OSError):  # the caller already has an error
-            self._writing.finish()
-        self._hashing.finish()
+        for queue in (self._writing, self._hashing):
+            with suppress(OSError, RuntimeError):  # the caller already has an error
+                queue.finish()
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)

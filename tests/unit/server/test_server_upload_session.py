@@ -9,7 +9,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipline.server.upload_session import (
+    BlockThreads,
     SerialQueue,
     UploadSession,
     UploadThreads,
@@ -117,6 +118,68 @@ def test_a_queue_has_room_for_few_blocks() -> None:
     slow.set()
     filler.join()
     queue.finish()
+
+
+def _failure_of(call: Callable[[], object]) -> BaseException | None:
+    """What `call` raises; it must end."""
+    raised = list[BaseException | None]()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as failure:
+            raised.append(failure)
+        else:
+            raised.append(None)
+
+    caller = threading.Thread(target=run, daemon=True)
+    caller.start()
+    caller.join(20)
+    (failure,) = raised
+    return failure
+
+
+def test_a_queue_whose_threads_are_shut_down_ends_with_the_error() -> None:
+    slow, begun, threads, seen = threading.Event(), threading.Event(), BlockThreads(1, "t"), [b""]
+
+    def work(block: bytes) -> None:
+        begun.set()
+        slow.wait()
+        seen.append(block)
+
+    queue = SerialQueue(threads, work)
+    for block in (b"1", b"2", b"3"):
+        queue.put(block)
+    assert begun.wait(20)
+    threads.shutdown(wait=False)
+    slow.set()
+    assert isinstance(_failure_of(queue.finish), RuntimeError)
+    assert isinstance(_failure_of(lambda: queue.put(b"4")), RuntimeError)
+    assert seen == [b"", b"1"]
+    assert all(threads.room.acquire(blocking=False) for _ in range(16))
+
+
+def test_an_upload_without_threads_is_refused_and_can_be_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, threads = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), UploadThreads()
+    writer = UploadWriter(fd, 0, hashlib.sha256(), threads)
+    for pool in (threads.write, threads.hash):
+        monkeypatch.setattr(pool, "_adjust_thread_count", _no_thread)
+    writer.write(_NOISE[:BLOCK])
+    monkeypatch.undo()
+    assert isinstance(_failure_of(writer.finish), RuntimeError)
+    assert _failure_of(writer.abandon) is None
+    other = SerialQueue(threads.write, lambda block: None)
+    other.put(b"block")  # its thread also takes the step that was queued before
+    assert _failure_of(other.finish) is None
+    threads.close()
+    assert os.fstat(fd).st_size == 0
+    os.close(fd)
+
+
+def _no_thread() -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_all_uploads_together_have_room_for_few_blocks() -> None:
