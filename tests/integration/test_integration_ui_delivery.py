@@ -103,6 +103,35 @@ def test_a_refusal_has_all_reasons_and_what_was_typed_stays(
     assert not [one for one in where.gitops.subjects() if one.startswith(("approve", "promote"))]
 
 
+def test_a_canary_has_its_command_on_the_page_and_that_command_takes_it_there(
+    published: Published, tmp_path: Path
+) -> None:
+    route = "kind: HTTPRoute\nspec:\n  rules:\n  - backendRefs:\n" + "".join(
+        f"    - {{name: {name}, weight: {weight}}}\n"
+        for name, weight in (("app", 100), ("app-canary", 0))
+    )
+    canary = (
+        "canary: {weights: {httproute: route.yaml, stable: app, canary: app-canary},"
+        " updates: [{kustomization: canary}], steps: [{weight: 50, hold: 100ms}]}"
+    )
+    where = delivered(published, tmp_path, {"dev": "", "staging": f"after: dev\n{canary}"})
+    kustomization = where.gitops.show("staging/kustomization.yaml")
+    where.gitops.push({"route.yaml": route, "canary/kustomization.yaml": kustomization})
+    deploy(where)
+    with ui_server(where.project, **ALICE) as alice:
+        form = alice.form(PROMOTE)
+        assert "Done: promote app v0.1.0" in alice.send(PROMOTE, form).text
+        seen = alice.form("/board/dev/hold")["seen"]
+        deploy(where, "v0.2.0")
+        page = alice.get(PROMOTE).text
+        (digest,) = re.findall(r"shipline promote --env staging (sha256:[0-9a-f]{64})", page)
+        assert digest != seen and "Step by step" in page
+        refused = alice.send(PROMOTE, {**form, "seen": digest})
+        assert refused.status == 409 and f"promote --env staging {digest} takes" in refused.text
+        where.run("promote", "--env", "staging", digest).ok()
+        assert where.deployed("staging") == "v0.2.0"
+
+
 def test_a_newer_digest_than_the_form_was_made_for_is_refused(
     where: Delivered, alice: Visitor
 ) -> None:
