@@ -76,7 +76,9 @@ shipline: hardening-no-fortify-functions
 shipline: library-not-linked-against-libc
 END
 
-size=$(du -sk "$root/usr" | cut -f1)
+# KiB, as dpkg-gencontrol counts: those of the disk depend on its file system
+size=$(find "$root/usr" \( -type f -printf '%s\n' -o -printf '1\n' \) |
+    awk '{ size += int(($1 + 1023) / 1024) } END { print size }')
 cat > "$root/DEBIAN/control" << END
 Package: shipline
 Version: $version

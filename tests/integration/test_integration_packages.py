@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,11 +118,12 @@ def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, key: Pat
     files = {path.name for path in packages.iterdir()}
     named = {line.split()[1] for line in (packages / "SHA256SUMS").read_text().splitlines()}
     signed = {name for name in named if not name.endswith(".spdx.json")}
-    assert len(signed) == 4
+    described = signed - {"constraints.txt"}
+    assert len(described) == len(signed) - 1 == 4
     bundles = {f"{name}.sigstore.json" for name in (*signed, "SHA256SUMS")}
     assert files == {"SHA256SUMS"} | named | bundles
-    assert named == signed | {f"{name}.spdx.json" for name in signed}
-    for name in signed:
+    assert named == signed | {f"{name}.spdx.json" for name in described}
+    for name in described:
         document = json.loads((packages / f"{name}.spdx.json").read_bytes())
         listed = {package["name"] for package in document["packages"]}
         assert {name, "shipline", "aiohttp", "cryptography"} <= listed
@@ -132,6 +135,30 @@ def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, key: Pat
         words = [*verify, str(key.with_suffix(".pub")), "--bundle", f"{name}.sigstore.json", name]
         done = subprocess.run(words, cwd=packages, env={**os.environ, **newest()})
         assert done.returncode == 0, name
+
+
+def test_packages_have_nothing_of_the_machine_that_built_them(packages: Path) -> None:
+    """Times are that of the commit, modes and owners those of every machine, and no file names a
+    directory of the build.
+    """
+    log = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
+    committed = int(subprocess.run(log, check=True, capture_output=True).stdout)
+    (sdist,) = packages.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert {(one.mtime, one.uid, one.gid, one.uname) for one in members} == {(committed, 0, 0, "")}
+    assert {one.mode for one in members} <= {0o644, 0o755}
+    with zipfile.ZipFile(packages / "shipline.pyz") as single:
+        assert len({one.date_time for one in single.infolist()}) == 1
+        files = {name: single.read(name) for name in single.namelist()}
+    assert not [name for name in files if name.endswith(".dist-info/direct_url.json")]
+    listed = [path for path in files if path.endswith(".dist-info/RECORD")]
+    assert "site-packages/shipline-" in " ".join(listed)
+    for path in listed:
+        names = [line.partition(b",")[0].decode() for line in files[path].splitlines()]
+        assert {f"site-packages/{name}" for name in names} <= files.keys(), path
+    constraints = (packages / "constraints.txt").read_text().splitlines()
+    assert {"aiohttp", "setuptools"} <= {line.partition("==")[0] for line in constraints}
 
 
 @pytest.mark.root
