@@ -75,10 +75,12 @@ done
 (cd "$dist" && sha256sum -- * > "$work/SHA256SUMS")
 mv "$work/SHA256SUMS" "$dist"
 if [ -n "${SIGNING_KEY:-}" ]; then
+    set --
     for file in "$dist"/*; do
         case $file in
             *.spdx.json) ;; # their digests are in SHA256SUMS
-            *) "$python" -m shipline sign-blob --key "$SIGNING_KEY" "$file" > /dev/null ;;
+            *) set -- "$@" "$file" ;;
         esac
     done
+    "$python" -m shipline sign-blob --key "$SIGNING_KEY" "$@" > /dev/null
 fi

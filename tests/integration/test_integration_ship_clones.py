@@ -60,6 +60,17 @@ def test_plan_of_a_clone_without_tags_says_that_it_guesses(tmp_path: Path, regis
     assert "v0.2.0" in clone.ship("--plan", "--fetch").ok().out
 
 
+def test_plan_of_a_clone_without_a_remote_says_that_it_cannot_run(
+    tmp_path: Path, registry: Node
+) -> None:
+    project = new_project(tmp_path, registry, "image: {image}-local\n")
+    assert "cannot be reserved" not in project.ship("--plan").ok().out
+    project.git("remote", "remove", "origin")
+    planned = project.ship("--plan").ok().out
+    assert "note: the version v0.1.0 cannot be reserved: the clone has no remote" in planned
+    assert "the clone has no remote" in project.ship().failed(12)
+
+
 def test_moving_tag_goes_forward_from_a_shallow_clone(tmp_path: Path, registry: Node) -> None:
     project, _ = _developed(tmp_path, registry)
     clone = _shallow(project, "develop", tmp_path / "shallow")

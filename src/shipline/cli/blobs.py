@@ -14,7 +14,7 @@ from shipline.files import read_bounded
 
 SUFFIX = ".sigstore.json"
 _LIMIT = 1 << 30  # bytes of a file: it is read into memory
-_UNSIGNED = "name the file that has the signature with --bundle"
+_UNSIGNED = "name the file of the signature with --bundle"
 _FILES = click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
 )
@@ -80,6 +80,16 @@ def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path
     for file in files:
         if not file.name or file.name == "..":
             raise UsageError(f"{file} is a directory", code="flag-value")
+        if str(file) == "-":
+            raise UsageError(
+                "- is not a file", code="flag-value", hint="/dev/stdin < FILE, with --bundle"
+            )
+        if bundle is None and file.is_relative_to("/dev"):
+            raise UsageError(f"{file} has no place for a bundle", code="flag-value", hint=_UNSIGNED)
+        if bundle is None and file.name.endswith(SUFFIX):
+            raise UsageError(
+                f"{file} is a bundle", code="flag-value", hint="name the file that it signs"
+            )
     if bundle is None:
         return [(file, file.with_name(file.name + SUFFIX)) for file in files]
     if len(files) > 1:

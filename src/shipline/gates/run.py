@@ -109,7 +109,7 @@ def judge_command(
         return [_parse_verdict(result)], Measurements()
     except ReportError as error:
         details = tuple(result.errors.splitlines()[-10:])
-        hint = "see the protocol in docs/gates.md"
+        hint = "`shipline explain gate-program` says what it must print"
         return [Check("command", Outcome.ERROR, error.message, hint=hint, details=details)], (
             Measurements()
         )

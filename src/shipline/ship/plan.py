@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 UNGATED = "there are no gates: images are tagged whatever tests, coverage or scanners report"
 UNGATED_HINT = (
-    "add `gates` to shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
+    "add `gates` to shipline.yaml, or name a gate in the `reports` of a step; "
+    "`shipline explain gate-none` has an example"
 )
 
 

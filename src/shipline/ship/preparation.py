@@ -186,7 +186,7 @@ class _Policy:
         self, decision: Decision, work_tree: WorkTree, *, allow_dirty: bool, plan_only: bool
     ) -> Naming:
         """Raises what refuses the run, unless only the plan is shown."""
-        notes = decision.notes
+        notes = (*decision.notes, *(self._unreservable(decision) if plan_only else ()))
         try:
             if work_tree.dirty and not allow_dirty:
                 raise DirtyWorkTree(work_tree)
@@ -218,6 +218,14 @@ class _Policy:
                 hint="git remote add origin URL, or git-tag: false in the rule",
             )
         return remote
+
+    def _unreservable(self, decision: Decision) -> Iterator[str]:
+        """Why a run could not reserve its version."""
+        if decision.git_tag is not None and decision.git_tag.new:
+            try:
+                self._remote(decision.git_tag.name)
+            except GitError as error:
+                yield f"{error.message}: {error.hint}"
 
     def _reusable(self, decision: Decision) -> Iterator[tuple[str, Digest]]:
         """The existing images of this commit, by target."""

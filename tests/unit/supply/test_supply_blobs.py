@@ -96,6 +96,19 @@ def test_a_directory_is_no_file_to_sign(tmp_path: Path, command: str, name: str)
     assert done.returncode == 2 and "is a directory" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/dev/stdin", "/dev/stdin has no place for a bundle"),
+        ("-", "- is not a file"),
+        ("a.sigstore.json", "a.sigstore.json is a bundle"),
+    ],
+)
+def test_what_has_no_bundle_beside_it_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    done = run_shipline("sign-blob", "--key", "k", name, cwd=tmp_path)
+    assert done.returncode == 2 and reason in done.stderr
+
+
 def test_files_are_signed_beside_them_and_the_first_bad_one_is_named(tmp_path: Path) -> None:
     def shipline(*words: str) -> tuple[int, str]:
         done = run_shipline(*words, cwd=tmp_path, environ={"COSIGN_PASSWORD": "x"})
