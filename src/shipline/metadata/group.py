@@ -64,13 +64,13 @@ class GroupCommit:
             durable,
         )
         own.wakeup.acquire()
-        with self._lock:
-            self._waiting.append(own)
-            if self._leader is None:
-                self._appoint()
-            elif len(self._waiting) == self._awaited:
-                self._leader.wakeup.release()
         try:
+            with self._lock:
+                self._waiting.append(own)
+                if self._leader is None:
+                    self._appoint()
+                elif len(self._waiting) == self._awaited:
+                    self._leader.wakeup.release()
             own.wakeup.acquire()
             if not own.done:
                 self._lead(own)
@@ -85,11 +85,17 @@ class GroupCommit:
 
     def _lead(self, own: PendingWrite) -> None:
         self._gather(own)
-        with self._lock:
-            group, self._waiting = self._waiting, []
-            self._last, self._awaited = len(group), 0
+        group: list[PendingWrite] = []
         try:
+            with self._lock:
+                group, self._waiting = self._waiting, []
+                self._last, self._awaited = len(group), 0
             self._commit(group)
+        except BaseException as failure:  # an interruption: nobody else has these writes
+            for one in group:
+                if not one.done:
+                    one.failure, one.done = failure, True
+            raise
         finally:
             with self._lock:
                 self._appoint()

@@ -127,6 +127,51 @@ class Interrupted(BaseException):
     pass
 
 
+class _InterruptingLock:
+    """Interrupts the thread that has just taken the waiting writes, once."""
+
+    def __init__(self, commit: GroupCommit) -> None:
+        self._commit, self._lock, self._armed = commit, threading.Lock(), True
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        interrupts = self._armed and not self._commit._waiting
+        self._armed = self._armed and not interrupts
+        self._lock.release()
+        if interrupts:
+            raise Interrupted
+
+
+def test_a_leader_that_is_interrupted_with_its_group_ends_all_of_it() -> None:
+    slow = Slow()
+    group = GroupCommit(slow.apply)
+    told: dict[str, str] = {}
+
+    def write(key: str) -> None:
+        try:
+            group.write({(key,): b""})
+            told[key] = "written"
+        except Interrupted:
+            told[key] = "interrupted"
+
+    threads = [threading.Thread(target=write, args=(key,), daemon=True) for key in "abc"]
+    threads[0].start()
+    slow.begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    while len(group._waiting) < 2:
+        pass
+    group._lock = _InterruptingLock(group)  # type: ignore[assignment]
+    slow.go.set()
+    for thread in threads:
+        thread.join(20)
+    assert told == {"a": "written", "b": "interrupted", "c": "interrupted"}
+    write("last")
+    assert told["last"] == "written" and slow.groups == [[b"a"], [b"last"]]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_an_interrupted_writer_keeps_nobody_waiting(before: bool) -> None:
     """Signals reach the main thread alone; others queue before it or after."""
