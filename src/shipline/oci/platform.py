@@ -28,7 +28,7 @@ _KNOWN = frozenset(
     {"386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64"}
     | {"ppc64le", "riscv64", "s390x", "wasm", "unknown"}
 )
-_WORD = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
 class Platform(Struct, frozen=True, order=True):

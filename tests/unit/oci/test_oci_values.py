@@ -123,7 +123,10 @@ def test_platforms_are_normalised(text: str, normal: str) -> None:
     assert str(Platform.parse(text)) == normal
 
 
-@pytest.mark.parametrize("text", ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a md"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a md", "linux/../x", "../amd64", "linux/-"],
+)
 def test_other_text_is_no_platform(text: str) -> None:
     with pytest.raises(ShiplineError):
         Platform.parse(text)
