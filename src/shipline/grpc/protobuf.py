@@ -5,6 +5,9 @@ fields carry their numbers.
         line: Annotated[int, 1] = 0
         character: Annotated[int, 2] = 0
 
+Where many messages have parts in common, `part`, `text`, `integer` and their like write single
+fields, default values included.
+
 Source: protobuf.dev, programming-guides/encoding. Enumerations and groups are not needed; a packed
 list of numbers is read, too. Fields that are not known are skipped.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from struct import pack
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
@@ -229,3 +233,36 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     except IndexError:
         raise MalformedMessage("a number ends after the message") from None
     return (value | byte << shift) & _WORD, position + 1
+
+
+def _number(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    _write_number(out, value)
+    return bytes(out)
+
+
+def part(number: int, data: bytes) -> bytes:
+    """A field that is a message or bytes, for messages that are put together of parts."""
+    return _number(number << 3 | _BYTES) + _number(len(data)) + data
+
+
+def text(number: int, value: str) -> bytes:
+    return part(number, value.encode(errors="replace"))
+
+
+def integer(number: int, value: int) -> bytes:
+    return _number(number << 3) + _number(value & _WORD)
+
+
+def fixed64(number: int, value: int) -> bytes:
+    return _number(number << 3 | _FIXED64) + pack("<Q", value)
+
+
+def fixed32(number: int, value: int) -> bytes:
+    return _number(number << 3 | _FIXED32) + pack("<I", value)
+
+
+def double(number: int, value: float) -> bytes:
+    return _number(number << 3 | _FIXED64) + pack("<d", value)

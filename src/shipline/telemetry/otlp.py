@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from shipline.events import Attribute, Event, Finished, Started, Warned
+from shipline.grpc.protobuf import fixed32, fixed64, integer, part, text
 from shipline.telemetry.conventions import (
     SEVERITIES,
     LogEntry,
@@ -17,18 +18,7 @@ from shipline.telemetry.conventions import (
     skipped_steps,
     step_attributes,
 )
-from shipline.telemetry.otlp_messages import (
-    CLIENT,
-    INTERNAL,
-    SERVER,
-    attributes,
-    fixed32,
-    fixed64,
-    integer,
-    part,
-    span,
-    text,
-)
+from shipline.telemetry.otlp_messages import CLIENT, INTERNAL, SERVER, attributes, span
 from shipline.telemetry.receiver import OtlpReceiver
 
 _SAMPLED = 1

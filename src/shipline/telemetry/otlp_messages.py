@@ -8,55 +8,18 @@ resource/v1, trace/v1; the requests of all signals have the same fields around t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from struct import pack
 from urllib.parse import unquote
 
 from shipline import __version__
 from shipline.events import Attribute
+from shipline.grpc.protobuf import double, fixed32, fixed64, integer, part, text
 from shipline.propagation import SpanContext
 
-_FIXED64, _BYTES, _FIXED32 = 1, 2, 5  # wire types
 _REQUEST_LIMIT = 3 << 20  # bytes: receivers take 4 MiB over gRPC
 _SAMPLED, _KNOWN, _REMOTE = 0x001, 0x100, 0x200  # flags; whether the parent is remote is known
 _ERROR = 2
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 """Kinds of spans."""
-
-
-def varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def part(number: int, data: bytes) -> bytes:
-    """A field that is a message or bytes."""
-    return varint(number << 3 | _BYTES) + varint(len(data)) + data
-
-
-def text(number: int, value: str) -> bytes:
-    return part(number, value.encode(errors="replace"))
-
-
-def integer(number: int, value: int) -> bytes:
-    return varint(number << 3) + varint(value & (1 << 64) - 1)
-
-
-def fixed64(number: int, value: int) -> bytes:
-    return varint(number << 3 | _FIXED64) + pack("<Q", value)
-
-
-def fixed32(number: int, value: int) -> bytes:
-    return varint(number << 3 | _FIXED32) + pack("<I", value)
-
-
-def double(number: int, value: float) -> bytes:
-    return varint(number << 3 | _FIXED64) + pack("<d", value)
 
 
 def attributes(number: int, values: Mapping[str, Attribute]) -> bytes:

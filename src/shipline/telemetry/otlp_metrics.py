@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from struct import pack
 
 from shipline.events import Event, Finished, Started
+from shipline.grpc.protobuf import double, fixed64, integer, part, text
 from shipline.telemetry.conventions import TracedRun
 from shipline.telemetry.metrics import (
     RUN,
@@ -20,15 +21,7 @@ from shipline.telemetry.metrics import (
     RunMetrics,
     label,
 )
-from shipline.telemetry.otlp_messages import (
-    attributes,
-    double,
-    fixed64,
-    integer,
-    nanoseconds,
-    part,
-    text,
-)
+from shipline.telemetry.otlp_messages import attributes, nanoseconds
 from shipline.telemetry.receiver import OtlpReceiver
 from shipline.telemetry.variables import word
 
