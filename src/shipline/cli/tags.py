@@ -23,25 +23,32 @@ from shipline.tags import Decision, TagPlacement, place, snapshot
 from shipline.values import replace
 
 Placements = Mapping[str, Sequence[TagPlacement]]
-_TARGET = "docker-metadata-action"
+_PREFIXES = {"github": "", "github-env": "DOCKER_METADATA_OUTPUT_"}
 _LEVELS_VARIABLE = "DOCKER_METADATA_ANNOTATIONS_LEVELS"
 _LEVELS = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 
 def show(
-    decision: Decision, images: Sequence[str], placements: Placements, form: str, bake: Path | None
+    decision: Decision,
+    images: Sequence[str],
+    placements: Placements,
+    form: str,
+    bake: Path | None,
+    target: str,
 ) -> str:
     """The decision in the format `form`; equal decisions give equal bytes. `images` are the
     repositories that get the tags. Bytes of ref names that are not UTF-8 are shown as U+FFFD.
     Raises UsageError for an unknown format.
     """
-    text = _shown(decision, images, placements, form, bake)
+    if form in _PREFIXES:
+        outputs = _outputs(decision, images, bake, target)
+        text = "".join(_output(_PREFIXES[form], *output) for output in outputs.items())
+    else:
+        text = _shown(decision, images, placements, form)
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _shown(
-    decision: Decision, images: Sequence[str], placements: Placements, form: str, bake: Path | None
-) -> str:
+def _shown(decision: Decision, images: Sequence[str], placements: Placements, form: str) -> str:
     if form == "text":
         return "".join(f"{line}\n" for line in _text(decision, placements))
     if form == "json":
@@ -49,14 +56,12 @@ def _shown(
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if form == "names":
         return "".join(f"{name}\n" for name in references(decision, images))
-    if form == "github":
-        return "".join(_outputs(decision, images, bake))
     if "{{" in form:
         return render(form, _document(decision, images, placements)) + "\n"
     raise UsageError(
         f"--format: unknown format {form!r}",
         code="flag-value",
-        hint="text, json, names, github or a template",
+        hint="text, json, names, github, github-env or a template",
     )
 
 
@@ -114,10 +119,11 @@ def _document(decision: Decision, images: Sequence[str], placements: Placements)
     return document
 
 
-def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> Iterator[str]:
-    """In the syntax of the file GITHUB_OUTPUT."""
+def _outputs(
+    decision: Decision, images: Sequence[str], bake: Path | None, target: str
+) -> dict[str, str]:
+    """The outputs of docker/metadata-action, whose bake files are written if `bake` is given."""
     names = references(decision, images)
-    labels = _pairs(decision.labels)
     annotations = _annotations(decision)
     document = {
         "tags": names,
@@ -125,29 +131,47 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
         "labels": dict(decision.labels),
         "annotations": annotations,
     }
-    yield _output("version", decision.called)
-    yield _output("tags", "\n".join(names))
-    yield _output("tag-names", "\n".join(decision.names))
-    yield _output("labels", "\n".join(labels))
-    yield _output("annotations", "\n".join(annotations))
-    yield _output("json", json.dumps(document, sort_keys=True))
-    yield _output("push", str(decision.push).lower())
-    if bake is not None:
-        from shipline.cli.results import write_whole  # brings the build with it
-
-        write_whole(bake, json.dumps(_bake(decision, images, names), indent=2) + "\n")
-        yield _output("bake-file", str(bake))
-
-
-def _bake(decision: Decision, images: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    arguments = {"DOCKER_META_IMAGES": ",".join(images), "DOCKER_META_VERSION": decision.called}
-    target = {
-        "tags": [*names],
-        "labels": dict(decision.labels),
-        "annotations": _annotations(decision),
-        "args": arguments,
+    outputs = {
+        "version": decision.called,
+        "tags": "\n".join(names),
+        "tag-names": "\n".join(decision.names),
+        "labels": "\n".join(_pairs(decision.labels)),
+        "annotations": "\n".join(annotations),
+        "json": json.dumps(document, sort_keys=True),
+        "push": str(decision.push).lower(),
     }
-    return {"target": {_TARGET: target}}
+    if bake is None:
+        return outputs
+    parts = _bake_parts(decision, images, document)
+    return {**outputs, **_write_bake_files(bake, target, parts)}
+
+
+def _bake_parts(
+    decision: Decision, images: Sequence[str], document: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The keys of the target in each bake file, by the end of the file's name."""
+    arguments = {"DOCKER_META_IMAGES": ",".join(images), "DOCKER_META_VERSION": decision.called}
+    tags = {"tags": document["tags"], "args": arguments}
+    labels = {"labels": document["labels"]}
+    return {
+        "": {**tags, **labels},
+        "-tags": tags,
+        "-labels": labels,
+        "-annotations": {"annotations": document["annotations"]},
+    }
+
+
+def _write_bake_files(
+    path: Path, target: str, parts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    from shipline.cli.results import write_whole  # brings the build with it
+
+    outputs = {}
+    for end, keys in parts.items():
+        file = path.with_stem(f"{path.stem}{end}")
+        write_whole(file, json.dumps({"target": {target: keys}}, indent=2) + "\n")
+        outputs[f"bake-file{end}"] = str(file)
+    return outputs
 
 
 def _annotations(decision: Decision) -> list[str]:
@@ -172,8 +196,12 @@ def _pairs(values: Mapping[str, str]) -> list[str]:
     return [f"{key}={' '.join(value.splitlines())}" for key, value in values.items()]
 
 
-def _output(name: str, value: str) -> str:
-    """One output. The end marker is derived from the value, so that the value cannot contain it."""
+def _output(prefix: str, name: str, value: str) -> str:
+    """One output in the syntax of the files GITHUB_OUTPUT and GITHUB_ENV. The end marker is derived
+    from the value, so that the value cannot contain it.
+    """
+    if prefix:
+        name = prefix + name.replace("-", "_").upper()
     if "\n" not in value:
         return f"{name}={value}\n"
     mark = f"end_{hashlib.sha256(value.encode()).hexdigest()[:16]}"
@@ -196,14 +224,21 @@ def _output(name: str, value: str) -> str:
     "form",
     default="text",
     metavar="FORMAT",
-    help="text, json, names, github, or a template such as {{.version}}.",
+    help="text, json, names, github, github-env, or a template such as {{.version}}.",
 )
 @click.option(
     "--bake-file",
     "bake",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="With --format github: write the definition for bake there.",
+    help="With --format github: write the definition for bake there, and beside it its parts.",
+)
+@click.option(
+    "--bake-target",
+    "target",
+    default="docker-metadata-action",
+    metavar="NAME",
+    help="The target in these definitions.",
 )
 @click.option("--registry", is_flag=True, help="Compare with the tags in the registry.")
 @registry_options
@@ -213,19 +248,21 @@ def command(
     as_json: bool,
     form: str,
     bake: Path | None,
+    target: str,
     registry: bool,
 ) -> None:
     """Print the tags of this commit's image, with the reason for each."""
     from shipline.oci import Reference
 
+    form = "json" if as_json else form
     decision = expected_decision(query)
     wanted = enabled_images(images) if images else filter(None, [query.image])
     named = [Reference.parse(name) for name in wanted]
     names = tuple(reference.name for reference in named)
-    if form == "github":  # as docker/metadata-action has them: name/app, without docker.io
+    if form in _PREFIXES:  # as docker/metadata-action has them: name/app, without docker.io
         names = tuple(replace(reference, tag="", digest=None).familiar for reference in named)
     placements = {name: compare(query, decision, name) for name in names} if registry else {}
-    click.echo(show(decision, names, placements, "json" if as_json else form, bake), nl=False)
+    click.echo(show(decision, names, placements, form, bake, target), nl=False)
 
 
 def enabled_images(texts: Sequence[str]) -> list[str]:

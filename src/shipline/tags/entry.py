@@ -28,6 +28,9 @@ _PRIORITIES: dict[str, int] = {
     "sha": 100,
 }
 _PREFIXES = {"sha": "sha-", "ref/pr": "pr-"}
+_TYPED = re.compile(r"(?:^|,)\s*type\s*=", re.IGNORECASE)
+_UNTYPED = re.compile(r"=|\{\{")  # neither is in a template
+_FIELD = re.compile(r"(?<!\{)\{[^{}]*\}(?!\})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,14 @@ class TagEntry:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """`type=semver,pattern={{version}}`, or a template. Raises ConfigError."""
-        if not re.match(r"\s*type\s*=", text):
+        """`type=semver,pattern={{version}}`, or a template. Raises ConfigError.
+
+        As in docker/metadata-action, keys have any order and case, and an entry without a type is
+        raw.
+        """
+        if not (_TYPED.search(text) or (_UNTYPED.search(text) and not _FIELD.search(text))):
             return cls(template=text.strip())
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"type": "raw"}
         for item in next(csv.reader([text.strip()], skipinitialspace=True)):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals:

@@ -63,6 +63,7 @@ _PATTERN = re.compile(
     + ")"
 )
 _ISO = "YYYY-MM-DDTHH:mm:ssZ"
+_ISO_UTC = "YYYY-MM-DDTHH:mm:ss[Z]"
 
 
 def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
@@ -72,7 +73,7 @@ def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
     at = datetime.fromtimestamp(seconds, _zone(zone) if zone else UTC)
     return _PATTERN.sub(
         lambda match: _TOKENS[match["token"]](at) if match["token"] else match["literal"],
-        pattern or _ISO,
+        pattern or (_ISO if at.utcoffset() else _ISO_UTC),
     )
 
 
@@ -307,7 +308,8 @@ def _evaluate(
         )
     if isinstance(value, TemplatePiece):
         return value
-    arguments = tuple(_text(word) for word in words[1:] if not word["key"])
+    literals = [word for word in words[1:] if not word["key"] and word["plain"] is None]
+    arguments = tuple(_text(word) for word in literals)  # a bare word is an unknown expression
     keywords = {word["key"]: _text(word) for word in words[1:] if word["key"]}
     try:
         return value(arguments, keywords)

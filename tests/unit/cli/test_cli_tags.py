@@ -161,11 +161,38 @@ def test_the_variables_of_metadata_action_are_read(work: Work, tmp_path: Path) -
     annotations = found["annotations"].splitlines()
     assert f"manifest:org.opencontainers.image.revision={sha}" in annotations
     assert f"index:org.opencontainers.image.revision={sha}" in annotations
-    target = json.loads(bake.read_text())["target"]["docker-metadata-action"]
+    parts = json.loads((tmp_path / "bake-annotations.json").read_text())
+    target = parts["target"]["docker-metadata-action"]
     assert target["annotations"] == json.loads(found["json"])["annotations"] == annotations
     assert f"sha-{sha[:7]}" in outputs(said(work, *command))["tag-names"]
     assert shipline(work, *command, DOCKER_METADATA_SHORT_SHA_LENGTH="x").returncode == 2
     assert shipline(work, *command, DOCKER_METADATA_ANNOTATIONS_LEVELS="all").returncode == 2
+
+
+def test_bake_files_are_those_of_metadata_action(work: Work, tmp_path: Path) -> None:
+    bake = tmp_path / "bake.json"
+    command = ("tags", "--format", "github", "-i", "a.example/x", "--bake-file", str(bake))
+    found = outputs(said(work, *command, "--bake-target", "meta"))
+    keys = {
+        "bake-file": ["args", "labels", "tags"],
+        "bake-file-tags": ["args", "tags"],
+        "bake-file-labels": ["labels"],
+        "bake-file-annotations": ["annotations"],
+    }
+    read = {name: json.loads(Path(found[name]).read_text())["target"] for name in keys}
+    assert {name: sorted(target["meta"]) for name, target in read.items()} == keys
+    assert read["bake-file-tags"]["meta"]["tags"] == found["tags"].splitlines()
+
+
+def test_outputs_become_variables_for_github(work: Work) -> None:
+    command = ("tags", "-i", "a.example/x", "--format")
+    found = outputs(said(work, *command, "github"))
+    variables = outputs(said(work, *command, "github-env"))
+    assert {
+        f"DOCKER_METADATA_OUTPUT_{name.upper().replace('-', '_')}": value
+        for name, value in found.items()
+    } == variables
+    assert json.loads(variables["DOCKER_METADATA_OUTPUT_JSON"])["tags"] == ["a.example/x:v1.1.0"]
 
 
 def test_images_of_docker_hub_are_named_as_metadata_action_names_them(work: Work) -> None:

@@ -128,6 +128,13 @@ ROWS = (
     Row(FIRST, ("type=raw,{{tag}}-{{sha}}", "type=raw,{{base_ref}}-x"), f"{FIRST}-5b0c1f2 trunk-x"),
     Row("refs/pull/15/merge", ("type=raw,x-{{base_ref}}",), "x-trunk"),
     Row("refs/heads/dev", ("type=raw,x-{{base_ref}}",), "x-"),
+    # Keys have any order and case; without a type it is raw.
+    Row(FIRST, ("pattern={{version}},TYPE=semver", "Priority=1000, type=ref,event=tag"),
+        f"{FIRST} 3.1.4 latest"),
+    Row("refs/heads/dev", ("{{branch}}-x", "value=y", "z,priority=300"), "z dev-x y"),
+    Row("refs/heads/dev", ("{{branch}}",), "a-dev", Flavor(prefix="a-")),
+    # Only a format in quotes is one.
+    Row("refs/heads/dev", ("type=raw,{{commit_date YYYY-MM-DD}}",), "2023-11-14T22-13-20Z"),
 )  # fmt: skip
 
 
@@ -146,6 +153,12 @@ def test_tags_and_version_are_those_of_metadata_action(row: Row) -> None:
 def test_what_gives_no_tag_there_is_an_error_here(entries: tuple[str, ...]) -> None:
     with pytest.raises(NoRuleMatches):
         decided(Row("word", entries))
+
+
+@pytest.mark.parametrize("text", ["v{version},priority=5", "{{branch}}-{sha}", "{sha},type"])
+def test_fields_of_templates_are_not_mixed_with_entries(text: str) -> None:
+    with pytest.raises(ConfigError, match="besides its fields"):
+        TagEntry.read(text)
 
 
 def test_a_version_of_our_own_is_the_label_whatever_the_first_tag_is() -> None:
