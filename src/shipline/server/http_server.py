@@ -182,15 +182,23 @@ class HttpServer:
         self._handler.stopping = True
         self._stop_accepting()
         self._listener.close()
-        for connection in self._http.connections:
-            if connection not in self._handler.busy:
-                connection.close()
+        await self._close_idle()
         if not await self._wait_idle(self._section.drain_timeout.seconds):
             for connection in self._http.connections:
                 if connection.transport is not None:
                     shut_down(connection.transport)
             await self._wait_idle(_FINAL_WAIT_S)
         await self._http.shutdown(0.1)
+
+    async def _close_idle(self) -> None:
+        """Requests that have just arrived are still answered."""
+        idle = [each for each in self._http.connections if each not in self._handler.busy]
+        for connection in idle:
+            connection.close()  # reads no other request, but leaves the transport open
+        await asyncio.sleep(_SETTLE_S)
+        for connection in idle:
+            if connection.transport is not None and connection not in self._handler.busy:
+                connection.transport.close()
 
     async def _wait_idle(self, seconds: float) -> bool:
         """Wait until no request runs; False after `seconds`."""

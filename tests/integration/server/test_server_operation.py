@@ -52,6 +52,23 @@ def test_running_uploads_have_the_drain_timeout_and_no_more(tmp_path: Path) -> N
         assert Target(again.url, "x").call("GET", location)["Range"] == "0-2"
 
 
+def test_stopping_node_closes_idle_connections_at_once(tmp_path: Path) -> None:
+    """Also while a request runs: nobody would answer what a client sends there."""
+    with served(tmp_path, "drain-timeout: 60s") as running:
+        host, _, port = running.address.partition(":")
+        kept = http.client.HTTPConnection(running.address, timeout=20)
+        kept.request("GET", "/v2/")
+        kept.getresponse().read()
+        unused = socket.create_connection((host, int(port)), timeout=20)
+        with half_a_patch(running, Target(running.url, "x").start()) as connection:
+            time.sleep(0.3)
+            running.process.send_signal(signal.SIGTERM)
+            assert kept.sock.recv(1) == unused.recv(1) == b""
+            connection.sendall(b"1234567")
+            assert b" 202 " in connection.recv(4096)
+        assert running.process.wait(30) == 0
+
+
 def test_stopping_node_is_not_ready_and_takes_nobody_new(tmp_path: Path) -> None:
     with served(tmp_path, "drain-timeout: 30s") as running:
         kept = http.client.HTTPConnection(running.address, timeout=10)
