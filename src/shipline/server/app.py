@@ -105,7 +105,8 @@ def _handle_errors(node: RegistryNode, app: Application) -> Application:
 
 def _check_framing(node: RegistryNode, app: Application) -> Application:
     """Reject ambiguous requests that HTTP servers accept (RFC 9112, 3.2 and 6.1): not exactly one
-    Host, transfer codings other than chunked or in HTTP/1.0, two body lengths.
+    Host, transfer codings other than chunked or in HTTP/1.0, two body lengths. And expectations
+    that would be waited for in vain (RFC 9110, 10.1.1).
     """
 
     def check_framing(request: Request) -> Coro[Response]:
@@ -121,6 +122,8 @@ def _check_framing(node: RegistryNode, app: Application) -> Application:
             raise Problem(
                 400, "UNSUPPORTED", "a body has either a Content-Length or chunked coding, not both"
             )
+        if request.headers.get("expect", "100-continue").lower() != "100-continue":
+            raise Problem(417, "UNSUPPORTED", "the only expectation supported is 100-continue")
         return (yield from app(request))
 
     return check_framing

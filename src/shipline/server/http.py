@@ -227,7 +227,7 @@ class Request:
     @property
     def expects_continue(self) -> bool:
         """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
-        return self.headers.get("expect", "").lower() == "100-continue"
+        return self.version > (1, 0) and self.headers.get("expect", "").lower() == "100-continue"
 
     @property
     def has_body(self) -> bool:

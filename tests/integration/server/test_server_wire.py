@@ -98,6 +98,20 @@ def test_body_that_is_refused_is_not_asked_for(running: Node) -> None:
         assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
 
 
+def test_another_expectation_is_refused(running: Node) -> None:
+    fields = "Host: x\r\nExpect: a-miracle\r\nContent-Length: 1"
+    with connected(running) as connection:
+        connection.sendall(f"PUT {upload(running)} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 417 ")
+
+
+def test_http_1_0_expects_nothing(running: Node) -> None:
+    fields = f"Expect: 100-continue\r\nContent-Length: {len(CONTENT)}"
+    with connected(running) as connection:
+        connection.sendall(f"PUT {upload(running)} HTTP/1.0\r\n{fields}\r\n\r\n".encode() + CONTENT)
+        assert b" 201 " in everything(connection).partition(b"\r\n")[0]
+
+
 def test_target_may_be_a_whole_url(running: Node) -> None:
     """RFC 9112, 3.2.2: proxies write it so."""
     head = f"GET {running.url}{blob(running)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
