@@ -15,9 +15,9 @@ DEFAULT_HOST = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
-_HOST = re.compile(
-    r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]+)?\Z"
-)
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*)(?::[0-9]+)?\Z")
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 _LONGEST = 255  # bytes of a repository name
 _FORM = "write [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]"
 
@@ -46,6 +46,10 @@ class Reference(Struct, frozen=True, order=True):
         name, tag = _cut_tag(name)
         if "://" in text or tag == "" or ":" in name.rpartition("/")[2]:
             raise _not_an_image(text, name, tag)
+        if _IMAGE_ID.match(name):
+            raise InvalidReference(
+                f"{name} is the ID of an image, not its name", hint=f"for a name: docker.io/{name}"
+            )
         host, repository = _cut_host(name)
         if host in {"docker.io", "index.docker.io", "registry-1.docker.io"}:
             host = DEFAULT_HOST

@@ -75,8 +75,9 @@ class ConfigKeychain:
         text = environment.get(_AUTH_VARIABLE, "")
         if text and "REGISTRY_AUTH_FILE" not in environment:
             try:
-                yield Path(_AUTH_VARIABLE), {"auths": json.loads(text)["auths"]}
-            except (ValueError, LookupError, TypeError, RecursionError):
+                document = json.loads(text)
+                yield Path(_AUTH_VARIABLE), {"auths": document.get("auths")}
+            except (ValueError, AttributeError, RecursionError):
                 raise ConfigError(
                     f"{_AUTH_VARIABLE} is not the JSON of a config.json with auths",
                     code="docker-config",
@@ -132,11 +133,13 @@ def _config_files(environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def load_document(path: Path) -> dict[str, Any]:
-    """A configuration file, empty where there is none. Raises ConfigError."""
+    """A configuration file; empty where there is none, as in a file without text and a directory,
+    which Kubernetes mounts for an optional Secret. Raises ConfigError.
+    """
     try:
         with path.open("rb") as file:
-            document = json.loads(file.read(_LIMIT))
-    except (FileNotFoundError, NotADirectoryError):
+            document = json.loads(file.read(_LIMIT).strip() or b"{}")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
@@ -348,7 +351,10 @@ def credential_store(environment: Mapping[str, str], path: Path) -> CredentialSt
 
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:
-    """Atomically replace a JSON file by one that only its owner can read."""
+    """Atomically replace a JSON file by one that only its owner can read; where it is a symbolic
+    link, the file that it names.
+    """
+    path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -73,6 +73,8 @@ def test_hasher_sees_what_passes(chunks: list[bytes]) -> None:
         ("127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b:c"),
         ("[::1]:5000/a", "[::1]:5000/a"),
         ("ghcr.io/a/b__c--d:T", "ghcr.io/a/b__c--d:T"),
+        ("a--b.c/d", "a--b.c/d"),
+        (f"docker.io/{'1a3f' * 16}", f"docker.io/library/{'1a3f' * 16}"),
     ],
 )
 def test_references_mean_what_docker_means(text: str, full: str) -> None:
@@ -98,6 +100,12 @@ def test_reference_keeps_tag_and_digest() -> None:
         "a/",
         "host:5000/",
         "a:.x",
+        "1a3f" * 16,
+        f"{'1a3f' * 16}:1.0",
+        "a..b/c",
+        "a-.b/c",
+        "a.-b/c",
+        "a.b-/c",
     ],
 )
 def test_other_text_is_no_reference(text: str) -> None:

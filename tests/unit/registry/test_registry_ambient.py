@@ -94,7 +94,14 @@ def test_the_variable_of_docker_comes_before_its_file(tmp_path: Path) -> None:
     assert secret(alone, "a.io") == ""
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"x"', "{}", "[" * 100_000])
+@pytest.mark.parametrize("given", [{}, {"auths": None}, {"credHelpers": {"a.io": "ecr-login"}}])
+def test_a_variable_without_entries_leaves_it_to_the_file(tmp_path: Path, given: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"a.io": entry("file")}}))
+    environment = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_AUTH_CONFIG": json.dumps(given)}
+    assert secret(environment, "a.io") == "file:x"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', " ", "[" * 100_000])
 def test_a_variable_that_cannot_be_read_is_named_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigError, match="DOCKER_AUTH_CONFIG"):
         secret({"DOCKER_AUTH_CONFIG": text}, "a.io")

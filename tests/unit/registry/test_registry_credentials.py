@@ -14,6 +14,7 @@ import pytest
 from shipline.errors import AuthError, ConfigError, ShiplineError
 from shipline.registry import Credentials, keychain_from
 from shipline.registry.credentials import get_from_helper
+from shipline.registry.login import LoginStore, save_login
 
 HUB = "https://index.docker.io/v1/"
 
@@ -262,3 +263,19 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"config\.json"):
         keychain_from({"DOCKER_CONFIG": str(tmp_path)}).credentials("a.io", "x")
+
+
+@pytest.mark.parametrize("text", ["", " \n", None])
+def test_a_file_without_text_and_a_directory_are_none(tmp_path: Path, text: str | None) -> None:
+    place = tmp_path / "config.json"
+    place.mkdir() if text is None else place.write_text(text)
+    assert keychain_from({"DOCKER_CONFIG": str(tmp_path)}).credentials("a.io", "x") is None
+
+
+def test_a_login_leaves_the_link_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("{}")
+    (tmp_path / "config.json").symlink_to("real.json")
+    environment = {"DOCKER_CONFIG": str(tmp_path)}
+    save_login("a.io", Credentials("alice", "x"), environment, LoginStore.PLAIN)
+    assert (tmp_path / "config.json").readlink() == Path("real.json")
+    assert list(json.loads((tmp_path / "real.json").read_text())["auths"]) == ["a.io"]
