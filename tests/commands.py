@@ -13,20 +13,31 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO
+from unittest.mock import patch
 
 from shipline.cli import main
 from sources import SOURCE
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
+
+
+@cache
+def _start_server() -> None:
+    """It loads this module too, which each process would have to load otherwise. PYTHONPATH tells
+    where that is: the server does not get the path of this process before Python 3.13.
+    """
+    program = [
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted(SOURCE.rglob("*.py"))
         if path.name != "__main__.py"
     ]
-)
+    _FORKS.set_forkserver_preload([*program, __name__])
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):
+        forkserver.ensure_running()
 
 
 class Forked:
@@ -47,6 +58,7 @@ class Forked:
     ) -> None:
         environ = dict(os.environ if environ is None else environ)
         words = (cwd or Path.cwd(), environ, (stdin, stdout, stderr), function, arguments)
+        _start_server()
         self._process = _FORKS.Process(target=_call, args=words, daemon=True)
         self._process.start()
         assert self._process.pid is not None
