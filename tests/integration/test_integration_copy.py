@@ -156,7 +156,7 @@ def test_an_archive_that_is_there_is_replaced_by_force_alone(layout: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "line", ["a", "a b c", "a b.example/UPPER:1", f"a b@sha256:{'0' * 64}", "oci: b"]
+    "line", ["a", "a b c", "a b.example/UPPER:1", f"a b:1@sha256:{'0' * 64}", "oci: b"]
 )
 def test_a_wrong_line_of_a_list_is_named_before_anything_is_copied(
     line: str, layout: Path, tmp_path: Path
@@ -196,6 +196,24 @@ def test_some_platforms_are_another_index(layout: Path, registry: Registry) -> N
     assert kept["platform"]["architecture"] == "arm64"
     done = copy("--platform=linux/s390x", f"oci:{layout}:v1", f"{name}:v2", status=8)
     assert "no image for linux/s390x" in done.stderr
+
+
+def test_an_image_is_copied_to_its_digest_without_a_tag(layout: Path, registry: Registry) -> None:
+    name = f"{registry.address}/copy/untagged"
+    root = OciLayout(layout).resolve("v1")
+    registries = (registry,)
+    lines = copy("--dry-run", f"oci:{layout}:v1", f"{name}@{root.digest}", registries=registries)
+    assert lines.stdout.rstrip().endswith("objects")
+    for flags in ((), ("--force",)):
+        done = copy(*flags, f"oci:{layout}:v1", f"{name}@{root.digest}", registries=registries)
+        assert done.stdout == f"{name}@{root.digest}\n"
+    lines = copy("--dry-run", f"oci:{layout}:v1", f"{name}@{root.digest}", registries=registries)
+    assert lines.stdout.rstrip().endswith("unchanged")
+    assert skopeo("inspect", "--tls-verify=false", "--raw", f"docker://{name}@{root.digest}")
+    assert tags(registry, "copy/untagged") == [f"sha256-{root.digest.hex}"]  # its referrers
+    other = f"{name}@sha256:{'f' * 64}"
+    done = copy(f"oci:{layout}:v1", other, registries=registries, status=2)
+    assert f"the image to copy is {root.digest}" in done.stderr
 
 
 def test_skopeo_reads_what_is_written_and_writes_what_is_read(

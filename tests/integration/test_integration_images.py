@@ -16,7 +16,7 @@ from nodes import Node, node
 from peers import Registry
 from peers.docker import newest
 from shipline.content import MemoryStore, OciLayout, copy_graph, successors
-from shipline.oci import Descriptor, Index, Manifest, Platform, media, to_bytes
+from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media, to_bytes
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -78,8 +78,29 @@ def test_raw_is_what_the_registry_has_whatever_holds_it(
     assert shipline(registry, "inspect", "--raw", f"oci:{layout}:v1").stdout == raw
     digest = shipline(registry, "inspect", f"{image}:v1", "--format={{.Manifest.Digest}}").stdout
     assert digest.strip() == shipline(registry, "digest", f"{image}:v1").stdout.strip()
-    wrong = shipline(registry, "inspect", "--raw", "--tree", f"{image}:v1", status=2)
-    assert "cannot be combined" in wrong.stderr
+    for flags in (["--raw", "--tree"], ["--config", "--format={{.Name}}"]):
+        wrong = shipline(registry, "inspect", *flags, f"{image}:v1", status=2)
+        assert "give one of" in wrong.stderr
+
+
+def test_a_platform_and_its_configuration_are_those_of_skopeo(
+    registry: Registry, layout: Path, image: str
+) -> None:
+    choice = ["--override-os=linux", "--override-arch=amd64"]
+    command = ["skopeo", *choice, "inspect", "--tls-verify=false", "--config", "--raw"]
+    theirs = subprocess.run(
+        [*command, f"docker://{image}:v1"], capture_output=True, text=True, check=True
+    ).stdout
+    one = shipline(registry, "digest", "--platform=linux/amd64", f"{image}:v1").stdout.strip()
+    for name in (f"{image}:v1", f"oci:{layout}:v1"):
+        found = shipline(registry, "inspect", "--config", "--platform=linux/amd64", name).stdout
+        assert found == theirs
+        raw = shipline(registry, "inspect", "--raw", "--platform=linux/amd64", name).stdout
+        assert Digest.of(raw.encode()) == Digest.parse(one)
+        shown = shipline(registry, "inspect", "--platform=linux/amd64", name).stdout
+        assert shown.splitlines()[0].endswith(f"@{one}")
+    other = ("--config", "--platform=linux/s390x", f"{image}:v1")
+    assert "it has linux/amd64" in shipline(registry, "inspect", *other, status=8).stderr
 
 
 def test_tags_are_given_and_listed(registry: Registry, image: str) -> None:

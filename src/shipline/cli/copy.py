@@ -97,6 +97,7 @@ def _accepted(*names: str) -> Callable[[F], F]:
 @_accepted("-a", "--all")
 @_accepted("--preserve-digests")
 @_accepted("--recursive")
+@click.option("--multi-arch", type=click.Choice(["all"]), hidden=True, expose_value=False)
 @registry_options
 def command(
     names: Sequence[str],
@@ -287,7 +288,8 @@ def _report(pairs: Sequence[_Pair], outcomes: Sequence[_Outcome], digestfile: Pa
     digests, failures = [], []
     for (source, target), outcome in zip(pairs, outcomes, strict=True):
         if isinstance(outcome, str):
-            click.echo(f"{target}@{outcome}")
+            by_digest = target.remote is not None and target.remote.digest is not None
+            click.echo(str(target) if by_digest else f"{target}@{outcome}")
             digests.append(outcome)
             continue
         failures.append(outcome)

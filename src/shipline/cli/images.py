@@ -51,9 +51,8 @@ def tag(source: str, names: Sequence[str]) -> None:
             hint="`shipline copy` copies it to one",
         )
     for name in names:
-        if not (is_tag(name) or "/" in name or ":" in name) or name.startswith(
-            ("sha256:", "sha512:")
-        ):
+        is_name = ("/" in name or ":" in name) and "@" not in name
+        if not (is_tag(name) or is_name) or name.startswith(("sha256:", "sha512:")):
             raise UsageError(
                 f"not a tag: {name[:200]!r}",
                 code="reference-invalid",

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -326,33 +326,61 @@ def _inspect_options(function: F) -> F:
 @_builder
 def inspect(name: str, raw: bool, template: str | None) -> None:
     """Show the manifest or index of an image."""
-    _inspect(name, raw, template, tree=False)
+    if raw and template is not None:
+        raise UsageError("--raw and --format cannot be combined", code="flag-conflict")
+    with _opened(name) as (place, image):
+        _show(name, place, image, raw=raw, template=template)
 
 
 @click.command("inspect")
 @_inspect_options
 @click.option("--tree", is_flag=True, help="Show platforms, layers, attestations and signatures.")
-def inspect_command(name: str, raw: bool, template: str | None, tree: bool) -> None:
+@click.option("--config", is_flag=True, help="Print the configuration of an image, byte for byte.")
+@click.option("--platform", metavar="OS/ARCH", help="Look at the image for this platform.")
+def inspect_command(
+    name: str, raw: bool, template: str | None, tree: bool, config: bool, platform: str | None
+) -> None:
     """Show the manifest or index of an image, in a registry or wherever `shipline copy` reads."""
-    _inspect(name, raw, template, tree=tree)
-
-
-def _inspect(name: str, raw: bool, template: str | None, *, tree: bool) -> None:
-    if raw + tree + (template is not None) > 1:
-        raise UsageError("--raw, --format and --tree cannot be combined", code="flag-conflict")
-    place = parse_place(name)
-    with ExitStack() as stack:
-        image = OpenRepositories(stack).places.open(place)
+    if (raw or config) + tree + (template is not None) > 1:
+        raise UsageError("give one of --raw, --format, --tree, --config", code="flag-conflict")
+    with _opened(name) as (place, image):
+        if platform or (config and isinstance(image.document(), Index)):
+            wanted = Platform.parse(platform) if platform else Platform.local()
+            image = OpenImage(image.source, image.select([wanted]))
+            place = replace(place, **_selected(place, image.root.digest))
         if tree:
             click.echo("\n".join(image_tree(image, str(place)).lines()))
-            return
-        inspected = _inspection(place.remote or place, image)
-        if raw:
-            sys.stdout.buffer.write(inspected.document.raw)
-            return
-        is_whole = template is not None and "".join(template.split()) == "{{.Manifest}}"
-        shown = describe(inspected) if not template or is_whole else None
-        click.echo(shown or render(template or "", inspected.fields(name)), nl=False)
+        elif config:
+            document = image.document()
+            assert isinstance(document, Manifest)
+            content = fetch_all(image.source, document.config, _CONFIG_LIMIT)
+            sys.stdout.buffer.write(content)
+        else:
+            _show(name, place, image, raw=raw, template=template)
+
+
+def _selected(place: Place, digest: Digest) -> dict[str, Any]:
+    """The fields of a place with the digest in place of its tag, where it can have one."""
+    if place.remote is not None:
+        return {"reference": place.remote.at(digest)}
+    return {} if place.reference is not None else {"tag": str(digest)}
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[Place, OpenImage]]:
+    place = parse_place(name)
+    with ExitStack() as stack:
+        yield place, OpenRepositories(stack).places.open(place)
+
+
+def _show(name: str, place: Place, image: OpenImage, *, raw: bool, template: str | None) -> None:
+    inspected = _inspection(place.remote or place, image)
+    if raw:
+        sys.stdout.buffer.write(inspected.document.raw)
+        return
+    is_whole = template is not None and "".join(template.split()) == "{{.Manifest}}"
+    shown = describe(inspected) if not template or is_whole else None
+    click.echo(shown or render(template or "", inspected.fields(name)), nl=False)
 
 
 def _inspection(name: Reference | Place, image: OpenImage) -> Inspection:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from shipline.content import Advance, Fetcher, MemoryStore, OciLayout, Reader, fetch_all, unwrapped
+from shipline.content import (
+    Advance,
+    Fetcher,
+    MemoryStore,
+    OciLayout,
+    Reader,
+    copy_graph,
+    fetch_all,
+    unwrapped,
+)
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.files import open_whole
 from shipline.images.copying import (
@@ -152,16 +161,18 @@ def parse_place(text: str) -> Place:
 
 
 def parse_target(text: str) -> Place:
-    """Read the name of what is written. Raises UsageError."""
+    """Read the name of what is written: in a registry a tag or a digest. Raises UsageError."""
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme in _OTHERS:
+        hint = f"{_OTHERS[scheme]}; for an image of this name, docker://{text}"
+        raise UsageError(f"{text}: {scheme}: is not supported", code="copy-place", hint=hint)
     place = parse_place(text)
-    _check_tag(place)
+    if place.remote is not None and place.remote.digest is not None and place.remote.tag:
+        hint = f"write {place.remote.name}:{place.remote.tag} or {place.name}@{place.selector}"
+        raise UsageError(
+            f"{place}: a copy is written to a tag or to a digest", code="copy-place", hint=hint
+        )
     return place
-
-
-def _check_tag(place: Place) -> None:
-    if place.remote is not None and place.remote.digest is not None:
-        hint = f"write {place.remote.name}:TAG"
-        raise UsageError(f"{place}: a copy is written to a tag", code="copy-place", hint=hint)
 
 
 class OpenImage(Struct, frozen=True):
@@ -306,13 +317,15 @@ class Places:
         target = self._target(place, force=options.force)
         store = target.store
         if isinstance(image.source, Schema1Source):
-            if place.kind is PlaceKind.REGISTRY:
+            if place.kind is PlaceKind.REGISTRY and target.tag:
                 force = options.force
                 copied = image.source.copy(target.store, target.tag, force=force, advance=advance)
                 if copied is not None:
                     return image.root, copied
             image = OpenImage(image.source, image.source.converted(self._scratch()))
         source, root, options = self._chosen(image, place, options)
+        if not target.tag:
+            return root, self._copy_untagged(source, target.store, root, options, advance, expect)
 
         def copy(options: CopyOptions) -> Descriptor | None:
             return copy_tag(
@@ -330,6 +343,23 @@ class Places:
                 copy_evidence(source, store, root, advance)
         return root, new is not None
 
+    def _copy_untagged(
+        self,
+        source: StatementSource,
+        store: Remote,
+        root: Descriptor,
+        options: CopyOptions,
+        advance: Advance | None,
+        expect: Advance | None,
+    ) -> bool:
+        """Copy an image under its digest alone; whether the store lacked it."""
+        lacked = options.force or not store.exists(root)
+        is_complete = None if options.force else store.exists
+        copy_graph(source, store, root, advance, is_complete=is_complete, expect=expect)
+        if options.referrers:
+            copy_evidence(source, store, root, advance)
+        return lacked
+
     def lacking(self, image: OpenImage, place: Place, options: CopyOptions) -> Lacking:
         """What a copy would move."""
         source, root, options = self._chosen(image, place, options)
@@ -345,13 +375,29 @@ class Places:
         objects = missing(source, target.store, *roots)
         if isinstance(target.store, _Mounting) and target.store.can_mount(unwrapped(source)):
             objects = tuple(one for one in objects if one.media_type in media.NAMED)
-        same = target.write is None and digest_of(target.store, target.tag) == root.digest
+        if target.tag:
+            same = target.write is None and digest_of(target.store, target.tag) == root.digest
+        else:
+            same = target.store.exists(root)
         return Lacking(root, objects, changed=not same)
 
     def _chosen(
         self, image: OpenImage, place: Place, options: CopyOptions
     ) -> tuple[StatementSource, Descriptor, CopyOptions]:
         """What of an image is copied to a place, and the options for that."""
+        source, root, options = self._narrowed(image, place, options)
+        wanted = place.remote.digest if place.remote is not None else None
+        if wanted is not None and root.digest != wanted:
+            raise UsageError(
+                f"{place}: the image to copy is {root.digest}",
+                code="copy-place",
+                hint="write this digest, or a tag",
+            )
+        return source, root, options
+
+    def _narrowed(
+        self, image: OpenImage, place: Place, options: CopyOptions
+    ) -> tuple[StatementSource, Descriptor, CopyOptions]:
         root, platforms = image.root, options.platforms
         options = CopyOptions(referrers=options.referrers, force=options.force)
         if place.kind in _ONE_PLATFORM and not self._has_room(place):
@@ -388,7 +434,6 @@ class Places:
     def _target(self, place: Place, *, force: bool = False) -> _Target:
         if place.kind is PlaceKind.REGISTRY:
             assert place.reference is not None
-            _check_tag(place)
             return _Target(self._client.repository(place.reference), place.reference.tag)
         if place.kind is PlaceKind.LAYOUT:
             layout = OciLayout(place.path, create=True, verified=force)
@@ -421,7 +466,7 @@ class Places:
 
 
 class _Target(Struct, frozen=True):
-    """What a copy is written to; `write` completes it."""
+    """What a copy is written to, without a `tag` under its digest; `write` completes it."""
 
     store: Remote
     tag: str

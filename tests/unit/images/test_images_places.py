@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.images import Place, PlaceKind, Places, parse_place
+from shipline.images import Place, PlaceKind, Places, parse_place, parse_target
 from shipline.oci import Descriptor, Index, Reference, media
 from shipline.registry import Client, HostSettings
 from shipline.registry.keychain import ConfigKeychain
@@ -49,6 +49,24 @@ def test_what_cannot_be_read_says_what_to_write(text: str, message: str) -> None
     with pytest.raises(UsageError, match=message) as caught:
         parse_place(text)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dir:out", "dir: is not supported"),
+        ("containers-storage:app", "is not supported"),
+        (f"a/b:1@{DIGEST}", "a tag or to a digest"),
+    ],
+)
+def test_what_cannot_be_written_says_so(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_target(text)
+
+
+@pytest.mark.parametrize("text", ["docker://dir:out", "a/dir:out", f"a/b@{DIGEST}"])
+def test_a_target_in_a_registry_has_a_tag_or_a_digest(text: str) -> None:
+    assert parse_target(text) == parse_place(text)
 
 
 def test_a_place_in_a_registry_is_its_reference() -> None:
