@@ -383,12 +383,10 @@ class StageWalk(Struct):
             yield finding("WorkdirRelativePath", message, instruction)
 
     def _ignored_sources(self, instruction: ins.Instruction) -> Iterator[RuleFinding]:
-        """CopyIgnoredFile; skipped for ignore rules with exceptions, which need the files."""
+        """CopyIgnoredFile; not where an exception may keep something, which needs the files."""
         if not isinstance(instruction, ins.Transfer):
             return
         if isinstance(instruction, ins.Copy) and instruction.origin:
-            return
-        if any(pattern.negated for pattern in self.ignore.patterns):
             return
         for source in instruction.sources:
             path = posixpath.normpath(source).lstrip("/") or "."
@@ -400,9 +398,32 @@ class StageWalk(Struct):
                 yield finding("CopyIgnoredFile", message, instruction)
 
     def _ignored(self, path: str) -> bool:
+        kept = [pattern.text for pattern in self.ignore.patterns if pattern.negated]
+        if any(_may_keep(text, path) for text in kept):
+            return False
         if path == ".":
             return any(pattern.text in _EVERYTHING for pattern in self.ignore.patterns)
         return self.ignore.ignores(path)
+
+
+def _may_keep(exception: str, source: str) -> bool:
+    """Whether an exception may be for what is at `source` or below it; a wildcard in either stands
+    for everything below the directories before it.
+    """
+    kept, some = _before_wildcards(exception)
+    copied, _ = _before_wildcards("" if source == "." else source)
+    return _is_within(kept, copied) or (some and _is_within(copied, kept))
+
+
+def _before_wildcards(pattern: str) -> tuple[str, bool]:
+    """The directories before the first wildcard, without escapes; and whether there is one."""
+    parts = pattern.split("/")
+    first = next((n for n, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    return re.sub(r"\\(.)", r"\1", "/".join(parts[:first])), first < len(parts)
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return not directory or path == directory or path.startswith(f"{directory}/")
 
 
 def _json_args(instruction: ins.Instruction, state: _CheckedState) -> Iterator[RuleFinding]:

@@ -206,6 +206,28 @@ def test_a_source_with_exceptions_in_the_rules_is_not_judged() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("source", "ignore", "reported"),
+    [
+        ("sub/a.txt", "sub\n!sub/b.txt", True),
+        ("sub/a.txt", "sub\n!other.txt", True),
+        ("sub/a.txt", "sub\n!nope/missing.txt", True),
+        ("sub/a.txt", "!sub/b.txt\nsub", True),
+        ("sub", "sub\n!sub/a.txt", False),
+        (".", "*\n!sub/a.txt", False),
+        ("sub/a.txt", "sub\n!sub/a.txt", False),
+        ("sub/*.txt", "sub\n!sub/a.txt", False),
+        ("sub/deep", "sub\n!*/deep/a.txt", False),
+        ("su.b", "su.b\n!su\\.b/keep.txt", False),
+    ],
+)
+def test_only_an_exception_for_the_source_keeps_it_from_being_judged(
+    source: str, ignore: str, reported: bool
+) -> None:
+    found = warnings(f"FROM a\nCOPY {source} /x/\n", ignore=ignore)
+    assert [rule for rule, _, _ in found] == ["CopyIgnoredFile"] * reported
+
+
 def test_rules_can_be_skipped_in_a_file_and_above_an_instruction() -> None:
     body = "FROM a\nMAINTAINER b\nCMD c\n"
     names = [rule for rule, _, _ in warnings(f"# check=skip=JSONArgsRecommended\n{body}")]
