@@ -209,3 +209,20 @@ def test_without_a_program_the_build_says_that_steps_share_the_network(
     path = ":".join(connector_path("pasta").split(":")[1:])
     said = shipline.build(*PLAIN, place, PATH=path).ok().err
     assert f"{NETWORK}host (neither pasta nor slirp4netns is installed)" in said
+
+
+def test_a_step_is_cached_where_the_files_that_it_mounts_are_the_same(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    text = (
+        "FROM busybox AS made\nCOPY seed /\nRUN mkdir out && echo {} >out/file\n"
+        "FROM busybox\nRUN --mount=from=made,source=out,target=/out,rw echo r$((6 * 7))n\n"
+    )
+
+    def said(content: str, seed: str) -> str:
+        place = context(tmp_path / f"{content}-{seed}", text.format(content), seed=seed)
+        return shipline.build(*PLAIN, place).ok().err
+
+    assert " r42n\n" in said("one", "1")
+    assert " r42n\n" not in said("one", "2")
+    assert " r42n\n" in said("two", "2")

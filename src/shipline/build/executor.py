@@ -76,9 +76,7 @@ class Executor(Struct, frozen=True):
         hint = f"give it with --secret id={mount.id},src=FILE or --secret id={mount.id},env=NAME"
         if secret is None:
             if mount.required:
-                raise UsageError(
-                    f"secret {mount.id} was not given", code="secret-missing", hint=hint
-                )
+                raise UsageError(f"secret {mount.id}: not found", code="secret-missing", hint=hint)
             return None
         try:
             value = secret.value(self.environment)
@@ -97,6 +95,16 @@ def context_digest(source: ContextDirectory, path: str) -> str:
     if source.pin:
         return f"{source.pin} {path}"
     return source.stamp + str(_context_tree(source, path).digest((0, 0)))
+
+
+def mounted_digest(source: Source, path: str, worker: Worker) -> str:
+    """What the files at `path` in a snapshot or context are, for a cache key."""
+    if not isinstance(source, Snapshot):
+        return context_digest(source, path)
+    with worker.snapshots.mounted(source) as root:
+        place = find_source(Root(root, "the stage or image"), path)
+        kind = "directory" if place.is_dir() else "file"
+        return f"{kind} {scan(root, os.path.relpath(place, root)).digest()}"
 
 
 class StepMounts:
@@ -153,7 +161,7 @@ class StepMounts:
 
     def _mount(self, mount: RunMount, caches: Mapping[str, Path]) -> StepMount:
         if mount.type == "tmpfs":
-            if not _is_root(mount.source):
+            if not is_root(mount.source):
                 raise UsageError(
                     f"a tmpfs is empty: it has no {mount.source}",
                     code="mount-invalid",
@@ -262,10 +270,10 @@ def _is_made(mount: RunMount) -> bool:
     """Whether a cache begins as a new directory with the owner and mode of the mount. As in
     BuildKit, also above an image, but not where a `source` is named.
     """
-    return mount.owned and _is_root(mount.source)
+    return mount.owned and is_root(mount.source)
 
 
-def _is_root(path: str) -> bool:
+def is_root(path: str) -> bool:
     return os.path.normpath(f"/{path}").strip("/") == ""
 
 

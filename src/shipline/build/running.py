@@ -11,7 +11,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipline.build.cache import LayerResult
-from shipline.build.executor import Executor, StepMounts, context_digest
+from shipline.build.executor import (
+    Executor,
+    StepMounts,
+    context_digest,
+    is_root,
+    mounted_digest,
+)
 from shipline.build.faults import full_hint
 from shipline.build.graph import RunOp, key_of
 from shipline.build.request import SHM_SIZE
@@ -62,7 +68,42 @@ def _content(op: RunOp, number: int, source: Source) -> dict[str, object]:
 def run(
     op: RunOp, inputs: Sequence[Source], worker: Worker, executor: Executor, options: StepOptions
 ) -> LayerResult:
-    """The layer that the command makes on top of input 0. Raises StepFailed."""
+    """The layer that the command makes on top of input 0: that of an earlier one if the files that
+    it mounts from other stages are the same. Raises StepFailed.
+    """
+
+    def make() -> LayerResult:
+        return _made(op, inputs, worker, executor, options)
+
+    key = "" if options.fresh else _content_key(op, inputs, worker)
+    if not key:
+        return make()
+    result, was_there = worker.cache.once(key, make, fresh=False)
+    if was_there:
+        options.step.cached()
+    return result
+
+
+def _content_key(op: RunOp, inputs: Sequence[Source], worker: Worker) -> str:
+    """The cache key that has the files mounted from other stages in place of those stages; empty
+    where a mount shows all files of one, which are seldom the same.
+    """
+    base, *others = inputs
+    paths = {(one.input, one.source) for one in op.mounts if one.input}
+    stages = [one for one in others if isinstance(one, Snapshot)]
+    if not stages or any(is_root(path) for number, path in paths):
+        return ""
+    assert isinstance(base, Snapshot)
+    files = [
+        [number, path, mounted_digest(inputs[number], path, worker)]
+        for number, path in sorted(paths)
+    ]
+    return key_of("run files/1", op=op.key(), base=base.diff_ids, files=files)
+
+
+def _made(
+    op: RunOp, inputs: Sequence[Source], worker: Worker, executor: Executor, options: StepOptions
+) -> LayerResult:
     with ExitStack() as stack:
         place = stack.enter_context(executed(op, inputs, worker, executor, options))
         root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
