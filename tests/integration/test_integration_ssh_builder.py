@@ -205,7 +205,7 @@ def test_failures_are_those_of_this_machine(far: Far, tmp_path: Path) -> None:
             shown = far.shipline.build(*words).failed(status)
             assert said in shown and "Dockerfile:2" in shown
     (place / "Dockerfile").write_text("FROM busybox\nRUN --mount=type=secret,id=x,required true\n")
-    assert "secret x was not given" in far.build(place).failed(4)
+    assert "secret x: not found" in far.build(place).failed(4)
     assert "drivers that can: native" in far.build("-m", "1g", place).failed(14)
 
 

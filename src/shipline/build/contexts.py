@@ -233,7 +233,7 @@ def read_dockerfile(
     name, content = _content(request, stdin, remotes, step)
     if len(content) > DOCKERFILE_LIMIT:
         raise UsageError(
-            f"{name} is too big for a Dockerfile: more than {DOCKERFILE_LIMIT} bytes",
+            f"{name}: Dockerfile exceeds maximum allowed size of {DOCKERFILE_LIMIT} bytes",
             code="dockerfile-unreadable",
         )
     if content[:2] in _UTF_16:

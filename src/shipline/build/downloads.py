@@ -93,7 +93,7 @@ class Downloader(Struct, frozen=True):
             self.policy.check_http(url, digest, authorized=bool(header))
         if checksum and digest != checksum:
             raise UsageError(
-                f"{name} has the digest {digest}, not {checksum}",
+                f"digest mismatch: {name} has {digest}, not {checksum}",
                 code="checksum-mismatch",
                 hint="if the file was meant to change, update the checksum",
             )

@@ -55,9 +55,9 @@ def parse_mode(text: str) -> Change | None:
     clauses = [_CLAUSE.fullmatch(clause) for clause in text.split(",")]
     if not all(clauses):
         raise DockerfileError(
-            f"not a mode: --chmod={text}",
+            f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777",
             code="dockerfile-flag",
-            hint="use octal digits like 755, or u=rwX,go=rX",
+            hint="or symbolic, like u=rwX,go=rX",
         )
     steps = [
         (clause[1], sign, run)
@@ -230,8 +230,10 @@ class Placement:
                 raise UsageError(f"/{done} is not a directory", code="copy-destination")
 
     def _new_directory(self, path: str, mode: int, owner: tuple[int, int] | None) -> Entry:
-        """As mkdir(2) creates it: below a setgid directory it is setgid, too, with its group."""
-        mode &= _MODE  # as an umask of 022 does
+        """As mkdir(2) without an umask creates it, which BuildKit's daemon has not either: below a
+        setgid directory it is setgid, too, with its group. Other special bits are not for it.
+        """
+        mode &= 0o777
         uid, gid = owner or (0, 0)
         parent = self.lookup(posixpath.dirname(path))
         if parent is not None and parent.mode & 0o2000:

@@ -212,7 +212,7 @@ class PlatformPlan:
         scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
         named = self._platform if self._request.platforms else platform
         image = replace(image, platform=named).set(Env=environment(scope))
-        shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
+        shell = tuple(image.run.get("Shell") or df.default_shell(platform.os))
         return StageState(vertex, image, scope, notes, shell=shell)
 
     def _source(self, name: str, span: Span, platform: Platform) -> Vertex:

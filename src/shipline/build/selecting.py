@@ -120,19 +120,29 @@ def select(
     """
     found = []
     for source in sources:
-        base, parts = _split(source, parents=parents)
-        matches = list(_expand(root, base, parts))
+        head, parts = _split(source, parents=parents)
+        matches = [
+            (base, path) for base in _bases(root, head) for path in _expand(root, base, parts)
+        ]
         if not matches and not df.has_wildcards(source):
             raise _missing(root, source)
-        for path in matches:
+        for base, path in matches:
             pivot = path[len(base) :].lstrip("/")
             if not parents:
                 found.append(_selected(root, path, pivot, excludes, None))
             elif not pivot or not _exclusions(excludes).ignores(pivot):
                 found.append(_selected(root, path, pivot, excludes, base))
         if not matches:
-            _require_directory(root, base, [] if parents else parts)
+            _require_directory(root, head, [] if parents else parts)
     return found
+
+
+def _bases(root: Root, head: str) -> list[str]:
+    """The directories that the part before `/./` names; it can have wildcards."""
+    if not df.has_wildcards(head):
+        return [head]
+    parts = ["*" if part == "**" else part for part in head.split("/")]
+    return list(_expand(root, "", parts))
 
 
 def find_source(root: Root, source: str) -> Path:
@@ -150,12 +160,13 @@ def _missing(root: Root, source: str) -> UsageError:
         if (rule := root.rules.rule_of(step)) is not None:
             leads = "" if step == path else f" leads to {step!r}, which"
             return UsageError(
-                f"{source!r}{leads} is excluded from {root.name} by {rule.place}: {rule}",
+                f'"/{path}": not found: {source!r}{leads} is excluded from {root.name} '
+                f"by {rule.place}: {rule}",
                 code="copy-source-excluded",
                 hint=f"remove the line, or add !{step} below it",
             )
     return UsageError(
-        f"{source!r} was not found in {root.name}",
+        f'"/{path}": not found in {root.name}',
         code="copy-source-not-found",
         hint=_hint(root, source, path),
     )
@@ -237,6 +248,7 @@ def _selected(
             path,
             prune=_pruned(root.prune, excludes, base),
             cache=root.cache,
+            sockets=True,
             capabilities=not root.is_context,
         ),
     )

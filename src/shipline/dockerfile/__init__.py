@@ -20,6 +20,7 @@ from shipline.dockerfile.history import (
     DEFAULT_SHELL,
     SCRIPT_DIRECTORY,
     command_line,
+    default_shell,
     history_text,
     makes_layer,
     resolve_path,

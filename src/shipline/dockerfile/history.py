@@ -17,9 +17,15 @@ from shipline.dockerfile.values import format_duration
 from shipline.errors import DockerfileError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
+_WINDOWS_SHELL = ("cmd", "/S", "/C")
 SCRIPT_DIRECTORY = "/dev/pipes"
 COMMENT = "buildkit.dockerfile.v0"
 _MARK = " # buildkit"
+
+
+def default_shell(os: str) -> tuple[str, ...]:
+    """The shell of an operating system, as Go names it, where the image names none."""
+    return _WINDOWS_SHELL if os == "windows" else DEFAULT_SHELL
 
 
 def command_line(

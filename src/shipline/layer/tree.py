@@ -227,17 +227,19 @@ def scan(
     prune: Prune | None = None,
     cache: StatCache | None = None,
     whiteouts: bool = False,
+    sockets: bool = False,
     capabilities: bool = True,
 ) -> Tree:
     """The tree at `path` below the directory `root`: a directory with its content, or one file.
 
-    Symbolic links are not followed. Sockets, whiteouts of overlayfs (unless `whiteouts`) and pruned
-    paths are omitted; a pruned directory is not entered. Without `capabilities` files have none,
+    Symbolic links are not followed. Sockets (with `sockets` they are empty files, as COPY has
+    them), whiteouts of overlayfs (unless `whiteouts`) and pruned paths are omitted; a pruned
+    directory is not entered. Without `capabilities` files have none,
     and must have none in the `cache`. Raises ContentError for absent or unreadable files.
     """
     opened = OpenDirectory(root)
     started_ns = time.time_ns()
-    scanner = _Scanner(opened, prune, whiteouts=whiteouts)
+    scanner = _Scanner(opened, prune, whiteouts=whiteouts, sockets=sockets)
     middle = cache.middle(path) if cache is not None and CPUS > 1 else ""
     try:
         status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
@@ -272,8 +274,11 @@ def unpacked_items(root: Path) -> Iterator[Item]:
 class _Scanner:
     """The walk: each directory's sorted names, and whether none was pruned."""
 
-    def __init__(self, root: OpenDirectory, prune: Prune | None, *, whiteouts: bool) -> None:
+    def __init__(
+        self, root: OpenDirectory, prune: Prune | None, *, whiteouts: bool, sockets: bool
+    ) -> None:
         self._whiteouts = whiteouts
+        self._kinds = {*KINDS, stat.S_IFSOCK} if sockets else {*KINDS}
         self._prune = prune
         self._skips: Callable[[str], bool] = lambda path: False
         self.directories: _Directories = {}
@@ -284,7 +289,7 @@ class _Scanner:
             return
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
-            stats = _listed(fd, whiteouts=self._whiteouts)
+            stats = _listed(fd, self._kinds, whiteouts=self._whiteouts)
             listed = len(stats)
             prefix = f"{path}/" if path else ""
             emptied: set[str] = set()
@@ -345,9 +350,10 @@ class _Scanner:
             self.enter(root, path or ".", path)
 
 
-def _listed(directory: int, *, whiteouts: bool) -> list[Stat]:
-    """The stats of a directory's entries. A whiteout in a lower directory of overlayfs appears as a
-    device 0/0; in a directory of only one layer, the mount lists the name but stat(2) fails.
+def _listed(directory: int, kinds: Collection[int], *, whiteouts: bool) -> list[Stat]:
+    """The stats of a directory's entries of these `kinds`. A whiteout in a lower directory of
+    overlayfs appears as a device 0/0; in a directory of only one layer, the mount lists the name
+    but stat(2) fails.
     """
     try:
         with os.scandir(directory) as found:
@@ -359,7 +365,7 @@ def _listed(directory: int, *, whiteouts: bool) -> list[Stat]:
     return [
         one
         for one in stats
-        if one[1] & 0o170000 in KINDS and (whiteouts or not _is_whiteout(directory, one))
+        if one[1] & 0o170000 in kinds and (whiteouts or not _is_whiteout(directory, one))
     ]
 
 
@@ -377,6 +383,10 @@ def _is_whiteout(directory: int, one: Stat) -> bool:
     if one[1] & 0o170000 != stat.S_IFCHR:
         return False
     return os.stat(one[0], dir_fd=directory, follow_symlinks=False).st_rdev == 0
+
+
+def _is_socket(one: Stat) -> bool:
+    return one[1] & 0o170000 == stat.S_IFSOCK
 
 
 def _is_file(one: Stat) -> bool:
@@ -472,6 +482,8 @@ class Tree:
     def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
         entry = _entry(one, path)
         try:
+            if _is_socket(one):
+                return entry, b""
             if entry[1] != "file":
                 return (entry_at(self._root, file_path) or entry)._replace(path=path), None
             if self._capabilities:
@@ -687,6 +699,6 @@ def _row(one: Stat, content: bytes, owner: tuple[int, int] | None) -> bytes:
 
 
 def _entry(one: Stat, path: str) -> Entry:
-    kind = KINDS[one[1] & 0o170000]
+    kind = KINDS.get(one[1] & 0o170000, "file")
     size = one[4] if kind == "file" else 0
     return Entry(path, kind, one[1] & 0o7777, one[2], one[3], size, one[5])

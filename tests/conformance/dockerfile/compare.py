@@ -191,7 +191,7 @@ def main() -> int:
             own = Shipline(registry, work / "shipline", server, through=through)
             peer = BuildKit(docker, registry, server)
             cases = chosen(arguments.cases)
-            if through is not None:
+            if through:
                 cases = [case for case in cases if case.for_peer]
             if arguments.show:
                 for case in cases:

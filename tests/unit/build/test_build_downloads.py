@@ -105,7 +105,7 @@ def test_another_checksum_is_refused_each_time(
     downloader: Downloader, server: Server, step: Step
 ) -> None:
     for _ in range(2):
-        with pytest.raises(UsageError, match="has the digest"):
+        with pytest.raises(UsageError, match="digest mismatch"):
             downloader.fetch(URL, str(Digest.of(b"other")), step)
 
 

@@ -352,3 +352,8 @@ def test_a_step_that_makes_something_for_another_platform_is_shown_so(
     assert isinstance(made.vertex.op, RunOp)
     assert made.vertex.op.platform == "linux/amd64"
     assert plan("FROM base\nARG TARGETPLATFORM\nRUN make\n").vertex.label.platform == "linux/amd64"
+
+
+def test_the_shell_is_that_of_the_operating_system() -> None:
+    found = plan("FROM scratch\nENTRYPOINT foo bar\n", platform=Platform("windows", "amd64"))
+    assert found.image.run["Entrypoint"] == ["cmd", "/S", "/C", "foo bar"]

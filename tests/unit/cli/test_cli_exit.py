@@ -255,9 +255,13 @@ def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> 
     ("text", "line", "message"),
     [
         ("FROM scratch\nRUM ls\n", 2, "unknown instruction: RUM"),
-        ("FROM scratch\nCOPY --chmod=u=7 a /\n", 2, "not a mode"),
+        ("FROM scratch\nCOPY --chmod=u=7 a /\n", 2, "invalid chmod parameter"),
         ("FROM scratch\nADD --checksum=sha256:00 a /\n", 2, "--checksum"),
-        ("FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch\nCOPY a /\n", 2, "not a mode"),
+        (
+            "FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch\nCOPY a /\n",
+            2,
+            "invalid chmod parameter",
+        ),
         ("FROM scratch\nCOPY --from=3 a /\n", 2, "invalid stage index 3"),
         ("# check=error=true\nFROM scratch\nMAINTAINER me\n", 3, "lint violation found"),
     ],

@@ -97,10 +97,10 @@ def test_a_directory_that_cannot_be_read_is_the_same_error(
     scan(place, cache=cache).digest()
     real = tree._listed
 
-    def refuses(directory: int, *, whiteouts: bool) -> list[tree.Stat]:
+    def refuses(directory: int, kinds: set[int], *, whiteouts: bool) -> list[tree.Stat]:
         if os.readlink(f"/proc/self/fd/{directory}").endswith("/é"):
             raise PermissionError(13, "Permission denied", "é")
-        return real(directory, whiteouts=whiteouts)
+        return real(directory, kinds, whiteouts=whiteouts)
 
     monkeypatch.setattr(tree, "_listed", refuses)
     for used in (cache, None):

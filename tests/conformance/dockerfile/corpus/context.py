@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,6 +60,8 @@ def _create(entry: Entry, path: Path, directory: Path) -> None:
             path.hardlink_to(directory / entry.link)
         case "fifo":
             os.mkfifo(path)
+        case "socket":
+            os.mknod(path, stat.S_IFSOCK)
         case "file":
             path.write_bytes(content(entry))
         case _:

@@ -7,7 +7,7 @@
     size=BYTES                        content that repeats the alphabet
     data=TEXT                         content
     dev=c:MAJOR:MINOR                 character (c) or block (b) device
-    fifo                              a named pipe
+    fifo, socket                      a named pipe, a socket
     xattr:NAME=HEX                    an extended attribute
     same=NAME                         in an expected tree: content of that file of the context
     tar=gz                            see `corpus.context`
@@ -31,7 +31,7 @@ class Entry:
     """A file of a build context, of an archive, or of an expected tree."""
 
     name: str
-    kind: str  # file dir symlink hardlink fifo c b
+    kind: str  # file dir symlink hardlink fifo socket c b
     link: str = ""
     data: bytes = b""
     mode: int = 0o644
@@ -58,8 +58,8 @@ def parse(line: str, body: str = "") -> Entry:
     if "dev" in pairs:
         kind, major, minor = pairs["dev"].split(":")
         device = (int(major), int(minor))
-    elif "fifo" in pairs:
-        kind = "fifo"
+    elif special := pairs.keys() & {"fifo", "socket"}:
+        (kind,) = special
     default_mode = {"dir": "755", "symlink": "777"}.get(kind, "644")
     return Entry(
         name,
