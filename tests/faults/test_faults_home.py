@@ -34,17 +34,18 @@ FROM busybox
 WORKDIR /app
 COPY page /app/page
 RUN --mount=type=cache,target=/c cat /app/page > /copy && touch /c/used && seq 300000 > /noise
-COPY big /big
+COPY big /big/
 COPY --from=busybox /bin/busybox /second
-RUN wc -c /noise /big > /size && rm /copy
+RUN wc -c /noise /big/* > /size && rm /copy
 """
-LAST = "RUN sha256sum /noise /second /big /size > /sums\n"
+LAST = "RUN sha256sum /noise /second /big/* /size > /sums\n"
 
 ENTRIES = (
     *("content", "content/blobs", "content/blobs/sha256", "content/blobs/sha512"),
     *("content/blobs/sha256/*", "cache.db", "cache.db-wal", "cache.db-shm"),
     *("layers", "layers/.locks", "layers/.locks/*", "layers/[0-9a-f]*"),
     *("layers/*/fs", "layers/*/layer.tar", "layers/*/index.erofs", "layers/*/complete"),
+    *("layers/*/base.tar", "layers/*/base.erofs", "layers/*/extents"),
     *("layers/*/synced", "layers/*/size", "toc", "toc/*", "stat", "stat/*"),
     *("mounts", "mounts/*", "mounts/*/0", "mounts/*/0.lock", "mounts/*/0.size"),
     *("tmp", "use.lock", "work.lock", "."),
@@ -193,12 +194,18 @@ def site(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> Ite
     work = tmp_path_factory.mktemp("homes")
     source = context(work / "context", DOCKERFILE, page="content " * 10_000)
     (source / ".dockerignore").write_text("Dockerfile\n")
-    (source / "big").write_bytes(bytes(17 << 20))  # big enough for a tar that is mounted
+    (source / "big").mkdir()
+    for number in range(66):  # big enough for a tar that is shared
+        (source / f"big/{number}").write_bytes(bytes(1 << 20))
+    (source / "big/zz").write_text("first")
     (work / "away").mkdir()
     os.environ["AWAY"] = str(work / "away")
     with forking(work / "commands") as forks:
         site = Site(source, work / "healthy", work, base_images.address, forks, "")
         site.build(site.healthy)[0].ok()
+        (source / "big/zz").write_text("second")
+        site.build(site.healthy)[0].ok()
+        assert len(list(site.healthy.glob("layers/*/base.tar"))) == 1
         (source / "Dockerfile").write_text(DOCKERFILE + LAST)
         done, wanted = site.build(site.home("first"))
         assert "WARN" not in done.ok().err
@@ -233,7 +240,7 @@ def is_repaired(entry: str, harm: Harm) -> bool:
         return harm in (wipe, empty, half, garbage, elsewhere, closed, anothers)
     if entry == "tmp":
         return harm is not garbage
-    return harm is not flip or not entry.endswith(("layer.tar", "index.erofs"))
+    return harm is not flip or not entry.endswith((".tar", ".erofs"))
 
 
 Case = tuple[str, Harm]

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from shipline.build.layer_files import LayerFiles
+from shipline.build.layer_files import LayerFiles, open_file
 from shipline.content import LocalStore, read_file, seal, unseal
 from shipline.layer import BlockIndex, Codec, Layer
 from shipline.oci import Digest
 
 _KIND = b"shipline-blocks-2\n"
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 PLACE = "blocks"
 WORTH_INDEXING = 64 << 20  # bytes of files; compressing less takes less than 0.1 s
 
@@ -44,9 +43,13 @@ class BlockIndexes(Struct, frozen=True):
     scratch: Path
 
     @contextmanager
-    def open(self, key: str, codec: Codec, *, fresh: bool) -> Iterator[BlockIndex | None]:
+    def open(
+        self, key: str, codec: Codec, *, fresh: bool, base: Path
+    ) -> Iterator[BlockIndex | None]:
         """An index for a new layer, which knows the last one with the same `key` and `codec`;
         `fresh` knows none. None without a key, and for a codec that has no blocks.
+
+        The directory `base` is made if the tar of the new layer can be shared with the older one.
         """
         if not key or not codec.blocks_id:
             yield None
@@ -56,8 +59,10 @@ class BlockIndexes(Struct, frozen=True):
             if older is None or older.form != codec.blocks_id:
                 yield BlockIndex()
                 return
-            blob = _open(self.store.path(older.blob), stack)
-            tar = _open(self.files.path(older.diff_id) / "layer.tar", stack)
+            blob = open_file(self.store.path(older.blob), stack)
+            tar = self.files.open_tar(older.diff_id, stack)
+            if tar is not None:
+                self.files.link_base(older.diff_id, tar, base)
             yield BlockIndex(older.rows, blob, tar)
 
     def save(self, key: str, codec: Codec, layer: Layer, index: BlockIndex) -> None:
@@ -67,16 +72,6 @@ class BlockIndexes(Struct, frozen=True):
         new.write_bytes(seal(_KIND, marshal.dumps((codec.blocks_id, *digests, index.dump()), 4)))
         (self.state / PLACE).mkdir(exist_ok=True)
         os.rename(new, self.state / PLACE / key)
-
-
-def _open(path: Path, stack: ExitStack) -> int:
-    """The open file; -1 if it does not exist."""
-    try:
-        file = os.open(path, _READ)
-    except OSError:
-        return -1
-    stack.callback(os.close, file)
-    return file
 
 
 def indexed_blobs(state: Path) -> Iterator[Digest]:

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from shipline.build.block_indexes import indexed_blobs
 from shipline.build.cache import forget_missing, open_records, results
-from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
+from shipline.build.layer_files import COMPLETE, LINKED, USE_LOCK, LayerFiles
 from shipline.content import LocalStore, Recency, read_file, try_lock, write_file
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.events import Step
@@ -249,7 +249,26 @@ def _records(state: Path, since: float) -> list[CacheRecord]:
             with suppress(OSError):  # evicted meanwhile
                 found.append(record_of(path))
     found.sort(key=lambda record: record.last_used)
-    return [replace(one, in_use=one.in_use or one.last_used >= since) for one in found]
+    shared = _shared_sizes(found)
+    return [
+        replace(one, size=one.size - size, in_use=one.in_use or one.last_used >= since)
+        for one, size in zip(found, shared, strict=True)
+    ]
+
+
+def _shared_sizes(records: Sequence[CacheRecord]) -> list[int]:
+    """How many bytes of each are files of another one too, by hard links, that was used later."""
+    sizes, seen = [], set[int]()
+    for record in reversed(records):
+        size = 0
+        for name in LINKED:
+            with suppress(OSError):  # no layer, or another kind
+                status = (record.path / name).lstat()
+                if status.st_nlink > 1 and status.st_ino in seen:
+                    size += status.st_blocks * 512
+                seen.add(status.st_ino)
+        sizes.append(size)
+    return sizes[::-1]
 
 
 def _layer(path: Path) -> CacheRecord:

@@ -3,6 +3,9 @@
 layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
 layers/<diff id>/layer.tar    or, for a big layer: its tar,
 layers/<diff id>/index.erofs  with an index that the kernel mounts
+layers/<diff id>/base.tar     or links to both files of an older layer, below what is new, which
+layers/<diff id>/base.erofs   `layer.tar` has
+layers/<diff id>/extents      where in both tars the tar of the layer is
 layers/<diff id>/complete     the names of its parts, and the boot in which it was written
 layers/<diff id>/synced       an empty file: the layer is on the disk
 layers/<diff id>/exact        whether `fs` gives the tar of the layer again, yes or no
@@ -15,22 +18,36 @@ from __future__ import annotations
 
 import fcntl
 import json
+import marshal
 import os
 import queue
+import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from shipline.content import Recency, chunks, read_file, seal, unseal, write_file
 from shipline.errors import ContentError
-from shipline.layer import unpacked_items, write_tar
+from shipline.layer import Extent, StoredTar, unpacked_items, write_tar
 from shipline.oci import Digest, Hasher
-from shipline.sandbox import Erofs, Tmpfs, owners_suffix, remove_tree, sync_file_system
+from shipline.sandbox import (
+    Erofs,
+    Tmpfs,
+    make_erofs_index,
+    owners_suffix,
+    remove_tree,
+    sync_file_system,
+)
 
 _KIND = b"layer-1\n"
+_EXTENTS = b"extents-1\n"
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 COMPLETE, _SYNCED, _EXACT = "complete", "synced", "exact"
+LINKED = ("layer.tar", "index.erofs", "base.tar", "base.erofs")
+"""The parts of a layer that others may share by hard links."""
+
 USE_LOCK = "use.lock"
 
 
@@ -92,24 +109,70 @@ class LayerFiles:
                 os.rename(building, self.path(diff_id))
                 self._unsynced.put(self.path(diff_id))
 
-    def mount_point(self, diff_id: Digest) -> Path:
-        """Its directory of files; a tar is mounted. Raises OSError if that fails."""
+    def mount_points(self, diff_id: Digest) -> list[Path]:
+        """Its directories of files, top first; tars are mounted. Raises OSError if that fails."""
         place = self.path(diff_id)
         if (place / "fs").exists():
-            return place / "fs"
-        target = self._scratch / "erofs" / diff_id.hex
+            return [place / "fs"]
+        targets = [self._mounted(place, "layer.tar", "index.erofs")]
+        if (place / "base.tar").exists():
+            targets.append(self._mounted(place, "base.tar", "base.erofs"))
+        return targets
+
+    def _mounted(self, place: Path, tar: str, index: str) -> Path:
+        target = self._scratch / "erofs" / f"{place.name}-{index}"
         target.mkdir(parents=True, exist_ok=True)
-        Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
+        Erofs(place / index, target, device=place / tar).attach()
         return target
+
+    def put_tar(self, building: Path, tar: Path, extents: Sequence[Extent], base: Path) -> None:
+        """Make a new tar a part of a layer. Its `extents` are in file 0, of which `link_base` has
+        made the directory `base`, and in this file, which is 1.
+        """
+        shutil.move(tar, building / "layer.tar")  # or a copy, to another file system
+        make_erofs_index(building / "layer.tar", building / "index.erofs")
+        if any(one.file == 0 for one in extents):
+            for part in base.iterdir():
+                os.rename(part, building / part.name)
+            rows = marshal.dumps([tuple(one) for one in extents], 4)
+            (building / "extents").write_bytes(seal(_EXTENTS, rows))
+
+    def link_base(self, diff_id: Digest, older: StoredTar, base: Path) -> None:
+        """Make the directory `base`, with the first file of the `older` tar of this layer and its
+        index; it is not there if it cannot be made.
+        """
+        place, new = self.path(diff_id), base.with_suffix(".new")
+        tar, index = (
+            ("base.tar", "base.erofs") if len(older.files) > 1 else ("layer.tar", "index.erofs")
+        )
+        new.mkdir()
+        with suppress(OSError):  # evicted meanwhile, or on another file system
+            os.link(place / tar, new / "base.tar")
+            os.link(place / index, new / "base.erofs")
+            if os.path.samestat(os.stat(new / "base.tar"), os.fstat(older.files[0])):
+                os.rename(new, base)
+
+    def open_tar(self, diff_id: Digest, stack: ExitStack) -> StoredTar | None:
+        """The tar of the layer, open until the stack ends; None without one."""
+        place = self.path(diff_id)
+        tar, base = (open_file(place / name, stack) for name in ("layer.tar", "base.tar"))
+        if tar < 0:
+            return None
+        if base < 0:
+            return StoredTar.whole(tar)
+        with suppress(OSError):
+            if (rows := unseal(_EXTENTS, read_file(place / "extents"))) is not None:
+                return StoredTar((base, tar), [Extent(*row) for row in marshal.loads(rows)])
+        return StoredTar.whole(tar)  # other bytes, which is found where they are used
 
     def tar(self, diff_id: Digest) -> Iterator[bytes]:
         """The tar of the layer; of an `exact` one its very bytes. Raises ContentError."""
-        place = self.path(diff_id)
-        try:
-            with open(place / "layer.tar", "rb") as file:
-                yield from chunks(file)
-        except FileNotFoundError:
-            yield from write_tar(unpacked_items(place / "fs"))
+        with ExitStack() as stack:
+            stored = self.open_tar(diff_id, stack)
+            if stored is None:
+                yield from write_tar(unpacked_items(self.path(diff_id) / "fs"))
+            else:
+                yield from chunks(stored.reader())
 
     def exact(self, diff_id: Digest) -> bool:
         """Whether the layer is here and `tar` gives its bytes; files are read for this once."""
@@ -226,8 +289,18 @@ def _parts(place: Path) -> dict[str, object]:
     """The parts of a layer, by which a damaged one is recognised cheaply."""
     if (place / "fs").is_dir():
         return {"fs": sorted(os.listdir(place / "fs"))}
-    files = (place / "layer.tar", place / "index.erofs")
+    files = [place / name for name in (*LINKED, "extents")]
     return {file.name: file.stat().st_size for file in files if file.exists()}
+
+
+def open_file(path: Path, stack: ExitStack) -> int:
+    """The open file; -1 if it does not exist."""
+    try:
+        file = os.open(path, _READ)
+    except OSError:
+        return -1
+    stack.callback(os.close, file)
+    return file
 
 
 def _complete(place: Path) -> tuple[str, object]:

@@ -6,8 +6,7 @@ Their files are in `layers`; toc/<diff id> is the table of contents of a layer.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from shipline.content import Reader, Recency, chunks, read_file
 from shipline.errors import ContentError, DigestMismatch, SandboxError
 from shipline.events import Step
 from shipline.layer import (
+    Extent,
     Item,
     Layer,
     LayeredToc,
@@ -84,7 +84,7 @@ class Snapshots:
         self._scratch = scratch
         self._blobs = blobs
         self._tocs: Once[Toc] = Once()
-        self._directories: Once[Path] = Once()
+        self._directories: Once[list[Path]] = Once()
         (state / "toc").mkdir(parents=True, exist_ok=True)
 
     def table(self, snapshot: Snapshot) -> LayeredToc:
@@ -113,7 +113,7 @@ class Snapshots:
         self._blobs.ensure(layer.descriptor, step)
         with step.step(f"unpack {layer.descriptor.digest.short}", kind="unpack"):
             if files:
-                self._directory(layer)
+                self._directories_of(layer)
             else:
                 self._toc(layer)
 
@@ -153,12 +153,13 @@ class Snapshots:
                 with suppress(OSError):  # on another file system
                     os.rename(upper, building / "fs")
 
-    def keep_tar(self, layer: Layer, tar: Path) -> None:
-        """Keep the tar of a new layer, so that a step can mount it without unpacking."""
+    def keep_tar(self, layer: Layer, tar: Path, extents: Sequence[Extent], base: Path) -> None:
+        """Keep the tar of a new layer, so that a step can mount it without unpacking. Its `extents`
+        are in file 0, which is in the directory `base`, and in file 1, which is `tar`.
+        """
         with self._files.making(layer.diff_id) as building:
             if building is not None:
-                shutil.move(tar, building / "layer.tar")  # or a copy, to another file system
-                make_erofs_index(building / "layer.tar", building / "index.erofs")
+                self._files.put_tar(building, tar, extents, base)
 
     def save_toc(self, diff_id: Digest, toc: Toc) -> None:
         path = self._state / "toc" / diff_id.hex
@@ -201,7 +202,9 @@ class Snapshots:
 
     def _lowers(self, snapshot: Snapshot) -> list[Path]:
         """Directories to stack, top first."""
-        found = [self._directory(layer) for layer in reversed(snapshot.layers)]
+        found = [
+            place for layer in reversed(snapshot.layers) for place in self._directories_of(layer)
+        ]
         if not found:
             return [self._nothing()]
         return list(dict.fromkeys(found))  # overlayfs refuses a directory twice
@@ -209,17 +212,18 @@ class Snapshots:
     def _nothing(self) -> Path:
         return _root_directory(self._scratch / "empty")
 
-    def _directory(self, layer: Layer) -> Path:
-        return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))
+    def _directories_of(self, layer: Layer) -> list[Path]:
+        """Its files, as directories to stack, top first."""
+        return self._directories.get(layer.diff_id, lambda: self._open_directories(layer))
 
-    def _open_directory(self, layer: Layer) -> Path:
+    def _open_directories(self, layer: Layer) -> list[Path]:
         self._unpack(layer)
         try:
-            return self._files.mount_point(layer.diff_id)
+            return self._files.mount_points(layer.diff_id)
         except OSError:
             self._files.remove(layer.diff_id)
             self._unpack(layer)
-            return self._files.mount_point(layer.diff_id)
+            return self._files.mount_points(layer.diff_id)
 
     def _unpack(self, layer: Layer) -> None:
         """Unpack the layer unless its files are here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,15 @@ from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
 from shipline.events import Step
 from shipline.history import FileTables
-from shipline.layer import Codec, Item, TocBuilder, stream_blocks, stream_layer, write_tar
+from shipline.layer import (
+    Codec,
+    Extent,
+    Item,
+    TocBuilder,
+    stream_blocks,
+    stream_layer,
+    write_tar,
+)
 from shipline.oci import Descriptor
 from shipline.tasks import TaskGroup
 
@@ -105,8 +113,8 @@ class Worker(Struct, frozen=True):
         toc = TocBuilder()
         settled = toc.through(map(self._settled, items))
         follower, path = options.follower, self.temporary("tar")
-        key, codec = options.index_key, self.codec
-        indexed = self.indexes.open(key, codec, fresh=options.fresh)
+        key, codec, base = options.index_key, self.codec, self.temporary("base")
+        indexed = self.indexes.open(key, codec, fresh=options.fresh, base=base)
         with indexed as index, self.store.ingest() as ingest, ExitStack() as stack:
             if follower is not None:
                 follower.follow(ingest)
@@ -114,15 +122,16 @@ class Worker(Struct, frozen=True):
             if index is None:
                 also = None if file is None else file.write
                 layer = stream_layer(write_tar(settled), ingest, codec, also=also)
+                extents: Sequence[Extent] = (Extent(1, 0, 0),)
             else:
-                tar = -1 if file is None else file.fileno()
-                layer = stream_blocks(settled, ingest, codec, index, tar)
+                tar, share = (-1, False) if file is None else (file.fileno(), base.exists())
+                layer, extents = stream_blocks(settled, ingest, codec, index, tar, share=share)
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
             follower.completed(layer.descriptor)
         with TaskGroup() as group:
-            if options.mountable:
-                group.start(self.snapshots.keep_tar, layer, path)
+            if options.mountable and extents:
+                group.start(self.snapshots.keep_tar, layer, path, extents, base)
             self.snapshots.save_toc(layer.diff_id, toc.toc())
             beside()
         return LayerResult(layer, created, self.codec.level)

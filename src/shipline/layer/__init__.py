@@ -18,6 +18,7 @@ from shipline.layer.entry import (
 )
 from shipline.layer.estargz import ANNOTATIONS, without_toc
 from shipline.layer.mirror import Written
+from shipline.layer.stored_tar import Extent, StoredTar
 from shipline.layer.stream import Layer, stream_blocks, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar

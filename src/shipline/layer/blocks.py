@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from shipline.errors import ContentError
+from shipline.layer.stored_tar import StoredTar
 from shipline.layer.tar_header import BLOCK, Records, count, decimal, parse_records
 
 LONGEST = 1 << 20  # bytes of a block; changing this or the next two changes digests
@@ -149,22 +150,25 @@ _NO_KEY = bytes(32)
 
 class BlockIndex:
     """The blocks of a layer by what they hold, plain and compressed. Those of an older one, whose
-    `rows` came from `dump`, are taken where they are equal: from its open files `tar` and `blob`,
-    either of which may be missing (-1).
+    `rows` came from `dump`, are taken where they are equal: from its `tar` and its open file
+    `blob`, either of which may be missing (None, -1).
 
     Damage gives no block: what is there is compared with its digest, or checksum.
     """
 
-    def __init__(self, rows: bytes = b"", blob: int = -1, tar: int = -1) -> None:
-        self._older: dict[bytes, KnownBlock] = {}
+    def __init__(self, rows: bytes = b"", blob: int = -1, tar: StoredTar | None = None) -> None:
+        self._older: dict[bytes, int] = {}
+        self._keys: list[bytes] = []
+        self._blocks: list[KnownBlock] = []
         self.blob, self.tar = blob, tar
         self._rows: list[bytes] = []
         start = 0
         for key, digest, offset, size, crc, length in _ROW.iter_unpack(rows):
-            known = KnownBlock(digest, offset, size, crc, length, start)
-            start += known.length
             if key != _NO_KEY:
-                self._older[key] = known
+                self._older[key] = len(self._keys)
+            self._keys.append(key)
+            self._blocks.append(KnownBlock(digest, offset, size, crc, length, start))
+            start += length
 
     @property
     def has_older(self) -> bool:
@@ -177,15 +181,20 @@ class BlockIndex:
 
     def find(self, key: bytes) -> KnownBlock | None:
         """The block of the older layer."""
-        return self._older.get(key)
+        number = self._older.get(key)
+        return None if number is None else self._blocks[number]
+
+    def find_run(self, keys: list[bytes]) -> list[KnownBlock]:
+        """Blocks of the older layer that follow each other as these do; none if there are none."""
+        first = self._older.get(keys[0], len(self._keys))
+        end = first + len(keys)
+        return self._blocks[first:end] if self._keys[first:end] == keys else []
 
     def fill(self, known: KnownBlock, view: memoryview) -> bool:
         """Write a block of the older layer to `view`; whether it is there."""
-        if self.tar < 0 or len(view) != known.length:
+        if self.tar is None or len(view) != known.length:
             return False
-        with suppress(OSError):
-            return os.preadv(self.tar, [view], known.start) == len(view) and known.is_of(view)
-        return False
+        return self.tar.fill(view, known.start) and known.is_of(view)
 
     def fill_compressed(self, known: KnownBlock, view: memoryview) -> bool:
         """Write what a block of the older layer is compressed to at the start of `view`; whether it

@@ -53,11 +53,12 @@ class FilePart(NamedTuple):
 
 class TarBlock(NamedTuple):
     """A block of a tar whose files are not read yet. What is not part of a file is in it as it is,
-    padding included.
+    padding included. `entries` are those with a part in it; the first may have begun before.
     """
 
     length: int
     pieces: list[bytes | FilePart]
+    entries: list[Entry]
 
     def fill(self, view: memoryview) -> None:
         """Write the block to `view`. Files that are in it as a whole tell their digests.
@@ -119,14 +120,16 @@ class TarBlock(NamedTuple):
 def plan_tar(items: Iterable[Item]) -> Iterator[TarBlock]:
     """The blocks of the archive of `items`, of which no Source is read yet."""
     pieces: list[bytes | FilePart] = []
+    entries: list[Entry] = []
     position = previous = 0
     for entry, content in items:
         header, size = encode(entry), entry[5]
         length = len(header) + size + -size % BLOCK
         if ends_block(header, length, previous, position):
-            yield TarBlock(position, pieces)
-            pieces, position = [], 0
+            yield TarBlock(position, pieces, entries)
+            pieces, entries, position = [], [], 0
         previous = length
+        entries.append(entry)
         if length <= LONGEST and (type(content) is Source or not size):
             pieces.append(header)
             if size:
@@ -135,18 +138,18 @@ def plan_tar(items: Iterable[Item]) -> Iterator[TarBlock]:
             continue
         for piece in _cut(header, entry, content, LONGEST - position):
             if position == LONGEST:
-                yield TarBlock(position, pieces)
-                pieces, position = [], 0
+                yield TarBlock(position, pieces, entries)
+                pieces, entries, position = [], [entry], 0
             pieces.append(piece)
             added = len(piece) if isinstance(piece, bytes) else piece.end - piece.start
             position += added + -added % BLOCK
     for _ in range(2):
         if position == LONGEST:
-            yield TarBlock(position, pieces)
-            pieces, position = [], 0
+            yield TarBlock(position, pieces, entries)
+            pieces, entries, position = [], [], 0
         pieces.append(bytes(BLOCK))
         position += BLOCK
-    yield TarBlock(position, pieces)
+    yield TarBlock(position, pieces, entries)
 
 
 def _cut(header: bytes, entry: Entry, content: Content, free: int) -> Iterator[bytes | FilePart]:

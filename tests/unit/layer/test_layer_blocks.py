@@ -20,6 +20,7 @@ from shipline.layer import (
     Entry,
     Item,
     Layer,
+    StoredTar,
     cut_tar,
     scan,
     stream_blocks,
@@ -145,7 +146,7 @@ def built_of_blocks(
 ) -> tuple[Layer, bytes]:
     store = MemoryStore()
     with store.ingest() as ingest, tar.open("wb") as file:
-        layer = stream_blocks(items, ingest, codec, index, file.fileno())
+        layer, _ = stream_blocks(items, ingest, codec, index, file.fileno())
     with store.fetch(layer.descriptor) as reader:
         return layer, reader.read()
 
@@ -211,7 +212,8 @@ def test_reuse_changes_no_byte(
         for path, content in zip(paths, (old_blob, old_tar), strict=True):
             path.write_bytes(content)
         with paths[0].open("rb") as one, paths[1].open("rb") as other:
-            again = BlockIndex(index.dump(), one.fileno(), other.fileno())
+            stored = StoredTar.whole(other.fileno())
+            again = BlockIndex(index.dump(), one.fileno(), stored)
             assert built_of_blocks(items, codec, again, place / "new.tar") == whole
         assert (place / "new.tar").read_bytes() == tar
         fresh = BlockIndex()
@@ -243,7 +245,7 @@ def test_only_changed_blocks_are_read_and_compressed(
     (tmp_path / "blob").write_bytes(blob)
     written(place, files | {"d/00100": b"changed"})
     with (tmp_path / "blob").open("rb") as file, tar.open("rb") as older, counted(monkeypatch) as n:
-        again = BlockIndex(index.dump(), file.fileno(), older.fileno())
+        again = BlockIndex(index.dump(), file.fileno(), StoredTar.whole(older.fileno()))
         built_of_blocks(items_in(place), codec, again, tmp_path / "new")
     assert 1 <= n["compressed"] <= n["read"] <= 3
 

@@ -17,7 +17,6 @@ from shipline.errors import Cancelled, ContentError
 from shipline.layer import (
     BlockIndex,
     Codec,
-    Layer,
     StatCache,
     scan,
     stream,
@@ -63,7 +62,7 @@ def made(tree: Path, tar: Path, *, worth: int, monkeypatch: pytest.MonkeyPatch) 
     scanned, index, store = scan(tree), BlockIndex(), MemoryStore()
     scanned.note_contents()
     with store.ingest() as ingest, tar.open("wb") as file:
-        layer: Layer = stream_blocks(scanned.items(), ingest, Codec(), index, file.fileno())
+        layer, _ = stream_blocks(scanned.items(), ingest, Codec(), index, file.fileno())
     return layer, index.dump(), tar.read_bytes()
 
 
