@@ -104,7 +104,8 @@ def test_same_commit_is_never_built_again(project: Project) -> None:
 
 def test_dirty_tree_gets_no_version(project: Project) -> None:
     project.write("app", "changed\n")
-    assert "app" in project.ship().failed(2)
+    said = project.ship().failed(2)
+    assert "app" in said and "list new files in .gitignore" in said
     project.ship("--allow-dirty").ok()
     assert [tag[:6] for tag in tags(project.node, _repository(project))] == ["dirty-"]
     assert _git_tags(project) == ""
@@ -269,6 +270,13 @@ def test_no_rule_is_an_error_and_never_latest(project: Project) -> None:
     project.git("checkout", "--quiet", "-b", "experiment")
     assert "no rule matches" in project.ship().failed(3)
     assert tags(project.node, _repository(project)) == []
+
+
+def test_a_program_that_is_missing_is_told_from_one_that_fails(project: Project) -> None:
+    project.write("shipline.yaml", f"image: {_image(project)}\nsteps: {{lint: no-such-linter .}}\n")
+    project.commit("fix: lint")
+    said = project.ship().failed(5)
+    assert "no-such-linter" in said and "hint: a program was not found on the PATH" in said
 
 
 def test_what_is_missing_is_reported_before_anything_runs(project: Project) -> None:

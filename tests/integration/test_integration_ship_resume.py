@@ -111,6 +111,24 @@ def test_report_that_was_changed_meanwhile_is_written_again(project: Project) ->
     assert (counted(project, "first"), counted(project, "test")) == (1, 2)
 
 
+def test_a_report_that_proved_nothing_is_written_again(project: Project) -> None:
+    """As that of a scanner whose database was out of reach: the next run asks again."""
+    report = project.root.parent / "report.json"
+    report.write_text('{"message": "no answer", "error": {"summary": "503"}}')
+    scan = f"  scan:\n    run: mkdir -p out && cp {report} out/scan.json\n"
+    reports = "    reports: {vulnerabilities: out/scan.json}\n"
+    config = SLOW.replace("{image}", project.image).replace(
+        "  slow:\n", f"{scan}{reports}  slow:\n"
+    )
+    project.write("shipline.yaml", config)
+    project.commit("feat: a scan")
+    said = project.ship().failed(11)
+    assert "npm audit failed: 503" in said and "hint: run it again" in said
+    report.write_text('{"auditReportVersion": 2, "vulnerabilities": {}, "metadata": {}}')
+    project.ship("--resume").ok()
+    assert (counted(project, "first"), counted(project, "slow")) == (1, 1)
+
+
 def test_another_commit_is_another_run(project: Project) -> None:
     (project.root.parent / "break").touch()
     project.ship().failed(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from shipline.config import NAMES
 from shipline.deliver.project import DetectedProject, detect_project, guess_image
 from shipline.deliver.scaffold import (
+    PLACEHOLDER,
     PLATFORMS,
     initial_config,
     initial_dockerfile,
@@ -66,7 +68,8 @@ def command(
             _create(directory / name, text)
         else:
             click.echo(f"{directory / name} already exists; it was not changed", err=True)
-    _report(project, [name for name in files if name not in present])
+    written = {name: text for name, text in files.items() if name not in present}
+    _report(project, written)
 
 
 def _files(
@@ -84,7 +87,7 @@ def _files(
         text = initial_dockerfile(project)
         if text is not None:
             files["Dockerfile"] = text
-            project = replace(project, dockerfiles=("Dockerfile",))
+            project = replace(project, dockerfiles=("Dockerfile",), contexts=(".",))
         elif docker:
             raise UsageError(
                 "--dockerfile: the start command is unknown: there is no start script or main in"
@@ -95,9 +98,11 @@ def _files(
             )
     if (docker or "Dockerfile" in files) and not project.has_dockerignore:
         files[".dockerignore"] = initial_dockerignore(project)
-    if project.language and not project.has_gitignore:
+    if (project.language or project.site) and not project.has_gitignore:
         files[".gitignore"] = initial_gitignore(project)
-    return {there: initial_config(project, image=name, platforms=platforms or PLATFORMS), **files}
+    written = "Dockerfile" in files
+    config = initial_config(project, image=name, platforms=platforms or PLATFORMS, docker=written)
+    return {there: config, **files}
 
 
 def _platforms(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,10 +121,12 @@ def _create(path: Path, text: str) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-def _report(project: DetectedProject, written: list[str]) -> None:
+def _report(project: DetectedProject, written: Mapping[str, str]) -> None:
     language = project.language
     kind = "a static site" if project.site else "no known language"
-    kind = f"{language.toolchain.title} with {language.manager}" if language else kind
+    if language:
+        kind, manager = language.toolchain.title, language.manager
+        kind = kind if manager == language.toolchain.kind else f"{kind} with {manager}"
     click.echo(f"{project.name}: {kind}", err=True)
     reports = language and any(check.reports for check in language.checks)
     if reports and project.has_gitignore and not project.ignores_reports:
@@ -136,7 +143,8 @@ def _report(project: DetectedProject, written: list[str]) -> None:
     if not project.dockerfiles and "Dockerfile" not in written:
         why = "" if initial_dockerfile(project) else ", and the start command is unknown"
         click.echo(f"there is no Dockerfile{why}: write one before `shipline ship`", err=True)
-    names = " ".join(written)
-    commit = f"git add {names} && git commit -m 'build: ship with shipline'"
+    todo = PLACEHOLDER in "".join(written.values())
+    start = f"set the repository in {next(iter(written))}, then " if todo else ""
+    commit = f"git add {' '.join(written)} && git commit -m 'build: ship with shipline'"
     ci = "" if project.ci else ", then `shipline ci github`"
-    click.echo(f"next: `{commit}`, `shipline ship --plan`, `shipline ship`{ci}", err=True)
+    click.echo(f"next: {start}`{commit}`, `shipline ship --plan`, `shipline ship`{ci}", err=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shipline.deliver.ci.document import Comment, Inline, render
 from shipline.deliver.project import DetectedProject, Language, ProjectCheck
+from shipline.deliver.project.detect import legal
 from shipline.deliver.project.python import MANAGERS
 
 PLACEHOLDER = "registry.example/team"
@@ -17,15 +18,21 @@ KEY = "env://COSIGN_PRIVATE_KEY"
 
 
 def initial_config(
-    project: DetectedProject, *, image: str = "", platforms: tuple[str, ...] = PLATFORMS
+    project: DetectedProject,
+    *,
+    image: str = "",
+    platforms: tuple[str, ...] = PLATFORMS,
+    docker: bool = False,
 ) -> str:
-    """The text of shipline.yaml. Without `image` it has a placeholder and a TODO."""
+    """The text of shipline.yaml. Without `image` it has a placeholder and a TODO. `docker` tells
+    that the Dockerfile is that of `initial_dockerfile`, which does not run as root.
+    """
     document: dict[object, object] = {
         Comment(_HEADER): None,
         **_image(project, image),
         **_steps(project.language),
         **_build(project, platforms),
-        **_gates(project.language),
+        **_gates(project.language, docker),
         Comment(_SIGNING): None,
     }
     return render(document)
@@ -38,14 +45,42 @@ it, `shipline config check` checks this file, `shipline ci github` generates a C
 
 
 def _image(project: DetectedProject, image: str) -> dict[object, object]:
-    if image:
-        return {"image": image}
-    return {
-        Comment(
-            "TODO: the repository to push to. Tags are derived from git (`shipline tags`)."
-        ): None,
-        "image": f"{PLACEHOLDER}/{project.name}",
-    }
+    """What is pushed where: one image, or each Dockerfile's."""
+    todo = "TODO: the repository to push to. Tags are derived from git (`shipline tags`)."
+    head: dict[object, object] = {} if image else {Comment(todo): None}
+    image = image or f"{PLACEHOLDER}/{project.name}"
+    if len(project.dockerfiles) < 2:
+        return {**head, "image": image}
+    comment = "One run, one version, an image for each Dockerfile: remove what is not shipped."
+    return {**head, Comment(comment): None, "targets": _targets(project, image)}
+
+
+def _targets(project: DetectedProject, image: str) -> dict[object, object]:
+    """A target for each Dockerfile, named for its directory or suffix."""
+    words = {file: _words(file) for file in project.dockerfiles}
+    last = [one[-1] for one in words.values() if one]
+    between = "-" if image.startswith("docker.io/") else "/"  # names of Docker Hub have two parts
+    targets: dict[object, object] = {}
+    for file, context in zip(project.dockerfiles, project.contexts, strict=True):
+        if not words[file]:
+            targets[project.name] = {"image": image}
+            continue
+        (*_, own) = words[file]
+        name = own if last.count(own) == 1 and own != project.name else "-".join(words[file])
+        targets[name] = {"image": f"{image}{between}{name}", **_source(file, context)}
+    return targets
+
+
+def _words(dockerfile: str) -> tuple[str, ...]:
+    """What tells a Dockerfile from others: directories, and a suffix."""
+    path = Path(dockerfile)
+    return tuple(filter(None, map(legal, (*path.parts[:-1], path.suffix))))
+
+
+def _source(file: str, context: str) -> dict[str, str]:
+    """The keys of a Dockerfile that is not the one at the top of the project."""
+    keys = {} if context == "." else {"context": context}
+    return keys if file == str(Path(context, "Dockerfile")) else {**keys, "file": file}
 
 
 def _steps(language: Language | None) -> dict[object, object]:
@@ -73,32 +108,30 @@ def _step(check: ProjectCheck) -> object:
 
 def _build(project: DetectedProject, platforms: tuple[str, ...]) -> dict[object, object]:
     build: dict[object, object] = {}
-    file = project.dockerfiles[0] if project.dockerfiles else ""
-    if project.context != ".":
-        build["context"] = project.context
-    if file and file != str(Path(project.context, "Dockerfile")):
-        build["file"] = file
+    if len(project.dockerfiles) == 1:
+        build.update(_source(project.dockerfiles[0], *project.contexts))
     build["platforms"] = Inline(platforms)
-    return {Comment("\n" + "\n".join(_remarks(project, file))): None, "build": build}
+    return {Comment("\n" + "\n".join(_remarks(project))): None, "build": build}
 
 
-def _remarks(project: DetectedProject, file: str) -> Iterator[str]:
+def _remarks(project: DetectedProject) -> Iterator[str]:
     yield "All platforms are built at once and pushed as one image."
-    if not file:
+    if not project.dockerfiles and project.parts:
+        yield "TODO: write a Dockerfile, or one for each part: `targets` names their images."
+    elif not project.dockerfiles:
         yield "TODO: write a Dockerfile; the start command of the program is unknown."
-    for other in project.dockerfiles[1:]:
-        yield f"{other} is another image, which needs its own shipline.yaml."
     if project.parts:
         ellipsis = ", ..." if len(project.parts) > _SHOWN else ""
         yield f"Parts: {', '.join(project.parts[:_SHOWN])}{ellipsis}. A part with its own versions"
         yield "needs its own shipline.yaml with tags.paths and tags.tag-prefix."
 
 
-def _gates(language: Language | None) -> dict[object, object]:
-    """Gates for the reports of the steps."""
+def _gates(language: Language | None, docker: bool) -> dict[object, object]:
+    """Gates for the reports of the steps, and for the image of our own Dockerfile."""
     written = (
         {gate for check in language.checks for gate, _ in check.reports} if language else set()
     )
+    written |= {"image"} if docker else set()
     gates = {name: dict(limits) for name, limits in _LIMITS.items() if name in written}
     if not gates:
         return {}
@@ -111,6 +144,7 @@ _LIMITS: dict[str, dict[str, object]] = {
     "tests": {},
     "analysis": {},
     "vulnerabilities": {},
+    "image": {"non-root": True},
 }
 
 
@@ -291,6 +325,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \\
     python -m venv /venv && /venv/bin/pip install -r requirements.txt
 """,
     "pip": "RUN python -m venv /venv\n",
+    "listed": """\
+# The dependencies before the source: a change of it does not install them again.
+COPY pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip python -m venv /venv \\
+ && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \\
+        print(*project['dependencies'], sep='\\n')" > /requirements.txt \\
+ && /venv/bin/pip install -r /requirements.txt
+""",
 }
 _VERSION = """\
 # The build has no git: pass the version, as --build-arg VERSION=1.2.3.
@@ -318,8 +360,11 @@ CMD {json.dumps(language.start)}
 
 def _python_stage(language: Language, base: str) -> str:
     """The stage with the dependencies, and the project itself if it is a package."""
-    requirements = language.manager == "pip" and not language.installs
-    manager = "requirements" if requirements else language.manager
+    manager = language.manager
+    if manager == "pip" and not language.installs:
+        manager = "requirements"
+    elif manager == "pip" and language.listed:
+        manager = "listed"
     install = {
         "uv": "--mount=type=cache,target=/root/.cache/uv uv pip install --no-deps .",
         "pip": "--mount=type=cache,target=/root/.cache/pip /venv/bin/pip install .",

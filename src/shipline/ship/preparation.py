@@ -44,6 +44,7 @@ from shipline.tags import (
     TagConflict,
     decide,
     expected_decision,
+    no_remote,
     ref_of,
     reusable,
     survey,
@@ -158,7 +159,8 @@ class DirtyWorkTree(UsageError):
         shown = ", ".join(work_tree.changes[:_SHOWN]) + more
         super().__init__(
             f"the work tree has changes that are not in the commit {work_tree.short}: {shown}",
-            hint="commit or stash them; --allow-dirty ships them without a version",
+            hint="commit them, list new files in .gitignore, or git stash --include-untracked;"
+            " --allow-dirty ships them without a version",
         )
 
 
@@ -212,11 +214,7 @@ class _Policy:
         """
         remote = read_repository(self.git, remote=self.project.tags.remote).remote
         if not remote:
-            raise GitError(
-                f"the version {version} cannot be reserved: the clone has no remote",
-                code="git-no-remote",
-                hint="git remote add origin URL, or git-tag: false in the rule",
-            )
+            raise no_remote(version)
         return remote
 
     def _unreservable(self, decision: Decision) -> Iterator[str]:

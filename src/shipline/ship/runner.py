@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shipline.deliver.commands import require_program
-from shipline.errors import Cancelled, RegistryError, ShiplineError, UsageError, Waiting
+from shipline.errors import (
+    Cancelled,
+    GateUndecided,
+    RegistryError,
+    ShiplineError,
+    UsageError,
+    Waiting,
+)
 from shipline.events import Step as Span
 from shipline.history import RunState
 from shipline.ship.plan import (
@@ -145,8 +152,11 @@ def begin(plan: Plan, run: RunRecord) -> RunRecord:
 
 def _done(planned: PlannedStep, run: RunRecord) -> StepRecord | None:
     record = run.step(planned.name)
-    kept = record is not None and record.state in DONE and record.key == planned.key
-    return record if kept and not planned.step.repeated else None
+    if record is None or planned.step.repeated:
+        return None
+    # what gates could not read must be written again
+    unproven = bool(record.reports) and run.exit_code == GateUndecided.exit_code
+    return record if record.state in DONE and record.key == planned.key and not unproven else None
 
 
 def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:

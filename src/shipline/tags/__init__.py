@@ -34,6 +34,7 @@ from shipline.tags.repository import (
     RepositoryClone,
     expected_decision,
     last_version,
+    no_remote,
     reserve,
     survey,
 )

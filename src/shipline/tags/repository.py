@@ -298,6 +298,15 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def no_remote(version: str) -> GitError:
+    """The clone has no remote where a version could be reserved."""
+    return GitError(
+        f"the version {version} cannot be reserved: the clone has no remote",
+        code="git-no-remote",
+        hint="git remote add origin URL; a rule in `tags` with git-tag: false reserves nothing",
+    )
+
+
 def reserve(
     git: Git, section: TagsSection, event: Event, *, fetch: bool = True, now: int = 0
 ) -> Decision:
@@ -316,11 +325,7 @@ def reserve(
         if git_tag is None or not git_tag.new:
             return decision
         if not remote:
-            raise GitError(
-                f"the version {git_tag.name} cannot be reserved: the clone has no remote",
-                code="git-no-remote",
-                hint="git remote add origin URL, or git-tag: false in the rule",
-            )
+            raise no_remote(git_tag.name)
         try:
             reserve_tag(git, remote, git_tag.name, situation.commit, git_tag.name)
             return decision

@@ -276,15 +276,57 @@ def test_a_dockerfile_for_tests_or_development_is_not_shipped(name: str, tmp_pat
 def test_a_dockerfile_is_built_from_where_its_files_are(tmp_path: Path) -> None:
     files = {"api/Dockerfile": "FROM scratch\nCOPY --link main.go ./\n", "api/main.go": ""}
     found = detect_project(project(tmp_path / "own", files))
-    assert found.context == "api"
+    assert found.contexts == ("api",)
     text = initial_config(found, image="registry.example/team/app")
     build = loads(text.encode(), "shipline.yaml", {}).pipeline.build
     assert (build.context, build.file) == ("api", None)
     files = {"docker/Dockerfile": "FROM scratch\nCOPY main.go ./\n", "main.go": ""}
     found = detect_project(project(tmp_path / "top", files))
-    assert found.context == "."
+    assert found.contexts == (".",)
     text = initial_config(found, image="registry.example/team/app")
     assert loads(text.encode(), "f", {}).pipeline.build.file == "docker/Dockerfile"
+
+
+def test_each_dockerfile_is_a_target_with_an_image_of_its_own(tmp_path: Path) -> None:
+    files = {
+        "Dockerfile": "FROM scratch\n",
+        "Dockerfile.worker": "FROM scratch\n",
+        "apps/api/Dockerfile": "FROM scratch\nCOPY main.go ./\n",
+        "apps/api/main.go": "",
+        "ops/api/Dockerfile": "FROM scratch\n",
+    }
+    found = detect_project(project(tmp_path / "shop", files))
+    image = "registry.example/team/shop"
+    text = initial_config(found, image=image)
+    pipeline = loads(text.encode(), "shipline.yaml", {}).pipeline
+    targets = pipeline.targets.items()
+    assert {name: (str(one.image), one.context, one.file) for name, one in targets} == {
+        "shop": (image, ".", None),
+        "worker": (f"{image}/worker", ".", "Dockerfile.worker"),
+        "apps-api": (f"{image}/apps-api", "apps/api", None),
+        "ops-api": (f"{image}/ops-api", ".", "ops/api/Dockerfile"),
+    }
+    assert "docker.io/team/shop-worker" in initial_config(found, image="docker.io/team/shop")
+
+
+def test_dependencies_of_a_package_are_a_layer_of_their_own(tmp_path: Path) -> None:
+    """Where Python itself can read them: what changes in the source installs none of them again."""
+    text = '[project]\nname = "shop"\nscripts = {shop = "shop:main"}\ndependencies = ["idna"]\n'
+    files = {"pyproject.toml": text}
+    docker = initial_dockerfile(detect_project(project(tmp_path, files)))
+    assert docker is not None
+    before, _, after = docker.partition("COPY . .\n")
+    assert "pip install -r /requirements.txt" in before and "pip install" in after
+    old = {**files, ".python-version": "3.10"}
+    docker = initial_dockerfile(detect_project(project(tmp_path, old)))
+    assert docker is not None and "tomllib" not in docker
+
+
+def test_the_image_of_a_dockerfile_of_ours_is_judged(tmp_path: Path) -> None:
+    found = detect_project(project(tmp_path, {"index.html": ""}))
+    text = initial_config(found, image="registry.example/team/app", docker=True)
+    assert "image:\n    non-root: true" in text
+    assert loads(text.encode(), "shipline.yaml", {}).gates is not None
 
 
 def test_a_broken_file_is_no_reason_to_fail(tmp_path: Path) -> None:
@@ -344,7 +386,7 @@ PROJECTS = (
     {"pyproject.toml": "[tool.poetry]\n", "poetry.lock": "", "main.py": ""},
     {"pyproject.toml": "[build-system]\nrequires = ['setuptools-scm']\n", "a/__main__.py": ""},
     {"go.mod": "module a\n", "main.go": "package main\n"},
-    {"Dockerfile": "FROM scratch\n", "sub/Dockerfile": "FROM scratch\n"},
+    {"Dockerfile": "FROM scratch\n"},
     {"README": "nothing known"},
 )  # fmt: skip
 

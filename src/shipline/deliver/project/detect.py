@@ -84,10 +84,10 @@ def detect_project(root: Path) -> DetectedProject:
     language = detect_node(root) or detect_go(root) or detect_python(root)
     dockerfiles = tuple(_dockerfiles(root))
     return DetectedProject(
-        name=_legal(language.name if language else "") or _legal(root.resolve().name) or "app",
+        name=legal(language.name if language else "") or legal(root.resolve().name) or "app",
         language=language,
         dockerfiles=dockerfiles,
-        context=_context(root, dockerfiles[0]) if dockerfiles else ".",
+        contexts=tuple(_context(root, file) for file in dockerfiles),
         site=next((site for site in _SITES if (root / site / "index.html").is_file()), ""),
         has_dockerignore=(root / ".dockerignore").is_file(),
         has_gitignore=(root / ".gitignore").is_file(),
@@ -105,12 +105,12 @@ def guess_image(project: DetectedProject) -> str | None:
     )
     if match is None:
         return None
-    host, path = match[1].lower(), "/".join(map(_legal, match[2].split("/")))
+    host, path = match[1].lower(), "/".join(map(legal, match[2].split("/")))
     registry = {"github.com": "ghcr.io", "gitlab.com": "registry.gitlab.com"}.get(host)
     return f"{registry}/{path}" if registry and path else None
 
 
-def _legal(name: str) -> str:
+def legal(name: str) -> str:
     """A name as part of a repository (distribution specification, "Pulling manifests")."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

@@ -43,9 +43,9 @@ class Language:
 
     `locked` tells that a file fixes the versions of dependencies, where the language has one;
     `build` is the command that makes the program, and `site` the directory of the static site that
-    it makes; `installs` tells that the project is a package that is installed itself, and
-    `versioned` that git tells its version while it is built; `getting` is the command that gets
-    the manager, where the toolchain does not bring it.
+    it makes; `installs` tells that the project is a package that is installed itself, `listed` that
+    its file names what it depends on, and `versioned` that git tells its version while it is built;
+    `getting` is the command that gets the manager, where the toolchain does not bring it.
     """
 
     toolchain: Toolchain
@@ -58,6 +58,7 @@ class Language:
     build: str = ""
     site: str = ""
     installs: bool = False
+    listed: bool = False
     versioned: bool = False
     getting: str = ""
 
@@ -65,15 +66,15 @@ class Language:
 @dataclass(frozen=True, slots=True)
 class DetectedProject:
     """A directory of source. `dockerfiles` are those of images that could be shipped, relative, the
-    one at the top first, and `context` is what the first of them is built from; `site` is the
-    directory of a static site; `ci` are files of CI systems; `parts` are the directories of a
+    one at the top first, and `contexts` what each is built from; `site` is the directory of a
+    static site; `ci` are files of CI systems; `parts` are the directories of a
     monorepo; `remote` is where git pushes, or empty.
     """
 
     name: str
     language: Language | None = None
     dockerfiles: tuple[str, ...] = ()
-    context: str = "."
+    contexts: tuple[str, ...] = ()
     site: str = ""
     has_dockerignore: bool = False
     has_gitignore: bool = False

@@ -49,6 +49,7 @@ def detect_python(root: Path) -> Language | None:
         name if isinstance(name, str) else "",
         needs=manager != "pip" or installs or (root / "requirements.txt").is_file(),
         installs=installs,
+        listed=_is_listed(project, version),
         versioned=bool(_VERSIONED.search(read(root / "pyproject.toml") + read(root / "setup.py"))),
     )
 
@@ -70,6 +71,12 @@ def _is_package(root: Path, project: Mapping[str, Any]) -> bool:
     if (root / "uv.lock").is_file() and "build-system" not in project:
         return False  # a virtual project in uv
     return "build-system" in project or "project" in project or (root / "setup.py").is_file()
+
+
+def _is_listed(project: Mapping[str, Any], version: str) -> bool:
+    """Whether Python itself can read the dependencies from pyproject.toml: tomllib is of 3.11."""
+    there = project.get("project", {}).get("dependencies")
+    return bool(there) and int(version.partition(".")[2]) >= 11
 
 
 def _requires(project: Mapping[str, Any]) -> str:

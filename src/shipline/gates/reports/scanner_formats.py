@@ -309,7 +309,7 @@ def parse_npm_audit(source: BinaryIO) -> Report:
     reader.finish()
     value = Fields(head, "the report")
     if value.raw("auditReportVersion") != 2:
-        raise ReportError(_npm_failure(value))
+        raise _npm_failure(value)
     if packages is None:
         raise ReportError("not an npm audit report: it has no vulnerabilities")
     metadata = value.require("metadata").child("metadata")
@@ -323,13 +323,16 @@ def parse_npm_audit(source: BinaryIO) -> Report:
     return Report("npm-audit", content, ReportSubject("source"), tool=Tool("npm audit"))
 
 
-def _npm_failure(value: Fields) -> str:
+def _npm_failure(value: Fields) -> ReportError:
     error = value.child("error") if isinstance(value.raw("error"), dict) else Fields({}, "error")
     texts = (error.text("summary"), value.text("message"), error.text("code"))
     if "error" in value or any(texts):
         reason = next(filter(None, texts), "npm gives no reason")
-        return f"npm audit failed: {reason[:200]}"
-    return "not an npm audit report of version 2"
+        return ReportError(
+            f"npm audit failed: {reason[:200]}",
+            hint="run it again when npm's registry can be asked",
+        )
+    return ReportError("not an npm audit report of version 2")
 
 
 def _npm_vulnerabilities(packages: Mapping[str, Fields]) -> Iterable[Vulnerability]:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _SCRIPT = re.compile(r"[;&|\n]")
 _NOT_RUN = 126  # from here on the shell could not run it, or a signal ended it (sh(1))
 _SHOWN = 20  # findings in the failure of a step
+_MISSING = 127  # the status of sh for a program that it does not find
+_MISSING_HINT = (
+    "a program was not found on the PATH: install it, or activate the environment that has it"
+)
 
 
 def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
@@ -203,6 +207,7 @@ class _CommandRunner:
             code="command-exit",
             status=ended.status,
             log=log,
+            hint=_MISSING_HINT if ended.status == _MISSING else "",
         )
         findings = findings_in(_reports(root, step))
         for line in findings[:_SHOWN]:
