@@ -384,6 +384,32 @@ def test_the_command_line_signs_attests_and_verifies(site: Site, tmp_path: Path)
     assert "signed by release" in good(judged)
 
 
+def test_a_script_for_cosign_signs_and_verifies(site: Site, tmp_path: Path) -> None:
+    """Only the name of the program changes."""
+    key, public = ("--key", site.keys / "ours.key"), ("--key", site.keys / "ours.pub")
+    good(run("shipline", "sign", *key, "-y", "--tlog-upload=false", str(site.name)))
+    ignored = ("--insecure-ignore-tlog=true", "--private-infrastructure")
+    good(run("shipline", "verify", *public, *ignored, str(site.name)))
+    refused = run("shipline", "sign", *key, "--tlog-upload=true", str(site.name))
+    assert refused.returncode == 2 and "without a transparency log" in refused.stderr
+    file = tmp_path / "file"
+    file.write_text("content")
+    programs = ("shipline", "cosign")
+    for program in programs:
+        signature = tmp_path / f"{program}.sig"
+        sign = (program, "sign-blob", *key, "--tlog-upload=false", "-y")
+        good(run(*sign, "--output-signature", signature, file))
+        for given in (signature, signature.read_text().strip()):
+            for other in programs:
+                verified = (other, "verify-blob", *public, "--insecure-ignore-tlog=true")
+                good(run(*verified, "--signature", given, file))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cosign.sig",
+        "file",
+        "shipline.sig",
+    ]
+
+
 def test_a_wrong_password_signs_nothing(site: Site) -> None:
     key = ("--key", site.keys / "ours.key")
     done = run("shipline", "sign", *key, str(site.name), COSIGN_PASSWORD="guess")

@@ -1,20 +1,30 @@
-"""`shipline sign-blob` and `shipline verify-blob`: signatures of files, in bundles as of cosign."""
+"""`shipline sign-blob` and `shipline verify-blob`: signatures of files, as cosign makes them."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from shipline.cli.build_options import SwitchCommand
 from shipline.cli.results import write_whole
-from shipline.cli.signing import password_option, private_keys, public_keys
+from shipline.cli.signing import (
+    cosign_signs,
+    cosign_verifies,
+    password_option,
+    private_keys,
+    public_keys,
+)
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.files import read_bounded
 
 SUFFIX = ".sigstore.json"
 _LIMIT = 1 << 30  # bytes of a file: it is read into memory
-_UNSIGNED = "name the file of the signature with --bundle"
+_SIGNATURE_LIMIT = 1 << 16  # bytes
+_SHORTEST = 64  # bytes of a signature
+_UNSIGNED = "name the file of the signature with --bundle, or with --signature if it is alone"
 _FILES = click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
 )
@@ -26,27 +36,45 @@ _BUNDLE = click.option(
 )
 
 
-@click.command("sign-blob")
+@click.command("sign-blob", cls=SwitchCommand)
 @_FILES
 @click.option("--key", metavar="KEY", required=True, help="A private key, or env://NAME.")
 @password_option
 @_BUNDLE
-def sign(files: Sequence[Path], key: str, password_file: Path | None, bundle: Path | None) -> None:
+@click.option(
+    "--output-signature",
+    "alone",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the signature of one FILE alone here, in base64; a bundle then needs --bundle.",
+)
+@cosign_signs
+def sign(
+    files: Sequence[Path],
+    key: str,
+    password_file: Path | None,
+    bundle: Path | None,
+    alone: Path | None,
+) -> None:
     """Sign FILE... with KEY, so that `cosign verify-blob` and shipline can verify them.
 
     Each signature is written as a sigstore bundle beside its file, and its name is printed.
     """
-    from shipline.supply import sign_blob
+    from shipline.supply import sign_blob, sign_detached
 
-    pairs = _with_bundles(files, bundle)
+    pairs = _with_bundles(files, bundle) if alone is None or bundle is not None else []
+    _check_one(files, alone, "--output-signature")
     (signer,) = private_keys([key], password_file)
+    if alone is not None:
+        write_whole(alone, sign_detached(_content(files[0], _LIMIT), signer) + "\n")
+        click.echo(alone)
     for file, path in pairs:
         signed = sign_blob(_content(file, _LIMIT), signer)
         write_whole(path, signed.decode())
         click.echo(path)
 
 
-@click.command("verify-blob")
+@click.command("verify-blob", cls=SwitchCommand)
 @_FILES
 @click.option(
     "--key",
@@ -57,15 +85,30 @@ def sign(files: Sequence[Path], key: str, password_file: Path | None, bundle: Pa
     help="A public key, or env://NAME.",
 )
 @_BUNDLE
-def verify(files: Sequence[Path], keys: Sequence[str], bundle: Path | None) -> None:
+@click.option(
+    "--signature",
+    metavar="FILE",
+    help="The signature of one FILE alone: a file with it, in base64 or not, or the base64 itself.",
+)
+@cosign_verifies
+def verify(
+    files: Sequence[Path], keys: Sequence[str], bundle: Path | None, signature: str | None
+) -> None:
     """Verify that FILE... are signed with KEY, by `shipline sign-blob` or `cosign sign-blob`.
 
     Exits with 9 if one is not.
     """
-    from shipline.supply import BUNDLE_LIMIT, verify_blob
+    from shipline.supply import BUNDLE_LIMIT, verify_blob, verify_detached
 
-    pairs = _with_bundles(files, bundle)
+    if signature is not None and bundle is not None:
+        raise UsageError("--bundle and --signature exclude each other", code="flag-conflict")
+    pairs = _with_bundles(files, bundle) if signature is None else []
+    _check_one(files, signature, "--signature")
     trusted = public_keys(keys)
+    if signature is not None:
+        given = _signature(signature)
+        signer = verify_detached(str(files[0]), _content(files[0], _LIMIT), given, trusted)
+        click.echo(f"{files[0]}: signed by {signer.name}")
     for file, path in pairs:
         content, signed = _content(file, _LIMIT), _content(path, BUNDLE_LIMIT, _UNSIGNED)
         try:
@@ -74,6 +117,22 @@ def verify(files: Sequence[Path], keys: Sequence[str], bundle: Path | None) -> N
             error.name_part(str(path))
             raise
         click.echo(f"{file}: signed by {signer.name}")
+
+
+def _check_one(files: Sequence[Path], value: object, name: str) -> None:
+    """Raises UsageError if an option for one file has a value, and there are several."""
+    if value is not None and len(files) > 1:
+        raise UsageError(f"{name} is the signature of one file", code="flag-conflict")
+
+
+def _signature(text: str) -> bytes:
+    """What is in the file `text`; without one the text, if it is base64 of enough bytes."""
+    path = Path(text)
+    try:
+        is_text = len(base64.b64decode(text, validate=True)) >= _SHORTEST and not path.exists()
+    except (ValueError, OSError):
+        is_text = False
+    return text.encode() if is_text else _content(path, _SIGNATURE_LIMIT)
 
 
 def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path, Path]]:
@@ -92,8 +151,7 @@ def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path
             )
     if bundle is None:
         return [(file, file.with_name(file.name + SUFFIX)) for file in files]
-    if len(files) > 1:
-        raise UsageError("--bundle is the signature of one file", code="flag-conflict")
+    _check_one(files, bundle, "--bundle")
     return [(files[0], bundle)]
 
 

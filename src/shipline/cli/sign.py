@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipline.cli.build_options import SwitchCommand
 from shipline.cli.signing import (
     ImageAddress,
     annotations_of,
+    cosign_signs,
     image_option,
     open_images,
     password_option,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 
 
-@click.command("sign")
+@click.command("sign", cls=SwitchCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
@@ -43,7 +45,7 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 @click.option(
     "-r",
     "--recursive/--no-recursive",
-    default=True,
+    default=None,  # SwitchCommand reads --recursive=false
     help="Also sign the images of an index (the default): podman checks those.",
 )
 @click.option(
@@ -62,12 +64,13 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 )
 @click.option("--again", is_flag=True, help="Sign even if there is such a signature.")
 @image_option
+@cosign_signs
 def command(
     images: Sequence[str],
     keys: Sequence[str],
     password_file: Path | None,
     annotations: Sequence[str],
-    recursive: bool,
+    recursive: bool | None,
     identity: str | None,
     form: str,
     again: bool,
@@ -92,7 +95,7 @@ def command(
                 signers,
                 annotations=extra,
                 forms=[Form(name) for name in FORMS[form]],
-                recursive=recursive,
+                recursive=recursive is not False,
                 again=again,
             )
             for signed in done:
@@ -104,7 +107,7 @@ def command(
 _LIMIT = 64 << 20  # bytes of a file; statements are limited further
 
 
-@click.command("attest")
+@click.command("attest", cls=SwitchCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
@@ -123,6 +126,7 @@ _LIMIT = 64 << 20  # bytes of a file; statements are limited further
 )
 @click.option("--form", type=click.Choice(list(FORMS)), default="both", show_default=True)
 @image_option
+@cosign_signs
 def attest_command(
     images: Sequence[str],
     keys: Sequence[str],

@@ -45,6 +45,37 @@ def password_option(command: _Command) -> _Command:
     )(command)
 
 
+def cosign_signs(command: _Command) -> _Command:
+    """Flags of scripts for cosign that turn off what is not here: questions and the log."""
+    yes = click.option("-y", "--yes", is_flag=True, hidden=True, expose_value=False)
+    return yes(_off("--tlog-upload")(_off("--use-signing-config")(command)))
+
+
+def cosign_verifies(command: _Command) -> _Command:
+    """Flags of scripts for cosign that leave out checks of certificates and of the log."""
+    for name in ("tlog", "sct"):
+        command = _without(f"--insecure-ignore-{name}")(command)
+    return _without("--private-infrastructure")(_without("--offline")(command))
+
+
+def _without(name: str) -> Callable[[_Command], _Command]:
+    return click.option(name, is_flag=True, hidden=True, expose_value=False)
+
+
+def _off(name: str) -> Callable[[_Command], _Command]:
+    """A flag that may only be false."""
+
+    def check(_: click.Context, __: click.Parameter, given: bool) -> None:
+        if given:
+            raise UsageError(
+                f"{name}: signatures are made with keys, without a transparency log",
+                code="flag-value",
+                hint=f"{name}=false, or leave it out",
+            )
+
+    return click.option(name, is_flag=True, hidden=True, expose_value=False, callback=check)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageAddress:
     """An image in a registry: the given reference and the manifest it resolves to."""

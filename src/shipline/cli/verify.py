@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.build_options import SwitchCommand
 from shipline.cli.signing import (
     ImageAddress,
     annotations_of,
+    cosign_verifies,
     image_option,
     open_images,
     public_keys,
@@ -34,7 +36,7 @@ _OUTPUT = click.option(
 )
 
 
-@click.command("verify")
+@click.command("verify", cls=SwitchCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_KEYS
 @click.option(
@@ -70,6 +72,7 @@ _OUTPUT = click.option(
 )
 @_OUTPUT
 @image_option
+@cosign_verifies
 def command(
     images: Sequence[str],
     keys: Sequence[str],
@@ -111,12 +114,13 @@ def command(
             _show(place, signatures.signatures, output)
 
 
-@click.command("verify-attestation")
+@click.command("verify-attestation", cls=SwitchCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_KEYS
 @click.option("--type", "kind", default="custom", show_default=True, metavar="TYPE")
 @_OUTPUT
 @image_option
+@cosign_verifies
 def attestation(
     images: Sequence[str], keys: Sequence[str], kind: str, output: str, allow_http_registry: bool
 ) -> None:

@@ -42,7 +42,13 @@ from shipline.supply.envelopes import (
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 
 if TYPE_CHECKING:
-    from shipline.supply.blobs import BUNDLE_LIMIT, sign_blob, verify_blob
+    from shipline.supply.blobs import (
+        BUNDLE_LIMIT,
+        sign_blob,
+        sign_detached,
+        verify_blob,
+        verify_detached,
+    )
     from shipline.supply.keyfile import (
         PASSWORD_VARIABLES,
         KeyFiles,
@@ -87,7 +93,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = load_when_named(
         __name__,
-        blobs="BUNDLE_LIMIT sign_blob verify_blob",
+        blobs="BUNDLE_LIMIT sign_blob sign_detached verify_blob verify_detached",
         keyfile="PASSWORD_VARIABLES KeyFiles check_free encrypted_pem parse_private_key read_pem "
         "read_private_key read_public_key write_key_pair",
         signing="STATEMENT_LIMIT attest sign signable statement_about",

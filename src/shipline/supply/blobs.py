@@ -1,4 +1,4 @@
-"""Signatures of files, in sigstore bundles as `cosign sign-blob` writes them."""
+"""Signatures of files, in sigstore bundles or alone, as `cosign sign-blob` writes them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,26 @@ def sign_blob(content: bytes, key: PrivateKey) -> bytes:
             "verificationMaterial": {"publicKey": {"hint": key.public.hint}},
             "messageSignature": {
                 "messageDigest": {"algorithm": "SHA2_256", "digest": digest},
-                "signature": base64.b64encode(key.sign(content)).decode(),
+                "signature": sign_detached(content, key),
             },
         }
     )
+
+
+def sign_detached(content: bytes, key: PrivateKey) -> str:
+    """The signature of `content` alone, in base64."""
+    return base64.b64encode(key.sign(content)).decode()
+
+
+def verify_detached(
+    name: str, content: bytes, signature: bytes, keys: Sequence[PublicKey]
+) -> PublicKey:
+    """As `verify_blob`, for a signature alone: in base64, or its bytes as openssl writes them."""
+    try:
+        raw = base64.b64decode(signature.strip(), validate=True)
+    except ValueError:
+        raw = signature
+    return _signer(name, content, raw, keys, None)
 
 
 def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicKey]) -> PublicKey:
@@ -42,7 +58,12 @@ def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicK
         if not isinstance(signed, dict):
             raise ContentError("the bundle has no signature of a file", code="signature-invalid")
         stated, signature = signed.get("messageDigest"), signed.get("signature")
-    raw = from_base64(signature)
+    return _signer(name, content, from_base64(signature), keys, stated)
+
+
+def _signer(
+    name: str, content: bytes, raw: bytes, keys: Sequence[PublicKey], stated: object
+) -> PublicKey:
     for key in keys:
         if key.verify(raw, content):
             return key
@@ -53,7 +74,8 @@ def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicK
         )
     raise SignatureRefused(
         f"{name} was not signed with {' or '.join(key.name for key in keys)}",
-        hint="verify with the public key of its signer",
+        hint="verify with the public key of its signer"
+        + ("" if isinstance(stated, dict) else "; or the file is not the one that was signed"),
     )
 
 

@@ -19,7 +19,9 @@ from shipline.supply import (
     generate_key,
     pae,
     sign_blob,
+    sign_detached,
     verify_blob,
+    verify_detached,
 )
 
 KEY, OTHER = generate_key("ours.pub"), generate_key("other.pub")
@@ -75,6 +77,28 @@ def test_a_bundle_of_cosign_2_has_the_signature_alone() -> None:
             verify_blob("a", content, bundle, [key.public])
     with pytest.raises(ContentError):
         verify_blob("a", CONTENT, b'{"base64Signature": 1}', [KEY.public])
+
+
+def test_a_signature_alone_is_base64_or_bytes() -> None:
+    text = sign_detached(CONTENT, KEY).encode()
+    for signature in (text, text + b"\n", base64.b64decode(text)):
+        keys = [OTHER.public, KEY.public]
+        assert verify_detached("a", CONTENT, signature, keys) == KEY.public
+        for content, key in ((b"b", KEY), (CONTENT, OTHER)):
+            with pytest.raises(SignatureRefused, match="a was not signed with") as raised:
+                verify_detached("a", content, signature, [key.public])
+            assert "not the one that was signed" in raised.value.hint
+    for signature in (b"", b"nonsense"):
+        with pytest.raises(SignatureRefused):
+            verify_detached("a", CONTENT, signature, [KEY.public])
+
+
+def test_a_signature_alone_is_that_of_one_file(tmp_path: Path) -> None:
+    for flags in (("--signature", "s"), ("--signature", "s", "--bundle", "b")):
+        done = run_shipline("verify-blob", "--key", "k", *flags, "one", "two", cwd=tmp_path)
+        assert done.returncode == 2 and "--signature" in done.stderr
+    done = run_shipline("sign-blob", "--key", "k", "--output-signature", "s", "a", "b")
+    assert done.returncode == 2 and "--output-signature" in done.stderr
 
 
 @pytest.mark.parametrize(("algorithm", "name"), [("SHA2_384", "sha384"), ("SHA2_512", "sha512")])
