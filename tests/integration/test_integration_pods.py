@@ -16,8 +16,9 @@ import pytest
 
 import shipline
 from builds import context
-from peers import Docker, Registry, git_server
+from peers import Docker, Podman, Registry, git_server, podman
 from pods import settings_of
+from shipline.values import replace
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 UID = 1000
@@ -45,9 +46,10 @@ RUN --network=none id -u > /tmp/a
 class Node:
     """A machine that runs pods: containers with the program and a directory for its state."""
 
-    docker: Docker
+    engine: Docker | Podman
     registry: Registry
     place: Path
+    command: tuple[str, ...] = ("run",)
 
     def build(
         self, dockerfile: str, *settings: str, setuid: bool = False, source: str = "/context"
@@ -78,12 +80,13 @@ class Node:
             "SHIPLINE_HOME": "/state/shipline",
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
         }
-        words = ["run", "--rm", "--network=host", *settings, f"--volume={state}:/state"]
+        words = [*self.command, "--rm", "--network=host", *settings, f"--volume={state}:/state"]
         words += [f"--volume={source}:{target}:ro" for source, target in shown.items()]
         words += [f"--env={name}={value}" for name, value in variables.items()]
-        words += ["usrmerge", f"/python/bin/{Path(sys.executable).resolve().name}", "-m"]
+        words += [f"{self.registry.address}/library/usrmerge"]
+        words += [f"/python/bin/{Path(sys.executable).resolve().name}", "-m"]
         words += ["shipline", "build", "--push", "-t", f"{self.registry.address}/pods:1"]
-        done = self.docker.run(*words, source)
+        done = self.engine.run(*words, source)
         return done.returncode, done.stdout
 
 
@@ -133,3 +136,21 @@ def test_a_pod_with_user_namespaces_builds_everything(node: Node) -> None:
     masked = [one for one in settings if "systempaths" not in one]
     status, said = node.build(RUN, *masked)
     assert status == 10 and "mount /proc failed: Operation not permitted" in said, said
+
+
+def test_podman_has_a_name_of_its_own_for_the_same(node: Node) -> None:
+    """Its profile lets an ordinary user create namespaces, but not name the host."""
+    user, unmasked, unfiltered = (
+        f"--user={UID}:{UID}",
+        "--security-opt=unmask=ALL",
+        "--security-opt=seccomp=unconfined",
+    )
+    with podman(node.place) as engine:
+        command = ("--runtime=runc", "run", "--tls-verify=false")  # crun wants one kind of cgroups
+        node = replace(node, engine=engine, command=command)
+        status, said = node.build(OWNERS, user, unfiltered, unmasked)
+        assert status == 0, said
+        status, said = node.build(RUN, user, unfiltered)
+        assert status == 10 and "for podman run --security-opt unmask=ALL" in said, said
+        status, said = node.build(RUN, user, unmasked)
+        assert status == 10 and "with --security-opt seccomp=unconfined" in said, said

@@ -207,7 +207,8 @@ def release() -> tuple[int, int]:
 
 
 _HINTS = {
-    errno.EPERM: "run as root or in a user namespace; in a container allow CAP_SYS_ADMIN",
+    errno.EPERM: "run as root or in a user namespace; in a container as another user than root,"
+    " which may create namespaces (docs/kubernetes.md)",
     errno.EACCES: "a security module or seccomp filter refused it; allow mounts for this process",
     errno.ENODEV: "the kernel lacks this file system; load its module",
     errno.ENOSYS: "the kernel is too old: 5.6 or newer is needed",

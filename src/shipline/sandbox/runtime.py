@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,28 @@ def search_runtime(directory: Path) -> Runtime:
     raise SandboxError(
         "no OCI runtime works here\n" + "\n".join(f"  {failure}" for failure in failures),
         code="runtime-missing",
-        hint=_MASKED_PROC if any(_PROC in failure for failure in failures) else _INSTALL,
+        hint=_cure(failures),
     )
+
+
+def _cure(failures: Sequence[str]) -> str:
+    if any(_PROC in failure for failure in failures):
+        return _MASKED_PROC
+    refused = any(os.strerror(errno.EPERM) in failure for failure in failures)
+    return _CONTAINED if refused else _INSTALL
 
 
 _INSTALL = "install crun (apt-get install crun), as root or with user namespaces allowed"
 _PROC = "mount /proc failed"
 _MASKED_PROC = (
     "parts of /proc are hidden here, as in containers, and the kernel allows no other one then: in"
-    " Kubernetes set procMount: Unmasked, for docker run --security-opt systempaths=unconfined"
+    " Kubernetes set procMount: Unmasked, for docker run --security-opt systempaths=unconfined,"
+    " for podman run --security-opt unmask=ALL"
+)
+_CONTAINED = (
+    "the seccomp profile or the capabilities of a container keep a runtime from working: run it as"
+    " another user than root, with --security-opt seccomp=unconfined and what else"
+    " docs/kubernetes.md lists"
 )
 
 

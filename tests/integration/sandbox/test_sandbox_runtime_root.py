@@ -67,6 +67,13 @@ def test_the_first_runtime_that_works_is_taken(
         assert words in raised.value.message
     assert "install crun" in raised.value.hint
 
+    (tools / "crun").write_text(
+        "#!/bin/sh\necho sethostname: Operation not permitted >&2\nexit 1\n"
+    )
+    with pytest.raises(SandboxError, match="sethostname") as raised:
+        in_build(lambda: search_runtime(tmp_path))
+    assert "seccomp=unconfined" in raised.value.hint and "install" not in raised.value.hint
+
 
 @pytest.mark.root
 def test_a_hidden_proc_is_named_where_no_runtime_works() -> None:
