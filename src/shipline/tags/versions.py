@@ -112,6 +112,7 @@ _BREAKING = re.compile(
 
 _ITEM = re.compile(r"^[*-][ \t]+(?P<line>\S.*?)[ \t\r]*$", re.MULTILINE)
 _LISTING = re.compile(r"\s*[*-][ \t]+\S")  # as GitHub and GitLab begin the body of a squash
+_INDENT = re.compile(r"^ {4}", re.MULTILINE)  # of messages in a log
 _LOGGED = re.compile(r"^ {4}(?P<line>\S.*?)[ \t\r]*$", re.MULTILINE)
 _SQUASHED = "Squashed commit of the following:"  # as git merge --squash has it, with a log
 _REVERT = re.compile(r"Revert \"(?P<text>.+)\"(?: \(#\d+\))?")
@@ -177,6 +178,8 @@ def _whole(sha: str, known: Collection[str]) -> str:
 def read_change(commit: Commit) -> Change:
     """The change that a commit message describes."""
     body = commit.message.partition("\n")[2]
+    if _SQUASHED in commit.message:
+        body = _INDENT.sub("", body)
     note = _BREAKING.search(body) if "BREAKING" in body else None
     return _change(commit, commit.subject, " ".join(note["text"].split()) if note else "")
 

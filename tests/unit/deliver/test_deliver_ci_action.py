@@ -78,6 +78,22 @@ def test_provenance_names_the_run_as_its_builder(
     assert flags(read(tmp_path, provenance=given), "--provenance") == flag
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"attests": "type=provenance,mode=min"}, [f"type=provenance,mode=min,{_RUN}"]),
+        ({"attests": "type=provenance,builder-id=me"}, ["type=provenance,builder-id=me"]),
+        ({"attests": "type=provenance,disabled=true"}, ["type=provenance,disabled=true"]),
+        ({"attests": "type=provenance,mode=min", "provenance": "mode=max"}, []),
+        ({"attests": "type=sbom\ntype=provenance", "sbom": "false"}, [f"type=provenance,{_RUN}"]),
+    ],
+)
+def test_provenance_and_sbom_come_before_attests(
+    tmp_path: Path, given: dict[str, str], found: list[str]
+) -> None:
+    assert flags(read(tmp_path, **given), "--attest") == found
+
+
 def test_inputs_become_flags(tmp_path: Path) -> None:
     found = read(
         tmp_path,

@@ -22,6 +22,9 @@ def level(*messages: str) -> Bump:
     return highest(read_changes(commits), Levels())[0]
 
 
+LOG = "Squashed commit of the following:\n\ncommit 0\nAuthor: A <a@b>\n\n"
+
+
 def revert(number: int, subject: str, word: str = "Revert") -> str:
     return f'{word} "{subject}"\n\nThis reverts commit {number:040x}.\n'
 
@@ -35,6 +38,10 @@ def revert(number: int, subject: str, word: str = "Revert") -> str:
         ("Search (#7)\n\n* words\n\nBREAKING CHANGE: gone", Bump.MAJOR),
         ("Update left-pad\n\nBumps left-pad.\n\n* feat!: of another project", Bump.NONE),
         ("Squashed commit of the following:\n\ncommit 0\n\n    feat: a\n", Bump.MINOR),
+        (f"{LOG}    feat: a\n    \n    BREAKING CHANGE: b\n    of c\n", Bump.MAJOR),
+        (f"Search\n\n{LOG}    fix: a\n    \n    BREAKING-CHANGE: b\n", Bump.MAJOR),
+        (f"{LOG}    feat: a\n    \n    no BREAKING CHANGE: b\n", Bump.MINOR),
+        ("Search\n\n    BREAKING CHANGE: an example\n", Bump.NONE),
         ("Search\n\n*feat: no list\n", Bump.NONE),
         ("Search\n\nfeat: no list\n", Bump.NONE),
     ],

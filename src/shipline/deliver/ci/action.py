@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,6 +123,7 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> B
     """
     inputs = {name: environ.get(variable(name), "").strip() for name in INPUTS}
     inputs["provenance"] = _with_builder(inputs["provenance"], environ)
+    inputs["attests"] = "\n".join(_attests(inputs, environ))
     context = _context(inputs["context"], environ)
     outputs = verbatim(inputs["outputs"])
     secrets = _secrets(inputs, context, environ, keep)
@@ -162,6 +163,18 @@ def _with_builder(provenance: str, environ: Mapping[str, str]) -> str:
     place = f"{server}/{environ.get('GITHUB_REPOSITORY', '')}/actions/runs/{run}"
     builder = f"builder-id={place}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
     return builder if provenance in _TRUE else f"{provenance},{builder}"
+
+
+def _attests(inputs: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
+    """The input without what provenance and sbom say, which come first; a statement of how the
+    image was made has the run as its builder.
+    """
+    for text in by_line(inputs["attests"], "attests"):
+        kind = dict(part.strip().partition("=")[::2] for part in text.split(",")).get("type", "")
+        if kind in ("provenance", "sbom") and inputs[kind]:
+            continue
+        is_off = "disabled=true" in text.replace(" ", "")
+        yield _with_builder(text, environ) if kind == "provenance" and not is_off else text
 
 
 def _each(flag: str, values: Iterable[str]) -> list[str]:
