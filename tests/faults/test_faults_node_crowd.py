@@ -14,7 +14,7 @@ from spec_client import OCTETS, Target, sha256, with_query
 
 CLIENTS = 200
 SIZE = 2 << 20  # bytes of each blob
-MOST = 600 << 20  # bytes of memory: of the process, of its blocks, and 2 MiB for each client
+MOST = 230 << 20  # bytes of memory: of the process, of its blocks, and 0.5 MiB for each client
 _WAIT_S = 60
 
 

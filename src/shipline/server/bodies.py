@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -15,7 +16,7 @@ from shipline.server.http import ClientGone, Request
 from shipline.server.limits import BufferedBytes, RateWindow
 from shipline.server.problems import Problem
 
-MIN_READ = 256 << 10  # bytes of a body to gather for a handler
+_MIN_READ = 256 << 10  # bytes of a body to gather for a handler
 SLICE = 32 << 20  # bytes of a file or a body to transfer before yielding the thread
 _LARGE = 8 << 20  # bytes of a body that is read from the socket
 _SOCKET_READ = 1 << 20  # bytes of it at once
@@ -45,10 +46,10 @@ def open_body(
     incoming: web.BaseRequest,
     request: Request,
     window: RateWindow,
-    read_ahead: int,
+    read_ahead: Callable[[], int],
     buffered: BufferedBytes,
 ) -> RequestBody:
-    """The body of a request; reads at most about `read_ahead` bytes ahead."""
+    """The body of a request; reads about `read_ahead()` bytes ahead at most."""
     transport, sized = incoming.transport, "transfer-encoding" not in request.headers
     plain = transport is not None and transport.get_extra_info("sslcontext") is None
     if plain and sized and (incoming.content_length or 0) >= _LARGE:
@@ -66,7 +67,7 @@ class _BufferedBody:
         incoming: web.BaseRequest,
         request: Request,
         window: RateWindow,
-        read_ahead: int,
+        read_ahead: Callable[[], int],
         buffered: BufferedBytes,
     ) -> None:
         self._incoming = incoming
@@ -88,7 +89,9 @@ class _BufferedBody:
             self._loop = asyncio.get_running_loop()
             self._changed, self._space = asyncio.Event(), asyncio.Event()
             self._reading = self._loop.create_task(self._read())
-        while self._received - self._consumed < min(MIN_READ, self._read_ahead) and not self._ended:
+        while (
+            self._received - self._consumed < min(_MIN_READ, self._read_ahead()) and not self._ended
+        ):
             self._space.set()
             self._changed.clear()
             await self._changed.wait()
@@ -105,7 +108,7 @@ class _BufferedBody:
         data = self._chunks.popleft()
         before = self._received - self._consumed
         self._consumed += len(data)
-        if before >= self._read_ahead > before - len(data):
+        if before >= self._read_ahead() > before - len(data):
             self._loop.call_soon_threadsafe(self._space.set)
         return data
 
@@ -130,7 +133,7 @@ class _BufferedBody:
                 self._received += len(data)
                 self._changed.set()
                 self._space.clear()
-                if self._received - self._consumed >= self._read_ahead:
+                if self._received - self._consumed >= self._read_ahead():
                     await self._space.wait()
         except Exception:  # aiohttp raises many types for a broken body
             self._broken = True
@@ -154,6 +157,8 @@ class _SocketBody:
         self._low_water = 0  # bytes that make the socket readable
         self._slice = 0  # bytes to read before yielding the thread
         self._broken = False
+        if incoming.transport is not None:
+            incoming.transport.pause_reading()  # while the handler waits for a thread
 
     @property
     def ends(self) -> bool:
@@ -190,6 +195,8 @@ class _SocketBody:
 
     async def close(self) -> None:
         if self._socket is None:
+            if self._incoming.transport is not None:
+                self._incoming.transport.resume_reading()
             return
         self._set_low_water(self._socket, 1)
         self._socket.close()

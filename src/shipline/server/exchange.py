@@ -23,7 +23,7 @@ from aiohttp import web
 
 from shipline.propagation import SpanContext, within
 from shipline.server.app import Application
-from shipline.server.bodies import MIN_READ, SLICE, RequestBody, open_body, wait_ready
+from shipline.server.bodies import SLICE, RequestBody, open_body, wait_ready
 from shipline.server.http import (
     DISK,
     LOOP,
@@ -49,7 +49,8 @@ from shipline.server.limits import (
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
-_READ_AHEAD, _TOTAL_READ_AHEAD = (2 << 20, 64 << 20)  # bytes read ahead of one handler, of all
+# bytes read ahead of one handler, of all
+_READ_AHEAD, _MIN_READ_AHEAD, _ALL_READ_AHEAD = (2 << 20, 64 << 10, 32 << 20)
 _WRITE_BUFFER = 64 << 10  # bytes buffered for one client
 _PAUSE_S = 0.05
 _LOOK_S = 5.0  # between two looks whether a client that waits for a growing file is still there
@@ -92,14 +93,17 @@ class AiohttpHandler:
     async def _exchange(
         self, incoming: web.BaseRequest, request: Request, window: RateWindow
     ) -> web.StreamResponse:
-        read_ahead = max(MIN_READ, min(_READ_AHEAD, _TOTAL_READ_AHEAD // len(self.busy)))
         buffered = BufferedBytes(self._buffered, client_network(request.address))
-        body = open_body(incoming, request, window, read_ahead, buffered)
+        body = open_body(incoming, request, window, self._read_ahead, buffered)
         try:
             outgoing = await self._respond(request, body)
         finally:
             await body.close()
         return await self._send(incoming, request, outgoing, window, ends=body.ends)
+
+    def _read_ahead(self) -> int:
+        """Bytes to read ahead of one handler now, less if there are many. From any thread."""
+        return max(_MIN_READ_AHEAD, min(_READ_AHEAD, _ALL_READ_AHEAD // (len(self.busy) or 1)))
 
     async def _respond(self, request: Request, body: RequestBody | None) -> _OpenResponse:
         """Run the application's coroutine until it returns a response."""

@@ -40,7 +40,8 @@ _KEEPALIVE_S = 120  # until a peer that answers no keepalive probe is gone
 _LINGER_S = 2.0  # after an early response, read on: Go clients lose it otherwise
 _DESCRIPTORS = 65_536  # file descriptors
 _MAX_LINE, _MAX_FIELD, _MAX_FIELDS = (32 << 10, 16 << 10, 100)  # bytes, bytes, headers
-_READ_BUFFER = 256 << 10  # bytes of a body that aiohttp buffers
+# bytes of a body that aiohttp reads at once, and buffers twice: of a connection, of all
+_READ_BUFFER, _MIN_READ_BUFFER, _ALL_READ_BUFFERS = (256 << 10, 16 << 10, 8 << 20)
 _MALLOC_THRESHOLD = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _SETTLE_S = 0.05
@@ -273,7 +274,6 @@ class _Server(web.Server):
             "max_field_size": _MAX_FIELD,
             "max_headers": _MAX_FIELDS,
             "max_line_size": _MAX_LINE,
-            "read_bufsize": _READ_BUFFER,
             "tcp_keepalive": False,  # set on the listener
         }
         self._limits, self._proxies = limits, section.access.proxies
@@ -282,10 +282,17 @@ class _Server(web.Server):
         self._addresses: dict[web.RequestHandler, str] = {}
 
     def __call__(self) -> web.RequestHandler:
-        return _RequestHandler(self, loop=asyncio.get_running_loop(), **self._options)
+        loop, size = asyncio.get_running_loop(), self._read_buffer()
+        return _RequestHandler(self, loop=loop, read_bufsize=size, **self._options)
+
+    def _read_buffer(self) -> int:
+        """Bytes for a new connection: less of each if there are many."""
+        share = _ALL_READ_BUFFERS // (len(self._addresses) + 1)
+        return max(_MIN_READ_BUFFER, min(_READ_BUFFER, share))
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        transport.max_size = self._read_buffer()  # type: ignore[attr-defined]  # of asyncio's
         address = self._address_key(transport)
         self._addresses[handler] = address
         self._counts[address] += 1
