@@ -59,6 +59,8 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
         found = compare(client, document, lock, keep=locked, measure=dry_run or check)
         for name in found.moved:
             click.echo(f"moved since it was locked: {name}", err=True)
+        for name in () if found.failures else found.unmatched:
+            click.echo(f"warning: {name} has no tag that the plan names", err=True)
         if dry_run or check:
             failures = found.failures
             _show(found)

@@ -117,13 +117,14 @@ class MirrorFailure(Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The tags that a plan names; `seen` is what their sources have, `moved` are the names of tags
-    of a lock file that point elsewhere there now.
+    of a lock file that point elsewhere there now, `unmatched` the sources without such tags.
     """
 
     tags: tuple[MirrorTag, ...]
     seen: Lock
     moved: tuple[str, ...]
     failures: tuple[MirrorFailure, ...]
+    unmatched: tuple[str, ...] = ()
 
     @property
     def differing(self) -> tuple[MirrorTag, ...]:
@@ -139,11 +140,13 @@ def compare(
     found: list[MirrorTag] = []
     failures: list[MirrorFailure] = []
     seen: dict[str, dict[str, str]] = {}
+    matched: set[str] = set()
 
     def look(section: MirrorSection, source: RemoteRepository, target: RemoteRepository) -> None:
         for tag in source.tags():
             wanted = any(glob.matches(tag) for glob in section.tags)
             if wanted and subject_of_tag(tag) is None:
+                matched.add(section.from_)
                 group.start(look_at, section, source, target, tag)
 
     def look_at(
@@ -172,7 +175,9 @@ def compare(
         if name in seen and seen[name].get(tag) != digest
     ]
     found.sort(key=str)
-    return Comparison(tuple(found), seen, tuple(sorted(moved)), tuple(failures))
+    sources = dict.fromkeys(section.from_ for section in plan.mirrors)
+    unmatched = tuple(source for source in sources if source not in matched)
+    return Comparison(tuple(found), seen, tuple(sorted(moved)), tuple(failures), unmatched)
 
 
 def synchronise(

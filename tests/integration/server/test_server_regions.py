@@ -317,6 +317,20 @@ def test_mirror_sync_of_what_is_not_there_is_no_success(
     assert message in done.stderr
 
 
+def test_mirror_sync_warns_of_a_source_without_such_tags(
+    primary: Node, registry: Registry, tmp_path: Path
+) -> None:
+    source = Target(registry.url, "unmatched/app")
+    assert source.push(source.image("some"), "v1").status == 201
+    plan, name = tmp_path / "plan.yaml", f"{registry.address}/unmatched/app"
+    plan.write_text(
+        f"mirrors: [{{from: '{name}', to: '{primary.address}/copy', tags: ['release-*']}}]\n"
+    )
+    done = run_shipline("mirror", "sync", str(plan))
+    assert done.returncode == 0
+    assert f"warning: {name} has no tag that the plan names" in done.stderr
+
+
 def test_mirror_sync_that_fails_says_what_and_copies_the_rest(
     primary: Node, registry: Registry, tmp_path: Path
 ) -> None:
