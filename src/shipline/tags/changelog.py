@@ -1,10 +1,12 @@
-"""The changes between two versions, from conventional commits, as Markdown and as values."""
+"""The changes between two versions, as Markdown and as values, from conventional commits, or from
+those that begin with areas, under headings of the project: `builders, cli: what changes`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from shipline import git as repositories
@@ -38,7 +40,8 @@ _ISSUE = re.compile(r"(?<![\w&/#\[])#(\d+)\b")
 @dataclass(frozen=True, slots=True)
 class Release:
     """The changes of a version. `since` and `until` are revisions, `since` empty for the first
-    version; `date` in seconds since 1970; `changes` newest first.
+    version; `date` in seconds since 1970; `changes` newest first; `headings` are those of the
+    project, with types and areas.
     """
 
     title: str
@@ -46,6 +49,7 @@ class Release:
     since: str
     until: str
     changes: tuple[Change, ...]
+    headings: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -66,15 +70,19 @@ class Release:
         """The changes under their headings; `everything` includes those that users do not
         notice.
         """
-        kinds = _GROUPS if everything else _NOTICED
-        groups = [
-            (_GROUPS[kind], tuple(change for change in self.changes if change.type == kind))
-            for kind in kinds
-        ]
-        if everything:
-            others = tuple(change for change in self.changes if change.type not in _GROUPS)
-            groups.append((_OTHER, others))
-        return tuple((heading, changes) for heading, changes in groups if changes)
+        usual = {_GROUPS[kind]: [kind] for kind in (_GROUPS if everything else _NOTICED)}
+        headings = self.headings or usual
+        groups: dict[str, list[Change]] = {heading: [] for heading in headings}
+        heading_of = {
+            area.lower(): heading for heading in reversed([*headings]) for area in headings[heading]
+        }
+        groups.setdefault(_OTHER, [])
+        for change in self.changes:
+            named = [heading_of[area] for area in _areas(change) if area in heading_of]
+            groups[named[0] if named else _OTHER].append(change)
+        if not everything and _OTHER not in self.headings:
+            del groups[_OTHER]
+        return tuple((heading, tuple(changes)) for heading, changes in groups.items() if changes)
 
     def to_json(self) -> dict[str, Any]:
         """All changes, whatever their kind."""
@@ -111,6 +119,8 @@ def markdown(release: Release, *, url: str = "", everything: bool = False) -> st
         lines += [_line(change, change.breaking, links) for change in release.breaking]
     for name, changes in release.groups(everything=everything):
         lines += ["", f"### {name}", ""]
+        if release.headings:
+            changes = tuple(_named_for_areas(change) for change in changes)
         lines += [_line(change, change.description, links) for change in changes]
     if len(lines) == 1:
         lines += ["", "No changes that users notice."]
@@ -163,6 +173,21 @@ def _escaped(text: str) -> str:
     )
 
 
+def _areas(change: Change) -> list[str]:
+    """The type of a conventional commit, or all words before the colon that commas part."""
+    before, colon, _ = change.line.partition(": ")
+    words = [change.type] if change.type or not colon else before.split(",")
+    return [word.strip().lower() for word in words]
+
+
+def _named_for_areas(change: Change) -> Change:
+    """The change with what is before the colon as its scope, unless it has one."""
+    before, colon, text = change.line.partition(": ")
+    if change.scope or not colon:
+        return change
+    return replace(change, scope=before.rstrip("!"), description=text.strip())
+
+
 def _is_merge(change: Change) -> bool:
     return len(change.commit.parents) > 1
 
@@ -192,6 +217,7 @@ def read_release(
     commits = repositories.log(git, target.sha, since=start, paths=section.paths)
     end = title if title in clone.tags else (until or target.sha[:12])
     release = Release.of(title, target.time, since, end, commits)
+    release = replace(release, headings=section.changelog)
     return release, repositories.web_address(repository.url)
 
 

@@ -184,6 +184,10 @@ class TagsSection:
         default=("fix", "perf", "revert"),
         metadata={"doc": "Types of commits that ask for a patch version."},
     )
+    changelog: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict,
+        metadata={"doc": "Headings of the changelog in order, and the types or areas below each."},
+    )
     flavor: Flavor = field(
         default=Flavor(), metadata={"doc": "Defaults of entries of docker/metadata-action."}
     )

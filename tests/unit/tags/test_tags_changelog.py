@@ -9,6 +9,7 @@ import pytest
 from commits import Work
 from shipline.git import Commit, GitError
 from shipline.tags import Release, TagsSection, markdown, read_release
+from shipline.values import replace
 
 URL = "https://github.com/o/app"
 
@@ -42,6 +43,26 @@ def test_everything_includes_what_users_do_not_notice() -> None:
     assert "### Documentation" in text
     assert "### Other changes\n\n- just words (0000000)" in text
     assert "](" not in text
+
+
+def test_areas_are_listed_under_the_headings_of_the_project() -> None:
+    """The first area of a commit that has a heading decides; others are shown with `--all`."""
+    commits = ("oci, CLI: a", "env history: b", "cli: c", "tests: d", "words", "fix(api)!: e")
+    headings = {"Command line": ("cli", "env history"), "Images": ("oci", "fix")}
+    found = replace(release(*commits), headings=headings)
+    shown = [line for line in markdown(found).splitlines() if line]
+    assert shown[1:] == [
+        "### Breaking changes",
+        "- **api:** e (0000000)",
+        "### Command line",
+        "- **env history:** b (0000000)",
+        "- **cli:** c (0000000)",
+        "### Images",
+        "- **oci, CLI:** a (0000000)",
+        "- **api:** e (0000000)",
+    ]
+    others = dict(found.groups(everything=True))["Other changes"]
+    assert [change.line for change in others] == ["tests: d", "words"]
 
 
 def test_services_have_their_own_links() -> None:
