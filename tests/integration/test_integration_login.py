@@ -100,6 +100,23 @@ def test_nothing_is_kept_in_clear_unless_that_is_said(user: User) -> None:
     assert user.may_come_in()
 
 
+def test_a_file_of_credentials_is_named_as_for_skopeo(user: User, tmp_path: Path) -> None:
+    auth = base64.b64encode(f"alice:{SECRET}".encode()).decode()
+    file = tmp_path / "auth.json"
+    file.write_text(json.dumps({"auths": {user.registry.address: {"auth": auth}}}))
+    name = f"docker://{user.registry.address}/team/app:1"
+    flags = ("--tls-verify=false", "--authfile", str(file))
+    layout = f"oci:{tmp_path}/layout"
+    assert "manifest unknown" in user.run("skopeo", "inspect", *flags, name).stderr
+    for words, status in (
+        (("shipline", "inspect", *flags, name), 8),
+        (("shipline", "copy", "-q", "--src-tls-verify=false", *flags[1:], name, layout), 8),
+        (("shipline", "inspect", name), 7),
+    ):
+        done = user.run(*words)
+        assert done.returncode == status, done.stderr
+
+
 def test_a_wrong_password_keeps_nothing(user: User) -> None:
     done = user.login("--store", "plain", password="wrong")
     assert done.returncode == 7, done.stderr

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shipline.cli.environment import registry_options
+from shipline.cli.environment import authfile_option, registry_options
 from shipline.errors import ShiplineError, UsageError
 from shipline.units import counted, shown_size
 
@@ -99,6 +99,7 @@ def _accepted(*names: str) -> Callable[[F], F]:
 @_accepted("--recursive")
 @click.option("--multi-arch", type=click.Choice(["all"]), hidden=True, expose_value=False)
 @registry_options
+@authfile_option
 def command(
     names: Sequence[str],
     from_file: str | None,

@@ -6,8 +6,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from msgspec import Struct
@@ -17,6 +18,7 @@ from shipline.home import docker_directory
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _INSECURE, _CA, _MIRRORS = "SHIPLINE_INSECURE", "SHIPLINE_CA", "SHIPLINE_MIRRORS"
+_AUTH_FILE = "REGISTRY_AUTH_FILE"
 _SECTION = b"registry-mirrors"
 
 _PROXIES = {
@@ -98,6 +100,51 @@ def registry_options(command: Command) -> Command:
     return insecure(ca(mirrors(command)))
 
 
+def authfile_option(command: Command) -> Command:
+    """--authfile of skopeo and podman."""
+    return click.option(
+        "--authfile",
+        metavar="FILE",
+        expose_value=False,
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+        callback=_authorised,
+        help="Take credentials from this file alone, as with REGISTRY_AUTH_FILE.",
+    )(command)
+
+
+def skopeo_options(command: Command) -> Command:
+    """--authfile, and --tls-verify for a command whose arguments are names of images."""
+
+    @wraps(command)
+    def called(*values: Any, tls_verify: bool, **options: Any) -> Any:
+        if not tls_verify:
+            context = click.get_current_context()
+            given = [context.params[one.name] for one in context.command.params if _is_name(one)]
+            names = [name for one in given for name in ([one] if isinstance(one, str) else one)]
+            hosts = filter(None, (_host_in(name) for name in names))
+            _add(context, _INSECURE, ",", list(dict.fromkeys(hosts)))
+        return command(*values, **options)
+
+    verify = click.option(
+        "--tls-verify",
+        type=bool,
+        default=True,
+        help="false: --insecure for the registry of NAME.",
+    )
+    return authfile_option(verify(cast(Command, called)))
+
+
+def _is_name(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument)
+
+
+def _host_in(name: str) -> str:
+    """The registry in the name of an image or repository; empty without one."""
+    host, slash, _ = name.removeprefix("docker://").partition("/")
+    is_host = "." in host or ":" in host or host == "localhost"
+    return host if is_host and (slash or "." in host) and not host.endswith(":") else ""
+
+
 def debug_option(command: Command) -> Command:
     """-D after the name of a command, where buildx takes it, too."""
     return click.option(
@@ -134,6 +181,13 @@ def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence
     _add(context, _CA, os.pathsep, files)
 
 
+def _authorised(context: click.Context, parameter: click.Parameter, file: str | None) -> None:
+    if file is not None:
+        before = os.environ.get(_AUTH_FILE)
+        os.environ[_AUTH_FILE] = file
+        context.call_on_close(lambda: _put_back(_AUTH_FILE, before))
+
+
 def _mirrored(context: click.Context, parameter: click.Parameter, urls: Sequence[str]) -> None:
     _add(context, _MIRRORS, ",", urls)
     if _MIRRORS not in os.environ:
@@ -166,14 +220,14 @@ def _add(context: click.Context, name: str, separator: str, words: Sequence[str]
         return
     before = os.environ.get(name)
     os.environ[name] = separator.join([*filter(None, [before]), *words])
+    context.call_on_close(lambda: _put_back(name, before))
 
-    def restore() -> None:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
 
-    context.call_on_close(restore)
+def _put_back(name: str, before: str | None) -> None:
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
 
 
 def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:

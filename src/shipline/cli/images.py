@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.cli.environment import registry_options
+from shipline.cli.environment import authfile_option, registry_options, skopeo_options
 from shipline.errors import NotFound, ShiplineError, UsageError
 from shipline.oci import Descriptor, Digest, Platform, Reference, is_tag
 from shipline.units import counted
@@ -36,6 +36,7 @@ def _opened() -> Iterator[tuple[Client, Places]]:
 @click.argument("source", metavar="SOURCE")
 @click.argument("names", nargs=-1, required=True, metavar="TAG...")
 @registry_options
+@authfile_option
 def tag(source: str, names: Sequence[str]) -> None:
     """Give an image further tags. A TAG is a tag in its repository, or a whole name.
 
@@ -73,6 +74,7 @@ def tag(source: str, names: Sequence[str]) -> None:
 @click.option("--platform", metavar="OS/ARCH", help="Of the image for this platform.")
 @click.option("--full-ref", is_flag=True, help="Print NAME@DIGEST.")
 @registry_options
+@skopeo_options
 def digest(name: str, platform: str | None, full_ref: bool) -> None:
     """Print the digest of an image, in a registry or wherever `shipline copy` reads."""
     from shipline.images import parse_place
@@ -89,6 +91,7 @@ def digest(name: str, platform: str | None, full_ref: bool) -> None:
 @click.argument("name", metavar="HOST | REPOSITORY")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as registries do.")
 @registry_options
+@skopeo_options
 def ls(name: str, as_json: bool) -> None:
     """List the tags of a repository, layout or archive, or the repositories of a registry.
 
@@ -122,6 +125,7 @@ def _is_host(text: str) -> bool:
 @click.option("--referrers", is_flag=True, help="With a digest: also signatures and attestations.")
 @click.option("--force", is_flag=True, help="Delete a digest although tags point to it.")
 @registry_options
+@skopeo_options
 def delete(names: Sequence[str], referrers: bool, force: bool) -> None:
     """Remove tags (NAME:TAG) or manifests (NAME@DIGEST, with all their tags) from registries.
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from shipline.build import Annotation, Level, parse_annotation, parse_platforms, parse_tags
 from shipline.cli.build_options import SwitchCommand
-from shipline.cli.environment import registry_options
+from shipline.cli.environment import registry_options, skopeo_options
 from shipline.cli.go_types import GoTypes
 from shipline.cli.options import MODES
 from shipline.cli.results import write_whole
@@ -337,6 +337,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
 @click.option("--tree", is_flag=True, help="Show platforms, layers, attestations and signatures.")
 @click.option("--config", is_flag=True, help="Print the configuration of an image, byte for byte.")
 @click.option("--platform", metavar="OS/ARCH", help="Look at the image for this platform.")
+@skopeo_options
 def inspect_command(
     name: str, raw: bool, template: str | None, tree: bool, config: bool, platform: str | None
 ) -> None:
