@@ -1,14 +1,9 @@
-"""Real runs of one project for tests of pages, and `shipline ui` to look at them: pipelines that
-passed and that a gate refused, and a build that failed.
+"""Real runs of one project for tests of pages: pipelines that passed and that a gate refused, and a
+build that failed.
 """
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,25 +66,6 @@ def runs_of_a_project(place: Path, node: Node) -> Project:
     platforms = "linux/amd64,linux/arm64"
     project.run("build", "--platform", platforms, "--progress", "plain", ".").failed(5)
     return project
-
-
-@contextmanager
-def pages_of(home: Path, cwd: Path, environ: Mapping[str, str]) -> Iterator[str]:
-    """`shipline ui` on a free port; its address, with the token."""
-    command = [sys.executable, "-m", "shipline", "ui", "--no-open", "--port", "0"]
-    own = {**environ, "SHIPLINE_HOME": str(home)}
-    process = subprocess.Popen(
-        command, cwd=cwd, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None and process.stderr is not None
-    try:
-        url = process.stdout.readline().decode().strip()
-        assert url.startswith("http://"), process.stderr.read().decode()
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
-    assert (process.returncode, said.decode()) == (0, "")
 
 
 def enter(page: Chrome, url: str) -> str:

@@ -19,11 +19,11 @@ from accessible_pages import window
 from browser import browser, navigation
 from nodes import node
 from promotions import delivered, deploy, publish
-from run_lab import enter, pages_of, runs_of_a_project
+from run_lab import enter, runs_of_a_project
 from served import served
 from shipline.history import RunHistory
 from shipline.supply import generate_key, write_key_pair
-from ui_servers import ui_server
+from ui_servers import pages_of, ui_server
 
 PLACE = Path(__file__).parent.parent / "docs" / "screenshots"
 LOOKS = {
@@ -81,7 +81,7 @@ def test_pages_of_runs(shop: Path) -> None:
         project = runs_of_a_project(shop, running)
     broken, _, passed = RunHistory(project.home).ids()
     environ = project.environ()
-    with pages_of(project.home, project.root, environ) as url, browser() as page:
+    with pages_of(project.root, environ) as url, browser() as page:
         page.implicitly_wait(0)
         origin = enter(page, url)
         take(page, "runs", f"{origin}/runs")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import signal
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import unescape
 from http.cookiejar import CookieJar
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import HTTPCookieProcessor, OpenerDirector, Request, build_opener
 
+from commands import Forked
+from shipline.cli import main
 from ships import Project
 
 _FORM_FIELD = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
@@ -83,12 +88,30 @@ class Visitor:
 @contextmanager
 def ui_server(project: Project, **environment: str) -> Iterator[Visitor]:
     """The pages of a project, for the user that the environment names."""
-    process = project.start("ui", "--no-open", "--port", "0", **environment)
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().decode().strip()
-        assert url.startswith("http://"), process.communicate(timeout=10)[1].decode()
+    with pages_of(project.root, project.environ() | environment) as url:
         yield Visitor(url)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=_LONGEST_S)
+
+
+@contextmanager
+def pages_of(cwd: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    """`shipline ui` on a free port; its address, with the token. It ends well when interrupted."""
+    with tempfile.TemporaryDirectory() as place:
+        out, err = Path(place, "out"), Path(place, "err")
+        words = ["ui", "--no-open", "--port", "0"]
+        process = Forked(main, words, cwd=cwd, environ=environ, stdout=out, stderr=err)
+        try:
+            yield _address(process, out, err)
+            process.send_signal(signal.SIGINT)
+            assert (process.wait(_LONGEST_S), err.read_text()) == (0, "")
+        finally:
+            process.kill()
+
+
+def _address(process: Forked, out: Path, err: Path) -> str:
+    """What it prints when it listens."""
+    end = time.monotonic() + _LONGEST_S
+    while time.monotonic() < end and process.poll() is None:
+        if out.exists() and (url := out.read_text()).endswith("\n"):
+            return url.strip()
+        time.sleep(0.02)
+    raise AssertionError(f"the pages were not served:\n{err.read_text()}")

@@ -20,10 +20,11 @@ from accessible_pages import axe_script, complaints, faults_of_pages
 from browser import browser, navigation, until
 from nodes import node
 from peers import can_run_arm64
-from run_lab import enter, pages_of, runs_of_a_project
+from run_lab import enter, runs_of_a_project
 from shipline.events import Finished, Logged, Started
 from shipline.history import RunHistory, RunRecorder, RunSummary
 from ships import Project
+from ui_servers import pages_of
 
 pytestmark = [
     pytest.mark.peers,
@@ -42,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def url(project: Project) -> Iterator[str]:
-    with pages_of(project.home, project.root, project.environ()) as printed:
+    with pages_of(project.root, project.environ()) as printed:
         yield printed
 
 
@@ -218,7 +219,8 @@ END = Finished(1, 1009.0, HOSTILE)
 @pytest.fixture
 def odd(tmp_path: Path, opened: Chrome) -> Iterator[tuple[Path, str]]:
     """A home with no runs yet, and its pages."""
-    with pages_of(tmp_path / "home", tmp_path, os.environ) as printed:
+    environ = {**os.environ, "SHIPLINE_HOME": str(tmp_path / "home")}
+    with pages_of(tmp_path, environ) as printed:
         yield tmp_path / "home", enter(opened, printed)
 
 
