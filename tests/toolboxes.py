@@ -1,13 +1,16 @@
-"""Packages of PyPI and npm in places of their own, made once and kept in pytest's cache."""
+"""What is made once: packages of PyPI and npm, kept in pytest's cache; directories of a run."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 
 def toolbox(store: Path, *packages: str) -> Path:
@@ -34,6 +37,22 @@ def node_packages(store: Path, *packages: str) -> Path:
 
     _once(store, packages, install)
     return store
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that `make` has filled, in the first worker of the run that asks for `name`."""
+    base = factory.getbasetemp()
+    store = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    store.mkdir(exist_ok=True)
+    place = store / "made"
+
+    def fill() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        make(place)
+
+    _once(store, (name,), fill)
+    return place
 
 
 def _once(store: Path, packages: tuple[str, ...], install: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from commands import run_shipline
 from peers import Registry, push_base_images
 from peers.docker import newest
 from shipline import __version__
+from toolboxes import made_once
 
 pytestmark = pytest.mark.peers
 
@@ -41,18 +42,16 @@ DOCKERFILE = (
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The private key of the release; the public one is beside it."""
-    place = tmp_path_factory.mktemp("key") / "release"
-    done = run_shipline("key", "generate", "-o", str(place), environ={"COSIGN_PASSWORD": "x"})
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with all packages in `dist`, and release.pub, whose private key signed them."""
+    return made_once(tmp_path_factory, "release", _release)
+
+
+def _release(place: Path) -> None:
+    key = place / "release.key"
+    words = ("key", "generate", "-o", str(place / "release"))
+    done = run_shipline(*words, environ={"COSIGN_PASSWORD": "x"})
     assert done.returncode == 0, done.stderr
-    return place.with_suffix(".key")
-
-
-@pytest.fixture(scope="module")
-def packages(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory with all packages."""
-    place = tmp_path_factory.mktemp("dist")
     environ = {
         **os.environ,
         "PYTHON": sys.executable,
@@ -60,10 +59,15 @@ def packages(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "SIGNING_KEY": str(key),
         "COSIGN_PASSWORD": "x",
     }
-    command = ["sh", str(ROOT / "scripts" / "dist.sh"), str(place)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return place
+    command = ["sh", str(ROOT / "scripts" / "dist.sh"), str(place / "dist")]
+    built = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+
+@pytest.fixture(scope="module")
+def packages(release: Path) -> Path:
+    """The directory with all packages."""
+    return release / "dist"
 
 
 @pytest.fixture
@@ -104,7 +108,8 @@ def test_each_package_works_where_nothing_is(
         subprocess.run([f"python{python}", "-m", "venv", "--without-pip", str(place)], check=True)
         (package,) = packages.glob(f"shipline-*.{kind}")
         pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install"]
-        subprocess.run([*pip, "--quiet", "--disable-pip-version-check", str(package)], check=True)
+        quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        subprocess.run([*pip, *quiet, str(package)], check=True)
         works([str(place / "bin" / "shipline")], clean)
     for python in PYTHONS:
         interpreter = shutil.which(f"python{python}")
@@ -112,7 +117,7 @@ def test_each_package_works_where_nothing_is(
         works([interpreter, "-I", str(packages / "shipline.pyz")], clean)
 
 
-def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, key: Path) -> None:
+def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, release: Path) -> None:
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages)
     assert done.returncode == 0
     files = {path.name for path in packages.iterdir()}
@@ -132,7 +137,7 @@ def test_each_package_lists_what_is_in_it_and_is_signed(packages: Path, key: Pat
         assert package["checksums"] == [{"algorithm": "SHA256", "checksumValue": digest}]
     verify = ("cosign", "verify-blob", "--insecure-ignore-tlog=true", "--key")
     for name in (*signed, "SHA256SUMS"):
-        words = [*verify, str(key.with_suffix(".pub")), "--bundle", f"{name}.sigstore.json", name]
+        words = [*verify, str(release / "release.pub"), "--bundle", f"{name}.sigstore.json", name]
         done = subprocess.run(words, cwd=packages, env={**os.environ, **newest()})
         assert done.returncode == 0, name
 
