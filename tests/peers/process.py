@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 _STOP_TIMEOUT_S = 20.0
 _PORTS = range(20_000, 32_000)  # Linux gives clients 32768 and above
-_reserved: list[IO[str]] = []  # locked until this process ends
+_reserved: list[socket.socket] = []  # with names that are taken until this process ends
 
 
 class PeerFailed(Exception):
@@ -28,16 +25,14 @@ def free_port() -> int:
     """A TCP port of the loopback address for a server that must be told one: nobody listens on it,
     no other test process gets it before this one ends, and no client, whose ports lie above.
     """
-    directory = Path(tempfile.gettempdir(), "shipline-test-ports")
-    directory.mkdir(exist_ok=True)
     for port in random.sample(_PORTS, len(_PORTS)):
-        lock = (directory / str(port)).open("w")
+        name = socket.socket(socket.AF_UNIX)
         with suppress(OSError), socket.socket() as probe:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name.bind(f"\0shipline-test-port-{port}")
             probe.bind(("127.0.0.1", port))
-            _reserved.append(lock)
+            _reserved.append(name)
             return port
-        lock.close()
+        name.close()
     raise PeerFailed("no port is free")
 
 
