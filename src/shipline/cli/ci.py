@@ -437,8 +437,9 @@ def _warn(workflow: Workflow, kind: str) -> None:
     elif not workflow.section.install and not own_requirement():
         click.echo(
             f"warning: the jobs install {workflow.install} from their package index, because this"
-            " shipline was installed from files that they cannot reach. If the index does not have"
-            " it, set ci.install in shipline.yaml to a git URL with a commit, or to a wheel.",
+            " shipline was installed from files that they cannot reach. No public index has it, and"
+            " whoever took the name there would run in these jobs: set ci.install in shipline.yaml"
+            " to a git URL with a commit, or to a wheel, unless the index is yours.",
             err=True,
         )
 
