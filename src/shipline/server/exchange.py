@@ -45,6 +45,7 @@ from shipline.server.limits import (
     RateWindow,
     ThreadPools,
     client_network,
+    shut_down,
 )
 from shipline.server.problems import Problem, problem_of
 
@@ -78,6 +79,7 @@ class AiohttpHandler:
             return _CLOSE
         self.busy.add(incoming.protocol)
         request = _request_of(incoming, self._scheme)
+        request.disconnect = partial(shut_down, transport)
         try:
             if incoming.body_exists or transport.get_write_buffer_size():
                 with self._minimum_rate.watch(transport, request.address) as window:

@@ -182,6 +182,7 @@ class Request:
     kind: str = "other"  # of its route, once matched
     repository: str = ""  # from the path, not validated
     span: SpanContext | None = None  # that it works for: of this node, else of the client
+    disconnect: Callable[[], None] = lambda: None  # ends the connection; from any thread
     shared_s: int | None = None  # a CDN asks, which may keep content for so many seconds
     match: RouteMatch = field(init=False, repr=False, compare=False)  # set by routing
     _id: str = ""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,12 @@ _WRITE_THREADS = 4
 _ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
 _QUEUED = 4  # blocks of an upload that were received, and not yet written or hashed
 _ALL_QUEUED = 16  # blocks of all uploads
+_STALLED_S = 5.0
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
+
+
+def no_client() -> None:
+    """Disconnects nobody."""
 
 
 class UploadSession:
@@ -41,6 +47,8 @@ class UploadSession:
         self.fd = -1
         self.size = path.stat().st_size
         self.synced_size = self.size  # bytes that are durable
+        self.disconnect = no_client  # ends the connection of the client that fills it
+        self._awaited: tuple[float, Callable[[], None]] | None = None  # since when, from whom
         self._algorithm = algorithm
         self._hash: hashlib._Hash | None = None if self.size else hashlib.new(algorithm)
 
@@ -70,7 +78,7 @@ class UploadSession:
         start, before = self.checkpoint()
         writer = UploadWriter(self.fd, start, self._hasher(), threads)
         try:
-            while self._add((yield READ), writer, start, expected, check):
+            while self._add((yield from self._next()), writer, start, expected, check):
                 pass
             check(self.size - start, True)
             writer.finish()
@@ -82,6 +90,21 @@ class UploadSession:
             self.rewind(start, before)
             raise
         return self.size - start
+
+    def _next(self) -> Coro[bytes]:
+        self._awaited = (time.monotonic(), self.disconnect)
+        try:
+            return (yield READ)
+        finally:
+            self._awaited = None
+
+    def disconnect_stalled(self) -> None:
+        """End the connection of the client that fills the session if it has sent nothing for a
+        while: another request shows that it may be gone. What arrived is kept.
+        """
+        awaited = self._awaited
+        if awaited is not None and time.monotonic() - awaited[0] > _STALLED_S:
+            awaited[1]()
 
     def _add(
         self,

@@ -26,7 +26,12 @@ from shipline.server.http import PAUSE, ClientGone, Coro
 from shipline.server.layout import sync_directory
 from shipline.server.problems import Problem, digest_invalid, out_of_order, upload_unknown
 from shipline.server.storage import Storage
-from shipline.server.upload_session import UploadSession, UploadThreads, expected_size
+from shipline.server.upload_session import (
+    UploadSession,
+    UploadThreads,
+    expected_size,
+    no_client,
+)
 
 _log = logging.getLogger(__name__)
 _MAX_SESSIONS = 2000  # unfinished uploads of one account
@@ -91,6 +96,17 @@ class UploadStore:
         """The number of durable bytes. Raises Problem BLOB_UPLOAD_UNKNOWN."""
         return self._find(name, upload_id, actor).synced_size
 
+    def settled_size(self, name: str, upload_id: str, *, actor: str = "") -> Coro[int]:
+        """Like `size`, once the request has ended whose client sends nothing: a client asks where
+        to resume after its connection broke, often before the node knows that.
+        """
+        session, deadline = self._find(name, upload_id, actor), time.monotonic() + _LOCK_TIMEOUT_S
+        before = session.size
+        while session.lock.locked() and session.size == before and time.monotonic() < deadline:
+            session.disconnect_stalled()
+            yield PAUSE
+        return self.size(name, upload_id, actor=actor)
+
     def append(
         self,
         name: str,
@@ -100,12 +116,14 @@ class UploadStore:
         *,
         actor: str = "",
         check: Check = _allow,
+        disconnect: Callable[[], None] = no_client,
     ) -> Coro[int]:
         """Append the body as a chunk; returns the new size. `length` is its Content-Length.
 
-        Raises Problem 416 for a chunk that does not start at the current size.
+        `disconnect` ends the client's connection, for another request of the session. Raises
+        Problem 416 for a chunk that does not start at the current size.
         """
-        with (yield from self._lock_session(name, upload_id, actor)) as session:
+        with (yield from self._lock_session(name, upload_id, actor, disconnect)) as session:
             yield from self._append(session, content_range, length, check)
             self._make_durable(session)
             return session.size
@@ -120,12 +138,13 @@ class UploadStore:
         *,
         actor: str = "",
         check: Check = _allow,
+        disconnect: Callable[[], None] = no_client,
     ) -> Coro[None]:
         """Append the last chunk, if any, verify the digest, and add the blob to the repository.
 
         Raises Problem DIGEST_INVALID, with the session unchanged, on a mismatch.
         """
-        with (yield from self._lock_session(name, upload_id, actor)) as session:
+        with (yield from self._lock_session(name, upload_id, actor, disconnect)) as session:
             size, state = session.checkpoint()
             yield from self._append(session, content_range, length, check)
             actual = session.digest(digest.algorithm)
@@ -294,9 +313,11 @@ class UploadStore:
         session.durable = True
 
     def _lock_session(
-        self, name: str, upload_id: str, actor: str
+        self, name: str, upload_id: str, actor: str, disconnect: Callable[[], None]
     ) -> Coro[AbstractContextManager[UploadSession]]:
-        """The locked session; waits a while for another request that uses it."""
+        """The locked session; waits a while for another request that uses it, and ends one whose
+        client sends nothing.
+        """
         session = self._find(name, upload_id, actor)
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while not session.lock.acquire(blocking=False):
@@ -307,18 +328,23 @@ class UploadStore:
                     "another request is writing to this upload",
                     headers=(("Retry-After", "5"),),
                 )
+            session.disconnect_stalled()
             yield PAUSE
-        return self._open_locked(session)
+        return self._open_locked(session, disconnect)
 
     @contextmanager
-    def _open_locked(self, session: UploadSession) -> Iterator[UploadSession]:
+    def _open_locked(
+        self, session: UploadSession, disconnect: Callable[[], None]
+    ) -> Iterator[UploadSession]:
         """Opens a session whose lock is held, and releases it."""
+        session.disconnect = disconnect
         try:
             if session.cancelled:
                 raise upload_unknown(session.upload_id)
             with session.opened(), self._in_flight():
                 yield session
         finally:
+            session.disconnect = no_client
             session.lock.release()
 
     @contextmanager

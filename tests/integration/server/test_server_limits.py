@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from nodes import Node
 from served import served
-from spec_client import Target, sha256
+from spec_client import Target, sha256, with_query
 
 _IMPATIENT = """
 limits:
@@ -73,6 +74,46 @@ def test_client_that_never_finishes_is_cut_off_and_can_go_on(running: Node) -> N
 def test_the_same_for_a_body_that_is_read_from_the_socket(tmp_path: Path) -> None:
     with served(tmp_path, _IMPATIENT.replace("100kB", "100MB")) as running:
         require_cut_off(running, 64 << 20)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 16 << 20])
+def test_upload_goes_on_before_the_node_knows_that_the_connection_broke(
+    tmp_path: Path, size: int
+) -> None:
+    """As when a laptop wakes up elsewhere: the other connection stays open for a while."""
+    content = os.urandom(size)
+    with served(tmp_path) as running:
+        target = Target(running.url, "moved")
+        for ask in (True, False):
+            location, began = target.start(), time.monotonic()
+            with unfinished(running, location, size, content[: size // 2]) as left:
+                file = running.data / "uploads" / location.rpartition("/")[2]
+                while file.stat().st_size < size // 2:
+                    assert time.monotonic() - began < 20
+                    time.sleep(0.01)
+                if ask:
+                    answer = target.call("GET", location)
+                else:
+                    answer = target.call("PATCH", location, b"x", {"Content-Range": "0-0"})
+                    assert answer.status == 416
+                start = int((answer["Range"] or "").partition("-")[2]) + 1
+                assert start == size // 2
+                place = with_query(location, digest=sha256(content))
+                rest = {"Content-Range": f"{start}-{size - 1}"}
+                assert target.call("PUT", place, content[start:], rest).status == 201
+                assert left.recv(1) == b""
+            assert time.monotonic() - began < 25  # and not the time limit of bodies
+
+
+def test_where_to_go_on_is_known_as_soon_as_the_client_is_back(running: Node) -> None:
+    target = Target(running.url, "back")
+    location = target.start()
+    with unfinished(running, location, 100_000, b"abc") as connection:
+        file = running.data / "uploads" / location.rpartition("/")[2]
+        while not file.stat().st_size:
+            time.sleep(0.01)
+        connection.close()
+        assert target.call("GET", location)["Range"] == "0-2"
 
 
 def test_body_that_drips_is_cut_off(running: Node) -> None:

@@ -171,6 +171,7 @@ def upload_routes(node: RegistryNode) -> tuple[Route, ...]:
                 request.content_length,
                 actor=request.principal.actor,
                 check=_quota_check(node, request, name),
+                disconnect=request.disconnect,
             )
         return _session_response(202, name, session, size)
 
@@ -188,13 +189,15 @@ def upload_routes(node: RegistryNode) -> tuple[Route, ...]:
                 request.content_length,
                 actor=request.principal.actor,
                 check=_quota_check(node, request, name),
+                disconnect=request.disconnect,
             )
         size = node.storage.blob_size(name, target) or 0
         node.publish(request, "push", name, digest=digest, size=size, media_type=_BYTES)
         return _created(name, target)
 
-    def status(request: Request, name: str, session: str) -> Response:
-        size = uploads.size(check_repository(name), session, actor=request.principal.actor)
+    def status(request: Request, name: str, session: str) -> Coro[Response]:
+        actor = request.principal.actor
+        size = yield from uploads.settled_size(check_repository(name), session, actor=actor)
         return _session_response(204, name, session, size)
 
     def cancel(request: Request, name: str, session: str) -> Response:
