@@ -389,7 +389,8 @@ def test_a_script_for_cosign_signs_and_verifies(site: Site, tmp_path: Path) -> N
     key, public = ("--key", site.keys / "ours.key"), ("--key", site.keys / "ours.pub")
     good(run("shipline", "sign", *key, "-y", "--tlog-upload=false", str(site.name)))
     ignored = ("--insecure-ignore-tlog=true", "--private-infrastructure")
-    good(run("shipline", "verify", *public, *ignored, str(site.name)))
+    done = run("shipline", "verify", *public, *ignored, str(site.name), COSIGN_REPOSITORY="r.io/x")
+    assert good(done) and "COSIGN_REPOSITORY is not used" in done.stderr
     refused = run("shipline", "sign", *key, "--tlog-upload=true", str(site.name))
     assert refused.returncode == 2 and "without a transparency log" in refused.stderr
     file = tmp_path / "file"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shipline.supply import PrivateKey, PublicKey
 
 _ENVIRONMENT = "env://"
+_REPOSITORY = "COSIGN_REPOSITORY"  # of cosign, for all signatures
 _LONGEST = 1 << 16  # bytes of a password file
 _Command = Callable[..., Any]
 
@@ -95,6 +96,8 @@ def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddr
     """
     from shipline.api import open_client
 
+    if os.environ.get(_REPOSITORY):
+        click.echo(f"warning: {_REPOSITORY} is not used: signatures are with their image", err=True)
     references = [Reference.parse(name).or_latest for name in names]
     insecure = {reference.host for reference in references} if plain else set()
     with open_client(*insecure) as client:
