@@ -70,6 +70,8 @@ def command(
             click.echo(f"{directory / name} already exists; it was not changed", err=True)
     written = {name: text for name, text in files.items() if name not in present}
     _report(project, written)
+    if written and not dry_run:
+        _tell_next(project, written)
 
 
 def _files(
@@ -143,6 +145,9 @@ def _report(project: DetectedProject, written: Mapping[str, str]) -> None:
     if not project.dockerfiles and "Dockerfile" not in written:
         why = "" if initial_dockerfile(project) else ", and the start command is unknown"
         click.echo(f"there is no Dockerfile{why}: write one before `shipline ship`", err=True)
+
+
+def _tell_next(project: DetectedProject, written: Mapping[str, str]) -> None:
     todo = PLACEHOLDER in "".join(written.values())
     start = f"set the repository in {next(iter(written))}, then " if todo else ""
     commit = f"git add {' '.join(written)} && git commit -m 'build: ship with shipline'"

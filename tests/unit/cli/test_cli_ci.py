@@ -113,12 +113,20 @@ def test_check_without_a_file_is_no_success(project: Path) -> None:
     assert "`shipline init` creates one" in run(project, "ci", "check").stderr
 
 
+def test_init_names_what_is_left_to_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("")
+    said = run(tmp_path, "init").stderr
+    assert "next: set the repository in shipline.yaml, then `git add shipline.yaml" in said
+    assert "*.key" in (tmp_path / ".gitignore").read_text()  # of `shipline key generate`
+
+
 def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
     scripts = {"test": "node --test", "start": "node app.js"}
     (tmp_path / "package.json").write_text(json.dumps({"name": "shop", "scripts": scripts}))
     (tmp_path / "app.js").write_text("")
     dry = run(tmp_path, "init", "--dry-run")
-    assert dry.returncode == 0
+    assert (dry.returncode, "next:" in dry.stderr) == (0, False)
+    assert "TODO: the repository" in dry.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["app.js", "package.json"]
     done = run(tmp_path, "init", "--image", "reg.example/shop")
     assert done.returncode == 0
