@@ -68,7 +68,7 @@ def test_steps_see_the_files_of_both_tars(
     (source / "tree/a/b/small").write_text("second, longer")
     (source / "tree/new").write_text("new")
     after = looked(shipline, source, tmp_path / "second")
-    assert [one.stat().st_nlink for one in tars(shipline, "base.tar")] == [2, 2]
+    assert [one.stat().st_nlink for one in tars(shipline, "base.tar")] == [2]
     fresh = Shipline(tmp_path / "fresh", base_images.address)
     assert after == looked(fresh, source, tmp_path / "third")
     assert before["sums"] != after["sums"] == after["copied/sums"]

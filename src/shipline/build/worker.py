@@ -23,7 +23,9 @@ from shipline.layer import (
     Extent,
     Item,
     TocBuilder,
+    is_changed_little,
     stream_blocks,
+    stream_changed,
     stream_layer,
     write_tar,
 )
@@ -110,7 +112,7 @@ class Worker(Struct, frozen=True):
         another process makes what later steps mount.
         """
         created = Clock().now()
-        toc = TocBuilder()
+        toc, items = TocBuilder(), list(items)
         settled = toc.through(map(self._settled, items))
         follower, path = options.follower, self.temporary("tar")
         key, codec, base = options.index_key, self.codec, self.temporary("base")
@@ -118,14 +120,20 @@ class Worker(Struct, frozen=True):
         with indexed as index, self.store.ingest() as ingest, ExitStack() as stack:
             if follower is not None:
                 follower.follow(ingest)
-            file = stack.enter_context(open(path, "wb")) if options.mountable else None
-            if index is None:
-                also = None if file is None else file.write
-                layer = stream_layer(write_tar(settled), ingest, codec, also=also)
-                extents: Sequence[Extent] = (Extent(1, 0, 0),)
+            extents: Sequence[Extent] = (Extent(1, 0, 0),)
+            if options.mountable and index is not None and is_changed_little(items, index):
+                layer, extents = stream_changed(
+                    settled, ingest, codec, index, path, share=base.exists()
+                )
             else:
-                tar, share = (-1, False) if file is None else (file.fileno(), base.exists())
-                layer, extents = stream_blocks(settled, ingest, codec, index, tar, share=share)
+                file = stack.enter_context(open(path, "wb")) if options.mountable else None
+                if index is None:
+                    also = None if file is None else file.write
+                    layer = stream_layer(write_tar(settled), ingest, codec, also=also)
+                else:
+                    tar = -1 if file is None else file.fileno()
+                    layer = stream_blocks(settled, ingest, codec, index, tar)
+            if index is not None:
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
             follower.completed(layer.descriptor)

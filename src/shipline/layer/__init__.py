@@ -2,6 +2,7 @@
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
 from shipline.layer.blocks import BlockIndex, cut_tar
+from shipline.layer.changed import is_changed_little, stream_changed
 from shipline.layer.changesets import changeset, conform, lower_directory
 from shipline.layer.codecs import Codec, Compression, codec, codec_of_layer
 from shipline.layer.decompression import decompress, sniff

@@ -200,15 +200,20 @@ class BlockIndex:
         """Write what a block of the older layer is compressed to at the start of `view`; whether it
         is there.
         """
+        data = self.read_compressed(known)
+        view[: len(data)] = data
+        return data != b""
+
+    def read_compressed(self, known: KnownBlock) -> bytes:
+        """What a block of the older layer is compressed to; empty if it is not there."""
         from blake3 import blake3
 
         if self.blob < 0:
-            return False
+            return b""
         with suppress(OSError):
-            data = view[: known.size]
-            read = os.preadv(self.blob, [data], known.offset)
-            return read == known.size and blake3(data).digest() == known.digest
-        return False
+            data = os.pread(self.blob, known.size, known.offset)
+            return data if blake3(data).digest() == known.digest else b""
+        return b""
 
     def add(self, key: bytes, known: KnownBlock) -> None:
         """Add the next block of the new layer."""

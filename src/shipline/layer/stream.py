@@ -9,6 +9,7 @@ import queue
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from msgspec import Struct
@@ -20,8 +21,6 @@ from shipline.layer.codecs import Codec
 from shipline.layer.entry import Item
 from shipline.layer.estargz import Ending
 from shipline.layer.forks import SharedJobs
-from shipline.layer.sharing import TarPlan, shared, whole
-from shipline.layer.stored_tar import Extent
 from shipline.layer.tar_writer import LargeFiles, TarBlock, identify_large, plan_tar
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import CPUS, Limiter, TaskGroup
@@ -29,7 +28,7 @@ from shipline.tasks import CPUS, Limiter, TaskGroup
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_LAG = 8  # blocks that the sinks may lag behind
 _SLOT = 2 * LONGEST + (64 << 10)  # bytes of a block, and of what it may be compressed to
-_WORTH_FORKING = 32 << 20  # bytes to read
+WORTH_FORKING = 32 << 20  # bytes to read
 
 
 class Layer(Struct, frozen=True):
@@ -92,21 +91,11 @@ def _write(compressed: Generator[bytes, None, Ending | None], ingest: Ingest) ->
 
 
 def stream_blocks(
-    items: Iterable[Item],
-    ingest: Ingest,
-    codec: Codec,
-    index: BlockIndex,
-    tar: int = -1,
-    *,
-    share: bool = False,
-) -> tuple[Layer, Sequence[Extent]]:
+    items: Iterable[Item], ingest: Ingest, codec: Codec, index: BlockIndex, tar: int = -1
+) -> Layer:
     """What `stream_layer` makes of the tar of `items`, with a codec that compresses blocks. Those
     that `index` has are taken from the older layer, without reading their files; all are added
-    to it. The tar goes to the open file `tar`, if any; to `share` is to write only what the first
-    file of the older tar lacks, where that is worth it.
-
-    Also returns where the tar is: in that file, which is 0, and in `tar`, which is 1. It is nowhere
-    if the older one turned out to be damaged.
+    to it. The tar goes to the open file `tar`, if any.
 
     Where there is much to read, processes do it, one for each core. Raises ContentError as
     `write_tar` does, and for a full disk; then nothing is committed.
@@ -114,9 +103,7 @@ def stream_blocks(
     blocks = list(plan_tar(items))
     if index.has_older:
         identify_large(blocks)
-    keys = [block.key() if index.tar else b"" for block in blocks]
-    plan = (shared(blocks, keys, index) if share else None) or whole(blocks)
-    maker = _BlockMaker(blocks, keys, plan, codec, index, tar)
+    maker = _BlockMaker(blocks, codec, index, tar)
     written = WriteBehind(tar)
     jobs = SharedJobs(len(blocks), maker.make, size=_SLOT, lag=_MAX_LAG + 1)
     made = jobs.on_processes(maker.files()) if maker.is_much() else jobs.on_threads()
@@ -140,9 +127,6 @@ def stream_blocks(
             background.put(view[: block.length])
             yield CompressedBlock(data, crc, block.length)
 
-    if tar >= 0 and plan.known:
-        _write_at(tar, memoryview(plan.head), 0)
-        os.ftruncate(tar, plan.size)
     with TaskGroup() as group, closing(_BackgroundSinks((seen,))) as background, closing(made):
         hashed = group.start(background.run)
         for data in codec.join_blocks(compressed(background)):
@@ -152,40 +136,32 @@ def stream_blocks(
         ingest.commit(Descriptor(codec.media_type, ingest.digest, ingest.size))
     for block, (key, place) in zip(blocks, added, strict=True):
         index.add(key or block.key(), place)
-    layer = Layer(Descriptor(codec.media_type, ingest.digest, ingest.size), diff.digest)
-    is_there = all(added[number][0] for number in plan.known)  # else it was read again
-    return layer, plan.extents if is_there else ()
+    return Layer(Descriptor(codec.media_type, ingest.digest, ingest.size), diff.digest)
 
 
 class _BlockMaker:
     """Makes the blocks of a layer, in any order, on threads and in processes."""
 
     def __init__(
-        self,
-        blocks: Sequence[TarBlock],
-        keys: Sequence[bytes],
-        plan: TarPlan,
-        codec: Codec,
-        index: BlockIndex,
-        tar: int,
+        self, blocks: Sequence[TarBlock], codec: Codec, index: BlockIndex, tar: int
     ) -> None:
         from blake3 import blake3
 
         checksum(codec.compress_block(b"").data)  # processes must import nothing
         self._blake3 = blake3
         self._blocks, self._codec, self._index, self._tar = blocks, codec, index, tar
-        self._keys, self._plan = keys, plan
-        # those that can be taken without reading files
-        self._known = [plan.known.get(n) or index.find(key) for n, key in enumerate(keys)]
+        # of blocks that can be taken without reading files
+        self._keys = [block.key() if index.tar else b"" for block in blocks]
+        self._starts = list(accumulate((block.length for block in blocks), initial=0))
 
     def is_much(self) -> bool:
         """Whether processes have enough to do."""
         to_read = (
             block.length
-            for block, known in zip(self._blocks, self._known, strict=True)
-            if known is None
+            for block, key in zip(self._blocks, self._keys, strict=True)
+            if self._index.find(key) is None
         )
-        return CPUS > 1 and sum(to_read) >= _WORTH_FORKING
+        return CPUS > 1 and sum(to_read) >= WORTH_FORKING
 
     def files(self) -> set[int]:
         """The open files that it uses."""
@@ -197,16 +173,16 @@ class _BlockMaker:
         """Write the block to `view`, and compressed from LONGEST on. Returns the size there, crc,
         digest, and the key of the block or the identifiers of the files that were read.
         """
-        block, key, known = self._blocks[number], self._keys[number], self._known[number]
+        block, key = self._blocks[number], self._keys[number]
         plain = view[: block.length]
+        known = self._index.find(key)
         if known is None or not self._index.fill(known, plain):
             block.fill(plain)
             key, known = b"", self._index.find(block.key())
             if known is not None and not known.is_of(plain):
                 known = None
-        file, start, _ = self._plan.extents[number]
-        if self._tar >= 0 and file:
-            _write_at(self._tar, plain, start)
+        if self._tar >= 0:
+            write_at(self._tar, plain, self._starts[number])
         if known is None or not self._index.fill_compressed(known, view[LONGEST:]):
             made = self._codec.compress_block(plain)
             view[LONGEST : LONGEST + len(made.data)] = made.data
@@ -217,7 +193,7 @@ class _BlockMaker:
         return marshal.dumps((known.size, known.crc, known.digest, key, identities))
 
 
-def _write_at(file: int, data: memoryview, start: int) -> None:
+def write_at(file: int, data: memoryview, start: int) -> None:
     while data:
         written = os.pwrite(file, data, start)
         data, start = data[written:], start + written

@@ -146,7 +146,7 @@ def built_of_blocks(
 ) -> tuple[Layer, bytes]:
     store = MemoryStore()
     with store.ingest() as ingest, tar.open("wb") as file:
-        layer, _ = stream_blocks(items, ingest, codec, index, file.fileno())
+        layer = stream_blocks(items, ingest, codec, index, file.fileno())
     with store.fetch(layer.descriptor) as reader:
         return layer, reader.read()
 

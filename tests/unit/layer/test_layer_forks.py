@@ -58,11 +58,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(tree: Path, tar: Path, *, worth: int, monkeypatch: pytest.MonkeyPatch) -> object:
     """The layer, its index and its tar."""
-    monkeypatch.setattr(stream, "_WORTH_FORKING", worth)
+    monkeypatch.setattr(stream, "WORTH_FORKING", worth)
     scanned, index, store = scan(tree), BlockIndex(), MemoryStore()
     scanned.note_contents()
     with store.ingest() as ingest, tar.open("wb") as file:
-        layer, _ = stream_blocks(scanned.items(), ingest, Codec(), index, file.fileno())
+        layer = stream_blocks(scanned.items(), ingest, Codec(), index, file.fileno())
     return layer, index.dump(), tar.read_bytes()
 
 
@@ -78,7 +78,7 @@ def test_processes_make_the_same_layer(
 def test_what_processes_have_read_is_not_read_again(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "_WORTH_FORKING", 0)
+    monkeypatch.setattr(stream, "WORTH_FORKING", 0)
     scanned = scan(tree)
     digest = scan(tree).digest()
     scanned.note_contents()
@@ -99,7 +99,7 @@ def test_a_file_that_changes_is_the_same_error(
         (tree / "200").unlink()
     before, errors = threading.active_count(), set()
     for worth in (0, 1 << 60):
-        monkeypatch.setattr(stream, "_WORTH_FORKING", worth)
+        monkeypatch.setattr(stream, "WORTH_FORKING", worth)
         with pytest.raises(ContentError) as raised, MemoryStore().ingest() as ingest:
             stream_blocks(items, ingest, Codec(), BlockIndex())
         errors.add((raised.value.message, raised.value.hint))
@@ -113,7 +113,7 @@ def test_a_large_file_that_changes_after_it_was_identified_is_an_error(
     tree: Path, monkeypatch: pytest.MonkeyPatch, worth: int, cached: bool
 ) -> None:
     """Its key would name other bytes, in this build and in all that find it in the cache."""
-    monkeypatch.setattr(stream, "_WORTH_FORKING", worth)
+    monkeypatch.setattr(stream, "WORTH_FORKING", worth)
     cache, index = StatCache(), BlockIndex()
     scanned = scan(tree, cache=cache)
     scanned.note_contents()

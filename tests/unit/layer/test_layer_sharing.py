@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.content import MemoryStore
+from shipline.content import MemoryStore, chunks
+from shipline.errors import ContentError
 from shipline.layer import (
     BlockIndex,
     Codec,
     Entry,
     Extent,
     Item,
+    OpenDirectory,
+    Source,
     StoredTar,
+    changed,
+    is_changed_little,
     read_tar,
     scan,
     stream_blocks,
+    stream_changed,
+    tar_writer,
     write_tar,
 )
+from shipline.layer.tar_writer import TarBlock
 
 NOISE = random.Random(5).randbytes(4_000_000)
 FILES = 100
+UNKNOWN = Source(OpenDirectory(Path("/")), "file")
 Edit = Callable[[Path], object]
 
 
@@ -59,28 +70,36 @@ def items_in(place: Path) -> list[Item]:
 class Build:
     """A layer of a directory, over an older one; `tar` is what was written."""
 
-    def __init__(self, place: Path, tar: Path, older: Build | None = None) -> None:
-        self.tar, self.index, self.files = tar, BlockIndex(), [tar]
-        self.extents: Sequence[Extent] = ()
+    def __init__(
+        self, place: Path, tar: Path, older: Build | None = None, *, share: bool = True
+    ) -> None:
+        self.tar, self.files, self.index = tar, [tar], BlockIndex()
+        self.blob = tar.with_suffix(".blob")
         items, store = items_in(place), MemoryStore()
-        if older is not None:
-            self.index = BlockIndex(older.index.dump(), -1, older.stored())
-        with store.ingest() as ingest, tar.open("wb") as file:
-            made = stream_blocks(items, ingest, Codec(), self.index, file.fileno(), share=True)
-        _, self.extents = made
-        self.is_shared = any(one.file == 0 for one in self.extents)
-        if older is not None and self.is_shared:
-            self.files = [older.files[0], tar]
-        else:
-            self.extents = [one._replace(file=0) for one in self.extents]
         self.whole = b"".join(write_tar(items))
+        with store.ingest() as ingest, ExitStack() as stack:
+            if older is None:
+                file = stack.enter_context(tar.open("wb"))
+                self.layer = stream_blocks(items, ingest, Codec(), self.index, file.fileno())
+                extents: Sequence[Extent] = [Extent(1, 0, len(self.whole))]
+            else:
+                blob = stack.enter_context(older.blob.open("rb"))
+                self.index = BlockIndex(older.index.dump(), blob.fileno(), older.stored(stack))
+                self.layer, extents = stream_changed(
+                    items, ingest, Codec(), self.index, tar, share=share
+                )
+        self.is_there = bool(extents)
+        self.is_shared = any(one.file == 0 for one in extents)
+        if older is not None and self.is_shared:
+            self.files, self.extents = [older.files[0], tar], extents
+        else:
+            self.extents = [one._replace(file=0) for one in extents]
+        with store.fetch(self.layer.descriptor) as reader:
+            self.blob.write_bytes(reader.read())
 
-    def stored(self) -> StoredTar:
-        return StoredTar([os.open(one, os.O_RDONLY) for one in self.files], self.extents)
-
-    def content(self) -> bytes:
-        reader = self.stored().reader()
-        return b"".join(iter(lambda: reader.read(1 << 20), b""))
+    def stored(self, stack: ExitStack) -> StoredTar:
+        files = [stack.enter_context(one.open("rb")).fileno() for one in self.files]
+        return StoredTar(files, self.extents)
 
     def stacked(self) -> dict[str, tuple[Entry, bytes]]:
         """What the mounted files show."""
@@ -95,11 +114,14 @@ def contents(tar: Path) -> dict[str, tuple[Entry, bytes]]:
         return {one.path: (one, data.read() if data else b"") for one, data in read_tar(file)}
 
 
-def check(build: Build, tmp_path: Path) -> None:
-    """That the tar is right, and what it shows."""
-    assert build.content() == build.whole
-    (tmp_path / "whole").write_bytes(build.whole)
-    assert build.stacked() == contents(tmp_path / "whole")
+def check(build: Build, place: Path, tmp_path: Path) -> None:
+    """That the layer is that of a first build, the tar is right, and what it shows."""
+    fresh = Build(place, tmp_path / "fresh")
+    assert (build.layer, build.index.dump()) == (fresh.layer, fresh.index.dump())
+    with ExitStack() as stack:
+        content = b"".join(chunks(build.stored(stack).reader()))
+    assert content == build.whole == fresh.tar.read_bytes()
+    assert build.stacked() == contents(fresh.tar)
 
 
 def another_link(place: Path) -> None:
@@ -128,17 +150,16 @@ EDITS: dict[str, Edit] = {
 }
 
 
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("edit", EDITS)
-def test_what_did_not_change_is_not_written(tmp_path: Path, edit: str) -> None:
+def test_what_did_not_change_is_not_written(tmp_path: Path, edit: str, share: bool) -> None:
     place = tree_in(tmp_path / "tree")
     first = Build(place, tmp_path / "first")
-    assert not first.is_shared
-    check(first, tmp_path)
     EDITS[edit](place)
-    second = Build(settled(place), tmp_path / "second", first)
-    assert second.is_shared
-    assert second.tar.stat().st_size < 2_400_000
-    check(second, tmp_path)
+    second = Build(settled(place), tmp_path / "second", first, share=share)
+    assert second.is_shared == share
+    assert not share or second.tar.stat().st_size < 2_400_000
+    check(second, place, tmp_path)
 
 
 KEPT_WHOLE: dict[str, Edit] = {
@@ -161,7 +182,7 @@ def test_what_cannot_be_stacked_is_written_whole(tmp_path: Path, edit: str) -> N
     KEPT_WHOLE[edit](place)
     second = Build(settled(place), tmp_path / "second", first)
     assert not second.is_shared
-    assert second.tar.read_bytes() == second.whole
+    check(second, place, tmp_path)
 
 
 @settings(max_examples=settings().max_examples // 8)
@@ -178,16 +199,67 @@ def test_layers_that_follow_each_other_share_the_first(
             EDITS[edit](place)
         (place / "count").write_text("." * number)
         build = Build(settled(place), tmp_path / f"tar{number}", build)
-        check(build, tmp_path)
+        check(build, place, tmp_path)
         assert not build.is_shared or build.files[0] == tmp_path / "tar"
 
 
-def test_a_damaged_older_tar_is_part_of_no_layer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("short", [True, False])
+def test_a_damaged_older_tar_is_part_of_no_layer(tmp_path: Path, share: bool, short: bool) -> None:
     place = tree_in(tmp_path / "tree")
     first = Build(place, tmp_path / "first")
     with first.tar.open("r+b") as file:
         file.seek(200_000)
         file.write(b"damage")
+        if short:
+            file.truncate(5_000_000)
+    (place / "d3/e0/03").write_bytes(b"changed")
+    second = Build(settled(place), tmp_path / "second", first, share=share)
+    assert not second.is_there
+    assert second.layer == Build(place, tmp_path / "fresh").layer
+
+
+def test_a_damaged_older_blob_is_part_of_no_layer(tmp_path: Path) -> None:
+    place = tree_in(tmp_path / "tree")
+    first = Build(place, tmp_path / "first")
+    blob = bytearray(first.blob.read_bytes())
+    for at in range(100_000, len(blob), 300_000):
+        blob[at] ^= 1
+    first.blob.write_bytes(blob)
     (place / "d3/e0/03").write_bytes(b"changed")
     second = Build(settled(place), tmp_path / "second", first)
-    assert second.extents == []
+    assert second.is_shared
+    check(second, place, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["d1/e1/13", "d2/large"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tree_in(tmp_path / "tree")
+    first = Build(place, tmp_path / "first")
+    (place / name).write_bytes(NOISE[7:1_300_000])
+    plan = tar_writer.plan_tar
+
+    def late(items: Iterable[Item]) -> Iterator[TarBlock]:
+        for block in plan(items):
+            (place / name).write_bytes(NOISE[9:1_200_000])
+            yield block
+
+    monkeypatch.setattr(changed, "plan_tar", late)
+    with pytest.raises(ContentError, match="changed while"):
+        Build(settled(place), tmp_path / "second", first)
+    assert threading.active_count() == 1
+
+
+def test_what_is_not_known_to_be_unchanged_is_read_by_processes(tmp_path: Path) -> None:
+    place = tree_in(tmp_path / "tree")
+    first = Build(place, tmp_path / "first")
+    with ExitStack() as stack:
+        blob = stack.enter_context(first.blob.open("rb")).fileno()
+        index = BlockIndex(first.index.dump(), blob, first.stored(stack))
+        assert is_changed_little(items_in(place), index)
+        assert not is_changed_little(items_in(place), BlockIndex(first.index.dump(), blob))
+        assert not is_changed_little(items_in(place), BlockIndex())
+        many = [(Entry(f"{n}", "file", size=1 << 20), one) for n, one in enumerate([UNKNOWN] * 40)]
+        assert not is_changed_little(many, index)
