@@ -205,7 +205,10 @@ group "default" { targets = ["a", "b"] }
 target "a" { dockerfile-inline = "FROM scratch as x\\nCOPY Dockerfile /\\n" }
 target "b" { dockerfile-inline = "FROM scratch\\nCOPY Dockerfile /\\n" }
 """)
-    done = bake(shipline, place, "--check")
+    done = bake(shipline, place, "--check", "--metadata-file", str(place / "made.json"))
     assert done.status == 1
+    told = json.loads((place / "made.json").read_text())
+    assert [told[name]["result.statuscode"] for name in "ab"] == ["1", "0"]
+    assert told["a"]["result.json"]["warnings"][0]["ruleName"] == "FromAsCasing"
     assert "FromAsCasing" in done.out
     assert done.out.index("a\n") < done.out.index("FromAsCasing") < done.out.index("b\n")

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.base_images import Blobs, RegistryImages
-from shipline.build.contexts import load_dockerfile, main_rules
+from shipline.build.contexts import configured, load_dockerfile, main_rules
 from shipline.build.faults import system_errors
 from shipline.build.plan import PlatformPlan, plan_platforms
 from shipline.build.remotes import remotes_alone
@@ -31,6 +31,11 @@ KnownImages = Callable[[str, Platform], ImageConfig | None]
 
 _PREDEFINED = {*df.PROXY_NAMES, "SOURCE_DATE_EPOCH"}
 _OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
+_OF_PARSER = frozenset(
+    {"NoEmptyContinuation", "StageNameCasing", "FromAsCasing", "MaintainerDeprecated"}
+    | {"LegacyKeyValueFormat", "InvalidDefinitionDescription"}
+)
+"""The rules of the checks that BuildKit makes while it reads an instruction."""
 
 
 class CheckResult(Struct, frozen=True):
@@ -66,7 +71,7 @@ def call(
         except DockerfileError as error:
             if request.call.method != "check":
                 raise
-            return CheckResult(failure=error, source=error.span)
+            return CheckResult(_before(error, request), error, error.span)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
             step.warn(frontend)
         match request.call.method:
@@ -76,6 +81,19 @@ def call(
                 return dockerfile
             case _:
                 return _checked(request, dockerfile, images)
+
+
+def _before(error: DockerfileError, request: BuildRequest) -> tuple[df.LintWarning, ...]:
+    """What BuildKit warns of while it reads the instructions before the wrong one."""
+    if error.span is None:
+        return ()
+    span = error.span
+    try:
+        read = df.parse_dockerfile(span.source, file=span.file, before=span.line)
+    except DockerfileError:
+        return ()
+    found = warnings_of(request, configured(read, request), main_rules(request), target=None)
+    return tuple(one for one in found if one.rule in _OF_PARSER)
 
 
 def _outline(

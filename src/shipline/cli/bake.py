@@ -138,7 +138,11 @@ def command(
         requests = requests_of(selection, environ, metadata_file)
         called = [name for name, one in requests.items() if one.call.method != "build"]
         if called:
-            return _call(selection, requests, flags["call"], progress, settings, stack)
+            facts: dict[str, Any] = {}
+            status = _call(selection, requests, flags["call"], progress, settings, stack, facts)
+            if metadata_file:
+                write_metadata(Path(metadata_file), facts)
+            return status
         return _build(requests, progress, metadata_file, other_builder(builder, environ))
 
 
@@ -467,8 +471,11 @@ def _call(
     mode: str,
     settings: ProgramSettings,
     stack: ExitStack,
+    facts: dict[str, Any],
 ) -> int:
-    """Answer --call for each target that has it; returns the highest status."""
+    """Answer --call for each target that has it, with `facts` to write; returns the highest
+    status.
+    """
     from shipline.cli.calls import answer
     from shipline.cli.failures import report
 
@@ -484,21 +491,22 @@ def _call(
             for key, one in request.build_contexts.items()
         }
         request = replace(request, call=call, build_contexts=contexts)
-        text, code, failure = answer(request, open_sinks(mode, sys.stderr, os.environ))
-        status = max(status, code)
+        found = answer(request, open_sinks(mode, sys.stderr, os.environ))
+        facts[name] = found.facts
+        status = max(status, found.status)
         if asked.json:
             documents[name] = {
                 "build": selection.targets[name].to_json(),
-                call.method: json.loads(text),
+                call.method: json.loads(found.text),
             }
             continue
         described = selection.targets[name].values.get("description")
         click.echo("" if first else "\n", nl=False)
         click.echo("\n".join(filter(None, (name, clean(described or "")))) + "\n")
-        click.echo(text, nl=False)
+        click.echo(found.text, nl=False)
         first = False
-        if failure is not None:
-            report(failure, settings)
+        if found.failure is not None:
+            report(found.failure, settings)
     if asked.json:
         groups = {name: one.to_json() for name, one in sorted(selection.groups.items())}
         click.echo(go_json({"group": groups, "target": documents}))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, CheckResult
@@ -21,6 +22,8 @@ from shipline.cli.tables import columns
 from shipline.cli.template import go_json
 from shipline.errors import BuilderError, ShiplineError, Span
 from shipline.events import Sink, Stream
+
+_VERSION = "1.0.0"  # of the answers
 
 
 def call(
@@ -39,27 +42,55 @@ def call(
     if request.call.method == DESCRIBE:
         click.echo(_described(request.call.json))
         return 0
-    text, status, failure = answer(request, sinks)
-    click.echo(text, nl=False)
-    if failure is not None:
-        report(failure, settings)
-    return status
+    found = answer(request, sinks)
+    _write(request, found.facts)
+    click.echo(found.text, nl=False)
+    if found.failure is not None:
+        report(found.failure, settings)
+    return found.status
 
 
-def answer(request: BuildRequest, sinks: Iterable[Sink]) -> tuple[str, int, ShiplineError | None]:
-    """The text of the answer, the exit status, and the error that would stop a build."""
+class Answer(Struct, frozen=True):
+    """The text of an answer, the exit status, and the error that would stop a build; `facts` are
+    the metadata that buildx writes.
+    """
+
+    text: str
+    status: int
+    facts: Mapping[str, Any]
+    failure: ShiplineError | None = None
+
+
+def answer(request: BuildRequest, sinks: Iterable[Sink]) -> Answer:
+    """The answer of this process to --call."""
     with Stream(*sinks) as stream, stream.step(request.call.method) as step:
         found = run_cancellable(
             lambda: engine.call(request, step),
             lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
     if not isinstance(found, CheckResult):
-        text = _shown(found, request.call.json)
-        return (f"{text}\n" if request.call.json else text), 0, None
-    text = _as_json(found) if request.call.json else _as_text(found)
-    bad = bool(found.warnings) and not request.call.ignore_status
-    status = int(bad or found.failure is not None)
-    return (f"{text}\n" if text else ""), status, found.failure
+        document, text = _shown(found, json=True), _shown(found, json=False)
+        shown = f"{document}\n" if request.call.json else text
+        return Answer(shown, 0, _facts(document, text))
+    document, text = _as_json(found), _as_text(found)
+    failed = found.failure is not None
+    status = int((bool(found.warnings) and not request.call.ignore_status) or failed)
+    shown = document if request.call.json else text
+    facts = _facts(document, f"{text}\n".partition("\n")[2])
+    facts["result.statuscode"] = str(int(bool(found.warnings) or failed))
+    return Answer(f"{shown}\n" if shown else "", status, facts, found.failure)
+
+
+def _facts(document: str, text: str) -> dict[str, Any]:
+    return {"result.json": json.loads(document), "result.txt": text, "version": _VERSION}
+
+
+def _write(request: BuildRequest, facts: Mapping[str, Any]) -> None:
+    """Write --metadata-file."""
+    if request.metadata_file is not None:
+        from shipline.cli.results import write_metadata
+
+        write_metadata(request.metadata_file, facts)
 
 
 def _is_shipline(builder: str) -> bool:
@@ -89,6 +120,8 @@ def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tu
         raise BuilderError(
             f"{builder} has no answer to --call={request.call.method}", code="builder-incapable"
         )
+    told = {key: value.decode(errors="replace") for key, value in found.items()}
+    _write(request, {**told, "result.json": facts})
     if request.call.method != "check" or not isinstance(facts, dict):
         return (f"{document}\n" if request.call.json else text), 0
     count, failed = len(facts.get("warnings") or ()), bool(facts.get("buildError"))

@@ -65,14 +65,18 @@ class Dockerfile(Struct, frozen=True):
         return next(named, None)
 
 
-def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Dockerfile:
-    """The stages of `content`; `file` names it in messages.
+def parse_dockerfile(
+    content: bytes | str, *, file: str = "Dockerfile", before: int | None = None
+) -> Dockerfile:
+    """The stages of `content`; `file` names it in messages. With `before` only instructions above
+    that line are read.
 
     Raises DockerfileError with the position for every error that does not depend on variables.
     """
     parsed = parse(content, file=file)
     escape = parsed.directives.escape
-    instructions = [read_instruction(node, escape=escape) for node in parsed.nodes]
+    nodes = [one for one in parsed.nodes if before is None or one.span.line < before]
+    instructions = [read_instruction(node, escape=escape) for node in nodes]
     bodies: list[tuple[ins.From, list[ins.Instruction]]] = []
     global_args: list[ins.Arg] = []
     for instruction in instructions:
@@ -93,7 +97,7 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
         raise DockerfileError(
             "dockerfile contains no stages to build",
             code="dockerfile-empty",
-            span=global_args[-1].span,
+            span=parsed.nodes[-1].span,
             hint="add a FROM instruction",
         )
     stages = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(bodies))

@@ -281,6 +281,18 @@ def test_a_check_of_what_cannot_be_built_is_1_and_a_build_error_in_json(
     assert error["location"] == {"ranges": [{"start": {"line": line}, "end": {"line": line}}]}
 
 
+def test_a_check_has_the_warnings_before_an_instruction_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch AS A\nMAINTAINER me\nBAD\nENV a b\n")
+    words = ("build", "--call=check,format=json", "--metadata-file", str(tmp_path / "made"))
+    done = run(*words, str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
+    found, told = json.loads(done.stdout), json.loads((tmp_path / "made").read_text())
+    rules = [one["ruleName"] for one in found["warnings"]]
+    assert rules == ["StageNameCasing", "MaintainerDeprecated"]
+    assert "unknown instruction: BAD" in found["buildError"]["message"]
+    assert (told["result.json"], told["result.statuscode"]) == (found, "1")
+    assert told["result.txt"].startswith("\nWARNING: StageNameCasing")
+
+
 def test_a_check_with_a_target_leaves_out_stages_that_it_does_not_need(tmp_path: Path) -> None:
     text = "FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch AS b\nCOPY a /\n"
     (tmp_path / "Dockerfile").write_text(text)
