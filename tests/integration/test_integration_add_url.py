@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -24,13 +25,14 @@ class Server:
     """A web server; `asked` are the requests: path, and status of the response."""
 
     url: str = ""
+    modified: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server(files={"/a.txt": b"hello", "/odd%5B1%5D%2A.txt": b"odd"})
+    found = Server(modified=DATE, files={"/a.txt": b"hello", "/odd%5B1%5D%2A.txt": b"odd"})
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -42,7 +44,7 @@ def server() -> Iterator[Server]:
                 content = found.files[self.path]
                 etag = f'"{Digest.of(content).hex[:8]}"'
                 same = self.headers.get("If-None-Match") == etag
-                headers = ("ETag", etag), ("Last-Modified", DATE)
+                headers = ("ETag", etag), ("Last-Modified", found.modified)
                 self._reply(304 if same else 200, b"" if same else content, *headers)
 
         def _reply(self, status: int, content: bytes, *headers: tuple[str, str]) -> None:
@@ -163,3 +165,26 @@ def test_the_time_of_a_stage_is_that_of_its_url(
     assert image_times(out) == {TIME}
     server.files.clear()
     assert "404" in Shipline(tmp_path / "other").build(*words).failed(6)
+
+
+def test_the_time_of_a_stage_is_that_of_the_newest_file_in_its_archive(
+    server: Server, shipline: Shipline, tmp_path: Path
+) -> None:
+    server.modified = ""
+    (tmp_path / "f").write_bytes(b"f")
+    os.utime(tmp_path / "f", (TIME, TIME))
+    with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "f", "f")
+    server.files["/t.tar.gz"] = (tmp_path / "t.tar.gz").read_bytes()
+    source = f"FROM scratch AS source\nADD {server.url}/%s /\n"
+    last, out = "FROM scratch\nCOPY new /\n", tmp_path / "out.tar"
+    place = context(tmp_path / "context", source % "t.tar.gz" + last, new="new")
+    words = ("--build-arg", "SOURCE_DATE_EPOCH=source", place)
+    shipline.build("-o", f"type=docker,rewrite-timestamp=true,dest={out}", *words).ok()
+    assert image_times(out) == {TIME}
+    for stage, said in (
+        (source % "a.txt", "the file of the stage has no timestamp"),
+        ("FROM scratch AS source\nCOPY new /\n", "does not meet source-only requirements"),
+    ):
+        (place / "Dockerfile").write_text(stage + last)
+        assert said in " ".join(shipline.build(*words).failed(4).replace("│", " ").split())

@@ -225,6 +225,11 @@ def test_files_carry_their_attestations_beside_them(
     assert statement["subject"] == [{"name": "page.html", "digest": {"sha256": digest}}]
     with tarfile.open(tar) as archive:
         assert "linux_arm64/provenance.json" in archive.getnames()
+    both = f"type=tar,dest={tar},platform-split=false"
+    shipline.build("-o", both, "--provenance=true", "--platform", PLATFORMS, own).ok()
+    named = [f"provenance.linux_{machine}.json" for machine in ("amd64", "arm64")]
+    with tarfile.open(tar) as archive:
+        assert set(archive.getnames()) == {"page.html", *named}
 
 
 def test_an_attestation_replaces_no_file(shipline: Shipline, tmp_path: Path) -> None:

@@ -267,8 +267,8 @@ def test_nothing_of_a_repository_or_of_the_user_is_run(
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ("#none", "no branch or tag 'none'"),
-        ("#0123456", "no branch or tag '0123456'"),
+        ("#none", "contain ref none"),
+        ("#0123456", "contain ref 0123456"),
         (f"#{'1' * 40}", "no commit 1111"),
         ("#main:none", "'none' does not exist"),
         ("#main:a.txt", "'a.txt' is a file"),
@@ -295,6 +295,10 @@ def test_a_checksum_is_held(
     url, tag = f"{server.url}/repo.git", repository.git("rev-parse", "v1")
     for checksum in (repository.head, repository.head[:5], tag, tag[:8].upper()):
         tree(store, f"{url}?tag=v1&checksum={checksum}", tmp_path / "tree")
+    short = tree(store, f"{url}?commit={repository.head[:7]}", tmp_path / "tree")
+    assert short == tree(store, url, tmp_path / "tree")
+    with pytest.raises(GitError, match="expected checksum to match"):
+        tree(store, f"{url}?commit=ffffff", tmp_path / "tree")
     with pytest.raises(GitError, match=f"is {repository.head}, not ffff"):
         tree(store, f"{url}?tag=v1&checksum=ffff", tmp_path / "tree")
     first = repository.git("rev-parse", "HEAD~")

@@ -43,6 +43,8 @@ _OF_OCI = ("estargz", "zstd")
 
 _OF_CACHES = ("buildkit/", "containerd.io/uncompressed", "containerd.io/distribution.source.")
 """What annotations of layers begin with that BuildKit keeps to itself."""
+_REWRITTEN = "buildkit/rewritten-timestamp"
+"""The annotation of a layer whose file times were limited to an epoch."""
 
 _OF_IMAGES = ("image", "oci", "docker")
 _DOCKER_TYPES = {media.OCI_LAYER: media.DOCKER_LAYER, media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP}
@@ -267,9 +269,14 @@ def assemble(
     platform = stage.target or config.platform
     raw = config.to_bytes()
     descriptor = Descriptor.of(raw, media.DOCKER_CONFIG if format.docker else media.OCI_CONFIG)
+    of_base = len(stage.image.diff_ids)
+    dated = {_REWRITTEN: str(clock.epoch)} if clock.clamp and not format.docker else {}
     manifest = Manifest.make(
         descriptor,
-        [_listed(layer.descriptor, format) for layer in layers],
+        [
+            _listed(layer.descriptor, format, dated if number >= of_base else {})
+            for number, layer in enumerate(layers)
+        ],
         media_type=media.DOCKER_MANIFEST if format.docker else media.OCI_MANIFEST,
         annotations=annotations_at(format.annotations, Level.MANIFEST, platform),
     )
@@ -330,12 +337,12 @@ def annotations_at(
     return general | own
 
 
-def _listed(layer: Descriptor, format: OutputFormat) -> Descriptor:
+def _listed(layer: Descriptor, format: OutputFormat, added: Mapping[str, str]) -> Descriptor:
     """A layer as a manifest lists it: with its annotations, such as the digest of its table of
-    contents, but those that only a cache has; Docker's format has none.
+    contents, but those that only a cache has, and with `added`; Docker's format has none.
     """
     types = _DOCKER_TYPES if format.docker else _OCI_TYPES
     notes = {} if format.docker else layer.annotations
     kept = {key: text for key, text in notes.items() if not key.startswith(_OF_CACHES)}
     typed = replace(layer.plain, media_type=types.get(layer.media_type, layer.media_type))
-    return replace(typed, annotations=kept)
+    return replace(typed, annotations={**kept, **added})

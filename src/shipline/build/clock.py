@@ -74,11 +74,20 @@ def epoch_of(request: BuildRequest, dockerfile: df.Dockerfile) -> str:
 
 
 def clock_of(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
-    """The clock of a build, after `with_seconds`."""
-    text = epoch_of(request, dockerfile)
-    if not text:
+    """The clock of a build, after `with_seconds`. The epoch of an output comes first, and an empty
+    one limits no file times. Raises UsageError for outputs that differ in it.
+    """
+    own = {output.epoch for output in request.outputs if output.epoch is not None}
+    if len(own) > 1:
+        raise UsageError(
+            "--output: the outputs of a build share one source-date-epoch", code="flag-conflict"
+        )
+    written = epoch_of(request, dockerfile)
+    text = next(iter(own), written)
+    if not (text or written):
         return Clock()
-    return Clock(int(text), any(output.rewrite_timestamp for output in request.outputs))
+    clamp = bool(text) and any(output.rewrite_timestamp for output in request.outputs)
+    return Clock(int(text or written), clamp)
 
 
 def with_seconds(
@@ -125,7 +134,7 @@ def _seconds(text: str, request: BuildRequest, time_of_context: Callable[[str], 
         found = time_of_context(text)  # a directory or an image has no time of its own
         return "" if found is None else str(found)
     raise UsageError(
-        f"{EPOCH} is neither a number nor a context or stage: {text!r}",
+        f"invalid {EPOCH}: {text}: neither a number nor a context or stage",
         code="source-date-epoch",
         hint=EPOCH_HINT,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from shipline import dockerfile as df
 from shipline.build.base_images import Blobs, RegistryImages
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
-from shipline.build.downloads import last_modified, place_file, seconds_of
+from shipline.build.downloads import place_file, seconds_of
 from shipline.build.faults import system_errors
 from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Material, ScratchOp, key_of
 from shipline.build.layer_files import USE_LOCK
@@ -84,8 +84,8 @@ def load_dockerfile(
         resolved = with_seconds(
             request,
             written,
-            partial(_time_of_stage, request, written, images, remotes),
-            lambda name: remotes.time_of(request.build_contexts[name]),
+            partial(_time_of_stage, request, written, images, remotes, loading),
+            lambda name: remotes.time_of(request.build_contexts[name], loading),
         )
     if epoch_of(request, written) and not epoch_of(*resolved):
         step.warn(f"{EPOCH} is not set: the context that it names has no timestamp", EPOCH_HINT)
@@ -97,6 +97,7 @@ def _time_of_stage(
     dockerfile: df.Dockerfile,
     images: RegistryImages,
     remotes: Remotes,
+    step: Step,
     name: str,
     stage: df.Stage,
 ) -> int:
@@ -107,19 +108,25 @@ def _time_of_stage(
     )
     *added, bottom = plan_platforms(request, dockerfile, images)[0].vertex.chain()
     source = added[0].inputs[-1].op if len(added) == 1 and len(added[0].inputs) == 2 else None
+    is_source = isinstance(bottom.op, ScratchOp) and isinstance(source, GitOp | HttpOp)
     modified = 0
-    if isinstance(bottom.op, ScratchOp) and isinstance(source, GitOp):
+    if is_source and isinstance(source, GitOp):
         modified = remotes.commit_time(source.source)
-    if isinstance(bottom.op, ScratchOp) and isinstance(source, HttpOp):
-        modified = last_modified(source.url, remotes.downloader.get)
+    if is_source and isinstance(source, HttpOp):
+        modified = remotes.file_time(source.url, source.checksum, step)
     if modified:
         return modified
+    fault = (
+        "the file of the stage has no timestamp"
+        if is_source
+        else f"the {EPOCH} stage does not meet source-only requirements"
+    )
     raise DockerfileError(
-        f"{EPOCH}={name}: the stage has no timestamp",
+        f"{EPOCH}={name}: {fault}",
         code="source-date-epoch",
         span=stage.span,
         hint="use a stage that is FROM scratch with a single ADD of a Git repository, or"
-        " of a URL whose server sends Last-Modified",
+        " of a URL that is an archive, or whose server sends Last-Modified",
     )
 
 

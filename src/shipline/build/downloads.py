@@ -111,12 +111,6 @@ class Downloader(Struct, frozen=True):
         return RemoteFile(content, reply.header("ETag"), reply.header("Last-Modified"))
 
 
-def last_modified(url: str, get: Get) -> int:
-    """Last-Modified of `url` as Unix time in seconds; 0 without one."""
-    with closing(_request(get, url)) as reply:
-        return int(_seconds(reply.header("Last-Modified")))
-
-
 def place_file(file: RemoteFile, store: LocalStore, path: Path) -> None:
     """Write the file to `path`, with the mode and time of ADD."""
     with store.fetch(file.content) as reader, path.open("wb") as target:

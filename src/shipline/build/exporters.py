@@ -97,17 +97,21 @@ def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator
         ]
         with source.snapshots.mounted(Snapshot(image.layers)) as root:
             prefix = _directory_name(image.platform) if split else ""
-            yield prefix, _attested(output, root, attestations, source.mtime_ns)
+            infix = f".{_directory_name(image.platform)}" if several and not split else ""
+            yield prefix, _attested(output, infix, root, attestations, source.mtime_ns)
 
 
 def _attested(
-    output: Output, root: Path, attestations: Sequence[Attestation], mtime_ns: int
+    output: Output, infix: str, root: Path, attestations: Sequence[Attestation], mtime_ns: int
 ) -> Iterator[Item]:
-    """The files below `root`, and the statements about them."""
+    """The files below `root`, and the statements about them, with `infix` before the end of their
+    names.
+    """
     yield from scan(root).items()
     subjects = _subjects(root) if attestations else []
     for one in attestations:
-        name = f"{output.attestation_prefix}{one.filename}"
+        stem, end = os.path.splitext(one.filename)
+        name = f"{output.attestation_prefix}{stem}{infix}{end}"
         if (root / name).exists():
             raise UsageError(
                 f"the image already has a file {name!r}, the name of an attestation",

@@ -640,8 +640,9 @@ _IMAGE = frozenset(
     {"name", "oci-mediatypes", "oci-artifact", "compression", "compression-level"}
     | {"force-compression", "rewrite-timestamp", "unpack", "store", "dangling-name-prefix"}
     | {"name-canonical", "attestation-inline", "prefer-nondist-layers", "compatibility-version"}
+    | {"source-date-epoch"}
 )
-_TREE = frozenset({"dest", "platform-split", "attestation-prefix"})
+_TREE = frozenset({"dest", "platform-split", "attestation-prefix", "source-date-epoch"})
 _ATTRIBUTES: dict[OutputType, frozenset[str]] = {
     "image": _IMAGE | _PUSH,
     "oci": _IMAGE | {"dest", "tar"},
@@ -721,6 +722,7 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
         archive=on.get("tar", True),
         split=on.get("platform-split"),
         rewrite_timestamp=on.get("rewrite-timestamp", False),
+        epoch=_epoch(fields.get("source-date-epoch")),
         store=kind == "image" and (on.get("store", False) or on.get("unpack", False)),
         unpack=on.get("unpack", False),
         canonical=on.get("name-canonical", False),
@@ -729,6 +731,16 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
         delete=_deletes(fields.get("mode", "copy")),
         attestation_prefix=fields.get("attestation-prefix", ""),
     )
+
+
+def _epoch(text: str | None) -> str | None:
+    if text and not re.fullmatch("-?[0-9]+", text):
+        raise UsageError(
+            f"--output: invalid source-date-epoch: {text}",
+            code="flag-value",
+            hint="give seconds since 1970, or nothing",
+        )
+    return text
 
 
 def _deletes(mode: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +14,16 @@ from msgspec import Struct, field
 
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, open_records
-from shipline.build.downloads import Downloader, last_modified, place_file
+from shipline.build.downloads import Downloader, place_file, seconds_of
 from shipline.build.faults import Damage
 from shipline.build.graph import HttpOp, Material
 from shipline.build.layer_files import USE_LOCK
+from shipline.build.locating import BegunReader, read_head
 from shipline.build.request import BuildRequest, Context, ContextKind, Secret
 from shipline.build.selecting import ContextDirectory
 from shipline.build.settings import Settings
 from shipline.content import LocalStore, Recency
-from shipline.errors import UsageError
+from shipline.errors import ContentError, UsageError
 from shipline.events import Step
 from shipline.git import (
     GitCommit,
@@ -35,6 +36,7 @@ from shipline.git import (
     commit_time,
     parse_git_source,
 )
+from shipline.layer import decompress, read_tar, sniff
 from shipline.net import without_logins
 from shipline.tasks import Once
 from shipline.units import parse_boolean
@@ -101,7 +103,7 @@ class Remotes(Struct, frozen=True):
             materials=(material_of(op.url, str(file.content.digest)),),
         )
 
-    def time_of(self, context: Context) -> int | None:
+    def time_of(self, context: Context, step: Step) -> int | None:
         """The time of a named context, in seconds since 1970; None for one without a time.
 
         Raises GitError, RegistryError, UsageError.
@@ -109,8 +111,23 @@ class Remotes(Struct, frozen=True):
         if context.kind is ContextKind.GIT:
             return self.commit_time(context_source(context.location, {}))
         if context.kind is ContextKind.HTTP:
-            return last_modified(context.location, self.downloader.get) or None
+            return self.file_time(context.location, "", step) or None
         return None
+
+    def file_time(self, url: str, checksum: str, step: Step) -> int:
+        """Last-Modified of the file, or else the newest time of a file in it if it is an archive,
+        in seconds since 1970; 0 without either. Raises RegistryError, UsageError.
+        """
+        file = self.downloader.fetch(url, checksum, step)
+        if modified := seconds_of(file):
+            return modified
+        with self.downloader.store.fetch(file.content) as reader, suppress(ContentError):
+            begun = BegunReader(read_head(reader), reader)
+            if (compression := sniff(begun.head)) is not None:
+                items = read_tar(decompress(begun, compression))
+                times = [entry.mtime_ns for entry, _ in items if entry.kind == "file"]
+                return max(times, default=0) // 1_000_000_000
+        return 0
 
     def commit_time(self, source: GitSource) -> int:
         """When the commit was made, in seconds since 1970. Raises GitError, UsageError."""

@@ -123,6 +123,7 @@ class Output(Struct, frozen=True):
     split: bool | None = None  # a directory per platform; None: if several
     attestation_prefix: str = ""  # local, tar: before the names of their files
     rewrite_timestamp: bool = False
+    epoch: str | None = None  # instead of SOURCE_DATE_EPOCH; empty for none
     store: bool = False  # image: in containerd
     unpack: bool = False  # image: and unpacked there
     canonical: bool = False  # image: there under NAME@DIGEST, too

@@ -259,7 +259,7 @@ def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Ver
         op = HttpOp(source, name, checksum)
         return options.vertex(op, [], without_logins(source), add.span), _literal(name)
     if add.checksum:
-        raise DockerfileError("--checksum is for URLs and Git repositories", span=add.span)
+        raise DockerfileError("checksum requires HTTP(S) or Git sources: --checksum", span=add.span)
     return options.source("", add.span, options.platform), source
 
 

@@ -343,7 +343,7 @@ def _add_output(output: Output, job: BuildJob, facts: NodeFacts, work: _Results)
         work.sinks[number] = _file_sink(output.destination, settings.stdout)
     elif output.type in ("local", "tar"):
         split = {} if output.split is None else {"platform-split": _boolean(output.split)}
-        work.exporters.append(Exporter("tar", split))
+        work.exporters.append(Exporter("tar", split | _epoch(output)))
         is_file = output.type == "tar"
         work.sinks[number] = (
             _file_sink(output.destination, settings.stdout)
@@ -391,7 +391,11 @@ def _format(output: Output, request: BuildRequest) -> dict[str, str]:
         "rewrite-timestamp": "true" if output.rewrite_timestamp else "",
     }
     annotations = dict(map(_annotation, (*request.annotations, *format.annotations)))
-    return {name: value for name, value in found.items() if value} | annotations
+    return {name: value for name, value in found.items() if value} | _epoch(output) | annotations
+
+
+def _epoch(output: Output) -> dict[str, str]:
+    return {} if output.epoch is None else {"source-date-epoch": output.epoch}
 
 
 def _annotation(annotation: Annotation) -> tuple[str, str]:

@@ -196,7 +196,7 @@ def _with_query(source: GitSource, query: str) -> GitSource:
     ref = _ref(source, values)
     return replace(
         source,
-        ref=ref or checksum,
+        ref=ref or (checksum if is_commit(checksum.lower()) else ""),
         subdir=_only("subdir", source, source.subdir, values.get("subdir")),
         checksum=checksum,
         keep_git_dir=None if keep is None else _boolean(source, "keep-git-dir", keep),
@@ -230,7 +230,8 @@ def _only(what: str, source: GitSource, *values: str | None) -> str:
     found = list(dict.fromkeys(filter(None, values)))
     if len(found) > 1:
         raise UsageError(
-            f"{source.shown}: {what} is both {found[0]!r} and {found[1]!r}", code="git-url"
+            f"{source.shown}: {what} conflicts: it is both {found[0]!r} and {found[1]!r}",
+            code="git-url",
         )
     return found[0] if found else ""
 
@@ -250,7 +251,7 @@ def _checked(source: GitSource) -> GitSource:
         )
     if source.checksum and not _HEX.match(source.checksum):
         raise UsageError(
-            f"{source.remote}: the checksum {source.checksum!r} is not the hash of a commit",
+            f"{source.remote}: invalid checksum {source.checksum!r}, expected hex commit hash",
             code="checksum-mismatch",
             hint="write the hash in hexadecimal, without sha256:",
         )
@@ -263,7 +264,8 @@ def _checked(source: GitSource) -> GitSource:
         ref = ref.lower()
     if checksum and is_commit(ref) and not ref.startswith(checksum):
         raise UsageError(
-            f"{source.remote}: the commit {ref} does not begin with {checksum}",
+            f"{source.remote}: expected checksum to match: the commit {ref} does not begin with"
+            f" {checksum}",
             code="checksum-mismatch",
         )
     return replace(source, checksum=checksum, ref=ref)

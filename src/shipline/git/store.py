@@ -94,7 +94,7 @@ class GitStore(Struct, frozen=True):
         commit = found.get(f"{ref}^{{}}", found[ref])
         if not (commit.startswith(source.checksum) or found[ref].startswith(source.checksum)):
             raise GitError(
-                f"{source.shown} is {commit}, not {source.checksum}",
+                f"expected checksum to match: {source.shown} is {commit}, not {source.checksum}",
                 code="checksum-mismatch",
                 hint="if it was meant to change, update the checksum",
             )
@@ -120,7 +120,7 @@ class GitStore(Struct, frozen=True):
                 return name, found
         short = len(source.ref) >= 4 and all(one in "0123456789abcdef" for one in source.ref)
         raise RefNotFound(
-            f"it has no branch or tag {source.ref!r}",
+            f"repository does not contain ref {source.ref}",
             hint="a commit needs its full hash" if short else "",
         )
 

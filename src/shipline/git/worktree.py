@@ -86,7 +86,8 @@ class _Checkout(Struct):
             commit = self._commit(repository, found.object)
             if not (commit.startswith(source.checksum) or found.object.startswith(source.checksum)):
                 raise RefNotFound(
-                    f"the commit is {commit}, not {source.checksum}", code="checksum-mismatch"
+                    f"expected checksum to match: the commit is {commit}, not {source.checksum}",
+                    code="checksum-mismatch",
                 )
             self._require_directory(repository, commit, subdir)
             if keep:

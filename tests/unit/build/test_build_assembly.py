@@ -46,6 +46,19 @@ def image(
     return assemble(stage, layers, TIMES.__getitem__, Clock(epoch), format)
 
 
+def test_layers_with_limited_times_say_so_but_for_those_of_the_base() -> None:
+    base = ImageConfig(AMD64, diff_ids=(ONE.diff_id,))
+    for docker, added in ((False, {"buildkit/rewritten-timestamp": "7"}), (True, {})):
+        made = assemble(
+            stage_of(base=base),
+            (ONE, TWO),
+            TIMES.__getitem__,
+            Clock(7, clamp=True),
+            OutputFormat(docker=docker),
+        )
+        assert [dict(one.annotations) for one in made.manifest.layers] == [{}, added]
+
+
 NOTES = (
     HistoryNote("ENV"),
     HistoryNote("COPY one", FIRST),

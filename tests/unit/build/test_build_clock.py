@@ -6,7 +6,8 @@ import pytest
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.clock import EPOCH, epoch_of, with_seconds
+from shipline.build.clock import EPOCH, Clock, clock_of, epoch_of, with_seconds
+from shipline.build.flags import parse_output
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.values import replace
 
@@ -39,6 +40,25 @@ def test_context_is_the_newest_file_of_an_archive_and_nothing_for_a_directory() 
         text = PLAIN if words else f"ARG {EPOCH}=context\n{PLAIN}"
         assert resolved(text, ARCHIVE, **words) == "7"
         assert resolved(text, LOCAL, **words) == ""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "clock"),
+    [
+        ("rewrite-timestamp=true", Clock(5, True)),
+        ("rewrite-timestamp=true,source-date-epoch=6", Clock(6, True)),
+        ("rewrite-timestamp=true,source-date-epoch=", Clock(5, False)),
+        ("source-date-epoch=6", Clock(6, False)),
+    ],
+)
+def test_the_epoch_of_an_output_comes_first(attributes: str, clock: Clock) -> None:
+    file = df.parse_dockerfile(f"ARG {EPOCH}=5\n{PLAIN}".encode())
+    request = replace(LOCAL, outputs=(parse_output(f"type=oci,dest=o,{attributes}"),))
+    assert clock_of(request, file) == clock
+    other = parse_output("type=oci,dest=p,source-date-epoch=7")
+    if "epoch=6" in attributes:
+        with pytest.raises(UsageError, match="share one source-date-epoch"):
+            clock_of(replace(request, outputs=(*request.outputs, other)), file)
 
 
 def test_a_stage_sees_the_seconds() -> None:

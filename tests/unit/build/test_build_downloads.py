@@ -14,7 +14,6 @@ from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import (
     Downloader,
     file_name,
-    last_modified,
     parse_checksum,
     place_file,
 )
@@ -150,11 +149,6 @@ def test_the_file_is_private_and_has_the_time_of_the_server(
     place_file(downloader.fetch(URL, "", step), downloader.store, tmp_path / "f")
     status = (tmp_path / "f").stat()
     assert (status.st_mode & 0o777, status.st_mtime) == (0o600, 1577934245)
-
-
-def test_the_time_alone_can_be_asked_for(server: Server) -> None:
-    assert last_modified(URL, server.get) == 1577934245
-    assert last_modified(URL, lambda url, headers: FakeReply(200, b"", {})) == 0
 
 
 @pytest.mark.parametrize(

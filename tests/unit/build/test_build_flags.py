@@ -313,6 +313,7 @@ Read = Callable[[], object]
         ("tar=false", lambda: flags.parse_output("type=oci,tar=false")),
         ("tar=false", lambda: flags.parse_output("type=docker,tar=false")),
         ("unpack", lambda: flags.parse_output("type=image,unpack=true,rewrite-timestamp=true")),
+        ("invalid source-date-epoch", lambda: flags.parse_output("type=tar,source-date-epoch=x")),
         ("unpack", lambda: flags.parse_output("type=image,unpack=true,store=false")),
         ("nondist", lambda: flags.parse_output("type=image,prefer-nondist-layers=true")),
         ("version=20", lambda: flags.parse_output("type=image,compatibility-version=20")),

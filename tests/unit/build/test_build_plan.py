@@ -284,7 +284,7 @@ def test_the_network_is_that_of_the_build_unless_a_command_has_none(
     [
         ("ADD https://h/f.git?x=1 /", "unknown key 'x'"),
         ("ADD https://h/f.git#-x /", "'-x' is not the name of a Git ref"),
-        ("ADD --checksum=sha256:00 https://h/f.git /", "not the hash of a commit"),
+        ("ADD --checksum=sha256:00 https://h/f.git /", "expected hex commit hash"),
         ("ADD --checksum=00 https://h/f.git a /", "--checksum is for a single source"),
         ("ADD --checksum=sha256:00 https://h/f /", "--checksum"),
         ("RUN --device=gpu x", 'invalid device "gpu"'),

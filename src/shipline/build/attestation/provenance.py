@@ -63,14 +63,14 @@ def provenance_of(request: BuildRequest, built: Built, options: ProvenanceOption
     return {key: _redacted(value) for key, value in predicate.items()}
 
 
-def image_uri(name: Reference, platform: Platform) -> str:
-    """The package URL of an image (purl-spec, type docker)."""
+def image_uri(name: Reference, platform: Platform, kind: str = "docker") -> str:
+    """The package URL of an image (purl-spec, type docker, or oci for one in a layout)."""
     familiar = Reference(name.host, name.repository).familiar
     qualifiers = {"platform": str(platform)}
     if name.digest is not None and not name.tag:
         qualifiers = {"digest": str(name.digest), **qualifiers}
     version = f"@{name.tag}" if name.tag else ""
-    return f"pkg:docker/{familiar}{version}?{urlencode(qualifiers, quote_via=quote, safe='')}"
+    return f"pkg:{kind}/{familiar}{version}?{urlencode(qualifiers, quote_via=quote, safe='')}"
 
 
 def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
@@ -219,7 +219,8 @@ def dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
 def _material_of(image: BaseImage) -> Material:
     assert image.reference.digest is not None
     digest = image.reference.digest
-    uri = image_uri(image.reference, image.config.platform)
+    kind = "oci" if image.layout else "docker"
+    uri = image_uri(image.reference, image.config.platform, kind)
     return Material(uri, ((digest.algorithm, digest.hex),))
 
 
