@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -228,16 +229,19 @@ def test_a_value_in_the_place_of_another_is_not_believed(empty: Redis) -> None:
     assert again.get("yours") is None and again.get("mine") == b"mine"
 
 
-def test_a_value_that_is_kept_longer_than_it_was_sealed_for_is_not_believed(empty: Redis) -> None:
+def test_a_value_that_is_kept_longer_than_it_was_sealed_for_is_not_believed(
+    empty: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alice = Credentials("alice", "secret")
-    SharedCache(LeveledCache(cache(empty.url))).of("reg", alice).put(b"old", 0.5, "a")
+    SharedCache(LeveledCache(cache(empty.url))).of("reg", alice).put(b"old", 60, "a")
     (key,) = empty.names()
     sealed = LeveledCache(cache(empty.url)).get(key)
     assert sealed is not None
     again = SharedCache(LeveledCache(cache(empty.url))).of("reg", alice)
     assert again.get("a") == b"old"
-    LeveledCache(cache(empty.url)).put(key, sealed, 60)
-    time.sleep(0.6)
+    LeveledCache(cache(empty.url)).put(key, sealed, 600)
+    later = SimpleNamespace(time=lambda: time.time() + 61)
+    monkeypatch.setattr("shipline.registry.shared.time", later)
     again = SharedCache(LeveledCache(cache(empty.url))).of("reg", alice)
     assert again.get("a") is None
 
