@@ -1,12 +1,17 @@
-"""What the program's sources say, read once for all tests of a process that ask."""
+"""What the program's sources say, read once for all tests that ask."""
 
 from __future__ import annotations
 
 import ast
+import fcntl
+import pickle
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 
@@ -53,7 +58,23 @@ class SourceFile:
 
 @cache
 def source_files() -> tuple[SourceFile, ...]:
-    return tuple(read_source(path) for path in sorted(SOURCE.rglob("*.py")))
+    """All modules. They are kept beside bytecode for other processes, until a file changes."""
+    paths = sorted(SOURCE.rglob("*.py"))
+    content = sha256(sys.version.encode())
+    for path in (Path(__file__), *paths):
+        content.update(b"%s\0%s\0" % (bytes(path), path.read_bytes()))
+    store = Path(__file__).with_name("__pycache__") / "sources"
+    store.parent.mkdir(exist_ok=True)
+    with store.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        kept = file.read()
+        if kept.endswith(content.digest()):  # written last
+            return cast(tuple[SourceFile, ...], pickle.loads(kept))
+        found = tuple(map(read_source, paths))
+        file.truncate(0)
+        file.write(pickle.dumps(found) + content.digest())
+    return found
 
 
 def read_source(path: Path) -> SourceFile:
