@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -36,6 +37,7 @@ _HINTS = {
     404: "check the URL: the server has no such file",
 }
 _MEDIA_TYPE = "application/octet-stream"
+_HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
 class Reply(Protocol):
@@ -136,13 +138,24 @@ def parse_checksum(text: str, span: Span | None) -> str:
     """`text` as a digest. Raises DockerfileError."""
     try:
         return str(Digest.parse(text)) if text else ""
-    except InvalidDigest as error:
+    except InvalidDigest:
         raise DockerfileError(
-            f"--checksum: {error}",
+            f"--checksum={text}: {_digest_fault(text)}",
             code="dockerfile-flag",
             span=span,
             hint="write sha256: and 64 hex digits",
         ) from None
+
+
+def _digest_fault(text: str) -> str:
+    """What Go's package for digests says of one that is wrong."""
+    algorithm, _, hex = text.partition(":")
+    length = _HEX_LENGTHS.get(algorithm)
+    if length is None and re.fullmatch(r"[a-z0-9]+([.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+", text):
+        return "unsupported digest algorithm"
+    if length is not None and hex and len(hex) != length:
+        return "invalid checksum digest length"
+    return "invalid checksum digest format"
 
 
 def _request(get: Get, url: str, etag: str = "", authorization: str = "") -> Reply:

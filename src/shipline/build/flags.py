@@ -892,7 +892,9 @@ def parse_assignments(
     for text in texts:
         key, equals, value = text.partition("=")
         if not key:
-            raise UsageError(f"{flag}: {text!r} has no name before '='", code="flag-value")
+            raise UsageError(
+                f'{flag}: invalid key-value pair "{text}": empty key', code="flag-value"
+            )
         if equals:
             found[key] = value
         elif environ is None:

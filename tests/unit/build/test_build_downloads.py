@@ -175,5 +175,12 @@ def test_only_http_has_files() -> None:
 
 def test_a_checksum_is_a_digest() -> None:
     assert parse_checksum("", None) == ""
-    with pytest.raises(DockerfileError, match="--checksum"):
-        parse_checksum("sha256:00", None)
+    for text, said in (
+        ("sha256:00", "invalid checksum digest length"),
+        ("sha256", "invalid checksum digest format"),
+        ("sha256:", "invalid checksum digest format"),
+        (f"sha256:{'g' * 64}", "invalid checksum digest format"),
+        (f"md5:{'0' * 32}", "unsupported digest algorithm"),
+    ):
+        with pytest.raises(DockerfileError, match=f"--checksum={text}: {said}"):
+            parse_checksum(text, None)
