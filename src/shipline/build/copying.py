@@ -60,7 +60,7 @@ def instruction_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, sources: Seque
     parts = [one.pin if isinstance(one, ContextDirectory) else one.diff_ids for one in sources]
     if "" in parts:
         return ""
-    return key_of("copy layer/3", op=op.key(), base=base.diff_ids, sources=parts)
+    return key_of("copy layer/4", op=op.key(), base=base.diff_ids, sources=parts)
 
 
 def make_directory(
