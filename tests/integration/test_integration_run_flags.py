@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,3 +227,44 @@ def test_a_step_is_cached_where_the_files_that_it_mounts_are_the_same(
     assert " r42n\n" in said("one", "1")
     assert " r42n\n" not in said("one", "2")
     assert " r42n\n" in said("two", "2")
+
+
+def test_a_step_runs_again_where_the_directory_that_it_mounts_has_another_mode(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    text = (
+        "FROM busybox AS made\nRUN mkdir out && touch out/file && chmod {} out\n"
+        "FROM busybox\nRUN --mount=from=made,source=out,target=/out stat -c mode-%a-%u /out\n"
+    )
+    for change, mode in (("700", "700-0"), ("755", "755-0"), ("755 out && chown 7", "755-7")):
+        place = context(tmp_path / "context", text.format(change))
+        assert f" mode-{mode}\n" in shipline.build(*PLAIN, place).ok().err
+
+
+def test_steps_do_not_see_the_umask_of_who_builds(shipline: Shipline, tmp_path: Path) -> None:
+    text = (
+        "FROM scratch\nCOPY --from=busybox /bin /bin\n"
+        "RUN --mount=target=/below/context,rw --mount=source=seed,target=/file/seed"
+        " stat -c m%a-%n / /dev /proc /sys /below /below/context /file\n"
+        "RUN stat -c m%a-%n /dev\n"
+    )
+    place = context(tmp_path / "context", text, seed="")
+    before = os.umask(0o077)
+    try:
+        said = shipline.build(*PLAIN, place).ok().err
+    finally:
+        os.umask(before)
+    seen = re.findall(r" m(\d+)-(/\S*)\n", said)
+    assert {path for _, path in seen} > {"/below/context", "/file"}
+    assert {mode for mode, path in seen if path not in ("/proc", "/sys")} == {"755"}
+
+
+def test_a_directory_that_may_be_written_keeps_its_owner_and_mode(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    text = (
+        "FROM busybox AS made\nRUN mkdir out && chown 7:8 out && chmod 2750 out\n"
+        "FROM busybox\nRUN --mount=from=made,source=out,target=/out,rw stat -c m%a-%u-%g /out\n"
+    )
+    place = context(tmp_path / "context", text)
+    assert " m2750-7-8\n" in shipline.build(*PLAIN, place).ok().err

@@ -103,8 +103,9 @@ def mounted_digest(source: Source, path: str, worker: Worker) -> str:
         return context_digest(source, path)
     with worker.snapshots.mounted(source) as root:
         place = find_source(Root(root, "the stage or image"), path)
-        kind = "directory" if place.is_dir() else "file"
-        return f"{kind} {scan(root, os.path.relpath(place, root)).digest()}"
+        own = place.lstat()  # the digest of a directory is that of what is in it
+        files = scan(root, os.path.relpath(place, root)).digest()
+        return f"{own.st_mode:o} {own.st_uid} {own.st_gid} {files}"
 
 
 class StepMounts:
@@ -187,6 +188,7 @@ class StepMounts:
         found = resolve_in_root(source.path, path)
         copy = self._worker.temporary("context")
         copy.mkdir()
+        copy.chmod(0o755)  # whatever the umask is
         self._stack.callback(remove_tree, copy)
         inside = os.path.relpath(found if found.is_dir() else found.parent, source.path)
         items = _context_tree(source, path).items()
@@ -291,6 +293,7 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
         directory.mkdir(parents=True)
     try:
         if source.is_dir():
+            _take_attributes(upper, source.stat())
             with mounted(Overlay(root, lowers=(source,), upper=upper, work=work)):
                 yield root
         else:
@@ -298,6 +301,12 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
             yield upper / source.name
     finally:
         remove_tree(place)
+
+
+def _take_attributes(directory: Path, own: os.stat_result) -> None:
+    os.chown(directory, own.st_uid, own.st_gid)
+    os.chmod(directory, stat.S_IMODE(own.st_mode))
+    os.utime(directory, ns=(own.st_atime_ns, own.st_mtime_ns))
 
 
 def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:

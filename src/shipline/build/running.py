@@ -98,7 +98,7 @@ def _content_key(op: RunOp, inputs: Sequence[Source], worker: Worker) -> str:
         [number, path, mounted_digest(inputs[number], path, worker)]
         for number, path in sorted(paths)
     ]
-    return key_of("run files/1", op=op.key(), base=base.diff_ids, files=files)
+    return key_of("run files/2", op=op.key(), base=base.diff_ids, files=files)
 
 
 def _made(
@@ -149,7 +149,8 @@ def _make_mount_points(root: Path, op: RunOp) -> None:
     for name in ("dev", "proc", "sys"):
         below = any(target.startswith(f"/{name}/") for target in targets)
         if not below and not os.path.lexists(root / name):
-            os.mkdir(root / name, 0o755)
+            os.mkdir(root / name)
+            os.chmod(root / name, 0o755)  # whatever the umask is
 
 
 def ensure_platform(platform: Platform, step: Step) -> None:

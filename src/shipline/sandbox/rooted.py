@@ -138,10 +138,11 @@ def _ensured(top: int, path: str, directory: bool, created: list[CreatedPath], l
 
 def _make(parent: int, name: str, directory: bool, created: list[CreatedPath]) -> Path:
     if directory:
-        os.mkdir(name, 0o755, dir_fd=parent)
+        os.mkdir(name, dir_fd=parent)
     else:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        os.close(os.open(name, flags, dir_fd=parent))
+    os.chmod(name, 0o755 if directory else 0o644, dir_fd=parent)  # whatever the umask is
     path = _host_path(parent) / name
     created.append(CreatedPath(path, directory))
     return path
