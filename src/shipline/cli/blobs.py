@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -64,6 +65,9 @@ def sign(
 
     pairs = _with_bundles(files, bundle) if alone is None or bundle is not None else []
     _check_one(files, alone, "--output-signature")
+    for output in (alone, *(path for _, path in pairs)):
+        if output is not None:
+            _check_output(output, (Path(key), *files))
     (signer,) = private_keys([key], password_file)
     if alone is not None:
         write_whole(alone, sign_detached(_content(files[0], _LIMIT), signer) + "\n")
@@ -153,6 +157,18 @@ def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path
         return [(file, file.with_name(file.name + SUFFIX)) for file in files]
     _check_one(files, bundle, "--bundle")
     return [(files[0], bundle)]
+
+
+def _check_output(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UsageError for an output that would replace the key or a file that is signed."""
+    for one in inputs:
+        with suppress(OSError):  # one that is not there, env://NAME
+            if output.samefile(one) and output.is_file():
+                raise UsageError(
+                    f"{output} is an input: the signature would replace it",
+                    code="flag-conflict",
+                    hint="write the signature to another file",
+                )
 
 
 def _content(path: Path, limit: int, hint: str = "") -> bytes:

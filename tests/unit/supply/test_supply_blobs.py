@@ -101,6 +101,19 @@ def test_a_signature_alone_is_that_of_one_file(tmp_path: Path) -> None:
     assert done.returncode == 2 and "--output-signature" in done.stderr
 
 
+@pytest.mark.parametrize("flag", ["--output-signature", "--bundle"])
+@pytest.mark.parametrize("output", ["key", "file", "link"])
+def test_a_signature_replaces_neither_the_key_nor_the_file(
+    tmp_path: Path, flag: str, output: str
+) -> None:
+    for name in ("key", "file"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link").symlink_to("key")
+    done = run_shipline("sign-blob", "--key", "key", flag, output, "file", cwd=tmp_path)
+    assert done.returncode == 2 and f"{output} is an input" in done.stderr
+    assert (tmp_path / "key").read_text() == "key"
+
+
 @pytest.mark.parametrize(("algorithm", "name"), [("SHA2_384", "sha384"), ("SHA2_512", "sha512")])
 def test_with_another_key_the_file_is_not_said_to_differ(algorithm: str, name: str) -> None:
     bundle = json.loads(sign_blob(CONTENT, KEY))
