@@ -42,7 +42,7 @@ def open_telemetry(
     pipeline: str,
     warn: Callable[[str, str], object],
 ) -> tuple[Sink, ...]:
-    """The sinks that `environ` asks for, of metrics too; closing them takes three seconds each at
+    """The sinks that `environ` asks for, of metrics too; closing them takes four seconds each at
     most. `directory` is the state directory; `warn` gets what was not delivered, and what to do.
     """
     if not any(name.startswith(_VARIABLES) for name in environ):
