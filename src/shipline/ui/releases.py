@@ -248,8 +248,10 @@ def missing(delivery: Delivery, states: States, name: str, release: KnownRelease
 
 
 def happened(states: States, release: KnownRelease) -> list[Deployment]:
-    """All commits about exactly these images, the newest first."""
-    found = (one for state in states.values() for one in state.commits)
+    """All commits about exactly these images, the newest first; of the same second, those of later
+    environments.
+    """
+    found = (one for state in reversed([*states.values()]) for one in state.commits)
     return sorted(
         (one for one in found if one.digests == release.digests),
         key=lambda one: one.time,
