@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -40,6 +41,22 @@ def place(tmp_path: Path) -> Path:
     place = context(tmp_path / "context", dockerfile)
     (place / "big").write_bytes(os.urandom(1 << 20))
     return place
+
+
+def test_a_home_in_memory_has_big_layers(
+    base_images: Registry, place: Path, tmp_path: Path
+) -> None:
+    """The kernel mounts no tar from there: they are unpacked."""
+    (place / "big").write_bytes(os.urandom(20 << 20))
+    (place / "Dockerfile").write_text(
+        "FROM busybox AS made\nCOPY big /\nRUN --network=none md5sum /big > /sum\n"
+        "FROM scratch\nCOPY --from=made /sum /\n"
+    )
+    home, out = tmp_path / "home", tmp_path / "out"
+    with small_disk(home, 200 * KIB):
+        Shipline(home, base_images.address).build("-o", out, place).ok()
+    sum_of = hashlib.md5((place / "big").read_bytes(), usedforsecurity=False).hexdigest()
+    assert (out / "sum").read_text() == f"{sum_of}  /big\n"
 
 
 def test_full_disk_is_told_wherever_it_is_met(

@@ -38,7 +38,6 @@ from shipline.layer import (
     unpack,
 )
 from shipline.sandbox import (
-    can_mount_files,
     find_owner,
     in_user_namespace,
     needs_files,
@@ -209,7 +208,7 @@ def _make(
 ) -> LayerResult:
     """The layer of `items`; `beside` as `Worker.make_layer` calls it."""
     size = sum(entry.size for entry, _ in items)
-    mountable = options.mountable and size >= _WORTH_KEEPING and can_mount_files()
+    mountable = options.mountable and size >= _WORTH_KEEPING and worker.snapshots.mounts_tars
     index = index_key if size >= WORTH_INDEXING else ""
     options = replace(options, mountable=mountable, index_key=index)
     return worker.make_layer(items, options, beside=beside)

@@ -35,6 +35,7 @@ from shipline.oci import Digest, Hasher
 from shipline.sandbox import (
     Erofs,
     Tmpfs,
+    can_mount_files,
     make_erofs_index,
     owners_suffix,
     remove_tree,
@@ -79,6 +80,11 @@ class LayerFiles:
         self._unsynced: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o700)  # other users must not find setuid programs of images
+
+    @property
+    def can_mount_tars(self) -> bool:
+        """Whether a layer may be a tar."""
+        return can_mount_files(self._place)
 
     def path(self, diff_id: Digest) -> Path:
         """The directory of the layer, which may not exist."""

@@ -32,7 +32,6 @@ from shipline.layer import (
 from shipline.oci import Digest, Hasher, media
 from shipline.sandbox import (
     Overlay,
-    can_mount_files,
     in_user_namespace,
     make_erofs_index,
     mounted,
@@ -86,6 +85,11 @@ class Snapshots:
         self._tocs: Once[Toc] = Once()
         self._directories: Once[list[Path]] = Once()
         (state / "toc").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def mounts_tars(self) -> bool:
+        """Whether big layers are mounted from their tars."""
+        return self._files.can_mount_tars
 
     def table(self, snapshot: Snapshot) -> LayeredToc:
         """The table of contents; reads layers whose table is not stored yet."""
@@ -233,7 +237,7 @@ class Snapshots:
 
     def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
-        if layer.descriptor.size > BIG // 4 and can_mount_files():
+        if layer.descriptor.size > BIG // 4 and self.mounts_tars:
             with self._tar(layer) as tar, open(building / "layer.tar", "wb") as file:
                 for data in chunks(tar):
                     file.write(data)

@@ -114,7 +114,7 @@ def _file_systems(state: Path) -> str:
         private_mounts()
         with mounted(overlay):
             pass
-    layers = "mounted from their archive (EROFS)" if can_mount_files() else "unpacked"
+        layers = "mounted from their archive (EROFS)" if can_mount_files(scratch) else "unpacked"
     return f"overlayfs; large layers are {layers}"
 
 

@@ -256,23 +256,25 @@ def make_erofs_index(tar: Path, index: Path) -> None:
 
 
 @cache
-def can_mount_files() -> bool:
-    """Whether this machine can mount a tar through an EROFS index; tested once, by mounting one."""
+def can_mount_files(place: Path) -> bool:
+    """Whether a tar in the directory can be mounted through an EROFS index; tested once, by
+    mounting one. The kernel does so on disks, and not on tmpfs or overlayfs.
+    """
     if kernel.CAP_SYS_ADMIN not in kernel.capabilities() or shutil.which("mkfs.erofs") is None:
         return False
     try:
         with TaskGroup() as group:
-            return group.start(_try).result()
+            return group.start(_try, place).result()
     except SandboxError:
         return False
 
 
-def _try() -> bool:
+def _try(place: Path) -> bool:
     import tarfile  # slow to import, and machines without mkfs.erofs do not come here
 
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
     kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=place) as name:
         tar, index, target = (Path(name, part) for part in ("tar", "index", "target"))
         with tarfile.open(tar, "w") as file:
             entry = tarfile.TarInfo("file")

@@ -144,7 +144,7 @@ def test_control_groups_are_read_only_and_of_one_kind_in_a_build() -> None:
 
 
 def test_a_tar_is_mounted_by_its_index(tmp_path: Path) -> None:
-    assert can_mount_files()
+    assert can_mount_files(tmp_path)
     tar, index = tmp_path / "layer, with: odd \\ name.tar", tmp_path / "index"
     with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as file:
         for name, data in (("dir/file", b"content" * 1000), ("dir/.wh.gone", b"")):
