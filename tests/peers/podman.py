@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,4 +56,9 @@ def podman(work: Path) -> Iterator[Podman]:
             yield found
     finally:
         unmount_below(base)
-        shutil.rmtree(base)
+        for _ in range(100):  # what cleans up after a container may still write there
+            shutil.rmtree(base, ignore_errors=True)
+            if not base.exists():
+                break
+            time.sleep(0.1)
+        assert not base.exists()
