@@ -183,9 +183,7 @@ def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence
 
 def _authorised(context: click.Context, parameter: click.Parameter, file: str | None) -> None:
     if file is not None:
-        before = os.environ.get(_AUTH_FILE)
-        os.environ[_AUTH_FILE] = file
-        context.call_on_close(lambda: _put_back(_AUTH_FILE, before))
+        _set(context, _AUTH_FILE, file)
 
 
 def _mirrored(context: click.Context, parameter: click.Parameter, urls: Sequence[str]) -> None:
@@ -218,16 +216,21 @@ def project_mirrors(cwd: Path) -> tuple[str, ...]:
 def _add(context: click.Context, name: str, separator: str, words: Sequence[str]) -> None:
     if not words:
         return
+    _set(context, name, separator.join([*filter(None, [os.environ.get(name)]), *words]))
+
+
+def _set(context: click.Context, name: str, value: str) -> None:
+    """Set an environment variable until the command ends."""
     before = os.environ.get(name)
-    os.environ[name] = separator.join([*filter(None, [before]), *words])
-    context.call_on_close(lambda: _put_back(name, before))
 
+    def restore() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
-def _put_back(name: str, before: str | None) -> None:
-    if before is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = before
+    os.environ[name] = value
+    context.call_on_close(restore)
 
 
 def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
