@@ -2,32 +2,39 @@
 
 Such a build is Python that plans the tar, and SHA-256 of all its bytes. A thread hashes the blocks
 where they are, many at once, while others are planned.
+
+Its tar can share the file of the older one: both are mounted, one above the other. The new file has
+the entries that are new or changed, with the directories above them, and hides what has the same
+names in the older one. What only the older one has cannot be hidden without hiding what layers
+below have.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from shipline.content import Ingest
+from shipline.errors import ContentError
 from shipline.files import WriteBehind
 from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
 from shipline.layer.codecs import Codec
-from shipline.layer.entry import Entry, Item, Source
-from shipline.layer.sharing import can_be_stacked, can_share
-from shipline.layer.stored_tar import Extent, StoredTar
+from shipline.layer.entry import PREFIX, Entry, Item, Source
+from shipline.layer.stored_tar import Extent, StoredTar, TarReader
 from shipline.layer.stream import WORTH_FORKING, Layer, write_at
 from shipline.layer.tar_header import BLOCK, encode
+from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import LargeFiles, TarBlock, plan_tar
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import TaskGroup, check, ordered_map
 
 _AT_ONCE = 16 * LONGEST  # bytes that are hashed without Python
 _LARGEST = 256 << 20  # bytes of a file that may be read for a small one next to it
+_WORTH = 4  # of so many bytes one may be written, and one be unused in the older tar
 
 
 def is_changed_little(items: Iterable[Item], index: BlockIndex) -> bool:
@@ -121,7 +128,7 @@ class _NewTar:
         places = [Extent(*self._tar.place(one.start), one.length) for one in known if one]
         crcs = [one.crc for one in known if one]
         for block in run:
-            self._can_be_stacked = self._can_be_stacked and can_be_stacked(block)
+            self._can_be_stacked = self._can_be_stacked and _can_be_stacked(block)
             self._directories |= {one[0]: one for one in block.entries if one[1] == "dir"}
         if not places or places != _from(places[0], run):
             places, crcs = self._write(run)
@@ -162,7 +169,7 @@ class _NewTar:
         """Whether the file, mounted above the first one of the older tar, shows the files."""
         size = sum(block.length for block in self.blocks)
         kept = [one for one in self.places if one.file == 0]
-        return self._can_be_stacked and can_share(
+        return self._can_be_stacked and _can_share(
             self._written, kept, size, self.position, self.files[0]
         )
 
@@ -210,6 +217,38 @@ class _NewTar:
             check()
             seen.update(self._plain(number))
         return seen.digest
+
+
+def _can_be_stacked(block: TarBlock) -> bool:
+    """Links to a file do not follow it into another mount, and whiteouts hide lower layers."""
+    return not any(one[1] == "hardlink" or PREFIX in one[0] for one in block.entries)
+
+
+def _can_share(
+    written: Mapping[str, Entry], kept: Iterable[Extent], size: int, new: int, older: int
+) -> bool:
+    """Whether a tar of `size` bytes can be `kept` in the open file `older`, but for so many `new`
+    bytes with the `written` entries. It can be stacked.
+    """
+    unused = list(_unused(sorted(kept), os.fstat(older).st_size))
+    if _WORTH * max(new, sum(one.length for one in unused)) > size:
+        return False
+    try:
+        hidden = [entry for entry, _ in read_tar(TarReader((older,), unused))]
+    except (ContentError, OSError):  # damaged
+        return False
+    return all(
+        (own := written.get(entry.path)) is not None and own.kind == entry.kind for entry in hidden
+    )
+
+
+def _unused(kept: Iterable[Extent], size: int) -> Iterator[Extent]:
+    """What is not among the `kept` extents of a file, which are sorted."""
+    position = 0
+    for _, start, length in (*kept, Extent(0, size, 0)):
+        if start > position:
+            yield Extent(0, position, start - position)
+        position = start + length
 
 
 def _from(first: Extent, blocks: Iterable[TarBlock]) -> list[Extent]:
