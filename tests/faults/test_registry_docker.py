@@ -132,14 +132,18 @@ def test_ingested_bytes_are_stored(port: int, store: LocalStore, size: int) -> N
 
 
 @pytest.mark.parametrize("size", [1000, 3_000_000])
-def test_ingested_bytes_under_a_wrong_digest_are_refused(port: int, size: int) -> None:
+@pytest.mark.parametrize("hashed_by", ["us", "the registry"])
+def test_ingested_bytes_under_a_wrong_digest_are_refused(
+    port: int, size: int, hashed_by: str
+) -> None:
     wrong = Descriptor(media.OCI_LAYER, Digest.of(b"something else"), size)
     with Client() as client:
         repository = at(client, port, "team/wrong")
-        with repository.ingest() as ingest:
-            ingest.write(bytes(size))
+        opened = repository.ingest() if hashed_by == "us" else repository.upload()
+        with opened as upload:
+            upload.write(bytes(size))
             with pytest.raises(DigestMismatch):
-                ingest.commit(wrong)
+                upload.commit(wrong)
         assert not repository.exists(wrong)
 
 

@@ -14,7 +14,15 @@ from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
 from shipline.build.base_images import Blobs, Repositories
 from shipline.build.cache import LayerResult
 from shipline.build.request import BuildRequest, Output, OutputFormat
-from shipline.content import Assumer, Follow, Ingester, LocalIngest, MemoryStore, Repository
+from shipline.content import (
+    Assumer,
+    Follow,
+    Ingester,
+    LocalIngest,
+    MemoryStore,
+    Repository,
+    Uploader,
+)
 from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
@@ -118,8 +126,9 @@ def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attribut
     """
     if not follow.growing(_WORTH_STREAMING):
         return False
+    opened = target.upload() if isinstance(target, Uploader) else target.ingest()
     try:
-        with parent.step(name, kind="upload", **attributes) as step, target.ingest() as upload:
+        with parent.step(name, kind="upload", **attributes) as step, opened as upload:
             moved = 0
             for data in follow:
                 upload.write(data)

@@ -16,6 +16,7 @@ from shipline.content.protocols import (
     Resolver,
     Store,
     Swapper,
+    Uploader,
     unwrapped,
 )
 from shipline.content.readers import (

@@ -53,8 +53,17 @@ class Exister(Protocol):
         """Whether the complete content is stored."""
 
 
-class Ingest(Protocol):
+class Upload(Protocol):
     """New content, whose digest is known only at the end."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def commit(self, target: Descriptor) -> None:
+        """Publish the bytes as `target`. Raises DigestMismatch if they do not match."""
+
+
+class Ingest(Upload, Protocol):
+    """New content that is hashed while it is written."""
 
     @property
     def digest(self) -> Digest:
@@ -64,15 +73,16 @@ class Ingest(Protocol):
     def size(self) -> int:
         """Bytes written so far."""
 
-    def write(self, data: bytes) -> None: ...
-
-    def commit(self, target: Descriptor) -> None:
-        """Publish the bytes as `target`. Raises DigestMismatch if they do not match."""
-
 
 class Ingester(Protocol):
     def ingest(self) -> AbstractContextManager[Ingest]:
         """Open new content, discarded unless committed before the block ends."""
+
+
+@runtime_checkable
+class Uploader(Protocol):
+    def upload(self) -> AbstractContextManager[Upload]:
+        """An `ingest` of bytes that are hashed elsewhere: who stores them compares the digest."""
 
 
 @runtime_checkable

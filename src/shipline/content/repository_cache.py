@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
 from shipline.content.memory import MemoryStore
-from shipline.content.protocols import Advance, Fetcher, Ingest, Reader, Repository, Swapper
+from shipline.content.protocols import Advance, Fetcher, Reader, Repository, Swapper
 from shipline.content.readers import fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
@@ -76,7 +76,7 @@ class RepositoryCache:
         self._docker = docker
 
     @property
-    def origin(self) -> Fetcher:
+    def origin(self) -> CacheRepository:
         """What `fetch` reads from: its registry can mount that in another repository."""
         return self._repository
 
@@ -91,10 +91,6 @@ class RepositoryCache:
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return self._repository.mount(target, source)
-
-    def ingest(self) -> AbstractContextManager[Ingest]:
-        """Open a blob that is still being made."""
-        return self._repository.ingest()
 
     def documents(self) -> tuple[bytes, ...]:
         return self._read()[1]

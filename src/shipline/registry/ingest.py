@@ -55,11 +55,12 @@ class _ReplayBuffer:
         return rest
 
 
-class RemoteIngest:
+class RemoteUpload:
     """An upload of unknown length: POST, one streamed PATCH, PUT. Not thread-safe.
 
     `write` blocks on the network. After a broken connection the last bytes are sent again; where
-    that is impossible, a retriable RegistryError asks for the whole content again.
+    that is impossible, a retriable RegistryError asks for the whole content again. The registry
+    alone compares the bytes with their digest.
     """
 
     def __init__(self, api: RepositoryApi) -> None:
@@ -69,21 +70,15 @@ class RemoteIngest:
         self._stream: RequestWriter | None = None
         self._done = False
         self._failures = 0
-        self._hasher = Hasher()
-
-    @property
-    def digest(self) -> Digest:
-        return self._hasher.digest
 
     @property
     def size(self) -> int:
-        return self._hasher.size
+        return self._replay.end
 
     def write(self, data: bytes) -> None:
         """Append; `data` must not change afterwards."""
         if not data:
             return
-        self._hasher.update(data)
         self._replay.append(data)
         if self._session is None and self._replay.end <= _BUFFERED:
             return
@@ -97,11 +92,10 @@ class RemoteIngest:
 
     def commit(self, target: Descriptor) -> None:
         """Complete the upload as `target`. Raises DigestMismatch if the bytes differ."""
-        other = target.digest.algorithm == "sha256" and target.digest != self.digest
-        if other or target.size != self.size:
+        if target.size != self.size:
             raise DigestMismatch(
                 expected=f"{target.digest} ({target.size} bytes)",
-                got=f"{self.digest} ({self.size} bytes)",
+                got=f"{self.size} bytes",
                 where=self._api.host,
             )
         if self._session is None and self._replay.end <= _BUFFERED:
@@ -205,3 +199,26 @@ class RemoteIngest:
             return error
         error_response = response_error(response, "streaming an upload")
         return error_response if isinstance(error_response, RegistryError | AuthError) else error
+
+
+class RemoteIngest(RemoteUpload):
+    """An upload that knows the digest of its bytes."""
+
+    def __init__(self, api: RepositoryApi) -> None:
+        super().__init__(api)
+        self._hasher = Hasher()
+
+    @property
+    def digest(self) -> Digest:
+        return self._hasher.digest
+
+    def write(self, data: bytes) -> None:
+        self._hasher.update(data)
+        super().write(data)
+
+    def commit(self, target: Descriptor) -> None:
+        if target.digest.algorithm == "sha256" and target.digest != self.digest:
+            raise DigestMismatch(
+                expected=str(target.digest), got=str(self.digest), where=self._api.host
+            )
+        super().commit(target)

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from copy import copy
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -37,7 +37,7 @@ from shipline.oci import (
 )
 from shipline.registry.errors import Unreachable
 from shipline.registry.http import back_off
-from shipline.registry.ingest import RemoteIngest
+from shipline.registry.ingest import RemoteIngest, RemoteUpload
 from shipline.registry.manifests import (
     ACCEPT,
     add_referrer,
@@ -372,11 +372,14 @@ class RemoteRepository:
     @contextmanager
     def ingest(self) -> Iterator[RemoteIngest]:
         """An upload of new content, discarded unless committed before the block ends."""
-        ingest = RemoteIngest(self._registry)
-        try:
+        with closing(RemoteIngest(self._registry)) as ingest:
             yield ingest
-        finally:
-            ingest.close()
+
+    @contextmanager
+    def upload(self) -> Iterator[RemoteUpload]:
+        """The same for bytes that are hashed elsewhere."""
+        with closing(RemoteUpload(self._registry)) as upload:
+            yield upload
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         """Store the content unless it exists; an existing manifest with a subject is restored to

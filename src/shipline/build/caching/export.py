@@ -117,7 +117,9 @@ class CacheExport:
         with follow, self._failing(target):
             try:
                 name = f"upload to {target.backend}"
-                sent = target not in self._failures and stream(follow, store, self._step, name)
+                sent = target not in self._failures and stream(
+                    follow, store.origin, self._step, name
+                )
                 layer = follow.wait()
                 deliver = partial(self._deliver, target, store, layer)
                 self._once.get((target, layer.digest), (lambda: None) if sent else deliver)
