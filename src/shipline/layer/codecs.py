@@ -28,6 +28,8 @@ Compression = Literal["gzip", "estargz", "zstd", "uncompressed"]
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
 _LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, empty
 _STORED_LIMIT = 65535  # bytes (RFC 1951, 3.2.4)
+_FORM = 2  # of blocks; a change of how they are compressed is a new one
+_FIRST = 4  # bytes of a block, the fewest that isal hashes
 _LEVELS = {"gzip": range(10), "estargz": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _DEFAULT_LEVELS = {"gzip": 1, "estargz": 1, "zstd": 3, "uncompressed": 0}
 _MEDIA_TYPES = {
@@ -89,7 +91,7 @@ class Codec(Struct, frozen=True):
         from importlib.metadata import version  # slow to import
 
         library = version("isal" if self.level <= 3 else "deflate")
-        return f"{self.name} {self.level} {library} {os.uname().machine}"
+        return f"{self.name} {self.level} {library} {_FORM} {os.uname().machine}"
 
     def compress(
         self, blocks: Iterable[bytes], *, workers: int = CPUS
@@ -153,9 +155,24 @@ def _gzip_joined(blocks: Iterable[CompressedBlock]) -> Generator[bytes, None, No
 def _deflate_part(block: bytes | memoryview, *, level: int) -> CompressedBlock:
     from isal import isal_zlib
 
-    stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
-    data = stream.compress(block) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
+    data = _isal(block, level, -15, isal_zlib.Z_SYNC_FLUSH)
     return CompressedBlock(data, isal_zlib.crc32(block), len(block))
+
+
+def _isal(content: bytes | memoryview, level: int, form: int, end: int) -> bytes:
+    """`content` as a deflate stream, whose `form` is what zlib calls `wbits` (31: with a gzip
+    header), flushed by `end`.
+
+    The first bytes are flushed by themselves. isal 2.31 hashes the address of the stream instead of
+    the third byte of what begins with a match search (write_first_byte in
+    igzip_icf_body_h1_gr_bt.asm), so that one stream of some thousands had other bytes in another
+    process.
+    """
+    from isal import isal_zlib
+
+    stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, form)
+    first = stream.compress(content[:_FIRST]) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
+    return first + stream.compress(content[_FIRST:]) + stream.flush(end)
 
 
 def _stored_part(block: bytes | memoryview) -> CompressedBlock:
@@ -186,7 +203,7 @@ def _member(content: bytes | memoryview, *, level: int) -> bytes:
         return _GZIP_HEADER + data + _LAST_BLOCK + struct.pack("<LL", checksum, size)
     from isal import isal_zlib
 
-    return isal_zlib.compress(content, level, 31)  # 31: a gzip header, RFC 1952
+    return _isal(content, level, 31, isal_zlib.Z_FINISH)
 
 
 def _zstd(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from isal import isal_zlib
 
 from shipline.content import LocalStore, MemoryStore
 from shipline.errors import ContentError, UsageError
@@ -42,6 +43,17 @@ def test_a_codec_that_cannot_be_is_refused() -> None:
         codec("zstd", docker=True)
     assert codec("gzip").media_type == media.OCI_LAYER_GZIP
     assert codec("gzip", docker=True).media_type == media.DOCKER_LAYER_GZIP
+
+
+def test_blocks_do_not_depend_on_where_in_memory_they_are_compressed() -> None:
+    draw = random.Random(3)
+    one, two = (bytes(draw.choices(b"abcdefghijklmnop", k=300)) for _ in range(2))
+    starts = [draw.randbytes(8) for _ in range(40_000)]
+    blocks = [start + one + start + two for start in starts]  # a match with the first bytes
+    made = [codec("gzip").compress_block(block) for block in blocks]
+    streams = [isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15) for _ in range(8)]
+    assert [codec("gzip").compress_block(block) for block in blocks] == made
+    assert streams  # had the addresses of those before
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)
