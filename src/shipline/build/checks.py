@@ -33,7 +33,7 @@ _PREDEFINED = {*df.PROXY_NAMES, "SOURCE_DATE_EPOCH"}
 _OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
 _OF_PARSER = frozenset(
     {"NoEmptyContinuation", "StageNameCasing", "FromAsCasing", "MaintainerDeprecated"}
-    | {"LegacyKeyValueFormat", "InvalidDefinitionDescription"}
+    | {"InvalidDefinitionDescription"}
 )
 """The rules of the checks that BuildKit makes while it reads an instruction."""
 
@@ -71,7 +71,7 @@ def call(
         except DockerfileError as error:
             if request.call.method != "check":
                 raise
-            return CheckResult(_before(error, request), error, error.span)
+            return CheckResult(warnings_before(error, request), error, error.span)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
             step.warn(frontend)
         match request.call.method:
@@ -83,7 +83,7 @@ def call(
                 return _checked(request, dockerfile, images)
 
 
-def _before(error: DockerfileError, request: BuildRequest) -> tuple[df.LintWarning, ...]:
+def warnings_before(error: DockerfileError, request: BuildRequest) -> tuple[df.LintWarning, ...]:
     """What BuildKit warns of while it reads the instructions before the wrong one."""
     if error.span is None:
         return ()
@@ -151,6 +151,25 @@ def check_dockerfile(
     found = warnings_of(request, dockerfile, rules, target=target, images=images.known)
     stack.callback(show_warnings, found, step)
     df.enforce(found, df.check_options(dockerfile))
+
+
+def show_findings(
+    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages, step: Step
+) -> None:
+    """Show the warnings about a file that cannot be planned. Raises DockerfileError for its check
+    options.
+    """
+    target = dockerfile.find(request.target) if request.target else dockerfile.stages[-1]
+    found = warnings_of(
+        request,
+        dockerfile,
+        main_rules(request),
+        target=target,
+        images=images.known,
+        on_failure=lambda error: None,
+    )
+    if target is not None:
+        show_warnings(found, step)
 
 
 def warnings_of(

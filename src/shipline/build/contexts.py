@@ -131,11 +131,23 @@ def _time_of_stage(
 
 
 def configured(dockerfile: df.Dockerfile, request: BuildRequest) -> df.Dockerfile:
-    """The Dockerfile with the check options of the build argument instead of its own."""
+    """The Dockerfile with the check options of the build argument instead of its own.
+
+    Raises DockerfileError for those.
+    """
     text = request.build_args.get(_CHECK_OPTIONS)
     if text is None:
         return dockerfile
-    return replace(dockerfile, directives=replace(dockerfile.directives, check=text))
+    try:
+        df.CheckOptions.parse(text)
+    except DockerfileError as error:
+        raise DockerfileError(
+            f"failed to parse build-arg:{_CHECK_OPTIONS}: {error.message}",
+            code=error.code,
+            hint=error.hint,
+        ) from None
+    check = "".join(text.split())  # a directive ends at its first space
+    return replace(dockerfile, directives=replace(dockerfile.directives, check=check))
 
 
 def open_context(

@@ -33,7 +33,7 @@ from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache, Running, open_records
 from shipline.build.caching.lookup import RemoteCache
 from shipline.build.caching.remote import Known, RemoteCaches
-from shipline.build.checks import check_dockerfile
+from shipline.build.checks import check_dockerfile, show_findings, show_warnings, warnings_before
 from shipline.build.clock import Clock, clock_of
 from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
@@ -373,10 +373,18 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
 def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
     images, step = tools.images, tools.step
     stdin = tools.settings.stdin
-    request, dockerfile = load_dockerfile(request, stdin, tools.remotes, images, step)
+    try:
+        request, dockerfile = load_dockerfile(request, stdin, tools.remotes, images, step)
+    except DockerfileError as error:
+        show_warnings(warnings_before(error, request), step)
+        raise
     for warning in request_warnings(request, dockerfile.directives.syntax):
         step.warn(*warning)
-    stages = plan_platforms(request, dockerfile, images)
+    try:
+        stages = plan_platforms(request, dockerfile, images)
+    except DockerfileError:
+        show_findings(request, dockerfile, images, step)
+        raise
     check_dockerfile(request, dockerfile, images, step, tools.stack)
     generator = None
     if request.sbom is not None and request.sbom.is_image:

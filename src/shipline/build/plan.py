@@ -190,7 +190,18 @@ class PlatformPlan:
 
     def _platform_of(self, stage: df.Stage) -> Platform:
         written = self._globals.base_of(stage).platform
-        return Platform.parse(written) if written else self._platform
+        if not written:
+            return self._platform
+        try:
+            return Platform.parse(written)
+        except UsageError as error:
+            raise DockerfileError(
+                f"failed to parse platform {stage.platform}: {_fault_of(written)}: invalid argument"
+                + self._globals.suggestion_for(stage),
+                code=error.code,
+                span=stage.span,
+                hint=error.hint,
+            ) from error
 
     def _base(self, stage: df.Stage, platform: Platform, total: int) -> StageState:
         base = self._stages.bases[stage.index]
@@ -269,7 +280,10 @@ class PlatformPlan:
             return self._images.resolve(name, platform)
         except (InvalidReference, InvalidDigest) as error:
             hint = self._hint(name, span) or error.hint
-            raise DockerfileError(error.message, code=error.code, span=span, hint=hint) from error
+            message = f'failed to parse stage name "{name}": invalid reference format'
+            raise DockerfileError(
+                f"{message}: {error.message}", code=error.code, span=span, hint=hint
+            ) from error
         except ShiplineError as error:
             error.span = span
             error.hint = self._hint(name, span) or error.hint
@@ -279,7 +293,7 @@ class PlatformPlan:
         """A hint for a `name` that is not an image; `span` is the instruction that has it."""
         stages = self._dockerfile.stages
         here = next((one for one in stages if one.span == span), None)
-        if here and (unset := sorted(self._globals.base_of(here).undefined)):
+        if here and (unset := sorted(self._globals.undefined_in(here))):
             return self._unset_hint(unset)
         others = [one for one in stages if one.name and one is not here]
         for later in others:
@@ -329,6 +343,26 @@ def _is_scanned(stage: df.Stage, value: str) -> bool:
         return parse_boolean(value or "false", _SCAN)
     except UsageError:
         return stage.label in value.split(",")
+
+
+_OS = re.compile("[A-Za-z0-9_-]+")
+_COMPONENT = re.compile("[A-Za-z0-9_.-]+")
+
+
+def _fault_of(platform: str) -> str:
+    """What BuildKit says about a text that is not a platform."""
+    system, *parts = platform.split("/")
+    if len(parts) > 2:
+        return f'"{platform}": cannot parse platform specifier'
+    if not _OS.fullmatch(system):
+        return f'"{system}" is an invalid OS component of "{platform}"'
+    for part in parts:
+        if not _COMPONENT.fullmatch(part):
+            return (
+                f'"{part}" is an invalid component of "{platform}": platform specifier component '
+                f'must match "^{_COMPONENT.pattern}$"'
+            )
+    return f'"{platform}": unknown operating system or architecture'
 
 
 def _shown(platform: Platform, variables: Mapping[str, str]) -> str:

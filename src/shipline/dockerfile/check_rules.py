@@ -237,10 +237,10 @@ def base_findings(
                 f"Default value for ARG {stage.base} results in empty or invalid base image name"
             )
             yield finding("InvalidDefaultArgInFrom", message, stage.opening)
-        base = scope.base_of(stage)
-        for name in sorted(base.undefined - declared):
+        for name in sorted(scope.undefined_in(stage) - declared):
             message = f"FROM argument '{name}' is not declared{_suggestion(name, scope.variables)}"
             yield finding("UndefinedArgInFrom", message, stage.opening)
+        scope.base_of(stage)
         if stage.platform:
             yield from _platform_findings(stage, scope)
 

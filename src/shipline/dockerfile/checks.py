@@ -27,7 +27,7 @@ from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.errors import DockerfileError, Span
 from shipline.units import parse_boolean
 
-EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
+EXPERIMENTAL = frozenset({"CopyIgnoredFile", "InvalidDefinitionDescription"})
 _ALL = "all"
 _WORD = re.compile("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 DESCRIPTIONS = {
@@ -70,7 +70,8 @@ DESCRIPTIONS = {
 class CheckOptions(Struct, frozen=True):
     """Rules to skip, and experimental rules to run; `all` means every rule.
 
-    `error` makes a warning fail the build.
+    What is experimental runs where it is named, and cannot be skipped. `error` makes a warning fail
+    the build.
     """
 
     skip: frozenset[str] = frozenset()
@@ -81,6 +82,7 @@ class CheckOptions(Struct, frozen=True):
     def parse(cls, text: str) -> CheckOptions:
         """Raises DockerfileError for an unknown option."""
         lists: dict[str, frozenset[str]] = {}
+        every: dict[str, frozenset[str]] = {}
         error = False
         for part in filter(None, (part.strip() for part in text.split(";"))):
             key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -91,15 +93,20 @@ class CheckOptions(Struct, frozen=True):
                     hint="write # check=skip=Rule,Rule;error=true;experimental=Rule",
                 )
             if key == "error":
-                error = _boolean(value)
+                error = _boolean(part)
+            elif value == _ALL:
+                every[key] = frozenset({_ALL})
             else:
                 lists[key] = frozenset(name.strip() for name in value.split(","))
         none: frozenset[str] = frozenset()
-        return cls(lists.get("skip", none), lists.get("experimental", none), error)
+        skip, experimental = (
+            lists.get(key, none) | every.get(key, none) for key in ("skip", "experimental")
+        )
+        return cls(skip, experimental, error)
 
     def runs(self, rule: str) -> bool:
-        if rule in EXPERIMENTAL and not self.experimental & {_ALL, rule}:
-            return False
+        if rule in EXPERIMENTAL:
+            return bool(self.experimental & {_ALL, rule})
         return not self.skip & {_ALL, rule}
 
     def merged(self, other: CheckOptions) -> CheckOptions:
@@ -115,10 +122,12 @@ def rule_url(rule: str) -> str:
     return f"https://docs.docker.com/go/dockerfile/rule/{name}/"
 
 
-def _boolean(text: str) -> bool:
+def _boolean(option: str) -> bool:
+    text = option.partition("=")[2].strip()
     if (value := parse_boolean(text)) is None:
         raise DockerfileError(
-            f'failed to parse check option "error={text}"',
+            f'failed to parse check option "{option}": strconv.ParseBool: parsing "{text}": '
+            "invalid syntax",
             code="dockerfile-directive",
             hint="write error=true",
         )
@@ -186,13 +195,14 @@ def _findings(
 
 
 def check_options(dockerfile: Dockerfile) -> CheckOptions:
-    """The options of the file's `check` directive.
+    """The options of the file's `check` directive, up to its first space.
 
     Raises DockerfileError for an invalid one.
     """
     directives = dockerfile.directives
-    with located(dict(directives.spans).get("check", dockerfile.stages[0].span)):
-        return CheckOptions.parse(directives.check)
+    span = dict(directives.spans).get("check", dockerfile.stages[0].span)
+    with located(span, prefix="failed to parse check options: "):
+        return CheckOptions.parse(directives.check.split(" ", 1)[0])
 
 
 def enforce(warnings: Iterable[LintWarning], options: CheckOptions) -> None:

@@ -107,7 +107,7 @@ def read_flags(
             )
         if name in values and name not in repeated:
             raise DockerfileError(
-                f"duplicate flag specified: {name}",
+                f"duplicate flag specified: --{name}",
                 code="dockerfile-flag",
                 hint="remove one of them",
             )
@@ -115,7 +115,7 @@ def read_flags(
             value = _switch(name, bool(equals), value)
         elif not equals:
             raise DockerfileError(
-                f"missing a value on flag: {name}",
+                f"missing a value on flag: --{name}",
                 code="dockerfile-flag",
                 hint=f"write --{name}=...",
             )
@@ -126,12 +126,12 @@ def read_flags(
 def _switch(name: str, given: bool, value: str) -> str:
     if given and not value:
         raise DockerfileError(
-            f"missing a value on flag: {name}", code="dockerfile-flag", hint=f"write --{name}"
+            f"missing a value on flag: --{name}", code="dockerfile-flag", hint=f"write --{name}"
         )
     lower = value.lower() or "true"  # flags of instructions know these words only (bflag.go)
     if lower not in ("true", "false"):
         raise DockerfileError(
-            f"expecting boolean value for flag {name}, not: {value}",
+            f"expecting boolean value for flag --{name}, not: {value}",
             code="dockerfile-flag",
             hint="use true or false",
         )

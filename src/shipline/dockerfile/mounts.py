@@ -235,7 +235,9 @@ def _check_allowed(options: MountOptions, mount_type: MountType) -> None:
     for key in options.values:
         if key not in _ALLOWED[mount_type]:
             raise DockerfileError(
-                f"unexpected key '{key}' for mount type '{mount_type}'",
+                f'{key} not allowed for "{mount_type}" type mounts'
+                if key in _OWNED
+                else f"unexpected key '{key}' for mount type '{mount_type}'",
                 code="dockerfile-mount",
                 hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
             )

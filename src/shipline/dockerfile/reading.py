@@ -69,8 +69,10 @@ def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instructi
 def _read(node: ParsedInstruction, escape: str) -> ins.Instruction:
     reader = _READERS.get(node.keyword.upper())
     if reader is None:
+        upper = node.keyword == node.keyword.upper()
+        known = _READERS if upper else map(str.lower, _READERS)  # as the file has it
         raise DockerfileError(
-            f"unknown instruction: {node.keyword}{did_you_mean(node.keyword.upper(), _READERS)}",
+            f"unknown instruction: {node.keyword}{did_you_mean(node.keyword, known)}",
             code="dockerfile-instruction",
             hint=_unknown_hint(node),
         )

@@ -73,13 +73,12 @@ Word = Callable[[str], str]
 class Base(Struct, frozen=True):
     """The FROM of a stage after expansion; `platform` is empty if not given.
 
-    `used` and `undefined` are the variables in name and platform.
+    `used` are the variables in name and platform.
     """
 
     name: str
     platform: str
     used: frozenset[str] = frozenset()
-    undefined: frozenset[str] = frozenset()
 
 
 class GlobalScope(Struct, frozen=True):
@@ -106,9 +105,16 @@ class GlobalScope(Struct, frozen=True):
                     code="dockerfile-from",
                     hint="give the ARG a default before the first FROM",
                 )
-        return Base(
-            name.text, platform.text, name.used | platform.used, name.undefined | platform.undefined
-        )
+        return Base(name.text, platform.text, name.used | platform.used)
+
+    def undefined_in(self, stage: Stage) -> frozenset[str]:
+        """The variables in name and platform of FROM that have no value."""
+        with located(stage.span):
+            return self._expand(stage.base).undefined | self._expand(stage.platform).undefined
+
+    def suggestion_for(self, stage: Stage) -> str:
+        """What one of the `undefined_in` the stage may have been meant to be, for a message."""
+        return _suggestion(self.undefined_in(stage), self.variables)
 
     def _expand(self, text: str) -> Expansion:
         return process_word(text, self.variables, escape=self.escape)

@@ -33,7 +33,7 @@ def parse_duration(text: str) -> int:
     if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0
     if not _WHOLE.fullmatch(text):
-        raise ValueError(f'invalid duration "{text}"')
+        raise ValueError(f'time: invalid duration "{text}"')
     parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in _PART.findall(text)]
     return -sum(parts) if text.startswith("-") else sum(parts)
 

@@ -250,7 +250,7 @@ def _target(mount: StepMount, spec: StepSpec) -> str:
     target = os.path.normpath(os.path.join("/", spec.cwd, mount.target))
     if target == "/":
         raise UsageError(
-            "a mount cannot cover the whole root",
+            'invalid mount target "/": a mount cannot cover the whole root',
             code="mount-invalid",
             hint="give it another target",
         )

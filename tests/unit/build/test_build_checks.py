@@ -30,7 +30,7 @@ def rules(text: str, ignore: df.IgnoreRules = NONE, **more: object) -> list[str]
 
 
 def test_ignored_sources_are_told() -> None:
-    text = "FROM scratch\nCOPY a /\n"
+    text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY a /\n"
     assert rules(text) == []
     assert rules(text, df.IgnoreRules.of(["a"])) == ["CopyIgnoredFile"]
 
@@ -90,6 +90,12 @@ def test_the_build_argument_replaces_the_options_of_the_file() -> None:
     assert not df.check_options(other).error
     assert warnings_of(request, other, NONE, target=None) == ()
     assert configured(file, REQUEST) is file
+    wrong = replace(REQUEST, build_args={"BUILDKIT_DOCKERFILE_CHECK": "foo=bar"})
+    with pytest.raises(DockerfileError) as caught:
+        configured(file, wrong)
+    assert caught.value.message == (
+        'failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: invalid check option "foo"'
+    )
 
 
 def test_warnings_are_the_last_thing_told_and_silence_is_silent() -> None:

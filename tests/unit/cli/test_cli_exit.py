@@ -293,6 +293,45 @@ def test_a_check_has_the_warnings_before_an_instruction_that_is_none(tmp_path: P
     assert told["result.txt"].startswith("\nWARNING: StageNameCasing")
 
 
+@pytest.mark.parametrize(
+    ("text", "warning", "message"),
+    [
+        (
+            "FROM scratch AS A\nMAINTAINER me\nBAD\nENV a b\n",
+            "StageNameCasing: Stage name 'A' should be lowercase (line 1)",
+            "dockerfile parse error on line 3: unknown instruction: BAD",
+        ),
+        (
+            "FROM --platform=$BULIDPLATFORM scratch\n",
+            "UndefinedArgInFrom: FROM argument 'BULIDPLATFORM' is not declared "
+            "(did you mean BUILDPLATFORM?) (line 1)",
+            "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)",
+        ),
+        (
+            "ARG MY_ARCH=amd64\nFROM --platform=linux/${MYARCH} scratch\n",
+            "UndefinedArgInFrom: FROM argument 'MYARCH' is not declared (did you mean MY_ARCH?)",
+            'failed to parse platform linux/${MYARCH}: "" is an invalid component of "linux/": '
+            'platform specifier component must match "^[A-Za-z0-9_.-]+$": invalid argument '
+            "(did you mean MY_ARCH?)",
+        ),
+        (
+            "FROM Busybox\n",
+            "InvalidDefaultArgInFrom: Default value for ARG Busybox results in empty or invalid",
+            'failed to parse stage name "Busybox": invalid reference format',
+        ),
+    ],
+)
+def test_a_build_has_the_warnings_about_what_cannot_be_built(
+    tmp_path: Path, text: str, warning: str, message: str
+) -> None:
+    (tmp_path / "Dockerfile").write_text(text)
+    words = ("build", "--progress=plain", str(tmp_path))
+    done = run_shipline(*words, environ={**PLAIN, "SHIPLINE_HOME": str(tmp_path / "home")})
+    assert done.returncode == 4, done.stderr
+    assert warning in done.stderr
+    assert message in done.stderr
+
+
 def test_a_check_with_a_target_leaves_out_stages_that_it_does_not_need(tmp_path: Path) -> None:
     text = "FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch AS b\nCOPY a /\n"
     (tmp_path / "Dockerfile").write_text(text)

@@ -137,14 +137,14 @@ BROKEN = [
     ),
     (
         "CopyIgnoredFile",
-        "FROM a\nCOPY ./x/y /\n",
-        2,
+        "# check=experimental=CopyIgnoredFile\nFROM a\nCOPY ./x/y /\n",
+        3,
         'Attempting to Copy file "x/y" that is excluded by .dockerignore',
     ),
     (
         "CopyIgnoredFile",
-        "FROM a\nADD x /\n",
-        2,
+        "# check=skip=all;experimental=all\nFROM a\nADD x /\n",
+        3,
         'Attempting to Add file "x" that is excluded by .dockerignore',
     ),
     (
@@ -198,12 +198,19 @@ def test_good_files_have_no_warnings(content: str) -> None:
     assert warnings(content) == []
 
 
+IGNORED = "# check=experimental=CopyIgnoredFile\nFROM a\n"
+
+
 def test_a_source_with_exceptions_in_the_rules_is_not_judged() -> None:
-    assert warnings("FROM a\nCOPY x /\n", ignore="x\n!x/y") == []
-    assert warnings("FROM a\nCOPY . /\n", ignore="x") == []
-    assert [rule for rule, _, _ in warnings("FROM a\nCOPY . /\n", ignore="**")] == [
+    assert warnings(f"{IGNORED}COPY x /\n", ignore="x\n!x/y") == []
+    assert warnings(f"{IGNORED}COPY . /\n", ignore="x") == []
+    assert [rule for rule, _, _ in warnings(f"{IGNORED}COPY . /\n", ignore="**")] == [
         "CopyIgnoredFile"
     ]
+
+
+def test_what_is_experimental_runs_only_where_it_is_named() -> None:
+    assert warnings("FROM a\nCOPY x /\n# b\nARG c\n", ignore="x") == []
 
 
 @pytest.mark.parametrize(
@@ -224,7 +231,7 @@ def test_a_source_with_exceptions_in_the_rules_is_not_judged() -> None:
 def test_only_an_exception_for_the_source_keeps_it_from_being_judged(
     source: str, ignore: str, reported: bool
 ) -> None:
-    found = warnings(f"FROM a\nCOPY {source} /x/\n", ignore=ignore)
+    found = warnings(f"{IGNORED}COPY {source} /x/\n", ignore=ignore)
     assert [rule for rule, _, _ in found] == ["CopyIgnoredFile"] * reported
 
 
@@ -253,10 +260,24 @@ def test_error_true_refuses_the_build() -> None:
     enforce(found, CheckOptions())
 
 
-@pytest.mark.parametrize("text", ["skipp=a", "skip", "error=maybe"])
-def test_wrong_check_options_are_refused_with_the_place(text: str) -> None:
-    with pytest.raises(DockerfileError, match="check option") as caught:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("skipp=a", 'invalid check option "skipp"'),
+        ("skip", 'invalid check option "skip"'),
+        ("SKIP=all", 'invalid check option "SKIP"'),
+        ("skip = A", 'invalid check option "skip"'),
+        (
+            "error=maybe",
+            'failed to parse check option "error=maybe": strconv.ParseBool: parsing "maybe": '
+            "invalid syntax",
+        ),
+    ],
+)
+def test_wrong_check_options_are_refused_with_the_place(text: str, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
         check_options(parse_dockerfile(f"# check={text}\nFROM a\n"))
+    assert caught.value.message == f"failed to parse check options: {message}"
     assert caught.value.span is not None
     assert caught.value.span.line == 1
 
@@ -264,6 +285,24 @@ def test_wrong_check_options_are_refused_with_the_place(text: str) -> None:
 def test_options_are_lists_and_switches() -> None:
     options = CheckOptions.parse("skip=A, B;error=1;experimental=all")
     assert options == CheckOptions(frozenset({"A", "B"}), frozenset({"all"}), error=True)
+    assert CheckOptions.parse("skip=all;skip=none;skip=A").skip == {"all", "A"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (
+            "FROM --platform=$BULIDPLATFORM a\n",
+            "BULIDPLATFORM' is not declared (did you mean BUILD",
+        ),
+        ("FROM $Y\n", "Y' is not declared"),
+    ],
+)
+def test_an_undeclared_argument_is_reported_where_nothing_is_left(content: str, name: str) -> None:
+    failures: list[DockerfileError] = []
+    found = lint(parse_dockerfile(content), HERE, on_failure=failures.append)
+    assert [one for one in found if name in one.message and one.rule == "UndefinedArgInFrom"]
+    assert len(failures) == 1
 
 
 def test_every_rule_has_a_description_and_a_page() -> None:

@@ -125,7 +125,7 @@ def test_bases_are_expanded_in_the_global_scope() -> None:
     base = scope.base_of(dockerfile.stages[0])
     assert (base.name, base.platform) == ("a:1-", "linux/amd64")
     assert base.used == {"V", "BUILDPLATFORM"}
-    assert base.undefined == {"N"}
+    assert scope.undefined_in(dockerfile.stages[0]) == {"N"}
     for stage, message in ((1, "base name ($N) should not be blank"), (2, "empty platform value")):
         with pytest.raises(DockerfileError) as caught:
             scope.base_of(dockerfile.stages[stage])
@@ -211,7 +211,7 @@ def test_mount_options_are_expanded_and_have_aliases() -> None:
         ("typ=bind", "unexpected key 'typ' in 'typ=bind' (did you mean type?)"),
         ("target", "invalid field 'target' must be a key=value pair"),
         ("type=bind,required", "unexpected key 'required' for mount type 'bind'"),
-        ("type=bind,uid=1", "unexpected key 'uid' for mount type 'bind'"),
+        ("type=bind,uid=1", 'uid not allowed for "bind" type mounts'),
         ("type=cache,mode=9", "invalid value 9 for mode"),
         ("type=cache,uid=-1", "invalid value -1 for uid"),
         ("type=cache,sharing=x", 'unsupported sharing value "x"'),
