@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from msgspec import Struct, field
 
 from shipline.errors import ShiplineError
 from shipline.oci import Platform, Reference, Resources, Ulimit
+from shipline.values import Redacted
 
 if TYPE_CHECKING:
     from shipline.layer import Compression
@@ -163,16 +163,20 @@ class Ssh(Struct, frozen=True):
 _NAMED_BY = ("ref", "dest", "src", "scope", "name", "bucket", "container")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CacheBackend:
+class CacheBackend(Redacted, frozen=True):
     """A cache outside of this machine: `type` registry, local, inline, gha, s3 or azblob, with the
     attributes of that type, among them keys and tokens. `mounts` adds the directories of RUN
     --mount=type=cache.
     """
 
+    hidden: ClassVar = frozenset({"attributes"})
+
     type: str
-    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False, repr=False)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     mounts: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.mounts))
 
     def __str__(self) -> str:
         names = (self.attributes[key] for key in _NAMED_BY if key in self.attributes)

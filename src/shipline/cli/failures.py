@@ -9,7 +9,6 @@ import io
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -25,16 +24,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_WIDTH = 100  # columns of a message
 
 
-@dataclass(slots=True)
 class ProgramSettings:
     """Global settings; with `json_lines`, standard error is JSON, including failures. `arguments`
     are the words of the command line, `repeated` whether a failure says how to repeat it.
     """
 
-    debug: bool = False
-    json_lines: bool = False
-    arguments: tuple[str, ...] = ()
-    repeated: bool = False
+    def __init__(self, arguments: tuple[str, ...] = ()) -> None:
+        self.debug = self.json_lines = self.repeated = False
+        self.arguments = arguments
 
     def again(self) -> str:
         """The command that repeats this one, without secrets; empty where it says nothing."""

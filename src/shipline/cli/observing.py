@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from shipline.errors import ShiplineError
 from shipline.events import Attribute, Sink, Step, Stream
@@ -28,8 +28,7 @@ _SETTING = "SHIPLINE_HISTORY"
 _MOST_RUNS, _MOST_BYTES = 500, 500_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """The open root span of a run, with the identifier that history and `shipline runs` share."""
 
     step: Step

@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -16,8 +15,7 @@ from shipline import __version__
 from shipline.cli.failures import ProgramSettings, open_standard_streams, report
 
 
-@dataclass(frozen=True, slots=True)
-class LazyCommand:
+class LazyCommand(NamedTuple):
     """A command by name: `target` is `module:attribute` in `cli`, `help` its line of the list."""
 
     name: str

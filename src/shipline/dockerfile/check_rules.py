@@ -202,10 +202,9 @@ FILE_RULES: tuple[Callable[[Dockerfile], Iterator[RuleFinding]], ...] = (
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
-_IMAGE = re.compile(
+_IMAGE = (
     rf"(?:{_HOST}/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][\w+.-]*:[0-9a-fA-F]{32,})?",
-    re.ASCII,
+    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][\w+.-]*:[0-9a-fA-F]{32,})?"
 )
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "wasi")
 _EVERYTHING = ("*", "**", "**/*")
@@ -232,7 +231,7 @@ def base_findings(
     declared = {arg.name for line in dockerfile.global_args for arg in line.args}
     defaults = _defaults(dockerfile, platforms)
     for stage in dockerfile.stages:
-        if defaults and not _IMAGE.fullmatch(_default_base(stage, defaults)):
+        if defaults and not re.fullmatch(_IMAGE, _default_base(stage, defaults), re.ASCII):
             message = (
                 f"Default value for ARG {stage.base} results in empty or invalid base image name"
             )

@@ -7,10 +7,9 @@ import hashlib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.errors import ContentError
 from shipline.oci.platform import Platform
@@ -87,18 +86,20 @@ def _none() -> Mapping[str, str]:
     return NO_ANNOTATIONS
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """`size` is in bytes. Descriptors of equal content may differ: compare digests."""
 
     media_type: str
     digest: Digest
     size: int
     platform: Platform | None = None
-    annotations: Mapping[str, str] = field(default_factory=_none, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=_none)
     artifact_type: str = ""
     urls: tuple[str, ...] = ()
     data: bytes | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.media_type, self.platform))
 
     @classmethod
     def of(cls, content: bytes, media_type: str, algorithm: str = "sha256") -> Self:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shipline.errors import ContentError
 from shipline.oci import media
@@ -34,8 +33,7 @@ _FIELDS = {
 } | {"subject": "subject", "annotations": "annotations"}
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """One image: its config and its layers, bottom first; `raw` is what the digest names."""
 
     raw: bytes
@@ -44,7 +42,10 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     subject: Descriptor | None = None
     artifact_type: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.raw, self.media_type))
 
     @classmethod
     def make(
@@ -72,8 +73,7 @@ class Manifest:
         return Descriptor.of(self.raw, self.media_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Struct, frozen=True):
     """One image for several platforms (image-index.md), or any list of manifests."""
 
     raw: bytes
@@ -81,7 +81,10 @@ class Index:
     manifests: tuple[Descriptor, ...]
     subject: Descriptor | None = None
     artifact_type: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.raw, self.media_type))
 
     @classmethod
     def make(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from shipline.errors import ContentError
 from shipline.oci import media
@@ -21,8 +22,7 @@ _ONLY_V1 = ("id", "parent", "parent_id", "layer_id", "throwaway", "Size")
 _ESCAPED = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})  # as Go does
 
 
-@dataclass(frozen=True, slots=True)
-class Schema1:
+class Schema1(Struct, frozen=True):
     """One image: its layers, bottom first, each with what it adds to the configuration."""
 
     layers: tuple[tuple[Digest, dict[str, Any]], ...]

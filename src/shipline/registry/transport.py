@@ -36,7 +36,7 @@ _LEAST_RATE = 1 << 10  # bytes per second of waiting
 _MAX_FIELDS, _LONGEST_LINE = 100, 1 << 16  # bytes, as in http.client
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f-\uffff]")
+_UNSAFE_TARGET = re.compile("[^!-~]")
 
 
 class _PacedReader(io.RawIOBase):
