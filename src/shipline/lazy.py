@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,9 @@ def load_when_named(package: str, **modules: str) -> Callable[[str], Any]:
 
     def load(name: str) -> Any:
         if module := homes.get(name):
-            return getattr(import_module(f"{package}.{module}"), name)
+            value = getattr(import_module(f"{package}.{module}"), name)
+            setattr(sys.modules[package], name, value)
+            return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 
 from msgspec import Struct
 
@@ -59,6 +58,8 @@ def call(
     target, the errors of the system as `build` does, and for other methods than `check` those of
     the Dockerfile and its base images.
     """
+    from tempfile import TemporaryDirectory
+
     with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
         blobs = Blobs(LocalStore(settings.home / "content"), step)
         policy = settings.source_policy(request)

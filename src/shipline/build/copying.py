@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shipline import sandbox
 from shipline.build.block_indexes import WORTH_INDEXING
 from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
@@ -37,13 +38,7 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import (
-    find_owner,
-    in_user_namespace,
-    needs_files,
-    owner_of,
-    remove_tree,
-)
+from shipline.sandbox import in_user_namespace, remove_tree
 from shipline.values import replace
 
 _DIRECTORY = 0o755
@@ -360,8 +355,8 @@ def _owner(
     def on_unknown(error: UsageError, instead: str) -> None:
         step.warn(f"{written}{text}: {error.message}; {instead} is used instead", error.hint)
 
-    if not needs_files(text):
-        return owner_of(text, "", "", on_unknown)
+    if not sandbox.needs_files(text):
+        return sandbox.owner_of(text, "", "", on_unknown)
     if not base.layers:
         raise UsageError(
             f"{written}{text} cannot be looked up: the image has no files yet",
@@ -369,7 +364,7 @@ def _owner(
             hint="write numeric ids, or copy other files first",
         )
     with snapshots.mounted(base) as root:
-        return find_owner(root, text, on_unknown)
+        return sandbox.find_owner(root, text, on_unknown)
 
 
 def _default_owner(root: Root) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -32,8 +32,10 @@ from shipline.build.graph import (
 )
 from shipline.build.request import SHM_SIZE
 from shipline.errors import Span
-from shipline.git import GitSource
 from shipline.oci import Platform
+
+if TYPE_CHECKING:
+    from shipline.git import GitSource
 
 Json = dict[str, Any]
 

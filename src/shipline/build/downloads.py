@@ -12,7 +12,6 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlunsplit
@@ -188,6 +187,8 @@ def no_network(url: str, headers: Mapping[str, str]) -> Reply:
 
 def _seconds(date: str) -> float:
     """An HTTP date (RFC 9110, section 5.6.7) as Unix time; 0 for none."""
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp())
     except (ValueError, OverflowError):

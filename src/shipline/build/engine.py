@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
+from shipline import sandbox
 from shipline.build.assembly import (
     Assembled,
     Image,
@@ -31,7 +32,6 @@ from shipline.build.attestation.provenance import Invocation
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
 from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache, Running, open_records
-from shipline.build.caching.lookup import RemoteCache
 from shipline.build.caching.remote import Known, RemoteCaches
 from shipline.build.checks import check_dockerfile, show_findings, show_warnings, warnings_before
 from shipline.build.clock import Clock, clock_of
@@ -78,13 +78,15 @@ from shipline.history import FileTables
 from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
-from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
+from shipline.sandbox import open_workspace, private_mounts
 from shipline.tasks import Limiter, Once, Task, TaskGroup, visit_graph
 from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build.attestation.generator import ImageScanner
     from shipline.build.attestation.scanning import SbomScanner
+    from shipline.build.caching.lookup import RemoteCache
+    from shipline.sandbox import Sandbox
 
 
 _TARGETS_AT_ONCE = 16  # most of them wait for their turn to run a command
@@ -554,7 +556,7 @@ def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbo
             pass
 
     def open_() -> Sandbox:
-        return stack.enter_context(open_sandbox(scratch, on_network=show))
+        return stack.enter_context(sandbox.open_sandbox(scratch, on_network=show))
 
     return lambda: opened.get("sandbox", open_)
 

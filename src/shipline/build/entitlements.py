@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import cast
 
 from shipline import dockerfile as df
+from shipline import sandbox
 from shipline.build.flags import split_csv
 from shipline.build.request import Network, RunOptions
 from shipline.errors import DockerfileError, UsageError
-from shipline.sandbox import Devices
 
 
 def network_of(run: df.Run, settings: RunOptions) -> Network:
@@ -49,7 +49,7 @@ def devices_of(run: df.Run, settings: RunOptions) -> tuple[tuple[str, ...], tupl
     words = [one for one in settings.entitlements if one.partition("=")[0] == "device"]
     grants = [split_csv(word.removeprefix("device=")) for word in words if "=" in word]
     aliases = {alias.removeprefix("alias="): name for name, *more in grants for alias in more}
-    devices = Devices()
+    devices = sandbox.Devices()
     found: dict[str, None] = {}
     absent = []
     try:

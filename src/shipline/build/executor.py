@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
+from shipline import sandbox
 from shipline.build.caching.mounts import CacheMounts
 from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.layer_files import USE_LOCK
@@ -27,20 +29,11 @@ from shipline.build.worker import Source, Worker
 from shipline.content import Recency, read_file, try_lock
 from shipline.errors import UsageError
 from shipline.layer import Tree, scan, unpack
-from shipline.sandbox import (
-    BindMount,
-    Overlay,
-    Sandbox,
-    SecretFile,
-    StepMount,
-    TmpfsMount,
-    mounted,
-    owners_suffix,
-    remove_tree,
-    require_ids,
-    resolve_in_root,
-)
+from shipline.sandbox import owners_suffix, remove_tree, require_ids, resolve_in_root
 from shipline.tasks import Once, locked
+
+if TYPE_CHECKING:
+    from shipline.sandbox import Sandbox, StepMount
 
 _PREFIX = "renewed"  # a file in a cache: the prefix of its directories since it was emptied
 _AGAIN_S = 0.02
@@ -138,7 +131,9 @@ class StepMounts:
                     value = (content or b"").decode("utf-8", "surrogateescape")
                     variables.append(f"{mount.env}={value}")
                 if mount.target and content is not None:
-                    secret = SecretFile(mount.target, content, mount.mode, mount.uid, mount.gid)
+                    secret = sandbox.SecretFile(
+                        mount.target, content, mount.mode, mount.uid, mount.gid
+                    )
                     mounts.append(secret)
         name, content_of_script = op.script
         if name:
@@ -151,14 +146,14 @@ class StepMounts:
         require_ids(uids=(mount.uid,), gids=(mount.gid,))
         place = self._worker.temporary("ssh")
         socket = served(agent, place, uid=mount.uid, gid=mount.gid, mode=mount.mode)
-        return [BindMount(self._stack.enter_context(socket), mount.target)]
+        return [sandbox.BindMount(self._stack.enter_context(socket), mount.target)]
 
     def _script(self, name: str, content: str) -> StepMount:
         script = self._worker.temporary("script")
         script.write_text(content, "utf-8", "surrogateescape")
         script.chmod(0o755)
         self._stack.callback(script.unlink)
-        return BindMount(script, f"{df.SCRIPT_DIRECTORY}/{name}")
+        return sandbox.BindMount(script, f"{df.SCRIPT_DIRECTORY}/{name}")
 
     def _mount(self, mount: RunMount, caches: Mapping[str, Path]) -> StepMount:
         if mount.type == "tmpfs":
@@ -168,16 +163,16 @@ class StepMounts:
                     code="mount-invalid",
                     hint="remove source=",
                 )
-            return TmpfsMount(mount.target, mount.size, mount.read_only)
+            return sandbox.TmpfsMount(mount.target, mount.size, mount.read_only)
         if mount.type == "cache":
             directory = caches[self._cache_name(mount)]
             source = find_source(Root(directory, "the cache"), mount.source)
-            return BindMount(source, mount.target, mount.read_only)
+            return sandbox.BindMount(source, mount.target, mount.read_only)
         source = self._files(self._inputs[mount.input], mount.source)
         if not mount.read_only:
             discarded = self._worker.snapshots.changes / f"discarded-{os.urandom(6).hex()}"
             source = self._stack.enter_context(_writable(source, discarded))
-        return BindMount(source, mount.target, mount.read_only)
+        return sandbox.BindMount(source, mount.target, mount.read_only)
 
     def _files(self, source: Source, path: str) -> Path:
         """The host path of `path` in a snapshot; of a context, in a copy of its files."""
@@ -294,7 +289,7 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
     try:
         if source.is_dir():
             _take_attributes(upper, source.stat())
-            with mounted(Overlay(root, lowers=(source,), upper=upper, work=work)):
+            with sandbox.mounted(sandbox.Overlay(root, lowers=(source,), upper=upper, work=work)):
                 yield root
         else:
             shutil.copy2(source, upper / source.name)

@@ -12,7 +12,6 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from glob import glob
 from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
@@ -116,6 +115,8 @@ def repair(state: Path, on_damage: Callable[[Path], object]) -> bool:
 
     Running builds are not disturbed. What can neither be removed nor moved away stays.
     """
+    from glob import glob  # only needed for what is wrong
+
     repaired = False
     for pattern, kind in _LAYOUT.items():
         for path in [state / name for name in sorted(glob(pattern, root_dir=state))]:

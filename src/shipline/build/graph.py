@@ -11,15 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterator
 from itertools import repeat
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from shipline.build.request import Network
 from shipline.errors import Span
-from shipline.git import GitSource
 from shipline.oci import Digest, Resources, Ulimit
+
+if TYPE_CHECKING:
+    from shipline.git import GitSource
 
 
 def key_of(kind: str, **parts: object) -> str:

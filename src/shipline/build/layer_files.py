@@ -28,19 +28,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from shipline import sandbox
 from shipline.content import Recency, chunks, read_file, seal, unseal, write_file
 from shipline.errors import ContentError
 from shipline.layer import Extent, StoredTar, unpacked_items, write_tar
 from shipline.oci import Digest, Hasher
-from shipline.sandbox import (
-    Erofs,
-    Tmpfs,
-    can_mount_files,
-    make_erofs_index,
-    owners_suffix,
-    remove_tree,
-    sync_file_system,
-)
+from shipline.sandbox import owners_suffix, remove_tree, sync_file_system
 
 _KIND = b"layer-1\n"
 _EXTENTS = b"extents-1\n"
@@ -84,7 +77,7 @@ class LayerFiles:
     @property
     def can_mount_tars(self) -> bool:
         """Whether a layer may be a tar."""
-        return can_mount_files(self._place)
+        return sandbox.can_mount_files(self._place)
 
     def path(self, diff_id: Digest) -> Path:
         """The directory of the layer, which may not exist."""
@@ -128,7 +121,7 @@ class LayerFiles:
     def _mounted(self, place: Path, tar: str, index: str) -> Path:
         target = self._scratch / "erofs" / f"{place.name}-{index}"
         target.mkdir(parents=True, exist_ok=True)
-        Erofs(place / index, target, device=place / tar).attach()
+        sandbox.Erofs(place / index, target, device=place / tar).attach()
         return target
 
     def put_tar(self, building: Path, tar: Path, extents: Sequence[Extent], base: Path) -> None:
@@ -136,7 +129,7 @@ class LayerFiles:
         made the directory `base`, and in this file, which is 1.
         """
         shutil.move(tar, building / "layer.tar")  # or a copy, to another file system
-        make_erofs_index(building / "layer.tar", building / "index.erofs")
+        sandbox.make_erofs_index(building / "layer.tar", building / "index.erofs")
         if any(one.file == 0 for one in extents):
             for part in base.iterdir():
                 os.rename(part, building / part.name)
@@ -269,7 +262,7 @@ def in_memory(scratch: Path) -> Path | None:
     with suppress(FileExistsError):
         place.mkdir()
         try:
-            Tmpfs(place, mode=0o711, devices=True).attach()
+            sandbox.Tmpfs(place, mode=0o711, devices=True).attach()
         except OSError:
             place.rmdir()
     return place if place.exists() else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from shipline import git
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import Downloader, place_file, seconds_of
@@ -25,17 +26,6 @@ from shipline.build.settings import Settings
 from shipline.content import LocalStore, Recency
 from shipline.errors import ContentError, UsageError
 from shipline.events import Step
-from shipline.git import (
-    GitCommit,
-    GitSource,
-    GitStore,
-    IsolatedGit,
-    SshAccess,
-    checkout,
-    clean_directory,
-    commit_time,
-    parse_git_source,
-)
 from shipline.layer import decompress, read_tar, sniff
 from shipline.net import without_logins
 from shipline.tasks import Once
@@ -44,6 +34,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build.source_rules import SourcePolicy
+    from shipline.git import GitCommit, GitSource, GitStore, SshAccess
 
 GIT_DIRECTORY = "git"  # of the state directory
 USED = "used"  # a file in a repository: its URL; the time is that of the last use
@@ -78,7 +69,7 @@ class Remotes(Struct, frozen=True):
         found = self.resolve(source)
         place = self.scratch / f"git-{os.urandom(6).hex()}"
         return ContextDirectory(
-            place / clean_directory(source.subdir),
+            place / git.clean_directory(source.subdir),
             f"the Git repository {source.shown}",
             pin=_pin(found),
             open=lambda: self._trees.get(place, partial(self._check_out, found, place, step)),
@@ -131,7 +122,7 @@ class Remotes(Struct, frozen=True):
 
     def commit_time(self, source: GitSource) -> int:
         """When the commit was made, in seconds since 1970. Raises GitError, UsageError."""
-        return commit_time(self._store(source), self.resolve(source))
+        return git.commit_time(self._store(source), self.resolve(source))
 
     def resolve(self, source: GitSource) -> GitCommit:
         """The commit of the source: the same one for the whole build."""
@@ -149,7 +140,7 @@ class Remotes(Struct, frozen=True):
 
     def _check_out(self, found: GitCommit, place: Path, step: Step) -> Path:
         with step.step(f"fetch {found.source.shown}", kind="git"):
-            return checkout(self._store(found.source), found, place)
+            return git.checkout(self._store(found.source), found, place)
 
     def _store(self, source: GitSource) -> GitStore:
         recency = Recency(self.state / USE_LOCK)
@@ -160,8 +151,8 @@ class Remotes(Struct, frozen=True):
 
         bundle = self._bundle.get("", self._authorities)
         environment = {**self.environment, **({_CA_VARIABLE: bundle} if bundle else {})}
-        git = IsolatedGit(environment, self._headers(source), self.ssh)
-        return GitStore(self.state / GIT_DIRECTORY, git, use)
+        program = git.IsolatedGit(environment, self._headers(source), self.ssh)
+        return git.GitStore(self.state / GIT_DIRECTORY, program, use)
 
     def _authorities(self) -> str:
         """A file for git with the authorities of --ca and those that it has without; empty if there
@@ -265,16 +256,16 @@ def _ssh(request: BuildRequest, environment: Mapping[str, str]) -> SshAccess | N
         if one.id == _SSH:
             sockets = [str(path) for path in one.paths if path.is_socket()]
             keys = tuple(str(path.absolute()) for path in one.paths if not path.is_socket())
-            return SshAccess(sockets[0] if sockets else "" if keys else agent, keys)
+            return git.SshAccess(sockets[0] if sockets else "" if keys else agent, keys)
     contexts = (request.context, *request.build_contexts.values())
     locations = [one.location for one in contexts if one.kind is ContextKind.GIT]
-    sources = [parse_git_source(location, short=True) for location in locations]
-    return SshAccess(agent) if any(one and one.is_ssh for one in sources) else None
+    sources = [git.parse_git_source(location, short=True) for location in locations]
+    return git.SshAccess(agent) if any(one and one.is_ssh for one in sources) else None
 
 
 def context_source(location: str, build_args: Mapping[str, str]) -> GitSource:
     """The source of a Git context. Raises UsageError."""
-    source = parse_git_source(location, short=True)
+    source = git.parse_git_source(location, short=True)
     if source is None:
         raise UsageError(f"{without_logins(location)!r} is not a Git repository", code="git-url")
     kept = parse_boolean(build_args.get(KEEP_GIT_DIR, "")) or False  # BuildKit ignores other text

@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from shipline import sandbox
 from shipline.build.cache import LayerResult
 from shipline.build.executor import (
     Executor,
@@ -28,18 +30,10 @@ from shipline.errors import StepFailed
 from shipline.events import Step
 from shipline.layer import changeset, lower_directory
 from shipline.oci import Platform
-from shipline.sandbox import (
-    HOSTNAME,
-    DeviceEdits,
-    Devices,
-    StepMount,
-    StepSpec,
-    can_execute,
-    find_user,
-    register,
-    require_execution,
-)
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.sandbox import StepMount, StepSpec
 
 _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
@@ -157,13 +151,14 @@ def ensure_platform(platform: Platform, step: Step) -> None:
     """Make sure that programs of `platform` run here: root registers an emulator if one is
     needed, with a warning, since that changes the host. Raises SandboxError.
     """
-    if os.geteuid() == 0 and not can_execute(platform) and (undo := register(platform)):
+    can_register = os.geteuid() == 0 and not sandbox.can_execute(platform)
+    if can_register and (undo := sandbox.register(platform)):
         step.warn(
             f"registered an emulator for {platform} programs on this machine: it stays, for all"
             " containers, until it is removed or the machine restarts",
             f"to undo it, as root: `{undo}`",
         )
-    require_execution(platform)
+    sandbox.require_execution(platform)
 
 
 def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: Step) -> None:
@@ -239,10 +234,10 @@ def _spec(
     op: RunOp, root: Path, mounts: tuple[StepMount, ...], secrets: tuple[str, ...]
 ) -> StepSpec:
     edits, user = (
-        Devices().edits(op.devices) if op.devices else DeviceEdits(),
-        find_user(root, op.user),
+        sandbox.Devices().edits(op.devices) if op.devices else sandbox.DeviceEdits(),
+        sandbox.find_user(root, op.user),
     )
-    return StepSpec(
+    return sandbox.StepSpec(
         args=op.args,
         env=(*op.proxies, *op.env, *edits.env),
         cwd=resolve_path("/", op.cwd),
@@ -254,6 +249,6 @@ def _spec(
         shm_size=op.shm_size,
         ulimits=op.ulimits,
         insecure=op.insecure,
-        hostname=op.hostname or HOSTNAME,
+        hostname=op.hostname or sandbox.HOSTNAME,
         resources=op.resources,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shipline import sandbox
 from shipline.build.base_images import Blobs
 from shipline.build.layer_files import USE_LOCK, LayerFiles, in_memory
 from shipline.content import Reader, Recency, chunks, read_file
@@ -30,14 +31,7 @@ from shipline.layer import (
     unpack,
 )
 from shipline.oci import Digest, Hasher, media
-from shipline.sandbox import (
-    Overlay,
-    in_user_namespace,
-    make_erofs_index,
-    mounted,
-    remove_tree,
-    require_ids,
-)
+from shipline.sandbox import in_user_namespace, remove_tree, require_ids
 from shipline.tasks import Once, TaskGroup
 
 _LAYERS_AT_ONCE = 4
@@ -132,7 +126,7 @@ class Snapshots:
             return
         with self._place(self._scratch) as place:
             root = _directory(place / "root")
-            with mounted(Overlay(root, lowers=tuple(lowers))):
+            with sandbox.mounted(sandbox.Overlay(root, lowers=tuple(lowers))):
                 yield root
 
     @contextmanager
@@ -142,7 +136,9 @@ class Snapshots:
         with self._place(self.changes) as place, self.mounted(snapshot) as lower:
             root, work = (_directory(place / name) for name in ("root", "work"))
             upper = _root_directory(place / "upper")
-            with mounted(Overlay(root, lowers=tuple(lowers), upper=upper, work=work)):
+            with sandbox.mounted(
+                sandbox.Overlay(root, lowers=tuple(lowers), upper=upper, work=work)
+            ):
                 yield Writable(root, upper, lower)
 
     def adopt(self, layer: Layer, upper: Path) -> None:
@@ -241,7 +237,7 @@ class Snapshots:
             with self._tar(layer) as tar, open(building / "layer.tar", "wb") as file:
                 for data in chunks(tar):
                     file.write(data)
-            make_erofs_index(building / "layer.tar", building / "index.erofs")
+            sandbox.make_erofs_index(building / "layer.tar", building / "index.erofs")
         else:
             with self._tar(layer) as tar:
                 unpack(
@@ -262,7 +258,10 @@ class Snapshots:
     def _place_of_changes(self) -> Path:
         with self._place(self._scratch) as place:
             root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
-            with suppress(SandboxError), mounted(Overlay(root, (self._nothing(),), upper, work)):
+            with (
+                suppress(SandboxError),
+                sandbox.mounted(sandbox.Overlay(root, (self._nothing(),), upper, work)),
+            ):
                 return self._scratch
         memory = in_memory(self._scratch)
         if memory is None:

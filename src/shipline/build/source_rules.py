@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct, field
 
 from shipline.errors import GateRefused, UsageError
-from shipline.git import GitCommit, GitSource
 from shipline.oci import Platform, Reference
 from shipline.regular_expressions import Match, RegularExpression, compiled
 from shipline.values import replace
@@ -25,6 +24,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.build.base_images import BaseImage
     from shipline.build.rego import RegoPolicies
+    from shipline.git import GitCommit, GitSource
 
 VARIABLE = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 _NO_POLICY = "pass --policy disabled=true to build without policies"

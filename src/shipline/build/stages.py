@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from shipline import dockerfile as df
+from shipline import git
 from shipline.build.downloads import file_name, parse_checksum
 from shipline.build.entitlements import devices_of, is_insecure, network_of
 from shipline.build.graph import (
@@ -27,10 +28,12 @@ from shipline.build.placing import parse_mode
 from shipline.build.request import RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
 from shipline.errors import DockerfileError, Span, UsageError
-from shipline.git import GitSource, parse_git_source
 from shipline.net import without_logins
 from shipline.oci import ImageConfig, Platform
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.git import GitSource
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 """The instructions that can add a layer: the numbered steps of a build."""
@@ -266,7 +269,7 @@ def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Ver
 def _git_source(source: str, add: df.Add) -> GitSource | None:
     """The Git repository that `source` is; None for another source. Raises DockerfileError."""
     try:
-        found = parse_git_source(source)
+        found = git.parse_git_source(source)
         if found is None:
             return None
         kept = add.keep_git_dir or bool(found.keep_git_dir)

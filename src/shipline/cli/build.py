@@ -37,7 +37,7 @@ from shipline.cli.results import (
 )
 from shipline.errors import ShiplineError, UsageError
 from shipline.events import Attribute, Event, Step, Warned
-from shipline.observe import RunReport, open_sinks, warning_json
+from shipline.observe import RunReport, open_sinks
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def shown(
 
     def note(event: Event) -> None:
         if isinstance(event, Warned):
+            from shipline.observe import warning_json  # rarely needed
+
             warned.append(warning_json(event))
 
     try:

@@ -7,10 +7,9 @@ from typing import TextIO
 
 from shipline.errors import UsageError
 from shipline.events import Sink
-from shipline.observe.ci import folding_sink
-from shipline.observe.jsonlines import JsonSink
 from shipline.observe.lines import LinesSink, WarningsSink
-from shipline.observe.tty import TtySink, reflowing
+
+_FOLDING = {"GITHUB_ACTIONS", "GITLAB_CI"}  # variables of CI systems that can fold
 
 
 def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[Sink, ...]:
@@ -24,6 +23,8 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
     if mode in ("quiet", "none"):
         return ()
     if mode == "rawjson":
+        from shipline.observe.jsonlines import JsonSink
+
         return (JsonSink(stream),)
     if mode == "report":
         return (WarningsSink(stream),)
@@ -35,9 +36,14 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
         )
     dumb = environ.get("TERM", "dumb") == "dumb"
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
+        from shipline.observe.tty import TtySink, reflowing
+
         return (TtySink(stream, color=colored(environ), reflows=reflowing(environ)),)
-    folding = folding_sink(stream, environ) if mode == "auto" else None
-    return (folding or LinesSink(stream),)
+    if mode == "auto" and environ.keys() & _FOLDING:
+        from shipline.observe.ci import folding_sink
+
+        return (folding_sink(stream, environ) or LinesSink(stream),)
+    return (LinesSink(stream),)
 
 
 def colored(environ: Mapping[str, str]) -> bool:

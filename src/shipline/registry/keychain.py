@@ -14,7 +14,6 @@ import binascii
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -354,6 +353,8 @@ def write_private(path: Path, document: Mapping[str, Any]) -> None:
     """Atomically replace a JSON file by one that only its owner can read; where it is a symbolic
     link, the file that it names.
     """
+    import tempfile
+
     path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

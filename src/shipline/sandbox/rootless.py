@@ -12,9 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import pwd
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -161,6 +159,8 @@ def _subordinate_file(kind: str) -> str:
 
 
 def _name(uid: int) -> str:
+    import pwd
+
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -191,6 +191,8 @@ def _enter() -> None:
 
 def _map_ranges(target: int, ids: dict[str, int], reading: int) -> int:
     """Wait until `target` is in its namespace, then map the ranges assigned to the user."""
+    import subprocess  # slow to import
+
     if not os.read(reading, 1):
         return 0
     for kind in _KINDS:

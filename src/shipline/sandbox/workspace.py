@@ -9,13 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from shipline.sandbox.mounts import unmount
 
 _SUFFIX = ".lock"
 
@@ -84,6 +81,8 @@ def _unmount_below(path: Path) -> None:
     lines = Path("/proc/thread-self/mountinfo").read_text().splitlines()
     for target in reversed([_unescaped(line.split()[4]) for line in lines]):
         if target.startswith(inside):
+            from shipline.sandbox.mounts import unmount  # slow to import
+
             unmount(Path(target))
 
 
@@ -94,7 +93,7 @@ def _unescaped(text: str) -> str:
 
 def _claimed(places: Path) -> tuple[Path, int]:
     while True:
-        scratch = places / f"{os.getpid()}-{secrets.token_hex(6)}"
+        scratch = places / f"{os.getpid()}-{os.urandom(6).hex()}"
         lock_file = scratch.with_suffix(_SUFFIX)
         lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)

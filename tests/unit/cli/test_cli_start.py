@@ -46,7 +46,9 @@ def test_connections_without_a_proxy_do_not_load_urllib3() -> None:
 
 def test_a_build_loads_nothing_of_logs_shared_caches_and_mistakes() -> None:
     loaded = set(python("import sys, shipline.build.engine; print(*sys.modules)").split())
-    assert not loaded & {"logging", "difflib", "shipline.metadata.redis"}
+    assert not loaded & {"logging", "difflib", "subprocess", "shipline.metadata.redis"}
+    rarely = {"git.run", "sandbox.run", "build.caching.document", "observe.tty", "registry.login"}
+    assert not loaded & {f"shipline.{one}" for one in rarely}
 
 
 def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shipline.build.base_images import Blobs
 from shipline.build.cache import LayerResult
-from shipline.build.caching.document import CacheKey
 from shipline.build.graph import key_of
 from shipline.build.snapshots import owned
 from shipline.errors import ContentError
@@ -23,11 +23,16 @@ from shipline.layer import Codec, Layer, decompress, read_tar, scan, stream_laye
 from shipline.oci import Platform, media
 from shipline.tasks import locked
 
+if TYPE_CHECKING:
+    from shipline.build.caching.document import CacheKey
+
 _AGAIN_S = 0.05
 
 
 def mount_key(name: str) -> CacheKey:
     """The key of the directory `name` in a cache document."""
+    from shipline.build.caching.document import CacheKey  # few builds have such caches
+
     digest = key_of("cache mount/1", name=name, platform=str(Platform.local()))
     return CacheKey(f"sha256:{digest}")
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from shipline.build import caching
 from shipline.build.assembly import Recoder
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache
 from shipline.build.cache import Cache, LayerResult
-from shipline.build.caching.export import CacheEntry, CacheExport, CacheStream, Stack, inline_cache
-from shipline.build.caching.keys import KeyMaker, result_key
-from shipline.build.caching.lookup import CacheLookup, RemoteCache, read_caches
 from shipline.build.caching.mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
 from shipline.build.request import CacheSettings
@@ -22,6 +20,11 @@ from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.tasks import Task, TaskGroup
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.build.caching.export import CacheEntry, CacheExport, CacheStream, Stack
+    from shipline.build.caching.keys import KeyMaker
+    from shipline.build.caching.lookup import RemoteCache
 
 Known = Mapping[Vertex, LayerResult]
 
@@ -76,7 +79,10 @@ class RemoteCaches:
 
     def start_reading(self, group: TaskGroup) -> Task[list[RemoteCache]]:
         """Read the documents of all caches, while the build is planned."""
-        return group.start(read_caches, self._sources, self._step)
+        return group.start(self._read)
+
+    def _read(self) -> list[RemoteCache]:
+        return caching.read_caches(self._sources, self._step) if self._sources else []
 
     def find(
         self,
@@ -91,13 +97,13 @@ class RemoteCaches:
         """The results that need not be made. With `at_once`, their layers are here when this
         returns, as for a build that cannot start again.
         """
-        self._maker = KeyMaker(images, contexts, variant)
+        self._maker = caching.KeyMaker(images, contexts, variant)
         if not caches:
             assert self._group is not None
             self._group.start(self._make_keys, roots)
             return {}
         assert self._cache is not None
-        lookup = CacheLookup(
+        lookup = caching.CacheLookup(
             caches, self._maker, images, self._blobs, self._step, self._cache.known
         )
         self.mounts.find = lookup.mount
@@ -136,7 +142,7 @@ class RemoteCaches:
         self._cache = cache
         self._group = group
         self._published.update(vertex for root in roots for vertex in root.chain())
-        self._export = CacheExport(
+        self._export = caching.CacheExport(
             self._targets, group, self._blobs, recoder, self._step, codec, pushed
         )
 
@@ -177,7 +183,7 @@ class RemoteCaches:
         if self._export.wants_mounts:
             for name, one in self.mounts.layers(codec, now()):
                 entries.append(
-                    CacheEntry((mount_key(name),), ((one.layer, one),), True, mount=True)
+                    caching.CacheEntry((mount_key(name),), ((one.layer, one),), True, mount=True)
                 )
         self._export.finish(entries)
 
@@ -196,7 +202,7 @@ class RemoteCaches:
         """The stage; its image has its own cache if that is wanted, never that of its base."""
         extra = {key: one for key, one in stage.image.extra.items() if key != INLINE_CACHE}
         if self._inline:
-            text = inline_cache(self._entries([stage.vertex], solved), layers)
+            text = caching.inline_cache(self._entries([stage.vertex], solved), layers)
             extra |= {INLINE_CACHE: text} if text else {}
         return replace(stage, image=replace(stage.image, extra=extra))
 
@@ -213,9 +219,9 @@ class RemoteCaches:
         }
         for key, one in self._cache.used.items():
             if one.layer.descriptor.digest in steps:
-                own = result_key(key, self._maker.variant)
+                own = caching.result_key(key, self._maker.variant)
                 is_published = one.layer.diff_id in published
-                yield CacheEntry((own,), ((one.layer, one),), is_published)
+                yield caching.CacheEntry((own,), ((one.layer, one),), is_published)
 
     def _entries(self, roots: Sequence[Vertex], solved: Solved) -> list[CacheEntry]:
         assert self._maker is not None
@@ -224,5 +230,5 @@ class RemoteCaches:
             if not vertex.inputs or not (keys := self._maker.keys(vertex)):
                 continue
             layers = tuple(solved.layers(vertex)) if solved.is_solved(vertex) else ()
-            entries.append(CacheEntry(keys, layers, vertex in self._published))
+            entries.append(caching.CacheEntry(keys, layers, vertex in self._published))
         return entries
