@@ -113,7 +113,10 @@ class Worker(Struct, frozen=True):
         """
         created = Clock().now()
         toc, items = TocBuilder(), list(items)
-        settled = toc.through(map(self._settled, items))
+
+        def settled(items: Iterable[Item]) -> Iterable[Item]:
+            return toc.through(map(self._settled, items))
+
         follower, path = options.follower, self.temporary("tar")
         key, codec, base = options.index_key, self.codec, self.temporary("base")
         indexed = self.indexes.open(key, codec, fresh=options.fresh, base=base)
@@ -123,16 +126,16 @@ class Worker(Struct, frozen=True):
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
             if options.mountable and index is not None and is_changed_little(items, index):
                 layer, extents = stream_changed(
-                    settled, ingest, codec, index, path, share=base.exists()
+                    settled(items), ingest, codec, index, path, share=base.exists()
                 )
             else:
                 file = stack.enter_context(open(path, "wb")) if options.mountable else None
                 if index is None:
                     also = None if file is None else file.write
-                    layer = stream_layer(write_tar(settled), ingest, codec, also=also)
+                    layer = stream_layer(write_tar(settled(items)), ingest, codec, also=also)
                 else:
                     tar = -1 if file is None else file.fileno()
-                    layer = stream_blocks(settled, ingest, codec, index, tar)
+                    layer = stream_blocks(items, ingest, codec, index, tar, through=settled)
             if index is not None:
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
@@ -147,8 +150,8 @@ class Worker(Struct, frozen=True):
     def _settled(self, item: Item) -> Item:
         """The item for a layer: its time in whole seconds, without attributes but capabilities."""
         entry, content = item
-        mtime_ns = self.clock.clamp_ns(entry.mtime_ns // _SECOND * _SECOND)
-        xattrs = entry.xattrs and tuple(one for one in entry.xattrs if one[0] in _KEPT_XATTRS)
-        if mtime_ns != entry.mtime_ns or xattrs != entry.xattrs:
-            entry = entry._replace(mtime_ns=mtime_ns, xattrs=xattrs)
-        return entry, content
+        mtime_ns = self.clock.clamp_ns(entry[6] // _SECOND * _SECOND)
+        xattrs = entry[10] and tuple(one for one in entry[10] if one[0] in _KEPT_XATTRS)
+        if mtime_ns == entry[6] and xattrs == entry[10]:
+            return item
+        return entry._replace(mtime_ns=mtime_ns, xattrs=xattrs), content

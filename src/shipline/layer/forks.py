@@ -1,10 +1,10 @@
-"""Numbered jobs whose results are in shared memory, by threads or by forked processes.
+"""Jobs whose results are in shared memory, by threads or by forked processes.
 
 Python runs in one thread of a process at a time: where jobs are many small calls, only processes
-use all cores. They are forked when all is prepared, so that nothing is sent to them but numbers,
-and live as long as the block. They use nothing that another thread may have held at that time:
-files, hashes and compression, but no locks of this program and no imports. A job that fails there,
-or whose process was killed, is done again here: processes change no result and no error.
+use all cores. They are forked before the jobs are known, which this one goes on finding, and live
+as long as the block. They use nothing that another thread may have held at that time: files, hashes
+and compression, but no locks of this program and no imports. A job that fails there, or whose
+process was killed, is done again here: processes change no result and no error.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import signal
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -33,8 +34,18 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2): with the thread that forked
 _MESSAGE = 1 << 17  # bytes
 _NUMBER = struct.Struct("<I")
 
-Work = Callable[[int, memoryview], bytes]
-"""Does a job by its number: fills the memory, and returns what else there is to say."""
+Job = TypeVar("Job")
+
+
+class JobWorker(Protocol[Job]):
+    def make(self, job: Job, view: memoryview) -> bytes:
+        """Do the job: fill the memory, and return what else there is to say."""
+
+    def pack(self, job: Job) -> bytes:
+        """The job, for another process."""
+
+    def unpack(self, packed: memoryview) -> Job:
+        """The job from `pack`."""
 
 
 class _Process(Struct, frozen=True, eq=False):
@@ -43,33 +54,33 @@ class _Process(Struct, frozen=True, eq=False):
     jobs: list[int]  # those that it has to do
 
 
-class SharedJobs:
-    """The jobs 0 to `count`, each with `size` bytes of memory, which it has until as many jobs are
-    released; the consumer may hold `lag` of them.
+class SharedJobs(Generic[Job]):
+    """Jobs, each with `size` bytes of memory, which it has until as many jobs are released; the
+    consumer may hold `lag` of them. They are read when there is memory for them.
     """
 
-    def __init__(self, count: int, work: Work, *, size: int, lag: int) -> None:
-        self._count, self._work, self._size = count, work, size
+    def __init__(self, jobs: Iterable[Job], worker: JobWorker[Job], *, size: int, lag: int) -> None:
+        self._jobs, self._worker, self._size = iter(jobs), worker, size
         self._slots = lag + CPUS + _AHEAD + 2
         self._memory = memoryview(mmap.mmap(-1, self._slots * size))
         self._released = self._next = 0
         self._processes: list[_Process] = []
         self._alive: list[_Process] = []
+        self._held: dict[int, Job] = {}
         self._done: dict[int, bytes] = {}
 
     def release(self) -> None:
         """The memory of the next job is no longer used. From any one thread."""
         self._released += 1
 
-    def on_threads(self) -> Generator[tuple[memoryview, bytes], None, None]:
-        """Memory and message of each job, in order."""
-        numbers = range(self._count)
-        with closing(ordered_map(self._do, numbers, ahead=_AHEAD)) as done:
-            yield from zip(map(self._view, numbers), done, strict=True)
+    def on_threads(self) -> Generator[tuple[Job, memoryview, bytes], None, None]:
+        """Each job, its memory and its message, in order."""
+        with closing(ordered_map(self._do, enumerate(self._jobs), ahead=_AHEAD)) as done:
+            yield from done
 
     def on_processes(
         self, files: Collection[int]
-    ) -> Generator[tuple[memoryview, bytes], None, None]:
+    ) -> Generator[tuple[Job, memoryview, bytes], None, None]:
         """The same, by processes, which keep these open `files`; by threads where none starts."""
         try:
             for _ in range(CPUS):
@@ -81,13 +92,16 @@ class SharedJobs:
         self._alive = list(self._processes)
         try:
             with on_cancel(self._kill):
-                for number in range(self._count):
+                for number in count():
                     self._assign()
+                    if number == self._next:
+                        return
                     while number not in self._done:
                         self._receive()
                         check()
                         self._assign()
-                    yield self._view(number), self._done.pop(number) or self._do(number)
+                    job, message = self._held.pop(number), self._done.pop(number)
+                    yield (job, self._view(number), message) if message else self._do((number, job))
         finally:
             self._kill()
             for process in self._processes:
@@ -98,19 +112,26 @@ class SharedJobs:
         start = number % self._slots * self._size
         return self._memory[start : start + self._size]
 
-    def _do(self, number: int) -> bytes:
-        return self._work(number, self._view(number))
+    def _do(self, numbered: tuple[int, Job]) -> tuple[Job, memoryview, bytes]:
+        number, job = numbered
+        view = self._view(number)
+        return job, view, self._worker.make(job, view)
 
     def _assign(self) -> None:
         """Give the processes jobs whose memory is free, or leave them to this one."""
-        end = min(self._count, self._released + self._slots)
-        while self._next < end:
+        while self._next < self._released + self._slots:
             process = min(self._alive, key=lambda one: len(one.jobs), default=None)
-            if process is None:
-                self._done[self._next] = b""
-            elif len(process.jobs) == _AHEAD:
+            if process is not None and len(process.jobs) == _AHEAD:
                 return
+            job = next(self._jobs, None)
+            if job is None:
+                return
+            self._held[self._next] = job
+            packed = self._worker.pack(job)
+            if process is None or len(packed) > self._size:
+                self._done[self._next] = b""
             else:
+                self._view(self._next)[: len(packed)] = packed
                 process.jobs.append(self._next)
                 with suppress(OSError):  # it was killed, which `_receive` sees
                     process.socket.send(_NUMBER.pack(self._next))
@@ -153,7 +174,8 @@ class SharedJobs:
         while job := jobs.recv(_NUMBER.size):
             message = b""
             with suppress(Exception):  # raised again by the other process
-                message = self._do(*_NUMBER.unpack(job))
+                view = self._view(*_NUMBER.unpack(job))
+                message = self._worker.make(self._worker.unpack(view), view)
             jobs.send(job + message)
 
 

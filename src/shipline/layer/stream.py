@@ -6,11 +6,11 @@ import ctypes
 import marshal
 import os
 import queue
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache
-from itertools import accumulate
-from typing import Any
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -18,10 +18,10 @@ from shipline.content import Ingest
 from shipline.files import WriteBehind
 from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
 from shipline.layer.codecs import Codec
-from shipline.layer.entry import Item
+from shipline.layer.entry import Entry, Item, Source
 from shipline.layer.estargz import Ending
 from shipline.layer.forks import SharedJobs
-from shipline.layer.tar_writer import LargeFiles, TarBlock, identify_large, plan_tar
+from shipline.layer.tar_writer import FilePart, LargeFiles, TarBlock, identify_large, plan_tar
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import CPUS, Limiter, TaskGroup
 
@@ -91,40 +91,54 @@ def _write(compressed: Generator[bytes, None, Ending | None], ingest: Ingest) ->
 
 
 def stream_blocks(
-    items: Iterable[Item], ingest: Ingest, codec: Codec, index: BlockIndex, tar: int = -1
+    items: Iterable[Item],
+    ingest: Ingest,
+    codec: Codec,
+    index: BlockIndex,
+    tar: int = -1,
+    *,
+    through: Callable[[Iterable[Item]], Iterable[Item]] = iter,
 ) -> Layer:
     """What `stream_layer` makes of the tar of `items`, with a codec that compresses blocks. Those
     that `index` has are taken from the older layer, without reading their files; all are added
-    to it. The tar goes to the open file `tar`, if any.
+    to it. The tar goes to the open file `tar`, if any. The items go `through` a function while
+    blocks are made.
 
     Where there is much to read, processes do it, one for each core. Raises ContentError as
     `write_tar` does, and for a full disk; then nothing is committed.
     """
-    blocks = list(plan_tar(items))
-    if index.has_older:
-        identify_large(blocks)
-    maker = _BlockMaker(blocks, codec, index, tar)
-    written = WriteBehind(tar)
-    jobs = SharedJobs(len(blocks), maker.make, size=_SLOT, lag=_MAX_LAG + 1)
-    made = jobs.on_processes(maker.files()) if maker.is_much() else jobs.on_threads()
-    diff, large, filled = Hasher(), LargeFiles(), iter(blocks)
+    items = list(items)
+    maker = _BlockMaker(items, codec, index, tar)
+    jobs = maker.jobs(plan_tar(through(items)))
+    first, to_read = [], 0
+    while CPUS > 1 and to_read < WORTH_FORKING and (job := next(jobs, None)):
+        first.append(job)
+        to_read += job.block.length if index.find(job.key) is None else 0
+    shared = SharedJobs(chain(first, jobs), maker, size=_SLOT, lag=_MAX_LAG + 1)
+    is_much = CPUS > 1 and to_read >= WORTH_FORKING
+    made = shared.on_processes(maker.files()) if is_much else shared.on_threads()
+    diff, large, written = Hasher(), LargeFiles(), WriteBehind(tar)
 
-    def seen(plain: memoryview) -> None:
+    def seen(filled: tuple[TarBlock, memoryview]) -> None:
+        block, plain = filled
         diff.update(plain)
-        large.see(next(filled), plain)
-        jobs.release()
+        large.see(block, plain)
+        shared.release()
         if tar >= 0:
             written.grown(diff.size)
 
-    added: list[tuple[bytes, KnownBlock]] = []
+    added: list[tuple[TarBlock, bytes, KnownBlock]] = []
 
-    def compressed(background: _BackgroundSinks) -> Iterator[CompressedBlock]:
-        for block, (view, message) in zip(blocks, made, strict=True):
+    def compressed(
+        background: _BackgroundSinks[tuple[TarBlock, memoryview]],
+    ) -> Iterator[CompressedBlock]:
+        for (block, *_), view, message in made:
             size, crc, digest, key, identities = marshal.loads(message)
             block.note(identities)
-            added.append((key, KnownBlock(digest, ingest.size, size, crc, block.length, 0)))
+            place = KnownBlock(digest, ingest.size, size, crc, block.length, 0)
+            added.append((block, key, place))
             data = bytes(view[LONGEST : LONGEST + size])
-            background.put(view[: block.length])
+            background.put((block, view[: block.length]))
             yield CompressedBlock(data, crc, block.length)
 
     with TaskGroup() as group, closing(_BackgroundSinks((seen,))) as background, closing(made):
@@ -134,62 +148,94 @@ def stream_blocks(
         background.close()
         hashed.result()
         ingest.commit(Descriptor(codec.media_type, ingest.digest, ingest.size))
-    for block, (key, place) in zip(blocks, added, strict=True):
+    for block, key, place in added:
         index.add(key or block.key(), place)
     return Layer(Descriptor(codec.media_type, ingest.digest, ingest.size), diff.digest)
+
+
+class _BlockJob(NamedTuple):
+    """A block that starts there in the tar; `key` is that of one of an older layer, if known."""
+
+    block: TarBlock
+    start: int
+    key: bytes
 
 
 class _BlockMaker:
     """Makes the blocks of a layer, in any order, on threads and in processes."""
 
-    def __init__(
-        self, blocks: Sequence[TarBlock], codec: Codec, index: BlockIndex, tar: int
-    ) -> None:
+    def __init__(self, items: Iterable[Item], codec: Codec, index: BlockIndex, tar: int) -> None:
         from blake3 import blake3
 
         checksum(codec.compress_block(b"").data)  # processes must import nothing
         self._blake3 = blake3
-        self._blocks, self._codec, self._index, self._tar = blocks, codec, index, tar
-        # of blocks that can be taken without reading files
-        self._keys = [block.key() if index.tar else b"" for block in blocks]
-        self._starts = list(accumulate((block.length for block in blocks), initial=0))
+        self._codec, self._index, self._tar = codec, index, tar
+        sources = (content for _, content in items if type(content) is Source)
+        self._places = list(dict.fromkeys((one.root, one.digests) for one in sources))
+        self._numbers = {place: number for number, place in enumerate(self._places)}
 
-    def is_much(self) -> bool:
-        """Whether processes have enough to do."""
-        to_read = (
-            block.length
-            for block, key in zip(self._blocks, self._keys, strict=True)
-            if self._index.find(key) is None
-        )
-        return CPUS > 1 and sum(to_read) >= WORTH_FORKING
+    def jobs(self, blocks: Iterable[TarBlock]) -> Iterator[_BlockJob]:
+        """What there is to do. Raises ContentError."""
+        start = 0
+        for block in blocks:
+            if self._index.has_older:
+                identify_large(block)
+            # the key of one that can be taken without reading files
+            yield _BlockJob(block, start, block.key() if self._index.tar else b"")
+            start += block.length
 
     def files(self) -> set[int]:
         """The open files that it uses."""
-        roots = {part.source.root.fd for block in self._blocks for part in block.parts()}
         older = () if self._index.tar is None else self._index.tar.files
-        return roots | {self._tar, self._index.blob, *older} - {-1}
+        return {root.fd for root, _ in self._places} | {self._tar, self._index.blob, *older} - {-1}
 
-    def make(self, number: int, view: memoryview) -> bytes:
+    def pack(self, job: _BlockJob) -> bytes:
+        block, start, key = job
+        pieces = [
+            piece if isinstance(piece, bytes) else self._packed(*piece) for piece in block.pieces
+        ]
+        return marshal.dumps((block.length, start, key, pieces))
+
+    def _packed(self, source: Source, entry: Entry, start: int, end: int) -> tuple[object, ...]:
+        root, name, digests, _ = source
+        return self._numbers[root, digests], name, source.identity(), entry[5], start, end
+
+    def unpack(self, packed: memoryview) -> _BlockJob:
+        length, start, key, packed_pieces = marshal.loads(packed)
+        pieces = [
+            piece if isinstance(piece, bytes) else self._part(*piece) for piece in packed_pieces
+        ]
+        return _BlockJob(TarBlock(length, pieces, []), start, key)
+
+    def _part(
+        self, number: int, name: str, known: bytes | None, size: int, start: int, end: int
+    ) -> FilePart:
+        root, digests = self._places[number]
+        return FilePart(
+            Source(root, name, digests, known), Entry("", "file", size=size), start, end
+        )
+
+    def make(self, job: _BlockJob, view: memoryview) -> bytes:
         """Write the block to `view`, and compressed from LONGEST on. Returns the size there, crc,
-        digest, and the key of the block or the identifiers of the files that were read.
+        digest, and the key of the block and the identifiers of the files that were read.
         """
-        block, key = self._blocks[number], self._keys[number]
-        plain = view[: block.length]
+        block, start, key = job
+        plain, identities = view[: block.length], []
         known = self._index.find(key)
         if known is None or not self._index.fill(known, plain):
             block.fill(plain)
-            key, known = b"", self._index.find(block.key())
+            key, identities = block.key(), block.identities()
+            known = self._index.find(key)
             if known is not None and not known.is_of(plain):
                 known = None
         if self._tar >= 0:
-            write_at(self._tar, plain, self._starts[number])
+            write_at(self._tar, plain, start)
         if known is None or not self._index.fill_compressed(known, view[LONGEST:]):
             made = self._codec.compress_block(plain)
             view[LONGEST : LONGEST + len(made.data)] = made.data
             known = KnownBlock(
                 self._blake3(made.data).digest(), 0, len(made.data), made.crc, block.length, 0
             )
-        identities = [] if key else block.identities()
         return marshal.dumps((known.size, known.crc, known.digest, key, identities))
 
 
@@ -199,20 +245,23 @@ def write_at(file: int, data: memoryview, start: int) -> None:
         data, start = data[written:], start + written
 
 
-class _BackgroundSinks:
+_Chunk = TypeVar("_Chunk")
+
+
+class _BackgroundSinks(Generic[_Chunk]):
     """Passes chunks through, and feeds them to `sinks` on another thread with a bounded lag."""
 
-    def __init__(self, sinks: tuple[Callable[[Any], object], ...]) -> None:
+    def __init__(self, sinks: tuple[Callable[[_Chunk], object], ...]) -> None:
         self._sinks = sinks
         self._slots = Limiter(_MAX_LAG)
-        self._queue: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
 
-    def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def through(self, chunks: Iterable[_Chunk]) -> Iterator[_Chunk]:
         for chunk in chunks:
             self.put(chunk)
             yield chunk
 
-    def put(self, chunk: bytes | memoryview) -> None:
+    def put(self, chunk: _Chunk) -> None:
         self._slots.__enter__()
         self._queue.put(chunk)
 

@@ -217,14 +217,13 @@ def _read(source: Source, entry: Entry, start: int, target: memoryview) -> None:
         raise changed(entry)
 
 
-def identify_large(blocks: Iterable[TarBlock]) -> None:
-    """Read the files that are longer than a block and have no digest yet, so that their blocks have
-    a key. Raises ContentError.
+def identify_large(block: TarBlock) -> None:
+    """Read the file that is longer than a block, begins in this one and has no digest yet, if any,
+    so that its blocks have a key. Raises ContentError.
     """
-    for block in blocks:
-        last = block.pieces[-1]
-        if isinstance(last, FilePart) and (digests := _unknown(last)) is not None:
-            _identify(last.source, digests)
+    last = block.pieces[-1]
+    if isinstance(last, FilePart) and (digests := _unknown(last)) is not None:
+        _identify(last.source, digests)
 
 
 def _unknown(part: FilePart) -> ContentDigests | None:

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -125,21 +125,44 @@ def test_a_large_file_that_changes_after_it_was_identified_is_an_error(
     items = list(scanned.items())
     identify = tar_writer.identify_large
 
-    def changed(blocks: Iterable[TarBlock]) -> None:
-        identify(blocks)
-        (tree / "large").write_bytes(random.Random(2).randbytes(3_000_000))
+    def changed(block: TarBlock) -> None:
+        identify(block)
+        if any(part.source.name == "large" for part in block.parts()):
+            (tree / "large").write_bytes(random.Random(2).randbytes(3_000_000))
 
     monkeypatch.setattr(stream, "identify_large", changed)
     with pytest.raises(ContentError, match="changed while"), MemoryStore().ingest() as ingest:
         stream_blocks(items, ingest, Codec(), BlockIndex(index.dump()))
 
 
-def parent_of_jobs(work: object) -> Iterator[tuple[int, bytes]]:
-    jobs = SharedJobs(JOBS, work, size=4096, lag=1)  # type: ignore[arg-type]
+class Numbers:
+    """Jobs that are numbers."""
+
+    def __init__(self, work: Callable[[int, memoryview], bytes]) -> None:
+        self.make = work
+
+    def pack(self, job: int) -> bytes:
+        return b"%d " % job
+
+    def unpack(self, packed: memoryview) -> int:
+        return int(bytes(packed).split()[0])
+
+
+def parent_of_jobs(work: Callable[[int, memoryview], bytes]) -> Iterator[tuple[int, bytes]]:
+    jobs = SharedJobs(range(JOBS), Numbers(work), size=4096, lag=1)
     with closing(jobs.on_processes([])) as results:
-        for view, message in results:
+        for _, view, message in results:
             yield view[0], message
             jobs.release()
+
+
+def test_jobs_are_done_while_others_are_not_known_yet() -> None:
+    known: list[int] = []
+    jobs = (known.append(number) or number for number in range(JOBS))  # type: ignore[func-returns-value]
+    shared = SharedJobs(jobs, Numbers(lambda number, view: b"done"), size=4096, lag=1)
+    with closing(shared.on_processes([])) as results:
+        next(results)
+        assert len(known) < JOBS // 2
 
 
 def test_killed_and_failed_processes_change_no_result() -> None:
