@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from msgspec import Struct
 
 from shipline.errors import DockerfileError, UsageError
-from shipline.layer import Content, Entry, Item, LayeredToc, Tree, resolve
+from shipline.layer import Content, Entry, Item, LayeredToc, Tree, entry_of, resolve
 
 _SECOND = 1_000_000_000  # nanoseconds
 _MODE = 0o755  # of created directories
@@ -120,7 +120,7 @@ class CopyAttributes(Struct, frozen=True):
         if self.change is not None and kind != "symlink":
             mode = self.change(mode, kind == "dir")
         whole_ns = mtime_ns // _SECOND * _SECOND
-        return Entry(path, kind, mode, uid, gid, size, whole_ns, link, major, minor, xattrs)
+        return entry_of((path, kind, mode, uid, gid, size, whole_ns, link, major, minor, xattrs))
 
 
 def entry_key(entry: Entry) -> dict[str, object]:

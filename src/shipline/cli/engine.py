@@ -42,8 +42,9 @@ def enter() -> None:
 
 def start(requests: Mapping[str, BuildRequest], step: Step) -> dict[str, BuildResult]:
     """Build targets, with the registries, the state directory and the streams of this process."""
-    # a build makes many objects and few cycles: looking for them was 3 % of the smallest one
-    gc.set_threshold(500_000, 20, 100)
+    # a build makes many objects and few cycles: looking for them was 3 % of the smallest one, and
+    # stops all threads for 0.1 s where there are 65,000 files
+    gc.set_threshold(5_000_000, 20, 100)
     from shipline.build import build_targets
 
     with open_settings(*requests.values()) as settings:

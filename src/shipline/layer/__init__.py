@@ -15,6 +15,7 @@ from shipline.layer.entry import (
     OpenDirectory,
     Source,
     SymlinkLoop,
+    entry_of,
     resolve,
 )
 from shipline.layer.estargz import ANNOTATIONS, without_toc

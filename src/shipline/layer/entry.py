@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,6 +51,11 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+
+entry_of: Callable[[tuple[str, Kind, int, int, int, int, int, str, int, int, Xattrs]], Entry]
+entry_of = partial(tuple.__new__, Entry)
+"""The entry with all these fields, in a third of the time that `Entry` takes."""
 
 
 class OpenDirectory:

@@ -112,8 +112,9 @@ class TocBuilder:
 
     def add(self, entry: Entry) -> None:
         """Add an entry; a later one of the same name replaces it."""
-        directory, _, name = entry[0].rpartition("/")
-        if name.startswith(PREFIX):
+        path = entry[0]
+        directory, _, name = path.rpartition("/")
+        if name[:4] == PREFIX:
             self._hide(directory, name)
             return
         rows = self._toc.directories.get(directory)
@@ -123,7 +124,7 @@ class TocBuilder:
         if entry[1] == "hardlink":
             row = self._toc.row(entry.link) or row
         if name in rows and entry[1] != "dir":
-            self._remove_below(entry[0])
+            self._remove_below(path)
         rows[name] = row
 
     def _hide(self, directory: str, name: str) -> None:

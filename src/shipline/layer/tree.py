@@ -28,6 +28,7 @@ from shipline.layer.entry import (
     Source,
     capability,
     entry_at,
+    entry_of,
     unreadable,
 )
 from shipline.layer.forks import aside
@@ -211,6 +212,7 @@ directory that is kept only if it has entries."""
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _CHUNK = 1 << 20  # bytes
 _DIGEST = 32  # bytes
+_NO_CONTENT = b"-"  # of what has none, such as directories
 _WORTH_FORKING = 10_000  # entries
 _PATIENCE = 3  # times as long as this process took for its half, a second at least
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
@@ -467,8 +469,8 @@ class Tree:
         contents = (self._read or self._found or {}).get(directory, nothing)
         inside = f"{directory}/" if directory else ""
         for one, content in zip(stats, contents, strict=True):
-            path = shown + one[0]
-            if one[1] & 0o170000 == stat.S_IFDIR:
+            path, kind = shown + one[0], one[1] & 0o170000
+            if kind == stat.S_IFDIR:
                 yield _entry(one, path), None
                 yield from self._items_in(inside + one[0], path + "/", first)
                 continue
@@ -477,7 +479,10 @@ class Tree:
                 if earlier != path:
                     yield _entry(one, path)._replace(kind="hardlink", link=earlier, size=0), None
                     continue
-            yield self._item(one, path, inside + one[0], content)
+            if kind == stat.S_IFREG and not self._capabilities:
+                yield _entry(one, path), Source(self._root, inside + one[0], self._noted, content)
+            else:
+                yield self._item(one, path, inside + one[0], content)
 
     def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
         entry = _entry(one, path)
@@ -612,12 +617,27 @@ class Tree:
 
     def _contents(self) -> dict[str, list[bytes]]:
         found, missing = self._known_contents()
-        batches = list(_batches(missing))
+        batches = list(_batches(self._not_noted(found, missing)))
         read = ordered_map(self._read_batch, batches)
         for batch, contents in zip(batches, read, strict=True):
             for (directory, index, _), content in zip(batch, contents, strict=True):
                 found[directory][index] = content
         return self._known(found, {directory for directory, _, _ in missing})
+
+    def _not_noted(
+        self, found: dict[str, list[bytes | None]], missing: list[_Missing]
+    ) -> Iterator[_Missing]:
+        """What is left to read after those who read the items have noted its content."""
+        noted = self._noted.get if self._noted is not None else lambda path: None
+        for one in missing:
+            directory, index, (name, mode, *_) = one
+            content = noted(f"{directory}/{name}" if directory else name)
+            if content is None:
+                if mode & 0o170000 != stat.S_IFDIR:
+                    yield one
+                    continue
+                content = _NO_CONTENT
+            found[directory][index] = content
 
     def _known(
         self, found: dict[str, list[bytes | None]], fresh: set[str]
@@ -637,11 +657,7 @@ class Tree:
 
     def _read_batch(self, batch: list[_Missing]) -> list[bytes]:
         paths = [f"{directory}/{one[0]}" if directory else one[0] for directory, _, one in batch]
-        noted = self._noted.get if self._noted is not None else lambda path: None
-        return [
-            noted(path) or self._identify(path, one)
-            for path, (_, _, one) in zip(paths, batch, strict=True)
-        ]
+        return [self._identify(path, one) for path, (_, _, one) in zip(paths, batch, strict=True)]
 
     def _identify(self, file_path: str, one: Stat) -> bytes:
         """An identifier of the content among files of its kind; never empty."""
@@ -656,7 +672,7 @@ class Tree:
                 return b"%d" % status.st_rdev
         except OSError as error:
             raise unreadable(error) from error
-        return b"-"
+        return _NO_CONTENT
 
     def _file_identity(self, file_path: str, size: int) -> bytes:
         """See `ContentDigests`."""
@@ -699,6 +715,7 @@ def _row(one: Stat, content: bytes, owner: tuple[int, int] | None) -> bytes:
 
 
 def _entry(one: Stat, path: str) -> Entry:
-    kind = KINDS.get(one[1] & 0o170000, "file")
-    size = one[4] if kind == "file" else 0
-    return Entry(path, kind, one[1] & 0o7777, one[2], one[3], size, one[5])
+    _, mode, uid, gid, size, mtime_ns, *_ = one
+    kind = KINDS.get(mode & 0o170000, "file")
+    size = size if kind == "file" else 0
+    return entry_of((path, kind, mode & 0o7777, uid, gid, size, mtime_ns, "", 0, 0, ()))
