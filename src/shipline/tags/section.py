@@ -237,7 +237,11 @@ class TagsSection:
 def usual_rules(tag_prefix: str) -> tuple[TagRule, ...]:
     """main gets versions, develop `latest`; branches and pull requests get their own names."""
     return (
-        TagRule(("v{major}.{minor}.{patch}",), RuleEvents(push="main"), version="conventional"),
+        TagRule(
+            ("v{major}.{minor}.{patch}",),
+            RuleEvents(push=("main", "master")),
+            version="conventional",
+        ),
         TagRule(("dev-{sha}", "latest"), RuleEvents(push="develop")),
         TagRule(("feature-{name}-{sha}",), RuleEvents(push="feature/**")),
         TagRule(("{tag}",), RuleEvents(tag=f"{tag_prefix}*")),

@@ -49,8 +49,9 @@ def decided(
     return decide(section or TagsSection(), situation)
 
 
-def test_main_gets_the_next_version_and_a_git_tag() -> None:
-    found = decided(on("main"), since("v1.2.3", "fix: a", "feat: b"))
+@pytest.mark.parametrize("branch", ["main", "master"])
+def test_main_gets_the_next_version_and_a_git_tag(branch: str) -> None:
+    found = decided(on(branch), since("v1.2.3", "fix: a", "feat: b"))
     assert found.names == ("v1.3.0",)
     assert (found.version, found.push) == ("1.3.0", True)
     assert found.git_tag is not None
@@ -111,11 +112,11 @@ def test_a_pull_request_has_the_head_of_its_branch_and_is_not_pushed() -> None:
     assert found.annotations["org.shipline.pull-request.merge"] == SHA
 
 
-@pytest.mark.parametrize("ref", ["master", "x/y", "refs/notes/commits", "refs/tags/other", "HEAD"])
+@pytest.mark.parametrize("ref", ["trunk", "x/y", "refs/notes/commits", "refs/tags/other", "HEAD"])
 def test_no_rule_is_an_error_and_never_latest(ref: str) -> None:
     with pytest.raises(NoRuleMatches, match="no rule matches") as raised:
         decided(on(ref))
-    assert "push main, push develop" in raised.value.hint
+    assert "push main, push master, push develop" in raised.value.hint
     assert raised.value.exit_code == 3
 
 

@@ -20,7 +20,7 @@ class CiSection:
     """How `shipline ci github` and `shipline ci gitlab` generate workflows."""
 
     branches: tuple[str, ...] = field(
-        default=("main", "develop", "feature/**"),
+        default=("main", "master", "develop", "feature/**"),
         metadata={"doc": "Branches whose pushes are released, as patterns of the CI system."},
     )
     tags: tuple[str, ...] = field(
