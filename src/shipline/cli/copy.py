@@ -47,6 +47,18 @@ def _accepted(*names: str) -> Callable[[F], F]:
     help="Copy these platforms only (default: all); the index is then another one.",
 )
 @click.option(
+    "--multi-arch",
+    type=click.Choice(["all", "system"]),
+    default="all",
+    help="system: the image for --platform alone (default: of this host), without its index.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["oci", "v2s2"]),
+    help="Make manifests of OCI or of Docker's schema 2; digests change.",
+)
+@click.option(
     "--referrers/--no-referrers",
     "-r",
     default=True,
@@ -95,15 +107,17 @@ def _accepted(*names: str) -> Callable[[F], F]:
     help="How progress is shown.",
 )
 @_accepted("-a", "--all")
-@_accepted("--preserve-digests")
 @_accepted("--recursive")
-@click.option("--multi-arch", type=click.Choice(["all"]), hidden=True, expose_value=False)
+@click.option("--preserve-digests", is_flag=True, hidden=True)
 @registry_options
 @authfile_option
 def command(
     names: Sequence[str],
     from_file: str | None,
     platforms: Sequence[str],
+    multi_arch: str,
+    format_: str | None,
+    preserve_digests: bool,
     referrers: bool,
     remove_signatures: bool,
     force: bool,
@@ -125,12 +139,13 @@ def command(
       oci-archive:FILE[:TAG]      an image layout in a tar archive
       docker-archive:FILE[:NAME]  what `docker save` writes
       docker-daemon:NAME          an image in the engine of this machine
+      dir:DIR                     a directory of skopeo
 
     What the destination has is not sent again, and what another repository of its registry has is
     mounted. An interrupted copy is continued by the same command. The tag is written last.
     """
     from shipline.cli.observing import observed
-    from shipline.images import CopyOptions, Places
+    from shipline.images import CopyOptions, ImageFormat, Places
     from shipline.observe import open_sinks
     from shipline.oci import Platform
     from shipline.registry import Client
@@ -143,8 +158,16 @@ def command(
         for place, verify in zip(pair, (src_tls_verify, dest_tls_verify), strict=True)
         if not verify and place.reference is not None
     ]
+    if format_ and preserve_digests:
+        raise UsageError(
+            "--format changes digests, and --preserve-digests forbids it", code="flag-conflict"
+        )
     options = CopyOptions(
-        tuple(map(Platform.parse, platforms)), referrers and not remove_signatures, force
+        tuple(map(Platform.parse, platforms)),
+        referrers and not remove_signatures,
+        force,
+        single=multi_arch == "system",
+        format=ImageFormat(format_) if format_ else None,
     )
     with ExitStack() as stack:
         client = stack.enter_context(

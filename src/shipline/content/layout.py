@@ -33,6 +33,7 @@ from shipline.values import replace
 
 _LIMIT = 16 << 20  # bytes of index.json
 _SHOWN = 20  # tags
+_DEPTH = 4  # of indexes in indexes
 
 
 @contextmanager
@@ -209,19 +210,34 @@ class OciLayout(LocalStore):
 
 
 def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | None:
-    """The image in the index.json of a layout with this tag or digest; without a reference the only
-    image, apart from what refers to another one.
+    """The image in the index.json of a layout with this tag or digest, or with this digest in an
+    index there; without a reference the only image, apart from what refers to another one.
     """
     entries = index.manifests
     for entry in entries:
         if reference and reference in (entry.annotations.get(REF_NAME), str(entry.digest)):
             return entry.plain
     if reference:
-        return None
+        return _listed(source, entries, reference, _DEPTH) if ":" in reference else None
     images = {one.digest: one for one in entries if REF_NAME in one.annotations}
     if not images:
         images = {one.digest: one for one in entries if _subject(_parsed(source, one)) is None}
     return next(iter(images.values())).plain if len(images) == 1 else None
+
+
+def _listed(
+    source: Fetcher, entries: Iterable[Descriptor], digest: str, depth: int
+) -> Descriptor | None:
+    for entry in entries:
+        parsed = _parsed(source, entry) if entry.media_type in media.INDEXES else None
+        for one in parsed.manifests if isinstance(parsed, Index) else ():
+            if str(one.digest) == digest:
+                return one.plain
+        if isinstance(parsed, Index) and depth:
+            found = _listed(source, parsed.manifests, digest, depth - 1)
+            if found is not None:
+                return found
+    return None
 
 
 def referrers_by_subject(source: Fetcher, index: Index) -> dict[Digest, list[Descriptor]]:

@@ -12,5 +12,6 @@ from shipline.images.copying import (
     digest_of,
     missing,
 )
+from shipline.images.formats import ImageFormat
 from shipline.images.places import OpenImage, Place, PlaceKind, Places, parse_place, parse_target
 from shipline.images.tree import image_tree

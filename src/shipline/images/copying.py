@@ -25,6 +25,7 @@ from shipline.content import (
     successors,
 )
 from shipline.errors import ContentError, NotFound
+from shipline.images.formats import ImageFormat
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Platform, media, parse_manifest
 from shipline.supply import Attachable, StatementSource, copy_evidence
 from shipline.tasks import sleep, visit_graph
@@ -199,13 +200,17 @@ class NarrowedSource(MeteredSource):
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """`platforms` of an image, all if empty; with `referrers`, statements about it, too. With
-    `force`, each blob is looked for, where else a manifest says that all it names is there.
+    """`platforms` of an image, all if empty, with `single` the image of the first of them that it
+    has, by default that of this machine; with `referrers`, statements about it, too. With `force`,
+    each blob is looked for, where else a manifest says that all it names is there. `format` is that
+    of the manifests.
     """
 
     platforms: tuple[Platform, ...] = ()
     referrers: bool = True
     force: bool = False
+    single: bool = False
+    format: ImageFormat | None = None
 
 
 def copy_tag(

@@ -3,7 +3,7 @@
 registry.example/app:1.0   docker://registry.example/app:1.0
 oci:DIR[:TAG]              oci-layout://DIR[:TAG]
 oci-archive:FILE[:TAG]     docker-archive:FILE[:NAME[:TAG]]
-docker-daemon:NAME[:TAG]
+docker-daemon:NAME[:TAG]   dir:DIR
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from shipline.images.copying import (
     is_damaged,
     missing,
 )
+from shipline.images.formats import ConvertedSource
 from shipline.images.schema1 import Schema1Source
 from shipline.oci import (
     MANIFEST_LIMIT,
@@ -69,20 +70,25 @@ class PlaceKind(StrEnum):
     OCI_ARCHIVE = "oci-archive"
     DOCKER_ARCHIVE = "docker-archive"
     ENGINE = "docker-daemon"
+    DIRECTORY = "dir"
 
 
-_FILES = (PlaceKind.LAYOUT, PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE)
+_FILES = (
+    PlaceKind.LAYOUT,
+    PlaceKind.OCI_ARCHIVE,
+    PlaceKind.DOCKER_ARCHIVE,
+    PlaceKind.DIRECTORY,
+)
 _DEPTH = 4  # of indexes in indexes
 _CONFIG_LIMIT = 8 << 20  # bytes
 _ONE_PLATFORM = (PlaceKind.DOCKER_ARCHIVE, PlaceKind.ENGINE)
 _OTHERS = {
-    "dir": "write oci:DIR, the standard layout",
     "containers-storage": "`podman save --format oci-archive` writes an oci-archive: from it",
     "ostree": "copy it with skopeo",
     "sif": "copy it with skopeo",
     "tarball": "build it: `FROM scratch` with `ADD FILE.tar /`",
 }
-_FORM = "write NAME, or oci:, oci-archive:, docker-archive: or docker-daemon: before it"
+_FORM = "write NAME, or oci:, oci-archive:, docker-archive:, docker-daemon: or dir: before it"
 
 
 class Place(Struct, frozen=True):
@@ -147,6 +153,8 @@ def parse_place(text: str) -> Place:
         raise UsageError(f"{text!r} names no image", code="copy-place", hint=_FORM)
     if kind not in _FILES:
         return Place(kind, Reference.parse(rest).or_latest)
+    if kind is PlaceKind.DIRECTORY:
+        return Place(kind, None, Path(rest))
     if kind is PlaceKind.DOCKER_ARCHIVE:
         path, _, name = rest.partition(":")
         reference = Reference.parse(name).or_latest if name else None
@@ -260,6 +268,10 @@ class Places:
             repository = source = self._client.repository(place.reference)
         elif place.kind is PlaceKind.LAYOUT:
             source = self._layouts.setdefault(place.path, OciLayout(place.path))
+        elif place.kind is PlaceKind.DIRECTORY:
+            from shipline.images.directories import ImageDirectory  # slow to import
+
+            source = ImageDirectory(place.path)
         else:
             source = self._archive(place)
         root = source.resolve(place.selector)
@@ -275,6 +287,12 @@ class Places:
             return list(self._client.repository(place.remote).tags())
         if place.kind is PlaceKind.LAYOUT:
             return list(OciLayout(place.path).tags())
+        if place.kind is PlaceKind.DIRECTORY:
+            raise UsageError(
+                f"{place}: the image in a dir: has no name",
+                code="copy-place",
+                hint="`shipline inspect` shows it",
+            )
         if place.kind is PlaceKind.ENGINE:
             hint = "`docker images` or `podman images` lists them"
             raise UsageError(
@@ -317,7 +335,7 @@ class Places:
         target = self._target(place, force=options.force)
         store = target.store
         if isinstance(image.source, Schema1Source):
-            if place.kind is PlaceKind.REGISTRY and target.tag:
+            if place.kind is PlaceKind.REGISTRY and target.tag and options.format is None:
                 force = options.force
                 copied = image.source.copy(target.store, target.tag, force=force, advance=advance)
                 if copied is not None:
@@ -385,7 +403,11 @@ class Places:
         self, image: OpenImage, place: Place, options: CopyOptions
     ) -> tuple[StatementSource, Descriptor, CopyOptions]:
         """What of an image is copied to a place, and the options for that."""
+        format = options.format
         source, root, options = self._narrowed(image, place, options)
+        if format is not None and root.media_type not in media.SCHEMA1:
+            source = convert = ConvertedSource(source, format)
+            root = convert.converted(root)
         wanted = place.remote.digest if place.remote is not None else None
         if wanted is not None and root.digest != wanted:
             raise UsageError(
@@ -399,8 +421,12 @@ class Places:
         self, image: OpenImage, place: Place, options: CopyOptions
     ) -> tuple[StatementSource, Descriptor, CopyOptions]:
         root, platforms = image.root, options.platforms
-        options = CopyOptions(referrers=options.referrers, force=options.force)
+        single = options.single
+        has_room = place.kind is not PlaceKind.DIRECTORY
+        options = CopyOptions(referrers=options.referrers and has_room, force=options.force)
         if place.kind in _ONE_PLATFORM and not self._has_room(place):
+            return image.source, self._of_platform(image, place, platforms), options
+        if single:
             return image.source, self._of_platform(image, place, platforms), options
         if not platforms:
             return image.source, root, options
@@ -438,6 +464,11 @@ class Places:
         if place.kind is PlaceKind.LAYOUT:
             layout = OciLayout(place.path, create=True, verified=force)
             return _Target(layout, place.tag or "latest")
+        if place.kind is PlaceKind.DIRECTORY:
+            from shipline.images.directories import NewDirectory  # slow to import
+
+            directory = NewDirectory(str(place))
+            return _Target(directory, "latest", lambda: directory.write(place.path))
         from shipline.images.archives import NewArchive  # slow to import
 
         if place.kind is not PlaceKind.ENGINE and not force:

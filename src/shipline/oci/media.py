@@ -17,6 +17,10 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+OCI_FOREIGN_GZIP = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+DOCKER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
 DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
@@ -35,9 +39,10 @@ _COMPRESSION = {
     OCI_LAYER_ZSTD: "zstd",
     DOCKER_LAYER: "uncompressed",
     DOCKER_LAYER_GZIP: "gzip",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar": "uncompressed",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
+    DOCKER_FOREIGN: "uncompressed",
+    DOCKER_FOREIGN_GZIP: "gzip",
+    OCI_FOREIGN: "uncompressed",
+    OCI_FOREIGN_GZIP: "gzip",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
 }
 

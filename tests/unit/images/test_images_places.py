@@ -25,7 +25,8 @@ DIGEST = f"sha256:{'a' * 64}"
         ("app", PlaceKind.REGISTRY, "", "latest"),
         ("docker://host:5000/a/b:1", PlaceKind.REGISTRY, "", "1"),
         (f"host:5000/a/b@{DIGEST}", PlaceKind.REGISTRY, "", DIGEST),
-        ("dir:latest", PlaceKind.REGISTRY, "", "latest"),
+        ("docker://dir:latest", PlaceKind.REGISTRY, "", "latest"),
+        ("dir:some/place:1", PlaceKind.DIRECTORY, "some/place:1", ""),
         ("oci:some/dir", PlaceKind.LAYOUT, "some/dir", ""),
         ("oci:some/dir:v1", PlaceKind.LAYOUT, "some/dir", "v1"),
         (f"oci-layout:///some/dir@{DIGEST}", PlaceKind.LAYOUT, "/some/dir", DIGEST),
@@ -43,7 +44,7 @@ def test_a_name_says_what_holds_the_image(text: str, kind: PlaceKind, path: str,
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("dir:/some/place", "not supported"), ("oci:", "names no image"), ("http://a/b", "is a URL")],
+    [("sif:/some/place", "not supported"), ("oci:", "names no image"), ("http://a/b", "is a URL")],
 )
 def test_what_cannot_be_read_says_what_to_write(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
@@ -54,7 +55,7 @@ def test_what_cannot_be_read_says_what_to_write(text: str, message: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dir:out", "dir: is not supported"),
+        ("sif:out", "sif: is not supported"),
         ("containers-storage:app", "is not supported"),
         (f"a/b:1@{DIGEST}", "a tag or to a digest"),
     ],
