@@ -18,9 +18,11 @@ def toolbox(store: Path, *packages: str) -> Path:
     place = store / "venv"
 
     def install() -> None:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-        pip = [str(place / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *packages], check=True, timeout=300)
+        venv = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)]
+        subprocess.run(venv, check=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install"]
+        quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        subprocess.run([*pip, *quiet, *packages], check=True, timeout=300)
 
     _once(store, packages, install)
     return place / "bin"
