@@ -17,6 +17,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from shipline.values import replace
@@ -33,6 +34,7 @@ _ACCEPT = ", ".join(
 RECENT_S = 12 * 3600  # an mtime this close to the present was made by the build itself
 
 HEAD = 400  # bytes
+_LAYERS = 16  # as many are kept, of base images in the main: each image of a case has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,16 @@ def _read_image(reader: RegistryReader, manifest: Mapping[str, Any]) -> Image:
     diff_ids = config["rootfs"]["diff_ids"] or []  # null where there is no layer
     for layer, diff_id in zip(manifest["layers"] or [], diff_ids, strict=True):
         blob = reader.get("blobs", layer["digest"])
-        _check(blob, layer["digest"])
-        tar = gzip.decompress(blob) if "gzip" in layer["mediaType"] else blob
-        _check(tar, diff_id)
-        layers.append(tree.apply(tar))
+        layers.append(tree.apply(_tar(blob, layer["mediaType"], layer["digest"], diff_id)))
     return Image(tree.nodes(), tuple(layers), config)
+
+
+@lru_cache(_LAYERS)
+def _tar(blob: bytes, media_type: str, digest: str, diff_id: str) -> bytes:
+    _check(blob, digest)
+    tar = gzip.decompress(blob) if "gzip" in media_type else blob
+    _check(tar, diff_id)
+    return tar
 
 
 def _check(data: bytes, digest: str) -> None:
@@ -125,20 +132,16 @@ class Tree:
         """Apply one layer; the names in it, sorted, as they stand in the archive."""
         added: set[str] = set()
         names = []
-        with tarfile.open(
-            fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape"
-        ) as archive:
-            for member in archive:
-                path = os.path.normpath(member.name.lstrip("/"))
-                names.append(path + "/" * member.isdir())
-                directory, base = os.path.split(path)
-                if base == ".wh..wh..opq":
-                    self._remove_below(directory, added)
-                elif base.startswith(".wh."):
-                    self._remove(os.path.join(directory, base.removeprefix(".wh.")), added)
-                else:
-                    self._put(path, member, archive)
-                    added.add(path)
+        for path, found in _members(tar):
+            names.append(path + "/" * _is_directory(found))
+            directory, base = os.path.split(path)
+            if base == ".wh..wh..opq":
+                self._remove_below(directory, added)
+            elif base.startswith(".wh."):
+                self._remove(os.path.join(directory, base.removeprefix(".wh.")), added)
+            else:
+                self._put(path, found)
+                added.add(path)
         if len(set(names)) != len(names):
             raise LookupError(f"a layer has names twice: {sorted(names)}")
         return tuple(sorted(names))
@@ -155,17 +158,17 @@ class Tree:
             for path, inode in self._inodes.items()
         }
 
-    def _put(self, path: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
-        if member.islnk():
-            target = os.path.normpath(member.linkname.lstrip("/"))
-            if target not in self._inodes:
-                raise LookupError(f"{path} is a hard link to {target}, which does not exist")
-            self._inodes[path] = self._inodes[target]
+    def _put(self, path: str, found: Node | str) -> None:
+        """Put a node, or a hard link to the path `found`."""
+        if isinstance(found, str):
+            if found not in self._inodes:
+                raise LookupError(f"{path} is a hard link to {found}, which does not exist")
+            self._inodes[path] = self._inodes[found]
             return
         old = self._inodes.get(path)
-        if old and old[0].kind == "dir" and not member.isdir():
+        if old and old[0].kind == "dir" and not _is_directory(found):
             self._remove(path, set())
-        self._inodes[path] = [_node(member, archive)]
+        self._inodes[path] = [found]
 
     def _remove(self, path: str, added: set[str]) -> None:
         self._remove_below(path, added)
@@ -184,6 +187,27 @@ _KINDS = {
     tarfile.CHRTYPE: "char",
     tarfile.BLKTYPE: "block",
 }
+
+
+@lru_cache(_LAYERS)
+def _members(tar: bytes) -> tuple[tuple[str, Node | str], ...]:
+    """The paths of an archive, in its order, each with its node or the path of its hard link."""
+    with tarfile.open(
+        fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape"
+    ) as archive:
+        return tuple(
+            (
+                os.path.normpath(member.name.lstrip("/")),
+                os.path.normpath(member.linkname.lstrip("/"))
+                if member.islnk()
+                else _node(member, archive),
+            )
+            for member in archive
+        )
+
+
+def _is_directory(found: Node | str) -> bool:
+    return isinstance(found, Node) and found.kind == "dir"
 
 
 def _node(member: tarfile.TarInfo, archive: tarfile.TarFile) -> Node:
