@@ -45,8 +45,12 @@ check: $(VENV)/.installed-dev
 types:
 	$(BIN)/mypy
 
-all-tests:
+all-tests: tests/__pycache__
 	MAKEFLAGS= $(BIN)/python -m pytest -n 5 --dist worksteal --hypothesis-profile=all
+
+# compiled once, not by each worker
+tests/__pycache__:
+	-MAKEFLAGS= $(BIN)/python -m pytest --collect-only > /dev/null
 
 unit-tests:
 	MAKEFLAGS= TMPDIR=$(MEMORY) $(BIN)/python -m pytest -n 5 --dist worksteal -o tmp_path_retention_policy=failed $(UNIT)
