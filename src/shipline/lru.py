@@ -60,6 +60,12 @@ class Lru(Generic[K, V]):
         with self._lock:
             self._remove(key)
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
     def items(self) -> list[tuple[K, V]]:
         """All entries, the least recently used first, some of which may have expired."""
         with self._lock:

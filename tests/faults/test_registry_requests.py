@@ -54,3 +54,15 @@ def test_a_copy_asks_for_nothing_twice(tmp_path: Path) -> None:
     del asked["POST", "/v2/team/app/blobs/uploads/"]
     repeated = {request for request, count in asked.items() if count > 1}
     assert repeated == {("GET", "/v2/team/app/manifests/v1")}  # before, and right before the PUT
+
+
+def test_who_looked_for_a_manifest_pushes_it_without_a_second_look(tmp_path: Path) -> None:
+    manifest = Index.make([])
+    source = MemoryStore(manifest.raw)
+    with spec_registry() as (_, registry), Client() as client:
+        to = client.repository(Reference.parse(f"{registry.host}/team/app"))
+        for there in (False, True):
+            assert to.exists(manifest.descriptor) is there
+            to.push(manifest.descriptor, source)
+        name = f"/v2/team/app/manifests/{manifest.descriptor.digest}"
+        assert len(registry.to("HEAD", name)) == 2 and len(registry.to("PUT", name)) == 1

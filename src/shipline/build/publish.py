@@ -228,7 +228,11 @@ Results = Mapping[OutputFormat, Assembled]
 
 
 def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
-    """Push configurations, manifests and the index by digest. No tag exists yet."""
+    """Push configurations, manifests and the index by digest. No tag exists yet.
+
+    What is there already is asked for at once: where nothing changed, the registry is waited for
+    once, not for each level.
+    """
 
     def push(target: PushTarget) -> None:
         result = results[target.format]
@@ -236,11 +240,16 @@ def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) 
         source = MemoryStore(*documents.values())
         blobs = [one for one in documents if one.media_type not in media.NAMED]
         images = [image.manifest.descriptor for image in result.images]
+        attestations = [one.manifest.descriptor for one in result.attestations]
+        root = result.root.descriptor
         with step.step(f"push manifests to {target}", kind="push", host=target.host):
-            _push_all(target, blobs, source)
+            with TaskGroup(_AT_ONCE) as asking:
+                for one in {*images, *attestations, root}:
+                    asking.start(target.repository.exists, one)
+                _push_all(target, blobs, source)
             _push_all(target, images, source)
-            _push_all(target, [one.manifest.descriptor for one in result.attestations], source)
-            target.repository.push(result.root.descriptor, source)
+            _push_all(target, attestations, source)
+            target.repository.push(root, source)
 
     with TaskGroup() as group:
         for target in targets:

@@ -261,19 +261,19 @@ _UNSUPPORTED = frozenset({400, 405})
 _KNOWN = 100_000  # blobs
 _EMPTY = 2  # bytes of the empty configuration, which most repositories have
 _SMALL = 64 << 10  # bytes: mounted from its own repository, which opens an upload without it
-_MOMENT_S = 10.0  # in which a manifest that was absent need not be looked for again
+_MOMENT_S = 10.0  # in which a manifest need not be looked for again
 _AT_ONCE = 8  # blobs that are looked for
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
 class KnownBlobs(Lru[tuple[Origin, Digest], str]):
-    """In which repository of a registry a blob was last seen, to mount it from there; `absent` are
-    manifests that were looked for a moment ago.
+    """In which repository of a registry a blob was last seen, to mount it from there; `seen` tells
+    of manifests that were looked for a moment ago whether they were there.
     """
 
     def __init__(self) -> None:
         super().__init__(_KNOWN, math.inf)
-        self.absent: Lru[Hashable, bool] = Lru(_KNOWN, _MOMENT_S)
+        self.seen: Lru[Hashable, bool] = Lru(_KNOWN, _MOMENT_S)
         self._guard = threading.Lock()
         self._turns: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
@@ -322,8 +322,8 @@ class RemoteRepository:
     def exists(self, target: Descriptor) -> bool:
         """Whether the registry itself, not a mirror, has the content."""
         found = self._exists(target, READ)
-        if not found and target.media_type in media.NAMED:
-            self._known.absent.put(self._key(target), True)
+        if target.media_type in media.NAMED:
+            self._known.seen.put(self._key(target), found)
         return found
 
     def among(self, tags: frozenset[str]) -> RemoteRepository:
@@ -395,9 +395,10 @@ class RemoteRepository:
             self._send_blob(target, source, advance)
             self._known.put((self._registry.endpoint.origin, target.digest), self.repository)
             return
-        was_absent = self._known.absent.get(self._key(target))
-        self._known.absent.drop(self._key(target))
-        exists = not was_absent and self._exists(target, WRITE)
+        exists = self._known.seen.get(self._key(target))
+        self._known.seen.drop(self._key(target))
+        if exists is None:
+            exists = self._exists(target, WRITE)
         content = fetch_all(source, target, MANIFEST_LIMIT)
         if exists:
             self._confirm(content)
@@ -580,6 +581,7 @@ class RemoteRepository:
                 error.hint = self._registry.quirks.delete_hint or error.hint
             raise
         response.close()
+        self._known.seen.clear()  # a digest takes its tags along, and some registries its index
         if ":" in name and self._facts is not None:
             self._facts.drop_manifest(Digest.parse(name))
         if response.status == 404:

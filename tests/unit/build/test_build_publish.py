@@ -74,6 +74,23 @@ def test_documents_go_children_first_and_tags_last() -> None:
     assert registry.tags["1"] == both().root.descriptor
 
 
+def test_what_is_there_is_asked_for_at_once() -> None:
+    together = threading.Barrier(5)  # two configurations, two manifests and the index
+
+    class Asked(Registry):
+        def exists(self, target: Descriptor) -> bool:
+            together.wait(timeout=10)
+            return super().exists(target)
+
+        def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+            if target.media_type == media.OCI_CONFIG:
+                together.wait(timeout=10)
+            self.blobs.setdefault(target.digest, b"")
+
+    with silent() as step:
+        push_documents({PLAIN: both()}, [PushTarget("h", "a", Asked([]))], step)
+
+
 def test_a_single_image_is_named_itself() -> None:
     log: list[str] = []
     registry = Registry(log)
