@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from shipline.bake.definitions import NAME_HINT, Definitions
+from shipline.bake.definitions import NAME_HINT, Definitions, wrong_name
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
@@ -86,7 +86,10 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
             continue
         target = _Service(name, service, secrets, environ, config.warnings).target()
         if not _NAME.match(target.name):
-            _fail(services, name, f"not a name for a target: {name!r}", NAME_HINT)
+            _fail(services, name, wrong_name(name), NAME_HINT)
+        if target.name in config.targets:  # web.app and web_app are one target
+            config.targets[target.name].merge(target)
+            continue
         group.targets.append(target.name)
         config.targets[target.name] = target
     if services:

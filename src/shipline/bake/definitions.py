@@ -48,16 +48,24 @@ from shipline.bake.typed import (
     null,
     number,
     number_text,
+    object_with,
     set_with,
     text,
     tuple_of,
 )
-from shipline.build import parse_boolean
 from shipline.errors import UsageError
+from shipline.units import parse_boolean
 
 _MOST_TARGETS = 10_000
 _NAME = re.compile(r"[a-zA-Z0-9_-]+\Z")
 NAME_HINT = "names have letters, digits, _ and -"
+
+
+def wrong_name(name: object) -> str:
+    """What is wrong about a name."""
+    return f'Invalid name {name!r}; only "[a-zA-Z0-9_-]+" are allowed'
+
+
 _NEWER = ("matrix", "name", "resource", "resources")
 
 Lookup = Callable[[str], str | None]
@@ -175,7 +183,7 @@ class _Evaluation:
         if block is None and attribute is None:
             raise LookupError(name)
         if name in self.running:
-            raise CycleError(f"the variable {name} is defined by itself")
+            raise CycleError(f"variable cycle not allowed for {name}")
         self.running.add(name)
         try:
             found = self.value(name, block, attribute)
@@ -211,22 +219,28 @@ class _Evaluation:
         self, name: str, value: Value, wanted: Type | None, missing: bool, place: Range
     ) -> Value:
         """What the environment or the command line says, else `value`, or an empty text."""
-        document = self.lookup(f"{name}_JSON") if wanted is not None else None
-        given = self.lookup(name)
-        if document is not None and wanted is not None and not wanted.is_primitive:
+        document = self.lookup(f"{name}_JSON")
+        if document is not None and wanted is not None:
             try:
                 return convert(completed(parse_json_value(document), wanted), wanted)
             except (ValueError, TypeMismatch) as error:
-                refuse(f"{name}_JSON is not {_article(wanted)}: {error}", place)
+                refuse(
+                    f"failed to convert variable {name} from JSON: {name}_JSON is not"
+                    f" {_article(wanted)}: {error}",
+                    place,
+                )
+        given = self.lookup(name) if document is None else document
         if given is None:
             return text("") if missing and wanted is None else value
         type = wanted if wanted is not None else value.type
         try:
             return _parsed(given, type, typed=wanted is not None)
+        except _Unsupported as error:
+            refuse(f"unsupported type {type.kind} for variable {name}", place, error.args[0])
         except (ValueError, TypeMismatch) as error:
-            refuse(f"the value of {name} in the environment: {error.args[0]}", place)
-        except UsageError as error:
-            refuse(f"the value of {name} in the environment: {error.message}", place)
+            what = "convert variable {} from CSV" if type.items else f"parse {{}} as {type}"
+            told = f"the environment has {given!r}: {error.args[0]}"
+            refuse(f"failed to {what.format(name)}: {told}", place)
 
     def info(self, name: str) -> VariableInfo:
         block = self.variables[name]
@@ -256,7 +270,7 @@ class _Evaluation:
                 refuse(f"the condition is of a wrong type: {error}", condition.value.place)
             if not holds.data:
                 told = evaluate(message.value, self.scope).data
-                refuse(f"{name} is not valid: {told}", condition.value.place)
+                refuse(f"Validation failed; {name}: {told}", condition.value.place)
 
     # functions
 
@@ -281,7 +295,7 @@ class _Evaluation:
         if written is None or result is None:
             missing = "params" if written is None else "result"
             place = block.place if written is None else written.place
-            refuse(f"the function {name} has no {missing}", place)
+            refuse(f"empty {missing} not allowed for the function {name}", place)
         listed = names_of(written.value)
         if listed is None:
             refuse("params is a list of names", written.value.place)
@@ -345,14 +359,14 @@ class _Evaluation:
             yield self.scope
             return
         if block.type == "group":
-            refuse("a group has no matrix", matrix.place)
+            refuse("matrix is not supported for groups", matrix.place)
         found = evaluate(matrix.value, self.scope)
         if found.is_null or not found.type.is_mapping:
-            refuse("the matrix is a map of lists", matrix.value.place)
+            refuse("matrix must be a map", matrix.value.place)
         columns: dict[str, tuple[Value, ...]] = {}
         for key, values in found.data.items():
             if values.is_null or not values.type.is_sequence:
-                refuse(f"{key} in the matrix is not a list", matrix.value.place)
+                refuse(f"matrix values must be a list, {key} is none", matrix.value.place)
             columns[key] = values.data
         if math.prod(map(len, columns.values())) > _MOST_TARGETS:
             refuse(f"the matrix makes more than {_MOST_TARGETS:,} targets", matrix.value.place)
@@ -366,15 +380,17 @@ class _Evaluation:
         written = block.body.get("name")
         if written is None:
             return label
-        if block.type == "group" or block.body.get("matrix") is None:
-            refuse("only a target with a matrix has a name", written.place)
+        if block.type == "group":
+            refuse("name is not supported for groups", written.place)
+        if block.body.get("matrix") is None:
+            refuse("name requires matrix", written.place)
         found = evaluate(written.value, scope)
         try:
             name = convert(found, STRING).data
         except TypeMismatch as error:
             refuse(f"the name is of a wrong type: {error}", written.value.place)
         if not isinstance(name, str) or not _NAME.match(name):
-            refuse(f"not a name for a target: {name!r}", written.value.place, NAME_HINT)
+            refuse(wrong_name(name), written.value.place, NAME_HINT)
         return name
 
     def decode(self, instance: _Instance) -> None:
@@ -469,7 +485,7 @@ def _label(block: Block) -> str:
 
 def _check_name(name: str, block: Block) -> None:
     if not _NAME.match(name):
-        refuse(f"not a name for a {block.type}: {name!r}", block.label_places[0], NAME_HINT)
+        refuse(wrong_name(name), block.label_places[0], NAME_HINT)
 
 
 def _as_syntax(expression: Expression) -> Expression:
@@ -509,19 +525,36 @@ def _article(type: Type) -> str:
     return f"{'an' if type.kind == 'object' else 'a'} {type}"
 
 
+class _Unsupported(ValueError):
+    """A text cannot be read as this type; the argument is a hint."""
+
+
+_EXAMPLES = {"tuple": "list(string)", "object": "map(string)", "dynamic": "string"}
+
+
 def _parsed(given: str, wanted: Type, *, typed: bool) -> Value:
-    """A text of the environment as a value. Raises ValueError, TypeMismatch, UsageError."""
-    if wanted == STRING or wanted.kind == "dynamic":
+    """A text of the environment as a value. Raises ValueError, TypeMismatch."""
+    if wanted == STRING or (wanted.kind == "dynamic" and not typed):
         return text(given)
     if wanted == BOOL:
-        return Value(BOOL, parse_boolean(given, "the text"))
+        if (found := parse_boolean(given)) is None:
+            raise ValueError("it is neither true nor false")
+        return Value(BOOL, found)
     if wanted == NUMBER:
         return _number(given)
-    if not typed:
-        raise TypeMismatch(f"the default is a {wanted}, and the variable has no type to read it by")
-    if wanted.kind in ("map", "object"):
-        raise TypeMismatch(f"a {wanted} is given by the variable with _JSON after its name")
+    if not typed or wanted.kind == "dynamic":
+        raise _Unsupported(f"give the variable a type, as in type = {_EXAMPLES.get(wanted.kind)}")
+    if wanted.kind == "object":
+        raise _Unsupported(f"give an {wanted} by the variable with _JSON after its name")
     words = _csv(given)
+    if wanted.kind == "map" and wanted.item.is_primitive:
+        pieces = dict(map(_key_and_value, words))
+        return convert(
+            object_with(
+                {key: _parsed(one, wanted.item, typed=True) for key, one in pieces.items()}
+            ),
+            wanted,
+        )
     if wanted.kind == "tuple":
         if len(words) != len(wanted.items):
             raise TypeMismatch(f"the tuple has {len(wanted.items)} elements, not {len(words)}")
@@ -534,13 +567,20 @@ def _parsed(given: str, wanted: Type, *, typed: bool) -> Value:
     return make([_parsed(word, item, typed=True) for word in words], item)
 
 
+def _key_and_value(word: str) -> tuple[str, str]:
+    key, colon, value = word.partition(":")
+    if not colon or ":" in value:
+        raise ValueError(f"expected one k/v pair in {word!r}: write KEY:VALUE,KEY:VALUE")
+    return key, value
+
+
 def _number(given: str) -> Value:
     try:
         found = float(given)
         if not math.isfinite(found) or "_" in given:
             raise ValueError(given)
     except ValueError:
-        raise ValueError(f"{given!r} is not a number") from None
+        raise ValueError("it is not a number") from None
     from decimal import Decimal
 
     return number(Decimal(repr(found)))

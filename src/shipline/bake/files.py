@@ -42,7 +42,7 @@ def read_files(names: Sequence[str], read_stdin: Callable[[int], bytes]) -> list
     found = [DefinitionFile(name, _content(name, read_stdin)) for name in names]
     if not found:
         raise UsageError(
-            "there is no bake definition here",
+            "couldn't find a bake definition",
             code="bake-not-found",
             hint=f"name one with -f, or write {BAKE_FILES[1]}",
         )

@@ -17,11 +17,11 @@ from shipline.bake.target import Target
 from shipline.errors import UsageError
 
 _PLAIN = {
-    "network.host": "run containers that can access the network of the host",
-    "security.insecure": "run privileged containers that can make changes to this machine",
-    "ssh": "forward the default SSH agent",
+    "network.host": "Running build containers that can access host network",
+    "security.insecure": "Running privileged containers that can make system changes",
+    "ssh": "Forwarding default SSH agent socket",
 }
-_PATHS = {"fs.read": "read", "fs.write": "write"}
+_PATHS = {"fs.read": "Read", "fs.write": "Write"}
 _IMAGES = ("image", "image.push", "image.load")  # buildx takes them, and asks for none
 _ENTITLEMENTS = ("device",)
 
@@ -86,7 +86,8 @@ def missing_permissions(
             real = _existing(path)
             if path in selection.named or given.allows(kind, real):
                 continue
-            found[Wanted(f"{kind}={real}", f"{_PATHS[kind]} {real}")] = None
+            purpose = f"{_PATHS[kind]} access to path {_shown(real)}"
+            found[Wanted(f"{kind}={real}", purpose)] = None
     return sorted(_without_children(found))
 
 
@@ -140,6 +141,12 @@ def _paths(target: Target, environ: Mapping[str, str]) -> Iterator[tuple[str, st
     for output in values.get("output") or ():
         if output.get("dest") and output["dest"] != "-":
             yield "fs.write", output["dest"]
+
+
+def _shown(path: str) -> str:
+    """The path from the working directory, if it is not two levels above it."""
+    relative = os.path.relpath(path, os.path.realpath(os.getcwd()))
+    return path if relative.startswith("../..") else relative
 
 
 def _existing(path: str) -> str:

@@ -14,10 +14,10 @@ from shipline.bake.definitions import Definitions
 from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError, not_too_deep
 from shipline.bake.target import ATTRIBUTES, Group, Target
-from shipline.build import parse_boolean
 from shipline.dockerfile import nearest
 from shipline.errors import UsageError
 from shipline.globs import glob
+from shipline.units import parse_boolean
 
 _KEYS = {
     **{name: name for name in ATTRIBUTES if name not in ("inherits", "description")},
@@ -117,7 +117,7 @@ class _Selector:
         ]
         if not found:
             raise UsageError(
-                f"no target matches {pattern!r}",
+                f"could not find any target matching '{pattern}'",
                 code="bake-target-unknown",
                 hint=self.offered(pattern),
             )
@@ -171,9 +171,9 @@ class _Selector:
             return done[name]
         own = self.config.targets.get(name)
         if own is None:
-            child = f" that {path[-1]} inherits" if path else ""
+            child = f", which {path[-1]} inherits" if path else ""
             raise BakeError(
-                f"there is no target {name!r}{child}",
+                f"failed to find target {name}{child}",
                 code="bake-target-unknown",
                 hint=self.offered(name),
             )
@@ -197,7 +197,9 @@ class _Selector:
             if name in path:
                 circle = " -> ".join([*path, name])
                 raise BakeError(
-                    f"targets have each other as contexts: {circle}", code="bake-circle"
+                    f"infinite loop from {target.name} to {name}: targets have each other as"
+                    f" contexts, {circle}",
+                    code="bake-circle",
                 )
             if name not in targets:
                 linked = self.target(name)
@@ -214,8 +216,8 @@ class _Selector:
             own, offered = target.texts("platforms"), other.texts("platforms")
             if len(own) > 1 and len(offered) > 1 and not set(own) <= set(offered):
                 raise BakeError(
-                    f"{target.name} has the context {name}, which is not for all its platforms:"
-                    f" {', '.join(own)} are not among {', '.join(offered)}",
+                    f"target {name} can't be used by {target.name} because its platforms"
+                    f" [{' '.join(own)}] are not a subset of [{' '.join(offered)}]",
                     code="platform-missing",
                 )
 
@@ -229,21 +231,25 @@ class _Selector:
         key, name = (rest[0], rest[1] if len(rest) > 1 else "") if rest else ("", "")
         if not key:
             raise UsageError(
-                f"--set: {written!r} is not target.key=value",
+                f"--set: invalid override key {written}, expected target.name",
                 code="flag-value",
                 hint="write TARGET.KEY=VALUE, as in web.args.VERSION=1, or *.push=true",
             )
         if key not in _KEYS:
             close = nearest(key, _KEYS)
             hint = f"did you mean {close}?" if close else f"it is one of {', '.join(_KEYS)}"
-            raise UsageError(f"--set: targets have no key {key!r}", code="flag-value", hint=hint)
+            raise UsageError(f"--set: unknown key: {key}", code="flag-value", hint=hint)
         if not equals and key != "args":
             raise UsageError(
-                f"--set: {written!r} has no value", code="flag-value", hint="write target.key=value"
+                f"--set: invalid override {written}, expected target.name=value",
+                code="flag-value",
+                hint="write target.key=value",
             )
         if key in _NAMED and not name:
             raise UsageError(
-                f"--set: {key} needs a name: {pattern}.{key}.NAME=value", code="flag-value"
+                f"--set: invalid key {pattern}.{key}, {key} requires name",
+                code="flag-value",
+                hint=f"write {pattern}.{key}.NAME=value",
             )
         if not equals:
             if name not in environ:
@@ -253,7 +259,7 @@ class _Selector:
         names = names or [one for one in self.config.targets if _matches(pattern, one)]
         if not names:
             raise UsageError(
-                f"--set: no target matches {pattern!r}",
+                f"--set: could not find any target matching '{pattern}'",
                 code="bake-target-unknown",
                 hint=self.offered(pattern),
             )
@@ -270,7 +276,7 @@ class _Selector:
         key, values = override.key, override.values
         attribute = _KEYS[key]
         if key in ("push", "load"):
-            on = parse_boolean(values[-1], f"--set {key}")
+            on = _boolean(key, values[-1])
             change = _pushed if key == "push" else _loaded
             target.values["output"] = change(target.values.get("output") or [], on)
             return
@@ -279,7 +285,7 @@ class _Selector:
             named = target.values.get(attribute) or {}
             target.values[attribute] = {**named, override.name: values[-1]}
         elif key in ("pull", "no-cache"):
-            target.values[attribute] = parse_boolean(values[-1], f"--set {key}")
+            target.values[attribute] = _boolean(key, values[-1])
         elif key in _SEVERAL:
             new: list[Any] = parse_entries(kind.entries, values) if kind.entries else [*values]
             self.note(key, new)
@@ -311,6 +317,16 @@ def _matches(pattern: str, name: str) -> bool:
         return glob(pattern).fullmatch(name) is not None
     except ValueError:
         return False
+
+
+def _boolean(key: str, value: str) -> bool:
+    if (found := parse_boolean(value)) is None:
+        raise UsageError(
+            f"--set: invalid value {value} for boolean key {key}",
+            code="flag-value",
+            hint="use true or false",
+        )
+    return found
 
 
 def _pushed(outputs: Sequence[Entry], on: bool) -> list[Entry]:

@@ -24,7 +24,7 @@ def parse_type(expression: Expression) -> Type:
                 f"write {expression.name}(any)" if expression.name in _COLLECTIONS else "",
             )
         refuse(
-            f"{expression.name!r} is not a type",
+            f'Invalid type specification; the keyword "{expression.name}" is not a type',
             expression.place,
             "types are string, number, bool, any, list(..), set(..), map(..), tuple([..]),"
             " object({..})",

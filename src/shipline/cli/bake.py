@@ -243,7 +243,9 @@ def _read(files: Sequence[str], directory: Path | None, url: str) -> list[Defini
     found += read_files(here, sys.stdin.buffer.read) if here else []
     if not found:
         raise UsageError(
-            f"there is no bake definition in {url}", code="bake-not-found", hint="name one with -f"
+            f"couldn't find a bake definition in {url}",
+            code="bake-not-found",
+            hint="name one with -f",
         )
     return found
 
@@ -300,9 +302,16 @@ def parse_list(text: str) -> tuple[str, str]:
         else (parse_attributes(text, "--list"))
     )
     kind, form = fields.pop("type", ""), fields.pop("format", "table")
-    if fields or kind not in ("targets", "variables") or form not in ("table", "json"):
+    fault = ""
+    if kind not in ("targets", "variables"):
+        fault = f'invalid list type "{kind}"'
+    elif form not in ("table", "json"):
+        fault = f'invalid list format "{form}"'
+    elif fields:
+        fault = f"unexpected list key {next(iter(fields))}"
+    if fault:
         raise UsageError(
-            f"--list: cannot read {text!r}",
+            f"--list: {fault}",
             code="flag-value",
             hint="write targets, variables, or type=targets,format=json",
         )
@@ -373,14 +382,18 @@ def _ask(
         return
     flags = " ".join(f"--allow={one.flag}" for one in missing)
     asked = "".join(f"\n - {clean(one.purpose)}" for one in missing)
-    whose = "a remote definition asks" if remote else "the targets ask"
+    told = "Your build is requesting privileges for following possibly insecure capabilities:"
+    told = f"{told}\n{asked}"
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-        click.echo(f"{whose} for permission to:{asked}\n", err=True)
+        click.echo(f"{told}\n", err=True)
         click.echo(f"to grant it without this question: {flags}", err=True)
         if click.confirm("grant it and continue?", err=True):
             return
+    whose = "a remote definition" if remote else "the targets"
     raise UsageError(
-        f"{whose} for permission to:{asked}", code="bake-permission", hint=f"grant it with {flags}"
+        f"additional privileges requested by {whose}\n{told}",
+        code="bake-permission",
+        hint=f"grant it with {flags}",
     )
 
 

@@ -301,3 +301,82 @@ def test_what_was_meant_is_in_the_hint() -> None:
         with pytest.raises(ShiplineError) as found:
             select(config, ("svc-api",), (override,), {})
         assert hint in found.value.hint
+
+
+MESSAGES = [
+    ('target "app" { contexts = { x = "target:other" } }', ("app",), "failed to find target other"),
+    ('target "a" {}', ("default",), "failed to find target default"),
+    ('target "a" {}', ("b*",), "could not find any target matching 'b*'"),
+    (
+        'target "mid" { platforms = ["linux/amd64", "linux/riscv64"] }\n'
+        'target "app" {\n contexts = { x = "target:mid" }\n'
+        ' platforms = ["linux/amd64", "linux/arm64"]\n}',
+        ("app",),
+        "target mid can't be used by app because its platforms [linux/amd64 linux/arm64] are not a "
+        "subset of [linux/amd64 linux/riscv64]",
+    ),
+    ('target "a/b" {}', ("a",), 'only "[a-zA-Z0-9_-]+" are allowed'),
+    ('target "a" { name = "b" }', ("a",), "name requires matrix"),
+    ('group "a" {\n name = "b"\n targets = ["x"]\n}', ("a",), "name is not supported for groups"),
+    ('group "a" { matrix = { n = ["x"] } }', ("a",), "matrix is not supported for groups"),
+    ('target "a" { matrix = "x" }', ("a",), "matrix must be a map"),
+    ('target "a" { matrix = { n = "x" } }', ("a",), "matrix values must be a list"),
+    ('variable "A" { default = A }\ntarget "a" {}', ("a",), "variable cycle not allowed for A"),
+    ('function "f" { result = 1 }\ntarget "a" { args = { x = f() } }', ("a",), "empty params not"),
+    ('variable "A" { type = strng }\ntarget "a" {}', ("a",), "Invalid type specification"),
+    (
+        'variable "A" {\n validation {\n  condition = A != ""\n  error_message = "A is needed."\n'
+        ' }\n}\ntarget "a" {}',
+        ("a",),
+        "Validation failed; A: A is needed.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted", "message"), MESSAGES)
+def test_what_is_wrong_has_the_words_of_buildx(
+    text: str, wanted: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ShiplineError) as found:
+        selected(text, *wanted)
+    assert message in found.value.message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("other.context=x", "could not find any target matching 'other'"),
+        ("app.context", "invalid override app.context, expected target.name=value"),
+        ("app", "invalid override key app, expected target.name"),
+        ("app.args=a", "invalid key app.args, args requires name"),
+        ("app.foo=a", "unknown key: foo"),
+        ("app.pull=x", "invalid value x for boolean key pull"),
+    ],
+)
+def test_a_wrong_override_has_the_words_of_buildx(override: str, message: str) -> None:
+    config = parse_files(
+        [DefinitionFile("a.hcl", b'target "app" {}')], {}, variables={}, builtin={}
+    )
+    with pytest.raises(ShiplineError) as found:
+        select(config, ("app",), (override,), {})
+    assert message in found.value.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("default = 1", "NaN", "failed to parse A as number"),
+        ("default = true", "maybe", "failed to parse A as bool"),
+        ("default = []", "x", "unsupported type tuple for variable A"),
+        ("type = any", "x", "unsupported type dynamic for variable A"),
+        ("type = list(number)", "1,x", "failed to convert variable A from CSV"),
+        ("type = map(string)", "a:b:c", "failed to convert variable A from CSV"),
+    ],
+)
+def test_a_wrong_value_of_the_environment_has_the_words_of_buildx(
+    variable: str, value: str, message: str
+) -> None:
+    file = DefinitionFile("a.hcl", f'variable "A" {{ {variable} }}\ntarget "a" {{}}'.encode())
+    with pytest.raises(ShiplineError) as found:
+        parse_files([file], {"A": value}, variables={}, builtin={})
+    assert message in found.value.message

@@ -1,0 +1,5 @@
+# env: N_JSON=true
+variable "N" {
+  type = number
+}
+target "default" {}

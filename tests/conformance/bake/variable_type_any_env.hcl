@@ -1,0 +1,5 @@
+# env: A=x
+variable "A" {
+  type = any
+}
+target "default" {}
