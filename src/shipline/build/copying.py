@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from msgspec import Struct
 from shipline import sandbox
 from shipline.build.block_indexes import WORTH_INDEXING
 from shipline.build.cache import LayerResult
-from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
+from shipline.build.graph import CopyOp, MakeDirectoryOp, Op, key_of
 from shipline.build.key_digests import files_parts
 from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
 from shipline.build.selecting import ContextDirectory, Root, Selected, link_at, select
 from shipline.build.snapshots import Snapshot, Snapshots, owned
 from shipline.build.worker import Source, StepOptions, Worker
-from shipline.errors import ContentError, UsageError
+from shipline.errors import ContentError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.layer import (
     Entry,
@@ -162,6 +162,18 @@ def copy(
             if first is not None:
                 return noted(first)
         return noted(_found_or_made(key(), make, worker, options))
+
+
+def list_files(op: Op, sources: Sequence[Source]) -> None:
+    """List the files of contexts that `copy` will need, which keep them. Raises nothing: `copy`
+    raises what is wrong with them.
+    """
+    if not isinstance(op, CopyOp):
+        return
+    with suppress(ShiplineError):
+        for pattern, number in op.inputs_of_sources():
+            if isinstance(source := sources[number - 1], ContextDirectory):
+                select(source, (pattern,), op.excludes, parents=op.parents)
 
 
 def _note_contents(trees: Sequence[Tree]) -> None:

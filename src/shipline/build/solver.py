@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
-from shipline.build.copying import copy, instruction_key, make_directory
+from shipline.build.copying import copy, instruction_key, list_files, make_directory
 from shipline.build.executor import Executor
 from shipline.build.graph import (
     ContextOp,
@@ -239,20 +239,25 @@ class Solver:
         return added
 
     def _prepare(self, vertex: Vertex, inputs: Sequence[Source]) -> None:
-        """Bring base images and repositories here, so that this is not part of the step's time."""
-        for number, (one, result) in enumerate(zip(vertex.inputs, inputs, strict=True)):
+        """Bring base images and repositories here, so that this is not part of the step's time. The
+        files of repositories and contexts are listed while images are downloaded.
+        """
+        for one, result in zip(vertex.inputs, inputs, strict=True):
             if isinstance(result, ContextDirectory):
                 with _located(one.label):
                     result.open()
+        for number, (one, result) in enumerate(zip(vertex.inputs, inputs, strict=True)):
             *_, bottom = one.chain()
             if not isinstance(bottom.op, ImageOp) or not isinstance(result, Snapshot):
                 continue
             if isinstance(vertex.op, CopyOp) and vertex.op.link and number == 0:
                 continue
             files = isinstance(vertex.op, RunOp) or number > 0 or bottom in self._mountable
-            self._prepared.get((bottom, files), partial(self._pull, bottom, files))
+            with TaskGroup() as group:
+                meanwhile = partial(group.start, list_files, vertex.op, inputs[1:])
+                self._prepared.get((bottom, files), partial(self._pull, bottom, files, meanwhile))
 
-    def _pull(self, image: Vertex, files: bool) -> None:
+    def _pull(self, image: Vertex, files: bool, meanwhile: Callable[[], object]) -> None:
         assert isinstance(image.op, ImageOp)
         snapshots, label = self._worker.snapshots, image.label
         layers = self._images[image.op].layers
@@ -262,6 +267,7 @@ class Solver:
         name = label.name
         if all(self._worker.store.exists(layer.descriptor) for layer in absent):
             name = name.replace("FROM", "unpack", 1)
+        meanwhile()
         with _located(label), self._step.step(name, **_attributes(image)) as step:
             snapshots.prepare(absent, step, files=files)
 

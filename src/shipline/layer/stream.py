@@ -107,6 +107,7 @@ def stream_blocks(
     Where there is much to read, processes do it, one for each core. Raises ContentError as
     `write_tar` does, and for a full disk; then nothing is committed.
     """
+    _keep_freed_memory()
     items = list(items)
     maker = _BlockMaker(items, codec, index, tar)
     jobs = maker.jobs(plan_tar(through(items)))

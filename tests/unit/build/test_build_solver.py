@@ -214,7 +214,34 @@ def test_a_base_is_a_step_before_the_steps_that_need_it_and_its_layers_come_at_o
     assert again == ["WORKDIR /work"]
 
 
-def _names(state: Path, image: BaseImage, registry: Repository, top: Vertex) -> list[str]:
+def test_files_of_a_context_are_listed_while_a_base_is_downloaded(tmp_path: Path) -> None:
+    listed = threading.Event()
+
+    def list_one(path: str, is_directory: bool) -> bool:
+        listed.set()
+        return False
+
+    class Waiting(MemoryStore):
+        @contextmanager
+        def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+            assert listed.wait(60)
+            with super().fetch(target) as reader:
+                yield reader
+
+    registry = Waiting()
+    layer = make_layer(registry, items_of({"file": "below"}))
+    op = ImageOp(Digest.of(b"manifest"))
+    config = ImageConfig(Platform("linux", "amd64"))
+    image = BaseImage(Reference.parse("base"), op, config, (layer,))
+    inputs = (Vertex(op, label=VertexLabel("FROM base")), Vertex(ContextOp("here")))
+    top = Vertex(CopyOp(("a",), "/"), inputs, VertexLabel("COPY a /"))
+    here = directory(tmp_path / "here", list_one)
+    assert _names(tmp_path, image, registry, top, here=here)[-1] == "COPY a /"
+
+
+def _names(
+    state: Path, image: BaseImage, registry: Repository, top: Vertex, **contexts: ContextDirectory
+) -> list[str]:
     """What is shown in the order of its beginning; a step begins when what it needs is there."""
     seen: list[Event] = []
     with (
@@ -224,10 +251,10 @@ def _names(state: Path, image: BaseImage, registry: Repository, top: Vertex) -> 
     ):
         for layer in image.layers:
             worker.snapshots._blobs.offer(layer.descriptor, registry, "registry/base")
-        found = open_solver(worker, step, {image.manifest: image})
+        found = open_solver(worker, step, {image.manifest: image}, contexts)
         with TaskGroup() as group:
             found.start(group, top)
     spans = {one.span: one.name for one in seen if isinstance(one, Started)}
     ended = [spans[one.span] for one in seen if isinstance(one, Finished)]
-    assert ended[-2:] == ["WORKDIR /work", "build"]
+    assert ended[-2:] == [top.label.name, "build"]
     return [one.name for one in seen if isinstance(one, Started)][1:]
