@@ -69,13 +69,16 @@ class Connection:
         assert status == 201, status
 
     def pull(self, path: str) -> int:
-        """GET and throw away; returns the number of bytes."""
+        """GET; returns the number of bytes, which the kernel throws away (MSG_TRUNC, tcp(7))."""
         self._send(f"GET {path}", 0)
         status, headers = self._head()
         assert status == 200, status
         size = left = int(headers["content-length"])
+        left -= len(self._reader.read(min(left, len(self._reader.peek()))))
         while left:
-            left -= self._reader.readinto(memoryview(self._buffer)[: min(_BUFFER, left)]) or 0
+            taken = self._socket.recv_into(self._buffer, min(_BUFFER, left), socket.MSG_TRUNC)
+            assert taken, "the connection ended early"
+            left -= taken
         return size
 
     def close(self) -> None:
