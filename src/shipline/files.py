@@ -46,6 +46,23 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+_PIECE = 128 << 10  # bytes
+
+
+def write_in_pieces(fd: int, data: bytes | memoryview, position: int) -> int:
+    """Write all of `data` into a file; returns the position after it. Raises OSError.
+
+    In pieces: the kernel looks for memory in runs as long as the write, and where memory is full of
+    cached files it moves pages to make long ones, which takes more time than the copy itself.
+    """
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view[:_PIECE], position)
+        position += written
+        view = view[written:]
+    return position
+
+
 _RANGE_WRITE = 2  # SYNC_FILE_RANGE_WRITE, sync_file_range(2)
 
 

@@ -65,6 +65,28 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.parametrize("size", [0, 1, 128 << 10, (1 << 20) + 7])
+def test_bytes_are_written_at_their_position(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    with (tmp_path / "f").open("wb") as file:
+        assert files.write_in_pieces(file.fileno(), data, 5) == 5 + size
+    assert (tmp_path / "f").read_bytes() == (bytes(5) + data if data else b"")
+
+
+def test_no_write_is_so_long_that_the_kernel_moves_pages_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def pwrite(fd: int, data: memoryview, position: int) -> int:
+        sizes.append(len(data))
+        return min(len(data), 100_000)  # as if a signal came
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert files.write_in_pieces(-1, bytes(1 << 20), 0) == 1 << 20
+    assert max(sizes) <= 128 << 10
+
+
 def test_a_growing_file_goes_to_its_disk_in_ranges_that_follow_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

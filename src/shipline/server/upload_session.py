@@ -13,16 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shipline.files import WriteBehind
+from shipline.files import WriteBehind, write_in_pieces
 from shipline.oci import Digest
 from shipline.server.http import READ, ClientGone, Coro
 from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
 _FLUSH = 4 << 20  # bytes
-_WRITE_THREADS = 4
 _ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
-_QUEUED = 4  # blocks of an upload that were received, and not yet written or hashed
+_QUEUED = 4  # blocks of an upload that were received, and not yet hashed
 _ALL_QUEUED = 16  # blocks of all uploads
 _STALLED_S = 5.0
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
@@ -68,7 +67,7 @@ class UploadSession:
             self.fd = -1
 
     def append(
-        self, expected: int | None, threads: UploadThreads, check: Callable[[int, bool], None]
+        self, expected: int | None, threads: BlockThreads, check: Callable[[int, bool], None]
     ) -> Coro[int]:
         """Append the request's body; returns the number of bytes. `check`: see `uploads.Check`.
 
@@ -171,23 +170,11 @@ class UploadSession:
         return state
 
 
-class UploadThreads:
-    """Threads for the work on uploads that the handlers' threads do not wait for."""
-
-    def __init__(self) -> None:
-        self.write = BlockThreads(_WRITE_THREADS, "write")
-        self.hash = BlockThreads(os.cpu_count() or 1, "hash")
-
-    def close(self) -> None:
-        for threads in (self.write, self.hash):
-            threads.shutdown()
-
-
 class BlockThreads(ThreadPoolExecutor):
-    """Threads for blocks of uploads, with `room` for a number of them, however many uploads run."""
+    """Threads for the blocks of all uploads, with `room` for a number of them."""
 
-    def __init__(self, number: int, name: str) -> None:
-        super().__init__(number, thread_name_prefix=name)
+    def __init__(self, number: int) -> None:
+        super().__init__(number, thread_name_prefix="hash")
         self.room = threading.BoundedSemaphore(_ALL_QUEUED)
 
 
@@ -265,54 +252,42 @@ class SerialQueue:
 
 
 class UploadWriter:
-    """Writes to a file from a position on. Receiving, writing and hashing overlap, and the disk
-    begins to write at once, so that the final sync is short. Uses the page cache: a pushed blob is
-    likely to be pulled next.
+    """Writes to a file from a position on. Hashing goes on beside it, and the disk begins to write
+    at once, so that the final sync is short. Uses the page cache: a pushed blob is likely to be
+    pulled next.
 
     End it with `finish`, or with `abandon`, even after `finish` failed.
     """
 
     def __init__(
-        self, fd: int, position: int, digest: hashlib._Hash, threads: UploadThreads
+        self, fd: int, position: int, digest: hashlib._Hash, threads: BlockThreads
     ) -> None:
         """`digest` is updated; do not use it before the end."""
         self._fd = fd
         self._position = position
         self._on_disk = WriteBehind(fd, position, _FLUSH)
         self._digest = digest
-        self._writing = SerialQueue(threads.write, self._append)
-        self._hashing = SerialQueue(threads.hash, digest.update)
+        self._hashing = SerialQueue(threads, digest.update)
 
     def write(self, data: bytes) -> None:
-        """Raises OSError, also for earlier bytes."""
+        """Raises OSError."""
         if len(data) < _ASIDE:
-            self._writing.finish()
             self._hashing.finish()
             self._digest.update(data)
-            self._append(data)
         else:
             self._hashing.put(data)
-            self._writing.put(data)
+        self._position = write_in_pieces(self._fd, data, self._position)
+        self._on_disk.grown(self._position)
 
     def finish(self) -> None:
-        """Wait for what runs in the background. Raises OSError."""
-        self._writing.finish()
+        """Wait for what runs in the background."""
         self._on_disk.flush(self._position)
         self._hashing.finish()
 
     def abandon(self) -> None:
-        """Stop writing; the file is left as is."""
-        for queue in (self._writing, self._hashing):
-            with suppress(OSError, RuntimeError):  # the caller already has an error
-                queue.finish()
-
-    def _append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, self._position)
-            self._position += written
-            view = view[written:]
-        self._on_disk.grown(self._position)
+        """Stop hashing; the file is left as is."""
+        with suppress(RuntimeError):  # the caller already has an error
+            self._hashing.finish()
 
 
 def expected_size(size: int, content_range: str | None, length: int | None) -> int | None:

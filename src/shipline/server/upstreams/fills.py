@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shipline.content import Fetcher
+from shipline.files import write_in_pieces
 from shipline.oci import Descriptor
 from shipline.server.http import Beyond, Coro, Growing, GrowingNumber
 from shipline.server.upstreams.cached import CachedContent
@@ -130,10 +131,7 @@ class Fill(Flight):
                 if position - checked >= _CHECK_EVERY:  # others write, too
                     self._check_room(size - position)
                     checked = position
-                view = memoryview(data)
-                while view:
-                    written = os.pwrite(self._fd, view, position)
-                    position, view = position + written, view[written:]
+                position = write_in_pieces(self._fd, data, position)
                 self.progress.advance(max(0, min(position, sendable)))
                 now = time.monotonic()
                 if now - began < _QUICK_S:
