@@ -150,6 +150,7 @@ class UploadStore:
             actual = session.digest(digest.algorithm)
             if actual != digest:
                 session.rewind(size, state)
+                self._set_size(session.upload_id, size)
                 raise digest_invalid(f"the upload has digest {actual}, not {digest}")
             self._commit(session, name, digest, actor)
             self._forget(session)
@@ -336,13 +337,19 @@ class UploadStore:
     def _open_locked(
         self, session: UploadSession, disconnect: Callable[[], None]
     ) -> Iterator[UploadSession]:
-        """Opens a session whose lock is held, and releases it."""
+        """Opens a session whose lock is held, and releases it. What arrived before its client was
+        gone is durable.
+        """
         session.disconnect = disconnect
         try:
             if session.cancelled:
                 raise upload_unknown(session.upload_id)
             with session.opened(), self._in_flight():
-                yield session
+                try:
+                    yield session
+                except ClientGone:
+                    self._make_durable(session)
+                    raise
         finally:
             session.disconnect = no_client
             session.lock.release()
@@ -366,9 +373,6 @@ class UploadStore:
         try:
             check_size(expected or 0, False)
             received = yield from session.append(expected, self._threads, check_size)
-        except ClientGone:
-            self._make_durable(session)
-            raise
         finally:
             self._set_size(session.upload_id, session.size)
         if expected is not None and received != expected:

@@ -113,6 +113,19 @@ def test_broken_connection_keeps_what_came(storage: Storage, uploads: UploadStor
     assert content_of(storage, "repo", Digest.of(B + A)) == B + A
 
 
+def test_a_broken_upload_in_one_request_waits_for_no_disk(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[bytes]:
+        yield B
+        raise ClientGone
+
+    monkeypatch.setattr(os, "fdatasync", lambda fd: pytest.fail("what goes needs no disk"))
+    with pytest.raises(ClientGone):
+        fill(uploads.put("repo", Digest.of(A + B), len(A + B)), broken())
+    assert not [*storage.incoming.iterdir()]
+
+
 def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: UploadStore) -> None:
     identity = uploads.start("repo", "sha256")
     begun, cancelled = threading.Event(), threading.Event()

@@ -12,6 +12,7 @@ from directories import CONFIG, Directory
 from node_app import fill
 from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, Manifest
+from shipline.server.cache import UPLOADING
 from shipline.server.entries import Usage
 from shipline.server.fsck import CheckSummary, check
 from shipline.server.problems import Problem
@@ -52,6 +53,15 @@ def test_an_upload_belongs_to_who_began_it(node: Directory) -> None:
             assert refused.value.reason == "BLOB_UPLOAD_UNKNOWN"
     fill(node.uploads.finish("repo", identity, Digest.of(A), None, None, actor="ann"), [A])
     assert node.storage.blob_size("repo", Digest.of(A)) == len(A)
+
+
+def test_bytes_of_a_refused_digest_do_not_count(node: Directory) -> None:
+    identity = node.uploads.start("repo", "sha256")
+    fill(node.uploads.append("repo", identity, None, None), [A])
+    with pytest.raises(Problem) as refused:
+        fill(node.uploads.finish("repo", identity, Digest.of(A), None, None), [B])
+    assert refused.value.reason == "DIGEST_INVALID"
+    assert node.storage.totals.total("repo")[UPLOADING] == len(A)
 
 
 def test_a_mount_takes_only_from_what_the_client_may_read(node: Directory) -> None:
