@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from images import make_image
 from registries import REGISTRY, docker_registry
 
-from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.content import LocalStore, MemoryStore, OciLayout, copy_graph
 from shipline.oci import Descriptor, Index, Manifest, Reference, media
 from shipline.registry import Client, RemoteRepository
 from shipline.registry.manifests import referrers_tag
+from shipline.supply import copy_evidence
 from shipline.tasks import TaskGroup
 
 pytestmark = [
@@ -78,3 +80,27 @@ def test_writers_at_once_keep_each_other(port: int, store: LocalStore) -> None:
         for one in wanted:  # each once more, as whoever signs or copies again does
             push(one)
         assert {one.digest for one in repository.referrers(image)} == {one.digest for one in wanted}
+
+
+def test_what_is_listed_and_gone_is_left_out(
+    port: int, store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = make_image(store, 1000)
+    kept, gone = (_referring(store, image, kind) for kind in ("kept", "gone"))
+    target = OciLayout(tmp_path / "layout", create=True)
+    with Client() as client:
+        repository = _at(client, port, "team/gone")
+        for one in (image, kept, gone):
+            copy_graph(store, repository, one)
+        listed = Index.make([gone, kept, kept, image])  # the last refers to itself
+        repository.tag(listed.descriptor, MemoryStore(listed.raw), referrers_tag(image.digest))
+        path = f"/v2/team/gone/manifests/{gone.digest}"  # by a program that leaves it in the list
+        connection = HTTPConnection("127.0.0.1", port)
+        connection.request("DELETE", path)
+        assert connection.getresponse().status == 202
+    with Client() as client:
+        repository = _at(client, port, "team/gone")
+        copy_graph(repository, target, image)
+        assert copy_evidence(repository, target, image) == 1
+    assert [one.digest for one in target.referrers(image)] == [kept.digest]
+    assert str(gone.digest) in caplog.text

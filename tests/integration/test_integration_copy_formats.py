@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import filecmp
+import gzip
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from commands import run_shipline
 from layouts import write_layout
 from shipline.content import MemoryStore, OciLayout
-from shipline.oci import REFERENCE_DIGEST, Descriptor, Index, Manifest, Platform, media
+from shipline.oci import REFERENCE_DIGEST, Descriptor, Digest, Index, Manifest, Platform, media
 from shipline.values import replace
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
@@ -171,3 +173,29 @@ def test_an_image_of_an_index_in_a_layout_has_its_digest_as_name(
     copy(f"oci:{tmp_path}/only", f"oci-archive:{tmp_path}/a.tar")
     told = copy(f"oci-archive:{tmp_path}/a.tar@{digest}", f"dir:{tmp_path}/out")
     assert digest in told
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_archives_go_through_pipes(layout: Path, tmp_path: Path, kind: str) -> None:
+    shipline = str(Path(sys.executable).with_name("shipline"))
+    words = [shipline, "copy", "-q", f"oci:{layout}:one", f"{kind}:/dev/stdout"]
+    archive = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+    copy(f"oci:{layout}:one", f"{kind}:{tmp_path}/a.tar")
+    assert archive == (tmp_path / "a.tar").read_bytes()  # without the line with the digest
+    words = [shipline, "copy", "-q", f"{kind}:/dev/stdin", f"dir:{tmp_path}/out"]
+    for content in (archive, gzip.compress(archive)):
+        subprocess.run(words, input=content, check=True)
+    copy(f"{kind}:{tmp_path}/a.tar", f"dir:{tmp_path}/other")
+    assert same(tmp_path / "out", tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["oci", "oci-archive"])
+def test_a_signed_image_is_still_the_only_one(layout: Path, tmp_path: Path, kind: str) -> None:
+    source = OciLayout(layout)
+    image = source.resolve("one")
+    source.tag(source.index().manifests[0], source, f"sha256-{image.digest.hex}.sig")
+    source.tag(image, source, "v2")
+    place = f"{kind}:{tmp_path}/copy"
+    assert str(image.digest) in copy(f"oci:{layout}:one", place)
+    assert "sha256-" in run_shipline("ls", place).stdout
+    assert image.digest == Digest.parse(run_shipline("digest", place).stdout.strip())

@@ -133,6 +133,12 @@ def test_a_digest_with_tags_is_not_deleted_by_accident(registry: Registry, image
     assert "is not in" in shipline(registry, "delete", f"{image}@{digest}", status=8).stderr
 
 
+def test_an_image_with_many_tags_names_some(registry: Registry, image: str) -> None:
+    shipline(registry, "tag", f"{image}:v1", *(f"t{number:02}" for number in range(30)))
+    refused = shipline(registry, "delete", f"{image}:v1", status=6).stderr
+    assert "t00, t01" in refused and "t19 and 10 more" in refused and "t20" not in refused
+
+
 def test_what_refers_to_an_image_that_cannot_be_deleted_stays(layout: Path, tmp_path: Path) -> None:
     source = OciLayout(layout)
     (about,) = source.referrers(source.resolve("v1"))

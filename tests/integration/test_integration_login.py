@@ -117,9 +117,28 @@ def test_a_file_of_credentials_is_named_as_for_skopeo(user: User, tmp_path: Path
         assert done.returncode == status, done.stderr
 
 
+@pytest.mark.parametrize("flag", ["--authfile", "--compat-auth-file", "--registry-config"])
+def test_a_login_is_kept_in_the_file_of_skopeo(user: User, tmp_path: Path, flag: str) -> None:
+    file, address = tmp_path / "auth.json", user.registry.address
+    asked = ("login", "--get-login", "--authfile", str(file), address)
+    assert user.run("shipline", *asked).returncode == 7
+    done = user.login("--store=plain", "--tls-verify=false", f"{flag}={file}")
+    assert done.returncode == 0 and not user.config.exists(), done.stderr
+    assert user.run("skopeo", *asked).stdout == user.run("shipline", *asked).stdout == "alice\n"
+    assert user.run("shipline", "logout", f"{flag}={file}", address).returncode == 0
+    assert user.run("skopeo", *asked).returncode != 0
+
+
+def test_a_password_for_a_copy_is_not_taken_from_the_command_line(user: User) -> None:
+    for flag in ("--src-creds", "--dest-creds", "--to-password"):
+        done = user.run("shipline", "copy", flag, f"alice:{SECRET}", "a.lan/b", "oci:c")
+        assert done.returncode == 2 and "shipline login" in done.stderr, done.stderr
+        assert SECRET not in done.stderr
+
+
 def test_a_wrong_password_keeps_nothing(user: User) -> None:
     done = user.login("--store", "plain", password="wrong")
-    assert done.returncode == 7, done.stderr
+    assert done.returncode == 7 and "check the username" in done.stderr, done.stderr
     assert "wrong" not in done.stderr
     assert not user.config.exists()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
 F = TypeVar("F", bound=Callable[..., Any])
+_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _AT_ONCE = 6  # images of a list
 _LIST_LIMIT = 64 << 20  # bytes
 
@@ -28,6 +29,29 @@ _LIST_LIMIT = 64 << 20  # bytes
 def _accepted(*names: str) -> Callable[[F], F]:
     """An option of another program for what is always so here."""
     return click.option(*names, is_flag=True, hidden=True, expose_value=False)
+
+
+_PASSWORDS = (
+    *("--src-creds", "--dest-creds", "--src-password", "--dest-password"),
+    *("--src-registry-token", "--dest-registry-token", "--from-password", "--to-password"),
+)
+
+
+def _refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise UsageError(
+            "a password on the command line is visible to every process",
+            code="password-on-command-line",
+            hint="store it with `shipline login`, or name a file with --authfile",
+        )
+
+
+def _refused(command: F) -> F:
+    """Options of other programs that take a password."""
+    for name in _PASSWORDS:
+        option = click.option(name, hidden=True, expose_value=False, callback=_refuse)
+        command = option(command)
+    return command
 
 
 @click.command("copy")
@@ -109,6 +133,7 @@ def _accepted(*names: str) -> Callable[[F], F]:
 @_accepted("-a", "--all")
 @_accepted("--recursive")
 @click.option("--preserve-digests", is_flag=True, hidden=True)
+@_refused
 @registry_options
 @authfile_option
 def command(
@@ -313,7 +338,8 @@ def _report(pairs: Sequence[_Pair], outcomes: Sequence[_Outcome], digestfile: Pa
     for (source, target), outcome in zip(pairs, outcomes, strict=True):
         if isinstance(outcome, str):
             by_digest = target.remote is not None and target.remote.digest is not None
-            click.echo(str(target) if by_digest else f"{target}@{outcome}")
+            shown = str(target) if by_digest else f"{target}@{outcome}"
+            click.echo(shown, err=str(target.path) in _STANDARD_OUTPUT)
             digests.append(outcome)
             continue
         failures.append(outcome)

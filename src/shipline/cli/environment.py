@@ -112,6 +112,20 @@ def authfile_option(command: Command) -> Command:
     )(command)
 
 
+def login_file_option(command: Command) -> Command:
+    """--authfile of skopeo and podman, for a file that need not be there yet."""
+    return click.option(
+        "--authfile",
+        "--compat-auth-file",
+        "--registry-config",
+        metavar="FILE",
+        expose_value=False,
+        type=click.Path(dir_okay=False, resolve_path=True),
+        callback=_authorised,
+        help="Use this file instead of config.json, as with REGISTRY_AUTH_FILE.",
+    )(command)
+
+
 def skopeo_options(command: Command) -> Command:
     """--authfile, and --tls-verify for a command whose arguments are names of images."""
 
@@ -190,6 +204,11 @@ def _mirrored(context: click.Context, parameter: click.Parameter, urls: Sequence
     _add(context, _MIRRORS, ",", urls)
     if _MIRRORS not in os.environ:
         _add(context, _MIRRORS, ",", project_mirrors(Path.cwd()))
+
+
+def use_http(host: str) -> None:
+    """Use plain HTTP for a registry in the current command."""
+    _add(click.get_current_context(), _INSECURE, ",", [host])
 
 
 def use_mirrors(urls: Sequence[str]) -> None:

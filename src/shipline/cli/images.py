@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shipline.registry import Client, RemoteRepository
 
 _AT_ONCE = 8  # requests
+_SHOWN = 20  # tags
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def _delete(
             if error.status in (400, 405):
                 found = repository.resolve(name.tag)
                 others = [one for one in _tags_of(repository, found.digest) if one != name.tag]
-                also = f", with its other tags {', '.join(others)}" if others else ""
+                also = f", with its other tags {_some(others)}" if others else ""
                 error.hint = (
                     "the registry deletes no tags, or nothing; to delete the manifest"
                     f"{also}: `shipline delete --force {name.name}@{found.digest}`"
@@ -177,13 +178,13 @@ def _delete(
     tags = _tags_of(repository, name.digest)
     if tags and not force:
         raise UsageError(
-            f"{name.name}@{name.digest} has {counted(len(tags), 'tag')}: {', '.join(tags[:20])}",
+            f"{name.name}@{name.digest} has {counted(len(tags), 'tag')}: {_some(tags)}",
             code="image-ambiguous",
             hint="--force deletes the manifest, and these tags with it",
         )
     attached = _attached(repository, target)
     repository.delete(str(name.digest))  # first: a registry may refuse, and the image then stays
-    click.echo(f"deleted {name.name}@{name.digest}" + (f" ({', '.join(tags)})" if tags else ""))
+    click.echo(f"deleted {name.name}@{name.digest}" + (f" ({_some(tags)})" if tags else ""))
     if attached and not with_referrers:
         click.echo(
             f"{counted(len(attached), 'referrer')} of it stays: {', '.join(map(str, attached))}",
@@ -201,6 +202,12 @@ def _delete(
             )
             raise
         click.echo(f"deleted {one}, which refers to it")
+
+
+def _some(tags: Sequence[str]) -> str:
+    """The first tags of a list, and how many others there are."""
+    shown = ", ".join(sorted(tags)[:_SHOWN])
+    return f"{shown} and {len(tags) - _SHOWN} more" if len(tags) > _SHOWN else shown
 
 
 def _attached(repository: RemoteRepository, target: Descriptor) -> list[Digest]:

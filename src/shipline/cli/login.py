@@ -7,7 +7,13 @@ import sys
 
 import click
 
-from shipline.cli.environment import host_of, insecure_host, registry_options
+from shipline.cli.environment import (
+    host_of,
+    insecure_host,
+    login_file_option,
+    registry_options,
+    use_http,
+)
 from shipline.errors import AuthError, UsageError
 
 _HUB = "docker.io"
@@ -28,9 +34,18 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
     show_default=True,
     help="vault: a file encrypted with a passphrase; auto: the helper in config.json, else vault.",
 )
+@click.option("--get-login", is_flag=True, help="Print the user who is logged in, and do nothing.")
+@click.option("--tls-verify", type=bool, default=True, help="false: --insecure for the registry.")
 @registry_options
+@login_file_option
 def login(
-    host: str | None, username: str | None, password_stdin: bool, password: str | None, store: str
+    host: str | None,
+    username: str | None,
+    password_stdin: bool,
+    password: str | None,
+    store: str,
+    get_login: bool,
+    tls_verify: bool,
 ) -> None:
     """Check credentials with a registry and store them for later commands.
 
@@ -52,11 +67,21 @@ def login(
             hint="pipe it to shipline login --password-stdin, or omit it for a prompt",
         )
     host = host_of(host or insecure_host() or _HUB)
+    if get_login:
+        click.echo(_user_of(host))
+        return
+    if not tls_verify:
+        use_http(host)
     credentials = Credentials(*_ask(username, password_stdin))
     environment = _with_passphrase(host, store)
     settings = settings_from(os.environ)
     with Client(settings, StaticKeychain({host: credentials}), tries=2) as client:
-        client.check(host)
+        try:
+            client.check(host)
+        except AuthError as error:
+            if error.status == 401:
+                error.hint = "check the username, and the password or token"
+            raise
     location = save_login(host, credentials, environment, LoginStore(store))
     click.echo(f"logged in to {host}; credentials stored in {location}", err=True)
 
@@ -64,6 +89,7 @@ def login(
 @click.command("logout")
 @click.argument("host", metavar="[REGISTRY]", default=_HUB)
 @click.option("-a", "--all", "everywhere", is_flag=True, help="Log out of every registry.")
+@login_file_option
 def logout(host: str, everywhere: bool) -> None:
     """Remove the stored credentials of a registry."""
     from shipline.registry import forget_login, logins
@@ -73,6 +99,21 @@ def logout(host: str, everywhere: bool) -> None:
         click.echo(
             f"logged out of {registry}" if known else f"not logged in to {registry}", err=True
         )
+
+
+def _user_of(host: str) -> str:
+    """The user whose credentials are stored for a registry. Raises AuthError without any."""
+    from shipline.registry import keychain_from
+
+    found = keychain_from(os.environ).credentials(host, "")
+    if found is None:
+        raise AuthError(
+            f"not logged in to {host}",
+            code="login-missing",
+            host=host,
+            hint=f"log in with `shipline login {host}`",
+        )
+    return found.username
 
 
 def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:

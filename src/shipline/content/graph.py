@@ -58,12 +58,12 @@ def copy_graph(
     root_is_complete = False
 
     @contextmanager
-    def blaming(digest: Digest) -> Iterator[Descriptor]:
+    def blaming(digest: Digest, *, reading: bool = False) -> Iterator[Descriptor]:
         try:
             yield nodes[digest]
         except ShiplineError as error:
             content = f"{digest} ({nodes[digest].media_type})"
-            if error in tracked.failures or isinstance(error, NotFound):
+            if reading or error in tracked.failures or isinstance(error, NotFound):
                 error.add_note(f"while reading {content} from the source")
             else:
                 error.add_note(f"while writing {content} to the destination")
@@ -75,6 +75,7 @@ def copy_graph(
                 nonlocal root_is_complete
                 root_is_complete = root_is_complete or digest == root.digest
                 return ()
+        with blaming(digest, reading=True):
             children = successors(tracked, node)
         for child in children:
             if nodes.setdefault(child.digest, child) is child and expect is not None:

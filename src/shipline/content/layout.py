@@ -25,6 +25,7 @@ from shipline.oci import (
     Index,
     Manifest,
     check_tag,
+    is_attached_tag,
     is_tag,
     media,
     parse_manifest,
@@ -219,7 +220,8 @@ def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | No
             return entry.plain
     if reference:
         return _listed(source, entries, reference, _DEPTH) if ":" in reference else None
-    images = {one.digest: one for one in entries if REF_NAME in one.annotations}
+    names = ((one, one.annotations.get(REF_NAME)) for one in entries)
+    images = {one.digest: one for one, name in names if name and not is_attached_tag(name)}
     if not images:
         images = {one.digest: one for one in entries if _subject(_parsed(source, one)) is None}
     return next(iter(images.values())).plain if len(images) == 1 else None

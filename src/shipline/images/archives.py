@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ class TarArchive:
             raise kind(f"cannot read {path}: {error.strerror}") from None
         self.path = path
         try:
+            if not self._file.seekable():
+                self._spool(scratch)
             self._uncompress(scratch)
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 self._members, self._links = _members(tar)
@@ -102,6 +105,14 @@ class TarArchive:
         except BaseException:
             self.close()
             raise
+
+    def _spool(self, scratch: Path) -> None:
+        """Standard input and other pipes are read once, into a file."""
+        whole = (scratch / "whole.tar").open("w+b", buffering=0)
+        with self._file as pipe:
+            shutil.copyfileobj(pipe, whole, CHUNK)
+        whole.seek(0)
+        self._file = whole
 
     def _uncompress(self, scratch: Path) -> None:
         compression = sniff(os.pread(self._file.fileno(), 512, 0))

@@ -142,7 +142,8 @@ def parse_place(text: str) -> Place:
         scheme, rest = (PlaceKind.LAYOUT if scheme == "oci-layout" else scheme), rest[2:]
     elif scheme == PlaceKind.REGISTRY or not colon:
         return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
-    if scheme in _OTHERS and ("/" in rest or rest.startswith(".")):
+    is_path = "/" in rest or rest.startswith(".") or scheme == "containers-storage"
+    if scheme in _OTHERS and is_path:
         raise UsageError(
             f"{text}: {scheme}: is not supported", code="copy-place", hint=_OTHERS[scheme]
         )

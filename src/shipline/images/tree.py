@@ -116,7 +116,9 @@ def _statement(layer: Descriptor) -> TreeNode:
 
 def _attached(source: StatementSource, subject: Descriptor, depth: int) -> Iterator[TreeNode]:
     """What refers to `subject`, and what cosign keeps under tags beside it."""
-    for one in source.referrers(subject) if depth else ():
+    for one in {one.digest: one for one in source.referrers(subject)}.values() if depth else ():
+        if one.digest == subject.digest:
+            continue
         kind = one.annotations.get(PREDICATE_ANNOTATION) or one.artifact_type
         below = [*_attached(source, one.plain, depth - 1)]
         yield TreeNode(f"referrer {kind}  {one.digest}  {shown_size(one.size)}", below)

@@ -21,6 +21,13 @@ from shipline.oci.manifest import (
     weight_of,
 )
 from shipline.oci.platform import Platform, best_match
-from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag, is_tag
+from shipline.oci.reference import (
+    InvalidReference,
+    Reference,
+    check_repository,
+    check_tag,
+    is_attached_tag,
+    is_tag,
+)
 from shipline.oci.resources import Resources, Ulimit
 from shipline.oci.schema1 import parse_schema1, schema1_payload, schema1_type

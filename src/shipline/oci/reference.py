@@ -15,6 +15,7 @@ DEFAULT_HOST = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_ATTACHED = re.compile(r"sha(256|512)-[0-9a-f]{64}(\.[a-z]+)?\Z")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*)(?::[0-9]+)?\Z")
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -101,6 +102,11 @@ class Reference(Struct, frozen=True, order=True):
 def is_tag(text: str) -> bool:
     """Whether it is a valid tag."""
     return _TAG.match(text) is not None
+
+
+def is_attached_tag(tag: str) -> bool:
+    """Whether it is the tag of what refers to an image: the referrers tag schema, and cosign's."""
+    return _ATTACHED.match(tag) is not None
 
 
 def check_tag(tag: str) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,7 @@ _HUB = {_HUB_NAME: "registry-1.docker.io", "index.docker.io": "registry-1.docker
 _PROBE_S = 2.0
 _TLS = (b"\x16", b"\x15")  # first byte of handshake and alert records
 _CERTIFICATES = Path("/etc/docker/certs.d")
+_OTHER_CERTIFICATES = Path("/etc/containers/certs.d")
 
 
 def _empty() -> Mapping[str, tuple[str, ...]]:
@@ -151,7 +152,8 @@ class HostSettings(Struct, frozen=True):
     `insecure` hosts use plain HTTP, as does loopback unless it is in `secure`, has a directory of
     certificates, or `probe` (host, port) finds TLS there; `ca` files are trusted in addition to the
     system's; `client_certificate` with its key is presented where `certificates` has no directory
-    of the host, which is laid out like docker's certs.d; `mirrors` are base URLs per host,
+    or `more_certificates` have a directory of the host; they are laid out like docker's certs.d;
+    `mirrors` are base URLs per host,
     tried before the host itself, the nearest first, and `measurements` is the file that keeps how
     near they are; `token_hosts` lists other hosts that may receive a host's credentials; with
     `strict`, none but these may. With `for_others`, links of a public server are followed to public
@@ -167,6 +169,7 @@ class HostSettings(Struct, frozen=True):
     client_certificate: Path | None = None
     client_key: Path | None = None
     certificates: Path = _CERTIFICATES
+    more_certificates: tuple[Path, ...] = ()
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     measurements: Path | None = None
     shared: SharedCache | None = None
@@ -194,10 +197,10 @@ class HostSettings(Struct, frozen=True):
 
     def trust(self, origin: Origin) -> TlsTrust:
         """The CAs to trust and the client certificate to present at `origin`."""
-        directory = self.certificates / origin.authority
-        if not directory.is_dir():
+        directories = self._directories(origin.authority)
+        if not directories:
             return TlsTrust(self.ca, self.client_certificate, self.client_key)
-        files = sorted(directory.iterdir())
+        files = [path for directory in directories for path in sorted(directory.iterdir())]
         keys = {path.stem: path for path in files if path.suffix == ".key"}
         certificate = next((p for p in files if p.suffix == ".cert" and p.stem in keys), None)
         return TlsTrust(
@@ -206,13 +209,18 @@ class HostSettings(Struct, frozen=True):
             keys[certificate.stem] if certificate else None,
         )
 
+    def _directories(self, authority: str) -> list[Path]:
+        """The directories with certificates of a host."""
+        every = (self.certificates, *self.more_certificates)
+        return [path for one in every if (path := one / authority).is_dir()]
+
     def _is_plain_http(self, authority: str) -> bool:
         if authority in self.secure:
             return False
         if authority in self.insecure:
             return True
         origin = Url.parse(f"https://{authority.lower()}/").origin
-        if not is_loopback(origin.host) or (self.certificates / authority).is_dir():
+        if not is_loopback(origin.host) or self._directories(authority):
             return False
         return not self.probe(origin.host, origin.port)
 
@@ -268,12 +276,21 @@ def settings_from(
         insecure=frozenset({*insecure, *filter(None, hosts)}),
         secure=frozenset(secure),
         ca=(*ca, *map(Path, filter(None, (*files, system)))),
+        more_certificates=tuple(_other_certificates(environment)),
         probe=cache(speaks_tls),
         mirrors=parse_mirrors(environment.get("SHIPLINE_MIRRORS", "").split(",")),
         measurements=state_directory() / "mirrors.json",
         proxies=Proxies.from_environment(environment),
         shared=_shared(environment),
     )
+
+
+def _other_certificates(environment: Mapping[str, str]) -> Iterator[Path]:
+    """Where podman and skopeo, and docker without root, have certificates of registries."""
+    home = environment.get("HOME")
+    if config := environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else ""):
+        yield from (Path(config) / name / "certs.d" for name in ("containers", "docker"))
+    yield _OTHER_CERTIFICATES
 
 
 def _shared(environment: Mapping[str, str]) -> SharedCache | None:

@@ -93,7 +93,8 @@ def _media_type(content: bytes, content_type: str) -> str:
         return content_type or "application/octet-stream"
 
 
-PAGE_LIMIT = 4 << 20  # bytes
+PAGE_LIMIT = 4 << 20  # bytes of a list of referrers
+_TAGS_LIMIT = 64 << 20  # bytes: docker-registry 2 has all tags in one page
 _PAGES = 10_000
 
 
@@ -112,7 +113,7 @@ def pages(
                 raise NotFound(
                     f"{api.host}/{api.repository} does not exist", code="repository-not-found"
                 )
-            content = response.content(PAGE_LIMIT)
+            content = response.content(_TAGS_LIMIT)
             link = next_link(response.header("Link"))
         finally:
             response.close()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
 from shipline.errors import AuthError, NotFound, RegistryError, ShiplineError
-from shipline.oci import Digest, Reference
+from shipline.oci import Digest, Reference, is_attached_tag
 from shipline.registry import RemoteRepository
 from shipline.ship.section import Pipeline
 from shipline.tasks import TaskGroup
 
-_ATTACHED = re.compile(r"sha(256|512)-[0-9a-f]{64}(\.[a-z]+)?\Z")  # tags of what refers to an image
 _AT_ONCE = 8
 
 
@@ -68,7 +66,7 @@ def find_drift(
 
 
 def _images(primary: RemoteRepository) -> Iterator[str]:
-    return (tag for tag in primary.tags() if not _ATTACHED.match(tag))
+    return (tag for tag in primary.tags() if not is_attached_tag(tag))
 
 
 def _compare(

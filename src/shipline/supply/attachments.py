@@ -275,16 +275,34 @@ def copy_evidence(
         for attached, tag in _attached(source, subject, tags, _DEPTH):
             if not tag and subject.digest == target.digest and not (subject_is_there or count):
                 destination.push(target, source)
-            with suppress(*(NotFound,) if tag else ()):
+            try:
                 copy_graph(source, destination, attached, advance)
-                if tag:
-                    destination.tag(attached, source, tag)
-                count += 1
+            except NotFound:
+                if not tag and _is_there(source, attached):
+                    raise
+                if not tag:
+                    _warn(f"{attached.digest} refers to {subject.digest}, and is gone: left out")
+                continue
+            if tag:
+                destination.tag(attached, source, tag)
+            count += 1
         return count
 
     with TaskGroup(_AT_ONCE) as group:
         tasks = [group.start(copy, one) for one in _images(source, target, _DEPTH)]
     return sum(task.result() for task in tasks)
+
+
+def _is_there(source: StatementSource, attached: Descriptor) -> bool:
+    with suppress(NotFound), source.fetch(attached):
+        return True
+    return False
+
+
+def _warn(text: str) -> None:
+    import logging  # slow to import
+
+    logging.getLogger(__name__).warning("warning: %s", text)
 
 
 def evidence_of(source: StatementSource, target: Descriptor) -> tuple[Descriptor, ...]:
@@ -303,7 +321,9 @@ def _attached(
     source: StatementSource, subject: Descriptor, tags: frozenset[str] | None, depth: int
 ) -> Iterator[tuple[Descriptor, str]]:
     """What refers to `subject`, and to that, and what is under one of its tags, with the tag."""
-    for referrer in source.referrers(subject):
+    for referrer in {one.digest: one for one in source.referrers(subject)}.values():
+        if referrer.digest == subject.digest:
+            continue
         yield referrer.plain, ""
         if depth:
             yield from _attached(source, referrer.plain, tags, depth - 1)

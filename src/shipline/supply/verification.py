@@ -236,7 +236,10 @@ def examine(
         for key, value in annotations.items():
             if stated_annotations.get(key) == value:
                 continue
-            reason = f"its annotation {key!r} is {stated_annotations.get(key)!r:.100}"
+            stated = stated_annotations.get(key)
+            reason = f"its annotation {key!r} is {stated!r:.100}"
+            if stated is None:
+                reason = f"it has no annotation {key!r}"
             raise Unproven(RejectReason.ANNOTATION, reason)
         return [
             Signature(key, claim.form, stated_name, stated_annotations, signed_at, claim.place)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from shipline.content import Advance, Fetcher, MemoryStore, Reader, copy_graph
-from shipline.errors import RegistryError
+from shipline.errors import ContentError, RegistryError
 from shipline.oci import Descriptor, Index, Manifest, media
 
 
@@ -84,6 +84,14 @@ def test_a_source_that_breaks_off_is_named() -> None:
     source, root = wide(1)
     with pytest.raises(RegistryError) as caught:
         copy_graph(Unreadable(source), MemoryStore(), root)
+    assert caught.value.__notes__[0].endswith("from the source")
+
+
+def test_a_document_that_cannot_be_read_is_the_fault_of_the_source() -> None:
+    raw = b'{"layers": [], "manifests": []}'
+    root = Descriptor.of(raw, media.OCI_MANIFEST)
+    with pytest.raises(ContentError) as caught:
+        copy_graph(MemoryStore(raw), MemoryStore(), root)
     assert caught.value.__notes__[0].endswith("from the source")
 
 

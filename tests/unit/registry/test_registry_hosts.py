@@ -52,6 +52,24 @@ def test_certificates_for_loopback_mean_https(tmp_path: Path) -> None:
     assert (trust.certificate, trust.key) == (place / "client.cert", place / "client.key")
 
 
+def test_certificates_of_podman_and_skopeo_count(tmp_path: Path) -> None:
+    places = [
+        tmp_path / ".config" / name / "certs.d/registry.lan" for name in ("containers", "docker")
+    ]
+    for place, names in zip(places, (["own.crt"], ["a.crt", "b.cert", "b.key"]), strict=True):
+        place.mkdir(parents=True)
+        for name in names:
+            (place / name).touch()
+    for environment in (
+        {"HOME": str(tmp_path)},
+        {"HOME": "/nonexistent", "XDG_CONFIG_HOME": str(tmp_path / ".config")},
+    ):
+        settings = settings_from(environment)
+        trust = settings.trust(settings.endpoint("registry.lan").origin)
+        assert trust.authorities == (places[0] / "own.crt", places[1] / "a.crt")
+        assert (trust.certificate, trust.key) == (places[1] / "b.cert", places[1] / "b.key")
+
+
 def test_mirrors_come_before_the_registry() -> None:
     """One without a host is for Docker Hub, as in docker's daemon.json."""
     mirrors = parse_mirrors(
