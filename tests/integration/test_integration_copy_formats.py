@@ -199,3 +199,22 @@ def test_a_signed_image_is_still_the_only_one(layout: Path, tmp_path: Path, kind
     assert str(image.digest) in copy(f"oci:{layout}:one", place)
     assert "sha256-" in run_shipline("ls", place).stdout
     assert image.digest == Digest.parse(run_shipline("digest", place).stdout.strip())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("kind", ["oci", "oci-archive"])
+def test_whole_names_in_layouts_are_those_of_podman(
+    layout: Path, tmp_path: Path, kind: str
+) -> None:
+    image = f"oci:{layout}:one"
+    for number in range(2):
+        name = f"{kind}:{tmp_path}/place{number}:localhost/team/app:1"
+        if number:
+            copy(image, name)
+        else:
+            skopeo(image, name)
+        assert run_shipline("digest", name).stdout.strip().endswith(_hex(layout, "one"))
+        listed = run_shipline("ls", f"{kind}:{tmp_path}/place{number}").stdout
+        assert listed == "localhost/team/app:1\n"
+        skopeo(name, f"dir:{tmp_path}/out{number}")
+    assert same(tmp_path / "out0", tmp_path / "out1")

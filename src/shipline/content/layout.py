@@ -24,6 +24,7 @@ from shipline.oci import (
     Digest,
     Index,
     Manifest,
+    Reference,
     check_tag,
     is_attached_tag,
     is_tag,
@@ -100,7 +101,7 @@ class OciLayout(LocalStore):
         """By tag or digest; an empty reference names the layout's only image."""
         found = find_entry(self, self.index(), reference)
         if found is None:
-            there = ", ".join(islice(self.tags(), _SHOWN))
+            there = ", ".join(islice(self.names(), _SHOWN))
             raise NotFound(
                 f"{reference or 'a single image'} is not in {self.root}",
                 code="image-not-found",
@@ -110,8 +111,12 @@ class OciLayout(LocalStore):
 
     def tags(self) -> Iterator[str]:
         """All names of images that are tags."""
+        return filter(is_tag, self.names())
+
+    def names(self) -> Iterator[str]:
+        """All names of images; podman's and skopeo's may be whole ones."""
         names = (one.annotations.get(REF_NAME, "") for one in self.index().manifests)
-        yield from filter(is_tag, dict.fromkeys(names))
+        yield from filter(str.isprintable, filter(None, dict.fromkeys(names)))
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """Manifests in index.json whose subject is `target`, of one artifact type if given."""
@@ -151,14 +156,14 @@ class OciLayout(LocalStore):
             self._write(Index.make(kept).raw)
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
-        check_tag(tag)
+        _check_name(tag)
         self.push(target, source)
         with self._locked():
             self._name(target, tag)
 
     def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
         """See `Swapper`: other writers of this program wait meanwhile."""
-        check_tag(tag)
+        _check_name(tag)
         self.push(target, source)
         with self._locked():
             named = (one for one in self.index().manifests if one.annotations.get(REF_NAME) == tag)
@@ -208,6 +213,12 @@ class OciLayout(LocalStore):
             yield
         finally:
             os.close(fd)
+
+
+def _check_name(name: str) -> None:
+    """Raises InvalidReference for what is neither a tag nor the name of an image with a tag."""
+    if "/" not in name or not Reference.parse(name).tag:
+        check_tag(name)
 
 
 def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | None:

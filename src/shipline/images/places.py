@@ -108,7 +108,7 @@ class Place(Struct, frozen=True):
         if self.kind is PlaceKind.ENGINE:
             return f"{self.kind}:{name}"
         return f"{self.kind}:{self.path}" + (
-            f"{'@' if ':' in self.tag else ':'}{name}" if name else ""
+            f"{'@' if self.tag.startswith(('sha256:', 'sha512:')) else ':'}{name}" if name else ""
         )
 
     @property
@@ -164,9 +164,21 @@ def parse_place(text: str) -> Place:
     if at:
         tag = str(Digest.parse(tag))
     else:
-        path, colon, tag = rest.rpartition(":")
-        path, tag = (path, tag) if colon and "/" not in tag else (rest, "")
+        path, tag = _named(rest)
     return Place(kind, None, Path(path), tag)
+
+
+def _named(rest: str) -> tuple[str, str]:
+    """A path and the name after it: a tag, or a whole name with a tag, as podman writes it, unless
+    it is part of the path of something that is there.
+    """
+    path, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        return rest, ""
+    before, colon, host = path.partition(":")
+    if "/" in host and not Path(path).exists():
+        return before, f"{host}:{tag}"
+    return path, tag
 
 
 def parse_target(text: str) -> Place:
@@ -287,7 +299,7 @@ class Places:
         if place.remote is not None:
             return list(self._client.repository(place.remote).tags())
         if place.kind is PlaceKind.LAYOUT:
-            return list(OciLayout(place.path).tags())
+            return list(OciLayout(place.path).names())
         if place.kind is PlaceKind.DIRECTORY:
             raise UsageError(
                 f"{place}: the image in a dir: has no name",

@@ -30,6 +30,9 @@ DIGEST = f"sha256:{'a' * 64}"
         ("oci:some/dir", PlaceKind.LAYOUT, "some/dir", ""),
         ("oci:some/dir:v1", PlaceKind.LAYOUT, "some/dir", "v1"),
         (f"oci-layout:///some/dir@{DIGEST}", PlaceKind.LAYOUT, "/some/dir", DIGEST),
+        ("oci:dir:host:5000/a/b:1", PlaceKind.LAYOUT, "dir", "host:5000/a/b:1"),
+        ("oci-archive:/a.tar:localhost/app:1", PlaceKind.OCI_ARCHIVE, "/a.tar", "localhost/app:1"),
+        ("oci:/a:b/c", PlaceKind.LAYOUT, "/a:b/c", ""),
         ("oci-archive:a.tar:v1", PlaceKind.OCI_ARCHIVE, "a.tar", "v1"),
         ("docker-archive:a.tar", PlaceKind.DOCKER_ARCHIVE, "a.tar", ""),
         ("docker-archive:/a.tar:b/c:1", PlaceKind.DOCKER_ARCHIVE, "/a.tar", "docker.io/b/c:1"),
@@ -73,6 +76,13 @@ def test_a_target_in_a_registry_has_a_tag_or_a_digest(text: str) -> None:
 def test_a_place_in_a_registry_is_its_reference() -> None:
     reference = Reference.parse("registry.example/team/app:1.0")
     assert str(Place(PlaceKind.REGISTRY, reference)) == "registry.example/team/app:1.0"
+
+
+def test_a_path_with_colons_is_one_if_it_is_there(tmp_path: Path) -> None:
+    place = tmp_path / "a:b" / "c"
+    place.mkdir(parents=True)
+    parsed = parse_place(f"oci:{place}:v1")
+    assert (parsed.path, parsed.tag) == (place, "v1")
 
 
 def test_an_archive_is_closed_with_the_stack(tmp_path: Path) -> None:
