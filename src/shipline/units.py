@@ -9,8 +9,8 @@ from typing import Self
 from msgspec import Struct
 
 _SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-_SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?")
+_SPAN = "".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS)
+_SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
 _BOOLEANS = {
@@ -28,7 +28,7 @@ class Duration(Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for text without a unit, and for zero."""
-        match = _SPAN.fullmatch(text.strip())
+        match = re.fullmatch(_SPAN, text.strip())
         numbers = match.groups() if match else ()
         total = sum(
             int(number or 0) * unit
@@ -59,7 +59,7 @@ class ByteSize(Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for anything else."""
-        match = _SIZE.fullmatch(text.strip())
+        match = re.fullmatch(_SIZE, text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a size: write 500MB, 4GiB or a number of bytes")
         number, unit = match[1], match[2].upper()

@@ -228,8 +228,8 @@ def parse_tags(texts: Iterable[str], flag: str = "--tag") -> tuple[Reference, ..
     return _unique(*(name.or_latest for name in names))
 
 
-_ANNOTATION_PLACE = re.compile(r"([a-z-]+)(?:\[([A-Za-z0-9_/.-]+)\])?\Z")
-_ANNOTATION_ATTRIBUTE = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([a-z0-9_/.-]+)\])?\.(\S+)\Z")
+_ANNOTATION_PLACE = r"([a-z-]+)(?:\[([A-Za-z0-9_/.-]+)\])?\Z"
+_ANNOTATION_ATTRIBUTE = r"annotation(?:-([a-z-]+))?(?:\[([a-z0-9_/.-]+)\])?\.(\S+)\Z"
 
 
 def parse_annotation(text: str) -> tuple[Annotation, ...]:
@@ -242,7 +242,7 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
         raise UsageError(f"--annotation: {text!r} is not key=value", code="flag-value")
     found = []
     for place in levels.split(","):
-        match = _ANNOTATION_PLACE.match(place)
+        match = re.match(_ANNOTATION_PLACE, place)
         level, platform = (match[1], match[2]) if match else (place, None)
         found.append(_annotation("--annotation", level, platform, key, value))
     return tuple(found)
@@ -816,7 +816,7 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
     found = []
     for name, value in attributes.items():
         if name.startswith("annotation"):
-            match = _ANNOTATION_ATTRIBUTE.match(name)
+            match = re.match(_ANNOTATION_ATTRIBUTE, name)
             if match is None:
                 raise UsageError(
                     f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY",
@@ -827,7 +827,7 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
     return tuple(found)
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
+_SIZE = r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z"
 
 
 def split_csv(text: str) -> tuple[str, ...]:
@@ -866,7 +866,7 @@ def parse_boolean(text: str, name: str) -> bool:
 
 def parse_size(text: str, flag: str) -> int:
     """Bytes: a number with an optional binary unit; `64m` is 64 MiB."""
-    match = _SIZE.match(text.strip())
+    match = re.match(_SIZE, text.strip(), re.IGNORECASE)
     if match is None:
         raise UsageError(
             f"{flag}: not a size: {text!r}", code="flag-value", hint="write it like 64m or 2g"

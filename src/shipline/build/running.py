@@ -42,7 +42,7 @@ _SIGNS = {
     137: "it was killed (SIGKILL): perhaps the machine ran out of memory",
     139: "it ended with a segmentation fault (SIGSEGV)",
 }
-_NOT_FOUND = re.compile(r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$")
+_NOT_FOUND = r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$"
 
 
 def run_key(op: RunOp, inputs: Sequence[Source]) -> str:
@@ -205,7 +205,7 @@ def _remedy(args: Sequence[str], log: Sequence[str], home: Path) -> str:
         return hint
     if any("No space left on device" in line for line in log):
         return "a tmpfs of the step is full: /dev/shm (see --shm-size), or a mount of type tmpfs"
-    found = _NOT_FOUND.search(log[-1]) if log else None
+    found = re.search(_NOT_FOUND, log[-1]) if log else None
     if found is None:
         return ""
     if args and args[-1].startswith("["):

@@ -18,7 +18,7 @@ from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError
 from shipline.units import parse_boolean
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
+_SIZE = r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?"
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -89,7 +89,7 @@ def parse_option(key: str, text: str) -> bool:
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as `64m` or `1.5GiB`; units are powers of 1024."""
-    found = _SIZE.fullmatch(text.strip())
+    found = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if found is None:
         raise DockerfileError(
             f"invalid value for size: {text}",

@@ -24,17 +24,17 @@ _UNITS_NS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_WHOLE = re.compile(rf"[+-]?({_PART.pattern})+")
+_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_WHOLE = rf"[+-]?({_PART})+"
 
 
 def parse_duration(text: str) -> int:
     """Nanoseconds. Raises ValueError for an invalid duration."""
     if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0
-    if not _WHOLE.fullmatch(text):
+    if not re.fullmatch(_WHOLE, text):
         raise ValueError(f'time: invalid duration "{text}"')
-    parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in _PART.findall(text)]
+    parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in re.findall(_PART, text)]
     return -sum(parts) if text.startswith("-") else sum(parts)
 
 

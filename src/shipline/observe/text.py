@@ -6,11 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_COLOR = r"\x1b\[[0-9;:]*m"
+_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+_UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _TAB = 8
 _MAX_LINE = 1 << 16  # bytes; a longer line is broken
@@ -46,9 +44,11 @@ def clean(data: bytes | str) -> str:
     UTF-8 are escaped. Of a line overwritten after a carriage return, the last version is kept.
     """
     text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
-    text = _SEQUENCE.sub("", _COLOR.sub("", text))
+    if text.isascii() and text.isprintable():
+        return text
+    text = re.sub(_SEQUENCE, "", re.sub(_COLOR, "", text))
     written = [part for part in text.replace("\n", " ").split("\r") if part]
-    return _UNSAFE.sub(_escaped, (written or [""])[-1]).expandtabs(_TAB)
+    return re.sub(_UNSAFE, _escaped, (written or [""])[-1]).expandtabs(_TAB)
 
 
 def _escaped(match: re.Match[str]) -> str:
