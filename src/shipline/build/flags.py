@@ -172,7 +172,11 @@ def parse_build_context(text: str) -> tuple[str, Context]:
     """`name=` followed by a path, docker-image://, oci-layout:// or a URL."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
-        raise UsageError(f"--build-context: {text!r} is not name=context", code="flag-value")
+        raise UsageError(
+            f"--build-context: invalid context value: {text}, expected key=value",
+            code="flag-value",
+            hint="write it as name=context",
+        )
     if value == "-":
         raise UsageError(
             "--build-context: standard input cannot be a named context", code="flag-conflict"
@@ -239,7 +243,9 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
     if not colon:
         levels, key = "manifest", name
     if not equals or not key:
-        raise UsageError(f"--annotation: {text!r} is not key=value", code="flag-value")
+        raise UsageError(
+            f'--annotation: invalid annotation "{text}", expected key=value', code="flag-value"
+        )
     found = []
     for place in levels.split(","):
         match = re.match(_ANNOTATION_PLACE, place)
@@ -251,7 +257,7 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
 def _annotation(flag: str, level: str, platform: str | None, key: str, value: str) -> Annotation:
     if level not in list(Level):
         raise UsageError(
-            f"{flag}: {level!r} is not an annotation type",
+            f'{flag}: unknown annotation type "{level}"',
             code="flag-value",
             hint=f"use one of {', '.join(Level)}",
         )
@@ -271,9 +277,17 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
     kind, name = fields.pop("type", ""), fields.pop("id", "")
     sources = [fields.pop(key, "") for key in ("src", "source")]
     source, variable = sources[0] or sources[1], fields.pop("env", "")
-    if fields or kind not in ("", "file", "env") or not name:
+    fault = ""
+    if fields:
+        key, value = next(iter(fields.items()))
+        fault = f"unexpected key '{key}' in '{key}={value}'"
+    elif kind not in ("", "file", "env"):
+        fault = f'unsupported secret type "{kind}"'
+    elif not name:
+        fault = f"secret missing ID in {text!r}"
+    if fault:
         raise UsageError(
-            f"--secret: cannot read {text!r}",
+            f"--secret: {fault}",
             code="secret-unreadable",
             hint="write it as id=NAME,src=FILE or id=NAME,env=VARIABLE",
         )
@@ -408,7 +422,9 @@ def parse_host(text: str) -> Host:
     except ValueError:
         separator = ""
     if not separator or not name:
-        raise UsageError(f"--add-host: {text!r} is not host:ip", code="flag-value")
+        raise UsageError(
+            f"--add-host: invalid host {text}", code="flag-value", hint="write it as host:ip"
+        )
     return Host(name, address)
 
 
@@ -498,7 +514,9 @@ def parse_attestations(
     for fields in texts:
         kind = fields.pop("type", "")
         if kind not in ("provenance", "sbom"):
-            what = f"unknown attestation type {kind!r}" if kind else "the type is missing"
+            what = (
+                f"unknown attestation type {kind!r}" if kind else "attestation type not specified"
+            )
             raise UsageError(
                 f"--attest: {what}", code="flag-value", hint="write type=provenance or type=sbom"
             )
@@ -690,7 +708,7 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
         kind, fields = "image", {"push": "true", **fields}
     if kind not in _ATTRIBUTES:
         raise UsageError(
-            f"--output: {kind!r} in {text!r} is not a type of output",
+            f'--output: exporter "{kind}" could not be found, in {text!r}',
             code="flag-value",
             hint=f"use one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
         )
@@ -705,7 +723,11 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
     destination = fields.get("dest", "") or ("-" if kind in ("tar", "oci") else "")
     if kind == "local" and destination in ("", "-"):
-        raise UsageError("--output: type=local needs dest=DIRECTORY", code="flag-missing")
+        raise UsageError(
+            "--output: dest is required for local exporter",
+            code="flag-missing",
+            hint="write type=local,dest=DIRECTORY",
+        )
     if destination in ("", "-") and on.get("tar") is False:
         raise UsageError(
             "--output: tar=false writes a directory, which needs dest=DIRECTORY",

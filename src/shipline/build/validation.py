@@ -106,7 +106,9 @@ def check_request(request: BuildRequest) -> None:
         )
     if any(one.push and not one.dangling_prefix for one in request.outputs) and not request.tags:
         raise UsageError(
-            "--push: there is no name to push to", code="tag-missing", hint="give one with --tag"
+            "--push: tag is needed when pushing to registry",
+            code="tag-missing",
+            hint="give one with --tag",
         )
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:

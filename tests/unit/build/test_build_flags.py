@@ -362,3 +362,25 @@ def test_a_git_repository_of_this_machine_is_no_url(text: str, directory: str, r
     with pytest.raises(UsageError) as caught:
         flags.parse_context(text, there.__contains__)
     assert f"`git -C {directory} archive {ref} | shipline build -`" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda: flags.parse_host("a"), "invalid host a"),
+        (lambda: flags.parse_output("type=local"), "dest is required for local exporter"),
+        (lambda: flags.parse_output("type=bogus"), 'exporter "bogus" could not be found'),
+        (lambda: flags.parse_secret("src=x", {}), "secret missing ID"),
+        (lambda: flags.parse_secret("id=a,foo=b", {}), "unexpected key 'foo' in 'foo=b'"),
+        (lambda: flags.parse_secret("id=a,type=zz", {}), 'unsupported secret type "zz"'),
+        (lambda: flags.parse_annotation("bad:a=b"), 'unknown annotation type "bad"'),
+        (lambda: flags.parse_annotation("a"), 'invalid annotation "a", expected key=value'),
+        (lambda: flags.parse_build_context("a"), "invalid context value: a, expected key=value"),
+    ],
+)
+def test_a_wrong_value_is_named_in_the_words_of_buildx(
+    read: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(UsageError) as found:
+        read()
+    assert message in found.value.message
