@@ -22,6 +22,7 @@ MEMORY := $(firstword $(shell findmnt -nbo AVAIL,OPTIONS /dev/shm 2> /dev/null |
 UNIT := tests/unit tests/test_floors.py tests/test_public_names.py tests/test_licences.py -m "not root and not slow"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
+export HYPOTHESIS_NO_PLUGINS := 1  # one is trio's, which each worker would import
 
 .PHONY: audit demo demo-delivery dist site test check types all-tests unit-tests fuzz bench bench-builders bench-copy bench-metadata bench-regions bench-registry screenshots packages clean
 

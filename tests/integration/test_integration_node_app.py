@@ -59,6 +59,7 @@ class World:
             **kept,
             **{f"GIT_{who}_{k}": v for who in ("AUTHOR", "COMMITTER") for k, v in identity.items()},
             "SHIPLINE_MIRRORS": mirror,
+            "PIP_COMPILE": "0",  # modules are compiled when they are imported
             "DOCKER_CONFIG": str(self.origin.parent / "docker"),
         }
 

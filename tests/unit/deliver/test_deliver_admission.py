@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,6 @@ IMAGES = (
     "evil.example/registry.example/team/app:1",
     "evil.example/docker.io/nginx",
 )
-ENVIRONMENT = celpy.Environment()
 STRINGS: dict[str, Callable[..., Any]] = {
     "split": lambda text, by: celtypes.ListType(map(celtypes.StringType, text.split(by))),
     "join": lambda texts, by: celtypes.StringType(by.join(texts)),
@@ -92,11 +92,22 @@ def rule(*patterns: str, action: Any = "require", **fields: Any) -> TrustRule:
     return TrustRule(tuple(map(ImagePattern.parse, patterns)), action, **fields)
 
 
+@cache
+def environment() -> celpy.Environment:
+    """Its grammar takes half a second, which only the worker that runs the tests spends."""
+    return celpy.Environment()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def grammar() -> None:
+    """Made before the first example of a test, since it sets the limit of recursion."""
+    environment()
+
+
 def compiled(expression: str, **functions: Callable[..., Any]) -> Callable[..., Any]:
     """The expression as a function of its variables."""
-    program = ENVIRONMENT.program(
-        ENVIRONMENT.compile(expression), functions={**STRINGS, **functions}
-    )
+    cel = environment()
+    program = cel.program(cel.compile(expression), functions={**STRINGS, **functions})
     return lambda **data: program.evaluate({k: json_to_cel(v) for k, v in data.items()})
 
 
