@@ -20,7 +20,7 @@ from shipline.content import LocalStore, read_file, seal, unseal
 from shipline.layer import BlockIndex, Codec, Layer
 from shipline.oci import Digest
 
-_KIND = b"shipline-blocks-2\n"
+_KIND = b"shipline-blocks-3\n"
 PLACE = "blocks"
 WORTH_INDEXING = 64 << 20  # bytes of files; compressing less takes less than 0.1 s
 

@@ -161,10 +161,10 @@ class Snapshots:
             if building is not None:
                 self._files.put_tar(building, tar, extents, base)
 
-    def save_toc(self, diff_id: Digest, toc: Toc) -> None:
+    def save_toc(self, diff_id: Digest, dumped: bytes) -> None:
         path = self._state / "toc" / diff_id.hex
         temporary = self._scratch / f"toc-{os.urandom(6).hex()}"
-        temporary.write_bytes(toc.dump())
+        temporary.write_bytes(dumped)
         os.rename(temporary, path)
 
     def _toc(self, layer: Layer) -> Toc:
@@ -179,7 +179,7 @@ class Snapshots:
         with self._tar(layer) as tar:
             for _ in builder.through(read_tar(tar)):
                 pass
-        self.save_toc(layer.diff_id, builder.toc())
+        self.save_toc(layer.diff_id, builder.toc().dump())
         return builder.toc()
 
     @contextmanager
@@ -246,7 +246,7 @@ class Snapshots:
                     whiteouts="overlay",
                     userxattr=in_user_namespace(),
                 )
-            self.save_toc(layer.diff_id, builder.toc())
+            self.save_toc(layer.diff_id, builder.toc().dump())
 
     @property
     def changes(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -108,14 +109,19 @@ class Worker(Struct, frozen=True):
     ) -> LayerResult:
         """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
 
-        No items make an empty layer. `beside` is called when all files have been read, while
-        another process makes what later steps mount.
+        No items make an empty layer. `beside` is called when all files have been read, while other
+        threads hash, or another process makes what later steps mount.
         """
         created = Clock().now()
         toc, items = TocBuilder(), list(items)
 
         def settled(items: Iterable[Item]) -> Iterable[Item]:
             return toc.through(map(self._settled, items))
+
+        @cache
+        def dumped() -> bytes:
+            beside()
+            return toc.toc().dump()
 
         follower, path = options.follower, self.temporary("tar")
         key, codec, base = options.index_key, self.codec, self.temporary("base")
@@ -126,7 +132,13 @@ class Worker(Struct, frozen=True):
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
             if options.mountable and index is not None and is_changed_little(items, index):
                 layer, extents = stream_changed(
-                    settled(items), ingest, codec, index, path, share=base.exists()
+                    settled(items),
+                    ingest,
+                    codec,
+                    index,
+                    path,
+                    share=base.exists(),
+                    beside=dumped,
                 )
             else:
                 file = stack.enter_context(open(path, "wb")) if options.mountable else None
@@ -143,8 +155,7 @@ class Worker(Struct, frozen=True):
         with TaskGroup() as group:
             if options.mountable and extents:
                 group.start(self.snapshots.keep_tar, layer, path, extents, base)
-            self.snapshots.save_toc(layer.diff_id, toc.toc())
-            beside()
+            self.snapshots.save_toc(layer.diff_id, dumped())
         return LayerResult(layer, created, self.codec.level)
 
     def _settled(self, item: Item) -> Item:

@@ -24,6 +24,7 @@ from shipline.files import WriteBehind
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
 
+_WRITE = 256 << 10  # bytes; more take large pages, which a virtual machine may not have at once
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits for a writer
 
 
@@ -54,7 +55,7 @@ class LocalIngest:
         view = memoryview(data)
         while view:
             try:
-                view = view[os.write(self._fd, view) :]
+                view = view[os.write(self._fd, view[:_WRITE]) :]
             except OSError as error:
                 raise ContentError(
                     f"cannot write to {self._store.root}: {error.strerror}",

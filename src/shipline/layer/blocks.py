@@ -129,10 +129,10 @@ class CompressedBlock(NamedTuple):
 
 class KnownBlock(NamedTuple):
     """A block of an older layer: `crc` and `length` of its bytes, which are at `start` of its tar;
-    `size` and `digest` of what they are compressed to, at `offset` of its blob.
+    `size` and `blob_crc` of what they are compressed to, at `offset` of its blob.
     """
 
-    digest: bytes
+    blob_crc: int
     offset: int
     size: int
     crc: int
@@ -144,7 +144,7 @@ class KnownBlock(NamedTuple):
         return len(plain) == self.length and checksum(plain) == self.crc
 
 
-_ROW = struct.Struct("<32s32sQIII")  # key, and a KnownBlock without its start
+_ROW = struct.Struct("<32sIQIII")  # key, and a KnownBlock without its start
 _NO_KEY = bytes(32)
 
 
@@ -153,7 +153,7 @@ class BlockIndex:
     `rows` came from `dump`, are taken where they are equal: from its `tar` and its open file
     `blob`, either of which may be missing (None, -1).
 
-    Damage gives no block: what is there is compared with its digest, or checksum.
+    Damage gives no block: what is there is compared with its checksum.
     """
 
     def __init__(self, rows: bytes = b"", blob: int = -1, tar: StoredTar | None = None) -> None:
@@ -163,11 +163,11 @@ class BlockIndex:
         self.blob, self.tar = blob, tar
         self._rows: list[bytes] = []
         start = 0
-        for key, digest, offset, size, crc, length in _ROW.iter_unpack(rows):
+        for key, blob_crc, offset, size, crc, length in _ROW.iter_unpack(rows):
             if key != _NO_KEY:
                 self._older[key] = len(self._keys)
             self._keys.append(key)
-            self._blocks.append(KnownBlock(digest, offset, size, crc, length, start))
+            self._blocks.append(KnownBlock(blob_crc, offset, size, crc, length, start))
             start += length
 
     @property
@@ -200,19 +200,17 @@ class BlockIndex:
         """Write what a block of the older layer is compressed to at the start of `view`; whether it
         is there.
         """
-        data = self.read_compressed(known)
+        data = self.read_blob(known.offset, known.size, known.blob_crc)
         view[: len(data)] = data
         return data != b""
 
-    def read_compressed(self, known: KnownBlock) -> bytes:
-        """What a block of the older layer is compressed to; empty if it is not there."""
-        from blake3 import blake3
-
+    def read_blob(self, offset: int, size: int, crc: int) -> bytes:
+        """A part of the older blob; empty if it is not there."""
         if self.blob < 0:
             return b""
         with suppress(OSError):
-            data = os.pread(self.blob, known.size, known.offset)
-            return data if blake3(data).digest() == known.digest else b""
+            data = os.pread(self.blob, size, offset)
+            return data if checksum(data) == crc else b""
         return b""
 
     def add(self, key: bytes, known: KnownBlock) -> None:
@@ -225,3 +223,13 @@ def checksum(data: bytes | memoryview) -> int:
     from isal import isal_zlib
 
     return isal_zlib.crc32(data)
+
+
+def join_checksums(parts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Checksum and length of parts with these checksums and lengths, one after the other."""
+    from isal.isal_zlib import crc32_combine
+
+    crc = size = 0
+    for part, length in parts:
+        crc, size = crc32_combine(crc, part, length), size + length
+    return crc, size

@@ -1,7 +1,8 @@
 """A layer of which little is new: its blocks are those of an older one, but for some.
 
-Such a build is Python that plans the tar, and SHA-256 of all its bytes. A thread hashes the blocks
-where they are, many at once, while others are planned.
+Such a build is Python that plans the tar, and SHA-256 of all bytes of it and of its blob. A thread
+hashes the blocks where they are, and another takes over what they are compressed to, many at once,
+while others are planned.
 
 Its tar can share the file of the older one: both are mounted, one above the other. The new file has
 the entries that are new or changed, with the directories above them, and hides what has the same
@@ -12,20 +13,27 @@ below have.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from shipline.content import Ingest
 from shipline.errors import ContentError
 from shipline.files import WriteBehind
-from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
+from shipline.layer.blocks import (
+    LONGEST,
+    BlockIndex,
+    CompressedBlock,
+    KnownBlock,
+    checksum,
+    join_checksums,
+)
 from shipline.layer.codecs import Codec
 from shipline.layer.entry import PREFIX, Entry, Item, Source
 from shipline.layer.stored_tar import Extent, StoredTar, TarReader
-from shipline.layer.stream import WORTH_FORKING, Layer, write_at
+from shipline.layer.stream import WORTH_FORKING, Layer, keep_freed_memory, write_at
 from shipline.layer.tar_header import BLOCK, encode
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import LargeFiles, TarBlock, plan_tar
@@ -59,48 +67,72 @@ def stream_changed(
     tar: Path,
     *,
     share: bool,
+    beside: Callable[[], object] = lambda: None,
 ) -> tuple[Layer, Sequence[Extent]]:
     """What `stream_blocks` makes. To `share` is to write to the new file `tar` only what the first
-    file of the older tar lacks, where that is worth it.
+    file of the older tar lacks, where that is worth it. `beside` is called when all files have been
+    read, while other threads still hash.
 
     Also returns where the tar is: in that file, which is 0, and in `tar`, which is 1. It is nowhere
     if the older one turned out to be damaged.
     """
     assert index.tar is not None
+    keep_freed_memory()
     with open(tar, "w+b", buffering=0) as file, TaskGroup() as group:
         new = _NewTar(index, file.fileno())
-        with closing(_RangeHasher(new.files)) as hasher:
-            hashed = group.start(hasher.run)
-            for run in _runs(plan_tar(items)):
-                check()
-                for place, crc in new.add(run):
-                    hasher.add(place, crc)
+        blob = _NewBlob(new, index, ingest, codec)
+        with closing(_Batches()) as to_hash:
+            to_write = _Batches()
+            hashed = group.start(new.hash, to_hash, to_write)
+            written = group.start(blob.write, to_write)
+            for numbers in new.add_all(items):
+                to_hash.put(numbers)
         shared = share and new.can_share()
         if shared:
             os.ftruncate(file.fileno(), new.position + 2 * BLOCK)
         whole = None if shared else group.start(new.write_whole, tar.with_suffix(".whole"))
-        added: list[KnownBlock] = []
-
-        def compressed() -> Iterator[CompressedBlock]:
-            numbers = range(len(new.blocks))
-            with closing(ordered_map(lambda number: new.compressed(number, codec), numbers)) as all:
-                for block, digest in all:
-                    size = len(block.data)
-                    added.append(KnownBlock(digest, ingest.size, size, block.crc, block.length, 0))
-                    yield block
-
-        for data in codec.join_blocks(compressed()):
-            ingest.write(data)
+        beside()
+        written.result()
         diff_id = hashed.result() or new.read_again()
         if whole is not None:
             whole.result()
             os.replace(tar.with_suffix(".whole"), tar)
         descriptor = Descriptor(codec.media_type, ingest.digest, ingest.size)
         ingest.commit(descriptor)
-    for key, one in zip(new.keys, added, strict=True):
+    for key, one in zip(new.keys, blob.blocks, strict=True):
         index.add(key, one)
     extents = new.extents if shared else [Extent(1, 0, sum(one.length for one in new.blocks))]
     return Layer(descriptor, diff_id), extents if hashed.result() else ()
+
+
+class _Batches:
+    """Numbers of blocks for another thread, many at once: between two calls that do without Python
+    it waits for threads that run it.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[range | None] = SimpleQueue()
+
+    def put(self, numbers: range) -> None:
+        self._queue.put(numbers)
+
+    def close(self) -> None:
+        """There are no more."""
+        self._queue.put(None)
+
+    def parts(self, place: Callable[[int], Extent]) -> Iterator[range]:
+        """The numbers, together where the places of their blocks follow each other."""
+        while (numbers := self._queue.get()) is not None:
+            start, size, end = numbers.start, 0, (0, 0)
+            for number in numbers:
+                file, position, length = place(number)
+                if number > start and (end != (file, position) or size + length > _AT_ONCE):
+                    check()
+                    yield range(start, number)
+                    start, size = number, 0
+                size, end = size + length, (file, position + length)
+            check()
+            yield range(start, numbers.stop)
 
 
 class _NewTar:
@@ -111,18 +143,31 @@ class _NewTar:
         self.blocks: list[TarBlock] = []
         self.keys: list[bytes] = []
         self.places: list[Extent] = []
+        self.crcs: list[int] = []
+        self.known: list[KnownBlock | None] = []
         self.position = 0  # of the end of the file
         self.files = (*index.tar.files, file)
-        self._crcs: list[int] = []
-        self._known: list[KnownBlock | None] = []
         self._tar, self._index, self._file = index.tar, index, file
         self._directories: dict[str, Entry] = {}
         self._written: dict[str, Entry] = {}
         self._can_be_stacked = True
         self._large = LargeFiles()
 
-    def add(self, run: list[TarBlock]) -> Iterator[tuple[Extent, int]]:
-        """Add blocks of whole entries: where they are, and their checksums."""
+    def add_all(self, items: Iterable[Item]) -> Iterator[range]:
+        """Add the blocks of all items; the numbers of some after some were added."""
+        start = size = 0
+        for run in _runs(plan_tar(items)):
+            check()
+            self._add(run)
+            size += sum(block.length for block in run)
+            if size >= _AT_ONCE:
+                yield range(start, len(self.blocks))
+                start, size = len(self.blocks), 0
+        if size:
+            yield range(start, len(self.blocks))
+
+    def _add(self, run: list[TarBlock]) -> None:
+        """Add blocks of whole entries."""
         keys = [block.key() for block in run]
         known: list[KnownBlock | None] = [*self._index.find_run(keys)]
         places = [Extent(*self._tar.place(one.start), one.length) for one in known if one]
@@ -134,12 +179,11 @@ class _NewTar:
             places, crcs = self._write(run)
             keys = [block.key() for block in run]
             known = [self._index.find(key) for key in keys]
-        self.blocks += run
         self.keys += keys
         self.places += places
-        self._crcs += crcs
-        self._known += known
-        return zip(places, crcs, strict=True)
+        self.crcs += crcs
+        self.known += known
+        self.blocks += run
 
     def _write(self, run: list[TarBlock]) -> tuple[list[Extent], list[int]]:
         """Write blocks to the file, after the directories above their entries."""
@@ -190,23 +234,31 @@ class _NewTar:
                     start, length = start + sent, length - sent
                 written.grown(file.tell())
 
-    def compressed(self, number: int, codec: Codec) -> tuple[CompressedBlock, bytes]:
-        """A block as the older blob has it, or compressed, and its digest in an index."""
-        from blake3 import blake3
+    def checksum(self, numbers: range) -> tuple[int, int]:
+        """Checksum and length of these blocks together."""
+        return join_checksums((self.crcs[one], self.blocks[one].length) for one in numbers)
 
-        known = self._known[number]
-        crc, length = self._crcs[number], self.blocks[number].length
-        is_same = known is not None and (known.crc, known.length) == (crc, length)
-        if known is not None and is_same and (data := self._index.read_compressed(known)):
-            return CompressedBlock(data, crc, length), known.digest
-        block = codec.compress_block(self._plain(number))
-        return block, blake3(block.data).digest()
+    def hash(self, batches: _Batches, then: _Batches) -> Digest | None:
+        """The digest of all blocks; None if one is damaged where it is. What is hashed goes to
+        `then`, so that of two threads the one with more to do is not held up.
+        """
+        seen, buffer, is_intact = Hasher(), memoryview(bytearray(_AT_ONCE)), True
+        with closing(then):
+            for numbers in batches.parts(self.places.__getitem__):
+                crc, length = self.checksum(numbers)
+                place, view = self.places[numbers.start], buffer[:length]
+                stored = StoredTar(self.files, [place._replace(length=length)])
+                is_intact = is_intact and stored.fill(view, 0) and checksum(view) == crc
+                if is_intact:
+                    seen.update(view)
+                then.put(numbers)
+        return seen.digest if is_intact else None
 
-    def _plain(self, number: int) -> memoryview:
+    def plain(self, number: int) -> memoryview:
         """The bytes of a block; read from the files again if they are damaged where they are."""
         block, place = self.blocks[number], self.places[number]
         view = memoryview(bytearray(block.length))
-        if not StoredTar(self.files, [place]).fill(view, 0) or checksum(view) != self._crcs[number]:
+        if not StoredTar(self.files, [place]).fill(view, 0) or checksum(view) != self.crcs[number]:
             block.fill(view)
         return view
 
@@ -215,8 +267,62 @@ class _NewTar:
         seen = Hasher()
         for number in range(len(self.blocks)):
             check()
-            seen.update(self._plain(number))
+            seen.update(self.plain(number))
         return seen.digest
+
+
+class _NewBlob:
+    """The `blocks` of a tar as the older blob has them, or compressed."""
+
+    def __init__(self, tar: _NewTar, index: BlockIndex, ingest: Ingest, codec: Codec) -> None:
+        self.blocks: list[KnownBlock] = []
+        self._tar, self._index, self._ingest, self._codec = tar, index, ingest, codec
+
+    def write(self, batches: _Batches) -> None:
+        """Write all blocks."""
+        for data in self._codec.join_blocks(self._joined(batches)):
+            self._ingest.write(data)
+
+    def _joined(self, batches: _Batches) -> Iterator[CompressedBlock]:
+        """The blocks, as one where they follow each other in the older blob."""
+        for numbers in batches.parts(self._place):
+            if data := self._read(numbers):
+                offset = self._ingest.size
+                for known in self._known(numbers):
+                    self.blocks.append(known._replace(offset=offset, start=0))
+                    offset += known.size
+                yield CompressedBlock(data, *self._tar.checksum(numbers))
+                continue
+            with closing(ordered_map(self._made, numbers)) as made:
+                for data, crc, length in made:
+                    block = KnownBlock(checksum(data), self._ingest.size, len(data), crc, length, 0)
+                    self.blocks.append(block)
+                    yield CompressedBlock(data, crc, length)
+
+    def _place(self, number: int) -> Extent:
+        """Where the older blob has a block; in file -1 if it has not."""
+        known = self._tar.known[number]
+        checked = self._tar.checksum(range(number, number + 1))
+        if known is None or (known.crc, known.length) != checked:
+            return Extent(-1, 0, 0)
+        return Extent(0, known.offset, known.size)
+
+    def _known(self, numbers: range) -> Iterator[KnownBlock]:
+        return (one for one in self._tar.known[numbers.start : numbers.stop] if one is not None)
+
+    def _read(self, numbers: range) -> bytes:
+        """What the older blob has of blocks that follow each other; empty if it has not."""
+        place = self._place(numbers.start)
+        if place.file < 0:
+            return b""
+        crc, size = join_checksums((one.blob_crc, one.size) for one in self._known(numbers))
+        return self._index.read_blob(place.start, size, crc)
+
+    def _made(self, number: int) -> CompressedBlock:
+        numbers = range(number, number + 1)
+        if data := self._read(numbers):
+            return CompressedBlock(data, *self._tar.checksum(numbers))
+        return self._codec.compress_block(self._tar.plain(number))
 
 
 def _can_be_stacked(block: TarBlock) -> bool:
@@ -273,52 +379,3 @@ def _runs(blocks: Iterable[TarBlock]) -> Iterator[list[TarBlock]]:
             run = []
         run.append(block)
     yield run
-
-
-class _RangeHasher:
-    """Hashes parts of files in order, on a thread of its own: as many bytes at once as follow each
-    other, since between two calls it waits for threads that run Python.
-    """
-
-    def __init__(self, files: Sequence[int]) -> None:
-        self._files = files
-        self._added: SimpleQueue[tuple[Extent, int] | None] = SimpleQueue()
-
-    def add(self, place: Extent, crc: int) -> None:
-        """The next part, and its checksum."""
-        self._added.put((place, crc))
-
-    def close(self) -> None:
-        """There are no more."""
-        self._added.put(None)
-
-    def run(self) -> Digest | None:
-        """The digest of all; None if a checksum is another one."""
-        seen, buffer = Hasher(), memoryview(bytearray(_AT_ONCE))
-        for place, crc in self._ranges():
-            check()
-            view = buffer[: place.length]
-            if not StoredTar(self._files, [place]).fill(view, 0) or checksum(view) != crc:
-                return None
-            seen.update(view)
-        return seen.digest
-
-    def _ranges(self) -> Iterator[tuple[Extent, int]]:
-        """The parts, together where one follows the other."""
-        from isal.isal_zlib import crc32_combine
-
-        added = self._added.get()
-        while added is not None:
-            (file, start, length), crc = added
-            try:
-                while (added := self._added.get_nowait()) is not None:
-                    place, more = added
-                    follows = (place.file, place.start) == (file, start + length)
-                    if not follows or length + place.length > _AT_ONCE:
-                        break
-                    length, crc = length + place.length, crc32_combine(crc, more, place.length)
-            except Empty:
-                yield Extent(file, start, length), crc
-                added = self._added.get()
-            else:
-                yield Extent(file, start, length), crc

@@ -52,7 +52,7 @@ def stream_layer(
     another thread, all of them before this returns. Exceptions of `blocks`, `ingest` and `also`
     propagate, and nothing is committed.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
     with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
@@ -70,7 +70,7 @@ def stream_layer(
 
 
 @cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what is freed, 256 MB at most: blocks are a tenth quicker when the kernel need
     not clear their pages again (mallopt(3)). Other C libraries have no such option.
     """
@@ -107,7 +107,7 @@ def stream_blocks(
     Where there is much to read, processes do it, one for each core. Raises ContentError as
     `write_tar` does, and for a full disk; then nothing is committed.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     items = list(items)
     maker = _BlockMaker(items, codec, index, tar)
     jobs = maker.jobs(plan_tar(through(items)))
@@ -134,9 +134,9 @@ def stream_blocks(
         background: _BackgroundSinks[tuple[TarBlock, memoryview]],
     ) -> Iterator[CompressedBlock]:
         for (block, *_), view, message in made:
-            size, crc, digest, key, identities = marshal.loads(message)
+            size, crc, blob_crc, key, identities = marshal.loads(message)
             block.note(identities)
-            place = KnownBlock(digest, ingest.size, size, crc, block.length, 0)
+            place = KnownBlock(blob_crc, ingest.size, size, crc, block.length, 0)
             added.append((block, key, place))
             data = bytes(view[LONGEST : LONGEST + size])
             background.put((block, view[: block.length]))
@@ -166,10 +166,8 @@ class _BlockMaker:
     """Makes the blocks of a layer, in any order, on threads and in processes."""
 
     def __init__(self, items: Iterable[Item], codec: Codec, index: BlockIndex, tar: int) -> None:
-        from blake3 import blake3
-
         checksum(codec.compress_block(b"").data)  # processes must import nothing
-        self._blake3 = blake3
+        TarBlock(0, [], []).key()
         self._codec, self._index, self._tar = codec, index, tar
         sources = (content for _, content in items if type(content) is Source)
         self._places = list(dict.fromkeys((one.root, one.digests) for one in sources))
@@ -217,8 +215,8 @@ class _BlockMaker:
         )
 
     def make(self, job: _BlockJob, view: memoryview) -> bytes:
-        """Write the block to `view`, and compressed from LONGEST on. Returns the size there, crc,
-        digest, and the key of the block and the identifiers of the files that were read.
+        """Write the block to `view`, and compressed from LONGEST on. Returns the size there, both
+        checksums, and the key of the block and the identifiers of the files that were read.
         """
         block, start, key = job
         plain, identities = view[: block.length], []
@@ -234,10 +232,9 @@ class _BlockMaker:
         if known is None or not self._index.fill_compressed(known, view[LONGEST:]):
             made = self._codec.compress_block(plain)
             view[LONGEST : LONGEST + len(made.data)] = made.data
-            known = KnownBlock(
-                self._blake3(made.data).digest(), 0, len(made.data), made.crc, block.length, 0
-            )
-        return marshal.dumps((known.size, known.crc, known.digest, key, identities))
+            size = len(made.data)
+            known = KnownBlock(checksum(made.data), 0, size, made.crc, block.length, 0)
+        return marshal.dumps((known.size, known.crc, known.blob_crc, key, identities))
 
 
 def write_at(file: int, data: memoryview, start: int) -> None:
