@@ -47,9 +47,7 @@ def layer(spec: tuple[Spec, Served], store: LocalStore) -> Descriptor:
     return made
 
 
-def mirrored(
-    served: Served, *mirrors: int, file: Path | None = None, read_s: float = 0.3
-) -> Client:
+def mirrored(served: Served, *mirrors: int, file: Path | None = None, read_s: float = 1) -> Client:
     urls = tuple(f"http://127.0.0.1:{port}" for port in mirrors)
     return Client(
         HostSettings(
