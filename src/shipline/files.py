@@ -46,7 +46,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-_PIECE = 128 << 10  # bytes
+_PIECE = 256 << 10  # bytes
 
 
 def write_in_pieces(fd: int, data: bytes | memoryview, position: int) -> int:

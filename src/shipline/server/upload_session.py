@@ -20,8 +20,9 @@ from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
 _FLUSH = 4 << 20  # bytes
+_WRITE_THREADS = 4
 _ASIDE = 512 << 10  # bytes; fewer are hashed in the time it takes to wake a thread
-_QUEUED = 4  # blocks of an upload that were received, and not yet hashed
+_QUEUED = 4  # blocks of an upload that were received, and not yet written or hashed
 _ALL_QUEUED = 16  # blocks of all uploads
 _STALLED_S = 5.0
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
@@ -67,7 +68,7 @@ class UploadSession:
             self.fd = -1
 
     def append(
-        self, expected: int | None, threads: BlockThreads, check: Callable[[int, bool], None]
+        self, expected: int | None, threads: UploadThreads, check: Callable[[int, bool], None]
     ) -> Coro[int]:
         """Append the request's body; returns the number of bytes. `check`: see `uploads.Check`.
 
@@ -170,11 +171,23 @@ class UploadSession:
         return state
 
 
-class BlockThreads(ThreadPoolExecutor):
-    """Threads for the blocks of all uploads, with `room` for a number of them."""
+class UploadThreads:
+    """Threads for the work on uploads that the handlers' threads do not wait for."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number, thread_name_prefix="hash")
+    def __init__(self) -> None:
+        self.write = BlockThreads(_WRITE_THREADS, "write")
+        self.hash = BlockThreads(os.cpu_count() or 1, "hash")
+
+    def close(self) -> None:
+        for threads in (self.write, self.hash):
+            threads.shutdown()
+
+
+class BlockThreads(ThreadPoolExecutor):
+    """Threads for blocks of uploads, with `room` for a number of them, however many uploads run."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(number, thread_name_prefix=name)
         self.room = threading.BoundedSemaphore(_ALL_QUEUED)
 
 
@@ -252,42 +265,50 @@ class SerialQueue:
 
 
 class UploadWriter:
-    """Writes to a file from a position on. Hashing goes on beside it, and the disk begins to write
-    at once, so that the final sync is short. Uses the page cache: a pushed blob is likely to be
-    pulled next.
+    """Writes to a file from a position on. Receiving, writing and hashing overlap, and the disk
+    begins to write at once, so that the final sync is short. Uses the page cache: a pushed blob is
+    likely to be pulled next.
 
     End it with `finish`, or with `abandon`, even after `finish` failed.
     """
 
     def __init__(
-        self, fd: int, position: int, digest: hashlib._Hash, threads: BlockThreads
+        self, fd: int, position: int, digest: hashlib._Hash, threads: UploadThreads
     ) -> None:
         """`digest` is updated; do not use it before the end."""
         self._fd = fd
         self._position = position
         self._on_disk = WriteBehind(fd, position, _FLUSH)
         self._digest = digest
-        self._hashing = SerialQueue(threads, digest.update)
+        self._writing = SerialQueue(threads.write, self._append)
+        self._hashing = SerialQueue(threads.hash, digest.update)
 
     def write(self, data: bytes) -> None:
-        """Raises OSError."""
+        """Raises OSError, also for earlier bytes."""
         if len(data) < _ASIDE:
+            self._writing.finish()
             self._hashing.finish()
             self._digest.update(data)
+            self._append(data)
         else:
             self._hashing.put(data)
-        self._position = write_in_pieces(self._fd, data, self._position)
-        self._on_disk.grown(self._position)
+            self._writing.put(data)
 
     def finish(self) -> None:
-        """Wait for what runs in the background."""
+        """Wait for what runs in the background. Raises OSError."""
+        self._writing.finish()
         self._on_disk.flush(self._position)
         self._hashing.finish()
 
     def abandon(self) -> None:
-        """Stop hashing; the file is left as is."""
-        with suppress(RuntimeError):  # the caller already has an error
-            self._hashing.finish()
+        """Stop writing; the file is left as is."""
+        for queue in (self._writing, self._hashing):
+            with suppress(OSError, RuntimeError):  # the caller already has an error
+                queue.finish()
+
+    def _append(self, data: bytes) -> None:
+        self._position = write_in_pieces(self._fd, data, self._position)
+        self._on_disk.grown(self._position)
 
 
 def expected_size(size: int, content_range: str | None, length: int | None) -> int | None:

@@ -27,8 +27,8 @@ from shipline.server.layout import sync_directory
 from shipline.server.problems import Problem, digest_invalid, out_of_order, upload_unknown
 from shipline.server.storage import Storage
 from shipline.server.upload_session import (
-    BlockThreads,
     UploadSession,
+    UploadThreads,
     expected_size,
     no_client,
 )
@@ -65,7 +65,7 @@ class UploadStore:
         self._max_size = max_size
         self._lock = threading.Lock()
         self._open: dict[str, UploadSession] = {}
-        self._threads = BlockThreads(os.cpu_count() or 1)
+        self._threads = UploadThreads()
         self._reserved: dict[str, _ReservedBytes] = {}
         self._sessions: Counter[str] = Counter()  # by account
         self.in_flight = 0  # requests with a body in progress
@@ -225,7 +225,7 @@ class UploadStore:
         """Call after all requests have ended."""
         with self._lock:
             self._open.clear()
-        self._threads.shutdown()
+        self._threads.close()
 
     def _path(self, upload_id: str) -> Path:
         return self._storage.incoming / upload_id

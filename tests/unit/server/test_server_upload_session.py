@@ -21,12 +21,13 @@ from shipline.server.upload_session import (
     BlockThreads,
     SerialQueue,
     UploadSession,
+    UploadThreads,
     UploadWriter,
 )
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)
-_THREADS = BlockThreads(2)
+_THREADS = UploadThreads()
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,7 +94,7 @@ def test_blocks_are_worked_on_in_order_and_one_at_a_time() -> None:
         turn.release()
 
     blocks = [b"%d" % number for number in range(200)]
-    queue = SerialQueue(_THREADS, work)
+    queue = SerialQueue(_THREADS.hash, work)
     for block in blocks:
         queue.put(block)
     queue.finish()
@@ -102,7 +103,7 @@ def test_blocks_are_worked_on_in_order_and_one_at_a_time() -> None:
 
 def test_a_queue_has_room_for_few_blocks() -> None:
     slow, put = threading.Event(), threading.Semaphore(0)
-    queue = SerialQueue(_THREADS, lambda block: slow.wait())
+    queue = SerialQueue(_THREADS.hash, lambda block: slow.wait())
 
     def fill() -> None:
         for _ in range(20):
@@ -139,7 +140,7 @@ def _failure_of(call: Callable[[], object]) -> BaseException | None:
 
 
 def test_a_queue_whose_threads_are_shut_down_ends_with_the_error() -> None:
-    slow, begun, threads, seen = threading.Event(), threading.Event(), BlockThreads(1), [b""]
+    slow, begun, threads, seen = threading.Event(), threading.Event(), BlockThreads(1, "t"), [b""]
 
     def work(block: bytes) -> None:
         begun.set()
@@ -161,17 +162,19 @@ def test_a_queue_whose_threads_are_shut_down_ends_with_the_error() -> None:
 def test_an_upload_without_threads_is_refused_and_can_be_abandoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd, threads = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), BlockThreads(2)
+    fd, threads = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), UploadThreads()
     writer = UploadWriter(fd, 0, hashlib.sha256(), threads)
-    monkeypatch.setattr(threads, "_adjust_thread_count", _no_thread)
+    for pool in (threads.write, threads.hash):
+        monkeypatch.setattr(pool, "_adjust_thread_count", _no_thread)
     writer.write(_NOISE[:BLOCK])
     monkeypatch.undo()
     assert isinstance(_failure_of(writer.finish), RuntimeError)
     assert _failure_of(writer.abandon) is None
-    other = SerialQueue(threads, lambda block: None)
+    other = SerialQueue(threads.write, lambda block: None)
     other.put(b"block")  # its thread also takes the step that was queued before
     assert _failure_of(other.finish) is None
-    threads.shutdown()
+    threads.close()
+    assert os.fstat(fd).st_size == 0
     os.close(fd)
 
 
@@ -180,8 +183,8 @@ def _no_thread() -> None:
 
 
 def test_all_uploads_together_have_room_for_few_blocks() -> None:
-    slow, threads, put = threading.Event(), BlockThreads(2), list[None]()
-    queues = [SerialQueue(threads, lambda block: slow.wait()) for _ in range(50)]
+    slow, threads, put = threading.Event(), UploadThreads(), list[None]()
+    queues = [SerialQueue(threads.write, lambda block: slow.wait()) for _ in range(50)]
 
     def fill(queue: SerialQueue) -> None:
         queue.put(b"block")
@@ -196,7 +199,7 @@ def test_all_uploads_together_have_room_for_few_blocks() -> None:
     for filler, queue in zip(fillers, queues, strict=True):
         filler.join()
         queue.finish()
-    threads.shutdown()
+    threads.close()
     assert room <= 16
 
 
@@ -223,7 +226,7 @@ def test_after_a_failure_no_block_is_worked_on() -> None:
         seen.append(block)
         raise OSError(errno.EIO, "broken")
 
-    queue = SerialQueue(_THREADS, work)
+    queue = SerialQueue(_THREADS.write, work)
     with pytest.raises(OSError, match="broken"):
         for _ in range(10):
             queue.put(b"block")
