@@ -230,6 +230,27 @@ def test_guessing_gets_slow_and_is_forgotten(
     assert logins.check("bob", "password 1", HERE).login == "bob"
 
 
+def test_a_stranger_does_not_lock_out_an_owner_where_he_was_before(
+    accounts: Administration, logins: Logins, clock: Clock
+) -> None:
+    accounts.add_user("bob", "password 1")
+    logins.check("bob", "password 1", HERE)
+    for number in range(75):
+        refused(logins, "bob", f"guess {number}", f"198.51.100.{number // 5}")
+    assert refused(logins, "bob", "password 1", "203.0.113.1") == 429
+    accounts.add_user("eve", "password 2")  # nothing is cached any more
+    assert logins.check("bob", "password 1", HERE).login == "bob"
+    assert [refused(logins, "bob", "guess") for _ in range(6)] == [401] * 5 + [429]
+
+
+def test_guesses_do_not_lock_out_a_robot(accounts: Administration, logins: Logins) -> None:
+    robot, secret = accounts.add_robot(RobotOptions("ci", permissions=PULL))
+    for number in range(75):
+        refused(logins, robot.login, "guess", f"198.51.100.{number // 5}")
+    assert [refused(logins, robot.login, "guess") for _ in range(2)] == [429, 429]
+    assert logins.check(robot.login, secret, HERE).login == robot.login
+
+
 def test_one_address_cannot_try_every_account(logins: Logins, accounts: Administration) -> None:
     accounts.add_user("bob", "password 1")
     throttle = Throttle(lambda: 0.0)

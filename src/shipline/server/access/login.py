@@ -118,20 +118,24 @@ class _Failures:
 class Throttle:
     """Throttles guessing by account, by address, and by both together.
 
-    After a few failures the wait doubles with each further one, up to five minutes. The limit per
-    account is high, so that a stranger cannot easily lock out its owner.
+    After a few failures the wait doubles with each further one, up to five minutes. Failures at
+    other addresses do not delay an account where it has logged in before: a stranger would lock
+    out its owner.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, ...], _Failures] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, name: str, address: str) -> float:
         """Seconds until the next attempt is checked."""
         now = self._clock()
         with self._lock:
-            return max(self._wait(kind, key, now) for kind, key in _keys(name, address))
+            known = (name, client_network(address)) in self._known
+            keys = [key for key in _keys(name, address) if not (known and key[0] == "account")]
+            return max(self._wait(kind, key, now) for kind, key in keys)
 
     def failed(self, name: str, address: str) -> None:
         """Count a failed attempt."""
@@ -157,9 +161,14 @@ class Throttle:
             return news
 
     def succeeded(self, name: str, address: str) -> None:
-        """Forget the failures of this account from this client."""
+        """Forget the failures of this account from this client; remember the client."""
+        place = (name, client_network(address))
         with self._lock:
-            self._failures.pop(("pair", name, client_network(address)), None)
+            self._failures.pop(("pair", *place), None)
+            self._known[place] = None
+            self._known.move_to_end(place)
+            if len(self._known) > _TRACKED:
+                self._known.popitem(last=False)
 
     def _entry(self, key: tuple[str, tuple[str, ...]]) -> _Failures | None:
         return self._failures.get((key[0], *key[1]))
@@ -222,9 +231,11 @@ class Logins:
 
     def _check(self, proof: Proof, secret: str) -> Account:
         name, _, address = proof
-        self._check_throttle(name, address)
         view, now = self._accounts.view(), self._accounts.clock()
         account = view.account(name)
+        # Nobody guesses a robot's secret: failures of others must not keep it out.
+        if not isinstance(account, Robot) or _refusal(account, name, secret, address, now):
+            self._check_throttle(name, address)
         reason = _refusal(account, name, secret, address, now)
         if reason or account is None:
             self._throttle.failed(name, address)
