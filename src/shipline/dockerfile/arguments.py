@@ -13,6 +13,7 @@ from shipline.dockerfile.text import SPACES, quote
 from shipline.errors import DockerfileError
 
 BLANKS = re.compile(r"[\t\v\f\r ]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # also a byte that is not UTF-8
 
 
 def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
@@ -64,7 +65,8 @@ def _flag_word(text: str, position: int) -> tuple[str, int]:
 
 
 def json_strings(text: str) -> tuple[str, ...] | None:
-    """The strings of a JSON array; None if `text` is not one, and so is in shell form.
+    """The strings of a JSON array; None if `text` is not one, and so is in shell form. What is not
+    Unicode in them, such as `\\ud800`, becomes U+FFFD, as in Go.
 
     Raises DockerfileError for an array with other values than strings.
     """
@@ -79,7 +81,7 @@ def json_strings(text: str) -> tuple[str, ...] | None:
             "when using JSON array syntax, arrays must be comprised of strings only",
             hint="put every element in double quotes",
         )
-    return tuple(value)
+    return tuple(_SURROGATE.sub("\ufffd", item) for item in value)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -35,6 +35,7 @@ from shipline.values import replace
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD_WORD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
 _UNTRIGGERED = ("FROM", "MAINTAINER")
+_MAYBE_JSON = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
 _NETWORKS = ("default", "none", "host")
 _SECURITY = ("sandbox", "insecure")
 
@@ -276,11 +277,20 @@ def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
         raise DockerfileError("ONBUILD requires at least one argument", code="dockerfile-onbuild")
     keyword, _, rest = split_instruction(node.rest)
     _check_trigger(keyword)
-    if keyword.upper() in ("ENV", "LABEL"):
-        key_values(rest, keyword.upper(), escape)
+    _check_trigger_syntax(keyword.upper(), rest, escape)
     text = _ONBUILD_WORD.sub("", node.text, count=1)
     documents = "".join(f"\n{doc.content}{doc.name}" for doc in node.heredocs)
     return ins.OnBuild(expression=text + documents, **common(node))
+
+
+def _check_trigger_syntax(keyword: str, rest: str, escape: str) -> None:
+    """Raise DockerfileError for what the parser refuses before it reads the instruction itself."""
+    if keyword in ("ENV", "LABEL"):
+        key_values(rest, keyword, escape)
+    elif keyword == "HEALTHCHECK":
+        json_strings("".join(rest.split(None, 1)[1:]))
+    elif keyword in _MAYBE_JSON:
+        json_strings(rest)
 
 
 def _check_trigger(keyword: str) -> None:

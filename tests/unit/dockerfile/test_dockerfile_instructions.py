@@ -202,6 +202,7 @@ def test_simple_instructions() -> None:
         ("EXPOSE 90 80/udp", Expose, "ports", ("80/udp", "90")),
         ('SHELL ["a", "-c"]', Shell, "shell", ("a", "-c")),
         ("CMD", Cmd, "command", Command((), shell_form=True)),
+        (r'CMD ["\ud800"]', Cmd, "command", Command(("\ufffd",), shell_form=False)),
         ("CMD []", Cmd, "command", Command((), shell_form=False)),
         ("ENTRYPOINT a b", Entrypoint, "command", Command(("a b",), shell_form=True)),
     ]
@@ -291,6 +292,8 @@ def test_on_build_keeps_its_text_and_is_read_where_it_is_used() -> None:
         ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD"),
         ("ONBUILD FROM x", "FROM isn't allowed as an ONBUILD trigger"),
         ("ONBUILD ENV a", "ENV must have two arguments"),
+        ('ONBUILD copy --link ["a", 1]', "arrays must be comprised of strings only"),
+        ("ONBUILD HEALTHCHECK --retries=1 CMD\t[null]", "arrays must be comprised of strings only"),
     ],
 )
 def test_wrong_instructions_are_refused_with_place_and_hint(text: str, message: str) -> None:
