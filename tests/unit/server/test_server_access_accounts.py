@@ -243,6 +243,17 @@ def test_a_stranger_does_not_lock_out_an_owner_where_he_was_before(
     assert [refused(logins, "bob", "guess") for _ in range(6)] == [401] * 5 + [429]
 
 
+def test_a_clock_that_was_set_back_locks_nobody_out(
+    accounts: Administration, logins: Logins, clock: Clock
+) -> None:
+    accounts.add_user("bob", "password 1")
+    assert [refused(logins, "bob", "guess") for _ in range(6)] == [401] * 5 + [429]
+    clock.now -= 86_400
+    assert [refused(logins, "bob", "guess") for _ in range(2)] == [401, 429]
+    clock.now += 10
+    assert logins.check("bob", "password 1", HERE).login == "bob"
+
+
 def test_guesses_do_not_lock_out_a_robot(accounts: Administration, logins: Logins) -> None:
     robot, secret = accounts.add_robot(RobotOptions("ci", permissions=PULL))
     for number in range(75):

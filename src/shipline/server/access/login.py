@@ -177,6 +177,8 @@ class Throttle:
         entry = self._entry((kind, key))
         if entry is None or entry.count < _FREE_FAILURES[kind]:
             return 0.0
+        if now < entry.last:
+            return 0.0  # the clock was set back, perhaps by days
         wait = min(2.0 ** min(entry.count - _FREE_FAILURES[kind], 20), _MAX_WAIT_S)
         return max(0.0, entry.last + wait - now)
 
