@@ -269,6 +269,22 @@ def test_an_immutable_tag_does_not_move_when_its_manifest_is_damaged(node: Open)
 
 
 @pytest.mark.parametrize("immutable", [False, True])
+def test_what_an_immutable_tag_names_keeps_its_media_type(node: Open, immutable: bool) -> None:
+    """A manifest without `mediaType` is what its last push called it."""
+    app = node(
+        AdmissionSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),) if immutable else ())
+    )
+    raw = b'{"schemaVersion": 2, "manifests": []}'
+    assert app.push("team/app", "v1", raw, media.OCI_INDEX).status == 201
+    for reference in ("v1", Digest.of(raw), "other"):
+        status = app.push("team/app", str(reference), raw, media.DOCKER_INDEX).status
+        assert status == (403 if immutable else 201), reference
+    kind = app.pull("team/app", "v1").headers["Content-Type"]
+    assert kind == (media.OCI_INDEX if immutable else media.DOCKER_INDEX)
+    assert app.push("team/app", "other", raw, kind).status == 201
+
+
+@pytest.mark.parametrize("immutable", [False, True])
 def test_of_pushes_at_once_one_has_an_immutable_tag(node: Open, immutable: bool) -> None:
     """Between a look at the tag and the push of it nobody else gets in."""
     app = node(

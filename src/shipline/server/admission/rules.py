@@ -158,6 +158,7 @@ class AdmissionRules:
         content: Manifest | Index,
         tags: tuple[str, ...],
     ) -> None:
+        self._check_media_type(name, digest, content)
         before = {tag: self._manifests.target(name, tag) for tag in tags}
         for tag, current in before.items():
             if current not in (None, digest) and self._immutable(name, tag):
@@ -170,6 +171,18 @@ class AdmissionRules:
         new = sum(current is None for current in before.values())
         with self._counting_refusals("quota"):
             self._quotas.admit(name, len(content.raw), tags=new)
+
+    def _check_media_type(self, name: str, digest: Digest, content: Manifest | Index) -> None:
+        """A manifest without `mediaType` is what its last push called it."""
+        known = self._manifests.entry(name, digest) if self._section.immutable else None
+        if known is None or known.media_type == content.media_type:
+            return
+        for tag in self._tags_of(name, digest):
+            if self._immutable(name, tag):
+                raise self._refusal(
+                    "immutable",
+                    f"tag {tag} of {name} is immutable: its manifest stays a {known.media_type}",
+                )
 
     def _check_evidence(
         self, principal: Principal, name: str, tag: str, content: Manifest | Index
