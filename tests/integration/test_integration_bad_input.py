@@ -133,6 +133,11 @@ def test_step_that_fails_for_one_platform_stops_the_others(refusal: Refusal) -> 
         ("apt-get update", "apt-get is not in the image: install it in an earlier step"),
         ("true && nonsense --x", "nonsense is not in the image"),
         ("['echo', 'hi']", "a JSON array needs double quotes"),
+        (r"printf '#!/bin/nope\n' > /s; chmod 755 /s; /s", "the program in its first line (#!)"),
+        (
+            r"printf '#!/bin/nope\n' > /s; chmod 755 /s" + '\nRUN ["/s"]',
+            "the program in its first line (#!)",
+        ),
     ],
 )
 def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint: str) -> None:

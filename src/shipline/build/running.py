@@ -42,7 +42,10 @@ _SIGNS = {
     137: "it was killed (SIGKILL): perhaps the machine ran out of memory",
     139: "it ended with a segmentation fault (SIGSEGV)",
 }
-_NOT_FOUND = r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$"
+_NOT_FOUND = (
+    r"(?:sh: (?:(?:line )?\d+: )?|^exec )([^\s:]+): "
+    r"(?:(?:command )?not found|cannot execute: required file not found|no such file or directory)$"
+)
 
 
 def run_key(op: RunOp, inputs: Sequence[Source]) -> str:
@@ -210,7 +213,13 @@ def _remedy(args: Sequence[str], log: Sequence[str], home: Path) -> str:
         return ""
     if args and args[-1].startswith("["):
         return 'a shell ran this: a JSON array needs double quotes, ["like", "this"]'
-    return f"{found[1]} is not in the image: install it in an earlier step, or choose another base"
+    name = found[1]
+    if "/" in name:  # the kernel says the same of a file whose interpreter it does not find
+        return (
+            f"either {name} is not in the image, or the program in its first line (#!) is not;"
+            " that line may end with CR LF"
+        )
+    return f"{name} is not in the image: install it in an earlier step, or choose another base"
 
 
 class _Tail:
