@@ -162,8 +162,16 @@ def unpack(
 
 
 def _cannot_unpack(entry: Entry, error: OSError) -> ContentError:
+    message = f"cannot unpack {entry.path!r:.200}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ContentError(
+            message,
+            code="disk-full",
+            hint="free some space (`shipline prune` does in SHIPLINE_HOME), or set SHIPLINE_HOME"
+            " to a directory on a larger disk",
+        )
     return ContentError(
-        f"cannot unpack {entry.path!r:.200}: {error.strerror}",
+        message,
         code="unpack-failed",
         hint="check free space, permissions, and the file names that the file system allows",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -208,6 +209,19 @@ def test_14_limits_hold(place: Path) -> None:
 def test_18_names_that_no_file_system_takes_are_named(place: Path, path: str) -> None:
     with pytest.raises(ContentError, match="cannot unpack"):
         put(place, file(path))
+
+
+def test_full_disk_is_named_with_what_frees_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shipline.layer.apply._Writer.write", full)
+    with pytest.raises(ContentError, match="No space left") as caught:
+        put(place, file("f", b"1"))
+    assert caught.value.code == "disk-full"
+    assert "shipline prune" in caught.value.hint
 
 
 def test_18_attributes_of_odd_names_are_left_out(place: Path) -> None:
