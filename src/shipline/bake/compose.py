@@ -71,6 +71,7 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
     project = YamlMap("")
     for file in files:
         for document in _with_included(file, environ):
+            _check_format(document)
             config.warnings.extend(_notes(document))
             project = _merged(project, document)
     group = Group("default")
@@ -184,6 +185,17 @@ def _unknown(mapping: YamlMap, known: Iterable[str]) -> Iterator[tuple[str, str]
     for key in mapping:
         if key not in known and not key.startswith("x-"):
             yield key, next(iter(get_close_matches(key, known, 1)), "")
+
+
+def _check_format(document: YamlMap) -> None:
+    """Raises BakeError for format 1, which has its services at the top."""
+    if "services" in document:
+        return
+    for name, _ in _unknown(document, _TOP):
+        one = document[name]
+        if isinstance(one, YamlMap) and ("build" in one or "image" in one):
+            hint = "this is format 1 of compose: put its services below `services:`"
+            _fail(document, name, f"a compose file has no key {name!r}", hint)
 
 
 def _notes(document: YamlMap) -> Iterator[str]:

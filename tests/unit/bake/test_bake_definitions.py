@@ -129,6 +129,12 @@ def test_an_unknown_key_of_a_build_is_an_error_and_others_are_warnings() -> None
     ]
 
 
+def test_services_of_the_first_compose_format_are_an_error_that_names_the_cure() -> None:
+    error = refused("web:\n  build: .\nredis:\n  image: redis\n", "docker-compose.yml")
+    assert line(error) == 1
+    assert "below `services:`" in error.hint
+
+
 def test_an_attribute_that_is_ignored_is_a_warning() -> None:
     file = DefinitionFile("docker-bake.hcl", b'target "default" {\n  tag = ["x"]\n}\n')
     config = parse_files([file], {}, variables={}, builtin={})
