@@ -177,7 +177,9 @@ def _usage_error(failure: click.ClickException) -> UsageError:
     error = UsageError(failure.format_message(), code="usage", hint=getattr(failure, "hint", ""))
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
-        error.hint = f"`{context.command_path} --help` lists the options"
+        named = isinstance(context.command, click.Group)
+        listed = "options" if isinstance(failure, click.NoSuchOption) or not named else "commands"
+        error.hint = f"`{context.command_path} --help` lists the {listed}"
         error.add_note(" ".join(context.get_usage().split()))
     return error
 

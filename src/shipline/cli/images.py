@@ -278,4 +278,4 @@ def diff(first: str, second: str, platform: str | None, as_json: bool) -> None:
             for line in describe_changes(changes):
                 click.echo(line)
     if found.packages is None:
-        click.echo("packages are not compared: not both images have an SBOM", err=True)
+        click.echo("packages are not compared: that takes an SBOM of each image", err=True)

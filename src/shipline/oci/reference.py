@@ -52,6 +52,7 @@ class Reference(Struct, frozen=True, order=True):
                 f"{name} is the ID of an image, not its name", hint=f"for a name: docker.io/{name}"
             )
         host, repository = _cut_host(name)
+        written = repository
         if host in {"docker.io", "index.docker.io", "registry-1.docker.io"}:
             host = DEFAULT_HOST
             repository = repository if "/" in repository else f"library/{repository}"
@@ -60,7 +61,7 @@ class Reference(Struct, frozen=True, order=True):
         if not _REPOSITORY.match(repository) or len(repository) > _LONGEST:
             lower = " (names are lower case)" if repository != repository.lower() else ""
             raise InvalidReference(
-                f"not a repository name: {repository!r} in {text!r}{lower}",
+                f"not a repository name: {written!r} in {text!r}{lower}",
                 hint=f"write {text.lower()}" if lower else _FORM,
             )
         return cls(host, repository, check_tag(tag) if tag is not None else "").at(

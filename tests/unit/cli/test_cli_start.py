@@ -87,6 +87,7 @@ def test_a_misspelt_word_brings_the_nearest_one(words: tuple[str, ...], meant: s
     said = usage_error(*words)
     assert "id you mean" in said
     assert meant in said
+    assert f"lists the {'options' if '--plattform' in words else 'commands'}" in said
 
 
 @pytest.mark.parametrize("name", sorted(POINTERS))

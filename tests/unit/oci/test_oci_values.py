@@ -113,6 +113,12 @@ def test_other_text_is_no_reference(text: str) -> None:
         Reference.parse(text)
 
 
+def test_a_name_that_is_none_is_shown_as_it_was_written() -> None:
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse("App:1")
+    assert caught.value.message.startswith("not a repository name: 'App' in 'App:1'")
+
+
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
