@@ -27,6 +27,7 @@ from shipline.build.worker import Source, StepOptions, Worker
 from shipline.errors import ContentError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.layer import (
+    Contents,
     Entry,
     Item,
     LayeredToc,
@@ -68,7 +69,7 @@ def make_directory(
     placed = placement.key()
     key = key_of("directories/2", entries=placed, timestamp=op.timestamp if placed else -1)
     return _found_or_made(
-        key, lambda: _make(list(placement.items()), "", worker, options), worker, options
+        key, lambda: _make(placement.items(), "", worker, options), worker, options
     )
 
 
@@ -121,7 +122,9 @@ def copy(
         def key() -> str:
             return key_of("files/3", **common, sources=[target.key() for target in targets])
 
-        def items() -> list[Item]:
+        def items() -> Iterable[Item]:
+            if can_stream:
+                return _streamed(targets[0], placement)
             for target in targets:
                 if target.archive:
                     tree, listed = _unpacked(target, worker.temporary("archive"), stack)
@@ -140,7 +143,8 @@ def copy(
 
         def make() -> LayerResult:
             _note_contents(trees)
-            made = _make(items(), _index_key(op, sources), worker, options, beside=key)
+            contents = targets[0].source.tree.contents() if can_stream else None
+            made = _make(items(), _index_key(op, sources), worker, options, contents, beside=key)
             worker.cache.add_outline(outline)
             return made
 
@@ -157,6 +161,7 @@ def copy(
             return result
 
         trees = [target.source.tree for target in targets]
+        can_stream = not files and len(targets) == 1 and _can_stream(targets[0], placement)
         if not archives and sum(tree.extent[1] for tree in trees if tree.unread()) >= _WORTH_NOTING:
             first = worker.cache.make_first(outline, make_unread, fresh=options.fresh)
             if first is not None:
@@ -207,18 +212,22 @@ def _found_or_made(
 
 
 def _make(
-    items: list[Item],
+    items: Iterable[Item],
     index_key: str,
     worker: Worker,
     options: StepOptions,
+    contents: Contents | None = None,
     beside: Callable[[], object] = lambda: None,
 ) -> LayerResult:
-    """The layer of `items`; `beside` as `Worker.make_layer` calls it."""
-    size = sum(entry.size for entry, _ in items)
-    mountable = options.mountable and size >= _WORTH_KEEPING and worker.snapshots.mounts_tars
-    index = index_key if size >= WORTH_INDEXING else ""
+    """The layer of `items`; `contents` and `beside` as `Worker.make_layer` takes them."""
+    if contents is None:
+        items = list(items)
+        contents = Contents.of(items)
+    mountable = options.mountable and contents.size >= _WORTH_KEEPING
+    mountable = mountable and worker.snapshots.mounts_tars
+    index = index_key if contents.size >= WORTH_INDEXING else ""
     options = replace(options, mountable=mountable, index_key=index)
-    return worker.make_layer(items, options, beside=beside)
+    return worker.make_layer(items, options, contents=contents, beside=beside)
 
 
 class CopyTarget(Struct, frozen=True):
@@ -288,14 +297,31 @@ def _made_mode(op: CopyOp) -> int:
     return _DIRECTORY if octal is None else octal
 
 
+def _can_stream(target: CopyTarget, placement: Placement) -> bool:
+    """Whether `_streamed` can give the layer's items."""
+    source = target.source
+    streamable = source.is_directory and placement.can_stream(target.path)
+    return streamable and not source.tree.has_hard_links
+
+
+def _streamed(target: CopyTarget, placement: Placement) -> Iterator[Item]:
+    """The items of a layer of one target, made while they are used."""
+    _touch(target, placement)
+    return placement.stream_tree(target.path, target.source.items(), target.attributes)
+
+
+def _touch(target: CopyTarget, placement: Placement) -> None:
+    if target.source.mtime_ns is None:
+        placement.renew(target.path)
+    else:
+        placement.touch(target.path, target.source.mtime_ns)
+
+
 def _place(target: CopyTarget, placement: Placement) -> None:
     source, attributes = target.source, target.attributes
     if source.is_directory:
         placement.place_tree(target.path, source.items(), attributes)
-        if source.mtime_ns is None:
-            placement.renew(target.path)
-        else:
-            placement.touch(target.path, source.mtime_ns)
+        _touch(target, placement)
     else:
         for entry, content in source.items():
             placement.place_one(attributes.of(entry, target.path), content)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import islice
 
 from msgspec import Struct
 
@@ -396,6 +397,23 @@ class Placement:
             self._require_room(path, placed.kind == "dir")
             first = prefix + entry.link if entry.kind == "hardlink" else ""
             self._put(placed, content, same_as=first)
+
+    def can_stream(self, target: str) -> bool:
+        """Whether `stream_tree` serves: the directory `target` is empty, all entries lead to it."""
+        place = f"{target}/"
+        leads = all(place.startswith(f"{path}/") for path in self._items)
+        return leads and not self._below.children(target)
+
+    def stream_tree(
+        self, target: str, items: Iterable[Item], attributes: CopyAttributes
+    ) -> Iterator[Item]:
+        """What `items` gives after `place_tree`, made while it is used; there are no hard links."""
+        prefix = f"{target}/" if target else ""
+        placed = ((attributes.of(entry, prefix + entry[0]), content) for entry, content in items)
+        for item in islice(placed, 1):  # the first one shows that its directory changes
+            self._items[item[0].path] = item
+        yield from self.items()
+        yield from placed
 
     def _covered(self, path: str) -> bool:
         """Whether a new entry above `path` is not a directory."""

@@ -21,6 +21,7 @@ from shipline.events import Step
 from shipline.history import FileTables
 from shipline.layer import (
     Codec,
+    Contents,
     Extent,
     Item,
     TocBuilder,
@@ -105,18 +106,21 @@ class Worker(Struct, frozen=True):
         items: Iterable[Item],
         options: StepOptions,
         *,
+        contents: Contents | None = None,
         beside: Callable[[], object] = lambda: None,
     ) -> LayerResult:
         """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
 
-        No items make an empty layer. `beside` is called when all files have been read, while other
+        No items make an empty layer. With their `contents`, items may be made while others are
+        hashed. `beside` is called when all files have been read, while other
         threads hash, or another process makes what later steps mount.
         """
         created = Clock().now()
-        toc, items = TocBuilder(), list(items)
-
-        def settled(items: Iterable[Item]) -> Iterable[Item]:
-            return toc.through(map(self._settled, items))
+        toc = TocBuilder()
+        if contents is None:
+            items = list(items)
+            contents = Contents.of(items)
+        settled = toc.through(map(self._settled, items))
 
         @cache
         def dumped() -> bytes:
@@ -130,9 +134,9 @@ class Worker(Struct, frozen=True):
             if follower is not None:
                 follower.follow(ingest)
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
-            if options.mountable and index is not None and is_changed_little(items, index):
+            if options.mountable and index is not None and is_changed_little(contents, index):
                 layer, extents = stream_changed(
-                    settled(items),
+                    settled,
                     ingest,
                     codec,
                     index,
@@ -144,10 +148,10 @@ class Worker(Struct, frozen=True):
                 file = stack.enter_context(open(path, "wb")) if options.mountable else None
                 if index is None:
                     also = None if file is None else file.write
-                    layer = stream_layer(write_tar(settled(items)), ingest, codec, also=also)
+                    layer = stream_layer(write_tar(settled), ingest, codec, also=also)
                 else:
                     tar = -1 if file is None else file.fileno()
-                    layer = stream_blocks(items, ingest, codec, index, tar, through=settled)
+                    layer = stream_blocks(settled, ingest, codec, index, tar, contents=contents)
             if index is not None:
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:

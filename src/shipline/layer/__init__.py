@@ -9,6 +9,7 @@ from shipline.layer.decompression import decompress, sniff
 from shipline.layer.entry import (
     CAPABILITY,
     Content,
+    Contents,
     Entry,
     Item,
     Kind,

@@ -31,7 +31,7 @@ from shipline.layer.blocks import (
     join_checksums,
 )
 from shipline.layer.codecs import Codec
-from shipline.layer.entry import PREFIX, Entry, Item, Source
+from shipline.layer.entry import PREFIX, Contents, Entry, Item
 from shipline.layer.stored_tar import Extent, StoredTar, TarReader
 from shipline.layer.stream import WORTH_FORKING, Layer, keep_freed_memory, write_at
 from shipline.layer.tar_header import BLOCK, encode
@@ -45,18 +45,11 @@ _LARGEST = 256 << 20  # bytes of a file that may be read for a small one next to
 _WORTH = 4  # of so many bytes one may be written, and one be unused in the older tar
 
 
-def is_changed_little(items: Iterable[Item], index: BlockIndex) -> bool:
+def is_changed_little(contents: Contents, index: BlockIndex) -> bool:
     """Whether `stream_changed` is quicker than reading files in several processes."""
     if index.tar is None or index.blob < 0:
         return False
-    unread = largest = 0
-    for entry, content in items:
-        size = entry[5]
-        if size > largest:
-            largest = size
-        if type(content) is Source and (content[2] is None or content[3] is None):
-            unread += size
-    return unread < WORTH_FORKING and largest <= _LARGEST
+    return contents.unread < WORTH_FORKING and contents.largest <= _LARGEST
 
 
 def stream_changed(

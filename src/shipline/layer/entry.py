@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -129,6 +129,32 @@ Content = bytes | Source | Reader | None
 """The content of a file: its bytes, a file to open, or a reader; None for other kinds."""
 
 Item = tuple[Entry, Content]
+
+
+class Contents(NamedTuple):
+    """What is known of items before they are listed: the bytes of all files, of those whose digest
+    is not known, and of the largest one; and the `root` and `digests` of all sources.
+    """
+
+    size: int
+    unread: int
+    largest: int
+    places: tuple[tuple[OpenDirectory, ContentDigests | None], ...]
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Contents:
+        """The contents of a list of items."""
+        size = unread = largest = 0
+        places: dict[tuple[OpenDirectory, ContentDigests | None], None] = {}
+        for (_, _, _, _, _, length, *_), content in items:
+            size += length
+            largest = max(largest, length)
+            if type(content) is Source:
+                root, _, digests, known = content
+                places[root, digests] = None
+                if digests is None or known is None:
+                    unread += length
+        return cls(size, unread, largest, tuple(places))
 
 
 KINDS: dict[int, Kind] = {

@@ -6,7 +6,7 @@ import ctypes
 import marshal
 import os
 import queue
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cache
 from itertools import chain
@@ -18,7 +18,7 @@ from shipline.content import Ingest
 from shipline.files import WriteBehind
 from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
 from shipline.layer.codecs import Codec
-from shipline.layer.entry import Entry, Item, Source
+from shipline.layer.entry import ContentDigests, Contents, Entry, Item, OpenDirectory, Source
 from shipline.layer.estargz import Ending
 from shipline.layer.forks import SharedJobs
 from shipline.layer.tar_writer import FilePart, LargeFiles, TarBlock, identify_large, plan_tar
@@ -97,20 +97,22 @@ def stream_blocks(
     index: BlockIndex,
     tar: int = -1,
     *,
-    through: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    contents: Contents | None = None,
 ) -> Layer:
     """What `stream_layer` makes of the tar of `items`, with a codec that compresses blocks. Those
     that `index` has are taken from the older layer, without reading their files; all are added
-    to it. The tar goes to the open file `tar`, if any. The items go `through` a function while
-    blocks are made.
+    to it. The tar goes to the open file `tar`, if any. With their `contents`, items may be made
+    while blocks are.
 
     Where there is much to read, processes do it, one for each core. Raises ContentError as
     `write_tar` does, and for a full disk; then nothing is committed.
     """
     keep_freed_memory()
-    items = list(items)
-    maker = _BlockMaker(items, codec, index, tar)
-    jobs = maker.jobs(plan_tar(through(items)))
+    if contents is None:
+        items = list(items)
+        contents = Contents.of(items)
+    maker = _BlockMaker(contents.places, codec, index, tar)
+    jobs = maker.jobs(plan_tar(items))
     first, to_read = [], 0
     while CPUS > 1 and to_read < WORTH_FORKING and (job := next(jobs, None)):
         first.append(job)
@@ -165,13 +167,18 @@ class _BlockJob(NamedTuple):
 class _BlockMaker:
     """Makes the blocks of a layer, in any order, on threads and in processes."""
 
-    def __init__(self, items: Iterable[Item], codec: Codec, index: BlockIndex, tar: int) -> None:
+    def __init__(
+        self,
+        places: Sequence[tuple[OpenDirectory, ContentDigests | None]],
+        codec: Codec,
+        index: BlockIndex,
+        tar: int,
+    ) -> None:
         checksum(codec.compress_block(b"").data)  # processes must import nothing
         TarBlock(0, [], []).key()
         self._codec, self._index, self._tar = codec, index, tar
-        sources = (content for _, content in items if type(content) is Source)
-        self._places = list(dict.fromkeys((one.root, one.digests) for one in sources))
-        self._numbers = {place: number for number, place in enumerate(self._places)}
+        self._places = places
+        self._numbers = {place: number for number, place in enumerate(places)}
 
     def jobs(self, blocks: Iterable[TarBlock]) -> Iterator[_BlockJob]:
         """What there is to do. Raises ContentError."""

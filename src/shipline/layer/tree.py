@@ -22,6 +22,7 @@ from shipline.layer.entry import (
     KINDS,
     PREFIX,
     ContentDigests,
+    Contents,
     Entry,
     Item,
     OpenDirectory,
@@ -574,10 +575,22 @@ class Tree:
     @cached_property
     def extent(self) -> tuple[int, int]:
         """How many entries there are, and the bytes of all files."""
-        sizes = [
-            one[4] for stats, _ in self._directories.values() for one in stats if _is_file(one)
-        ]
-        return len(self), sum(sizes)
+        return len(self), sum(self._sizes)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [one[4] for stats, _ in self._directories.values() for one in stats if _is_file(one)]
+
+    @property
+    def has_hard_links(self) -> bool:
+        """Whether a file has several names, here or elsewhere."""
+        found = self._directories.values()
+        return any(one[8] > 1 and not _is_dir(one) for stats, _ in found for one in stats)
+
+    def contents(self) -> Contents:
+        """What is known of the items."""
+        places = ((self._root, self._noted),)
+        return Contents(self.extent[1], self.unread(), max(self._sizes, default=0), places)
 
     def unread(self) -> int:
         """The bytes of files that `digest` would read."""

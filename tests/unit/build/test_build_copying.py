@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from layers_for_tests import AMD64, make_layer, open_solver, open_worker
@@ -206,6 +207,29 @@ def test_no_earlier_build_changes_what_a_copy_makes_or_refuses(tmp_path: Path) -
     assert len(set(cold.values())) > len(OPERATIONS), "some are refused, some are made"
     Random(1).shuffle(cases)
     assert {case: build(case, "warm") for case in cases} == cold
+
+
+def test_files_that_are_listed_while_they_are_hashed_make_the_same_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = sources(tmp_path / "context")
+    streamed: list[bool] = []
+    plain = copying._can_stream
+
+    def noted(*args: Any) -> bool:
+        streamed.append(plain(*args))
+        return streamed[-1]
+
+    def outcomes(home: str) -> list[str]:
+        with open_worker(tmp_path / home) as worker:
+            ops = [OPERATIONS[name] for name in ("tree", "part", "linked", "parents", "two trees")]
+            return [outcome(op, base, context, worker) for base in BASES.values() for op in ops]
+
+    monkeypatch.setattr(copying, "_can_stream", noted)
+    found = outcomes("streamed")
+    assert {*streamed} == {True, False}
+    monkeypatch.setattr(copying, "_can_stream", lambda *args: False)
+    assert outcomes("listed") == found
 
 
 def test_files_of_a_context_and_of_an_image_are_told_apart(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 from layers_for_tests import table_of
 
@@ -219,6 +221,40 @@ def test_what_is_placed_is_seen_by_the_next_source() -> None:
     assert made.target_of("/d", "two", contents=False) == "d/two"
     made.place(Entry("link", "symlink", link="d"), None)
     assert made.target_of("/link/three", "x", contents=False) == "d/three"
+
+
+@pytest.mark.parametrize("base", ["", "srv", "srv/app", "srv/app/old"])
+@pytest.mark.parametrize("target", ["", "srv", "srv/app"])
+@pytest.mark.parametrize("tree", [[], ["a", "a-b", "b/c"]])
+def test_a_tree_that_is_streamed_is_placed_as_others(
+    base: str, target: str, tree: list[str]
+) -> None:
+    below = table_of(*(Entry(path, "dir", 0o700) for path in accumulated(base)))
+    found = (Entry(path, "dir", 0o750) for one in tree for path in accumulated(one))
+    items = [(entry, None) for entry in found]
+    streamed, placed = placement(below), placement(below)
+    for made in (streamed, placed):
+        made.target_of(f"/{target}/", "", contents=True)
+        made.touch(target, 5 * 10**9)
+    if not streamed.can_stream(target):
+        assert base.startswith(target) and base != target
+        return
+    placed.place_tree(target, items, CopyAttributes((1, 2)))
+    given = list(streamed.stream_tree(target, iter(items), CopyAttributes((1, 2))))
+    assert given == list(placed.items())
+
+
+def test_a_tree_beside_other_files_is_not_streamed() -> None:
+    made = placement(LayeredToc([]))
+    made.target_of("/srv/", "", contents=True)
+    assert made.can_stream("srv")
+    made.place(Entry("other", "file"), b"")
+    assert not made.can_stream("srv")
+
+
+def accumulated(path: str) -> list[str]:
+    """The path, after those above it."""
+    return list(accumulate(path.split("/"), "{}/{}".format)) if path else []
 
 
 def test_a_file_over_a_directory_hides_what_was_in_it() -> None:

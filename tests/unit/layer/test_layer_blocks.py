@@ -13,21 +13,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipline.content import MemoryStore
+from shipline.content import Ingest, MemoryStore
 from shipline.layer import (
     BlockIndex,
     Codec,
+    Contents,
     Entry,
     Item,
     Layer,
     StoredTar,
     cut_tar,
     scan,
+    stream,
     stream_blocks,
     stream_layer,
     write_tar,
 )
-from shipline.layer.blocks import CompressedBlock
+from shipline.layer.blocks import LONGEST, CompressedBlock
 from shipline.layer.tar_writer import TarBlock
 
 CODECS = [Codec("gzip", 1), Codec("gzip", 6)]
@@ -139,6 +141,21 @@ def built(items: Iterable[Item], codec: Codec) -> tuple[Layer, bytes]:
         layer = stream_layer(write_tar(items), ingest, codec)
     with store.fetch(layer.descriptor) as reader:
         return layer, reader.read()
+
+
+def test_blocks_are_made_before_all_items_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CPUS", 1)
+    store, data, made = MemoryStore(), NOISE[:LONGEST], [0]
+    contents = Contents(40 * len(data), 0, len(data), ())
+
+    def items(ingest: Ingest) -> Iterator[Item]:
+        for number in range(40):
+            yield Entry(f"{number}", "file", size=len(data)), data
+        made[0] = ingest.size
+
+    with store.ingest() as ingest:
+        stream_blocks(items(ingest), ingest, Codec(), BlockIndex(), contents=contents)
+    assert made[0] > 10 * len(data)
 
 
 def built_of_blocks(

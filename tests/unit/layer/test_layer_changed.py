@@ -18,6 +18,7 @@ from shipline.errors import ContentError
 from shipline.layer import (
     BlockIndex,
     Codec,
+    Contents,
     Entry,
     Extent,
     Item,
@@ -254,12 +255,12 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(
 
 def test_what_is_not_known_to_be_unchanged_is_read_by_processes(tmp_path: Path) -> None:
     place = tree_in(tmp_path / "tree")
-    first = Build(place, tmp_path / "first")
+    first, contents = Build(place, tmp_path / "first"), Contents.of(items_in(place))
     with ExitStack() as stack:
         blob = stack.enter_context(first.blob.open("rb")).fileno()
         index = BlockIndex(first.index.dump(), blob, first.stored(stack))
-        assert is_changed_little(items_in(place), index)
-        assert not is_changed_little(items_in(place), BlockIndex(first.index.dump(), blob))
-        assert not is_changed_little(items_in(place), BlockIndex())
+        assert is_changed_little(contents, index)
+        assert not is_changed_little(contents, BlockIndex(first.index.dump(), blob))
+        assert not is_changed_little(contents, BlockIndex())
         many = [(Entry(f"{n}", "file", size=1 << 20), one) for n, one in enumerate([UNKNOWN] * 40)]
-        assert not is_changed_little(many, index)
+        assert not is_changed_little(Contents.of(many), index)
