@@ -94,7 +94,7 @@ def rule(*patterns: str, action: Any = "require", **fields: Any) -> TrustRule:
 
 @cache
 def environment() -> celpy.Environment:
-    """Its grammar takes half a second, which only the worker that runs the tests spends."""
+    """Its grammar takes a tenth of a second, which only the worker that runs the tests spends."""
     return celpy.Environment()
 
 
