@@ -34,11 +34,21 @@ NOT_COMMANDS = {
 """What is in the second column and is shown by other tests, or is not a command at all."""
 
 
-def commands() -> list[str]:
+COPIES = "## From skopeo, crane, regctl, oras and cosign\n"
+
+
+def second_column(text: str) -> list[str]:
     """What stands in the second column of the tables."""
-    cells = re.findall(r"(?m)^\|(?:[^|\\]|\\.)*\| ((?:[^|\\]|\\.)*?) \|", PAGE.read_text())
+    cells = re.findall(r"(?m)^\|(?:[^|\\]|\\.)*\| ((?:[^|\\]|\\.)*?) \|", text)
     found = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
-    return [one for one in dict.fromkeys(found) if one not in NOT_COMMANDS]
+    return [*dict.fromkeys(found)]
+
+
+def commands() -> list[str]:
+    """Those of builds; the section about copies is another test's."""
+    before, _, rest = PAGE.read_text().partition(COPIES)
+    after = rest[rest.index("\n## ") :]
+    return [one for one in second_column(before + after) if one not in NOT_COMMANDS]
 
 
 @dataclass(frozen=True)
@@ -122,3 +132,14 @@ def test_a_command_of_the_page_runs(text: str, world: World) -> None:
             assert "manifest.json" in archive.getnames()
     if "dest=out" in text.replace("DIR", "out"):
         assert (world.place / "out/oci-layout").exists()
+
+
+def test_copies_of_the_page_run(world: World) -> None:
+    section = PAGE.read_text().partition(COPIES)[2].partition("\n## ")[0]
+    found = [one for one in second_column(section) if re.match(r"shipline (copy|tag)\b.* ", one)]
+    assert len(found) == 4
+    source, target = (f"{world.registry.address}/{name}" for name in ("from", "to"))
+    world.run(f"--platform linux/amd64,linux/arm64 -t {source} --push")
+    for text in found:
+        world.run(re.sub(r"\bB\b", target, re.sub(r"\bA\b", source, text)))
+    assert {*tags(world.registry, "to")} == {"1", "2", "latest"}

@@ -422,10 +422,10 @@ class ClientResponse:
             return data
 
     def content(self, limit: int) -> bytes:
-        data = bytearray()
-        while len(data) <= limit and (more := self.read(limit + 1 - len(data))):
+        data, size = bytearray(), self._response.length or 0  # 0 as well where it is not announced
+        while max(size, len(data)) <= limit and (more := self.read(limit + 1 - len(data))):
             data += more
-        if len(data) > limit:
+        if max(size, len(data)) > limit:
             host = self.url.origin.authority
             raise RegistryError(
                 f"{host}: the response is larger than {limit} bytes",
