@@ -146,7 +146,8 @@ def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attribut
 class Uploads:
     """Sends layers to every target; when `group` ends, all of them have arrived.
 
-    New layers are made with `codec`; targets that it fits get their bytes while they are made.
+    New layers are made with `codec`; targets that it fits get their bytes while they are made. A
+    layer goes to one repository of a registry first, so that the others can mount it from there.
     """
 
     def __init__(
@@ -164,9 +165,12 @@ class Uploads:
         self._step = step
         self._once: Once[None] = Once()
         self._followed: set[Digest] = set()
-        everyone = tuple(targets)
-        self._following = [one for one in everyone if fits(one.format, codec.name, codec.level)]
-        self._others = [one for one in everyone if one not in self._following]
+        self._groups: dict[tuple[str, OutputFormat], list[PushTarget]] = {}
+        for one in targets:
+            self._groups.setdefault((one.host, one.format), []).append(one)
+        firsts = [group[0] for group in self._groups.values()]
+        self._following = [one for one in firsts if fits(one.format, codec.name, codec.level)]
+        self._others = [one for one in firsts if one not in self._following]
 
     def follow(self, ingest: LocalIngest) -> None:
         """Upload a layer while it is being made; `completed` follows."""
@@ -184,7 +188,9 @@ class Uploads:
             self._group.start(self._convert, target, layer, result)
 
     def _convert(self, target: PushTarget, layer: Layer, result: LayerResult | None) -> None:
-        self._send(target, self._recoder.recode(layer, result, target.format).descriptor)
+        descriptor = self._recoder.recode(layer, result, target.format).descriptor
+        self._send(target, descriptor)
+        self._send_to_others(target, descriptor)
 
     def _follow(self, target: PushTarget, follow: Follow) -> None:
         with follow:
@@ -194,9 +200,16 @@ class Uploads:
                     layer = follow.wait()
                     self._once.get((str(target), layer.digest), lambda: None)
                 else:
-                    self._send(target, follow.wait())
+                    layer = follow.wait()
+                    self._send(target, layer)
+                self._send_to_others(target, layer)
             except Cancelled:
                 check()  # else the layer was abandoned: its writer raises the reason
+
+    def _send_to_others(self, first: PushTarget, layer: Descriptor) -> None:
+        """Send a layer that `first` has to the other repositories of its registry."""
+        for other in self._groups[first.host, first.format][1:]:
+            self._group.start(self._send, other, layer)
 
     def _send(self, target: PushTarget, layer: Descriptor) -> None:
         self._once.get((str(target), layer.digest), lambda: self._deliver(target, layer))
@@ -207,7 +220,8 @@ class Uploads:
             return
         if repository.exists(layer):
             return
-        origin = self._blobs.origin(layer.digest)
+        first = self._groups[target.host, target.format][0]
+        origin = self._blobs.origin(layer.digest) if first is target else first.repository
         if origin is not None and target.repository.mount(layer, origin):
             return
         name = f"upload {layer.digest.short} to {target}"

@@ -234,7 +234,27 @@ def test_equal_layers_are_sent_once_to_each_target(
         uploads = Uploads(group, targets, blobs, recoder, codec("gzip"), step)
         for _ in range(4):
             uploads.send(layer, None)
-    assert one.asked == two.asked == ["push"]
+    assert (one.asked, two.asked) == (["push"], ["mount", "push"])
+
+
+@pytest.mark.parametrize("size", [10, 2 * PART])
+def test_a_layer_is_mounted_in_other_repositories_of_its_registry(
+    blobs: Blobs, recoder: Recoder, step: Step, size: int
+) -> None:
+    first, second, elsewhere = Remote(), Remote(mounts=True), Remote(mounts=True)
+    with TaskGroup() as group:
+        others = [target(second, "b"), PushTarget("other", "a", elsewhere)]
+        uploads = Uploads(group, [target(first), *others], blobs, recoder, codec("gzip"), step)
+        with blobs.store.ingest() as ingest:
+            uploads.follow(ingest)
+            ingest.write(bytes(size))
+            layer = Layer(Descriptor(media.OCI_LAYER_GZIP, ingest.digest, size), ingest.digest)
+            ingest.commit(layer.descriptor)
+        uploads.completed(layer.descriptor)
+        uploads.send(layer, LayerResult(layer, "", 1))
+    sent = "stream" if size > PART else "push"
+    assert first.asked == elsewhere.asked == [sent]
+    assert second.asked == ["mount"]
 
 
 def test_what_is_there_is_not_sent(blobs: Blobs, recoder: Recoder, step: Step) -> None:
