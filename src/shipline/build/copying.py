@@ -224,6 +224,8 @@ def _make(
         items = list(items)
         contents = Contents.of(items)
     mountable = options.mountable and contents.size >= _WORTH_KEEPING
+    if mountable:
+        options.on_start()
     mountable = mountable and worker.snapshots.mounts_tars
     index = index_key if contents.size >= WORTH_INDEXING else ""
     options = replace(options, mountable=mountable, index_key=index)

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from shipline.build.request import SHM_SIZE
 from shipline.build.snapshots import Snapshot, Writable
 from shipline.build.worker import Source, StepOptions, Worker
 from shipline.dockerfile import resolve_path
-from shipline.errors import StepFailed
+from shipline.errors import ShiplineError, StepFailed
 from shipline.events import Step
 from shipline.layer import changeset, lower_directory
 from shipline.oci import Platform
@@ -60,6 +60,16 @@ def _content(op: RunOp, number: int, source: Source) -> dict[str, object]:
         return {"layers": source.diff_ids}
     paths = {one.source for one in op.mounts if one.input == number}
     return {"files": {path: context_digest(source, path) for path in paths}}
+
+
+def prepare_commands(executor: Executor, platforms: Iterable[Platform]) -> None:
+    """Try the runtime and emulators before commands need them. Raises nothing: `run` raises what is
+    wrong with them.
+    """
+    with suppress(ShiplineError, OSError):
+        executor.sandbox()
+        for one in platforms:
+            sandbox.can_execute(one)
 
 
 def run(

@@ -31,14 +31,16 @@ from shipline.build.graph import (
 )
 from shipline.build.key_digests import key_parts
 from shipline.build.remotes import Remotes
-from shipline.build.running import run, run_key
+from shipline.build.running import prepare_commands, run, run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Follower, Source, StepOptions, Worker
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Attribute, Step
 from shipline.layer import Layer
+from shipline.oci import Platform
 from shipline.tasks import CPUS, Limiter, Once, Task, TaskGroup, visit_graph
+from shipline.values import replace
 
 _AT_ONCE = max(32, 4 * CPUS)  # vertices: most of them wait for registries or for their turn
 _KINDS: dict[type[Op], str] = {
@@ -101,6 +103,7 @@ class Solver:
         self._on_result = on_result
         self._published: set[Vertex] = set()
         self._mountable: set[Vertex] = set()
+        self._platforms: set[str] = set()  # of commands
         self._commands = commands or command_limiter()
         self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
@@ -121,6 +124,7 @@ class Solver:
             self._tasks.setdefault(vertex, Task())
             if isinstance(vertex.op, RunOp):
                 self._mountable.update(below for one in vertex.inputs for below in one.chain())
+                self._platforms.add(vertex.op.platform)
             elif isinstance(vertex.op, CopyOp) and len(vertex.inputs) > 1:
                 self._mountable.update(below for one in vertex.inputs[1:] for below in one.chain())
         self._published.update(vertex for root in roots for vertex in root.chain())
@@ -285,10 +289,19 @@ class Solver:
             case MakeDirectoryOp():
                 return make_directory(vertex.op, base, self._worker, options)
             case CopyOp():
-                return copy(vertex.op, base, inputs[1:], self._worker, options)
+                with TaskGroup() as group:
+                    ready = partial(self._prepare_commands, group)
+                    own = replace(options, on_start=ready)
+                    return copy(vertex.op, base, inputs[1:], self._worker, own)
             case RunOp():
                 return run(vertex.op, inputs, self._worker, self._executor, options)
         raise AssertionError(vertex.op)
+
+    def _prepare_commands(self, group: TaskGroup) -> None:
+        """Find out in `group` how commands can run, while a layer below them is made."""
+        if self._platforms:
+            platforms = map(Platform.parse, sorted(self._platforms))
+            group.start(prepare_commands, self._executor, platforms)
 
 
 def _of_context(directory: ContextDirectory) -> VertexResult:

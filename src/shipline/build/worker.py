@@ -71,7 +71,8 @@ class StepOptions(Struct, frozen=True):
     """Options of one step: `step` reports its progress, `follower` gets the bytes of its layer,
     `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.
     `origin` is what messages call the stage or image that it copies from. Layers with the same
-    `index_key` are likely to have blocks in common.
+    `index_key` are likely to have blocks in common. `on_start` is called when a large layer that
+    later steps mount is really made.
     """
 
     step: Step
@@ -80,6 +81,7 @@ class StepOptions(Struct, frozen=True):
     fresh: bool = False
     origin: str = ""
     index_key: str = ""
+    on_start: Callable[[], object] = lambda: None
 
 
 class Worker(Struct, frozen=True):

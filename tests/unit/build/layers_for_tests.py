@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,7 @@ def open_solver(
     step: Step,
     images: Mapping[ImageOp, BaseImage] | None = None,
     contexts: Mapping[str, ContextDirectory] | None = None,
+    open_sandbox: Callable[[], Sandbox] | None = None,
 ) -> Solver:
     """A solver that runs no commands."""
 
@@ -141,7 +142,7 @@ def open_solver(
         raise AssertionError("no step runs here")
 
     mounts = CacheMounts(Blobs(worker.store, step))
-    executor = Executor(no_sandbox, {}, {}, {}, worker.scratch, mounts)
+    executor = Executor(open_sandbox or no_sandbox, {}, {}, {}, worker.scratch, mounts)
     return Solver(worker, executor, remotes_of(worker), contexts or {}, images or {}, step)
 
 

@@ -11,22 +11,26 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer, open_solver, open_worker
 
+from shipline.build import copying
 from shipline.build.base_images import BaseImage
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
     ImageOp,
     MakeDirectoryOp,
+    RunOp,
     ScratchOp,
     Vertex,
     VertexLabel,
 )
 from shipline.build.selecting import ContextDirectory
+from shipline.build.snapshots import Snapshots
 from shipline.content import MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, SandboxError, Span
 from shipline.events import Event, Finished, Started, Stream
 from shipline.oci import Descriptor, Digest, ImageConfig, Platform, Reference
+from shipline.sandbox import Sandbox
 from shipline.tasks import TaskGroup, sleep
 
 SCRATCH = Vertex(ScratchOp())
@@ -183,6 +187,34 @@ def test_an_image_brings_its_layers_and_a_step_adds_one(tmp_path: Path) -> None:
     assert solved.added is not None
     assert solved.snapshot.layers[1:] == (solved.added.layer,)
     assert solved.added.level == 1
+
+
+def test_a_runtime_is_tried_while_a_layer_below_a_command_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_WORTH_KEEPING", 1)
+    monkeypatch.setattr(Snapshots, "mounts_tars", False)
+    tried: list[bool] = []
+    op = RunOp(("true",), (), "/", "", "linux/unknown")
+    below = copied("one")
+
+    def try_runtime() -> Sandbox:
+        tried.append(solver.is_solved(below))
+        raise SandboxError("no runtime works here")
+
+    for text in ("content", "content", "changed"):
+        one = directory(tmp_path / "one")
+        (one.path / "a").write_text(text)
+        with (
+            Stream(print) as stream,
+            stream.step("build") as step,
+            open_worker(tmp_path / "state", step=step) as worker,
+        ):
+            contexts = {"one": one}
+            solver = open_solver(worker, step, contexts=contexts, open_sandbox=try_runtime)
+            with pytest.raises(SandboxError, match="cannot run for"), TaskGroup() as group:
+                solver.start(group, Vertex(op, (below,), VertexLabel("run")))
+    assert tried == [False, False], "not for the layer that was there"
 
 
 class Meeting(MemoryStore):
