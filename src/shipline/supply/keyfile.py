@@ -170,8 +170,11 @@ def read_pem(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(PEM_LIMIT + 1)
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
         raise ConfigError(
-            f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
+            f"cannot read the key {path}: {error.strerror}",
+            code="file-unreadable",
+            hint="`shipline key generate` makes a key pair" if missing else "",
         ) from error
     if len(content) > PEM_LIMIT:
         raise ConfigError(f"{path} is too large for a key file", code="key-unusable")
