@@ -279,12 +279,11 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
     source, variable = sources[0] or sources[1], fields.pop("env", "")
     fault = ""
     if fields:
-        key, value = next(iter(fields.items()))
-        fault = f"unexpected key '{key}' in '{key}={value}'"
+        fault = f"unexpected key '{next(iter(fields))}'"  # its value may be a secret
     elif kind not in ("", "file", "env"):
         fault = f'unsupported secret type "{kind}"'
     elif not name:
-        fault = f"secret missing ID in {text!r}"
+        fault = "secret missing ID"
     if fault:
         raise UsageError(
             f"--secret: {fault}",

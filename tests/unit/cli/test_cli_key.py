@@ -92,7 +92,11 @@ def test_a_key_of_openssl_is_taken_over(tmp_path: Path) -> None:
     [
         (("sign", "r.example/app:v1"), 2, "no key to sign with"),
         (("sign", "--key", "shipline.pub", "r.example/app:v1"), 3, "is a public key"),
-        (("sign", "--key", "none.key", "r.example/app:v1"), 3, "`shipline key generate` makes a key pair"),
+        (
+            ("sign", "--key", "none.key", "r.example/app:v1"),
+            3,
+            "`shipline key generate` makes a key pair",
+        ),
         (("sign", "--key", "env://NONE", "r.example/app:v1"), 3, "variable NONE is not set"),
         (("sign", "--key", "shipline.key"), 2, "IMAGE..."),
         (("sign", "--key", "shipline.key", "-a", "x", "r.example/app:v1"), 2, "key=value"),
