@@ -167,8 +167,8 @@ def _cannot_unpack(entry: Entry, error: OSError) -> ContentError:
         return ContentError(
             message,
             code="disk-full",
-            hint="free some space (`shipline prune` does in SHIPLINE_HOME), or set SHIPLINE_HOME"
-            " to a directory on a larger disk",
+            hint="free some space there (`shipline prune` does for the cache), or choose a"
+            " directory on a larger disk",
         )
     return ContentError(
         message,
