@@ -20,11 +20,10 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import CHUNK, VerifiedReader, again_elsewhere, chunks
 from shipline.content.recency import Recency
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
-from shipline.files import WriteBehind
+from shipline.files import WriteBehind, write_in_pieces
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
 
-_WRITE = 256 << 10  # bytes; more take large pages, which a virtual machine may not have at once
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits for a writer
 
 
@@ -52,17 +51,15 @@ class LocalIngest:
     def write(self, data: bytes) -> None:
         """Append. Raises ContentError when the disk is full."""
         self._hasher.update(data)
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._fd, view[:_WRITE]) :]
-            except OSError as error:
-                raise ContentError(
-                    f"cannot write to {self._store.root}: {error.strerror}",
-                    code="disk-full",
-                    hint="free some space there (`shipline prune` does in SHIPLINE_HOME), or choose"
-                    " a directory on a larger disk",
-                ) from error
+        try:
+            write_in_pieces(self._fd, data, self.size)
+        except OSError as error:
+            raise ContentError(
+                f"cannot write to {self._store.root}: {error.strerror}",
+                code="disk-full",
+                hint="free some space there (`shipline prune` does in SHIPLINE_HOME), or choose"
+                " a directory on a larger disk",
+            ) from error
         self._written.grown(self.size + len(data))
         with self._condition:
             self.size += len(data)

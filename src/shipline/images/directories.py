@@ -32,10 +32,7 @@ class ImageDirectory:
         try:
             raw = read_bounded(self.path / _MANIFEST, MANIFEST_LIMIT)
         except OSError as error:
-            kind = NotFound if isinstance(error, FileNotFoundError) else ContentError
-            raise kind(
-                f"cannot read {self.path / _MANIFEST}: {error.strerror}", code="layout-unusable"
-            ) from None
+            raise _unreadable(self.path / _MANIFEST, error) from None
         return Descriptor.of(raw, parse_manifest(raw).media_type)
 
     def resolve(self, reference: str) -> Descriptor:
@@ -54,8 +51,7 @@ class ImageDirectory:
         try:
             file = path.open("rb")
         except OSError as error:
-            kind = NotFound if isinstance(error, FileNotFoundError) else ContentError
-            raise kind(f"cannot read {path}: {error.strerror}", code="layout-unusable") from None
+            raise _unreadable(path, error) from None
         with file:
             yield VerifiedReader(file, target, str(self.path))
 
@@ -97,6 +93,11 @@ class NewDirectory(NewArchive):
                     while data := reader.read(CHUNK):
                         file.write(data)
             yield name
+
+
+def _unreadable(path: Path, error: OSError) -> ContentError | NotFound:
+    kind = NotFound if isinstance(error, FileNotFoundError) else ContentError
+    return kind(f"cannot read {path}: {error.strerror}", code="layout-unusable")
 
 
 def _file_of(target: Descriptor) -> str:

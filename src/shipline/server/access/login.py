@@ -235,10 +235,12 @@ class Logins:
         name, _, address = proof
         view, now = self._accounts.view(), self._accounts.clock()
         account = view.account(name)
-        # Nobody guesses a robot's secret: failures of others must not keep it out.
-        if not isinstance(account, Robot) or _refusal(account, name, secret, address, now):
+        if not isinstance(account, Robot):
             self._check_throttle(name, address)
         reason = _refusal(account, name, secret, address, now)
+        # Nobody guesses a robot's secret: failures of others must not keep it out.
+        if reason and isinstance(account, Robot):
+            self._check_throttle(name, address)
         if reason or account is None:
             self._throttle.failed(name, address)
             self._publish_login(name, address, f"refused: {reason}")
