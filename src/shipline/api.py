@@ -28,10 +28,10 @@ from shipline.build import (
 )
 from shipline.build import build as _build
 from shipline.cachestores import open_cache
-from shipline.content import OciLayout, Repository, copy_graph, fetch_all
+from shipline.content import OciLayout, Repository, copy_graph, fetch_document
 from shipline.events import Step, silent
 from shipline.home import state_directory
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Reference, parse_manifest
+from shipline.oci import Descriptor, Index, Manifest, Reference
 from shipline.registry import Client
 from shipline.sandbox import enter_user_namespace
 
@@ -97,7 +97,7 @@ def inspect(reference: str, *, client: Client | None = None) -> Manifest | Index
         client = client or stack.enter_context(open_client())
         repository, name = _open(reference, client)
         target = repository.resolve(name)
-        return parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+        return fetch_document(repository, target)
 
 
 def copy(source: str, destination: str, *, client: Client | None = None) -> Descriptor:

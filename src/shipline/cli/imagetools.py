@@ -25,10 +25,19 @@ from shipline.cli.options import MODES
 from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.cli.template_functions import NIL, GoMap, GoStruct
-from shipline.content import Fetcher, MemoryStore, Repository, copy_graph, fetch_all
+from shipline.content import (
+    Fetcher,
+    MemoryStore,
+    Repository,
+    copy_graph,
+    fetch_all,
+    fetch_document,
+    fetch_image,
+)
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.images import OpenImage, Place, Places, image_tree, parse_place
 from shipline.oci import (
+    CONFIG_LIMIT,
     MANIFEST_LIMIT,
     NO_ANNOTATIONS,
     REFERENCE_DIGEST,
@@ -49,7 +58,6 @@ if TYPE_CHECKING:
     from shipline.registry import RemoteRepository
 
 F = TypeVar("F", bound=Callable[..., Any])
-_CONFIG_LIMIT = 8 << 20  # bytes
 _PLATFORM_FIELDS = ("architecture", "os", "os.version", "os.features", "variant")
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 
@@ -172,7 +180,7 @@ class Inspection(Struct, frozen=True):
         return GoMap(found, zero=NIL) if len(found) > 1 else next(iter(found.values()), NIL)
 
     def _image_of(self, entry: Descriptor) -> object:
-        return _TYPES.read("Image", self._config(self._child(entry)))
+        return _TYPES.read("Image", self._config(fetch_image(self.repository, entry)))
 
     def _attested(self, type_: str, select: Callable[[Statements], dict[str, Any]]) -> object:
         """What `select` returns for the statements about each image; for an index of several
@@ -193,7 +201,7 @@ class Inspection(Struct, frozen=True):
         """The images of an index by platform."""
         entries = self.document.manifests if isinstance(self.document, Index) else ()
         found = {
-            str(one.platform or _platform(self._config(self._child(one)))): one
+            str(one.platform or _platform(self._config(fetch_image(self.repository, one)))): one
             for one in entries
             if one.media_type in media.MANIFESTS and REFERENCE_DIGEST not in one.annotations
         }
@@ -207,17 +215,8 @@ class Inspection(Struct, frozen=True):
         for kind, raw in stored_statements(self.repository, self.document, image):
             yield kind, Statement.parse(raw).predicate
 
-    def _child(self, descriptor: Descriptor) -> Manifest:
-        raw = fetch_all(self.repository, descriptor, MANIFEST_LIMIT)
-        child = parse_manifest(raw, descriptor.media_type)
-        if isinstance(child, Index):
-            raise ContentError(
-                f"{descriptor.digest} is an index inside an index", code="index-nested"
-            )
-        return child
-
     def _config(self, manifest: Manifest) -> dict[str, Any]:
-        raw = fetch_all(self.repository, manifest.config, _CONFIG_LIMIT)
+        raw = fetch_all(self.repository, manifest.config, CONFIG_LIMIT)
         try:
             document = json.loads(raw)
         except ValueError:
@@ -244,8 +243,7 @@ def inspect_image(repository: Repository, reference: Reference) -> Inspection:
     """The image at `reference`. Raises NotFound."""
     reference = reference.or_latest
     target = repository.resolve(str(reference.digest or reference.tag))
-    raw = fetch_all(repository, target, MANIFEST_LIMIT)
-    return Inspection(reference, target, parse_manifest(raw, target.media_type), repository)
+    return Inspection(reference, target, fetch_document(repository, target), repository)
 
 
 def describe(inspected: Inspection) -> str:
@@ -354,7 +352,7 @@ def inspect_command(
         elif config:
             document = image.document()
             assert isinstance(document, Manifest)
-            content = fetch_all(image.source, document.config, _CONFIG_LIMIT)
+            content = fetch_all(image.source, document.config, CONFIG_LIMIT)
             sys.stdout.buffer.write(content)
         else:
             _show(name, place, image, raw=raw, template=template)

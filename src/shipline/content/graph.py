@@ -11,21 +11,31 @@ from contextlib import ExitStack, contextmanager
 from shipline.content.protocols import Advance, Fetcher, Reader, Store
 from shipline.content.readers import fetch_all, fetch_rest
 from shipline.content.store import LocalStore
-from shipline.errors import NotFound, ShiplineError
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, media, parse_manifest
+from shipline.errors import ContentError, NotFound, ShiplineError
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Manifest, media, parse_manifest
 from shipline.tasks import visit_graph
 
 
-def document(source: Fetcher, node: Descriptor) -> bytes:
-    """The bytes of a manifest or index."""
-    return fetch_all(source, node, MANIFEST_LIMIT)
+def fetch_document(source: Fetcher, target: Descriptor) -> Manifest | Index:
+    """The manifest or index, verified. Raises ContentError, also for one of more than
+    `MANIFEST_LIMIT`, and what `source` raises.
+    """
+    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+
+
+def fetch_image(source: Fetcher, entry: Descriptor) -> Manifest:
+    """The manifest of an entry of an index. Raises ContentError for an index inside an index."""
+    manifest = fetch_document(source, entry)
+    if isinstance(manifest, Index):
+        raise ContentError(f"{entry.digest} is an index inside an index", code="index-nested")
+    return manifest
 
 
 def successors(source: Fetcher, node: Descriptor) -> tuple[Descriptor, ...]:
     """The children of `node`: manifests of an index, config and layers of a manifest, else none."""
     if node.media_type not in media.NAMED:
         return ()
-    parsed = parse_manifest(document(source, node), node.media_type)
+    parsed = fetch_document(source, node)
     if isinstance(parsed, Index):
         return parsed.manifests
     return (parsed.config, *parsed.layers)

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from shipline.content.graph import document
+from shipline.content.graph import fetch_document
 from shipline.content.protocols import Advance, Fetcher
+from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
 from shipline.files import open_whole
 from shipline.oci import (
     LAYOUT_FILE,
+    MANIFEST_LIMIT,
+    MAX_DEPTH,
     REF_NAME,
     Descriptor,
     Digest,
@@ -35,7 +38,6 @@ from shipline.values import replace
 
 _LIMIT = 16 << 20  # bytes of index.json
 _SHOWN = 20  # tags
-_DEPTH = 4  # of indexes in indexes
 
 
 @contextmanager
@@ -86,7 +88,7 @@ class OciLayout(LocalStore):
         if target.media_type not in media.NAMED:
             return True
         try:
-            document(self, target)
+            fetch_all(self, target, MANIFEST_LIMIT)
         except ContentError:
             return False
         return True
@@ -133,7 +135,7 @@ class OciLayout(LocalStore):
         super().push(target, source, advance)
         if target.media_type not in media.NAMED:
             return
-        raw = document(self, target)
+        raw = fetch_all(self, target, MANIFEST_LIMIT)
         if b'"subject"' in raw and _subject(parse_manifest(raw, target.media_type)) is not None:
             with self._locked():
                 entries = self.index().manifests
@@ -230,7 +232,7 @@ def find_entry(source: Fetcher, index: Index, reference: str) -> Descriptor | No
         if reference and reference in (entry.annotations.get(REF_NAME), str(entry.digest)):
             return entry.plain
     if reference:
-        return _listed(source, entries, reference, _DEPTH) if ":" in reference else None
+        return _listed(source, entries, reference, MAX_DEPTH) if ":" in reference else None
     names = ((one, one.annotations.get(REF_NAME)) for one in entries)
     images = {one.digest: one for one, name in names if name and not is_attached_tag(name)}
     if not images:
@@ -281,7 +283,7 @@ def _parsed(source: Fetcher, entry: Descriptor) -> Manifest | Index | None:
     if entry.media_type not in media.NAMED:
         return None
     try:
-        return parse_manifest(document(source, entry), entry.media_type)
+        return fetch_document(source, entry)
     except ContentError as error:
         if REF_NAME not in entry.annotations:
             with _WARNING:  # threads that come at once would each warn

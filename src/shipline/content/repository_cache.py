@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
+from shipline.content.graph import fetch_document
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import Advance, Fetcher, Reader, Repository, Swapper
 from shipline.content.readers import fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
-    MANIFEST_LIMIT,
     Descriptor,
     Digest,
     ImageConfig,
@@ -29,7 +29,6 @@ from shipline.oci import (
     Manifest,
     from_bytes,
     media,
-    parse_manifest,
     to_bytes,
 )
 from shipline.tasks import sleep
@@ -150,7 +149,7 @@ class RepositoryCache:
         return root, tuple(self._documents(root))
 
     def _documents(self, root: Descriptor) -> Iterator[bytes]:
-        parsed = self._document(root)
+        parsed = fetch_document(self._repository, root)
         if isinstance(parsed, Manifest):
             yield from self._of_manifest(parsed)
             return
@@ -161,7 +160,7 @@ class RepositoryCache:
                 return
         images = [one for one in parsed.manifests if one.media_type in media.MANIFESTS]
         for one in images[:_IMAGES]:
-            child = self._document(one)
+            child = fetch_document(self._repository, one)
             if isinstance(child, Manifest):
                 yield from self._of_manifest(child)
 
@@ -173,10 +172,6 @@ class RepositoryCache:
         elif kind in (media.OCI_CONFIG, media.DOCKER_CONFIG):
             config = fetch_all(self._repository, manifest.config, CACHE_DOCUMENT_LIMIT)
             yield from inline_documents(ImageConfig.parse(config), manifest.layers)
-
-    def _document(self, target: Descriptor) -> Manifest | Index:
-        raw = fetch_all(self._repository, target, MANIFEST_LIMIT)
-        return parse_manifest(raw, target.media_type)
 
 
 def inline_documents(config: ImageConfig, layers: tuple[Descriptor, ...]) -> Iterator[bytes]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipline.content import Fetcher, fetch_all
+from shipline.content import Fetcher, fetch_all, fetch_document
 from shipline.deliver.objects import Object
 from shipline.errors import ConfigError, ContentError
-from shipline.oci import MANIFEST_LIMIT, Descriptor, ImageConfig, Index, Reference, parse_manifest
+from shipline.oci import Descriptor, ImageConfig, Index, Reference
 
 _NANOSECONDS = 1_000_000_000
 _CONFIG_LIMIT = 4 << 20  # bytes
@@ -42,7 +42,7 @@ def read_config(source: Fetcher, target: Descriptor) -> ImageConfig:
     """The configuration of an image, of an index that of its first image for Linux. Raises
     ContentError for anything else.
     """
-    document = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    document = fetch_document(source, target)
     if isinstance(document, Index):
         for child in document.manifests:
             if child.platform and child.platform.os == "linux":

@@ -9,21 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from shipline.content import Fetcher, fetch_all
+from shipline.content import Fetcher, fetch_all, fetch_document, fetch_image
 from shipline.errors import ConfigError, ContentError
 from shipline.gates.verdict import Measurements
 from shipline.git import ChangedLines
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    REFERENCE_TYPE,
-    Descriptor,
-    Index,
-    Manifest,
-    Platform,
-    parse_manifest,
-)
+from shipline.oci import CONFIG_LIMIT, REFERENCE_TYPE, Descriptor, Manifest, Platform
 
-_CONFIG_LIMIT = 8 << 20  # bytes
 _BASE = "org.opencontainers.image.base.name"
 REVISION = "org.opencontainers.image.revision"
 PULL_MERGE = "org.shipline.pull-request.merge"
@@ -65,22 +56,16 @@ def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
 
     Raises NotFound, DigestMismatch, or ContentError for documents that are not an image.
     """
-    document = _document(source, target)
+    document = fetch_document(source, target)
     if isinstance(document, Manifest):
         return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
     platforms = []
     for child in document.manifests:
         if REFERENCE_TYPE in child.annotations:
             continue
-        manifest = _document(source, child)
-        if isinstance(manifest, Index):
-            raise ContentError(f"{child.digest} is an index inside an index", code="index-nested")
+        manifest = fetch_image(source, child)
         platforms.append(_facts(source, child, manifest, document.annotations))
     return ImageSubject(str(target.digest), tuple(platforms))
-
-
-def _document(source: Fetcher, target: Descriptor) -> Manifest | Index:
-    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
 
 
 def _facts(
@@ -111,7 +96,7 @@ def _facts(
 
 def _config(source: Fetcher, target: Descriptor) -> dict[str, dict[str, object]]:
     try:
-        document = json.loads(fetch_all(source, target, _CONFIG_LIMIT))
+        document = json.loads(fetch_all(source, target, CONFIG_LIMIT))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):

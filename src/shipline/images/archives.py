@@ -30,6 +30,7 @@ from shipline.content import (
     VerifiedReader,
     chunks,
     fetch_all,
+    fetch_document,
     find_entry,
     of_type,
     referrers_by_subject,
@@ -39,7 +40,6 @@ from shipline.layer import Entry, Item, codec, cut_tar, decompress, sniff, strea
 from shipline.oci import (
     IMAGE_NAME,
     LAYOUT_FILE,
-    MANIFEST_LIMIT,
     REF_NAME,
     Descriptor,
     Digest,
@@ -288,13 +288,13 @@ class DockerArchive:
             root = layout.resolve(reference)
         except NotFound:
             return None
-        parsed = parse_manifest(fetch_all(layout, root, MANIFEST_LIMIT), root.media_type)
+        parsed = fetch_document(layout, root)
         if isinstance(parsed, Manifest):
             return None if _has_plain_layers(parsed) else root
         there = [one for one in parsed.manifests if layout.exists(one)]
         images = [one for one in there if one in parsed.images]
         for one in images:
-            image = parse_manifest(fetch_all(layout, one, MANIFEST_LIMIT), one.media_type)
+            image = fetch_document(layout, one)
             if isinstance(image, Manifest) and _has_plain_layers(image):
                 return None
         if len(there) == len(parsed.manifests):

@@ -20,20 +20,19 @@ from shipline.content import (
     Reader,
     Swapper,
     copy_graph,
-    fetch_all,
+    fetch_document,
     fetch_rest,
     successors,
 )
 from shipline.errors import ContentError, NotFound
 from shipline.images.formats import ImageFormat
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Platform, media, parse_manifest
+from shipline.oci import MAX_DEPTH, Descriptor, Digest, Index, Platform, media
 from shipline.supply import Attachable, StatementSource, copy_evidence
 from shipline.tasks import sleep, visit_graph
 from shipline.values import replace
 
 _LEAST_READ = 16 << 10  # bytes
 _AT_ONCE = 8  # requests
-_DEPTH = 4  # of indexes in indexes
 
 
 class Remote(Attachable, Swapper, Protocol):
@@ -159,7 +158,7 @@ class NarrowedSource(MeteredSource):
         """
         if target.media_type not in media.INDEXES or not self._platforms:
             return target
-        found = self._only(target, _DEPTH)
+        found = self._only(target, MAX_DEPTH)
         if found is None:
             wanted = ", ".join(map(str, self._platforms))
             raise ContentError(
@@ -169,7 +168,7 @@ class NarrowedSource(MeteredSource):
 
     def _only(self, target: Descriptor, depth: int) -> Descriptor | None:
         """What stands for an index, None for one with other platforms alone."""
-        index = parse_manifest(fetch_all(self, target, MANIFEST_LIMIT), target.media_type)
+        index = fetch_document(self, target)
         assert isinstance(index, Index)
         inner = [one for one in index.manifests if one.media_type in media.INDEXES and depth]
         if not index.images and not inner:

@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from shipline.content import CHUNK, Reader, fetch_all
+from shipline.content import CHUNK, Reader, fetch_all, fetch_image
 from shipline.errors import ContentError, NotFound
 from shipline.images.places import OpenImage
 from shipline.layer import Entry, Item, LayeredToc, Toc, TocBuilder, decompress, read_tar
 from shipline.oci import (
-    MANIFEST_LIMIT,
+    CONFIG_LIMIT,
     Descriptor,
     Digest,
     Index,
@@ -22,12 +22,10 @@ from shipline.oci import (
     Platform,
     from_bytes,
     media,
-    parse_manifest,
 )
 from shipline.supply import Statement, StatementSource, stored_statements
 
 _SPDX = "https://spdx.dev/Document"
-_CONFIG_LIMIT = 8 << 20  # bytes
 Changes = Mapping[str, tuple[Any, Any]]
 """What each image has under a name; None for nothing."""
 
@@ -92,11 +90,8 @@ def _side(image: OpenImage, platform: Platform) -> _Side:
     target, document = image.root, image.document()
     index = document if isinstance(document, Index) else None
     if isinstance(document, Index):
-        chosen = image.select([platform])
-        raw = fetch_all(image.source, chosen, MANIFEST_LIMIT)
-        target, document = chosen, parse_manifest(raw, chosen.media_type)
-    if not isinstance(document, Manifest):
-        raise ContentError(f"{target.digest} is an index inside an index", code="index-nested")
+        target = image.select([platform])
+        document = fetch_image(image.source, target)
     return _Side(image.source, target, document, index)
 
 
@@ -168,7 +163,7 @@ def _settings(side: _Side) -> dict[str, Any]:
     """The configuration by key, `config.` in front of what runs it; environment and labels one by
     one. What the layers are and when they were made is left out.
     """
-    document = from_bytes(fetch_all(side.source, side.manifest.config, _CONFIG_LIMIT))
+    document = from_bytes(fetch_all(side.source, side.manifest.config, CONFIG_LIMIT))
     run = document.pop("config", None) or {}
     found = {key: one for key, one in document.items() if key not in ("rootfs", "history")}
     for key, value in run.items() if isinstance(run, dict) else ():

@@ -9,22 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from shipline.content import Fetcher, MemoryStore, Reader, fetch_all
+from shipline.content import Fetcher, MemoryStore, Reader, fetch_document
 from shipline.errors import ContentError
 from shipline.oci import (
-    MANIFEST_LIMIT,
+    MAX_DEPTH,
     NO_ANNOTATIONS,
     REFERENCE_DIGEST,
     Descriptor,
     Index,
     Manifest,
     media,
-    parse_manifest,
 )
 from shipline.supply import StatementSource
 from shipline.values import replace
 
-_DEPTH = 4  # of indexes in indexes
 _DOCKER_LAYERS = {
     media.OCI_LAYER: media.DOCKER_LAYER,
     media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP,
@@ -53,11 +51,10 @@ class ConvertedSource:
         """What stands for `target`: itself if it has the format. Raises ContentError for what the
         format has no place for.
         """
-        return self._converted(target, _DEPTH)
+        return self._converted(target, MAX_DEPTH)
 
     def _converted(self, target: Descriptor, depth: int) -> Descriptor:
-        raw = fetch_all(self.wrapped, target, MANIFEST_LIMIT)
-        parsed = parse_manifest(raw, target.media_type)
+        parsed = fetch_document(self.wrapped, target)
         if isinstance(parsed, Manifest):
             made: Manifest | Index = self._manifest(parsed)
         else:

@@ -25,6 +25,7 @@ from shipline.content import (
     Reader,
     copy_graph,
     fetch_all,
+    fetch_document,
     unwrapped,
 )
 from shipline.errors import ContentError, NotFound, UsageError
@@ -42,7 +43,8 @@ from shipline.images.copying import (
 from shipline.images.formats import ConvertedSource
 from shipline.images.schema1 import Schema1Source
 from shipline.oci import (
-    MANIFEST_LIMIT,
+    CONFIG_LIMIT,
+    MAX_DEPTH,
     Descriptor,
     Digest,
     Index,
@@ -52,7 +54,6 @@ from shipline.oci import (
     best_match,
     from_bytes,
     media,
-    parse_manifest,
 )
 from shipline.supply import StatementSource, copy_evidence, evidence_of
 from shipline.values import replace
@@ -79,8 +80,6 @@ _FILES = (
     PlaceKind.DOCKER_ARCHIVE,
     PlaceKind.DIRECTORY,
 )
-_DEPTH = 4  # of indexes in indexes
-_CONFIG_LIMIT = 8 << 20  # bytes
 _ONE_PLATFORM = (PlaceKind.DOCKER_ARCHIVE, PlaceKind.ENGINE)
 _OTHERS = {
     "containers-storage": "`podman save --format oci-archive` writes an oci-archive: from it",
@@ -206,10 +205,7 @@ class OpenImage(Struct, frozen=True):
         """Its manifest or index."""
         if isinstance(self.source, Schema1Source) and self.root.media_type in media.SCHEMA1:
             return self.source.manifest
-        return self._parsed(self.root)
-
-    def _parsed(self, target: Descriptor) -> Manifest | Index:
-        return parse_manifest(fetch_all(self.source, target, MANIFEST_LIMIT), target.media_type)
+        return fetch_document(self.source, self.root)
 
     def select(self, wanted: Sequence[Platform]) -> Descriptor:
         """The image that fits one of the platforms best, the first of them if it can. Raises
@@ -217,7 +213,7 @@ class OpenImage(Struct, frozen=True):
         """
         document = self.document()
         if isinstance(document, Index):
-            images = [*self._images(document, _DEPTH)]
+            images = [*self._images(document, MAX_DEPTH)]
         else:
             own = self._platform(document)
             if own is None:
@@ -237,14 +233,14 @@ class OpenImage(Struct, frozen=True):
         yield from index.images
         for one in index.manifests:
             if one.media_type in media.INDEXES and one.platform is None and depth:
-                inner = self._parsed(one)
+                inner = fetch_document(self.source, one)
                 if isinstance(inner, Index):
                     yield from self._images(inner, depth - 1)
 
     def _platform(self, manifest: Manifest) -> Platform | None:
         if manifest.config.media_type not in media.CONFIGS:
             return None
-        config = from_bytes(fetch_all(self.source, manifest.config, _CONFIG_LIMIT))
+        config = from_bytes(fetch_all(self.source, manifest.config, CONFIG_LIMIT))
         has_platform = config.get("os") and config.get("architecture")
         return Platform.from_json(config) if has_platform else None
 

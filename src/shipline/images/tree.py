@@ -7,19 +7,10 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from shipline.content import fetch_all
+from shipline.content import fetch_document
 from shipline.errors import NotFound
 from shipline.images.places import OpenImage
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    PREDICATE_TYPE,
-    REFERENCE_DIGEST,
-    Descriptor,
-    Index,
-    Manifest,
-    media,
-    parse_manifest,
-)
+from shipline.oci import PREDICATE_TYPE, REFERENCE_DIGEST, Descriptor, Index, Manifest, media
 from shipline.supply import PREDICATE_ANNOTATION, StatementSource, attached_tags, short_name
 from shipline.units import counted, shown_size
 
@@ -65,7 +56,7 @@ def image_tree(image: OpenImage, name: str) -> TreeNode:
 def _entry(source: StatementSource, index: Index, entry: Descriptor) -> tuple[TreeNode, int]:
     name = str(entry.platform or entry.artifact_type or entry.media_type)
     try:
-        parsed = _parsed(source, entry)
+        parsed = fetch_document(source, entry)
     except NotFound:
         return TreeNode(f"{name}  {entry.digest}  not here"), 0
     if isinstance(parsed, Index):
@@ -76,7 +67,7 @@ def _entry(source: StatementSource, index: Index, entry: Descriptor) -> tuple[Tr
     below = [*_layers(parsed)]
     if (about := index.attestation_of(entry)) is not None:
         with suppress(NotFound):
-            statements = _parsed(source, about)
+            statements = fetch_document(source, about)
             if isinstance(statements, Manifest):
                 found = (_statement(layer) for layer in statements.layers)
                 below.append(TreeNode(f"attestations  {about.digest}", [*found]))
@@ -88,10 +79,6 @@ def _entry(source: StatementSource, index: Index, entry: Descriptor) -> tuple[Tr
 def _images(index: Index) -> list[Descriptor]:
     """The entries without BuildKit's attestations, which are shown below what they are about."""
     return [one for one in index.manifests if REFERENCE_DIGEST not in one.annotations]
-
-
-def _parsed(source: StatementSource, target: Descriptor) -> Manifest | Index:
-    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
 
 
 def _size(manifest: Manifest) -> int:
@@ -125,6 +112,6 @@ def _attached(source: StatementSource, subject: Descriptor, depth: int) -> Itera
     for tag, name in attached_tags(subject).items():
         with suppress(NotFound):
             found = source.resolve(tag)
-            parsed = _parsed(source, found)
+            parsed = fetch_document(source, found)
             count = len(parsed.layers) if isinstance(parsed, Manifest) else len(parsed.manifests)
             yield TreeNode(f"{counted(count, name)}  {found.digest}  tag {tag}")

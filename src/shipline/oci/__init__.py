@@ -4,9 +4,11 @@ from shipline.oci import media
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
 from shipline.oci.manifest import (
+    CONFIG_LIMIT,
     IMAGE_NAME,
     LAYOUT_FILE,
     MANIFEST_LIMIT,
+    MAX_DEPTH,
     PREDICATE_TYPE,
     REF_NAME,
     REFERENCE_DIGEST,

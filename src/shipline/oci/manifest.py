@@ -18,6 +18,8 @@ from shipline.oci.platform import Platform, best_match
 from shipline.values import replace
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
+CONFIG_LIMIT = 8 << 20  # bytes of the configuration of an image
+MAX_DEPTH = 4  # of indexes in indexes
 HEAVIEST = 100_000  # objects and lists of one document
 REFERENCE_TYPE, REFERENCE_DIGEST = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 PREDICATE_TYPE = "in-toto.io/predicate-type"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from shipline.content import CHUNK, Advance, Fetcher, Ingest, Reader, fetch_all, fetch_rest
+from shipline.content import CHUNK, Advance, Fetcher, Ingest, Reader, fetch_document, fetch_rest
 from shipline.errors import DigestMismatch, NotFound
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
+from shipline.oci import Descriptor, Digest, media
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.events import NodeEvent, Publish
 from shipline.server.http import READ, ClientGone, Coro
@@ -134,7 +134,7 @@ class StoredRepository(StoredEvidence):
         *tags: str,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        content = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+        content = fetch_document(source, target)
         actor, digest = self._node.actor, target.digest
         self._manifests.put(self.name, digest, content, tags, actor=actor, check=check)
         kind = target.media_type

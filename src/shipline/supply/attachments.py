@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-from shipline.content import Advance, MemoryStore, Repository, copy_graph, fetch_all, successors
-from shipline.errors import AuthError, ContentError, NotFound, RegistryError
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    NO_ANNOTATIONS,
-    Descriptor,
-    Digest,
-    Manifest,
-    media,
-    parse_manifest,
-    to_bytes,
+from shipline.content import (
+    Advance,
+    MemoryStore,
+    Repository,
+    copy_graph,
+    fetch_document,
+    successors,
 )
+from shipline.errors import AuthError, ContentError, NotFound, RegistryError
+from shipline.oci import MAX_DEPTH, NO_ANNOTATIONS, Descriptor, Digest, Manifest, media, to_bytes
 from shipline.supply.claims import (
     DEFAULT_LIMITS,
     PREDICATE_ANNOTATION,
@@ -173,9 +171,7 @@ def _current(repository: Attachable, tag: str) -> Manifest | None:
         descriptor = repository.resolve(tag)
     except NotFound:
         return None
-    manifest = parse_manifest(
-        fetch_all(repository, descriptor, MANIFEST_LIMIT), descriptor.media_type
-    )
+    manifest = fetch_document(repository, descriptor)
     if isinstance(manifest, Manifest):
         return manifest
     raise ContentError(
@@ -221,7 +217,7 @@ def _config(layers: Iterable[Descriptor]) -> bytes:
 
 
 _ATTACHED = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
-_DEPTH = 4  # of statements about statements, and of indexes in indexes
+_DEPTH = 4  # of statements about statements
 _AT_ONCE = 8  # subjects
 _MANY_TAGS = 900  # a page of most registries has 1000
 
@@ -289,7 +285,7 @@ def copy_evidence(
         return count
 
     with TaskGroup(_AT_ONCE) as group:
-        tasks = [group.start(copy, one) for one in _images(source, target, _DEPTH)]
+        tasks = [group.start(copy, one) for one in _images(source, target, MAX_DEPTH)]
     return sum(task.result() for task in tasks)
 
 
@@ -313,7 +309,7 @@ def evidence_of(source: StatementSource, target: Descriptor) -> tuple[Descriptor
         return [attached for attached, _ in _attached(source, subject, tags, _DEPTH)]
 
     with TaskGroup(_AT_ONCE) as group:
-        tasks = [group.start(look, one) for one in _images(source, target, _DEPTH)]
+        tasks = [group.start(look, one) for one in _images(source, target, MAX_DEPTH)]
     return tuple(one for task in tasks for one in task.result())
 
 

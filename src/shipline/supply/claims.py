@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Protocol, runtime_checkable
 
-from shipline.content import Fetcher, Repository, Resolver, fetch_all
+from shipline.content import Fetcher, Repository, Resolver, fetch_all, fetch_document
 from shipline.errors import ContentError, NotFound
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Manifest, media, parse_manifest
+from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.supply.envelopes import (
     BUNDLE,
     ENVELOPE,
@@ -255,8 +255,7 @@ def _may_be(manifest: Descriptor | Manifest, predicate_type: str) -> bool:
 
 def _opened(source: Fetcher, descriptor: Descriptor, form: Form, limits: EvidenceLimits) -> _Place:
     try:
-        raw = fetch_all(source, descriptor, MANIFEST_LIMIT)
-        manifest = parse_manifest(raw, descriptor.media_type)
+        manifest = fetch_document(source, descriptor)
     except ContentError as error:
         return form, descriptor.digest, error.message
     if not isinstance(manifest, Manifest):

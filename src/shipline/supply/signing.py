@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from shipline import __version__
 from shipline.content import successors
 from shipline.errors import NotFound, RegistryError, UsageError
-from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
+from shipline.oci import MAX_DEPTH, NO_ANNOTATIONS, Descriptor, Reference, media
 from shipline.supply.attachments import (
     FORMS,
     AttachmentLayer,
@@ -46,7 +46,6 @@ from shipline.supply.statement import COSIGN_SIGN, Statement
 from shipline.supply.verification import VerifiedAttestation, examine, examine_attestations
 
 _RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives these types
-_DEPTH = 4  # of indexes in indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def sign(
 
 def signable(repository: Attachable, target: Descriptor) -> Iterator[Descriptor]:
     """The images of an index, then the index, which covers the attestations inside it."""
-    yield from dict.fromkeys(_walk(repository, target, _DEPTH))
+    yield from dict.fromkeys(_walk(repository, target, MAX_DEPTH))
 
 
 def _walk(repository: Attachable, target: Descriptor, depth: int) -> Iterator[Descriptor]:

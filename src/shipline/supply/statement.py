@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from shipline.content import Fetcher, fetch_all
+from shipline.content import Fetcher, fetch_all, fetch_image
 from shipline.errors import ContentError, UsageError
 from shipline.oci import (
-    MANIFEST_LIMIT,
     NO_ANNOTATIONS,
     PREDICATE_TYPE,
     Descriptor,
     Digest,
     Index,
-    Manifest,
     from_bytes,
-    parse_manifest,
     to_bytes,
 )
 
@@ -170,10 +167,7 @@ def stored_statements(
     entry = index.attestation_of(image)
     if entry is None:
         return
-    manifest = parse_manifest(fetch_all(source, entry, MANIFEST_LIMIT), entry.media_type)
-    if not isinstance(manifest, Manifest):
-        raise ContentError(f"{entry.digest} is an index inside an index", code="index-nested")
-    for layer in manifest.layers:
+    for layer in fetch_image(source, entry).layers:
         if kind := layer.annotations.get(PREDICATE_TYPE, ""):
             yield kind, fetch_all(source, layer, LARGEST)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shipline.content import Repository, fetch_all
+from shipline.content import Repository, fetch_all, fetch_document
 from shipline.errors import GateRefused, NotFound
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.oci import CONFIG_LIMIT, Descriptor, Digest, Index, Manifest
 from shipline.tags.decision import Decision, Tag, built_from
 
 Action = Literal["create", "reuse", "move", "keep", "conflict"]
@@ -103,9 +103,6 @@ def _place(
     return TagPlacement(tag.name, "keep", f"{whose}, which is {reason}", there.digest)
 
 
-_CONFIG_LIMIT = 8 << 20  # bytes
-
-
 def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, PublishedImage]:
     """The image under each of the tags; tags that do not exist are left out.
 
@@ -125,8 +122,7 @@ def revision(repository: Repository, target: Descriptor) -> str:
     """The commit that an image was built from, from its annotations, else its labels; for an index
     without the annotation, from its first image. Empty if unknown.
     """
-    raw = fetch_all(repository, target, MANIFEST_LIMIT)
-    document = parse_manifest(raw, target.media_type)
+    document = fetch_document(repository, target)
     if stated := built_from(document.annotations):
         return stated
     if isinstance(document, Index):
@@ -137,7 +133,7 @@ def revision(repository: Repository, target: Descriptor) -> str:
 
 def _label(repository: Repository, manifest: Manifest) -> str:
     try:
-        config = json.loads(fetch_all(repository, manifest.config, _CONFIG_LIMIT))
+        config = json.loads(fetch_all(repository, manifest.config, CONFIG_LIMIT))
         return built_from((config.get("config") or {}).get("Labels", {}))
     except (ValueError, AttributeError):
         return ""  # an artifact, or an image whose configuration has other things to complain of

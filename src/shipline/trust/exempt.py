@@ -18,20 +18,10 @@ import re
 import threading
 from collections.abc import Mapping
 
-from shipline.content import Fetcher, Reader, fetch_all
+from shipline.content import Fetcher, Reader, fetch_all, fetch_document
 from shipline.errors import ContentError
 from shipline.gates.reports.streams import JsonReader
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    Descriptor,
-    Digest,
-    Index,
-    InvalidDigest,
-    Manifest,
-    from_bytes,
-    media,
-    parse_manifest,
-)
+from shipline.oci import Descriptor, Digest, Index, InvalidDigest, Manifest, from_bytes, media
 from shipline.supply import BUNDLE, ENVELOPE, IN_TOTO, SIMPLE_SIGNING
 
 _SPDX = (("spdxVersion",), ("@context", "@graph"))  # 2, 3
@@ -88,7 +78,7 @@ def is_statement(source: Fetcher, target: Descriptor) -> bool:
     if part of it is missing.
     """
     try:
-        parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+        parsed = fetch_document(source, target)
         if isinstance(parsed, Index):  # a list of referrers, whose images are judged one by one
             return bool(parsed.manifests) and all(
                 child.artifact_type and child.platform is None for child in parsed.manifests

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from shipline.content import fetch_all
+from shipline.content import fetch_document
 from shipline.errors import ContentError, GateRefused
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, media, parse_manifest
+from shipline.oci import Descriptor, Digest, Index, Reference, media
 from shipline.supply import (
     Form,
     PublicKey,
@@ -215,7 +215,7 @@ def _images(source: StatementSource, target: Descriptor) -> Iterator[Descriptor]
     if target.media_type not in media.INDEXES:
         yield target
         return
-    index = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    index = fetch_document(source, target)
     for child in index.manifests if isinstance(index, Index) else ():
         if child.platform is None or child.platform.os != "unknown":
             yield from _images(source, child)
@@ -227,8 +227,7 @@ def _shown(image: Descriptor) -> str:
 
 def _lists(source: StatementSource, parent: Descriptor, digest: Digest) -> bool:
     try:
-        raw = fetch_all(source, parent, MANIFEST_LIMIT)
-        parsed = parse_manifest(raw, parent.media_type)
+        parsed = fetch_document(source, parent)
     except ContentError:
         return False
     return isinstance(parsed, Index) and any(child.digest == digest for child in parsed.manifests)

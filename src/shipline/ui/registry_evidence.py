@@ -7,21 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipline.content import fetch_all
+from shipline.content import fetch_document
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.promotion import JudgedGate
 from shipline.deliver.promotion.evidence import judged_gates
 from shipline.errors import ContentError, NotFound
 from shipline.gates import ImageFacts, image_facts
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    PREDICATE_TYPE,
-    Descriptor,
-    Index,
-    Manifest,
-    Reference,
-    parse_manifest,
-)
+from shipline.oci import PREDICATE_TYPE, Descriptor, Index, Manifest, Reference
 from shipline.supply import (
     COSIGN_SIGN,
     Attachable,
@@ -131,21 +123,17 @@ def _attached(
 
 def _kept(source: Attachable, target: Descriptor) -> Iterator[Attested]:
     """The statements that the build kept in the index; they are not read."""
-    document = _document(source, target)
+    document = fetch_document(source, target)
     if not isinstance(document, Index):
         return
     found: dict[str, None] = {}
     for image in document.images:
         entry = document.attestation_of(image)
-        listed = _document(source, entry) if entry else None
+        listed = fetch_document(source, entry) if entry else None
         if isinstance(listed, Manifest):
             types = (layer.annotations.get(PREDICATE_TYPE, "") for layer in listed.layers)
             found |= dict.fromkeys(filter(None, types))
     yield from (Attested(short_name(kind), (), kept=True) for kind in found)
-
-
-def _document(source: Attachable, target: Descriptor) -> Manifest | Index:
-    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
 
 
 def is_there(delivery: Delivery, image: Reference) -> bool:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shipline.content import fetch_all
+from shipline.content import fetch_document
 from shipline.errors import ContentError
 from shipline.gates.reports import Severity, Vulnerabilities, Vulnerability, parse_report
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
+from shipline.oci import Descriptor, Digest, Index
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.protocol import ScanFinding, TrustedScan
 from shipline.server.admission.section import VulnerabilityRule, matches_any
@@ -277,7 +277,7 @@ def _attached(source: StoredEvidence, target: Descriptor) -> Iterator[Digest]:
 
 
 def _images(source: StoredEvidence, target: Descriptor) -> Sequence[Descriptor]:
-    parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    parsed = fetch_document(source, target)
     if not isinstance(parsed, Index):
         return ()
     return [

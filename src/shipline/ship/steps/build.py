@@ -21,11 +21,11 @@ from shipline.build import (
     check_request,
     parse_request,
 )
-from shipline.content import MemoryStore, Repository, fetch_all
+from shipline.content import MemoryStore, Repository, fetch_all, fetch_document
 from shipline.dockerfile import nearest
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.oci import (
-    MANIFEST_LIMIT,
+    CONFIG_LIMIT,
     Descriptor,
     Digest,
     ImageConfig,
@@ -34,7 +34,6 @@ from shipline.oci import (
     Platform,
     Reference,
     combine,
-    parse_manifest,
 )
 from shipline.ship.plan import (
     PipelineStep,
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from shipline.events import Step as Span
 
 _VERSION = "org.opencontainers.image.version"
-_CONFIG_LIMIT = 8 << 20  # bytes
 _METADATA_LIMIT = 1 << 20  # bytes
 _DOCKERFILE_HINT = (
     "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
@@ -285,7 +283,7 @@ def sboms(repository: Repository, target: Descriptor) -> Iterator[tuple[Descript
     """The statements with the packages of the image for each platform, if the build made some."""
     from shipline.supply import SPDX, stored_statements  # slow to import
 
-    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    document = fetch_document(repository, target)
     if isinstance(document, Index):
         for image in document.images:
             found = stored_statements(repository, document, image)
@@ -527,19 +525,19 @@ def merge(
 
 def _part(repository: Repository, digest: Digest) -> Part:
     target = repository.resolve(str(digest))
-    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    document = fetch_document(repository, target)
     if isinstance(document, Index):
         return Part(document)
     return Part(document, _config(repository, document.config).platform)
 
 
 def _config(repository: Repository, config: Descriptor) -> ImageConfig:
-    return ImageConfig.parse(fetch_all(repository, config, _CONFIG_LIMIT))
+    return ImageConfig.parse(fetch_all(repository, config, CONFIG_LIMIT))
 
 
 def read_image(repository: Repository, target: Descriptor) -> PushedImage:
     """The image in the repository, with the manifest of each platform."""
-    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    document = fetch_document(repository, target)
     if isinstance(document, Index):
         platforms = tuple((str(one.platform), one.digest) for one in document.images)
     else:
