@@ -11,8 +11,8 @@ from sources import SOURCE, SourceFile, read_source, source_files
 
 FLOORS = (
     {
-        *("errors", "events", "files", "units", "globs", "home", "lazy", "lru", "net"),
-        *("propagation", "regular_expressions", "values"),
+        *("errors", "events", "files", "units", "globs", "home", "lazy", "lru", "malloc"),
+        *("net", "propagation", "regular_expressions", "values"),
     },
     {"tasks"},
     {"processes"},

@@ -46,6 +46,13 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def write_at(fd: int, data: memoryview, position: int) -> None:
+    """Write all of `data` into a file. Raises OSError."""
+    while data:
+        written = os.pwrite(fd, data, position)
+        data, position = data[written:], position + written
+
+
 _PIECE = 256 << 10  # bytes
 
 
@@ -56,11 +63,9 @@ def write_in_pieces(fd: int, data: bytes | memoryview, position: int) -> int:
     cached files it moves pages to make long ones, which takes more time than the copy itself.
     """
     view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view[:_PIECE], position)
-        position += written
-        view = view[written:]
-    return position
+    for start in range(0, len(view), _PIECE):
+        write_at(fd, view[start : start + _PIECE], position + start)
+    return position + len(view)
 
 
 _RANGE_WRITE = 2  # SYNC_FILE_RANGE_WRITE, sync_file_range(2)

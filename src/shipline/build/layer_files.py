@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from shipline import sandbox
 from shipline.content import Recency, chunks, read_file, seal, unseal, write_file
@@ -123,6 +124,15 @@ class LayerFiles:
         target.mkdir(parents=True, exist_ok=True)
         sandbox.Erofs(place / index, target, device=place / tar).attach()
         return target
+
+    @contextmanager
+    def new_tar(self, building: Path) -> Iterator[BinaryIO]:
+        """A file for the tar of a layer, which becomes a part of it if the block ends without an
+        error.
+        """
+        with open(building / "layer.tar", "wb") as file:
+            yield file
+        sandbox.make_erofs_index(building / "layer.tar", building / "index.erofs")
 
     def put_tar(self, building: Path, tar: Path, extents: Sequence[Extent], base: Path) -> None:
         """Make a new tar a part of a layer. Its `extents` are in file 0, of which `link_base` has

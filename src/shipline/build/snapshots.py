@@ -234,10 +234,9 @@ class Snapshots:
     def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
         if layer.descriptor.size > BIG // 4 and self.mounts_tars:
-            with self._tar(layer) as tar, open(building / "layer.tar", "wb") as file:
+            with self._files.new_tar(building) as file, self._tar(layer) as tar:
                 for data in chunks(tar):
                     file.write(data)
-            sandbox.make_erofs_index(building / "layer.tar", building / "index.erofs")
         else:
             with self._tar(layer) as tar:
                 unpack(

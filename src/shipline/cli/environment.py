@@ -102,28 +102,26 @@ def registry_options(command: Command) -> Command:
 
 def authfile_option(command: Command) -> Command:
     """--authfile of skopeo and podman."""
-    return click.option(
-        "--authfile",
-        metavar="FILE",
-        expose_value=False,
-        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-        callback=_authorised,
-        help="Take credentials from this file alone, as with REGISTRY_AUTH_FILE.",
-    )(command)
+    usage = "Take credentials from this file alone, as with REGISTRY_AUTH_FILE."
+    return _authfile("--authfile", exists=True, usage=usage)(command)
 
 
 def login_file_option(command: Command) -> Command:
     """--authfile of skopeo and podman, for a file that need not be there yet."""
+    names = ("--authfile", "--compat-auth-file", "--registry-config")
+    usage = "Use this file instead of config.json, as with REGISTRY_AUTH_FILE."
+    return _authfile(*names, exists=False, usage=usage)(command)
+
+
+def _authfile(*names: str, exists: bool, usage: str) -> Callable[[Command], Command]:
     return click.option(
-        "--authfile",
-        "--compat-auth-file",
-        "--registry-config",
+        *names,
         metavar="FILE",
         expose_value=False,
-        type=click.Path(dir_okay=False, resolve_path=True),
+        type=click.Path(exists=exists, dir_okay=False, resolve_path=True),
         callback=_authorised,
-        help="Use this file instead of config.json, as with REGISTRY_AUTH_FILE.",
-    )(command)
+        help=usage,
+    )
 
 
 def skopeo_options(command: Command) -> Command:

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 
 from shipline.content import Ingest
 from shipline.errors import ContentError
-from shipline.files import WriteBehind
+from shipline.files import WriteBehind, write_at
 from shipline.layer.blocks import (
     LONGEST,
     BlockIndex,
@@ -33,10 +33,11 @@ from shipline.layer.blocks import (
 from shipline.layer.codecs import Codec
 from shipline.layer.entry import PREFIX, Contents, Entry, Item
 from shipline.layer.stored_tar import Extent, StoredTar, TarReader
-from shipline.layer.stream import WORTH_FORKING, Layer, keep_freed_memory, write_at
+from shipline.layer.stream import KEPT_MEMORY, WORTH_FORKING, Layer
 from shipline.layer.tar_header import BLOCK, encode
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import LargeFiles, TarBlock, plan_tar
+from shipline.malloc import keep_freed_memory
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import TaskGroup, check, ordered_map
 
@@ -70,7 +71,7 @@ def stream_changed(
     if the older one turned out to be damaged.
     """
     assert index.tar is not None
-    keep_freed_memory()
+    keep_freed_memory(KEPT_MEMORY)
     with open(tar, "w+b", buffering=0) as file, TaskGroup() as group:
         new = _NewTar(index, file.fileno())
         blob = _NewBlob(new, index, ingest, codec)

@@ -6,7 +6,6 @@ One event loop on the main thread serves all connections; `exchange` handles wha
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import logging
 import re
@@ -24,6 +23,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shipline.errors import UsageError
+from shipline.malloc import keep_freed_memory
 from shipline.server.access import AccessControl, Certificates, try_renew, watch_certificates
 from shipline.server.app import Application
 from shipline.server.exchange import AiohttpHandler
@@ -42,9 +42,7 @@ _DESCRIPTORS = 65_536  # file descriptors
 _MAX_LINE, _MAX_FIELD, _MAX_FIELDS = (32 << 10, 16 << 10, 100)  # bytes, bytes, headers
 # bytes of a body that aiohttp reads at once, and buffers twice: of a connection, of all
 _READ_BUFFER, _MIN_READ_BUFFER, _ALL_READ_BUFFERS = (256 << 10, 16 << 10, 8 << 20)
-_MALLOC_THRESHOLD = 32 << 20  # bytes
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_ARENAS = 2
+_KEPT_MEMORY, _ARENAS = 32 << 20, 2  # bytes of each
 _SETTLE_S = 0.05
 _FINAL_WAIT_S = 5.0  # for handlers whose connections were shut down
 Address = tuple[Any, ...]
@@ -117,7 +115,7 @@ def run(
     process. On SIGHUP, and when certificate files change, new connections get the new certificate.
     """
     _raise_descriptor_limit()
-    _tune_malloc()
+    keep_freed_memory(_KEPT_MEMORY, arenas=_ARENAS)
     front = HttpServer(app, listener, section, access_control)
     front.add_gauges(metrics)
     asyncio.run(front.serve(group, ready, stopping))
@@ -411,17 +409,6 @@ def _raise_descriptor_limit() -> None:
     most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-
-
-def _tune_malloc() -> None:
-    """Keep freed buffers: returning them to the kernel and having it clear new pages costs as much
-    as hashing their content (mallopt(3)). Threads share them; of its own, each keeps megabytes.
-    """
-    with suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
-        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _enable_keepalive(listener: socket.socket) -> None:
