@@ -18,7 +18,6 @@ GATE = "registry/transport.py"
 ELSEWHERE = {
     GATE: "the gate",
     "registry/tunnel.py": "the gate, through a proxy",
-    "registry/connection_errors.py": "the gate's errors",
     "registry/hosts.py": "asks a loopback registry whether it speaks TLS",
     "server/hooks/outbound.py": "webhooks, which have a rule of their own for addresses",
     "metadata/redis.py": "the store that the operator named",

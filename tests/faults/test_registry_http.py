@@ -28,6 +28,7 @@ from shipline.content import LocalStore, MemoryStore, copy_graph
 from shipline.errors import AuthError, Cancelled, NotFound, RegistryError
 from shipline.oci import Descriptor, Manifest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
+from shipline.registry.hosts import speaks_tls
 from shipline.tasks import TaskGroup
 
 MANIFEST = Manifest.make(Descriptor.of(b"{}", media.OCI_EMPTY), [])
@@ -336,6 +337,20 @@ def test_referrers_come_from_an_index_only(spec: tuple[Spec, Served]) -> None:
 
         with serving(respond) as served, Client(tries=1) as client:
             assert client.repository(name(served)).referrers(MANIFEST.config) == ()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_registry_on_loopback_is_asked_whether_it_speaks_tls(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    identity = make_identity(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.private)
+    context.minimum_version = context.maximum_version = version
+    with serving(serve_manifest, context) as secure, serving(serve_manifest) as plain:
+        assert speaks_tls("127.0.0.1", secure.port)
+        assert not speaks_tls("127.0.0.1", plain.port)
+    assert not speaks_tls("127.0.0.1", plain.port)
 
 
 def test_https_goes_through_the_proxy_of_the_environment(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ Only names and help are here; `shipline.build.parse_request` parses the values.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,9 +15,17 @@ from shipline.build import parse_boolean
 from shipline.cli.environment import debug_option, registry_options
 from shipline.cli.options import PROGRESS
 
+if TYPE_CHECKING:
+    from click.parser import _OptionParser
+
 
 class SwitchCommand(click.Command):
-    """A command whose boolean flags may carry their value."""
+    """A command whose boolean flags may carry their value, and options of one letter `-t=NAME`."""
+
+    def make_parser(self, ctx: click.Context) -> _OptionParser:
+        parser = super().make_parser(ctx)
+        parser._long_opt.update(parser._short_opt)  # else click asks difflib for names like -t
+        return parser
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         names = {
@@ -31,7 +39,7 @@ class SwitchCommand(click.Command):
         except click.NoSuchOption as error:
             options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
             hidden = {name for one in options if one.hidden for name in one.opts}
-            shown = [one for one in error.possibilities or () if one not in hidden]
+            shown = [one for one in error.possibilities or () if one not in hidden and one[2:]]
             raise click.NoSuchOption(error.option_name, possibilities=shown, ctx=ctx) from None
         for parameter in self.get_params(ctx):  # false is not absent where that is told apart
             if parameter.name and ctx.params.get(parameter.name, ...) is None:

@@ -6,6 +6,7 @@ front; `shipline buildx build` means the same as `docker buildx build`.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -138,5 +139,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     status = run(arguments)
     if argv is None:
-        gc.freeze()  # the process ends: looking for cycles then would be a fifth of a small build
+        leave(status)
     return status
+
+
+def leave(status: int) -> None:
+    """End the process without taking the interpreter apart, which is 4 % of a small build. Returns
+    where a thread still works: then the interpreter waits for it.
+    """
+    import threading
+
+    gc.freeze()  # looking for cycles would be a fifth of a small build
+    if threading.active_count() > 1:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            return
+    os._exit(status)

@@ -1,19 +1,15 @@
-"""Connection failures as RegistryError: the one place that translates foreign exceptions.
-
-Imports http.client and ssl, like `transport`: commands that send no request load neither.
-"""
+"""Connection failures as RegistryError: the one place that translates foreign exceptions."""
 
 from __future__ import annotations
 
-import http.client
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shipline.errors import RegistryError
 from shipline.registry.errors import Unreachable, tls_hint
 from shipline.registry.request import Origin
+from shipline.registry.response import MalformedResponse, NoResponse, ResponseEnded
 from shipline.tasks import check
 
 _TUNNEL = "Tunnel connection failed: "  # of http.client
@@ -34,7 +30,7 @@ def translate_errors(origin: Origin, proxy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, ValueError) as error:
         check()  # an interruption is the cause, if there was one
         if proxy and (problem := _proxy_problem(error)):
             raise _proxy_error(origin, proxy, problem, error) from error
@@ -66,6 +62,8 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
 
 
 def _connection_error(origin: Origin, error: Exception) -> RegistryError:
+    import ssl  # slow to load
+
     host = origin.authority
     code, retriable = "connection-lost", True
     text, hint = f"connection lost: {error}", "run again, or check the network"
@@ -95,12 +93,12 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
     ):
         hint = "check the certificate files; a key must not have a passphrase"
         text, code, retriable = f"TLS: {error}", "client-certificate", False
-    elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
+    elif isinstance(error, MalformedResponse) and str(error).startswith(_ALERT):
         code, retriable = "tls-needed", False
         text, hint = "the server speaks TLS, but the request was plain HTTP", tls_hint(host)
-    elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
+    elif isinstance(error, ResponseEnded):
         text = "the connection was closed unexpectedly"
-        if origin.scheme == "http" and isinstance(error, http.client.RemoteDisconnected):
+        if origin.scheme == "http" and isinstance(error, NoResponse):
             hint += f"; if it speaks TLS, {tls_hint(host)}"
     elif isinstance(error, ValueError) and not isinstance(error, OSError):
         text, hint, code, retriable = f"invalid request: {error}", "", "url-invalid", False

@@ -1,21 +1,16 @@
-"""HTTP over http.client's connections: one request at a time per connection, every wait
-interruptible.
+"""HTTP/1.1 over connections with one request at a time, every wait interruptible.
 
-Imports http.client and ssl, so import it when the first request is made. Failures are raised as
-RegistryError, or Cancelled when the work was interrupted.
+Import it when the first request is made. Failures are raised as RegistryError, or Cancelled when
+the work was interrupted.
 """
 
 from __future__ import annotations
 
 import errno
-import http.client
-import io
-import math
 import os
 import re
 import select
 import socket
-import ssl
 import threading
 import time
 import types
@@ -23,133 +18,38 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from shipline.errors import RegistryError
 from shipline.registry.connection_errors import NameNotResolved, translate_errors
 from shipline.registry.hosts import AddressPolicy, HostSettings, lookup_name
 from shipline.registry.request import Origin, Url
+from shipline.registry.response import ReceivedResponse
 from shipline.tasks import on_cancel
 
-_LEAST_RATE = 1 << 10  # bytes per second of waiting
-_MAX_FIELDS, _LONGEST_LINE = 100, 1 << 16  # bytes, as in http.client
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
+if TYPE_CHECKING:
+    import ssl
+
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _UNSAFE_TARGET = re.compile("[^!-~]")
 
 
-class _PacedReader(io.RawIOBase):
-    """Reads a response. Raises TimeoutError also for one that trickles: after twice the timeout of
-    the socket, what has come must be `_LEAST_RATE` of the time in which it was waited for.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._waited_s, self._received = 0.0, 0
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks a socket for."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        began = time.monotonic()
-        size = self._sock.recv_into(buffer)
-        self._waited_s += time.monotonic() - began
-        self._received += size
-        grace_s = 2 * (self._sock.gettimeout() or math.inf)
-        if self._waited_s > max(grace_s, self._received / _LEAST_RATE):
-            raise TimeoutError("the response trickles")
-        return size
-
-
-class Headers:
-    """The fields of a response by lower-case names, for http.client as well: its own are parsed as
-    those of mails, which takes longer than all else of a small request.
-    """
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, fields: Mapping[str, list[str]]) -> None:
-        self._fields = fields
-
-    @classmethod
-    def read(cls, file: io.BufferedReader) -> Self:
-        """Raises HTTPException for lines that are too long, or too many. Lines that are no field
-        are left out, and folded ones joined (RFC 9112, 5.2).
-        """
-        fields: dict[str, list[str]] = {}
-        values: list[str] = []
-        for _ in range(_MAX_FIELDS + 1):
-            line = file.readline(_LONGEST_LINE + 1)
-            if len(line) > _LONGEST_LINE:
-                raise http.client.LineTooLong("header line")
-            if line in (b"\r\n", b"\n", b""):
-                return cls(fields)
-            text = line.decode("latin-1")
-            if line[0] in b" \t":
-                if values:
-                    values[-1] = f"{values[-1]} {text.strip()}"
-                continue
-            name, colon, value = text.partition(":")
-            if not colon or not _TOKEN.match(name):
-                values = []
-                continue
-            values = fields.setdefault(name.lower(), [])
-            values.append(value.strip(" \t\r\n"))
-        raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value."""
-        values = self._fields.get(name.lower())
-        return values[0] if values else default
-
-    def get_all(self, name: str, default: list[str] | None = None) -> list[str] | None:
-        return self._fields.get(name.lower(), default)
-
-
-class _Response(http.client.HTTPResponse):
-    headers: Headers  # type: ignore[assignment]
-
-    def __init__(self, sock: socket.socket, method: str) -> None:
-        super().__init__(_PacedReader(sock), method=method)  # type: ignore[arg-type]
-        self._is_head = method == "HEAD"
-
-    def begin(self) -> None:
-        """What http.client does, with headers that are parsed sooner."""
-        while True:
-            version, self.status, reason = self._read_status()  # type: ignore[attr-defined]
-            if self.status != http.client.CONTINUE:
-                break
-            Headers.read(self.fp)
-        self.code, self.reason = self.status, reason.strip()
-        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
-            raise http.client.UnknownProtocol(version)
-        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.headers = Headers.read(self.fp)
-        self.chunked = (self.headers.get("transfer-encoding") or "").lower() == "chunked"
-        self.chunk_left = None
-        self.will_close = self._check_close()  # type: ignore[attr-defined]
-        length = self.headers.get("content-length") or ""
-        is_size = length.isascii() and length.isdecimal() and not self.chunked
-        self.length = int(length) if is_size else None
-        if self.status in (204, 304) or self.status < 200 or self._is_head:
-            self.length = 0
-        if not self.chunked and self.length is None:
-            self.will_close = True
-
-
-class InterruptibleConnection(http.client.HTTPConnection):
-    """Connects to allowed addresses only; another thread can abort it."""
+class InterruptibleConnection:
+    """Connects to allowed addresses only, without TLS; another thread can abort it."""
 
     timeout: float
+    sock: socket.socket | Any = None  # None until it is connected
 
     address_policy = AddressPolicy.ANYWHERE
     proxy_headers: Mapping[str, str] = types.MappingProxyType({})  # for a forwarding proxy
     _socket_copy: socket.socket | None = None  # survives the TLS wrapping of `sock`
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+
+    def connect(self) -> None:
+        self.sock = self._new_conn()
 
     def _new_conn(self) -> socket.socket:
         try:
@@ -194,35 +94,16 @@ class InterruptibleConnection(http.client.HTTPConnection):
         if lifeline is not None:
             _shut(lifeline)
 
-    def response(self, method: str) -> _Response:
-        """Read the head of the response to a request with this method."""
-        response = _Response(self.sock, method)
-        try:
-            response.begin()
-        except BaseException:
-            response.close()
-            raise
-        return response
-
     def discard(self) -> None:
         """Close for good."""
-        self.close()
-        if self._socket_copy is not None:
-            self._socket_copy.close()
-            self._socket_copy = None
-
-
-class PlainConnection(InterruptibleConnection):
-    """Without TLS."""
-
-    def connect(self) -> None:
-        self.sock = self._new_conn()
+        for sock in (self.sock, self._socket_copy):
+            if sock is not None:
+                sock.close()
+        self.sock = self._socket_copy = None
 
 
 class TlsConnection(InterruptibleConnection):
     """With TLS."""
-
-    default_port = 443
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         super().__init__(host, port)
@@ -309,7 +190,7 @@ class RequestWriter:
     def write_file(self, file: BinaryIO, offset: int, end: int, at: Callable[[int], None]) -> None:
         """Send a range of a file, with sendfile(2) unless TLS; `at` receives positions."""
         sock = self._connection.sock
-        secure = isinstance(sock, ssl.SSLSocket) or not isinstance(sock, socket.socket)
+        secure = type(sock) is not socket.socket
         while offset < end:
             if secure:
                 data = os.pread(file.fileno(), min(_READ_CHUNK, end - offset), offset)
@@ -336,7 +217,7 @@ class RequestWriter:
                     self._connection.sock.sendall(
                         b"\r\n0\r\n\r\n" if self._chunk_sent else b"0\r\n\r\n"
                     )
-            response = self._connection.response(self._method)
+            response = ReceivedResponse(self._connection.sock, self._method)
         return ClientResponse(self, response)
 
     def early_response(self) -> ClientResponse | None:
@@ -345,7 +226,7 @@ class RequestWriter:
             with self._translating():
                 if self._connection.sock is not None:
                     self._connection.sock.settimeout(_EARLY_S)
-                response = self._connection.response(self._method)
+                response = ReceivedResponse(self._connection.sock, self._method)
         except RegistryError:
             return None
         return ClientResponse(self, response)
@@ -397,7 +278,7 @@ class ClientResponse:
     connection included.
     """
 
-    def __init__(self, writer: RequestWriter, response: _Response) -> None:
+    def __init__(self, writer: RequestWriter, response: ReceivedResponse) -> None:
         self._writer = writer
         self._response = response
         self._open = True
@@ -416,10 +297,7 @@ class ClientResponse:
     def read(self, size: int = -1, /) -> bytes:
         """The next bytes, empty at the end; a truncated body raises a retriable RegistryError."""
         with self._writer._translating():
-            data = self._response.read(None if size < 0 else size)
-            if not data and size and self._response.length:
-                raise http.client.IncompleteRead(b"", self._response.length)
-            return data
+            return self._response.read(size)
 
     def content(self, limit: int) -> bytes:
         data, size = bytearray(), self._response.length or 0  # 0 as well where it is not announced
@@ -442,9 +320,9 @@ class ClientResponse:
         reusable = False
         try:
             length = self._response.length
-            if not self._response.isclosed() and length is not None and length <= _MAX_DRAIN:
+            if length is not None and length <= _MAX_DRAIN:
                 self.read(length)
-            reusable = self._response.isclosed() and not self._response.will_close
+            reusable = self._response.length == 0 and not self._response.will_close
         except Exception:  # the body is not wanted: only the connection is lost
             reusable = False
         finally:
@@ -558,7 +436,7 @@ class Transport:
         if origin.scheme == "https":
             connection = TlsConnection(host, origin.port, self._context(origin))
         else:
-            connection = PlainConnection(host, origin.port)
+            connection = InterruptibleConnection(host, origin.port)
         connection.address_policy = address_policy
         return connection
 
@@ -581,6 +459,8 @@ class Transport:
         return open_tunnel(at, headers, origin, self._context(origin), self._context(None))
 
     def _context(self, origin: Origin | None) -> ssl.SSLContext:
+        import ssl  # with plain HTTP never needed
+
         trust = self._settings.trust(origin) if origin else None
         with self._lock:
             context = self._contexts.get(trust)

@@ -5,19 +5,33 @@ Imports urllib3, so import it when the first such connection is made.
 
 from __future__ import annotations
 
+import http.client
 import ssl
 from collections.abc import Mapping
+from typing import Any
 
 import urllib3.connection
 from urllib3.connection import ProxyConfig
 from urllib3.util import parse_url
 
 from shipline.registry.request import Origin
+from shipline.registry.response import MalformedResponse, NoResponse
 from shipline.registry.transport import InterruptibleConnection
 
 
-class TunnelConnection(InterruptibleConnection, urllib3.connection.HTTPSConnection):
+class TunnelConnection(InterruptibleConnection, urllib3.connection.HTTPSConnection):  # type: ignore[misc]
     """With TLS, over a connection that the proxy has made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        urllib3.connection.HTTPSConnection.__init__(self, *args, **kwargs)
+
+    def connect(self) -> None:
+        try:
+            urllib3.connection.HTTPSConnection.connect(self)
+        except http.client.RemoteDisconnected as error:
+            raise NoResponse(str(error)) from error
+        except http.client.HTTPException as error:
+            raise MalformedResponse(str(error)) from error
 
 
 def open_tunnel(

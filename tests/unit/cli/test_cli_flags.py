@@ -125,6 +125,10 @@ def test_debugging_may_be_asked_for_after_the_command() -> None:
     assert settings.debug
 
 
+def test_a_flag_of_one_letter_takes_its_value_as_in_buildx() -> None:
+    assert [parsed(*given)["tag"] for given in (["-t", "a"], ["-ta"], ["-t=a"])] == [("a",)] * 3
+
+
 def test_a_hidden_flag_is_no_suggestion() -> None:
     with pytest.raises(click.NoSuchOption) as caught:
         parsed("--foo")
@@ -132,3 +136,6 @@ def test_a_hidden_flag_is_no_suggestion() -> None:
     with pytest.raises(click.NoSuchOption) as caught:
         parsed("--plattform=x")
     assert caught.value.possibilities == ["--platform"]
+    with pytest.raises(click.NoSuchOption) as caught:
+        parsed("--tt=x")
+    assert not {one for one in caught.value.possibilities or () if not one.startswith("--")}
