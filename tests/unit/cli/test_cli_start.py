@@ -51,6 +51,14 @@ def test_a_build_loads_nothing_of_logs_shared_caches_and_mistakes() -> None:
     assert not loaded & {f"shipline.{one}" for one in rarely}
 
 
+def test_a_flag_of_one_letter_is_not_looked_up_as_a_misspelt_one() -> None:
+    program = (
+        "from shipline.cli.build import command\nfrom shipline.cli.failures import ProgramSettings"
+    )
+    parse = "command.make_context('build', ['-t', 'a', '.'], obj=ProgramSettings())"
+    assert "difflib" not in python(f"import sys\n{program}\n{parse}\nprint(*sys.modules)").split()
+
+
 def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:
     loaded = set(python("import sys, shipline.gates; print(*sys.modules)").split())
     assert not loaded & {"license_expression", "packageurl"}
