@@ -37,13 +37,53 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = path.resolve()  # a link stays, and its target is replaced
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file at once, as `open_whole` does."""
+    with open_whole(path) as file:
+        file.write(data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a file in the place of whatever is there, whole, for readers of now: it need not survive
+    a power failure. Raises OSError.
+    """
+    partial = _partial(path)
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
+    """Write a file with these permissions, whole and synced; its name is not. Raises OSError,
+    FileExistsError for a file that is there unless `replace` is set.
+    """
+    partial = _partial(path)
+    try:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            partial.replace(path)
+        else:
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
 
 
 def write_at(fd: int, data: memoryview, position: int) -> None:

@@ -65,6 +65,22 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
 
 
+def test_a_file_takes_the_place_of_a_pipe_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    files.replace_file(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"new" and os.listdir(tmp_path) == ["f"]
+
+
+def test_a_durable_file_has_its_permissions_and_replaces_none_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    files.write_durably(path, b"one", 0o600)
+    files.write_durably(path, b"two", 0o600)
+    with pytest.raises(FileExistsError):
+        files.write_durably(path, b"three", 0o600, replace=False)
+    assert path.read_bytes() == b"two" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["key"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 256 << 10, (1 << 20) + 7])
 def test_bytes_are_written_at_their_position(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)

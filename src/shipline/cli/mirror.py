@@ -13,7 +13,7 @@ import click
 from shipline.cli.environment import registry_options
 from shipline.cli.mirror_sync import sync
 from shipline.errors import ConfigError, UsageError
-from shipline.files import open_whole, read_bounded
+from shipline.files import read_bounded, write_whole
 from shipline.units import shown_size
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def config_command(program: str, write: bool, path: Path | None) -> None:
             continue
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with open_whole(file) as target:
-                target.write(text.encode())
+            write_whole(file, text.encode())
         except OSError as error:
             hint = "run it as root, or name another place with --path"
             raise ConfigError(

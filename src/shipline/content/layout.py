@@ -17,7 +17,7 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
-from shipline.files import open_whole
+from shipline.files import open_whole, write_whole
 from shipline.oci import (
     LAYOUT_FILE,
     MANIFEST_LIMIT,
@@ -75,8 +75,7 @@ class OciLayout(LocalStore):
         self._read: tuple[tuple[int, ...], Index] = (), Index.make([])  # index.json as it was
         self._referrers = Index.make([]), dict[Digest, list[Descriptor]]()
         if not marker.exists():
-            with open_whole(marker) as file:
-                file.write(LAYOUT_FILE)
+            write_whole(marker, LAYOUT_FILE)
 
     @_described()
     def exists(self, target: Descriptor) -> bool:

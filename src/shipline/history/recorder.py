@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
+from shipline.files import replace_file
 from shipline.history.records import LiveSummary, RunSummary, encode_summary
 from shipline.oci import Descriptor
 from shipline.values import replace
@@ -214,10 +214,3 @@ def read_events(data: bytes, *, output: bool = True) -> tuple[list[Event], int]:
             found.append(_decode(event))
         place = end
     return found, place
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole, for readers of now: it need not survive a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(path)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from shipline.content import seal, unseal
+from shipline.files import replace_file
 from shipline.history.recorder import packed, plain
 
 _KIND = b"shipline-files-1\n"
@@ -71,9 +72,7 @@ class FileTables:
     def _write(self, path: Path, rows: Mapping[str, FileRow]) -> None:
         data = packed(msgspec.msgpack.encode(rows))
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        part.write_bytes(seal(_KIND, data))
-        part.replace(path)
+        replace_file(path, seal(_KIND, data))
 
 
 def _row(entry: tuple[str, int, int, int, bytes]) -> tuple[str, FileRow]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shipline.content import CHUNK, VerifiedReader
 from shipline.errors import ContentError, NotFound, UsageError
-from shipline.files import open_whole, read_bounded
+from shipline.files import open_whole, read_bounded, write_whole
 from shipline.images.archives import NewArchive
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 
@@ -70,8 +70,7 @@ class NewDirectory(NewArchive):
             before = _check(path)
             (path / _VERSION_FILE).write_bytes(_VERSION)
             new = {_VERSION_FILE, _MANIFEST, *self._write_files(path, root)}
-            with open_whole(path / _MANIFEST) as file:
-                file.write(self._documents.blobs[root])
+            write_whole(path / _MANIFEST, self._documents.blobs[root])
             for name in filter(_OURS.fullmatch, before - new):
                 (path / name).unlink()
         except OSError as error:
@@ -83,8 +82,7 @@ class NewDirectory(NewArchive):
         for digest, raw in self._documents.blobs.items():
             if digest != root:
                 name = f"{digest.hex}.manifest.json"
-                with open_whole(path / name) as file:
-                    file.write(raw)
+                write_whole(path / name, raw)
                 yield name
         for target, source in self._blobs.values():
             name = _file_of(target)

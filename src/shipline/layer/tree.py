@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from shipline.content import read_file, seal, unseal
+from shipline.files import replace_file
 from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
@@ -196,14 +197,9 @@ def _load(file: Path) -> _Cached:
 
 def _save(file: Path, cached: _Cached) -> None:
     """Replace the file; errors are ignored."""
-    new = file.with_name(f".{file.name}-{os.getpid()}-{os.urandom(4).hex()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(seal(_KIND, marshal.dumps(cached, 4)))
-        os.replace(new, file)
-    except OSError:
-        with suppress(OSError):
-            new.unlink()
+        replace_file(file, seal(_KIND, marshal.dumps(cached, 4)))
 
 
 Prune = Callable[[str, bool], bool | None]

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from shipline.content import Advance
 from shipline.errors import ConfigError, ShiplineError
-from shipline.files import open_whole
+from shipline.files import write_whole
 from shipline.globs import Glob
 from shipline.images import CopyOptions, Meter, NarrowedSource, copy_tag, digest_of, missing
 from shipline.oci import Descriptor, Digest, Platform, Reference
@@ -235,8 +235,7 @@ def write_lock(path: Path, seen: Lock) -> None:
     """Write what was seen, sorted, so that it can be compared and committed. Raises ConfigError."""
     tags = {name: dict(sorted(seen[name].items())) for name in sorted(seen)}
     try:
-        with open_whole(path) as file:
-            file.write(json.dumps({"version": 1, "tags": tags}, indent=2).encode() + b"\n")
+        write_whole(path, json.dumps({"version": 1, "tags": tags}, indent=2).encode() + b"\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", code="file-unwritable"

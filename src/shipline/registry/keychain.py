@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shipline.errors import AuthError, ConfigError
+from shipline.files import write_durably
 from shipline.registry.ambient import ambient_credentials
 from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
 from shipline.values import Redacted
@@ -353,21 +354,9 @@ def write_private(path: Path, document: Mapping[str, Any]) -> None:
     """Atomically replace a JSON file by one that only its owner can read; where it is a symbolic
     link, the file that it names.
     """
-    import tempfile
-
     path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent="\t")
-            file.write("\n")
-            file.flush()
-            os.fsync(fd)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_durably(path, (json.dumps(document, indent="\t") + "\n").encode(), 0o600)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, ShiplineError
-from shipline.files import open_whole, read_bounded
+from shipline.files import read_bounded, write_whole
 from shipline.registry.hosts import Endpoint
 from shipline.tasks import Limiter, TaskGroup, sleep
 from shipline.values import replace
@@ -217,8 +217,7 @@ class Mirrors:
             }
             with suppress(OSError):  # it can be measured again
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with open_whole(self._path) as file:
-                    file.write(msgspec.json.encode(_File(recent)))
+                write_whole(self._path, msgspec.json.encode(_File(recent)))
 
     def probe_unknown(self, mirrors: Iterable[Endpoint], probe: Probe) -> None:
         """Measure, once in this process, the latency of those that were not measured lately."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.errors import ConfigError, ContentError
+from shipline.files import write_durably
 from shipline.metadata import DRIVERS, Records, walk
 
 
@@ -159,13 +160,8 @@ def read_layout(root: Path) -> DataLayout:
 
 def write_layout(root: Path, layout: DataLayout) -> None:
     """Durable on return, and atomic."""
-    draft = root / "layout.json.new"
-    with draft.open("w") as file:
-        json.dump({"layout": layout.version, "metadata": layout.metadata}, file)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(root / "layout.json")
+    document = json.dumps({"layout": layout.version, "metadata": layout.metadata}) + "\n"
+    write_durably(root / "layout.json", document.encode(), 0o644)
     sync_directory(root)
 
 

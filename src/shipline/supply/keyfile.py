@@ -13,12 +13,12 @@ import json
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError
+from shipline.files import write_durably
 from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey
 
 Password = Callable[[], bytes]
@@ -192,9 +192,9 @@ def write_key_pair(
     check_free(files, replace=replace)
     sealed = encrypted_pem(key, password)
     try:
-        _place(files.private, sealed, 0o600, replace)
+        write_durably(files.private, sealed, 0o600, replace=replace)
         try:
-            _place(files.public, key.public.pem, 0o644, replace)
+            write_durably(files.public, key.public.pem, 0o644, replace=replace)
         except OSError:
             if not replace:
                 files.private.unlink()
@@ -216,20 +216,3 @@ def check_free(files: KeyFiles, *, replace: bool = False) -> None:
                 hint="choose another place with --output-key-prefix, or replace it with --force:"
                 " the old key is lost then",
             )
-
-
-def _place(path: Path, content: bytes, mode: int, replace: bool) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        if replace:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)  # fails if the file was created meanwhile
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()

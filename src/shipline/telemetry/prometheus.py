@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shipline.errors import ConfigError, ShiplineError
-from shipline.files import open_whole, read_bounded
+from shipline.files import read_bounded, write_whole
 from shipline.registry.credentials import Credentials
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
@@ -135,8 +135,7 @@ def add_to_file(path: Path, new: Samples, lock: Path) -> None:
     try:
         with locked(lock, exclusively, _AGAIN_S):
             content = render(merge(new, _read(path)))
-            with open_whole(path) as file:
-                file.write(content)
+            write_whole(path, content)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"metrics: {path} cannot be written: {getattr(error, 'strerror', None) or error}",
@@ -217,8 +216,7 @@ def push(gateway: Pushgateway, http: HttpClient, new: Samples, spool: Path) -> N
         try:
             gateway.add(http, waiting)
         except BaseException:
-            with open_whole(kept) as file:
-                file.write(render(waiting))
+            write_whole(kept, render(waiting))
             raise
         kept.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipline.errors import Cancelled, ConfigError, ShiplineError
+from shipline.files import write_durably
 from shipline.server.access.section import TlsSection
 from shipline.server.layout import sync_directory
 from shipline.tasks import sleep
@@ -272,14 +273,7 @@ def _pem(certificate: Certificate) -> bytes:
 
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Atomic and durable."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
-    draft.replace(path)
+    write_durably(path, content, mode)
     sync_directory(path.parent)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from shipline.errors import UsageError
 from shipline.server.access.accounts import Permission, Robot, RobotAccess, RobotOptions, User
 from shipline.server.access.administration import NoSuchName
-from shipline.server.http import Pool, Request, Response, Route, route
+from shipline.server.http import Request, Response, Route
 from shipline.server.pages.site import Form, Site, first, redirect, sentence
 from shipline.server.problems import Problem
 
@@ -19,33 +19,12 @@ _LONGEST_OVERLAP_S = 90 * 86_400
 
 def account_page_routes(site: Site) -> tuple[Route, ...]:
     users, robots = UserPages(site), RobotPages(site)
-    wrap, pool = site.with_error_page, Pool.CPU
     return (
-        route(
-            "/-/account",
-            requires="own",
-            pool=pool,
-            GET=wrap(users.own),
-            POST=wrap(users.change_password),
-        ),
-        route("/-/users", requires="own", pool=pool, GET=wrap(users.listing), POST=wrap(users.add)),
-        route(
-            "/-/users/(?P<user>[^/]+)",
-            requires="own",
-            pool=pool,
-            GET=wrap(users.show),
-            POST=wrap(users.change),
-        ),
-        route(
-            "/-/robots", requires="own", pool=pool, GET=wrap(robots.listing), POST=wrap(robots.add)
-        ),
-        route(
-            "/-/robots/(?P<robot>[0-9]{1,9})",
-            requires="own",
-            pool=pool,
-            GET=wrap(robots.show),
-            POST=wrap(robots.change),
-        ),
+        site.route("/-/account", GET=users.own, POST=users.change_password),
+        site.route("/-/users", GET=users.listing, POST=users.add),
+        site.route("/-/users/(?P<user>[^/]+)", GET=users.show, POST=users.change),
+        site.route("/-/robots", GET=robots.listing, POST=robots.add),
+        site.route("/-/robots/(?P<robot>[0-9]{1,9})", GET=robots.show, POST=robots.change),
     )
 
 

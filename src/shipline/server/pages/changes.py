@@ -5,7 +5,7 @@ the digest that the page showed, and the node refuses it if that has changed.
 from __future__ import annotations
 
 from shipline.oci import Digest, InvalidReference, check_tag
-from shipline.server.http import Action, AnyHandler, Pool, Request, Response, Route, route
+from shipline.server.http import Action, AnyHandler, Pool, Request, Response, Route
 from shipline.server.pages.site import Form, Site, first, redirect, sentence
 from shipline.server.problems import Problem
 from shipline.server.routes.manifests import manifest_routes
@@ -16,22 +16,9 @@ _NAME = "(?P<name>[^:@]+)"
 def change_routes(site: Site) -> tuple[Route, ...]:
     """What the pages do is what the API does, with the visitor's rights."""
     pages = ChangePages(site)
-    wrap, pool = site.with_error_page, Pool.DISK
     return (
-        route(
-            f"/r/{_NAME}/-/delete",
-            requires="own",
-            pool=pool,
-            GET=wrap(pages.ask_delete),
-            POST=wrap(pages.delete),
-        ),
-        route(
-            f"/r/{_NAME}/-/tag",
-            requires="own",
-            pool=pool,
-            GET=wrap(pages.ask_tag),
-            POST=wrap(pages.tag),
-        ),
+        site.route(f"/r/{_NAME}/-/delete", pool=Pool.DISK, GET=pages.ask_delete, POST=pages.delete),
+        site.route(f"/r/{_NAME}/-/tag", pool=Pool.DISK, GET=pages.ask_tag, POST=pages.tag),
     )
 
 

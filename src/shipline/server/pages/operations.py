@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from shipline.server.access import recent_audit
-from shipline.server.http import Pool, Request, Response, Route, route
+from shipline.server.http import Pool, Request, Response, Route
 from shipline.server.pages.lists import PAGE
 from shipline.server.pages.site import Site, first, redirect
 from shipline.server.problems import Problem
@@ -20,17 +20,10 @@ _BEHIND_S = 60.0  # a follower that is no further behind is in step
 
 def operation_page_routes(site: Site) -> tuple[Route, ...]:
     pages = OperationPages(site)
-    wrap, pool = site.with_error_page, Pool.DISK
     return (
-        route(
-            "/-/retention",
-            requires="own",
-            pool=pool,
-            GET=wrap(pages.retention),
-            POST=wrap(pages.retain),
-        ),
-        route("/-/regions", requires="own", pool=pool, GET=wrap(pages.regions)),
-        route("/-/audit", requires="own", pool=pool, GET=wrap(pages.audit)),
+        site.route("/-/retention", pool=Pool.DISK, GET=pages.retention, POST=pages.retain),
+        site.route("/-/regions", pool=Pool.DISK, GET=pages.regions),
+        site.route("/-/audit", pool=Pool.DISK, GET=pages.audit),
     )
 
 

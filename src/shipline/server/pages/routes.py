@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from shipline.oci import Digest, check_tag
 from shipline.pages import asset
 from shipline.server.admission.protocol import PullVerdict
-from shipline.server.http import Pool, Request, Response, Route, route
+from shipline.server.http import Request, Response, Route
 from shipline.server.node import RegistryNode
 from shipline.server.pages import images, lists
 from shipline.server.pages.accounts import account_page_routes
@@ -26,7 +26,6 @@ from shipline.server.pages.site import (
 )
 from shipline.server.problems import Problem
 
-_CPU = Pool.CPU
 _COMMAND = re.compile("`(shipline [^`]+)`")
 _NAME, _TAG, _DIGEST = "(?P<name>[^:@]+)", "(?P<tag>[^/:@]+)", "(?P<digest>[^/@]+)"
 
@@ -34,21 +33,20 @@ _NAME, _TAG, _DIGEST = "(?P<name>[^:@]+)", "(?P<tag>[^/:@]+)", "(?P<digest>[^/@]
 def page_routes(node: RegistryNode) -> tuple[Route, ...]:
     """The pages show and do only what the visitor may."""
     site = Site(node)
-    wrap = site.with_error_page
     pages, login = ImagePages(site), LoginPages(site)
     return (
-        route("/", requires="own", pool=_CPU, GET=wrap(pages.index)),
-        route("/-/assets/(?P<name>[a-z.]+)", requires="open", pool=_CPU, GET=wrap(_asset)),
-        route("/-/login", requires="own", pool=_CPU, GET=wrap(login.form), POST=wrap(login.log_in)),
-        route("/-/logout", requires="own", pool=_CPU, POST=wrap(login.log_out)),
+        site.route("/", GET=pages.index),
+        site.route("/-/assets/(?P<name>[a-z.]+)", requires="open", GET=_asset),
+        site.route("/-/login", GET=login.form, POST=login.log_in),
+        site.route("/-/logout", POST=login.log_out),
         *operation_page_routes(site),
         *account_page_routes(site),
         *change_routes(site),
-        route(f"/r/{_NAME}/-/manifests", requires="own", pool=_CPU, GET=wrap(pages.manifests)),
-        route(f"/r/{_NAME}/-/packages", requires="own", pool=_CPU, GET=wrap(pages.packages)),
-        route(f"/r/{_NAME}", requires="own", pool=_CPU, GET=wrap(pages.tags)),
-        route(f"/r/{_NAME}:{_TAG}", requires="own", pool=_CPU, GET=wrap(pages.by_tag)),
-        route(f"/r/{_NAME}@{_DIGEST}", requires="own", pool=_CPU, GET=wrap(pages.by_digest)),
+        site.route(f"/r/{_NAME}/-/manifests", GET=pages.manifests),
+        site.route(f"/r/{_NAME}/-/packages", GET=pages.packages),
+        site.route(f"/r/{_NAME}", GET=pages.tags),
+        site.route(f"/r/{_NAME}:{_TAG}", GET=pages.by_tag),
+        site.route(f"/r/{_NAME}@{_DIGEST}", GET=pages.by_digest),
     )
 
 

@@ -20,7 +20,17 @@ from shipline.server.access.accounts import User
 from shipline.server.access.administration import Administration, NoSuchName
 from shipline.server.access.rights import administers
 from shipline.server.access.store import AccountStore
-from shipline.server.http import Handler, Principal, Request, Response
+from shipline.server.http import (
+    SMALL_BODY,
+    Handler,
+    Pool,
+    Principal,
+    Request,
+    Requirement,
+    Response,
+    Route,
+    route,
+)
 from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, problem_of
 from shipline.values import replace
@@ -92,9 +102,19 @@ class Site:
         self.sessions = LoginSessions(node.storage.clock)
         self._secret = secrets.token_bytes(32)
 
-    def with_error_page(self, handler: Handler) -> Handler:
-        """Wraps a handler: errors become a page instead of JSON."""
+    def route(
+        self,
+        pattern: str,
+        *,
+        requires: Requirement = "own",
+        pool: Pool = Pool.CPU,
+        **handlers: Handler,
+    ) -> Route:
+        """A route of handlers whose errors become a page instead of JSON."""
+        wrapped = {method: self._with_error_page(one) for method, one in handlers.items()}
+        return route(pattern, requires=requires, pool=pool, body=SMALL_BODY, **wrapped)
 
+    def _with_error_page(self, handler: Handler) -> Handler:
         def handle(request: Request, **arguments: str) -> Response:
             try:
                 return handler(request, **arguments)
