@@ -177,10 +177,10 @@ class Pattern(Struct, frozen=True):
 
     @classmethod
     def parse(cls, line: str) -> Pattern:
-        """Raises DockerfileError for a lone `!` and a malformed pattern."""
+        """Raises DockerfileError for a lone `!`, also before slashes, and a malformed pattern."""
         negated = line.startswith("!")
         text = _clean(line[negated:].strip())
-        if negated and not text:
+        if negated and text in ("", "/"):
             raise DockerfileError(
                 'illegal exclusion pattern: "!"',
                 code="dockerignore",

@@ -140,7 +140,7 @@ def _check_address(address: str) -> None:
 def _range(text: str, what: str) -> range:
     first, dash, last = text.partition("-")
     bounds = [first, last] if dash else [first, first]
-    if not all(bound.isascii() and bound.isdigit() for bound in bounds):
+    if not all(re.fullmatch(r"\+?[0-9]+", bound) for bound in bounds):  # strconv.Atoi's
         raise DockerfileError(
             f"invalid {what}: {text}", code="dockerfile-value", hint="write a port or a range 80-90"
         )
@@ -167,13 +167,17 @@ NAMES = tuple(
 )
 
 
+_NUMBER = re.compile(r"[-+]?[0-9]{1,40}")
+
+
 def checked_signal(text: str) -> str:
-    """`text` if it is a positive number or a signal name, with or without SIG, in any letter case.
+    """`text` if it is a number of 64 bits other than 0, as BuildKit takes it, or a signal name,
+    with or without SIG, in any letter case.
 
     Raises DockerfileError otherwise.
     """
     name = "SIG" + text.upper().removeprefix("SIG")
-    if (re.fullmatch("[0-9]+", text) and int(text) > 0) or name in NAMES:
+    if name in NAMES or (_NUMBER.fullmatch(text) and 0 < abs(int(text)) < 1 << 63):
         return text
     raise DockerfileError(
         f"invalid signal: {text}{did_you_mean(name, NAMES)}",

@@ -72,7 +72,12 @@ def test_the_last_pattern_that_holds_decides(rules: str, path: str, ignored: boo
 
 @pytest.mark.parametrize(
     ("text", "line", "message"),
-    [("a\n!\n", 2, "illegal exclusion"), ("a[", 1, "syntax error"), ("x\ny\\", 2, "syntax error")],
+    [
+        ("a\n!\n", 2, "illegal exclusion"),
+        ("! //", 1, "illegal exclusion"),
+        ("a[", 1, "syntax error"),
+        ("x\ny\\", 2, "syntax error"),
+    ],
 )
 def test_a_wrong_rule_is_reported_with_its_line(text: str, line: int, message: str) -> None:
     with pytest.raises(DockerfileError) as caught:

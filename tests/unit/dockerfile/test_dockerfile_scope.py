@@ -148,6 +148,9 @@ def test_words_are_expanded_where_the_reference_says() -> None:
     expose = expanded("EXPOSE $a $a$a/udp")
     assert isinstance(expose, Expose)
     assert expose.ports == ("1/tcp", "11/udp")
+    signed = expanded("EXPOSE +5 +8-+9/udp")  # strconv.Atoi takes a sign
+    assert isinstance(signed, Expose)
+    assert signed.ports == ("5/tcp", "8/udp", "9/udp")
     volume = expanded("VOLUME /$a")
     assert isinstance(volume, Volume)
     assert volume.paths == ("/1",)
@@ -235,6 +238,8 @@ def test_wrong_mounts_are_refused_with_the_place(options: str, message: str) -> 
         ("ENV b=${a", "missing '}'"),
         ("ENV b=${no:?need}", "no: need"),
         ("EXPOSE $e/tcp", "no port specified"),
+        ("EXPOSE -5", "invalid containerPort: -5"),
+        ("EXPOSE 1_0", "invalid containerPort: 1_0"),
         ("VOLUME $e", "VOLUME specified can not be an empty string"),
         ("STOPSIGNAL SIGTREM", "invalid signal: SIGTREM (did you mean SIGTERM?)"),
         ("ARG b=${a", "missing '}'"),
@@ -254,8 +259,11 @@ def test_undefined_variables_are_reported_but_declared_args_are_not() -> None:
 
 
 def test_signals_are_names_or_numbers() -> None:
-    for text in ("9", "SIGKILL", "kill", "RTMIN+3"):
+    for text in ("9", "+9", "-1", "70000", "SIGKILL", "kill", "RTMIN+3"):
         assert walk(f"FROM x\nSTOPSIGNAL {text}\n")
+    for text in ("0", "-0", "1_0", "0x9", "9" * 20, "9" * 5000):
+        with pytest.raises(DockerfileError, match="invalid signal"):
+            walk(f"FROM x\nSTOPSIGNAL {text}\n")
 
 
 def test_proxies_have_both_letter_cases() -> None:
