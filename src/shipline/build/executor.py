@@ -190,7 +190,14 @@ class StepMounts:
         roots = ((entry._replace(uid=0, gid=0), content) for entry, content in items)
         inside = "" if inside == "." else inside
         unpack(owned_items(roots, source.owners, inside), copy, whiteouts="keep")
-        return copy if found.is_dir() else copy / found.name
+        if not found.is_dir():
+            return copy / found.name
+        if inside:
+            status = found.stat()
+            os.chown(copy, *source.owners.get(inside, (0, 0)))
+            copy.chmod(stat.S_IMODE(status.st_mode))
+            os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return copy
 
     def _caches(self, op: RunOp, *, fresh: bool) -> dict[str, Path]:
         """The directories of the step's caches by name, locked according to `sharing`.
