@@ -73,7 +73,7 @@ def call(
             if request.call.method != "check":
                 raise
             return CheckResult(warnings_before(error, request), error, error.span)
-        if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
+        if frontend := check_frontend(request, dockerfile.directives.syntax):
             step.warn(frontend)
         match request.call.method:
             case "outline":

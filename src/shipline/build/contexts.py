@@ -267,7 +267,7 @@ def read_dockerfile(
         )
     text = content.decode(errors="replace")
     step.note(dockerfile=without_logins(text))
-    check_frontend(request, df.detect_syntax(text), name)
+    check_frontend(request, df.detect_syntax(text), text, name)
     return df.parse_dockerfile(content, file=name)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from shipline.build.request import BuildRequest, ContextKind, RunOptions
-from shipline.errors import DockerfileError, UsageError
+from shipline.errors import DockerfileError, Span, UsageError
 
 _FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")
 _SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
@@ -44,10 +44,10 @@ def _check_secret(name: str, file: Path) -> None:
         )
 
 
-def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
+def check_frontend(request: BuildRequest, syntax: str, text: str = "", file: str = "") -> str:
     """A warning about the frontend that a Dockerfile or BUILDKIT_SYNTAX names; empty for Docker's
-    own, in any version and from any mirror, which is built in. Raises DockerfileError for a
-    frontend of another language.
+    own, in any version and from any mirror, which is built in. Raises DockerfileError, with the
+    place in the `text` of `file`, for a frontend of another language.
     """
     wanted = request.build_args.get("BUILDKIT_SYNTAX") or syntax
     name = wanted.partition("@")[0].removeprefix("docker-image://")
@@ -57,9 +57,12 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
         return ""
     if last in ("dockerfile", "dockerfile-upstream"):
         return f"the built-in Dockerfile frontend is used instead of {wanted}"
+    lines = enumerate(text.split("\n"), 1)
+    number, line = next(((at, one) for at, one in lines if wanted in one), (0, ""))
     raise DockerfileError(
         f"{file} requests the frontend {wanted}, which is not supported",
         code="flag-value",
+        span=Span(file, number, number, text=line, source=text) if number else None,
         hint="if the file is a Dockerfile, override this line with"
         " --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1",
     )
@@ -67,7 +70,7 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
 
 def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
     """Warnings with hints about options that may not be meant."""
-    if frontend := check_frontend(request, syntax, ""):
+    if frontend := check_frontend(request, syntax):
         yield frontend, ""
     if not request.outputs:
         yield (
