@@ -123,6 +123,18 @@ def json_rows(shipline: Shipline, *words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_a_build_has_the_reference_that_its_metadata_has(shipline: Shipline, source: Path) -> None:
+    facts = source.with_name("facts")
+    shipline.build("-o", "type=cacheonly", "--metadata-file", facts, source).ok()
+    reference = json.loads(facts.read_text())["buildx.build.ref"]
+    name = reference.rpartition("/")[2]
+    (row,) = json_rows(shipline, "--filter", f"ref={name}")
+    assert row["ref"] == reference
+    for asked in (reference, name):
+        found = json.loads(command(shipline, "history", "inspect", "--format", "json", asked))
+        assert found["Ref"] == name
+
+
 def test_lists_and_records_are_those_of_buildx(
     shipline: Shipline, docker: Docker, source: Path
 ) -> None:
@@ -148,7 +160,7 @@ def test_lists_and_records_are_those_of_buildx(
     bundle = source.with_name("theirs.dockerbuild")
     theirs("export", "-o", bundle)
     run = command(shipline, "history", "import", "-f", bundle).strip()
-    (imported,) = [one for one in json_rows(shipline) if one["ref"] == run]
+    (imported,) = json_rows(shipline, "--filter", f"ref={run}")
     assert imported["name"] == there["name"]
     assert "mode fast" in command(shipline, "history", "logs", run)
     detail = json.loads(command(shipline, "history", "inspect", "--format", "json", run))

@@ -51,6 +51,7 @@ def test_another_frontend_is_refused_before_its_file_is_read(
     (scratch / "Dockerfile").write_text("# syntax=example.com/buildpack:v1\nkind: other\n")
     said = shipline.build(*PLAIN, scratch).failed(4)
     assert "example.com/buildpack:v1" in said and "BUILDKIT_SYNTAX" in said
+    assert "Dockerfile:1\n" in said
     (scratch / "Dockerfile").write_text("# syntax=example.com/buildpack:v1\nFROM scratch\n")
     as_ours = ("--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1")
     shipline.build(*PLAIN, *as_ours, scratch).ok()
@@ -131,12 +132,23 @@ def test_one_platform_can_be_an_index(shipline: Shipline, scratch: Path, tmp_pat
 def test_warnings_are_written_where_that_is_asked_for(
     shipline: Shipline, scratch: Path, tmp_path: Path
 ) -> None:
+    """Those of the Dockerfile, as in buildx, and none of the options: here there is no output."""
     facts = tmp_path / "facts"
+    (scratch / "Dockerfile").write_text("FROM scratch as one\nCOPY file /\n")
     shipline.build("--metadata-file", facts, scratch, BUILDX_METADATA_WARNINGS="1").ok()
     (warning,) = json.loads(facts.read_text())["buildx.build.warnings"]
-    assert b"No output specified" in base64.b64decode(warning["short"])
+    assert b"FromAsCasing" in base64.b64decode(warning["short"])
     shipline.build("--metadata-file", facts, scratch).ok()
     assert "buildx.build.warnings" not in json.loads(facts.read_text())
+
+
+def test_progress_of_the_command_line_and_quiet_exclude_each_other(
+    shipline: Shipline, scratch: Path
+) -> None:
+    said = shipline.build("-q", "--progress=plain", scratch).failed(2)
+    assert "progress=plain and quiet cannot be used together" in said
+    shipline.build("-q", "--progress=auto", scratch, BUILDKIT_PROGRESS="plain").ok()
+    assert shipline.build("-q", scratch, BUILDKIT_PROGRESS="plain").ok().err == ""
 
 
 def test_labels_from_git(shipline: Shipline, scratch: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from shipline.build import BuildRequest, check_request, parse_request
 from shipline.build.metadata import result_facts
@@ -60,6 +61,11 @@ def command(
     **given: Any,
 ) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
+    asked = click.get_current_context().get_parameter_source("progress")
+    if quiet and asked is ParameterSource.COMMANDLINE and progress not in ("auto", "quiet"):
+        raise UsageError(
+            f"progress={progress} and quiet cannot be used together", code="flag-conflict"
+        )
     settings.json_lines, settings.repeated = progress == "rawjson" and not quiet, True
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
@@ -99,6 +105,12 @@ def command(
 def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> BuildRequest:
     """The request for flags and environment. Raises UsageError if it is wrong or impossible."""
     flags = dict(given)
+    if flags["no_cache"] and flags["no_cache_filter"]:
+        raise UsageError(
+            "--no-cache and --no-cache-filter cannot currently be used together",
+            code="flag-conflict",
+            hint="--no-cache is for all stages",
+        )
     for name in NOT_YET:
         if flags.pop(name):
             raise UsageError(
@@ -161,7 +173,7 @@ def shown(
     report = RunReport()
 
     def note(event: Event) -> None:
-        if isinstance(event, Warned):
+        if isinstance(event, Warned) and event.more:  # of a file, not of the options
             from shipline.observe import warning_json  # rarely needed
 
             warned.append(warning_json(event))

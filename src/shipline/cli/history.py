@@ -341,7 +341,7 @@ def _row_json(run: RunSummary) -> dict[str, Any]:
         "created_at": rfc3339(run.started, "auto"),
         "kind": run.kind,
         "name": run.name,
-        "ref": run.id,
+        "ref": run.ref or run.id,
         "status": status_of(run).capitalize(),
         "total_steps": run.total,
     }
@@ -363,7 +363,7 @@ def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str
     end = summary.finished or summary.started
     found: dict[str, Any] = {
         "Name": summary.name,
-        "Ref": summary.id,
+        "Ref": summary.ref.rpartition("/")[2] or summary.id,
         "Kind": summary.kind,
         "Context": summary.root,
         "Dockerfile": facts.get("dockerfile", ""),

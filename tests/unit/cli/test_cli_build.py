@@ -69,6 +69,12 @@ def test_switches_may_carry_their_value() -> None:
     ]
 
 
+def test_what_contradicts_itself_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot currently be used together"):
+        request("--no-cache", "--no-cache-filter", "a")
+    assert request("--no-cache-filter", "a").cache.disabled_stages == ("a",)
+
+
 def test_the_environment_fills_in() -> None:
     environ = {"DOCKER_DEFAULT_PLATFORM": "linux/arm64", "SOURCE_DATE_EPOCH": "7", "TOKEN": "t"}
     found = request("--build-arg", "TOKEN", "--secret", "id=TOKEN", environ=environ)
