@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import hashlib
 import marshal
+import mmap
 import os
 import stat
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -106,27 +109,6 @@ class StatCache:
             self._directories[directory] = (_pack(stats), kept)
             self.changed = True
 
-    def middle(self, path: str) -> str:
-        """The directory before which a scan finds about half of the entries below `path`; empty
-        where they are few.
-        """
-        prefix = f"{path}/" if path else ""
-        with self._lock:
-            counts = [
-                (_order(directory), directory, len(record[1]))
-                for directory, record in self._directories.items()
-                if directory.startswith(prefix) and directory != path
-            ]
-        left = sum(count for *_, count in counts)
-        if left < _WORTH_FORKING:
-            return ""
-        half = left // 2
-        for _, directory, count in sorted(counts):
-            if left <= half:
-                return directory
-            left -= count
-        return ""
-
     def fingerprint(self, path: str, directories: _Directories) -> bytes:
         """What identifies the tree at `path` by its stats, if all of its contents are cached; else
         empty.
@@ -151,11 +133,6 @@ class StatCache:
             self._trees.pop(key, None)  # the last one is kept for longest
             self._trees[key] = digest
             self.changed = True
-
-
-def _order(path: str) -> str:
-    """By this, paths are in the order of a scan."""
-    return path.replace("/", "\0")
 
 
 def _pack(stats: list[Stat]) -> bytes:
@@ -210,7 +187,9 @@ _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _CHUNK = 1 << 20  # bytes
 _DIGEST = 32  # bytes
 _NO_CONTENT = b"-"  # of what has none, such as directories
-_WORTH_FORKING = 10_000  # entries
+_WORTH_FORKING = 4_000  # entries, after which another process helps to find the others
+_PLACE = struct.Struct("<II")  # checksum and length of a place
+_LONGEST_PATH = 4000  # bytes
 _PATIENCE = 3  # times as long as this process took for its half, a second at least
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
     *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
@@ -239,13 +218,10 @@ def scan(
     opened = OpenDirectory(root)
     started_ns = time.time_ns()
     scanner = _Scanner(opened, prune, whiteouts=whiteouts, sockets=sockets)
-    middle = cache.middle(path) if cache is not None and CPUS > 1 else ""
     try:
         status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode) and middle:
-            scanner.enter_halves(opened.fd, path, middle)
-        elif stat.S_ISDIR(status.st_mode):
-            scanner.enter(opened.fd, path or ".", path)
+        if stat.S_ISDIR(status.st_mode):
+            scanner.walk(opened.fd, path)
         else:
             directory, _, name = path.rpartition("/")
             scanner.directories[directory] = ([(name, *_status(status))], False)
@@ -279,17 +255,20 @@ class _Scanner:
         self._whiteouts = whiteouts
         self._kinds = {*KINDS, stat.S_IFSOCK} if sockets else {*KINDS}
         self._prune = prune
-        self._skips: Callable[[str], bool] = lambda path: False
+        self._is_elsewhere: Callable[[str], bool] = lambda path: False
+        self._on_end: Callable[[str], object] | None = None  # of a walk backwards
+        self._seen = 0  # entries
         self.directories: _Directories = {}
 
-    def enter(self, parent: int, name: str, path: str) -> None:
+    def _enter(self, parent: int, name: str, path: str) -> None:
         check()
-        if self._skips(path):
+        if self._is_elsewhere(path):
             return
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
             stats = _listed(fd, self._kinds, whiteouts=self._whiteouts)
             listed = len(stats)
+            self._seen += listed
             prefix = f"{path}/" if path else ""
             emptied: set[str] = set()
             if (prune := self._prune) is not None:
@@ -298,55 +277,95 @@ class _Scanner:
                 emptied = {one[0] for one, verdict in verdicts if verdict is None}
             stats.sort()
             self.directories[path] = (stats, False)
-            for one in stats:
+            for one in reversed(stats) if self._on_end else stats:
                 if one[1] & 0o170000 == stat.S_IFDIR:
-                    self.enter(fd, one[0], prefix + one[0])
+                    self._enter(fd, one[0], prefix + one[0])
             emptied = {name for name in emptied if not self._has_entries(prefix + name)}
             for name in emptied:
                 self.directories.pop(prefix + name, None)
             kept = [one for one in stats if one[0] not in emptied] if emptied else stats
             self.directories[path] = (kept, len(kept) == listed)
+            if self._on_end is not None:
+                self._on_end(path)
         finally:
             os.close(fd)
 
     def _has_entries(self, path: str) -> bool:
         return path in self.directories and self.directories[path][0] != []
 
-    def enter_halves(self, root: int, path: str, middle: str) -> None:
-        """Enter the directory `path`, and what comes from `middle` on in another process."""
+    def walk(self, root: int, path: str) -> None:
+        """Enter the directory `path`. Once many entries were seen, another process helps."""
+        other: _OtherEnd | None = None
 
-        def is_second(path: str) -> bool:
-            return _order(path) >= _order(middle)  # what leads there comes before it
+        def is_found(inside: str) -> bool:
+            nonlocal other
+            if other is None and self._seen >= _WORTH_FORKING and CPUS > 1:
+                other = _OtherEnd(partial(self._walk_back, root, path), root, stack)
+            found = other.found(inside) if other is not None else {}
+            if inside in found:
+                self._take(inside, found)
+            return inside in found
 
-        def skips_first(path: str) -> bool:
-            return path != "" and not is_second(path) and not middle.startswith(f"{path}/")
+        self._is_elsewhere = is_found
+        with ExitStack() as stack:
+            self._enter(root, path or ".", path)
 
-        def second_half() -> _Found:
-            self._skips = skips_first
-            self.enter(root, path or ".", path)
-            return [one for one in self.directories.items() if is_second(one[0])]
+    def _walk_back(self, root: int, path: str, end: _OtherEnd) -> _Found:
+        """What `end` finds of the directory `path`."""
+        self.directories, self._is_elsewhere, self._on_end = {}, end.is_met, end.come_to
+        self._enter(root, path or ".", path)
+        return list(self.directories.items())
 
-        with aside(second_half, {root}) as result:
-            began = time.monotonic()
-            found: _Found | None = None
+    def _take(self, path: str, found: _Directories) -> None:
+        """Take a directory from what was found, and those below it."""
+        self.directories[path] = found[path]
+        for one in found[path][0]:
+            if _is_dir(one):
+                self._take(f"{path}/{one[0]}", found)
 
-            def is_found(path: str) -> bool:
-                """Whether the other process has entered this directory, after the one before."""
-                nonlocal found
-                if not is_second(path):
-                    return False
-                if found is None:
-                    patience_s = max(1.0, (time.monotonic() - began) * _PATIENCE)
-                    found = (result(patience_s) or [])[::-1]
-                if not found or found[-1][0] != path:
-                    return False
-                while found and (found[-1][0] == path or found[-1][0].startswith(f"{path}/")):
-                    directory, stats = found.pop()
-                    self.directories[directory] = stats
-                return True
 
-            self._skips = is_found
-            self.enter(root, path or ".", path)
+class _OtherEnd:
+    """A process that walks the same tree from its end until it meets this one. How far it has come
+    is in memory that both have, with a checksum, since it may be read while it is written.
+    """
+
+    def __init__(self, walk: Callable[[_OtherEnd], _Found], root: int, stack: ExitStack) -> None:
+        """The process has the open directory `root`, and ends with the stack."""
+        self._memory = mmap.mmap(-1, 1 + _PLACE.size + _LONGEST_PATH)
+        self._found: _Directories | None = None
+        self._result = stack.enter_context(aside(partial(walk, self), {root}))
+        self._began = time.monotonic()
+
+    def come_to(self, path: str) -> None:
+        """Say there that `path` and all that follows is found."""
+        place = _place(path)
+        if 0 < len(place) <= _LONGEST_PATH:  # of the root itself there is nothing to say
+            end = 1 + _PLACE.size + len(place)
+            self._memory[1:end] = _PLACE.pack(zlib.crc32(place), len(place)) + place
+
+    def is_met(self, path: str) -> bool:
+        """Whether there is no more to find there."""
+        return self._memory[0] != 0
+
+    def found(self, path: str) -> _Directories:
+        """All that was found there, once `path` was; it ends then. Empty until then, and if it
+        failed.
+        """
+        if self._found is None and self._has(path):
+            self._memory[0] = 1
+            patience_s = max(1.0, (time.monotonic() - self._began) * _PATIENCE)
+            self._found = dict(self._result(patience_s) or ())
+        return self._found or {}
+
+    def _has(self, path: str) -> bool:
+        checksum, length = _PLACE.unpack_from(self._memory, 1)
+        place = self._memory[1 + _PLACE.size : 1 + _PLACE.size + length]
+        return place != b"" and zlib.crc32(place) == checksum and place <= _place(path)
+
+
+def _place(path: str) -> bytes:
+    """Paths in the order of a walk."""
+    return path.replace("/", "\0").encode("utf-8", "surrogatepass")
 
 
 def _listed(directory: int, kinds: Collection[int], *, whiteouts: bool) -> list[Stat]:

@@ -1,10 +1,12 @@
-"""A scan of which another process does the second half finds what one process finds, in order."""
+"""A scan of which another process does the end finds what one process finds, in order."""
 
 from __future__ import annotations
 
 import errno
 import os
 import random
+import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ NAMES = ["a", "a-b", "a b", "a.b", "b", "é", "Z", "z\udcff", "\n"]
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tree, "CPUS", 2)
-    monkeypatch.setattr(tree, "_WORTH_FORKING", 4)
+    monkeypatch.setattr(tree, "_WORTH_FORKING", 40)
     chosen = random.Random(5)
     for _ in range(60):
         directory = tmp_path / "context" / os.path.join(*chosen.choices(NAMES, k=3))
@@ -40,61 +42,75 @@ def found(scanned: Tree) -> list[object]:
     return list(scanned._directories.items())
 
 
+def alone(place: Path, path: str = "", prune: Prune | None = None) -> Tree:
+    """The scan by one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree, "CPUS", 1)
+        return scan(place, path, prune=prune)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories that this process takes from the other one, which is given time for them."""
+    taken: list[str] = []
+    real_take, real_found = tree._Scanner._take, tree._OtherEnd.found
+
+    def take(scanner: tree._Scanner, path: str, found: tree._Directories) -> None:
+        taken.append(path)
+        real_take(scanner, path, found)
+
+    def wait(other: tree._OtherEnd, path: str) -> tree._Directories:
+        time.sleep(0.005)
+        return real_found(other, path)
+
+    monkeypatch.setattr(tree._Scanner, "_take", take)
+    monkeypatch.setattr(tree._OtherEnd, "found", wait)
+    return taken
+
+
 @pytest.mark.parametrize("path", ["", "a"])
 @pytest.mark.parametrize("prune", [None, by_name])
-def test_two_processes_find_what_one_finds(place: Path, path: str, prune: Prune | None) -> None:
-    cache = StatCache()
-    before = scan(place, path, prune=prune, cache=cache)
-    before.digest()
-    for change in (None, add, remove):
-        if change is not None:
-            change(place)
-        assert cache.middle(path)
-        again = scan(place, path, prune=prune, cache=cache)
-        assert found(again) == found(scan(place, path, prune=prune))
-        assert again.digest() == scan(place, path, prune=prune).digest()
-
-
-def add(place: Path) -> None:
-    for number, directory in enumerate(list(place.rglob("skipped"))):
-        if number % 3 == 0:
-            (directory / "new").mkdir()
-            (directory / "new" / "file").write_bytes(b"new")
-    (place / "b/é/a").mkdir(parents=True, exist_ok=True)
-    (place / "b/é/a/file").touch()
-
-
-def remove(place: Path) -> None:
-    (place / "b/é/a/file").unlink()
-
-
-def test_what_the_other_process_fails_at_is_done_here(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_find_what_one_finds(
+    place: Path,
+    path: str,
+    prune: Prune | None,
+    taken: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache, parent = StatCache(), os.getpid()
-    scan(place, cache=cache).digest()
-    expected = found(scan(place))
+    for worth in (4, 40):
+        monkeypatch.setattr(tree, "_WORTH_FORKING", worth)
+        expected, cache = alone(place, path, prune), StatCache()
+        for _ in range(2):
+            again = scan(place, path, prune=prune, cache=cache)
+            assert found(again) == found(expected)
+            assert again.digest() == expected.digest()
+        assert taken
+
+
+def test_what_the_other_process_fails_at_is_done_here(place: Path, taken: list[str]) -> None:
+    expected, parent = found(alone(place)), os.getpid()
+    calls = count()
 
     def fails_there(path: str, is_directory: bool) -> bool:
-        if os.getpid() != parent:
+        if os.getpid() != parent and next(calls) == 60:
             raise ZeroDivisionError
         return False
 
-    assert found(scan(place, prune=fails_there, cache=cache)) == expected
+    assert found(scan(place, prune=fails_there)) == expected
+    calls = count()
 
     def hangs_there(path: str, is_directory: bool) -> bool:
-        if os.getpid() != parent:
+        if os.getpid() != parent and next(calls) == 60:
             os.read(os.pipe()[0], 1)
         return False
 
-    assert found(scan(place, prune=hangs_there, cache=cache)) == expected
+    assert found(scan(place, prune=hangs_there)) == expected
+    assert not taken
 
 
 def test_a_directory_that_cannot_be_read_is_the_same_error(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = StatCache()
-    scan(place, cache=cache).digest()
     real = tree._listed
 
     def refuses(directory: int, kinds: set[int], *, whiteouts: bool) -> list[tree.Stat]:
@@ -103,9 +119,9 @@ def test_a_directory_that_cannot_be_read_is_the_same_error(
         return real(directory, kinds, whiteouts=whiteouts)
 
     monkeypatch.setattr(tree, "_listed", refuses)
-    for used in (cache, None):
+    for scanned in (scan, alone):
         with pytest.raises(ContentError, match="é: Permission denied"):
-            scan(place, cache=used)
+            scanned(place)
 
 
 @pytest.mark.parametrize("missing", ["memfd_create", "pidfd_open"])
@@ -115,8 +131,5 @@ def test_one_process_does_it_all_where_a_sandbox_forbids_the_other(
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    cache = StatCache()
-    scan(place, cache=cache).digest()
-    assert cache.middle("")
     monkeypatch.setattr(os, missing, refuse)
-    assert found(scan(place, cache=cache)) == found(scan(place))
+    assert found(scan(place)) == found(alone(place))
