@@ -34,6 +34,7 @@ CODE` tells how (cli/explanations.txt). A class with one cause has its code; oth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -300,3 +301,12 @@ class Cancelled(BaseException):
     def __init__(self, message: str = "interrupted") -> None:
         super().__init__(message)
         self.message = message
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The one of `known` that `word` may have been meant to be, for a hint; empty if none is like
+    it.
+    """
+    from difflib import get_close_matches  # only needed for mistakes
+
+    return next(iter(get_close_matches(word, known, 1)), "")

@@ -13,6 +13,7 @@ _SPAN = "".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS)
 _SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
+_GO_SIZE = r"([0-9]+(?:\.[0-9]+)?) ?(?:b|([kmgtp])(?:i?b)?)?"
 _BOOLEANS = {
     text: value
     for value, texts in ((True, "1 t T true True TRUE"), (False, "0 f F false False FALSE"))
@@ -121,3 +122,26 @@ def shown_size(number: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} {_SHOWN[-1]}"
+
+
+def parse_go_size(text: str) -> int | None:
+    """Bytes as RAMInBytes of docker's go-units reads them, and with it flags and mounts of docker:
+    `64m`, `1.5GiB`, in powers of 1024; None for other text.
+    """
+    match = re.fullmatch(_GO_SIZE, text.strip(), re.IGNORECASE)
+    if match is None:
+        return None
+    return int(float(match[1]) * 1024 ** " kmgtp".index((match[2] or " ").lower()))
+
+
+def go_size(size: float, step: int = 1000) -> str:
+    """Bytes as docker's go-units writes them, in four digits: `4.096kB`; `3.346GiB` with a step of
+    1024.
+    """
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    if step == 1024:
+        units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = 0
+    while size >= step and power < len(units) - 1:
+        size, power = size / step, power + 1
+    return f"{size:.4g}{units[power]}"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.globs import glob
-from shipline.units import ByteSize, Duration, parse_boolean
+from shipline.units import ByteSize, Duration, go_size, parse_boolean, parse_go_size
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,34 @@ def test_an_empty_pattern_and_an_impossible_set_are_refused() -> None:
     for pattern in ("", "[z-a]"):
         with pytest.raises(ValueError):
             glob(pattern)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64m", 64 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("3kB", 3072),
+        ("7b", 7),
+        ("64mi", None),
+        ("64  m", None),
+        ("64ib", None),
+        ("m", None),
+        ("", None),
+    ],
+)
+def test_sizes_of_docker_are_those_of_go_units(text: str, size: int | None) -> None:
+    assert parse_go_size(text) == size
+
+
+def test_sizes_of_docker_have_four_digits() -> None:
+    assert [go_size(size) for size in (0, 999, 4096, 12_345_678)] == [
+        "0B",
+        "999B",
+        "4.096kB",
+        "12.35MB",
+    ]
+    assert [go_size(size, 1024) for size in (1023, 64 << 20)] == ["1023B", "64MiB"]
 
 
 def test_booleans_are_those_of_go() -> None:

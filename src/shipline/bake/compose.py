@@ -11,7 +11,6 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -22,7 +21,8 @@ from shipline.bake.syntax import BakeError
 from shipline.bake.target import Group, Target
 from shipline.bake.yaml_tree import YamlMap, fail, parse_yaml
 from shipline.build import parse_boolean, parse_size
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import ShiplineError, UsageError, closest
+from shipline.units import go_size
 
 _TOP = """
 version name include services models networks volumes secrets configs
@@ -184,7 +184,7 @@ def _unknown(mapping: YamlMap, known: Iterable[str]) -> Iterator[tuple[str, str]
     """The keys that are not `known`, each with a similar one."""
     for key in mapping:
         if key not in known and not key.startswith("x-"):
-            yield key, next(iter(get_close_matches(key, known, 1)), "")
+            yield key, closest(key, known)
 
 
 def _check_format(document: YamlMap) -> None:
@@ -544,7 +544,7 @@ class _Service:
         values["secret"] = [self.secret(one) for one in build.get("secrets") or ()]
         values["ulimits"] = [*self.limits()]
         if build.get("shm_size"):
-            values["shm-size"] = _bytes(parse_size(str(build["shm_size"]), "shm_size"))
+            values["shm-size"] = go_size(parse_size(str(build["shm_size"]), "shm_size"), 1024)
         for attribute, key in (("no-cache", "no_cache"), ("pull", "pull")):
             if build.get(key) is not None and self.boolean(build, key):
                 values[attribute] = True
@@ -705,12 +705,3 @@ def _contexts(named: Mapping[str, str]) -> dict[str, str]:
             value = posixpath.normpath(value)
         found[name] = value
     return found
-
-
-def _bytes(count: int) -> str:
-    """A size as docker's go-units has it."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.4g}{units[0]}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -48,6 +47,7 @@ from shipline.bake.typed import (
     number,
     text,
 )
+from shipline.errors import closest
 
 if TYPE_CHECKING:
     from shipline.bake.functions import Function
@@ -167,11 +167,11 @@ def _variable(expression: Variable, scope: EvalContext) -> Value:
             except CycleError as error:
                 refuse(str(error), expression.place)
     known = [known for one in scope.chain() for known in one.variables]
-    meant = get_close_matches(name, known, 1)
+    meant = closest(name, known)
     return refuse(
         f"there is no variable {name!r}",
         expression.place,
-        f"did you mean {meant[0]}?" if meant else f'declare it: variable "{name}" {{}}',
+        f"did you mean {meant}?" if meant else f'declare it: variable "{name}" {{}}',
     )
 
 
@@ -219,8 +219,8 @@ def _item(found: Value, key: str) -> Value:
 
 
 def _among(name: str, found: Value) -> str:
-    meant = get_close_matches(name, list(found.data), 1)
-    return f"did you mean {meant[0]}?" if meant else ""
+    meant = closest(name, found.data)
+    return f"did you mean {meant}?" if meant else ""
 
 
 def _index(expression: Subscript, scope: EvalContext) -> Value:
@@ -299,8 +299,8 @@ def _function(expression: FunctionCall, scope: EvalContext) -> Function:
             except LookupError:
                 pass
     known = [known for one in scope.chain() for known in one.functions]
-    meant = get_close_matches(name, known, 1)
-    hint = f"did you mean {meant[0]}()?" if meant else ""
+    meant = closest(name, known)
+    hint = f"did you mean {meant}()?" if meant else ""
     return refuse(f"there is no function {name}()", expression.place, hint)
 
 

@@ -848,9 +848,6 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
     return tuple(found)
 
 
-_SIZE = r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z"
-
-
 def split_csv(text: str) -> tuple[str, ...]:
     """The fields of one CSV record (RFC 4180), none for an empty text."""
     try:
@@ -886,14 +883,12 @@ def parse_boolean(text: str, name: str) -> bool:
 
 
 def parse_size(text: str, flag: str) -> int:
-    """Bytes: a number with an optional binary unit; `64m` is 64 MiB."""
-    match = re.match(_SIZE, text.strip(), re.IGNORECASE)
-    if match is None:
+    """As `units.parse_go_size`. Raises UsageError, which says `flag`."""
+    if (size := units.parse_go_size(text)) is None:
         raise UsageError(
             f"{flag}: not a size: {text!r}", code="flag-value", hint="write it like 64m or 2g"
         )
-    number, unit = match.groups()
-    return int(float(number) * 1024 ** " kmgtp".index(unit.lower() or " "))
+    return size
 
 
 def parse_integer(text: str, flag: str) -> int:

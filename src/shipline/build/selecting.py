@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from shipline import dockerfile as df
 from shipline.build.graph import Material
-from shipline.errors import SandboxError, UsageError
+from shipline.errors import SandboxError, UsageError, closest
 from shipline.layer import Entry, Item, Prune, StatCache, Tree, resolve, scan
 from shipline.sandbox import resolve_in_root
 from shipline.tasks import Once
@@ -183,10 +183,8 @@ def _hint(root: Root, source: str, path: str) -> str:
     place = f"/{directory}" if not root.is_context else directory or "the context"
     if same := [one for one in names if one.lower() == name.lower()]:
         return f"{_join(directory, same[0])} exists: names are case-sensitive"
-    from difflib import get_close_matches  # only needed for mistakes
-
-    if meant := get_close_matches(name, names, 1):
-        return f"did you mean {_join(directory, meant[0])}?"
+    if meant := closest(name, names):
+        return f"did you mean {_join(directory, meant)}?"
     if not names:
         return f"{place} is empty"
     rest = ", .." if len(names) > _LISTED else ""

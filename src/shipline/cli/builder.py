@@ -22,7 +22,7 @@ from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.tables import line, table
 from shipline.errors import SandboxError, UsageError
 from shipline.regular_expressions import compiled
-from shipline.units import ByteSize, Duration, parse_boolean
+from shipline.units import ByteSize, Duration, go_size, parse_boolean
 
 if TYPE_CHECKING:
     from shipline.build.disk import CacheRecord, PruneLimits
@@ -103,7 +103,6 @@ _TEXTS: dict[str, Callable[[CacheRecord], str]] = {
     "parents": lambda record: "",
 }
 _AGES = ("until", "unused-for")
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _SPANS = (
     (172_800, 3600, "hours"),
     (1_209_600, 86_400, "days"),
@@ -227,7 +226,7 @@ def prune_command(
                 click.echo(_row(_HEADS))
             click.echo(_row(_columns(record)))
         removed.append(record)
-    click.echo(f"Total:\t{human_size(total(removed))}")
+    click.echo(f"Total:\t{go_size(total(removed))}")
     return 0
 
 
@@ -274,14 +273,6 @@ def _prune(
     with system_errors(state_directory()):
         is_chosen = chosen or (lambda record: everything or is_cache(record))
         yield from prune(state_directory(), limits, is_chosen)
-
-
-def human_size(size: float) -> str:
-    """Bytes as docker shows them: four digits in thousands, `4.096kB`."""
-    power = 0
-    while size >= 1000 and power < len(_UNITS) - 1:
-        size, power = size / 1000, power + 1
-    return f"{size:.4g}{_UNITS[power]}"
 
 
 def human_duration(seconds: float) -> str:
@@ -362,7 +353,7 @@ def confirmed(warning: str) -> bool:
 
 def _columns(record: CacheRecord) -> tuple[str, ...]:
     identity = record.id + ("*" if record.mutable else "")
-    return identity, _truth(not record.in_use), human_size(record.size), _ago(record.last_used)
+    return identity, _truth(not record.in_use), go_size(record.size), _ago(record.last_used)
 
 
 def _row(columns: Sequence[str]) -> str:
@@ -381,7 +372,7 @@ def _pretty(records: Iterable[CacheRecord]) -> str:
         f"Mutable:      {_truth(record.mutable)}\n"
         f"Reclaimable:  {_truth(not record.in_use)}\n"
         f"Shared:       {_truth(record.shared)}\n"
-        f"Size:         {human_size(record.size)}\n"
+        f"Size:         {go_size(record.size)}\n"
         f"Description:  {record.description}\n"
         f"Last used:    {_ago(record.last_used)}\n"
         f"Type:         {record.type}\n\n"
@@ -393,7 +384,7 @@ def _summary(records: Sequence[CacheRecord]) -> str:
     from shipline.build.disk import total
 
     free = total(record for record in records if not record.in_use)
-    return f"Reclaimable:\t{human_size(free)}\nTotal:\t\t{human_size(total(records))}\n"
+    return f"Reclaimable:\t{go_size(free)}\nTotal:\t\t{go_size(total(records))}\n"
 
 
 def _values(record: CacheRecord) -> dict[str, object]:
@@ -407,7 +398,7 @@ def _values(record: CacheRecord) -> dict[str, object]:
         "Parents": None,
         "Reclaimable": not record.in_use,
         "Shared": record.shared,
-        "Size": human_size(record.size),
+        "Size": go_size(record.size),
         "Type": record.type,
     }
 

@@ -26,6 +26,7 @@ from shipline.errors import ShiplineError
 from shipline.net import without_passwords
 from shipline.observe import clean
 from shipline.tasks import TaskGroup
+from shipline.units import go_size
 
 _HEADS = {
     "Name": "NAME/NODE",
@@ -42,7 +43,6 @@ _FIRST = tuple(
     f"linux/{one}" for one in ("amd64", "arm64", "arm", "ppc64le", "s390x", "riscv64", "mips64")
 )
 _SHOWN_GROUPS = 4
-_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 class _SeenNode(Struct, frozen=True):
@@ -323,8 +323,4 @@ def _duration(nanoseconds: int) -> str:
 
 
 def _size(bytes_: float) -> str:
-    """As docker writes it: `3.346GiB`; empty for none."""
-    power = 0
-    while bytes_ >= 1024 and power < len(_SIZES) - 1:
-        bytes_, power = bytes_ / 1024, power + 1
-    return f"{bytes_:.4g}{_SIZES[power]}" if bytes_ else ""
+    return go_size(bytes_, 1024) if bytes_ else ""

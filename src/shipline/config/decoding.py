@@ -32,7 +32,7 @@ from shipline.config.shape import (
     Shape,
     inlined_in,
 )
-from shipline.errors import ShiplineError
+from shipline.errors import ShiplineError, closest
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)"
@@ -314,10 +314,8 @@ def _suggest_key(word: str, known: list[str]) -> str:
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:
-    from difflib import get_close_matches  # only needed for mistakes
-
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = closest(word, known)
+    return f" (did you mean {close}?)" if close else ""
 
 
 def _message(error: ShiplineError | ValueError) -> str:

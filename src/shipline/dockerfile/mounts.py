@@ -16,9 +16,8 @@ from msgspec import Struct, field
 
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError
-from shipline.units import parse_boolean
+from shipline.units import parse_boolean, parse_go_size
 
-_SIZE = r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?"
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -88,15 +87,13 @@ def parse_option(key: str, text: str) -> bool:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as `64m` or `1.5GiB`; units are powers of 1024."""
-    found = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
-    if found is None:
+    if (size := parse_go_size(text)) is None:
         raise DockerfileError(
             f"invalid value for size: {text}",
             code="dockerfile-mount",
             hint="use a size such as 64m",
         )
-    return int(float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " "))
+    return size
 
 
 _ALIASES = {

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
-from shipline.errors import ConfigError
+from shipline.errors import ConfigError, closest
 
 _MONTHS = "January February March April May June July August September October November December"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
@@ -252,10 +252,8 @@ def hides_prerelease(template: str) -> bool:
 
 
 def _meant(name: str) -> str:
-    from difflib import get_close_matches  # only where something is wrong
-
-    suggestions = get_close_matches(name, sorted(FIELDS), 1)
-    return f" (did you mean {{{suggestions[0]}}}?)" if suggestions else ""
+    close = closest(name, sorted(FIELDS))
+    return f" (did you mean {{{close}}}?)" if close else ""
 
 
 Call = Callable[[tuple[str, ...], Mapping[str, str]], TemplatePiece]

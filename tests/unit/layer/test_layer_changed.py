@@ -251,7 +251,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(
     monkeypatch.setattr(changed, "plan_tar", late)
     with pytest.raises(ContentError, match="changed while"):
         Build(settled(place), tmp_path / "second", first)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_what_is_not_known_to_be_unchanged_is_read_by_processes(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from shipline.gates.reports.report import (
     ReportSubject,
     Severity,
     Tool,
+    fingerprint_of,
     parse_time,
 )
 from shipline.gates.reports.streams import JsonReader
@@ -260,22 +261,18 @@ def _fingerprint(value: Fields, finding: Finding) -> str:
     for key in ("fingerprints", "partialFingerprints"):
         fingerprints = value.child(key)
         if parts := _text_members(fingerprints):
-            return _hash(*(f"{k}={v}" for k, v in parts.items()))
+            return fingerprint_of(*(f"{k}={v}" for k, v in parts.items()))
     region = value.children("locations")[0:1]
     snippet = (
         region[0].child("physicalLocation").child("region").child("snippet").text("text")
         if region
         else ""
     )
-    return _hash(finding.message, snippet.strip())
+    return fingerprint_of(finding.message, snippet.strip())
 
 
 def _text_members(value: Fields) -> Mapping[str, str]:
     return {key: value.text(key) for key in sorted(value) if key in value}
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
 _LEVELS = {1: FindingLevel.WARNING, 2: FindingLevel.ERROR}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -131,6 +132,11 @@ class Finding:
     def __str__(self) -> str:
         location = f"{self.path}:{self.line}" if self.line else self.path
         return ": ".join(filter(None, (location, self.rule, self.message)))
+
+
+def fingerprint_of(*parts: str) -> str:
+    """A fingerprint of what stays the same of a finding."""
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

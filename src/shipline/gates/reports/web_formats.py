@@ -6,7 +6,6 @@ Sources: ZAP, "Report Generation: Traditional JSON Report", also "with Requests 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from html import unescape
@@ -22,6 +21,7 @@ from shipline.gates.reports.report import (
     Severity,
     Tool,
     WebFindings,
+    fingerprint_of,
     parse_time,
     target_of,
 )
@@ -115,7 +115,7 @@ def _zap_finding(alert: Fields, instance: Fields, site: str) -> Finding:
         f"{title} ({where})"[:_MESSAGE] if where else title[:_MESSAGE],
         unescape(instance.text("uri")) or site,
         severity=_RISKS[risk],
-        fingerprint=_hash(title, where),
+        fingerprint=fingerprint_of(title, where),
         tool="ZAP",
         confidence=_confidence(alert.text("confidence")),
     )
@@ -124,10 +124,6 @@ def _zap_finding(alert: Fields, instance: Fields, site: str) -> Finding:
 def _confidence(text: str) -> Confidence | None:
     number = parse_count(text, "confidence") if text else len(Confidence)
     return Confidence(number) if number < len(Confidence) else None
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
 def parse_nuclei(source: BinaryIO) -> Report:
@@ -185,7 +181,7 @@ def _nuclei_finding(event: Fields, place: str) -> Finding:
         f"{name} ({matcher})"[:_MESSAGE] if matcher else name[:_MESSAGE],
         place,
         severity=Severity.named(info.text("severity")),
-        fingerprint=_hash(name, matcher),
+        fingerprint=fingerprint_of(name, matcher),
         tool="Nuclei",
         confidence=Confidence.named(event.text("confidence")),
     )
