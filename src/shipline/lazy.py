@@ -20,3 +20,21 @@ def load_when_named(package: str, **modules: str) -> Callable[[str], Any]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load
+
+
+def load_when_called(package: str, **modules: str) -> dict[str, Callable[..., Any]]:
+    """Functions of `package`, each of which calls the one of its name in its module: they may be
+    imported by name, and load that module when they are called.
+    """
+
+    def standing_for(module: str, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return getattr(import_module(f"{package}.{module}"), name)(*args, **kwargs)
+
+        return call
+
+    return {
+        name: standing_for(module, name)
+        for module, names in modules.items()
+        for name in names.split()
+    }

@@ -12,13 +12,17 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from shipline.build.layer_files import LayerFiles, open_file
 from shipline.content import LocalStore, read_file, seal, unseal
-from shipline.layer import BlockIndex, Codec, Layer
+from shipline.layer import Codec, Layer
 from shipline.oci import Digest
+
+if TYPE_CHECKING:
+    from shipline.layer import BlockIndex
 
 _KIND = b"shipline-blocks-3\n"
 PLACE = "blocks"
@@ -54,6 +58,8 @@ class BlockIndexes(Struct, frozen=True):
         if not key or not codec.blocks_id:
             yield None
             return
+        from shipline.layer import BlockIndex  # an unchanged build needs none
+
         older = None if fresh else _read(self.state / PLACE / key)
         with ExitStack() as stack:
             if older is None or older.form != codec.blocks_id:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -115,6 +114,8 @@ class RepositoryCache:
                 written = root.digest
                 sleep(2 * (time.monotonic() - began))
             else:
+                import random  # only needed here
+
                 sleep(random.uniform(*_PAUSE_S) * (attempt + 1))
         raise ContentError(
             f"other builds keep overwriting the cache {self._reference}",

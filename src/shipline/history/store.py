@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -188,7 +187,8 @@ class RunHistory:
             ) from None
         run = found.id
         if not is_run_id(run) or self.directory(run).exists():
-            run = f"{(is_run_id(run) and run[:_SECOND]) or self.new_id()[:_SECOND]}-{token_hex(3)}"
+            second = run if is_run_id(run) else self.new_id()
+            run = f"{second[:_SECOND]}-{os.urandom(3).hex()}"
         directory = self.directory(run)
         directory.mkdir(mode=0o700, parents=True)
         for name in _FILES:
@@ -265,7 +265,7 @@ def run_directory(root: Path, run: str, hint: str) -> Path:
 def new_run_id(at: float) -> str:
     """An identifier: the second in UTC, three digits of what follows, and three at random."""
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
-    return f"{moment}-{int(at % 1 * 4096):03x}{token_hex(2)[:3]}"
+    return f"{moment}-{int(at % 1 * 4096):03x}{os.urandom(2).hex()[:3]}"
 
 
 def _size(directory: Path) -> int:

@@ -1,11 +1,13 @@
-"""File trees, tar archives and compressed layers, and conversions between them."""
+"""File trees, tar archives and compressed layers, and conversions between them.
 
-from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
-from shipline.layer.blocks import BlockIndex, cut_tar
-from shipline.layer.changed import is_changed_little, stream_changed
-from shipline.layer.changesets import changeset, conform, lower_directory
-from shipline.layer.codecs import Codec, Compression, codec, codec_of_layer
-from shipline.layer.decompression import decompress, sniff
+What an unchanged build does not need is loaded when it is first named, or called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shipline.layer.codecs import Codec, Compression, Layer, codec, codec_of_layer
 from shipline.layer.entry import (
     CAPABILITY,
     Content,
@@ -19,11 +21,40 @@ from shipline.layer.entry import (
     entry_of,
     resolve,
 )
-from shipline.layer.estargz import ANNOTATIONS, without_toc
 from shipline.layer.mirror import Written
 from shipline.layer.stored_tar import Extent, StoredTar
-from shipline.layer.stream import Layer, stream_blocks, stream_layer
-from shipline.layer.tar_reader import read_tar
-from shipline.layer.tar_writer import write_tar
 from shipline.layer.toc import LayeredToc, Toc, TocBuilder
 from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
+from shipline.lazy import load_when_called, load_when_named
+
+if TYPE_CHECKING:
+    from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
+    from shipline.layer.blocks import BlockIndex, cut_tar
+    from shipline.layer.changed import is_changed_little, stream_changed
+    from shipline.layer.changesets import changeset, conform, lower_directory
+    from shipline.layer.decompression import decompress, sniff
+    from shipline.layer.estargz import ANNOTATIONS, without_toc
+    from shipline.layer.stream import stream_blocks, stream_layer
+    from shipline.layer.tar_reader import read_tar
+    from shipline.layer.tar_writer import write_tar
+else:
+    __getattr__ = load_when_named(
+        __name__,
+        apply="UnsafeEntry Whiteouts",
+        blocks="BlockIndex",
+        estargz="ANNOTATIONS",
+    )
+    globals().update(
+        load_when_called(
+            __name__,
+            apply="unpack",
+            blocks="cut_tar",
+            changed="is_changed_little stream_changed",
+            changesets="changeset conform lower_directory",
+            decompression="decompress sniff",
+            estargz="without_toc",
+            stream="stream_blocks stream_layer",
+            tar_reader="read_tar",
+            tar_writer="write_tar",
+        )
+    )

@@ -119,14 +119,6 @@ def _recorded(body: bytes) -> int | None:
         return None
 
 
-class CompressedBlock(NamedTuple):
-    """A compressed block, with crc and length of what it holds."""
-
-    data: bytes
-    crc: int
-    length: int
-
-
 class KnownBlock(NamedTuple):
     """A block of an older layer: `crc` and `length` of its bytes, which are at `start` of its tar;
     `size` and `blob_crc` of what they are compressed to, at `offset` of its blob.

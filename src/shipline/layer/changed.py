@@ -25,15 +25,14 @@ from shipline.files import WriteBehind, write_at
 from shipline.layer.blocks import (
     LONGEST,
     BlockIndex,
-    CompressedBlock,
     KnownBlock,
     checksum,
     join_checksums,
 )
-from shipline.layer.codecs import Codec
+from shipline.layer.codecs import Codec, CompressedBlock, Layer
 from shipline.layer.entry import PREFIX, Contents, Entry, Item
 from shipline.layer.stored_tar import Extent, StoredTar, TarReader
-from shipline.layer.stream import KEPT_MEMORY, WORTH_FORKING, Layer
+from shipline.layer.stream import KEPT_MEMORY, WORTH_FORKING
 from shipline.layer.tar_header import BLOCK, encode
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import LargeFiles, TarBlock, plan_tar

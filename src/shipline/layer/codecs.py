@@ -13,17 +13,21 @@ import struct
 import zlib
 from collections.abc import Generator, Iterable
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 
 from shipline.errors import UsageError
-from shipline.layer.blocks import CompressedBlock
-from shipline.layer.estargz import Ending, is_estargz, seekable
-from shipline.oci import Descriptor, media
+from shipline.oci import Descriptor, Digest, media
 from shipline.tasks import CPUS, ordered_map
 
+if TYPE_CHECKING:
+    from shipline.layer.estargz import Ending
+
 Compression = Literal["gzip", "estargz", "zstd", "uncompressed"]
+
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of a layer whose gzip is eStargz."""
 
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
 _LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, empty
@@ -40,6 +44,21 @@ _MEDIA_TYPES = {
     ("uncompressed", False): media.OCI_LAYER,
     ("uncompressed", True): media.DOCKER_LAYER,
 }
+
+
+class Layer(Struct, frozen=True):
+    """A compressed layer, and the digest of its tar (image specification, config.md, "DiffID")."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+
+
+class CompressedBlock(NamedTuple):
+    """A compressed block, with crc and length of what it holds."""
+
+    data: bytes
+    crc: int
+    length: int
 
 
 class Codec(Struct, frozen=True):
@@ -103,6 +122,8 @@ class Codec(Struct, frozen=True):
             return _as_they_are(blocks)
         if self.indexed:
             member = partial(_member, level=self.level)
+            from shipline.layer.estargz import seekable  # few layers are that
+
             return seekable(blocks, member, workers=workers)
         if self.name == "zstd":
             return _zstd(blocks, self.level, workers)
@@ -132,7 +153,7 @@ def codec_of_layer(layer: Descriptor, level: int | None = None) -> Codec | None:
     name = media.compression(layer.media_type)
     if name is None:
         return None
-    return codec("estargz" if name == "gzip" and is_estargz(layer.annotations) else name, level)
+    return codec("estargz" if name == "gzip" and TOC_DIGEST in layer.annotations else name, level)
 
 
 def _as_they_are(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:

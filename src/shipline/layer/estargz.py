@@ -19,12 +19,12 @@ import msgspec
 from msgspec import Struct
 
 from shipline.errors import ContentError
+from shipline.layer.codecs import TOC_DIGEST
 from shipline.layer.entry import Entry
 from shipline.layer.tar_reader import RawMember, RawTar
 from shipline.layer.tar_writer import write_tar
 from shipline.tasks import ordered_map
 
-TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 ANNOTATIONS = (TOC_DIGEST, UNCOMPRESSED_SIZE)
 """Those of a layer: without the first one it is not mounted, but downloaded."""
@@ -46,11 +46,6 @@ class Ending(Struct, frozen=True):
 
     appended: bytes = b""
     annotations: Mapping[str, str] = {}
-
-
-def is_estargz(annotations: Mapping[str, str]) -> bool:
-    """Whether a layer with these annotations has a table of contents."""
-    return TOC_DIGEST in annotations
 
 
 class _Piece(Struct):

@@ -9,31 +9,22 @@ from contextlib import closing
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
-from msgspec import Struct
-
 from shipline.content import Ingest
 from shipline.files import WriteBehind, write_at
-from shipline.layer.blocks import LONGEST, BlockIndex, CompressedBlock, KnownBlock, checksum
-from shipline.layer.codecs import Codec
+from shipline.layer.blocks import LONGEST, BlockIndex, KnownBlock, checksum
+from shipline.layer.codecs import Codec, CompressedBlock, Layer
 from shipline.layer.entry import ContentDigests, Contents, Entry, Item, OpenDirectory, Source
 from shipline.layer.estargz import Ending
 from shipline.layer.forks import SharedJobs
 from shipline.layer.tar_writer import FilePart, LargeFiles, TarBlock, identify_large, plan_tar
 from shipline.malloc import keep_freed_memory
-from shipline.oci import Descriptor, Digest, Hasher
+from shipline.oci import Descriptor, Hasher
 from shipline.tasks import CPUS, Limiter, TaskGroup
 
 _MAX_LAG = 8  # blocks that the sinks may lag behind
 _SLOT = 2 * LONGEST + (64 << 10)  # bytes of a block, and of what it may be compressed to
 WORTH_FORKING = 32 << 20  # bytes to read
 KEPT_MEMORY = 256 << 20  # bytes: blocks are a tenth quicker
-
-
-class Layer(Struct, frozen=True):
-    """A compressed layer, and the digest of its tar (image specification, config.md, "DiffID")."""
-
-    descriptor: Descriptor
-    diff_id: Digest
 
 
 def stream_layer(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-import mmap
 import os
 import stat
 import struct
@@ -36,7 +35,6 @@ from shipline.layer.entry import (
     entry_of,
     unreadable,
 )
-from shipline.layer.forks import aside
 from shipline.oci import Digest
 from shipline.tasks import CPUS, check, ordered_map
 
@@ -331,6 +329,10 @@ class _OtherEnd:
 
     def __init__(self, walk: Callable[[_OtherEnd], _Found], root: int, stack: ExitStack) -> None:
         """The process has the open directory `root`, and ends with the stack."""
+        import mmap  # few trees are that large
+
+        from shipline.layer.forks import aside
+
         self._memory = mmap.mmap(-1, 1 + _PLACE.size + _LONGEST_PATH)
         self._found: _Directories | None = None
         self._result = stack.enter_context(aside(partial(walk, self), {root}))

@@ -7,7 +7,6 @@ or to a Link; `address_policy` says which token servers may see them.
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
@@ -427,6 +426,8 @@ def back_off(attempt: int, error: ShiplineError) -> None:
         error.hint = f"the registry asks to retry in {retry_after_s:.0f} seconds; {error.hint}"
         raise error
     wait = min(_FIRST_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)
+    import random  # only needed here
+
     wait *= random.uniform(0.75, 1.25)
     sleep(wait if retry_after_s is None else retry_after_s + wait / 4)
 

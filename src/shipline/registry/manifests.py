@@ -4,7 +4,6 @@ Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
@@ -188,6 +187,8 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
         if any(referrer.digest == target.digest for referrer in before):
             return
         if attempt:
+            import random  # only needed here
+
             sleep(random.uniform(*_REFERRER_PAUSE_S))
             before = _from_tag(api, parsed.subject.digest)
         _put_index(api, parsed.subject.digest, Index.make((*before, entry)))

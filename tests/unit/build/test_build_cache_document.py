@@ -16,7 +16,7 @@ from shipline.build.cache import LayerResult
 from shipline.build.caching.document import LIMIT, CacheDocument, CachedResult, CacheKey
 from shipline.errors import ContentError
 from shipline.layer import Layer
-from shipline.layer.estargz import TOC_DIGEST
+from shipline.layer.codecs import TOC_DIGEST
 from shipline.oci import Descriptor, Digest, media
 from shipline.values import replace
 

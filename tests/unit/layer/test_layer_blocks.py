@@ -29,7 +29,8 @@ from shipline.layer import (
     stream_layer,
     write_tar,
 )
-from shipline.layer.blocks import LONGEST, CompressedBlock
+from shipline.layer.blocks import LONGEST
+from shipline.layer.codecs import CompressedBlock
 from shipline.layer.tar_writer import TarBlock
 
 CODECS = [Codec("gzip", 1), Codec("gzip", 6)]

@@ -31,7 +31,8 @@ from shipline.layer import (
     without_toc,
     write_tar,
 )
-from shipline.layer.estargz import TOC_DIGEST, UNCOMPRESSED_SIZE
+from shipline.layer.codecs import TOC_DIGEST
+from shipline.layer.estargz import UNCOMPRESSED_SIZE
 from shipline.oci import Digest
 
 LEVELS = (0, 1, 6)
