@@ -1,4 +1,4 @@
-"""`shipline regions`: how far the regions of a node are, and what they lack of an image's tags."""
+"""`shipline regions`: how far behind the regions of a node are, and which tags they lack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EVERY_S = 2.0
 @registry_options
 @click.pass_context
 def group(context: click.Context, node: str | None, as_json: bool, watch: bool) -> None:
-    """Show how far the regions of a node are.
+    """Show how far behind the regions of a node are.
 
     Its followers as of their last poll, and the replications that it makes itself.
     """
