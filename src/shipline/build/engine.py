@@ -399,52 +399,22 @@ def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
 def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
     """Make every layer, and upload each as soon as it is known."""
     request, step, caches = plan.request, tools.step, tools.caches
-    home, environment = tools.settings.home, tools.settings.environment
-    blobs, files = tools.blobs, tools.files
-    cache = Cache(
-        tools.records, blobs, home, plan.clock.variant, blobs.remember, tools.session.running
-    )
-    worker = Worker(
-        store=blobs.store,
-        snapshots=tools.session.snapshots,
-        cache=cache,
-        codec=codec_of(formats_of(request)[0]),
-        clock=plan.clock,
-        scratch=tools.scratch,
-        indexes=BlockIndexes(home, blobs.store, files, tools.scratch),
-        tables=FileTables(home),
-    )
+    home = tools.settings.home
+    worker = _worker(plan, tools)
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),
         secrets=tools.settings.secrets_of(request),
         agents=tools.agents,
-        environment=environment,
+        environment=tools.settings.environment,
         state=home,
         mounts=caches.mounts,
     )
     contexts = open_contexts(request, home, tools.scratch, tools.stack)
-    recoder = Recoder(blobs, cache, step)
-    scanner, generator = None, None
-    if plan.generator is not None and request.sbom is not None:
-        from shipline.build.attestation.generator import ImageScanner  # slow to import
-
-        generator = ImageScanner(
-            plan.generator,
-            dict(request.sbom.parameters),
-            worker,
-            executor,
-            step,
-            fresh=request.cache.disabled,
-        )
-    elif request.sbom is not None:
-        from shipline.build.attestation.scanning import SbomScanner  # slow to import
-
-        scanner = SbomScanner(
-            request.sbom, environment, blobs, files, worker.snapshots, cache, step
-        )
+    recoder = Recoder(tools.blobs, worker.cache, step)
+    scanner, generator = _scanners(plan, worker, executor, tools)
     roots = plan.roots
     with TaskGroup(UPLOADS) as group:
-        uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
+        uploads = Uploads(group, targets, tools.blobs, recoder, worker.codec, step)
 
         def followers(published: bool) -> FollowerGroup | None:
             pushed = (uploads,) if targets and published else ()
@@ -464,7 +434,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         known: Known = {}
         if caches.wanted:
             pushed = {str(one) for one in targets}
-            caches.start(group, roots, recoder, cache, worker.codec, pushed)
+            caches.start(group, roots, recoder, worker.cache, worker.codec, pushed)
             known = caches.find(
                 tools.reading.result(),
                 roots,
@@ -477,6 +447,52 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         if request.sbom is not None:
             _solve_scanned(plan.stages, solver)
     return _Work(solver, worker, recoder, contexts, scanner, generator)
+
+
+def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
+    home, blobs = tools.settings.home, tools.blobs
+    return Worker(
+        store=blobs.store,
+        snapshots=tools.session.snapshots,
+        cache=Cache(
+            tools.records, blobs, home, plan.clock.variant, blobs.remember, tools.session.running
+        ),
+        codec=codec_of(formats_of(plan.request)[0]),
+        clock=plan.clock,
+        scratch=tools.scratch,
+        indexes=BlockIndexes(home, blobs.store, tools.files, tools.scratch),
+        tables=FileTables(home),
+    )
+
+
+def _scanners(
+    plan: _BuildPlan, worker: Worker, executor: Executor, tools: _Tools
+) -> tuple[SbomScanner | None, ImageScanner | None]:
+    """What lists packages: this program, or the image of a generator; neither without `--sbom`."""
+    request = plan.request
+    if request.sbom is None:
+        return None, None
+    if plan.generator is not None:
+        from shipline.build.attestation.generator import ImageScanner  # slow to import
+
+        parameters, fresh = dict(request.sbom.parameters), request.cache.disabled
+        return None, ImageScanner(
+            plan.generator, parameters, worker, executor, tools.step, fresh=fresh
+        )
+    from shipline.build.attestation.scanning import SbomScanner  # slow to import
+
+    return (
+        SbomScanner(
+            request.sbom,
+            tools.settings.environment,
+            tools.blobs,
+            tools.files,
+            worker.snapshots,
+            worker.cache,
+            tools.step,
+        ),
+        None,
+    )
 
 
 def _deliver(
