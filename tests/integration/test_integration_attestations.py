@@ -138,16 +138,30 @@ def test_provenance_is_that_of_buildkit(
     (tmp_path / "secret").write_text("hidden")
     words: list[str | Path] = ["--network", "none", "--build-arg", "GREETING=hi", "--label", "l=1"]
     words += ["--secret", f"id=tok,src={tmp_path / 'secret'}"]
-    words += ["--provenance", options, "--push", "-t"]
     name = f"{registry.address}/proven"
-    done = docker.run("buildx", "build", *words, f"{name}:theirs", place)
-    assert done.returncode == 0, done.stdout
-    shipline.build(*words, f"{name}:ours", place).ok()
-    theirs = normal(shown(docker, f"{name}:theirs", "Provenance"))
-    ours = normal(shown(docker, f"{name}:ours", "Provenance"))
+    ours, theirs = proven(shipline, docker, name, *words, "--provenance", options, place)
     if "min" in options:
         assert "hi" not in json.dumps(ours).split('"')
     assert ours == theirs
+
+
+def proven(shipline: Shipline, docker: Docker, name: str, *words: str | Path) -> tuple[Any, Any]:
+    """The provenance that shipline states, and that of buildx."""
+    done = docker.run("buildx", "build", "--push", "-t", f"{name}:theirs", *words)
+    assert done.returncode == 0, done.stdout
+    shipline.build("--push", "-t", f"{name}:ours", *words).ok()
+    ours, theirs = (shown(docker, f"{name}:{tag}", "Provenance") for tag in ("ours", "theirs"))
+    return normal(ours), normal(theirs)
+
+
+def test_a_local_context_is_stated_though_nothing_is_copied_from_it(
+    shipline: Shipline, docker: Docker, registry: Registry, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "bare", "FROM busybox\nRUN --network=none echo > /made\n")
+    name = f"{registry.address}/bare"
+    ours, theirs = proven(shipline, docker, name, "--provenance=mode=max,version=v1", place)
+    assert ours == theirs
+    assert ours["SLSA"]["buildDefinition"]["externalParameters"]["request"]["locals"]
 
 
 def test_an_image_with_attestations_is_an_index(

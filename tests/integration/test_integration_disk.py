@@ -64,6 +64,8 @@ def test_prune_keeps_the_disk_free_and_the_next_build_works(
     shipline = Shipline(tmp_path / "home", base_images.address)
     shipline.build("-o", "type=cacheonly", source).ok()
     assert "exec.cachemount" in cache(shipline, "du", "--format", "{{.Type}}")
+    both = run_shipline("du", "--verbose", "--format=json", environ=shipline.environ())
+    assert both.returncode == 2
     cache(shipline, "prune", "-f", "--filter", "type=exec.cachemount")
     assert "exec.cachemount" not in cache(shipline, "du", "--format", "{{.Type}}")
     out = source.with_name("out")

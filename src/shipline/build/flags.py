@@ -414,7 +414,8 @@ def _network(text: str) -> Network:
 def parse_host(text: str) -> Host:
     """`host:ip` or `host=ip`; an IPv6 address may be in brackets."""
     name, separator, address = text.partition("=" if "=" in text else ":")
-    address = address.removeprefix("[").removesuffix("]")
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
     try:
         if address != "host-gateway":
             ipaddress.ip_address(address)
@@ -640,8 +641,9 @@ _METHODS = ("build", "check", "outline", "targets", "subrequests.describe")
 
 
 def parse_call(text: str) -> Call:
-    """`method[,format=json|text][,ignorestatus]`."""
+    """`method[,format=json|text][,ignorestatus]`; `lint` is an older name of `check`."""
     method, *options = split_csv(text)
+    method = "check" if method == "lint" else method
     if "=" not in method and method not in _METHODS:
         raise UsageError(
             f"--call: {method!r} is not one of {', '.join(_METHODS)}", code="flag-value"

@@ -164,6 +164,8 @@ def du(
     """
     from shipline.build.disk import is_cache
 
+    if verbose and template:
+        raise UsageError("--format and --verbose cannot be used together", code="flag-conflict")
     chosen = _chosen(filters)
     found = [record for record in _scan(builder, timeout_s) if chosen(record)]
     records = found if filters else [record for record in found if is_cache(record)]

@@ -573,7 +573,9 @@ def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterab
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
-    annotations = [annotation for text in texts for annotation in parse_annotation(text)]
+    """Those without a level are for the index."""
+    typed = [text if ":" in text.partition("=")[0] else f"index:{text}" for text in texts]
+    annotations = [annotation for text in typed for annotation in parse_annotation(text)]
     for annotation in annotations:
         if annotation.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(

@@ -250,6 +250,7 @@ def test_the_first_attestation_of_a_type_counts(
 
 def test_calls() -> None:
     assert flags.parse_call("check,format=json,ignorestatus") == Call("check", True, True)
+    assert flags.parse_call("lint") == Call("check")
 
 
 def test_outputs_in_their_short_forms() -> None:
@@ -288,6 +289,8 @@ Read = Callable[[], object]
         ("--annotation", lambda: flags.parse_annotation("k")),
         ("--add-host", lambda: flags.parse_host("a:nowhere")),
         ("--add-host", lambda: flags.parse_host("a")),
+        ("--add-host", lambda: flags.parse_host("a=[::1")),
+        ("--add-host", lambda: flags.parse_host("a=::1]")),
         ("--ulimit", lambda: flags.parse_ulimit("files=1")),
         ("--ulimit", lambda: flags.parse_ulimit("nofile=2:1")),
         ("--resource", lambda: flags.parse_resources(["memroy=1"])),

@@ -159,6 +159,13 @@ def test_a_source_may_be_a_descriptor_or_a_digest_whose_platform_and_annotations
     entries = json.loads(run_shipline("imagetools", "inspect", "--raw", name).stdout)["manifests"]
     assert entries[0] == given
     assert (entries[1]["digest"], entries[1]["platform"]) == (str(arm.digest), ARM.to_json())
+    untyped = ("--annotation", "a=b", "--annotation", "manifest-descriptor:c=d")
+    done = run_shipline("imagetools", "create", "-t", f"{registry}/team/all:2", *untyped, name)
+    assert done.returncode == 0, done.stderr
+    raw = run_shipline("imagetools", "inspect", "--raw", f"{registry}/team/all:2").stdout
+    assert json.loads(raw)["annotations"] == {"a": "b"}
+    refused = run_shipline("imagetools", "create", "-t", name, "--annotation", "manifest:a=b", name)
+    assert refused.returncode == 2
     written = json.loads(facts.read_text())
     assert written["image.name"] == name
     assert written["containerimage.descriptor"]["digest"] == written["containerimage.digest"]

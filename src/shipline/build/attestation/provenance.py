@@ -75,13 +75,13 @@ def image_uri(name: Reference, platform: Platform, kind: str = "docker") -> str:
 
 def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
     vertices = list(walk(built.root))
-    pinned = ContextOp(MAIN_CONTEXT) if request.context.digest else None
-    complete = not any(isinstance(one.op, ContextOp) and one.op != pinned for one in vertices)
+    local = _locals(request, vertices)
+    complete = not local
     offline = all(one.op.network == "none" for one in vertices if isinstance(one.op, RunOp))
     args, every = _arguments(request, options)
     internal: Json = {"builderPlatform": str(Platform.local())}
     details: Json = {"vcs": dict(request.vcs)} if request.vcs else {}
-    wanted: Json = {"frontend": _FRONTEND, "args": args}
+    wanted: Json = {"frontend": _FRONTEND, **({"args": args} if args else {})}
     if options.mode == "max":
         definition = define(built.root, lambda op: _name_of(built.images[op]))
         internal["buildConfig"] = definition.to_json()
@@ -100,17 +100,16 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
     metadata["buildkit_completeness"] = {"request": every, "resolvedDependencies": complete}
     if options.reproducible:
         metadata["buildkit_reproducible"] = True
-    wanted["locals"] = [{"name": name} for name in _locals(request, vertices)]
+    wanted["locals"] = [{"name": name} for name in local]
+    stated: Json = {
+        "buildType": _BUILD_TYPE,
+        "externalParameters": {"configSource": _config_source(request, built), "request": wanted},
+        "internalParameters": internal,
+    }
+    if found := dependencies(vertices, built):
+        stated["resolvedDependencies"] = found
     return {
-        "buildDefinition": {
-            "buildType": _BUILD_TYPE,
-            "externalParameters": {
-                "configSource": _config_source(request, built),
-                "request": wanted,
-            },
-            "internalParameters": internal,
-            "resolvedDependencies": dependencies(vertices, built),
-        },
+        "buildDefinition": stated,
         "runDetails": {"builder": {"id": options.builder_id}, "metadata": metadata},
     }
 
@@ -140,13 +139,14 @@ def _version_0_2(predicate: Json) -> Json:
     result: Json = {
         "builder": details["builder"],
         "buildType": _BUILD_TYPE_0_2,
-        "materials": definition["resolvedDependencies"],
         "invocation": {
             "configSource": source,
             "parameters": external["request"],
             "environment": {"platform": internal["builderPlatform"]},
         },
     }
+    if materials := definition.get("resolvedDependencies"):
+        result["materials"] = materials
     if config := internal.get("buildConfig"):
         result["buildConfig"] = config
     return {**result, "metadata": found}
@@ -195,10 +195,13 @@ def _config_source(request: BuildRequest, built: Built) -> Json:
 
 
 def _locals(request: BuildRequest, vertices: Iterable[Vertex]) -> list[str]:
+    """The directories that were read; of the main context at least the Dockerfile and the ignore
+    file, for which BuildKit lists both.
+    """
     used = {vertex.op.name for vertex in vertices if isinstance(vertex.op, ContextOp)}
     if request.context.digest:
         return sorted(used - {MAIN_CONTEXT})
-    return sorted({*used, "dockerfile"})
+    return sorted({*used, MAIN_CONTEXT, "dockerfile"})
 
 
 def dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
