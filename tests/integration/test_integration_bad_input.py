@@ -148,7 +148,30 @@ def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: P
     place = context(tmp_path / "place", "FROM scratch\n")
     (place / "Dockerfile").rename(place / "DockerFile")
     assert f"did you mean -f {place}/DockerFile?" in refusal.of(2, place)
-    assert "did you mean" not in refusal.of(2, "-f", place / "something.else", place)
+    said = refusal.of(2, "-f", place / "something.else", place)
+    assert "did you mean" not in said and f"there is {place}/DockerFile" in said
+
+
+def test_missing_dockerfile_is_told_with_those_that_are_there(
+    refusal: Refusal, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "place", "FROM scratch\n")
+    (place / "deploy").mkdir()
+    (place / "Dockerfile").rename(place / "deploy/Dockerfile")
+    assert f"there is {place}/deploy/Dockerfile" in refusal.of(2, place)
+    for name in ("api.Dockerfile", "web.Dockerfile", "api.Dockerfile.dockerignore"):
+        (place / name).touch()
+    said = refusal.of(2, "-f", place / "Nofile", place)
+    assert f"there is {place}/api.Dockerfile, {place}/web.Dockerfile\n" in said
+
+
+def test_missing_tag_is_told_with_those_that_are_there(
+    refusal: Refusal, base_images: Registry
+) -> None:
+    name = f"{base_images.address}/library/busybox"
+    said = refusal.dockerfile(8, f"FROM {name}:1.36\n")
+    assert f"base image {name}:1.36 was not found" in said
+    assert f"did you mean {name}:1.37? its tags are" in said
 
 
 @pytest.mark.parametrize(

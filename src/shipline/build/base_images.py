@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -275,6 +276,7 @@ class BaseImage(Struct, frozen=True):
 
 
 LAYOUT, TARGET = "oci-layout://", "target:"
+_TAGS_READ, _TAGS_SHOWN = 1000, 8
 
 
 class _ImageLocation(Struct, frozen=True):
@@ -444,6 +446,20 @@ def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFou
     )
 
 
+def _other_tag(origin: _ImageLocation) -> str:
+    """A hint for a tag that is missing: those that are there, if they are few, or a similar one."""
+    list_tags = getattr(origin.repository, "tags", None)
+    if origin.reference.digest or not callable(list_tags):
+        return ""
+    tags: list[str] = []
+    with suppress(ShiplineError):
+        tags += islice(list_tags(), _TAGS_READ)
+    meant = df.nearest(origin.wanted, tags)
+    question = f"did you mean {origin.reference.tagged(meant).familiar}?" if meant else ""
+    few = f"its tags are {', '.join(tags)}" if 0 < len(tags) <= _TAGS_SHOWN else ""
+    return " ".join(filter(None, (question, few)))
+
+
 def _look_up(origin: _ImageLocation) -> Descriptor:
     try:
         return origin.repository.resolve(origin.wanted)
@@ -453,7 +469,7 @@ def _look_up(origin: _ImageLocation) -> Descriptor:
         missing = NotFound(
             f"base image {origin.shown} was not found",
             code="base-image-not-found",
-            hint="check its name and tag, and whether it needs a login",
+            hint=_other_tag(origin) or "check its name and tag, and whether it needs a login",
         )
         for note in getattr(error, "__notes__", ()):
             missing.add_note(note)

@@ -17,6 +17,7 @@ from shipline.layer import sniff
 DOCKERFILE_LIMIT = 16 << 20  # bytes
 HEAD = 512  # bytes, enough to recognise an archive
 _PODMAN = "Containerfile"
+_SHOWN = 5
 
 
 def is_http(source: str) -> bool:
@@ -71,13 +72,28 @@ def unreadable_dockerfile(request: BuildRequest, path: Path, name: str, why: str
 
 def _other_dockerfile(request: BuildRequest, path: Path) -> str:
     """A hint for a missing Dockerfile: perhaps a similar name, or that of Podman."""
+    inside = request.context.directory
     if meant := _similar(path.name, _names(path.parent)):
-        inside = request.context.directory
         found = path.parent / meant[0]
         return f"did you mean -f {os.path.relpath(found, inside) if inside else found}?"
-    if request.context.directory:
+    if there := _dockerfiles(path.parent):
+        shown = (os.path.relpath(one, inside) if inside else str(one) for one in there)
+        return f"name it with -f: there is {', '.join(shown)}"
+    if inside:
         return "name it with -f: a path inside of the context"
     return "name it with -f, or build in the directory that has it"
+
+
+def _dockerfiles(directory: Path) -> list[Path]:
+    """The first Dockerfiles in `directory`; if there is none, in the directories in it."""
+    places = [directory, *sorted(one.parent for one in directory.glob("*/Dockerfile"))]
+    for place in places:
+        named = [name for name in _names(place) if "dockerfile" in name.lower()]
+        files = [place / name for name in sorted(named) if (place / name).is_file()]
+        found = [one for one in files if one.suffix != ".dockerignore"]
+        if found:
+            return found[:_SHOWN]
+    return []
 
 
 def _similar(name: str, names: Iterable[str]) -> list[str]:

@@ -39,6 +39,12 @@ ACCEPT = ", ".join(
 _GENERIC_TYPES = {"", "application/json", "text/plain", "application/octet-stream", "text/html"}
 
 
+def no_image(repository: str, name: str, hint: str = "") -> NotFound:
+    """The error for a tag or digest that `repository`, with its host, does not have."""
+    absent = f"{name} is not in {repository}" if ":" in name else f"{repository} has no tag {name}"
+    return NotFound(absent, code="image-not-found", hint=hint)
+
+
 def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
     """GET a manifest by tag or digest; the descriptor is computed from the received bytes, of
     schema 1 from what is signed.
@@ -55,10 +61,10 @@ def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
     )
     try:
         if response.status == 404:
-            raise NotFound(
-                f"{name} is not in {api.host}/{api.repository}",
-                code="image-not-found",
-                hint="check the name; a private repository looks absent without access",
+            raise no_image(
+                f"{api.host}/{api.repository}",
+                name,
+                "check the name; a private repository looks absent without access",
             )
         content = response.content(MANIFEST_LIMIT)
         content_type = response.header("Content-Type").partition(";")[0].strip().lower()

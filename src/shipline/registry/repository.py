@@ -43,6 +43,7 @@ from shipline.registry.manifests import (
     add_referrer,
     drop_referrer,
     fetch_manifest,
+    no_image,
     list_referrers,
     pages,
     restore_referrer,
@@ -585,7 +586,7 @@ class RemoteRepository:
         if ":" in name and self._facts is not None:
             self._facts.drop_manifest(Digest.parse(name))
         if response.status == 404:
-            raise NotFound(f"{name} is not in {self.name}", code="image-not-found")
+            raise no_image(self.name, name)
         if content:
             drop_referrer(self._registry, Digest.parse(name), content)
 
@@ -634,7 +635,7 @@ class RemoteRepository:
         )
         response.close()
         if response.status == 404:
-            raise NotFound(f"{name} is not in {self.name}", code="image-not-found")
+            raise no_image(self.name, name)
         return response.header
 
     def _exists(self, target: Descriptor, actions: frozenset[str]) -> bool:
