@@ -67,7 +67,8 @@ def test_plan_of_a_clone_without_a_remote_says_that_it_cannot_run(
     assert "cannot be reserved" not in project.ship("--plan").ok().out
     project.git("remote", "remove", "origin")
     planned = project.ship("--plan").ok().out
-    assert "note: the version v0.1.0 cannot be reserved: the clone has no remote" in planned
+    problem = "cannot run: the version v0.1.0 cannot be reserved: the clone has no remote"
+    assert problem in planned.partition("\nsteps\n")[0]
     assert "the clone has no remote" in project.ship().failed(12)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,21 @@ def command(
     if form in _PREFIXES:  # as docker/metadata-action has them: name/app, without docker.io
         names = tuple(replace(reference, tag="", digest=None).familiar for reference in named)
     placements = {name: compare(query, decision, name) for name in names} if registry else {}
+    if form == "text":
+        decision = replace(decision, notes=(*decision.notes, *_uncommitted(query, decision)))
     click.echo(show(decision, names, placements, form, bake, target), nl=False)
+
+
+def _uncommitted(query: CommitQuery, decision: Decision) -> Iterator[str]:
+    """A note for a checked-out commit whose files are not those of the work tree."""
+    from shipline.git import GitError, read_work_tree
+    from shipline.ship.preparation import DirtyWorkTree
+
+    reports = query.config.pipeline.report_paths if query.config else ()
+    with suppress(GitError):  # a bare repository
+        work_tree = read_work_tree(query.git, ignore=reports)
+        if work_tree.dirty and work_tree.commit == decision.commit:
+            yield f"{DirtyWorkTree(work_tree).message}: `shipline ship` refuses them"
 
 
 def enabled_images(texts: Sequence[str]) -> list[str]:

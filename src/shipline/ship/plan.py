@@ -107,12 +107,14 @@ class Selection:
 @dataclass(frozen=True, slots=True)
 class Naming:
     """What the tag policy decided; None if no step needs it. `reuse` are the existing images of
-    this commit, by target; `refused` is why nothing may be tagged.
+    this commit, by target; `refused` is why nothing may be tagged, `problems` are what a run
+    would end with.
     """
 
     decision: Decision | None = None
     reuse: Mapping[str, Digest] = field(default_factory=dict)
     refused: str = ""
+    problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -144,6 +146,7 @@ class Naming:
             "push": self.push,
             "reuse": by_target({name: str(digest) for name, digest in self.reuse.items()}) or "",
             "refused": self.refused,
+            "problems": [*self.problems],
             "notes": [*self.notes],
         }
 

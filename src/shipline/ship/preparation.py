@@ -74,8 +74,7 @@ def prepare(
     project = replace(project, gates=with_implied_gates(project.gates, pipeline))
     names = {name: kind for kind in KINDS for name in kind.names_in(project)}
     selection.check(names.keys(), project.environments)
-    reports = [path for step in pipeline.commands.values() for path in step.report_paths]
-    ignored = (*reports, *_inside(ignore, project.root))
+    ignored = (*pipeline.report_paths, *_inside(ignore, project.root))
     work_tree = read_work_tree(Git(project.root, environment.environ), ignore=ignored)
     naming, event = Naming(), _located(environment.event, work_tree)
     _require_contained(project, environment, work_tree, fetch)
@@ -99,7 +98,7 @@ def prepare(
     if builds and (problem := build_problem(project, environment.environ)):
         if not plan_only:
             raise problem
-        naming = replace(naming, notes=(*naming.notes, problem.message))
+        naming = replace(naming, problems=(*naming.problems, problem.message))
     inputs = PlanInput(project, work_tree, selection, event, environment.environ, naming)
     return make_plan(inputs, declared_steps(inputs))
 
@@ -188,21 +187,23 @@ class _Policy:
         self, decision: Decision, work_tree: WorkTree, *, allow_dirty: bool, plan_only: bool
     ) -> Naming:
         """Raises what refuses the run, unless only the plan is shown."""
-        notes = (*decision.notes, *(self._unreservable(decision) if plan_only else ()))
+        problems = tuple(self._unreservable(decision)) if plan_only else ()
+        planned = Naming(decision, problems=problems, notes=decision.notes)
         try:
             if work_tree.dirty and not allow_dirty:
                 raise DirtyWorkTree(work_tree)
-            return Naming(decision, dict(self._reusable(decision)), notes=notes)
+            return replace(planned, reuse=dict(self._reusable(decision)))
         except (DirtyWorkTree, TagConflict) as refusal:
             if not plan_only:
                 raise
             verdicts = refusal.verdicts if isinstance(refusal, TagConflict) else ()
-            return Naming(decision, refused="; ".join((refusal.message, *verdicts)), notes=notes)
+            said = (refusal.message, *verdicts, refusal.hint)
+            return replace(planned, refused="; ".join(filter(None, said)))
         except (RegistryError, AuthError, ShallowClone) as error:
             if not plan_only:
                 raise
             hint = f": {error.hint}" if error.hint else ""
-            return Naming(decision, notes=(*notes, f"{_UNASKED}: {error}{hint}"))
+            return replace(planned, notes=(*planned.notes, f"{_UNASKED}: {error}{hint}"))
 
     def _decided(self) -> Decision:
         section, event = self.project.tags, self.environment.event

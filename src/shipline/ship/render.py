@@ -52,6 +52,9 @@ def plan_text(plan: Plan) -> str:
         for index, (name, image) in enumerate(images.items())
     ] or ["image   (none)"]
     lines += [f"commit  {inputs.work_tree.short}{where}{dirty}"]
+    if naming.problems or naming.refused:
+        refused = [f"refused: {naming.refused}"] if naming.refused else []
+        lines += ["", *refused, *(f"cannot run: {problem}" for problem in naming.problems)]
     lines += ["", "steps", *_step_lines(plan)]
     if plan.ungated:
         lines += ["", f"warning: {UNGATED}", f"  {UNGATED_HINT}"]
@@ -59,8 +62,6 @@ def plan_text(plan: Plan) -> str:
         lines += ["", "tags"]
         wide = max(len(tag.name) for tag in naming.tags)
         lines += [f"  {tag.name:<{wide}}  {tag.reason}" for tag in naming.tags]
-    if naming.refused:
-        lines += ["", f"refused: {naming.refused}"]
     lines += [f"note: {note}" for note in naming.notes]
     return "\n".join(lines)
 
@@ -70,7 +71,7 @@ def _step_lines(plan: Plan) -> Iterator[str]:
     width = max(len(step.name) for step in plan.steps)
     for skip, several in groupby(plan.steps, key=attrgetter("skip")):
         if skip:
-            reason = "the run is refused, see below" if skip == plan.inputs.naming.refused else skip
+            reason = "the run is refused, see above" if skip == plan.inputs.naming.refused else skip
             names = ", ".join(planned.name for planned in several)
             yield f"  {names:<{width}}  skipped: {reason}"
             continue

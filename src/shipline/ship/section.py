@@ -366,6 +366,11 @@ class Pipeline:
         return tuple(dict.fromkeys(name for one in self.builds.values() for name in one.needs))
 
     @property
+    def report_paths(self) -> tuple[str, ...]:
+        """What its commands write, which is no change of the work tree."""
+        return tuple(path for step in self.commands.values() for path in step.report_paths)
+
+    @property
     def commands(self) -> Mapping[str, StepSection]:
         """The steps, each as a section."""
         return {

@@ -40,6 +40,15 @@ def test_a_person_sees_each_tag_with_its_reason(work: Work) -> None:
     )
 
 
+def test_uncommitted_files_are_noted_for_a_person(work: Work) -> None:
+    before = said(work, "tags")
+    (work.path / "new").touch()
+    noted = said(work, "tags").removeprefix(before)
+    assert noted.startswith("note: the work tree has changes that are not in the commit")
+    assert noted.endswith(": new: `shipline ship` refuses them\n")
+    assert "note" not in said(work, "tags", "--format", "names")
+
+
 def test_no_rule_is_an_error_with_its_own_status(work: Work) -> None:
     work.git("checkout", "-q", "-b", "somewhere")
     done = shipline(work, "tags")

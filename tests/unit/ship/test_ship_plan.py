@@ -217,7 +217,7 @@ def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> No
     assert "  reserve, sign, copy, publish  skipped: there is no image" in text
     refused = plan_text(plan(naming=Naming(DECISION, refused="a.py is not committed")))
     assert refused.count("a.py is not committed") == 1
-    assert "  reserve, sign, copy, publish  skipped: the run is refused, see below" in refused
+    assert "  reserve, sign, copy, publish  skipped: the run is refused, see above" in refused
 
 
 @pytest.mark.parametrize(
