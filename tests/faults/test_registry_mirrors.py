@@ -314,7 +314,10 @@ def test_what_the_mirrors_said_is_told_when_the_registry_fails_too(
             config = MANIFEST.config
             for ask, absent in (
                 (lambda: repository.resolve("v1"), f"{mirrored} has no tag v1"),
-                (lambda: fetch_all(repository, config, 10), f"{config.digest} is not in {mirrored}"),
+                (
+                    lambda: fetch_all(repository, config, 10),
+                    f"{config.digest} is not in {mirrored}",
+                ),
             ):
                 with pytest.raises(RegistryError) as raised:
                     ask()

@@ -54,6 +54,11 @@ def bake(shipline: Shipline, place: Path, *words: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def test_definition_without_targets_builds_nothing(shipline: Shipline, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {db: {image: postgres}}\n")
+    assert "there is nothing to build" in bake(shipline, tmp_path).ok().err
+
+
 @pytest.mark.parametrize("words", [(), ("--no-cache",)])
 def test_equal_steps_of_different_targets_run_once(
     shipline: Shipline, place: Path, words: tuple[str, ...]

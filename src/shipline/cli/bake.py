@@ -136,6 +136,11 @@ def command(
             place_at(selection, url, tree)
         _ask(selection, permissions, environ, remote=bool(url))
         requests = requests_of(selection, environ, metadata_file)
+        if not requests:  # no error, as in buildx
+            click.echo(
+                "warning: there is nothing to build: no target is in the definition", err=True
+            )
+            return 0
         called = [name for name, one in requests.items() if one.call.method != "build"]
         if called:
             facts: dict[str, Any] = {}

@@ -96,7 +96,8 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         response.close()
     diagnostics = tuple(_diagnostics(body))
     detail = "; ".join(dict.fromkeys(text for _, text in diagnostics if text))
-    message = f"{host}: {operation}: {status}"
+    refuses = f"{host} refuses the login" if status == 401 else host
+    message = f"{refuses}: {operation}: {status}"
     message += f": {clean(detail)}" if detail else f" {_reason(status)}".rstrip()
     hint = _HINTS.get(status, "").format(host=host)
     if status == 400 and _HTTP_TO_HTTPS in detail:
