@@ -43,8 +43,8 @@ from shipline.registry.manifests import (
     add_referrer,
     drop_referrer,
     fetch_manifest,
-    no_image,
     list_referrers,
+    no_image,
     pages,
     restore_referrer,
 )
