@@ -114,6 +114,11 @@ def rfc3339(at: float, precision: str = "seconds") -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
+def shown_time(moment: datetime) -> str:
+    """A moment for people, in UTC: `2026-11-30 14:05:00 UTC`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def shown_size(number: int) -> str:
     """Bytes for people, in decimal units: `12.3 MB`, `800 B`."""
     size = float(number)

@@ -791,14 +791,12 @@ class _Parser:
         if len(parts) == 1 and parts[0].kind == "value" and parts[0].expression is not None:
             return Wrapped(place, parts[0].expression, template=True)
         waiting = list(reversed(real))
-        found = self.sequence_of(waiting, place, ())
+        found = self.sequence_of(waiting, ())
         if len(found) == 1 and isinstance(found[0], Literal):
             return Literal(place, found[0].value)
         return Template(place, found) if found else Literal(place, text(""))
 
-    def sequence_of(
-        self, waiting: list[_Part], place: Range, ends: Sequence[str]
-    ) -> tuple[Expression, ...]:
+    def sequence_of(self, waiting: list[_Part], ends: Sequence[str]) -> tuple[Expression, ...]:
         """Expressions up to one of the directives `ends`, which stays."""
         found: list[Expression] = []
         literal = ""
@@ -818,7 +816,7 @@ class _Parser:
             elif part.kind == "if" and part.expression is not None:
                 found.append(self.if_of(part, part.expression, waiting))
             elif part.kind == "for" and part.expression is not None:
-                inner = Template(part.place, self.sequence_of(waiting, part.place, ("endfor",)))
+                inner = Template(part.place, self.sequence_of(waiting, ("endfor",)))
                 self.ended(waiting, part)
                 each = For(part.place, *part.names, part.expression, None, inner, None)
                 found.append(Joined(part.place, each))
@@ -827,10 +825,10 @@ class _Parser:
         return tuple(found)
 
     def if_of(self, part: _Part, condition: Expression, waiting: list[_Part]) -> Expression:
-        yes = Template(part.place, self.sequence_of(waiting, part.place, ("else", "endif")))
+        yes = Template(part.place, self.sequence_of(waiting, ("else", "endif")))
         no = Template(part.place, ())
         if self.ended(waiting, part) == "else":
-            no = Template(part.place, self.sequence_of(waiting, part.place, ("endif",)))
+            no = Template(part.place, self.sequence_of(waiting, ("endif",)))
             self.ended(waiting, part)
         return Conditional(part.place, condition, yes, no)
 

@@ -103,7 +103,7 @@ def _is_below(path: str, other: str) -> bool:
 def _selected(one: Selected) -> str:
     if not one.is_directory:
         ((entry, content),) = one.items()
-        return _digest_of(entry, content, one)
+        return _digest_of(entry, content)
     own = _EMPTY
     if one.path:
         status = os.stat(one.root / one.path)
@@ -129,7 +129,7 @@ def _directory(own: str, selected: Selected) -> str:
             own = f"sha256:{_header(entry.mode, 0, _DIRECTORY, '').hexdigest()}"
             stack.append((entry.path, hashlib.sha256(f"\0{own}".encode())))
         else:
-            _add(stack[-1][1], entry.name, _digest_of(entry, content, selected))
+            _add(stack[-1][1], entry.name, _digest_of(entry, content))
     while len(stack) > 1:
         close()
     return f"sha256:{stack[0][1].hexdigest()}"
@@ -139,7 +139,7 @@ def _add(directory: hashlib._Hash, name: str, digest: str) -> None:
     directory.update(f"\0{name}{digest}".encode("utf-8", "surrogateescape"))
 
 
-def _digest_of(entry: Entry, content: object, selected: Selected) -> str:
+def _digest_of(entry: Entry, content: object) -> str:
     if entry.kind == "symlink":
         return f"sha256:{_header(0o777, 0, _LINK, entry.link).hexdigest()}"
     if entry.kind != "file" or entry.xattrs:

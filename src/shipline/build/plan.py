@@ -251,7 +251,7 @@ class PlatformPlan:
                 label = replace(label, name=f"load {name}")
                 op = ContextOp(key) if context is None else self._context_op(key, context)
                 return Vertex(op, label=label), ImageConfig(platform)
-            name = self._name_of(key, context)
+            name = self._name_of(context)
         if name == df.SCRATCH:
             image = ImageConfig(platform).set(WorkingDir="/")
             return Vertex(ScratchOp(), label=VertexLabel("scratch")), image
@@ -267,7 +267,7 @@ class PlatformPlan:
             return HttpOp(context.location, CONTEXT_FILE)
         return ContextOp(name)
 
-    def _name_of(self, name: str, context: Context) -> str:
+    def _name_of(self, context: Context) -> str:
         """What `BaseImages.resolve` takes for a named context that is an image."""
         if context.kind is ContextKind.LAYOUT:
             return f"{LAYOUT}{context.location}"
@@ -328,7 +328,7 @@ class PlatformPlan:
         context = self._contexts.find(name)[1]
         if context is not None:
             is_image = context.kind in _IMAGES
-            name = self._name_of(name, context) if is_image else df.SCRATCH
+            name = self._name_of(context) if is_image else df.SCRATCH
         if name == df.SCRATCH:
             return ()
         image = self._image(name, self._platform_of(stage), stage.span).config

@@ -46,7 +46,7 @@ class Reference(Struct, frozen=True, order=True):
         name, at, digest = text.partition("@")
         name, tag = _cut_tag(name)
         if "://" in text or tag == "" or ":" in name.rpartition("/")[2]:
-            raise _not_an_image(text, name, tag)
+            raise _not_an_image(text, tag)
         if _IMAGE_ID.match(name):
             raise InvalidReference(
                 f"{name} is the ID of an image, not its name", hint=f"for a name: docker.io/{name}"
@@ -127,7 +127,7 @@ def check_repository(name: str) -> str:
     return name
 
 
-def _not_an_image(text: str, name: str, tag: str | None) -> InvalidReference:
+def _not_an_image(text: str, tag: str | None) -> InvalidReference:
     if "://" in text:
         rest = text.partition("://")[2]
         return InvalidReference(f"{text!r} is a URL, not an image name", hint=f"write {rest}")

@@ -22,7 +22,7 @@ from shipline.ship.steps.deploy import deployments_of
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of
 from shipline.ship.steps.sign import Copies, SigningKeys
-from shipline.units import counted
+from shipline.units import counted, shown_time
 
 _COMMIT = 12  # digits
 _LONGEST = 3  # steps in the report
@@ -213,7 +213,7 @@ def outputs(run: RunRecord) -> Mapping[str, str]:
 
 def run_text(run: RunRecord) -> str:
     """A record for a person."""
-    started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    started = shown_time(datetime.fromtimestamp(run.started, UTC))
     resumed = f", resumed {counted(run.resumed, 'time')}" if run.resumed else ""
     lines = [
         f"run     {run.id}: {run.state.value}",

@@ -63,7 +63,7 @@ def set_weight(
     ]
     expected = 2 if weights.kind == "replicas" else 1
     if len(found) != expected:
-        raise _unsuitable(weights, [file for file, _ in found], expected)
+        raise _unsuitable(weights, [file for file, _ in found])
     edited = {
         file.path: file.edited([edit for other, edits in found if other is file for edit in edits])
         for file in files
@@ -122,7 +122,7 @@ def _paths(weights: Weights, tree: Tree) -> Sequence[str]:
     return paths
 
 
-def _unsuitable(weights: Weights, found: Sequence[YamlFile], expected: int) -> UnsuitableFile:
+def _unsuitable(weights: Weights, found: Sequence[YamlFile]) -> UnsuitableFile:
     where = ", ".join(file.path for file in found) or weights.place or "the GitOps repository"
     wanted = {
         "rollout": "needs exactly one Rollout with spec.strategy.canary.steps",

@@ -19,7 +19,6 @@ from shipline.deliver.gitops.deployment import (
     prepare,
     record,
     require_same_images,
-    shown_time,
     stopped,
     with_hand_edits,
 )

@@ -21,6 +21,7 @@ from shipline.errors import ConfigError, ShiplineError
 from shipline.git import Commit, CommittedFile, GitError, RemoteBranch
 from shipline.oci import Digest, Reference
 from shipline.tasks import sleep
+from shipline.units import shown_time
 from shipline.values import replace
 
 RECORDS = "shipline/records"
@@ -217,11 +218,6 @@ class Deployment:
             step=last("Step"),
             by=commit.committer,
         )
-
-
-def shown_time(moment: datetime) -> str:
-    """A moment for people, in UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def history(branch: RemoteBranch, tip: str, app: str, environment: str = "") -> list[Deployment]:

@@ -12,12 +12,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from shipline.deliver.environments import Approvals, EnvironmentSection
-from shipline.deliver.gitops import shown_time
 from shipline.deliver.promotion.state import SKEW_S, Digests, EnvironmentState
 from shipline.deliver.windows import closed, next_opening
 from shipline.errors import GateRefused, Waiting
 from shipline.globs import Glob
-from shipline.units import Duration
+from shipline.units import Duration, shown_time
 
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+")
 

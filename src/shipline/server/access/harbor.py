@@ -101,7 +101,7 @@ def _project_routes(
         name = request.principal.name
         account = view.account(name) if name else None
         projects = sorted(view.projects.values(), key=lambda project: project.name)
-        return [project for project in projects if can_see(view, account, project)]
+        return [project for project in projects if can_see(account, project)]
 
     def listing(request: Request) -> Response:
         projects = [project for project in visible(request) if _matches(request, project)]

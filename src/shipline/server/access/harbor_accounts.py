@@ -39,7 +39,7 @@ def managed_project(accounts: AccountStore, request: Request, text: str) -> Proj
     """A project that the client administers. Raises Problem 403 for one that it can only see."""
     view, account = accounts.view(), account_of(accounts, request)
     managed = one_project(
-        text, [project for project in view.projects.values() if can_see(view, account, project)]
+        text, [project for project in view.projects.values() if can_see(account, project)]
     )
     if not administers(view, account, managed.name):
         raise problem(403, f"{account.login} does not administer {managed.name}")

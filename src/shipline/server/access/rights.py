@@ -97,7 +97,7 @@ def allowed(
         case User():
             return account.admin or _member_may(account, project, action)
         case Robot():
-            return _robot_may(view, account, project, action, repository, tag)
+            return _robot_may(account, project, action, repository, tag)
 
 
 def administers(view: AccountsView, account: Account | None, project: str) -> bool:
@@ -115,7 +115,7 @@ def may_replicate(account: Account) -> bool:
     return any("replicate" in entry.actions for entry in account.permissions)
 
 
-def can_see(view: AccountsView, account: Account | None, project: Project) -> bool:
+def can_see(account: Account | None, project: Project) -> bool:
     """Whether the project is visible to the account."""
     if project.public:
         return True
@@ -132,7 +132,6 @@ def _member_may(user: User, project: Project | None, action: Action) -> bool:
 
 
 def _robot_may(
-    view: AccountsView,
     robot: Robot,
     project: Project | None,
     action: Action,
