@@ -21,7 +21,7 @@ from shipline.oci import Digest
 class Peculiar:
     """`most` is the largest request body taken; `least` is announced as the smallest chunk;
     `patch` is the status of a PATCH; `locations` off leaves Location out where it may be;
-    `blobs_at` redirects blobs to another server."""
+    `blobs_at` redirects blobs to another server; `digests` tells those of manifests."""
 
     most: int = 1 << 40
     least: int = 0
@@ -29,6 +29,7 @@ class Peculiar:
     locations: bool = True
     blobs_at: str = ""
     ranges: bool = True
+    digests: bool = False
 
 
 @dataclass
@@ -110,7 +111,8 @@ class Spec:
         if reference not in self.manifests:
             return 404, {}, _error("MANIFEST_UNKNOWN")
         media_type, content = self.manifests[reference]
-        return 200, {"Content-Type": media_type}, content
+        told = {"Docker-Content-Digest": str(Digest.of(content))} if self.peculiar.digests else {}
+        return 200, {"Content-Type": media_type, **told}, content
 
     def tags(self, request: ReceivedRequest, name: str) -> Reply:
         return json_reply(200, {"tags": [key for key in self.manifests if ":" not in key]})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from spec_registry import spec_registry
+import pytest
+from spec_registry import Peculiar, spec_registry
 
 from layouts import write_layout
 from shipline.content import MemoryStore, OciLayout
@@ -66,3 +67,24 @@ def test_who_looked_for_a_manifest_pushes_it_without_a_second_look(tmp_path: Pat
             to.push(manifest.descriptor, source)
         name = f"/v2/team/app/manifests/{manifest.descriptor.digest}"
         assert len(registry.to("HEAD", name)) == 2 and len(registry.to("PUT", name)) == 1
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_tag_that_is_told_to_be_there_is_not_written_again(digests: bool) -> None:
+    first, other = Index.make([]), Index.make([], annotations={"a": "b"})
+    with spec_registry(Peculiar(digests=digests)) as (_, registry):
+        name = Reference.parse(f"{registry.host}/team/app")
+
+        def push(manifest: Index, tag: str) -> int:
+            """How often the tag was written."""
+            registry.requests.clear()
+            with Client() as client:
+                to, source = client.repository(name), MemoryStore(manifest.raw)
+                to.push(manifest.descriptor, source)
+                to.tag(manifest.descriptor, source, tag)
+                assert to.resolve(tag).digest == manifest.descriptor.digest
+            return len(registry.to("PUT", f"/v2/team/app/manifests/{tag}"))
+
+        writes = [push(first, "v1"), push(first, "v1"), push(first, "v2")]
+        writes += [push(other, "v1"), push(first, "v1"), push(first, "v1")]
+        assert writes == ([1, 0, 1, 1, 1, 0] if digests else [1] * 6)

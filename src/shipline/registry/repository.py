@@ -404,6 +404,7 @@ class RemoteRepository:
         if exists:
             self._confirm(content)
             restore_referrer(self._registry, target, content)
+            self._known.seen.put(("pushed", self._key(target)), True)
             return
         self._put(target, content, str(target.digest))
         if advance is not None:
@@ -522,8 +523,19 @@ class RemoteRepository:
         return target
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
-        """Tag a manifest, moving the tag if it exists."""
-        self._put(target, fetch_all(source, target, MANIFEST_LIMIT), check_tag(tag))
+        """Tag a manifest, moving the tag if it exists. The tag of one that was there when it was
+        pushed is read first, as by BuildKit: it often is that already, and a write takes longer.
+        """
+        name = check_tag(tag)
+        if self._known.seen.get(("pushed", self._key(target))) and self._has_tag(target, name):
+            return
+        self._put(target, fetch_all(source, target, MANIFEST_LIMIT), name)
+
+    def _has_tag(self, target: Descriptor, tag: str) -> bool:
+        try:
+            return self.digest_of(tag) == target.digest
+        except ShiplineError:  # the write tells what is wrong
+            return False
 
     def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
         """See `Swapper`: a conditional request (RFC 9110), which a registry may ignore."""
