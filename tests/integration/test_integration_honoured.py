@@ -45,6 +45,17 @@ def test_dockers_own_frontend_is_built_in(shipline: Shipline, scratch: Path, syn
     assert "frontend" not in shipline.build(*PLAIN, scratch).ok().err
 
 
+def test_the_progress_names_the_dockerfile_as_buildx_does(
+    shipline: Shipline, scratch: Path
+) -> None:
+    other = scratch / "other.Dockerfile"
+    (scratch / "Dockerfile").rename(other)
+    said = shipline.build(*PLAIN, "-f", other, scratch).ok().err
+    assert "#1 [internal] load build definition from other.Dockerfile\n" in said
+    said = shipline.build(*PLAIN, "-f", "-", scratch, stdin=other.read_bytes()).ok().err
+    assert "#1 [internal] load build definition from Dockerfile\n" in said
+
+
 def test_another_frontend_is_refused_before_its_file_is_read(
     shipline: Shipline, scratch: Path
 ) -> None:

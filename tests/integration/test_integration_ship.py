@@ -99,7 +99,7 @@ def test_same_commit_is_never_built_again(project: Project) -> None:
     first = project.ship().ok().out
     again = project.ship(SHIPLINE_HOME=str(project.home / "elsewhere")).ok()
     assert again.out == first
-    assert "load Dockerfile" not in again.err
+    assert "load build definition" not in again.err
 
 
 def test_dirty_tree_gets_no_version(project: Project) -> None:

@@ -79,7 +79,7 @@ def test_killed_run_continues_where_it_was(project: Project) -> None:
     assert (counted(project, "first"), counted(project, "test")) == (1, 1)
     assert counted(project, "slow") == 2
     assert project.record()["id"] == record["id"]
-    assert "load Dockerfile" not in done.err
+    assert "load build definition" not in done.err
 
 
 def test_interrupted_run_cleans_up_and_continues(project: Project) -> None:

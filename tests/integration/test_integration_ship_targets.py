@@ -111,7 +111,7 @@ def test_all_images_get_one_version_signatures_and_copies(project: Project) -> N
     shown = project.run("runs", "show").ok().out
     assert all(f"{built[name]['digest']}" in shown for name in ("web", "worker"))
     again = project.ship(SHIPLINE_KEY_PASSWORD="x", SHIPLINE_HOME=str(project.home / "else")).ok()
-    assert again.out == done.out and "load Dockerfile" not in again.err
+    assert again.out == done.out and "load build definition" not in again.err
 
 
 def test_an_image_that_a_gate_refuses_keeps_the_others_back(project: Project) -> None:

@@ -78,7 +78,9 @@ def load_dockerfile(
         policy.check_local("context")
     if request.inline is not None:
         stdin = io.BytesIO(request.inline)
-    with step.step("load Dockerfile", kind="internal") as loading:
+    file = request.dockerfile or "-"
+    name = "Dockerfile" if file == "-" or is_http(file) else os.path.basename(file)
+    with step.step(f"load build definition from {name}", kind="internal") as loading:
         request, rest = open_context(request, stdin, remotes, loading)
         written = configured(read_dockerfile(request, rest, remotes, loading), request)
         resolved = with_seconds(

@@ -37,7 +37,15 @@ def only(drawn: Waterfall) -> LaneGroup:
 def test_a_step_whose_result_two_platforms_use_is_shared() -> None:
     drawn = waterfall(
         run(
-            step(2, "load Dockerfile", 0, 0.1, kind="internal", platform="", number=""),
+            step(
+                2,
+                "load build definition from Dockerfile",
+                0,
+                0.1,
+                kind="internal",
+                platform="",
+                number="",
+            ),
             step(3, "FROM node", 0.1, 0.2, kind="pull"),
             step(4, "RUN npm ci", 0.2, 2, inputs=(3,), stage="deps"),
             step(5, "COPY --from=deps", 2, 3, inputs=(4,), kind="copy"),
@@ -47,7 +55,7 @@ def test_a_step_whose_result_two_platforms_use_is_shared() -> None:
         NOW,
     )
     assert titles(drawn) == [
-        ("Preparation", ["load Dockerfile"]),
+        ("Preparation", ["load build definition from Dockerfile"]),
         ("Shared by both platforms", ["FROM node", "RUN npm ci"]),
         (AMD, ["COPY --from=deps"]),
         (ARM, ["COPY --from=deps"]),

@@ -30,7 +30,12 @@ def run(*steps: StepView, **fields: object) -> RunDetail:
     summary = RunSummary("20261130-000000-abcdef", "build", "app", 1000.0, platforms=(AMD, ARM))
     known = {"state": RunState.PASSED, "finished": 1010.0}
     loaded = step(
-        1, "load Dockerfile", 0, 0.1, kind="internal", attributes={"dockerfile": DOCKERFILE}
+        1,
+        "load build definition from Dockerfile",
+        0,
+        0.1,
+        kind="internal",
+        attributes={"dockerfile": DOCKERFILE},
     )
     return RunDetail(replace(summary, **{**known, **fields}), (loaded, *steps))
 
