@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +38,14 @@ class _Record(Struct, frozen=True):
 
 class BlockIndexes(Struct, frozen=True):
     """The indexes in a state directory, of the blobs in `store` and the tars in `files`; several
-    builds may share them.
+    builds may share them. `on_replaced` is called when a blob has lost its index to a newer one.
     """
 
     state: Path
     store: LocalStore
     files: LayerFiles
     scratch: Path
+    on_replaced: Callable[[], object] = lambda: None
 
     @contextmanager
     def open(
@@ -77,7 +78,10 @@ class BlockIndexes(Struct, frozen=True):
         digests = (str(layer.descriptor.digest), str(layer.diff_id))
         new.write_bytes(seal(_KIND, marshal.dumps((codec.blocks_id, *digests, index.dump()), 4)))
         (self.state / PLACE).mkdir(exist_ok=True)
+        is_first = not (self.state / PLACE / key).exists()
         os.rename(new, self.state / PLACE / key)
+        if not is_first:
+            self.on_replaced()
 
 
 def indexed_blobs(state: Path) -> Iterator[Digest]:

@@ -127,11 +127,13 @@ def keep_once(
     exported: Collection[Digest],
     pulled: Iterable[Layer],
     step: Step,
+    *,
+    unused: bool = False,
 ) -> None:
     """Remove the blobs of layers whose files are here, if these give the same blob at any time, and
     those of `pulled`, base layers that this build has downloaded, if their files are here; those of
-    `exported`, those with an index, small ones, and what another running build has used stay.
-    Raises no error.
+    `exported`, those with an index, small ones, and what another running build has used stay; if
+    only what is `unused` goes, also what this one has used. Raises no error.
 
     The files stay, since the next steps need them: a blob is needed again only where a registry
     does not have it. That of a base layer comes from its own registry then.
@@ -139,7 +141,8 @@ def keep_once(
     if not files.lasting:
         return
     try:
-        _drop_blobs(state, scratch, records, files, exported, pulled)
+        since = partial(_running_since, state, None if unused else scratch)
+        _drop_blobs(state, scratch, records, files, exported, pulled, since)
     except (OSError, ShiplineError, DamagedRecords) as error:
         step.warn(f"some layers are stored twice: {error}")
 
@@ -151,6 +154,7 @@ def _drop_blobs(
     files: LayerFiles,
     exported: Collection[Digest],
     pulled: Iterable[Layer],
+    since: Callable[[], float],
 ) -> None:
     store, recency = LocalStore(state / "content"), Recency(state / USE_LOCK)
     kept = {*exported, *indexed_blobs(state)}
@@ -168,12 +172,8 @@ def _drop_blobs(
         if store.path(target.digest).exists() and files.exact(diff_id):
             twice[store.path(target.digest)] = diff_id
     for path, diff_id in twice.items():
-        try:
-            files.secure(diff_id)
-        except FileNotFoundError:  # evicted meanwhile
-            continue
         trash = scratch / f"dropped-{os.urandom(6).hex()}"
-        if recency.evict(path, path, partial(_running_since, state, scratch), trash):
+        if files.is_synced(diff_id) and recency.evict(path, path, since, trash):
             trash.unlink(missing_ok=True)
 
 

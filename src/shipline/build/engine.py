@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,9 @@ class _Session(Struct, frozen=True):
 
 
 class _Tools(Struct, frozen=True):
-    """What the phases of one build share; `scratch` and all that is open go with `stack`."""
+    """What the phases of one build share; `scratch` and all that is open go with `stack`, which
+    waits for what is done `beside` them.
+    """
 
     session: _Session
     settings: Settings
@@ -224,6 +227,7 @@ class _Tools(Struct, frozen=True):
     remotes: Remotes
     caches: RemoteCaches
     reading: Task[list[RemoteCache]]
+    beside: TaskGroup
 
 
 class _BuildPlan(Struct, frozen=True):
@@ -350,7 +354,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
     scratch = session.scratch / f"target-{new_id()}"
     scratch.mkdir()
     caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
-    reading = caches.start_reading(stack.enter_context(TaskGroup()))
+    beside = stack.enter_context(TaskGroup())
     cache = Cache(session.records, blobs, settings.home)
     policy = settings.source_policy(request)
     remotes = open_remotes(request, settings, scratch, cache, blobs.store, policy)
@@ -368,7 +372,8 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
         images=session.images.judged_by(policy),
         remotes=remotes,
         caches=caches,
-        reading=reading,
+        reading=caches.start_reading(beside),
+        beside=beside,
     )
 
 
@@ -446,6 +451,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         _solve_stages(roots, solver, uploads, scanner, known)
         if request.sbom is not None:
             _solve_scanned(plan.stages, solver)
+        tools.beside.start(_save_stats, contexts.values())
     return _Work(solver, worker, recoder, contexts, scanner, generator)
 
 
@@ -460,7 +466,13 @@ def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
         codec=codec_of(formats_of(plan.request)[0]),
         clock=plan.clock,
         scratch=tools.scratch,
-        indexes=BlockIndexes(home, blobs.store, tools.files, tools.scratch),
+        indexes=BlockIndexes(
+            home,
+            blobs.store,
+            tools.files,
+            tools.scratch,
+            on_replaced=partial(tools.beside.start, _drop_unused, tools),
+        ),
         tables=FileTables(home),
     )
 
@@ -492,6 +504,21 @@ def _scanners(
             tools.step,
         ),
         None,
+    )
+
+
+def _save_stats(contexts: Iterable[ContextDirectory]) -> None:
+    """Save the caches of stats, while the result is delivered."""
+    for one in contexts:
+        if one.cache is not None:
+            one.cache.save()
+
+
+def _drop_unused(tools: _Tools) -> None:
+    """Remove the blob that an older index has kept, while the build goes on."""
+    home, session = tools.settings.home, tools.session
+    keep_once(
+        home, session.scratch, session.records, session.files, (), (), tools.step, unused=True
     )
 
 

@@ -211,13 +211,9 @@ class LayerFiles:
         self._on_damage(self.path(diff_id))
         remove_tree(self.path(diff_id))
 
-    def secure(self, diff_id: Digest) -> None:
-        """Return when the layer will be here after a power loss; `sync` comes before."""
-        place = os.open(self.path(diff_id), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
+    def is_synced(self, diff_id: Digest) -> bool:
+        """Whether the layer will be here after a power loss; `sync` comes before."""
+        return (self.path(diff_id) / _SYNCED).exists()
 
     def sync(self) -> None:
         """Return when every layer that this build has unpacked or used is on the disk."""

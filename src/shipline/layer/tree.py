@@ -54,26 +54,31 @@ class StatCache:
     any thread.
     """
 
-    def __init__(
-        self, directories: dict[str, _Record] | None = None, trees: dict[bytes, str] | None = None
-    ) -> None:
-        self._lock = threading.Lock()
-        self._directories = directories or {}
-        self._trees = trees or {}
+    def __init__(self, file: Path | None = None) -> None:
+        """The cache in `file`, which may be absent or damaged."""
+        self._lock, self._saving = threading.Lock(), threading.Lock()
+        self._file = file
+        self._directories, self._trees = ({}, {}) if file is None else _load(file)
         self.changed = False
 
     @classmethod
     @contextmanager
     def open(cls, file: Path) -> Iterator[StatCache]:
-        """The cache in `file`, which may be absent or damaged; saved at the end of the block.
+        """The cache in `file`; saved at the end of the block."""
+        cache = cls(file)
+        yield cache
+        cache.save()
+
+    def save(self) -> None:
+        """Write what is new to the file; errors are ignored.
 
         If two processes save at once, one wins, and the other's entries are recomputed next time.
         """
-        cache = cls(*_load(file))
-        yield cache
-        if cache.changed:
-            trees = dict(list(cache._trees.items())[-_KEPT_TREES:])
-            _save(file, (cache._directories, trees))
+        with self._saving:
+            if self.changed and self._file is not None:
+                self.changed = False  # at once: what comes meanwhile is saved the next time
+                trees = dict(list(self._trees.items())[-_KEPT_TREES:])
+                _save(self._file, (self._directories, trees))
 
     def find(self, directory: str, stats: list[Stat]) -> list[bytes | None]:
         """The cached content of each of `stats`, sorted by name; None for files to read."""

@@ -17,6 +17,7 @@ from shipline.build.graph import CopyOp
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.layer import codec
+from shipline.oci import Digest
 from shipline.values import replace
 
 
@@ -57,6 +58,21 @@ def test_a_layer_is_the_same_whatever_was_built_before(tree: Path, tmp_path: Pat
         fresh = tmp_path / f"fresh{number}"
         assert copied(tree, home, level).layer == copied(tree, fresh, level).layer
     assert len(list(indexed_blobs(home))) == 1
+
+
+def test_the_loss_of_an_index_is_told(tree: Path, tmp_path: Path) -> None:
+    told: list[Digest] = []
+    for expected in (0, 1, 2):
+        with open_worker(tmp_path / "home") as worker:
+            indexes = replace(
+                worker.indexes, on_replaced=lambda: told.extend(indexed_blobs(tmp_path / "home"))
+            )
+            source = ContextDirectory(tree, "the context")
+            made = solved(
+                CopyOp((".",), "/new/"), Snapshot(), source, replace(worker, indexes=indexes)
+            )
+        assert len(told) == expected and told[-1:] in ([], [made.layer.descriptor.digest])
+        (tree / "30").write_bytes(b"changed %d" % expected)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "index", "fifo"])

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from shipline.build import disk
 from shipline.build.cache import Cache, LayerResult, open_records
 from shipline.build.disk import CacheRecord, PruneLimits, grew, limit_of, prune, scan
-from shipline.build.faults import repair
+from shipline.build.faults import Damage, repair
+from shipline.build.layer_files import LayerFiles
 from shipline.content import LocalStore, Recency
 from shipline.errors import UsageError
+from shipline.events import silent
 from shipline.layer import Layer
 from shipline.oci import Descriptor, Digest, media
 from shipline.sandbox import open_workspace
@@ -149,6 +152,36 @@ def test_results_whose_layer_went_are_forgotten(tmp_path: Path, store: LocalStor
     assert len(list(prune(tmp_path, PruneLimits(max_used=used - 1)))) == 1
     with open_records(tmp_path / "cache.db", print) as records:
         assert [key for key, _ in records.scan(())] == [("layers", "kept")]
+
+
+def test_what_a_build_has_used_is_stored_twice_until_it_ends(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_WORTH", 1)
+    with (
+        silent() as step,
+        open_workspace(tmp_path) as scratch,
+        open_records(tmp_path / "cache.db", print) as records,
+    ):
+        files = LayerFiles(tmp_path, scratch, Damage(step))
+        blobs = [blob(store, text, OLD) for text in (b"a", b"b")]
+        for target in blobs:
+            diff_id = Digest.of(target.digest.hex.encode())
+            with files.making(diff_id) as building:
+                assert building is not None
+                (building / "layer.tar").write_bytes(b"tar")
+            result = LayerResult(Layer(target, diff_id), "2026-01-01T00:00:00Z", 1)
+            Cache(records, store, tmp_path).put(target.digest.hex, result)
+            os.utime(store.path(target.digest), (OLD, OLD if target is blobs[0] else time.time()))
+
+        def left(*, unused: bool) -> list[bool]:
+            disk.keep_once(tmp_path, scratch, records, files, (), (), step, unused=unused)
+            return [store.path(one.digest).exists() for one in blobs]
+
+        assert left(unused=True) == [True, True], "their files are not on the disk yet"
+        files.sync()
+        assert left(unused=True) == [False, True]
+        assert left(unused=False) == [False, False]
 
 
 def test_a_touch_and_an_eviction_never_both_succeed(tmp_path: Path) -> None:
