@@ -30,7 +30,12 @@ FLOORS = (
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {("events", "errors"), ("events", "propagation"), ("net", "errors")}
+SAME_FLOOR = {
+    ("events", "errors"),
+    ("events", "propagation"),
+    ("events", "units"),
+    ("net", "errors"),
+}
 NEVER = {
     ("build", "registry"): "a build is handed a Repository",
     ("build", "cachestores"): "a build is handed a CacheStore",

@@ -25,6 +25,7 @@ from msgspec import Struct, field
 
 from shipline.errors import Cancelled, ShiplineError
 from shipline.propagation import Trace, within
+from shipline.units import as_unicode
 
 Attribute = str | int | float | bool
 _CAPACITY = 8192  # events
@@ -123,7 +124,8 @@ class Step:
     ) -> None:
         if self.target:
             message = f"target {self.target}: {message}"
-        self._stream.emit(Warned(self.span, self._stream.clock(), message, hint, more or {}))
+        at, message, hint = self._stream.clock(), as_unicode(message), as_unicode(hint)
+        self._stream.emit(Warned(self.span, at, message, hint, more or {}))
 
     def cached(self) -> None:
         """Report that the result was cached."""
@@ -193,7 +195,7 @@ class Stream:
     @contextmanager
     def _span(self, name: str, parent: int, attributes: Mapping[str, Attribute]) -> Iterator[Step]:
         step = Step(self, next(self._ids))
-        self.emit(Started(step.span, self.clock(), name, parent, attributes))
+        self.emit(Started(step.span, self.clock(), as_unicode(name), parent, _plain(attributes)))
         ending = "", "", 0, ""
         try:
             with within(self.trace.span(step.span) if self.trace else None):
@@ -203,7 +205,7 @@ class Stream:
             raise
         finally:
             error, code, status, hint = ending
-            attributes = dict(step._attributes)
+            attributes = _plain(step._attributes)
             cached = step._cached
             end = Finished(step.span, self.clock(), error, cached, attributes, code, status, hint)
             self.emit(end)
@@ -227,7 +229,13 @@ def _ending(failure: BaseException) -> tuple[str, str, int, str]:
     code, status, hint = name, 1, ""
     if isinstance(failure, ShiplineError | Cancelled):
         code, status, hint = failure.code, failure.exit_code, getattr(failure, "hint", "")
-    return str(failure) or name, code, status, hint
+    return as_unicode(str(failure)) or name, code, status, as_unicode(hint)
+
+
+def _plain(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    return {
+        name: as_unicode(one) if isinstance(one, str) else one for name, one in attributes.items()
+    }
 
 
 @contextmanager

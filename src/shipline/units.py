@@ -104,6 +104,11 @@ def parse_boolean(text: str) -> bool | None:
     return _BOOLEANS.get(text)
 
 
+def as_unicode(text: str) -> str:
+    """The text with U+FFFD for bytes that were not UTF-8 (the surrogates of PEP 383), as in Go."""
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def counted(count: int, singular: str, many: str = "") -> str:
     """`1 file`, `2,000 files`; `many` is the plural if not `one` with an s."""
     return f"{count:,} {singular if count == 1 else many or singular + 's'}"

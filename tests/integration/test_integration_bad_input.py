@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from builds import PLATFORMS, Shipline, context, leftovers, tags
+from builds import PLATFORMS, Shipline, command, context, leftovers, tags
 from peers import Registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -305,3 +308,39 @@ def test_dockerfile_may_be_huge_and_deep(shipline: Shipline, tmp_path: Path) -> 
     steps = context(tmp_path / "many", f"FROM scratch\n{many}", a__txt="x")
     shipline.build("-o", out, steps).ok()
     assert (out / "f99").exists()
+
+
+def test_bytes_that_are_not_utf_8_are_unknown_in_documents_and_kept_in_files(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "context", "")
+    (place / "Dockerfile").write_bytes(
+        b"FROM busybox\nMAINTAINER Jos\xe9\nLABEL name=\xe9\nENV E=\xe9\n"
+        b"COPY <<F /jos\xe9\n\xe9\nF\nRUN printf %s $E \xe9 > /out\n"
+    )
+    written = tmp_path / "image.tar"
+    words = ("--provenance", "mode=max", "--build-arg", b"A=\xe9".decode(errors="surrogateescape"))
+    said = shipline.build(*words, "-o", f"type=oci,dest={written}", place).ok().err
+    assert "failed" not in said
+    assert "COPY <<F /jos\ufffd" in said
+    with tarfile.open(written) as archive:
+        blobs = [archive.extractfile(one) for one in archive if one.isfile()]
+        texts = [blob.read() for blob in blobs if blob is not None]
+    images = [json.loads(text) for text in texts if b'"rootfs"' in text[:4000]]
+    (image,) = (one for one in images if "rootfs" in one)
+    assert image["author"] == "Jos\ufffd"
+    assert image["config"]["Labels"] == {"name": "\ufffd"}
+    assert "E=\ufffd" in image["config"]["Env"]
+    shipline.build("-o", f"type=local,dest={tmp_path / 'files'}", place).ok()
+    assert Path(os.fsdecode(bytes(tmp_path / "files") + b"/jos\xe9")).read_bytes() == b"\xe9\n"
+    assert (tmp_path / "files" / "out").read_text() == "\ufffd\ufffd"
+
+
+def test_a_parent_that_ignores_its_children_hides_no_failure(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "context", "FROM busybox\nRUN true\nRUN exit 3\n")
+    words = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *command("-o", "type=cacheonly", place)]
+    done = subprocess.run(words, capture_output=True, text=True, env=shipline.environ())
+    assert done.returncode == 5, done.stderr
+    assert "exit code: 3" in done.stderr

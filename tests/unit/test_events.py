@@ -57,6 +57,21 @@ def test_spans_form_a_tree() -> None:
     ]
 
 
+def test_events_are_unicode_whatever_the_work_was_given() -> None:
+    seen: list[Event] = []
+    stray = b"\xff".decode(errors="surrogateescape")
+    stream = Stream(seen.append, clock=lambda: 7.0)
+    with pytest.raises(UsageError), stream, stream.step(stray, file=stray, size=1) as step:
+        step.warn(stray, stray)
+        step.note(name=stray)
+        raise UsageError(stray, hint=stray)
+    assert seen == [
+        Started(1, 7.0, "\ufffd", 0, {"file": "\ufffd", "size": 1}),
+        Warned(1, 7.0, "\ufffd", "\ufffd"),
+        Finished(1, 7.0, "\ufffd", False, {"name": "\ufffd"}, "usage", 2, "\ufffd"),
+    ]
+
+
 def test_what_leaves_the_block_is_the_error_of_its_span() -> None:
     seen: list[Event] = []
     with Stream(seen.append) as stream, pytest.raises(KeyError), stream.step("fails") as step:

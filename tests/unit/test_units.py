@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.globs import glob
-from shipline.units import ByteSize, Duration, go_size, parse_boolean, parse_go_size
+from shipline.units import (
+    ByteSize,
+    Duration,
+    as_unicode,
+    go_size,
+    parse_boolean,
+    parse_go_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +134,9 @@ def test_booleans_are_those_of_go() -> None:
     assert all(parse_boolean(text) is True for text in ("1", "t", "T", "true", "True", "TRUE"))
     assert all(parse_boolean(text) is False for text in ("0", "f", "F", "false", "False", "FALSE"))
     assert all(parse_boolean(text) is None for text in ("", "yes", "on", "tRUE", " true", "2"))
+
+
+def test_bytes_that_were_not_utf_8_are_shown_as_unknown() -> None:
+    assert as_unicode("plain") == "plain"
+    assert as_unicode("Jos\u00e9 \U0001f600") == "Jos\u00e9 \U0001f600"
+    assert as_unicode(b"Jos\xe9 \xff".decode(errors="surrogateescape")) == "Jos\ufffd \ufffd"

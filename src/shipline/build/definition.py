@@ -228,7 +228,7 @@ def _account(name: str) -> Json:
 
 
 def _made(name: str, content: str) -> tuple[Json, list[str]]:
-    data = base64.b64encode(content.encode()).decode("ascii")
+    data = base64.b64encode(content.encode(errors="surrogateescape")).decode("ascii")
     action = {"path": f"/{name}", "mode": 0o644, "data": data, "timestamp": -1}
     return _file_op([{"mkfile": action}], [])
 

@@ -125,6 +125,12 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
             code="no-dev-null",
             hint=f"mount /dev there, or `mknod -m 666 {os.devnull} c 1 3`",
         )
+    if isinstance(failure, FileNotFoundError) and failure.filename is None and _is_lost():
+        failure = UsageError(
+            "the working directory was removed",
+            code="working-directory-removed",
+            hint="change to a directory that exists",
+        )
     if settings.debug or not isinstance(failure, ShiplineError):
         _traceback(failure)
     if not isinstance(failure, ShiplineError):
@@ -134,6 +140,15 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
     again = "" if isinstance(failure, UsageError) else settings.again()
     click.echo(explain(failure, again), err=True)
     return failure.exit_code
+
+
+def _is_lost() -> bool:
+    """Whether the working directory was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def failure_annotations(error: ShiplineError) -> list[str]:

@@ -18,6 +18,7 @@ from shipline.net import without_logins
 from shipline.oci import Descriptor
 from shipline.propagation import Trace
 from shipline.telemetry import begin_trace, open_telemetry
+from shipline.units import as_unicode
 
 if TYPE_CHECKING:
     from shipline.build import BuildRequest, BuildResult
@@ -186,7 +187,9 @@ def _recorder(
     try:
         return RunRecorder(
             history.directory(run),
-            RunSummary(run, kind, name, history.clock(), trace=trace.trace_id if trace else ""),
+            RunSummary(
+                run, kind, as_unicode(name), history.clock(), trace=trace.trace_id if trace else ""
+            ),
         )
     except OSError as error:
         _warn(error)

@@ -220,9 +220,11 @@ def completion(ctx: click.Context, shell: str) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit status.
 
-    SIGTERM is handled like Ctrl-C.
+    SIGTERM is handled like Ctrl-C. A parent that ignores SIGCHLD hands that on: the kernel would
+    not keep the exit status of a program, and `subprocess` takes a lost one for success.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     settings = ProgramSettings(arguments=tuple(arguments))
     open_standard_streams()
     if "TRACEPARENT" in os.environ:

@@ -55,7 +55,7 @@ def encode(key: Key) -> bytes:
     text = "\0".join(key)
     if text.count("\0") != len(key) - 1:
         raise ValueError(f"a part of a key holds NUL: {key!r}")
-    return text.encode()
+    return text.encode(errors="surrogateescape")
 
 
 def bounds(prefix: Key, after: Key) -> tuple[bytes, bytes, int]:
@@ -69,7 +69,7 @@ def bounds(prefix: Key, after: Key) -> tuple[bytes, bytes, int]:
 
 def decode(key: bytes, cut: int = 0) -> Key:
     """The parts of a key, without its first `cut` bytes."""
-    return tuple(key[cut:].decode().split("\0"))
+    return tuple(key[cut:].decode(errors="surrogateescape").split("\0"))
 
 
 def walk(records: Records, prefix: Key, after: Key = ()) -> Iterator[tuple[Key, bytes]]:

@@ -15,6 +15,7 @@ from shipline.errors import ContentError
 from shipline.oci import media
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, annotations_from, text_from
 from shipline.oci.platform import Platform, best_match
+from shipline.units import as_unicode
 from shipline.values import replace
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
@@ -186,7 +187,7 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
     """JSON as stored: compact, UTF-8."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return as_unicode(json.dumps(document, separators=(",", ":"), ensure_ascii=False)).encode()
 
 
 def weight_of(raw: bytes) -> int:

@@ -64,9 +64,9 @@ class Url(Struct, frozen=True):
             raise _bad(text, "it contains credentials")
         if not _HOST.match(host) or port == 0:
             raise _bad(text, "the host is not a host name")
-        target = quote(parts.path or "/", _TARGET)
+        target = quote(parts.path or "/", _TARGET, errors="surrogateescape")
         if parts.query:
-            target += "?" + quote(parts.query, _TARGET)
+            target += "?" + quote(parts.query, _TARGET, errors="surrogateescape")
         return cls(Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target)
 
     def join(self, location: str) -> Self:

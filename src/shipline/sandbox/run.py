@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from shipline.errors import SandboxError, UsageError
+from shipline.oci import to_bytes
 from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
     HOST_NODES,
@@ -172,7 +172,7 @@ class Sandbox:
                         network,
                         nodes.target if own_nodes else HOST_NODES,
                     )
-                    (step / "config.json").write_text(json.dumps(config(spec, paths)))
+                    (step / "config.json").write_bytes(to_bytes(config(spec, paths)))
                     with self._control_groups.limited(spec.resources, step.name) as limits:
                         status, failure = self.runtime.run(
                             step, self._state, on_output, limits.join
@@ -216,7 +216,7 @@ def _placed(
         for name in ("/proc", "/sys", "/dev"):
             created += make_in_root(root, name, directory=True)[1]
         hosts, resolv_conf = step / "hosts", step / "resolv.conf"
-        hosts.write_text(_hosts(spec, network))
+        hosts.write_text(_hosts(spec, network), errors="surrogateescape")
         text = _resolver(Path("/etc/resolv.conf"), network)
         resolv_conf.write_text(text, errors="surrogateescape")
         network_files = []

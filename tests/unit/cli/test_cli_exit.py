@@ -402,6 +402,17 @@ def test_closed_standard_streams_are_replaced() -> None:
     assert subprocess.run(command).returncode == 2
 
 
+def test_a_working_directory_that_was_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, "-m", "shipline"]
+    done = subprocess.run(
+        [*command, "build", str(tmp_path)], cwd=tmp_path / "gone", capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "code: working-directory-removed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.root
 def test_without_dev_null_there_is_one_message_and_no_traceback() -> None:
     script = 'mount -t tmpfs none /dev && exec "$@" <&-'
