@@ -147,6 +147,20 @@ def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint:
     assert hint in refusal.dockerfile(5, f"FROM busybox\nRUN {run}\n")
 
 
+@pytest.mark.parametrize(
+    ("lines", "hint"),
+    [
+        ("ARG A=1 V\nRUN test -z $A$V", "no value is given for V: --build-arg V=VALUE"),
+        ('ARG V W\nRUN test -n "${V}${W}"', "no value is given for V, W: --build-arg V=VALUE"),
+        ("ARG V\nENV V=\nRUN test -n $V && false", ""),
+        ("ARG V\nRUN test -z ${V:-1}", ""),
+    ],
+)
+def test_build_argument_without_a_value_is_named(refusal: Refusal, lines: str, hint: str) -> None:
+    said = refusal.dockerfile(5, f"FROM busybox\n{lines}\n")
+    assert hint in said and ("no value" in said) == bool(hint)
+
+
 def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: Path) -> None:
     place = context(tmp_path / "place", "FROM scratch\n")
     (place / "Dockerfile").rename(place / "DockerFile")

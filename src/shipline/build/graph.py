@@ -199,7 +199,9 @@ class Material(Struct, frozen=True):
 
 
 class VertexLabel(Struct, frozen=True):
-    """How a vertex is displayed; `origin` is what messages call the source that it copies from."""
+    """How a vertex is displayed; `origin` is what messages call the source that it copies from,
+    `hint` what may help if it fails.
+    """
 
     name: str
     stage: str = ""
@@ -207,6 +209,7 @@ class VertexLabel(Struct, frozen=True):
     platform: str = ""
     span: Span | None = None
     origin: str = ""
+    hint: str = ""
 
 
 class Vertex(Struct, frozen=True, eq=False):

@@ -35,7 +35,7 @@ from shipline.build.running import prepare_commands, run, run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Follower, Source, StepOptions, Worker
-from shipline.errors import DockerfileError, ShiplineError, UsageError
+from shipline.errors import DockerfileError, ShiplineError, StepFailed, UsageError
 from shipline.events import Attribute, Step
 from shipline.layer import Layer
 from shipline.oci import Platform
@@ -323,6 +323,8 @@ def _located(label: VertexLabel) -> Iterator[None]:
         ) from error
     except ShiplineError as error:
         error.span = error.span or label.span
+        if isinstance(error, StepFailed):
+            error.hint = error.hint or label.hint
         raise
 
 

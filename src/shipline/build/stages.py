@@ -103,11 +103,17 @@ class DispatchOptions(Struct, frozen=True):
     shown: str = ""
 
     def vertex(
-        self, op: Op, inputs: Iterable[Vertex], name: str, span: Span, origin: str = ""
+        self,
+        op: Op,
+        inputs: Iterable[Vertex],
+        name: str,
+        span: Span,
+        origin: str = "",
+        hint: str = "",
     ) -> Vertex:
         number = f"{self.number}/{self.total}"
         platform = self.shown or str(self.platform)
-        label = VertexLabel(name, self.stage, number, platform, span, origin)
+        label = VertexLabel(name, self.stage, number, platform, span, origin, hint)
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
@@ -164,8 +170,19 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         devices=devices,
         absent=absent,
     )
-    vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
+    hint = _hint(step.scope, " ".join((*op.args, *op.script)))
+    vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span, hint=hint)
     return state.noted(_text(state, step), vertex)
+
+
+def _hint(scope: df.VariableScope, script: str) -> str:
+    """What may help if a command fails: build arguments that it uses and that have no value."""
+    unset = (name for name, value in scope.args if value is None and name not in scope.variables)
+    names = ((name, re.escape(name)) for name in unset)
+    used = [name for name, one in names if re.search(rf"\$(?:{one}\b|{{{one}}})", script)]
+    if not used:
+        return ""
+    return f"no value is given for {', '.join(used)}: --build-arg {used[0]}=VALUE"
 
 
 def _placed_agents(mounts: Iterable[RunMount]) -> list[RunMount]:
