@@ -215,7 +215,7 @@ def capability(file: int | str) -> bytes:
 def unreadable(error: OSError) -> ContentError:
     """The error for a file that cannot be read."""
     return ContentError(
-        f"{error.filename}: {error.strerror}",
+        f"cannot read {error.filename}: {error.strerror}",
         code="content-unreadable",
         hint="make it readable, or exclude it in .dockerignore",
     )

@@ -301,7 +301,7 @@ def changed(entry: Entry) -> ContentError:
 
 def unreadable(source: Source, error: OSError) -> ContentError:
     return ContentError(
-        f"{source.name}: {error.strerror}",
+        f"cannot read {source.name}: {error.strerror}",
         code="content-unreadable",
         hint="the file must exist and be readable until the build ends",
     )

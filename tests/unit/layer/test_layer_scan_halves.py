@@ -120,7 +120,7 @@ def test_a_directory_that_cannot_be_read_is_the_same_error(
 
     monkeypatch.setattr(tree, "_listed", refuses)
     for scanned in (scan, alone):
-        with pytest.raises(ContentError, match="é: Permission denied"):
+        with pytest.raises(ContentError, match="cannot read é: Permission denied"):
             scanned(place)
 
 
