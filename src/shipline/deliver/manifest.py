@@ -13,10 +13,9 @@ from typing import Any
 from shipline.content import Fetcher, fetch_all, fetch_document
 from shipline.deliver.objects import Object
 from shipline.errors import ConfigError, ContentError
-from shipline.oci import Descriptor, ImageConfig, Index, Reference
+from shipline.oci import CONFIG_LIMIT, Descriptor, ImageConfig, Index, Reference
 
 _NANOSECONDS = 1_000_000_000
-_CONFIG_LIMIT = 4 << 20  # bytes
 _CHECK_S, _CHECK_TRIES = 30, 3  # of HEALTHCHECK, by default
 
 
@@ -48,7 +47,7 @@ def read_config(source: Fetcher, target: Descriptor) -> ImageConfig:
             if child.platform and child.platform.os == "linux":
                 return read_config(source, child)
         raise ContentError(f"{target.digest} has no image for Linux", code="platform-missing")
-    return ImageConfig.parse(fetch_all(source, document.config, _CONFIG_LIMIT))
+    return ImageConfig.parse(fetch_all(source, document.config, CONFIG_LIMIT))
 
 
 def workload(image: str, config: ImageConfig, options: WorkloadOptions) -> tuple[Object, ...]:

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from shipline.content import Advance, Fetcher, MemoryStore, Reader, copy_graph
+from shipline.content import (
+    Advance,
+    Fetcher,
+    MemoryStore,
+    Reader,
+    copy_graph,
+    fetch_document,
+    fetch_image,
+)
 from shipline.errors import ContentError, RegistryError
 from shipline.oci import Descriptor, Index, Manifest, media
 
@@ -34,6 +42,16 @@ class Watched(MemoryStore):
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         self.most = max(self.most, threading.active_count())
         super().push(target, source, advance)
+
+
+def test_an_entry_of_an_index_is_an_image() -> None:
+    store, root = wide(2)
+    index = Index.make([root])
+    with pytest.raises(ContentError, match="index inside an index"):
+        fetch_image(store, index.manifests[0])
+    inner = fetch_document(store, root)
+    assert isinstance(inner, Index)
+    assert fetch_image(store, inner.manifests[0]).descriptor.digest == inner.manifests[0].digest
 
 
 def broken() -> RegistryError:
