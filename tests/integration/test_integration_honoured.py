@@ -256,6 +256,7 @@ def test_a_check_finds_what_buildx_finds(
     location = lines and {"ranges": [{"start": {"line": n}, "end": {"line": n}} for n in lines]}
     for document in (found, wanted):
         assert document.get("buildError", {}).get("location") == location
+        assert [one["filename"] for one in document.get("sources") or ()] in ([], ["Dockerfile"])
 
 
 CALLED = """\

@@ -96,10 +96,11 @@ def parse_request(
 
     `environ` has the values for bare names of --build-arg, DOCKER_DEFAULT_PLATFORM, and
     the variables of buildx for attestations. A request
-    that can be parsed may still be impossible: see `check_request`.
+    that can be parsed may still be impossible: see `check_request`. An empty value is as good as
+    none where buildx takes it so: scripts give what a variable has.
     """
     plain = parse_boolean(environ.get(_NO_ARTIFACT) or "false", _NO_ARTIFACT)
-    outputs = parse_outputs(output, push=push, load=load, artifact=not plain)
+    outputs = parse_outputs(filter(None, output), push=push, load=load, artifact=not plain)
     stated, listed = parse_attestations(attest, provenance=provenance, sbom=sbom)
     arguments = parse_assignments(build_arg, "--build-arg", environ)
     limits = {
@@ -113,18 +114,18 @@ def parse_request(
     }
     return BuildRequest(
         context=parse_context(context, os.path.isdir),
-        dockerfile=file,
-        target=target,
-        build_contexts=dict(map(parse_build_context, build_context)),
+        dockerfile=file or None,
+        target=target or None,
+        build_contexts=dict(map(parse_build_context, filter(None, build_context))),
         build_args=arguments,
         labels=parse_assignments(label, "--label"),
-        annotations=_each(parse_annotation, annotation),
+        annotations=_each(parse_annotation, filter(None, annotation)),
         platforms=parse_platforms([*platform] or [environ.get("DOCKER_DEFAULT_PLATFORM", "")]),
         pull=pull,
-        secrets=tuple(parse_secret(text, environ) for text in secret),
-        ssh=tuple(map(parse_ssh, ssh)),
+        secrets=tuple(parse_secret(text, environ) for text in secret if text),
+        ssh=tuple(map(parse_ssh, filter(None, ssh))),
         run=RunOptions(
-            network=_network(network),
+            network=_network(network or "default"),
             hosts=tuple(map(parse_host, _each(split_csv, add_host))),
             entitlements=parse_entitlements(allow),
             ulimits=parse_ulimits(ulimit),
@@ -142,7 +143,7 @@ def parse_request(
         provenance=stated,
         sbom=listed,
         policy=parse_policy(policy),
-        call=parse_call(call),
+        call=parse_call(call or "build"),
         iidfile=Path(iidfile) if iidfile else None,
         metadata_file=Path(metadata_file) if metadata_file else None,
         metadata_provenance=_metadata_provenance(environ.get(_METADATA) or "min", metadata_file),
@@ -177,6 +178,7 @@ def parse_build_context(text: str) -> tuple[str, Context]:
             code="flag-value",
             hint="write it as name=context",
         )
+    Reference.parse(name.lower())
     if value == "-":
         raise UsageError(
             "--build-context: standard input cannot be a named context", code="flag-conflict"

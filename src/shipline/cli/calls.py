@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import click
@@ -183,7 +184,7 @@ def _as_json(result: CheckResult) -> str:
     if result.source is not None:
         document["sources"] = [
             {
-                "filename": result.source.file,
+                "filename": PurePath(result.source.file).name,
                 "data": _encoded(result.source),
                 "language": "Dockerfile",
             }

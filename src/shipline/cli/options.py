@@ -25,9 +25,18 @@ CONFIGURATION = click.option(
     metavar="PATH",
     help="The configuration; by default shipline.yaml in this directory or above.",
 )
+
+
+class _Mode(click.Choice[str]):
+    """One of MODES; an empty value is as good as none, as in buildx."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value or "auto", param, ctx)
+
+
 PROGRESS = click.option(
     "--progress",
-    type=click.Choice(MODES),
+    type=_Mode(MODES),
     default="auto",
     envvar="BUILDKIT_PROGRESS",
     help="How progress is shown.",

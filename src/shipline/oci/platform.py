@@ -28,6 +28,10 @@ _KNOWN = frozenset(
     {"386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64"}
     | {"ppc64le", "riscv64", "s390x", "wasm", "unknown"}
 )
+_SYSTEMS = frozenset(
+    {"darwin", "dragonfly", "freebsd", "illumos", "linux", "netbsd", "openbsd", "plan9", "solaris"}
+    | {"windows"}
+)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
@@ -42,12 +46,18 @@ class Platform(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `os/architecture[/variant]`, `architecture` or `local`. Raises UsageError."""
+        """Read `os/architecture[/variant]`, `architecture`, `os` or `local`. Raises UsageError.
+
+        What is left out is that of this machine, `linux` for the system.
+        """
         parts = text.strip().lower().split("/")
         if parts == ["local"]:
             return cls.local()
         if len(parts) == 1 and parts[0] in _KNOWN | _ARCHITECTURES.keys():
             parts = ["linux", *parts]
+        if len(parts) == 1 and parts[0] in _SYSTEMS:
+            local = cls.local()
+            return cls(parts[0], local.architecture, local.variant)
         if not 2 <= len(parts) <= 3 or not all(map(_WORD.match, parts)):
             raise UsageError(
                 f"not a platform: {text!r}",

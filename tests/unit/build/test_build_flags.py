@@ -79,6 +79,8 @@ def test_named_contexts() -> None:
     assert read("Base=docker-image://alpine:3") == ("base", Context(ContextKind.IMAGE, "alpine:3"))
     assert read("l=oci-layout://d:v1") == ("l", Context(ContextKind.LAYOUT, "d:v1"))
     assert read("src=../src") == ("src", Context(ContextKind.LOCAL, "../src"))
+    with pytest.raises(UsageError, match="not a repository name: 'a!'"):
+        read("a!=.")
 
 
 def test_platforms_are_split_normalised_and_unique() -> None:

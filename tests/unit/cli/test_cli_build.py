@@ -75,6 +75,21 @@ def test_what_contradicts_itself_is_refused() -> None:
     assert request("--no-cache-filter", "a").cache.disabled_stages == ("a",)
 
 
+def test_short_flags_may_have_an_equals_sign() -> None:
+    found = request("-t=a:1", "-f=D", "-o=out", "-c=2", "-q", "--label", "t=-t=x")
+    assert (found.tags, found.dockerfile) == ((Reference.parse("a:1"),), "D")
+    assert found.outputs == (Output("local", "out"),)
+    assert (found.run.resources.cpu_shares, found.labels) == (2, {"t": "-t=x"})
+    assert request("-f==D", "-t=a").dockerfile == "=D"
+
+
+def test_an_empty_value_is_none_where_buildx_takes_it_so() -> None:
+    many = ("annotation", "build-context", "output", "secret", "ssh", "cache-from", "cache-to")
+    one = ("call", "file", "iidfile", "metadata-file", "network", "progress", "target")
+    plain = request()
+    assert request(*(f"--{name}=" for name in (*many, *one))) == plain
+
+
 def test_the_environment_fills_in() -> None:
     environ = {"DOCKER_DEFAULT_PLATFORM": "linux/arm64", "SOURCE_DATE_EPOCH": "7", "TOKEN": "t"}
     found = request("--build-arg", "TOKEN", "--secret", "id=TOKEN", environ=environ)

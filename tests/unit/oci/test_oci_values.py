@@ -137,9 +137,15 @@ def test_platforms_are_normalised(text: str, normal: str) -> None:
     assert str(Platform.parse(text)) == normal
 
 
+def test_a_system_alone_has_the_architecture_of_this_machine() -> None:
+    local = Platform.local()
+    assert Platform.parse("linux") == local
+    assert Platform.parse("Windows") == Platform("windows", local.architecture, local.variant)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a md", "linux/../x", "../amd64", "linux/-"],
+    ["", "lin", "linux/", "/amd64", "a/b/c/d", "linux/a md", "linux/../x", "../amd64", "linux/-"],
 )
 def test_other_text_is_no_platform(text: str) -> None:
     with pytest.raises(ShiplineError):
