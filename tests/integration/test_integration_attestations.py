@@ -30,7 +30,7 @@ ARG VER=1
 ARG GREETING=hello
 WORKDIR /src
 COPY . .
-RUN --network=none --mount=type=secret,id=tok --mount=type=cache,target=/c \\
+RUN --network=none --mount=type=ssh --mount=type=secret,id=tok --mount=type=cache,target=/c \\
     echo $GREETING > out.txt && \\
     cat out.txt
 COPY <<EOF /etc/f.txt
@@ -40,6 +40,7 @@ ADD --checksum={digest} {url}/hello.txt /dl/
 FROM scratch
 COPY --from=build /src/out.txt /out.txt
 COPY --from=build /dl /dl
+COPY --from=more . /
 CMD ["/x"]
 """
 LISTED = """
@@ -109,6 +110,7 @@ def normal(value: Any) -> Any:
     text = text.replace('"attrs": {"image.resolvemode": "local"}, ', "")
     found = json.loads(text)
     for part in parts(found):
+        part.pop("frontend.caps", None)
         if "digestMapping" in part:
             part["digestMapping"] = sorted(part["digestMapping"].values())
         if "layers" in part:
@@ -127,6 +129,19 @@ def parts(value: Any) -> Iterator[dict[str, Any]]:
             yield from parts(one)
 
 
+def test_a_build_without_files_of_its_context_has_read_it_all_the_same(
+    shipline: Shipline, docker: Docker, registry: Registry, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "plain", "FROM busybox\nRUN --network=none true\n")
+    words = ["--provenance", "mode=min,version=v1", "--push", "-t"]
+    name = f"{registry.address}/plain"
+    done = docker.run("buildx", "build", *words, f"{name}:theirs", place)
+    assert done.returncode == 0, done.stdout
+    shipline.build(*words, f"{name}:ours", place).ok()
+    theirs, ours = (shown(docker, f"{name}:{one}", "Provenance") for one in ("theirs", "ours"))
+    assert normal(ours) == normal(theirs)
+
+
 @pytest.mark.parametrize(
     "options", ["mode=max,version=v1", "mode=min,version=v1", "mode=max,version=v0.2"]
 )
@@ -135,8 +150,12 @@ def test_provenance_is_that_of_buildkit(
 ) -> None:
     text = DOCKERFILE.format(digest=Digest.of(HELLO), url=web).lstrip()
     place = context(tmp_path / "rich", text, a__txt="a\n")
+    more = context(place / "more", "", more__txt="more\n")
+    for line in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm first"):
+        subprocess.run(["git", *line.split()], cwd=place, check=True)
     (tmp_path / "secret").write_text("hidden")
     words: list[str | Path] = ["--network", "none", "--build-arg", "GREETING=hi", "--label", "l=1"]
+    words += ["--build-context", f"more={more}"]
     words += ["--secret", f"id=tok,src={tmp_path / 'secret'}"]
     name = f"{registry.address}/proven"
     ours, theirs = proven(shipline, docker, name, *words, "--provenance", options, place)

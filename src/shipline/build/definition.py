@@ -11,7 +11,6 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _MOUNTS = {"bind": 0, "secret": 1, "ssh": 2, "cache": 3, "tmpfs": 4}
+_LATER = {"secret": 1, "ssh": 2}
+"""Mounts that BuildKit writes after all others."""
 _SHARING = {"shared": 0, "private": 1, "locked": 2}
 _NETWORKS = {"host": 1, "none": 2}
 _MODES = {"secret": 0o400, "ssh": 0o600}
@@ -255,14 +256,21 @@ def _exec(op: RunOp, steps: list[str], built: _Steps) -> tuple[Json, list[str]]:
     meta: Json = {"args": [*op.args], "env": [*op.env], "cwd": op.cwd}
     meta |= _present(_meta(op))
     mounts: list[Json] = [{"dest": "/", **_input(_index(steps[0], inputs))}]
-    mounts += sorted((_mount(one, steps, inputs) for one in op.mounts), key=itemgetter("dest"))
+    variables = [one for one in op.mounts if one.env and not one.target]
+    wanted = [one for one in op.mounts if one not in variables]
     if op.shm_size not in (0, SHM_SIZE):
-        shm = RunMount("tmpfs", "/dev/shm", size=op.shm_size)
-        mounts.append(_mount(shm, steps, inputs))
+        wanted.append(RunMount("tmpfs", "/dev/shm", size=op.shm_size))
+    made = ((_LATER.get(one.type, 0), _mount(one, steps, inputs)) for one in wanted)
+    mounts += [one for _, one in sorted(made, key=lambda pair: (pair[0], pair[1]["dest"]))]
     if script:
         place = _input(_index(script, inputs))
         mounts.append({"dest": "/dev/pipes/", **place, "output": _NO_INPUT, "readonly": True})
     found: Json = {"meta": meta, "mounts": mounts}
+    if variables:
+        found["secretenv"] = [
+            _present({"ID": one.id, "name": one.env, "optional": not one.required})
+            for one in variables
+        ]
     if op.network in _NETWORKS:
         found["network"] = _NETWORKS[op.network]
     if op.insecure:
@@ -318,7 +326,8 @@ def _mount(mount: RunMount, steps: list[str], inputs: list[str]) -> Json:
         case "secret":
             found["secretOpt"] = _present({**rights, **optional})
         case "ssh":
-            found["SSHOpt"] = _present({**rights, "ID": mount.id or "default", **optional})
+            usual = {"ID": ""} if mount.id == "default" else {}
+            found["SSHOpt"] = _present({**rights, **usual, **optional})
     return found
 
 

@@ -148,7 +148,9 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         mounts.append(_run_mount(mount, state, number, options.cache_namespace))
     mounts = _placed_agents(mounts)
     agent = next((one.target for one in mounts if one.type == "ssh"), None)
-    variables = ({SSH_AUTH_SOCK: agent} if agent else {}) | dict(step.scope.variables)
+    variables = dict(step.scope.variables)
+    if agent:
+        variables.setdefault(SSH_AUTH_SOCK, agent)
     script = df.script_of(run)
     devices, absent = devices_of(run, settings)
     op = RunOp(

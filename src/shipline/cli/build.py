@@ -80,8 +80,7 @@ def command(
     _refuse_terminal(request)
     warned: list[dict[str, Any]] = []
     if name:
-        facts = request.vcs or git_facts(os.environ, context, request.dockerfile)
-        request = replace(request, vcs=facts)
+        request = replace(request, vcs=request.vcs or _vcs(request, context, os.environ))
         from shipline.cli.builders import build_on_builder
 
         response = _build(
@@ -132,8 +131,13 @@ def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -
         request,
         build_args=implied_build_args(environ) | {**request.build_args},
         labels=git_labels(environ, context, request.dockerfile) | {**request.labels},
-        vcs=git_facts(environ, context, request.dockerfile) if request.provenance else {},
+        vcs=_vcs(request, context, environ) if request.provenance else {},
     )
+
+
+def _vcs(request: BuildRequest, context: str, environ: Mapping[str, str]) -> dict[str, str]:
+    named = {name: one.location for name, one in request.build_contexts.items() if one.is_local}
+    return git_facts(environ, context, request.dockerfile, named)
 
 
 def _keep(run: Observed, made: BuildResult) -> None:

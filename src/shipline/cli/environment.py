@@ -272,9 +272,15 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
     return labels
 
 
-def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
+def git_facts(
+    environ: Mapping[str, str],
+    context: str,
+    dockerfile: str | None,
+    named: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """What the provenance of a local context says of its repository: source, revision, and where
-    context and Dockerfile are in it; nothing with BUILDX_GIT_INFO=false, or outside of one.
+    context, Dockerfile and the directories of `named` contexts are in it; nothing with
+    BUILDX_GIT_INFO=false, or outside of one.
     """
     from shipline.build import parse_boolean  # not for copies
 
@@ -288,6 +294,9 @@ def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) 
     facts |= {"revision": source.revision, "localdir:context": str(source.place)}
     if source.file is not None:
         facts["localdir:dockerfile"] = str(source.file.parent)
+    for name, directory in (named or {}).items():
+        if (place := Path(directory).resolve()).is_relative_to(source.top):
+            facts[f"localdir:{name}"] = str(place.relative_to(source.top))
     return facts
 
 
@@ -298,6 +307,7 @@ class _GitCheckout(Struct, frozen=True):
     url: str
     place: Path
     file: Path | None
+    top: Path
 
 
 def _git_source(
@@ -321,4 +331,4 @@ def _git_source(
     file = (Path(dockerfile) if dockerfile else place / "Dockerfile").resolve()
     inside = file.relative_to(top) if file.is_relative_to(top) else None
     url = re.sub(r"://[^/@]*@", "://", read_repository(git).url)
-    return _GitCheckout(commit, url, place.relative_to(top), inside)
+    return _GitCheckout(commit, url, place.relative_to(top), inside, top)

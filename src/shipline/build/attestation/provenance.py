@@ -100,7 +100,8 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
     metadata["buildkit_completeness"] = {"request": every, "resolvedDependencies": complete}
     if options.reproducible:
         metadata["buildkit_reproducible"] = True
-    wanted["locals"] = [{"name": name} for name in local]
+    if local:
+        wanted["locals"] = [{"name": name} for name in local]
     stated: Json = {
         "buildType": _BUILD_TYPE,
         "externalParameters": {"configSource": _config_source(request, built), "request": wanted},
