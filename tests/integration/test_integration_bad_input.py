@@ -176,6 +176,7 @@ def test_missing_dockerfile_is_told_with_those_that_are_there(
     (place / "deploy").mkdir()
     (place / "Dockerfile").rename(place / "deploy/Dockerfile")
     assert f"there is {place}/deploy/Dockerfile" in refusal.of(2, place)
+    assert f"there is {place}/deploy/Dockerfile" in refusal.of(2, "-f", tmp_path / "Nofile", place)
     for name in ("api.Dockerfile", "web.Dockerfile", "api.Dockerfile.dockerignore"):
         (place / name).touch()
     said = refusal.of(2, "-f", place / "Nofile", place)

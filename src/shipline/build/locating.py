@@ -76,7 +76,8 @@ def _other_dockerfile(request: BuildRequest, path: Path) -> str:
     if meant := _similar(path.name, _names(path.parent)):
         found = path.parent / meant[0]
         return f"did you mean -f {os.path.relpath(found, inside) if inside else found}?"
-    if there := _dockerfiles(path.parent):
+    context = Path(request.context.place) if request.context.is_local else path.parent
+    if there := _dockerfiles(path.parent, context):
         shown = (os.path.relpath(one, inside) if inside else str(one) for one in there)
         return f"name it with -f: there is {', '.join(shown)}"
     if inside:
@@ -84,10 +85,9 @@ def _other_dockerfile(request: BuildRequest, path: Path) -> str:
     return "name it with -f, or build in the directory that has it"
 
 
-def _dockerfiles(directory: Path) -> list[Path]:
-    """The first Dockerfiles in `directory`; if there is none, in the directories in it."""
-    places = [directory, *sorted(one.parent for one in directory.glob("*/Dockerfile"))]
-    for place in places:
+def _dockerfiles(directory: Path, context: Path) -> list[Path]:
+    """The first Dockerfiles in `directory`; if there is none, in `context` or directories in it."""
+    for place in (directory, context, *sorted(one.parent for one in context.glob("*/Dockerfile"))):
         named = [name for name in _names(place) if "dockerfile" in name.lower()]
         files = [place / name for name in sorted(named) if (place / name).is_file()]
         found = [one for one in files if one.suffix != ".dockerignore"]
