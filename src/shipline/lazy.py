@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -22,19 +22,15 @@ def load_when_named(package: str, **modules: str) -> Callable[[str], Any]:
     return load
 
 
-def load_when_called(package: str, **modules: str) -> dict[str, Callable[..., Any]]:
-    """Functions of `package`, each of which calls the one of its name in its module: they may be
-    imported by name, and load that module when they are called.
+def load_when_called(module: str, *names: str) -> Iterator[Callable[..., Any]]:
+    """A function for each of the names: it calls the one of that name in `module`, which is loaded
+    then. So those who import it by name need not load the module.
     """
 
-    def standing_for(module: str, name: str) -> Callable[..., Any]:
+    def standing_for(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return getattr(import_module(f"{package}.{module}"), name)(*args, **kwargs)
+            return getattr(import_module(module), name)(*args, **kwargs)
 
         return call
 
-    return {
-        name: standing_for(module, name)
-        for module, names in modules.items()
-        for name in names.split()
-    }
+    return map(standing_for, names)

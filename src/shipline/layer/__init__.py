@@ -44,17 +44,18 @@ else:
         blocks="BlockIndex",
         estargz="ANNOTATIONS",
     )
-    globals().update(
-        load_when_called(
-            __name__,
-            apply="unpack",
-            blocks="cut_tar",
-            changed="is_changed_little stream_changed",
-            changesets="changeset conform lower_directory",
-            decompression="decompress sniff",
-            estargz="without_toc",
-            stream="stream_blocks stream_layer",
-            tar_reader="read_tar",
-            tar_writer="write_tar",
-        )
+    (unpack,) = load_when_called(f"{__name__}.apply", "unpack")
+    (cut_tar,) = load_when_called(f"{__name__}.blocks", "cut_tar")
+    is_changed_little, stream_changed = load_when_called(
+        f"{__name__}.changed", "is_changed_little", "stream_changed"
     )
+    changeset, conform, lower_directory = load_when_called(
+        f"{__name__}.changesets", "changeset", "conform", "lower_directory"
+    )
+    decompress, sniff = load_when_called(f"{__name__}.decompression", "decompress", "sniff")
+    (without_toc,) = load_when_called(f"{__name__}.estargz", "without_toc")
+    stream_blocks, stream_layer = load_when_called(
+        f"{__name__}.stream", "stream_blocks", "stream_layer"
+    )
+    (read_tar,) = load_when_called(f"{__name__}.tar_reader", "read_tar")
+    (write_tar,) = load_when_called(f"{__name__}.tar_writer", "write_tar")

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, Self
 
 _LEAST_RATE = 1 << 10  # bytes per second of waiting
 _MAX_FIELDS, _LONGEST_LINE = 100, 1 << 16  # bytes, as in http.client
+_MAX_INTERIM = 10  # responses such as 100 and 103 before the one that counts
+_SWITCHING_PROTOCOLS = 101
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
 _STATUS = re.compile(r"HTTP/1\.([0-9]) +([1-9][0-9][0-9])(?![0-9])")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(;.*)?\r?\n", re.DOTALL)
@@ -65,15 +67,17 @@ class Headers:
 
     @classmethod
     def read(cls, file: BinaryIO) -> Self:
-        """Raises MalformedResponse for lines that are too long, or too many. Lines that are no
-        field are left out, and folded ones joined (RFC 9112, 5.2).
+        """Lines that are no field are left out, and folded ones joined (RFC 9112, 5.2). Raises
+        MalformedResponse for lines that are too long, or too many, ResponseEnded for missing ones.
         """
         fields: dict[str, list[str]] = {}
         values: list[str] = []
         for _ in range(_MAX_FIELDS + 1):
             line = _line(file)
-            if line in (b"\r\n", b"\n", b""):
+            if line in (b"\r\n", b"\n"):
                 return cls(fields)
+            if not line:
+                raise ResponseEnded("the headers are not complete")
             text = line.decode("latin-1")
             if line[0] in b" \t":
                 if values:
@@ -103,11 +107,13 @@ class ReceivedResponse:
     def __init__(self, sock: socket.socket, method: str) -> None:
         """Read the head of the response to a request with this method."""
         self._file = io.BufferedReader(_PacedReader(sock))
-        version = ""
-        self.status = 100
-        while self.status == 100:
+        for _ in range(_MAX_INTERIM + 1):
             version, self.status = self._read_status()
             self.headers = Headers.read(self._file)
+            if self.status >= 200 or self.status == _SWITCHING_PROTOCOLS:
+                break
+        else:
+            raise MalformedResponse(f"got more than {_MAX_INTERIM} interim responses")
         self._chunk_left: int | None = None
         self.length: int | None = None
         size = self.headers.get("content-length")

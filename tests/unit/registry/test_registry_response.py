@@ -31,6 +31,8 @@ WHOLE = [
     b"3\r\nabc\r\n0A; name=value\r\n0123456789\r\n0\r\nDigest: x\r\n\r\n",
 ]
 CUT = [
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Le",
     b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello",
@@ -46,6 +48,7 @@ MALFORMED = [
     b"HTTP/1.1 2000 OK\r\n\r\n",
     b"HTTP/1.1 200 " + b"x" * (1 << 17) + b"\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+    b"HTTP/1.1 103 Early Hints\r\n\r\n" * 11,
 ]
 
 
@@ -89,8 +92,15 @@ def test_a_response_that_is_cut_is_never_taken_for_a_whole_one(data: bytes, size
         read_all(ReceivedResponse(sock, "GET"), size)
 
 
+def test_interim_responses_are_left_out() -> None:
+    data = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 None\r\n\r\n"
+    with sent(data) as sock:
+        response = ReceivedResponse(sock, "GET")
+        assert (response.status, response.headers.get("link")) == (204, "")
+
+
 def test_what_came_of_a_cut_body_is_returned_first() -> None:
-    with sent(CUT[0]) as sock:
+    with sent(CUT[2]) as sock:
         response = ReceivedResponse(sock, "GET")
         assert response.read(100) == b"hello"
         with pytest.raises(ResponseEnded, match="4 bytes are missing"):
