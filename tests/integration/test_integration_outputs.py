@@ -178,6 +178,34 @@ def test_oci_directory_is_an_image_layout(shipline: Shipline, own: Path, tmp_pat
         assert digest_of(blob.read_bytes()) == f"sha256:{blob.name}"
 
 
+def test_an_oci_directory_keeps_images_of_other_names(
+    shipline: Shipline, docker: Docker, own: Path, tmp_path: Path
+) -> None:
+    indexes = []
+    for builder in ("theirs", "ours"):
+        place = tmp_path / builder
+        for name, label in (("", "1"), (",name=x:1", "2"), (",name=y:1", "3"), (",name=x:1", "4")):
+            words = ("-o", f"type=oci,dest={place},tar=false{name}", "--label", f"l={label}", own)
+            if builder == "ours":
+                shipline.build(*words).ok()
+            else:
+                done = docker.run("buildx", "build", "--provenance=false", *words)
+                assert done.returncode == 0, done.stdout
+        indexes.append(json.loads((place / "index.json").read_bytes())["manifests"])
+    theirs, ours = (
+        [
+            (
+                one["annotations"].get("io.containerd.image.name"),
+                one["annotations"]["org.opencontainers.image.ref.name"],
+            )
+            for one in index
+        ]
+        for index in indexes
+    )
+    assert ours == theirs
+    assert len({one["digest"] for one in indexes[1]}) == 3
+
+
 def test_docker_loads_the_archive_and_the_image(
     shipline: Shipline, docker: Docker, small: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.content import Reader
+from shipline.content import OciLayout, Reader
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
@@ -197,7 +197,7 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
         else:
             entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size)
             yield entry, stack.enter_context(source.blobs.fetch(layers[name]))
-    yield _file("index.json", _index(source))
+    yield _file("index.json", _index(output, source))
     if output.type == "docker":
         yield _file("manifest.json", _docker_manifest(source))
     yield _file("oci-layout", LAYOUT_FILE, 0o444)
@@ -210,10 +210,25 @@ def archived(assembled: Assembled) -> Descriptor:
     return replace(root, annotations=dict(sorted({**created, **root.annotations}.items())))
 
 
-def _index(source: ExportSource) -> bytes:
+def _index(output: Output, source: ExportSource) -> bytes:
+    """In a directory an image always has a tag, and those with other names stay, as in BuildKit."""
     root = archived(source.assembled)
-    named = [_described(root, name) for name in source.names] or [root]
-    return Index.make(named).raw
+    named = [_described(root, name) for name in source.names]
+    if output.archive:
+        return Index.make(named or [root]).raw
+    named = named or [replace(root, annotations={**root.annotations, REF_NAME: "latest"})]
+    replaced = set(map(_names, named))
+    others = [one for one in _entries(Path(output.destination)) if _names(one) not in replaced]
+    return Index.make([*others, *named]).raw
+
+
+def _entries(place: Path) -> Sequence[Descriptor]:
+    """The images of a layout that is there already."""
+    return OciLayout(place).index().manifests if (place / "oci-layout").is_file() else ()
+
+
+def _names(entry: Descriptor) -> tuple[str | None, str | None]:
+    return entry.annotations.get(IMAGE_NAME), entry.annotations.get(REF_NAME)
 
 
 def _described(target: Descriptor, name: Reference) -> Descriptor:
