@@ -83,6 +83,13 @@ class Downloader(Struct, frozen=True):
             return known
         etag = known.etag if known is not None and known.etag.startswith('"') else ""
         with closing(_request(self.get, url, etag, header)) as reply:
+            if reply.status == 304 and not etag:
+                raise RegistryError(
+                    f"cannot fetch {name}: the server says 304 Not Modified to a first request",
+                    code="download-failed",
+                    host=split_url(url).hostname or "",
+                    status=304,
+                )
             if reply.status == 304 and known is not None:
                 step.cached()
                 found = known

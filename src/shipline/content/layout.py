@@ -186,8 +186,8 @@ class OciLayout(LocalStore):
             status = path.lstat()
         except FileNotFoundError:
             return Index.make([])
-        if stat.S_ISLNK(status.st_mode) or status.st_size > _LIMIT:
-            raise ContentError(f"{path} is a symbolic link, or too large", code="layout-unusable")
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT:
+            raise ContentError(f"{path} is not a file, or too large", code="layout-unusable")
         state = status.st_ino, status.st_mtime_ns, status.st_size
         known, parsed = self._read
         if known != state:

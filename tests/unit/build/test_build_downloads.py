@@ -23,6 +23,7 @@ from shipline.errors import DockerfileError, RegistryError, UsageError
 from shipline.events import Step, silent
 from shipline.net import without_logins
 from shipline.oci import Digest
+from shipline.values import replace
 
 URL = "https://example.org/f.txt"
 DATE = "Thu, 02 Jan 2020 03:04:05 GMT"
@@ -184,3 +185,9 @@ def test_a_checksum_is_a_digest() -> None:
     ):
         with pytest.raises(DockerfileError, match=f"--checksum={text}: {said}"):
             parse_checksum(text, None)
+
+
+def test_a_file_that_was_never_sent_is_not_unchanged(downloader: Downloader, step: Step) -> None:
+    fetch = replace(downloader, get=lambda url, headers: FakeReply(304, b"", {})).fetch
+    with pytest.raises(RegistryError, match="304 Not Modified"):
+        fetch(URL, "", step)
