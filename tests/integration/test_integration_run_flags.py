@@ -39,6 +39,29 @@ def test_without_its_entitlement_nothing_of_the_build_runs(
     assert "] RUN touch" not in said
 
 
+def test_a_cache_whose_directory_becomes_a_link_does_not_lead_to_the_host(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    """As another step that has the cache could do it, right before the runtime starts."""
+    outside, programs = tmp_path / "outside", tmp_path / "programs"
+    outside.mkdir()
+    programs.mkdir()
+    swap = f'mv "$one" "$one.old" && ln -s {outside} "$one"'
+    (programs / "crun").write_text(
+        f"#!/bin/sh\nfor one in {shipline.home}/mounts/*/*/d; do\n"
+        f'    [ -L "$one" ] || [ ! -d "$one" ] || {{ {swap}; }}\n'
+        f'done\nexec {shutil.which("crun")} "$@"\n'
+    )
+    (programs / "crun").chmod(0o755)
+    cache = "RUN --mount=type=cache,id=shared,target=/c"
+    steps = f"FROM busybox\n{cache} mkdir /c/d\n{cache},source=d echo x > /c/written\n"
+    place = context(tmp_path / "context", steps)
+    shipline.build(*PLAIN, place, PATH=f"{programs}:{os.environ['PATH']}").ok()
+    assert [one.readlink() for one in shipline.home.glob("mounts/*/*/d")] == [outside]
+    assert [one.read_text() for one in shipline.home.glob("mounts/*/*/d.old/*")] == ["x\n"]
+    assert not any(outside.iterdir())
+
+
 def test_an_insecure_step_has_what_the_build_has_and_a_sandboxed_one_does_not(
     shipline: Shipline, tmp_path: Path
 ) -> None:

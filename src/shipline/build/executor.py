@@ -167,6 +167,9 @@ class StepMounts:
         if mount.type == "cache":
             directory = caches[self._cache_name(mount)]
             source = find_source(Root(directory, "the cache"), mount.source)
+            if not is_root(mount.source):
+                place = self._worker.temporary("source")
+                source = self._stack.enter_context(_held(directory, mount.source, place))
             return sandbox.BindMount(source, mount.target, mount.read_only)
         source = self._files(self._inputs[mount.input], mount.source)
         if not mount.read_only:
@@ -275,6 +278,20 @@ def _is_made(mount: RunMount) -> bool:
     BuildKit, also above an image, but not where a `source` is named.
     """
     return mount.owned and is_root(mount.source)
+
+
+@contextmanager
+def _held(directory: Path, path: str, place: Path) -> Iterator[Path]:
+    """What is at `path` in a cache, at `place`. A runtime follows links to the source of a mount,
+    and another step that has the cache could put one to a directory of the host there.
+    """
+    with sandbox.held_in_root(directory, path) as found:
+        if found.is_dir():
+            place.mkdir()
+        else:
+            place.touch()
+        with sandbox.mounted(sandbox.Bind(found, place)):
+            yield place
 
 
 def is_root(path: str) -> bool:

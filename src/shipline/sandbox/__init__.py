@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shipline.lazy import load_when_named
 from shipline.sandbox.kernel import in_user_namespace, sync_file_system
-from shipline.sandbox.rooted import read_in_root, resolve_in_root
+from shipline.sandbox.rooted import held_in_root, read_in_root, resolve_in_root
 from shipline.sandbox.rootless import (
     enter_user_namespace,
     owners_suffix,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -40,6 +40,21 @@ def resolve_in_root(root: Path, path: str) -> Path:
             raise kernel.sandbox_error(
                 f"cannot find {path} in the root file system", error
             ) from error
+
+
+@contextmanager
+def held_in_root(root: Path, path: str) -> Iterator[Path]:
+    """A path that leads to `path` inside `root`, links followed, whatever becomes of the tree in
+    the block. Raises SandboxError when it is missing.
+    """
+    with _directory(root) as top, ExitStack() as opened:
+        try:
+            descriptor = opened.enter_context(_opened(top, path))
+        except OSError as error:
+            raise kernel.sandbox_error(
+                f"cannot find {path} in the root file system", error
+            ) from error
+        yield Path(f"/proc/self/fd/{descriptor}")
 
 
 def read_in_root(root: Path, path: str) -> bytes:
