@@ -10,7 +10,7 @@ from msgspec import Struct
 
 _SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _SPAN = "".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS)
-_SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?"
+_SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kmgt]?i?)b?"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
 _GO_SIZE = r"([0-9]+(?:\.[0-9]+)?) ?(?:b|([kmgtp])(?:i?b)?)?"
@@ -53,14 +53,16 @@ class Duration(Struct, frozen=True, order=True):
 
 
 class ByteSize(Struct, frozen=True, order=True):
-    """A number of bytes; `MB` counts in thousands and `MiB` in 1024s (IEC 80000-13)."""
+    """A number of bytes; `MB` counts in thousands and `MiB` in 1024s (IEC 80000-13), as do those in
+    lower case, like the `10gb` of docker's examples.
+    """
 
     bytes: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for anything else."""
-        match = re.fullmatch(_SIZE, text.strip())
+        match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE | re.ASCII)
         if match is None:
             raise ValueError(f"{text!r} is not a size: write 500MB, 4GiB or a number of bytes")
         number, unit = match[1], match[2].upper()

@@ -52,13 +52,15 @@ def test_a_time_span_reads_what_it_writes(milliseconds: int) -> None:
         ("4GiB", 4 << 30),
         ("1.5G", 1_500_000_000),
         ("2TiB", 2 << 40),
+        ("10gb", 10_000_000_000),
+        ("10gib", 10 << 30),
     ],
 )
 def test_a_size_counts_in_thousands_or_1024s(text: str, number: int) -> None:
     assert ByteSize.parse(text).bytes == number
 
 
-@pytest.mark.parametrize("text", ["", "B", "-1", "1PB", "1.2.3", "ten", "1 M B", "0x10"])
+@pytest.mark.parametrize("text", ["", "B", "-1", "1PB", "1.2.3", "ten", "1 M B", "0x10", "1\u212a"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write 500MB"):
         ByteSize.parse(text)
