@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builds import context
-from peers.docker import newest
+from peers.docker import Docker, newest
 
 pytestmark = pytest.mark.peers
 
@@ -37,6 +37,13 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, 
     }
 
 
+def run(
+    environment: Mapping[str, str], config: Path, *words: str
+) -> subprocess.CompletedProcess[str]:
+    command = ["docker", "--config", str(config), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("words", [["shipline", "build"], ["buildx", "build"], ["build"]])
 def test_docker_builds_with_it(
@@ -44,18 +51,48 @@ def test_docker_builds_with_it(
 ) -> None:
     place = context(tmp_path / "context", "FROM scratch\nCOPY Dockerfile /\n")
     out = tmp_path / "out"
-    docker = ["docker", "--config", str(tmp_path / "config")]
-    done = subprocess.run(
-        [*docker, *words, "-o", str(out), str(place)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = run(environment, tmp_path / "config", *words, "-o", str(out), str(place))
     assert done.returncode == 0, done.stderr
     assert (out / "Dockerfile").exists()
 
 
+@pytest.mark.root
+def test_without_an_output_the_image_is_in_the_engine(
+    environment: Mapping[str, str], docker: Docker, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    place = context(tmp_path / "context", "FROM scratch\nCOPY Dockerfile /\n")
+    bake = place / "docker-bake.hcl"
+    bake.write_text(f'target "default" {{\n  context = "{place}"\n  tags = ["baked:1"]\n}}\n')
+    there = {**environment, "DOCKER_HOST": docker.host}
+    commands = {
+        "built:1": ["build", "-t", "built:1", str(place)],
+        "built:2": ["buildx", "build", "-t", "built:2", str(place)],
+        "baked:1": ["buildx", "bake", "--allow", "fs.read=*", "-f", str(bake)],
+        "": ["shipline", "build", "-t", "built:3", str(place)],
+    }
+    for name, words in commands.items():
+        done = run(there, config, *words)
+        assert done.returncode == 0, done.stderr
+        assert ("No output specified" in done.stderr) is (not name)
+    unset = {**there, "BUILDX_NO_DEFAULT_LOAD": "1"}
+    assert run(unset, config, "build", "-t", "built:4", str(place)).returncode == 0
+    listed = docker.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    assert {one for one in listed if one.startswith(("built:", "baked:"))} == {*commands} - {""}
+    docker.run("rmi", *filter(None, commands))
+
+
+@pytest.mark.root
+def test_without_an_engine_an_image_is_in_the_cache(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    place = context(tmp_path / "context", "FROM scratch\nCOPY Dockerfile /\n")
+    nothing = {name: value for name, value in environment.items() if name != "DOCKER_HOST"}
+    done = run(nothing, tmp_path / "config", "build", "-t", "built:1", str(place))
+    assert done.returncode == 0, done.stderr
+    assert "No output specified" in done.stderr
+
+
 def test_docker_lists_it(environment: Mapping[str, str], tmp_path: Path) -> None:
-    docker = ["docker", "--config", str(tmp_path / "config")]
-    done = subprocess.run([*docker, "--help"], env=environment, capture_output=True, text=True)
+    done = run(environment, tmp_path / "config", "--help")
     assert "  shipline*" in done.stdout

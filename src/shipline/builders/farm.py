@@ -117,10 +117,15 @@ def _with_output(job: BuildJob, step: Step) -> BuildJob:
 def _loads_by_default(job: BuildJob) -> bool:
     """Whether results go to an engine unless another output is named (buildx, default-load)."""
     if job.builder.driver == "docker":
-        return not parse_boolean(job.settings.environment.get(_NO_LOAD) or "false", _NO_LOAD)
+        return loads_by_default(job.settings.environment)
     wanted = job.builder.nodes[0].driver_options.get("default-load") or "false"
     able = Capability.LOAD in CAPABILITIES.get(job.builder.driver, ())
     return able and parse_boolean(wanted, "default-load")
+
+
+def loads_by_default(environment: Mapping[str, str]) -> bool:
+    """Whether the driver `docker` loads results that have no output."""
+    return not parse_boolean(environment.get(_NO_LOAD) or "false", _NO_LOAD)
 
 
 def _with_platforms(job: BuildJob, nodes: Sequence[OpenNode]) -> BuildJob:

@@ -31,7 +31,7 @@ from shipline.build import (
 from shipline.build.metadata import result_facts
 from shipline.builders.instances import other_builder
 from shipline.cli import engine
-from shipline.cli.build import completed, shown
+from shipline.cli.build import completed, loaded_for_docker, shown
 from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
@@ -450,6 +450,7 @@ def _build(
         )
         facts = {name: response_facts(one) for name, one in found.items()}
     else:
+        requests = {name: loaded_for_docker(one, os.environ) for name, one in requests.items()}
         engine.enter()
         made = _shown(requests, lambda step: engine.start(requests, step), mode, warned, _keep)
         facts = {name: result_facts(one) for name, one in made.items()}

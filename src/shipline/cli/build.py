@@ -93,6 +93,7 @@ def command(
         told = warning_facts(warned, os.environ)
         write_response(request, response, mode=mode, warnings=told)
         return 0
+    request = loaded_for_docker(request, os.environ)
     engine.enter()
     result = _build(
         request, mode, warned, lambda step: engine.start({"": request}, step)[""], _keep
@@ -123,6 +124,21 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
     request = completed(parse_request(context, environ, **flags), context, environ)
     check_request(request)
     return request
+
+
+def loaded_for_docker(request: BuildRequest, environ: Mapping[str, str]) -> BuildRequest:
+    """The request of docker's plugin: without outputs the result is loaded into docker's engine, as
+    by the driver `docker`, unless this machine has none. Raises EngineError for a docker context
+    that does not exist.
+    """
+    if request.outputs or os.path.basename(sys.argv[0]) != "docker-buildx":
+        return request
+    from shipline.build import Output
+    from shipline.builders.farm import loads_by_default
+    from shipline.engines import has_docker
+
+    loads = loads_by_default(environ) and has_docker(environ)
+    return replace(request, outputs=(Output("docker"),)) if loads else request
 
 
 def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -> BuildRequest:

@@ -64,6 +64,13 @@ def docker_address(environment: Mapping[str, str], context: str = "") -> Address
     return _docker_address(environment, context) or Address(f"unix://{_DOCKER}")
 
 
+def has_docker(environment: Mapping[str, str]) -> bool:
+    """Whether docker's command has an engine to connect to: one that is named, or the default
+    socket. Raises EngineError for a context that does not exist.
+    """
+    return _docker_address(environment, "") is not None or _DOCKER.exists()
+
+
 def docker_endpoint(environment: Mapping[str, str], given: str = "") -> str:
     """The engine that docker's command would use, or the `given` one, as buildx records it: the
     name of a context, or an address. Raises EngineError for a context that does not exist.
