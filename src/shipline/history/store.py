@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,16 +203,20 @@ class RunHistory:
         and so does what is running. `latest` is the run that just ended: the sizes are added up
         where it is worth it. Raises no OSError.
         """
+        worth = _size(self.root / latest) >= size // runs
         try:
-            kept = [one for one in self.ids() if not (self.root / one / _SHIPPED).exists()]
-        except (OSError, NotFound):
+            found = self.ids()
+        except NotFound:
             return
-        if len(kept) <= runs and _size(self.root / latest) < size // runs:
+        if len(found) <= runs and not worth:
             return
-        total = 0
-        for number, run in enumerate(kept):
-            total += _size(self.root / run)
-            if run != latest and (number >= runs or total > size):
+        kept = [one for one in found if not os.path.exists(f"{self.root}/{one}/{_SHIPPED}")]
+        within = runs
+        if worth:
+            totals = accumulate(_size(self.root / one) for one in kept[:runs])
+            within = sum(total <= size for total in totals)
+        for run in kept[within:]:
+            if run != latest:
                 with suppress(UsageError, OSError):
                     self.remove(run)
 

@@ -186,3 +186,17 @@ def test_a_beginning_of_several_runs_is_ambiguous(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="matches 2 runs") as caught:
         history.resolve("20261130")
     assert caught.value.code == "run-ambiguous"
+
+
+def test_the_oldest_runs_go_by_number_and_by_size(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    runs = [record(history, f"20261130-00000{number}-aaaaaa") for number in range(6)]
+    (history.directory(runs[0]) / "run.json").touch()
+    history.keep_within(3, 3 << 20, runs[5])
+    assert history.ids() == [runs[5], runs[4], runs[3], runs[0]]
+    (history.directory(runs[5]) / EVENTS).write_bytes(bytes(2 << 20))
+    (history.directory(runs[3]) / EVENTS).write_bytes(bytes(2 << 20))
+    history.keep_within(3, 3 << 20, runs[5])
+    assert history.ids() == [runs[5], runs[4], runs[0]]
+    history.keep_within(3, 1 << 20, runs[5])
+    assert history.ids() == [runs[5], runs[0]]
