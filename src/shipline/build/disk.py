@@ -245,7 +245,7 @@ def _records(state: Path, since: float) -> list[CacheRecord]:
     """All records, least recently used first; what was used at or after `since` is in use."""
     found = []
     for pattern, record_of in _PARTS.items():
-        for path in sorted(state.glob(pattern)):
+        for path in sorted(state.glob(pattern), key=str):
             with suppress(OSError):  # evicted meanwhile
                 found.append(record_of(path))
     found.sort(key=lambda record: record.last_used)
@@ -261,9 +261,9 @@ def _shared_sizes(records: Sequence[CacheRecord]) -> list[int]:
     sizes, seen = [], set[int]()
     for record in reversed(records):
         size = 0
-        for name in LINKED:
-            with suppress(OSError):  # no layer, or another kind
-                status = (record.path / name).lstat()
+        for name in LINKED if record.path.parent.name.startswith("layers") else ():
+            with suppress(OSError):  # another kind of layer
+                status = os.lstat(f"{record.path}/{name}")
                 if status.st_nlink > 1 and status.st_ino in seen:
                     size += status.st_blocks * 512
                 seen.add(status.st_ino)
@@ -344,8 +344,11 @@ _PARTS = {
 
 
 def _record(type: str, description: str, path: Path, witness: Path | None = None) -> CacheRecord:
-    status = path.lstat()
-    witness = witness if witness is not None and witness.exists() else path
+    status = used = path.lstat()
+    if witness is not None and witness.exists():
+        used = witness.lstat()
+    else:
+        witness = path
     name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:25]
     return CacheRecord(
         name,
@@ -355,7 +358,7 @@ def _record(type: str, description: str, path: Path, witness: Path | None = None
         witness,
         status.st_blocks * 512,
         created=min(status.st_ctime, status.st_mtime),
-        last_used=witness.lstat().st_mtime,
+        last_used=used.st_mtime,
     )
 
 
