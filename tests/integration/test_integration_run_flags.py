@@ -62,6 +62,25 @@ def test_a_cache_whose_directory_becomes_a_link_does_not_lead_to_the_host(
     assert not any(outside.iterdir())
 
 
+@pytest.mark.parametrize("mount", ["tmpfs", "secret,id=s"])
+def test_removing_mount_points_follows_no_link_of_the_step(
+    shipline: Shipline, tmp_path: Path, mount: str
+) -> None:
+    outside, secret = tmp_path / "outside", tmp_path / "secret"
+    secret.write_text("s")
+    (outside / "b").mkdir(parents=True)
+    if mount == "tmpfs":
+        (outside / "b/c").mkdir()
+    else:
+        (outside / "b/c").touch()
+    before = sorted(outside.rglob("*")), outside.stat().st_mtime_ns
+    swap = f"mv /a /old && ln -s {outside} /a"
+    steps = f"FROM busybox\nRUN --mount=type={mount},target=/a/b/c {swap}\n"
+    place = context(tmp_path / "context", steps)
+    shipline.build(*PLAIN, "--secret", f"id=s,src={secret}", place).ok()
+    assert (sorted(outside.rglob("*")), outside.stat().st_mtime_ns) == before
+
+
 def test_an_insecure_step_has_what_the_build_has_and_a_sandboxed_one_does_not(
     shipline: Shipline, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWCGROUP = 0x10000000, 0x40000000, 0x2000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
-RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x4, 0x10
 CAP_CHOWN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 0, 21, 24
 
 _OPENAT2, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 437, 429, 430, 431, 432  # on every machine
@@ -92,9 +92,12 @@ def sync_file_system(path: Path) -> None:
         os.close(fd)
 
 
-def open_in_root(root: int, path: str, flags: int) -> int:
-    """Open `path` as if the directory `root` (a descriptor) were `/`, links and `..` included."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
+def open_in_root(root: int, path: str, flags: int, *, links: bool = True) -> int:
+    """Open `path` as if the directory `root` (a descriptor) were `/`, links and `..` included;
+    without `links`, one in the path is an error.
+    """
+    resolve = RESOLVE_IN_ROOT | (0 if links else RESOLVE_NO_SYMLINKS)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     name = os.fsencode(path or ".")
     while True:
         try:

@@ -22,9 +22,10 @@ _READ_LIMIT = 16 << 20  # bytes of a file read from an image
 
 
 class CreatedPath(Struct, frozen=True):
-    """A directory or empty file that was created as a mount point."""
+    """A directory or empty file that was created as a mount point, `path` inside `root`."""
 
-    path: Path
+    root: Path
+    path: str
     is_directory: bool
 
 
@@ -82,7 +83,8 @@ def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple
     created: list[CreatedPath] = []
     with _directory(root) as top:
         try:
-            return _ensured(top, path, directory, created, _MOST_LINKS), tuple(created)
+            place = _ensured(top, path, directory, created, _MOST_LINKS)
+            return place, tuple(created)
         except OSError as error:
             remove_created(created)
             raise kernel.sandbox_error(f"cannot create the mount point {path}", error) from error
@@ -90,6 +92,7 @@ def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple
 
 def remove_created(created: Iterable[CreatedPath]) -> None:
     """Remove what `make_in_root` created, if it is still empty; parents keep their present mtime.
+    What is at the end of a link that took the place of a parent stays.
 
     As in BuildKit, a directory in which a mount point was created has a new time in the layer.
     """
@@ -103,19 +106,25 @@ def remove_created(created: Iterable[CreatedPath]) -> None:
                 ) from error
 
 
-_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_IN_USE = (
+    *(errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+)
 
 
 def _remove_one(one: CreatedPath) -> None:
-    parent = one.path.parent
-    mtime = os.stat(parent, follow_symlinks=False).st_mtime_ns
-    if one.is_directory:
-        os.rmdir(one.path)
-    elif os.lstat(one.path).st_size == 0:
-        os.unlink(one.path)
-    else:
-        return
-    os.utime(parent, ns=(os.stat(parent).st_atime_ns, mtime), follow_symlinks=False)
+    directory, name = _split(one.path)
+    with (
+        _directory(one.root) as top,
+        _opened(top, directory, os.O_RDONLY | os.O_DIRECTORY, links=False) as parent,
+    ):
+        before = os.fstat(parent)
+        if one.is_directory:
+            os.rmdir(name, dir_fd=parent)
+        elif os.stat(name, dir_fd=parent, follow_symlinks=False).st_size == 0:
+            os.unlink(name, dir_fd=parent)
+        else:
+            return
+        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _place(top: int, path: str, links: int = _MOST_LINKS) -> Path:
@@ -147,20 +156,21 @@ def _ensured(top: int, path: str, directory: bool, created: list[CreatedPath], l
     with _opened(top, parent) as opened:
         link = _link_at(opened, name)
         if link is None:
-            return _make(opened, name, directory, created)
+            place = _make(opened, name, directory)
+            root = _host_path(top)
+            created.append(CreatedPath(root, os.path.relpath(place, root), directory))
+            return place
     return _ensured(top, os.path.join(parent, link), directory, created, links - 1)
 
 
-def _make(parent: int, name: str, directory: bool, created: list[CreatedPath]) -> Path:
+def _make(parent: int, name: str, directory: bool) -> Path:
     if directory:
         os.mkdir(name, dir_fd=parent)
     else:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(name, flags, dir_fd=parent))
     os.chmod(name, 0o755 if directory else 0o644, dir_fd=parent)  # whatever the umask is
-    path = _host_path(parent) / name
-    created.append(CreatedPath(path, directory))
-    return path
+    return _host_path(parent) / name
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -194,8 +204,8 @@ def _is_regular(descriptor: int) -> bool:
 
 
 @contextmanager
-def _opened(top: int, path: str) -> Iterator[int]:
-    descriptor = kernel.open_in_root(top, path, os.O_PATH)
+def _opened(top: int, path: str, flags: int = os.O_PATH, *, links: bool = True) -> Iterator[int]:
+    descriptor = kernel.open_in_root(top, path, flags, links=links)
     try:
         yield descriptor
     finally:
