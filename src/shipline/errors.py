@@ -35,12 +35,12 @@ CODE` tells how (cli/explanations.txt). A class with one cause has its code; oth
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Span:
+
+class Span(Struct, frozen=True):
     """A range in a text file: lines and columns count from 1; `end` is the last line.
 
     `text` is its first line, `source` the whole file if known.
@@ -51,7 +51,7 @@ class Span:
     end: int
     column: int = 1
     text: str = ""
-    source: str = field(default="", repr=False, compare=False)
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" + (f":{self.column}" if self.column > 1 else "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -24,14 +23,13 @@ _NAMES = frozenset({"syntax", "escape", "check"})
 _ESCAPES = ("\\", "`")
 
 
-@dataclass(frozen=True, slots=True)
-class Directives:
+class Directives(Struct, frozen=True):
     """The directives of a file; `syntax` and `check` are empty if not given."""
 
     syntax: str = ""
     escape: str = "\\"
     check: str = ""
-    spans: tuple[tuple[str, Span], ...] = field(default=(), compare=False)
+    spans: tuple[tuple[str, Span], ...] = ()
 
 
 def parse_directive(comment: str) -> tuple[str, str] | None:

@@ -44,9 +44,6 @@ class ImageDocument(Struct, frozen=True):
         return _TYPES.get(self.type, self.type)
 
 
-_decode = msgspec.msgpack.Decoder(list[ImageDocument]).decode
-
-
 def write_documents(directory: Path, documents: Mapping[Descriptor, bytes]) -> None:
     """Keep documents in the directory of a run."""
     found = [ImageDocument(str(one.digest), one.media_type, raw) for one, raw in documents.items()]
@@ -58,7 +55,9 @@ def read_documents(directory: Path) -> list[ImageDocument]:
     nothing that has not its digest.
     """
     try:
-        kept = [one for one in _decode((directory / DOCUMENTS).read_bytes()) if _is_genuine(one)]
+        data = (directory / DOCUMENTS).read_bytes()
+        found = msgspec.msgpack.decode(data, type=list[ImageDocument])
+        kept = [one for one in found if _is_genuine(one)]
         left = {one.digest: one for one in kept}
         return [
             document

@@ -27,8 +27,6 @@ _OUTPUT_LIMIT = 64 << 20  # bytes of output of all commands
 _UNPACKED_LIMIT = 512 << 20  # bytes; several times what the output above needs
 _CUT = "the output is longer than 64 MB: the rest is not kept"
 
-_decode = msgspec.msgpack.Decoder(Event).decode
-
 
 class RunRecorder:
     """A sink that writes the events and the record of `run` to `directory`, which it makes.
@@ -203,6 +201,7 @@ def read_events(data: bytes, *, output: bool = True) -> tuple[list[Event], int]:
     """The whole events at the beginning of `data`, without those of output if that is not wanted,
     and where the rest begins. Raises MsgspecError for what is damaged.
     """
+    decode = msgspec.msgpack.Decoder(Event).decode
     found: list[Event] = []
     place, view = 0, memoryview(data)
     while place + _LENGTH <= len(data):
@@ -211,6 +210,6 @@ def read_events(data: bytes, *, output: bool = True) -> tuple[list[Event], int]:
             break
         event = view[place + _LENGTH : end]
         if output or event[1 : 1 + len(_LOGGED)] != _LOGGED:
-            found.append(_decode(event))
+            found.append(decode(event))
         place = end
     return found, place

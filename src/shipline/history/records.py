@@ -144,4 +144,8 @@ def outcome(error: str) -> RunState:
 
 
 encode_summary = msgspec.json.Encoder().encode
-decode_summary = msgspec.json.Decoder(RunSummary).decode
+
+
+def decode_summary(data: bytes) -> RunSummary:
+    """Raises MsgspecError."""
+    return msgspec.json.decode(data, type=RunSummary)

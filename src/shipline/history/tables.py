@@ -31,9 +31,6 @@ class FileRow(Struct, frozen=True, array_like=True):
     content: bytes = b""
 
 
-_decode = msgspec.msgpack.Decoder(dict[str, FileRow]).decode
-
-
 class FileTables:
     """The tables in `files/` of a state directory."""
 
@@ -64,7 +61,9 @@ class FileTables:
             data = unseal(_KIND, self._path(digest).read_bytes())
         except OSError:
             return None
-        return None if data is None else _decode(plain(bytes(data)))
+        if data is None:
+            return None
+        return msgspec.msgpack.decode(plain(bytes(data)), type=dict[str, FileRow])
 
     def _path(self, digest: str) -> Path:
         return self.root / digest.rpartition(":")[2][:40]
