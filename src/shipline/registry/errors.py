@@ -15,6 +15,9 @@ RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
 BODY_LIMIT = 64 << 10  # bytes of an error body
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # the message of Go's servers
 _MAX_MESSAGE = 300  # characters
+_SCOPE_HINT = (
+    "an account with this right is needed: ask for it, or log in with `shipline login {host}`"
+)
 
 _HINTS = {
     401: "log in with `shipline login {host}`, or check that the password or token is still valid",
@@ -96,14 +99,18 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         response.close()
     diagnostics = tuple(_diagnostics(body))
     detail = "; ".join(dict.fromkeys(text for _, text in diagnostics if text))
-    refuses = f"{host} refuses the login" if status == 401 else host
+    may_not = status == 403
+    if status == 401 and "insufficient_scope" in response.header("WWW-Authenticate"):
+        may_not = True  # the login was good for a token
+    refuses = host if status != 401 or may_not else f"{host} refuses the login"
     message = f"{refuses}: {operation}: {status}"
     message += f": {clean(detail)}" if detail else f" {_reason(status)}".rstrip()
-    hint = _HINTS.get(status, "").format(host=host)
+    hint = _SCOPE_HINT if may_not and status == 401 else _HINTS.get(status, "")
+    hint = hint.format(host=host)
     if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
     if status in (401, 403):
-        code = "login-insufficient" if status == 403 else "login-refused"
+        code = "login-insufficient" if may_not else "login-refused"
         return AuthError(message, code=code, host=host, status=status, hint=hint)
     if status == 429 and (rate := RateLimit.read(response.header)):
         hint += f"; {host} allows {rate}"

@@ -265,3 +265,12 @@ def test_patterns_of_tags_hold_for_pulls_pushes_and_deletes(running: Guarded) ->
     assert running.call("DELETE", f"{base}{digest}", None, robot).status == 403
     assert running.call("DELETE", base + "v1", None, robot).status == 202
     assert running.call("GET", base + "latest", None, running.admin).status == 200
+
+
+def test_a_token_without_the_right_is_told_so(running: Guarded) -> None:
+    reader = running.robot("reader", "open", "pull")
+    token = running.token(reader, "repository:open/app:push,pull")
+    refused = running.call("POST", "/v2/open/app/blobs/uploads/", b"", bearer(token))
+    assert refused.status == 401 and "insufficient_scope" in (refused["WWW-Authenticate"] or "")
+    said = "the token of robot$open+reader does not cover repository:open/app:pull,push"
+    assert said in refused.body.decode()

@@ -23,7 +23,7 @@ from shipline.registry.auth import (
     union,
 )
 from shipline.registry.credentials import Credentials, StaticKeychain
-from shipline.registry.errors import HttpResponse
+from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import HostSettings
 from shipline.registry.request import ClientRequest, Url
 
@@ -260,3 +260,22 @@ def test_bearer_is_preferred_to_basic() -> None:
     door = auth(Clock())
     door.accept_challenge("a/b", f'Basic realm="x", {BEARER}', PULL, "")
     assert door.authorization("a/b", PULL, lambda realm, flow: Token("t", PULL, 9)) == "Bearer t"
+
+
+@dataclass
+class Challenged(Said):
+    challenge: str = ""
+
+    def header(self, name: str) -> str:
+        return self.challenge if name == "WWW-Authenticate" else ""
+
+
+def test_a_login_without_the_right_is_not_called_wrong() -> None:
+    body = b'{"errors": [{"code": "UNAUTHORIZED", "message": "push is not covered"}]}'
+    refused = response_error(Challenged(401, body, challenge=f"{BEARER},error=x"), "pushing")
+    assert "refuses the login" in str(refused) and refused.code == "login-refused"
+    scoped = Challenged(401, body, challenge=f'{BEARER},error="insufficient_scope"')
+    refused = response_error(scoped, "pushing")
+    assert isinstance(refused, AuthError) and refused.code == "login-insufficient"
+    assert refused.message == "auth.example.com: pushing: 401: UNAUTHORIZED: push is not covered"
+    assert "an account with this right" in refused.hint

@@ -263,10 +263,13 @@ class AccountAuthenticator:
 
         Anonymous clients, and tokens with too little scope (`insufficient_scope`), are challenged.
         """
-        if not principal.name or insufficient_scope:
-            self._challenge(
-                request, requires, scope, "insufficient_scope" if insufficient_scope else ""
-            )
+        if insufficient_scope:
+            problem = "authentication required"
+            if principal.name and scope:
+                problem = f"the token of {principal.actor} does not cover {scope}"
+            self._challenge(request, requires, scope, "insufficient_scope", problem)
+        if not principal.name:
+            self._challenge(request, requires, scope)
         raise Problem(
             403,
             "DENIED",
@@ -275,12 +278,17 @@ class AccountAuthenticator:
         )
 
     def _challenge(
-        self, request: Request, requires: Requirement, scope: str = "", error: str = ""
+        self,
+        request: Request,
+        requires: Requirement,
+        scope: str = "",
+        error: str = "",
+        message: str = "authentication required",
     ) -> NoReturn:
         raise Problem(
             401,
             "UNAUTHORIZED",
-            "authentication required",
+            message,
             detail=scope or None,
             headers=(self._challenge_of(request, requires, scope, error),),
         )
