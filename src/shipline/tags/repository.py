@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shipline import git as repositories
@@ -328,10 +329,13 @@ def reserve(
             raise no_remote(git_tag.name)
         try:
             reserve_tag(git, remote, git_tag.name, situation.commit, git_tag.name)
-            return decision
         except TagTaken:
             if attempt == ATTEMPTS - 1:
                 raise
+        else:
+            with suppress(GitError):  # the clone gets the tag too
+                fetch_tags(git, remote)
+            return decision
         sleep(_PAUSE_S * attempt)
         fetch_tags(git, remote)
     raise AssertionError("the last attempt returns or raises")

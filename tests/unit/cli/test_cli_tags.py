@@ -300,6 +300,12 @@ def test_version_can_make_the_git_tag(work: Work, tmp_path: Path) -> None:
     assert there.git("rev-parse", "v1.1.0^{commit}") == work.git("rev-parse", "HEAD")
 
 
+def test_a_commit_after_version_tag_needs_no_fetch(work: Work) -> None:
+    assert said(work, "version", "--tag") == "1.1.0\n"
+    work.git("commit", "-q", "--allow-empty", "-m", "fix: one more")
+    assert said(work, "version") == "1.1.1\n"
+
+
 def test_version_of_the_program_is_there_too(work: Work, tmp_path: Path) -> None:
     parts = [line.split()[0] for line in said(work, "version", "--parts").splitlines()]
     assert parts[0] == "shipline" and {"aiohttp", "packaging", "urllib3"} < set(parts)

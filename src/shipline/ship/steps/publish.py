@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound, ShiplineError
-from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
+from shipline.git import CommitOrder, commit_order
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import (
     PipelineStep,
@@ -176,8 +176,6 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
     git, section = context.git, context.project.tags
     event, now = context.environment.event, int(context.environment.clock())
     decision = reserve(git, section, event, fetch=True, now=now)
-    with suppress(GitError):  # the clone gets the tag too
-        fetch_tags(git, read_repository(git, remote=section.remote).remote)
     planned, reserved = context.inputs.naming.new_git_tag, ReservedVersion.of(decision)
     if reserved.git_tag != planned:
         now_called = f"this one is {reserved.git_tag}" if reserved.git_tag else ""
