@@ -62,6 +62,7 @@ _OF_FILE = re.compile(
     "lint violation found|Dockerfile cannot be empty|file with no instructions"
     "|target stage .* could not be found|dockerfile parse error|failed to (read|parse) dockerfile"
 )
+_OF_STEP = re.compile("did not complete successfully: (?!exit code)")  # a RUN without a status
 _OF_REGISTRY = re.compile(r"failed to (?:resolve source metadata for|push) ([^\s]+?):? ")
 _OF_LOGIN = re.compile(r"authorization failed|insufficient_scope|401 Unauthorized|access denied")
 
@@ -286,6 +287,8 @@ def _known_error(message: str) -> ShiplineError | None:
     """The error that a message of BuildKit means, None for others: it gives no codes."""
     if _OF_FILE.search(message):
         return DockerfileError(message)
+    if _OF_STEP.search(message):
+        return BuilderError(message, code="builder-failed")
     if "denied by policy" in message:
         return GateRefused(message, code="source-denied")
     if (found := _OF_REGISTRY.search(message)) is None:
