@@ -227,6 +227,7 @@ class RequestWriter:
                 if self._connection.sock is not None:
                     self._connection.sock.settimeout(_EARLY_S)
                 response = ReceivedResponse(self._connection.sock, self._method)
+                response.will_close = True  # the server would read a request as the missing body
         except RegistryError:
             return None
         return ClientResponse(self, response)
@@ -322,7 +323,7 @@ class ClientResponse:
             length = self._response.length
             if length is not None and length <= _MAX_DRAIN:
                 self.read(length)
-            reusable = self._response.length == 0 and not self._response.will_close
+            reusable = self._response.is_over and not self._response.will_close
         except Exception:  # the body is not wanted: only the connection is lost
             reusable = False
         finally:
