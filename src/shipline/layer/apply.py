@@ -306,7 +306,16 @@ class _Writer:
         source = os.dup(self._cache.directory(parent))
         try:
             fd = self._cache.directory(entry.parent)
-            os.stat(target, dir_fd=source, follow_symlinks=False)
+            try:
+                os.stat(target, dir_fd=source, follow_symlinks=False)
+            except FileNotFoundError:
+                raise ContentError(
+                    f"{entry.path!r:.200} is a hard link to {entry.link!r:.200}, which is not"
+                    " before it in this archive",
+                    code="archive-invalid",
+                    hint="a link to a file below, in an image, is not one of the archive: put both"
+                    " names into it",
+                ) from None
             self._remove(fd, name)
             os.link(target, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
         finally:

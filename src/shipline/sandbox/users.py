@@ -135,7 +135,9 @@ def _number(text: str) -> int | None:
         return None
     if int(text) > _MOST:
         raise UsageError(
-            f"{text} is not a user or group id: the highest is {_MOST}", code="user-unknown"
+            f"{text} is not a user or group id: the highest is {_MOST}",
+            code="user-unknown",
+            hint="write a lower number: the kernel takes the next one for no id at all",
         )
     return int(text)
 

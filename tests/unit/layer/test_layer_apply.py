@@ -87,6 +87,11 @@ def test_a_hard_link_to_itself_is_refused(place: Path) -> None:
         put(place, file("a"), (Entry("a", "hardlink", link="a"), None))
 
 
+def test_a_hard_link_to_what_is_not_in_the_archive_is_named(place: Path) -> None:
+    with pytest.raises(ContentError, match="'a' is a hard link to 'd/b', which is not before"):
+        put(place, (Entry("a", "hardlink", link="d/b"), None))
+
+
 @pytest.mark.parametrize(
     "target", ["/outside", "../outside", "../../../outside", "loop/../../outside"]
 )

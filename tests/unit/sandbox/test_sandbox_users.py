@@ -103,8 +103,9 @@ def test_what_the_image_does_not_know_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["4294967295", "1:4294967295"])
 def test_an_id_that_is_too_large_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="the highest is 4294967294") as caught:
         owner(text)
+    assert "lower number" in caught.value.hint
 
 
 @given(st.integers(0, MOST), st.integers(0, MOST))
