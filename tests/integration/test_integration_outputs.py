@@ -285,3 +285,14 @@ def test_name_of_an_output_is_pushed_to(
     name = f"{base_images.address}/demo/output:1"
     shipline.build("-o", f"type=image,name={name},push=true", own).ok()
     assert document(base_images, "demo/output", "1")["layers"]
+
+
+def test_what_builds_keep_is_closed_to_other_users(shipline: Shipline, tmp_path: Path) -> None:
+    """Also where they may enter the directory, and after an earlier version."""
+    place = context(tmp_path / "context", "FROM scratch\nCOPY file /\n", file="content")
+    shipline.home.mkdir(mode=0o755)
+    for _ in range(2):
+        shipline.build("-o", "type=cacheonly", place).ok()
+        for name in ("content", "toc", "runs", "cache.db"):
+            assert (shipline.home / name).stat().st_mode & 0o077 == 0
+            (shipline.home / name).chmod(0o755)

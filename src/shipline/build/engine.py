@@ -6,9 +6,10 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -309,7 +310,7 @@ def _open_session(
     scratch = stack.enter_context(open_workspace(settings.home))
     files = LayerFiles(settings.home, scratch, damage, verified=verified)
     blobs = Blobs(store, step, files)
-    return _Session(
+    session = _Session(
         settings=settings,
         step=step,
         scratch=scratch,
@@ -321,6 +322,22 @@ def _open_session(
         running=Running(),
         commands=command_limiter(),
     )
+    _close_to_others(settings.home)
+    return session
+
+
+def _close_to_others(home: Path) -> None:
+    """Images and files of contexts are not for other users, also in a directory that they may enter
+    and in one of an earlier version.
+    """
+    for name in _PRIVATE:
+        with suppress(OSError):  # it is not there, or another user's
+            mode = os.stat(home / name).st_mode
+            if mode & 0o077:
+                os.chmod(home / name, mode & 0o700)
+
+
+_PRIVATE = ("content", "toc", "stat", "runs", "cache.db", "cache.db-wal", "cache.db-shm")
 
 
 def _build(request: BuildRequest, session: _Session, step: Step) -> tuple[BuildResult, Results]:
@@ -353,7 +370,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
     agents = settings.agents_of(request)
     scratch = session.scratch / f"target-{new_id()}"
     scratch.mkdir()
-    caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
+    caches = RemoteCaches(request.cache, settings.open_cache, blobs, scratch, step)
     beside = stack.enter_context(TaskGroup())
     cache = Cache(session.records, blobs, settings.home)
     policy = settings.source_policy(request)

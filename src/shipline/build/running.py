@@ -143,6 +143,8 @@ def executed(
         mounts, secrets = StepMounts(inputs, worker, executor, stack).open(op, fresh=options.fresh)
         spec = _spec(op, place.root, (*mounts, *more), secrets)
         _execute(op, spec, place.root, executor, options.step)
+        # another step may have been given an open directory of this one, through a cache of both
+        sandbox.freeze(place.root)
         yield place
 
 

@@ -25,8 +25,9 @@ from msgspec import Struct
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
 from shipline.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
-from shipline.tasks import TaskGroup
+from shipline.tasks import TaskGroup, sleep
 
+_AGAIN_S, _PATIENCE = 0.02, 100
 _LIMIT = 500  # layers: the kernel's own limit for lower directories
 _PLAIN = {
     "index": "off",
@@ -63,12 +64,13 @@ class Overlay(Struct, frozen=True):
 
 
 class Bind(Struct, frozen=True):
-    """`source`, visible at `target` as well."""
+    """`source`, visible at `target` as well. Without `links`, no path goes through one there."""
 
     source: Path
     target: Path
     read_only: bool = False
     devices: bool = True
+    links: bool = True
 
     def __str__(self) -> str:
         return f"{self.source} on {self.target}"
@@ -76,6 +78,7 @@ class Bind(Struct, frozen=True):
     def attach(self) -> None:
         kernel.mount(str(self.source), self.target, "", MS_BIND)
         flags = (MS_RDONLY if self.read_only else 0) | (0 if self.devices else MS_NODEV)
+        flags |= 0 if self.links else kernel.MS_NOSYMFOLLOW
         if not flags:
             return
         try:
@@ -139,6 +142,27 @@ def unmount(target: Path) -> None:
         kernel.umount(target)
     except OSError as error:
         raise kernel.sandbox_error(f"cannot unmount {target}", error) from error
+
+
+def freeze(target: Path) -> None:
+    """Make the file system at `target` read-only for whoever has it open, by whatever mount. Raises
+    SandboxError for a file that stays open for writing; does nothing where remounts are refused.
+    """
+    for last in (*[False] * _PATIENCE, True):  # what a dead process had open is closed soon after
+        try:
+            kernel.mount("none", target, "", MS_REMOUNT | MS_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return
+            if last:
+                raise SandboxError(
+                    "a process outside of the step has a file of its root open for writing",
+                    code="step-files-open",
+                    hint="another step that shares a cache with it, or a program of this machine",
+                ) from error
+            sleep(_AGAIN_S)
+        else:
+            return
 
 
 @contextmanager

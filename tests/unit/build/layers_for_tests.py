@@ -141,7 +141,7 @@ def open_solver(
     def no_sandbox() -> Sandbox:
         raise AssertionError("no step runs here")
 
-    mounts = CacheMounts(Blobs(worker.store, step))
+    mounts = CacheMounts(Blobs(worker.store, step), worker.scratch)
     executor = Executor(open_sandbox or no_sandbox, {}, {}, {}, worker.scratch, mounts)
     return Solver(worker, executor, remotes_of(worker), contexts or {}, images or {}, step)
 

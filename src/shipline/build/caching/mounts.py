@@ -8,17 +8,18 @@ what programs keep there may be of its architecture.
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shipline import sandbox
 from shipline.build.base_images import Blobs
 from shipline.build.cache import LayerResult
 from shipline.build.graph import key_of
 from shipline.build.snapshots import owned
-from shipline.errors import ContentError
 from shipline.layer import Codec, Layer, decompress, read_tar, scan, stream_layer, unpack, write_tar
 from shipline.oci import Platform, media
 from shipline.tasks import locked
@@ -42,8 +43,9 @@ class CacheMounts:
     layer of a cache with the content of a directory, None for none.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, scratch: Path) -> None:
         self._blobs = blobs
+        self._scratch = scratch
         self._lock = threading.Lock()
         self._used: dict[str, Path] = {}
         self.find: Callable[[str], Layer | None] = lambda _: None
@@ -74,13 +76,23 @@ class CacheMounts:
         """
         for name, directory in sorted(self._used.items()):
             with _shared(directory):
-                try:
-                    items = scan(directory).items()
-                except ContentError:
+                if not directory.is_dir():
                     continue  # it was emptied meanwhile
-                with self._blobs.store.ingest() as ingest:
-                    layer = stream_layer(write_tar(items), ingest, codec)
+                with self._seen(directory) as place, self._blobs.store.ingest() as ingest:
+                    layer = stream_layer(write_tar(scan(place).items()), ingest, codec)
             yield name, LayerResult(layer, created, codec.level)
+
+    @contextmanager
+    def _seen(self, directory: Path) -> Iterator[Path]:
+        """The directory where it cannot lead to the host: a step of another build may put links and
+        devices there while it is read.
+        """
+        place = self._scratch / f"mount-{os.urandom(6).hex()}"
+        place.mkdir()
+        with sandbox.mounted(
+            sandbox.Bind(directory, place, read_only=True, devices=False, links=False)
+        ):
+            yield place
 
 
 def _shared(directory: Path) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shipline.build import caching
@@ -46,7 +47,12 @@ class RemoteCaches:
     """
 
     def __init__(
-        self, options: CacheSettings, open_cache: OpenCache, blobs: Blobs, step: Step
+        self,
+        options: CacheSettings,
+        open_cache: OpenCache,
+        blobs: Blobs,
+        scratch: Path,
+        step: Step,
     ) -> None:
         self._step = step
         self._sources = [
@@ -65,7 +71,7 @@ class RemoteCaches:
         self._published: set[Vertex] = set()
         self._cache: Cache | None = None
         self._group: TaskGroup | None = None
-        self.mounts = CacheMounts(blobs)
+        self.mounts = CacheMounts(blobs, scratch)
 
     @property
     def wanted(self) -> bool:
