@@ -404,8 +404,9 @@ def visit_graph(
 ) -> None:
     """Run `work` once on every node reachable from `roots`, on the `inputs` of a node before it.
 
-    `inputs` is called once per node, on one of the `at_once` threads, and may block. The newest
-    job runs first, so that the backlog grows with the depth of the graph, not with its breadth.
+    `inputs` is called once per node, on one of `at_once` threads, of which the calling one is the
+    first, and may block. The newest job runs first, so that the backlog grows with the depth of the
+    graph, not with its breadth.
     """
     _Visit(inputs, work, at_once).run(roots)
 
@@ -431,7 +432,7 @@ class _Visit(Generic[N]):
         with self._group:
             for root in reversed(list(dict.fromkeys(roots))):
                 self._discover(root)
-            self._group.start(self._work)
+            self._work()
 
     def _discover(self, node: N) -> None:
         with self._lock:
@@ -567,6 +568,21 @@ class Once(Generic[T]):
             with self._lock:
                 del self._tasks[key]
         task.settle(outcome)
+
+
+def run_all(
+    function: Callable[[T], R], items: Iterable[T], *, at_once: int | None = None
+) -> list[R]:
+    """The results of `function` for all items, in their order. The last one runs on the calling
+    thread, each of the others on its own, of which there are `at_once` at most.
+    """
+    if not (waiting := list(items)):
+        return []
+    *others, last = waiting
+    with TaskGroup(at_once) as group:
+        tasks = [group.start(function, one) for one in others]
+        result = function(last)
+    return [*(task.result() for task in tasks), result]
 
 
 def ordered_map(

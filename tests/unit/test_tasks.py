@@ -17,6 +17,7 @@ from shipline.tasks import (
     check,
     on_cancel,
     ordered_map,
+    run_all,
     scope,
     sleep,
     time_limit,
@@ -189,6 +190,30 @@ def test_ordered_map_raises_where_the_result_is_taken() -> None:
     assert [next(results) for _ in range(3)]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_all_run_at_once_the_last_one_here() -> None:
+    meeting = threading.Barrier(3, timeout=10)
+
+    def meet(number: int) -> tuple[int, int]:
+        meeting.wait()
+        return number, threading.get_ident()
+
+    found = run_all(meet, [1, 2, 3])
+    assert [number for number, _ in found] == [1, 2, 3]
+    assert len({thread for _, thread in found}) == 3
+    assert found[-1][1] == threading.get_ident()
+    assert run_all(meet, []) == []
+
+
+def test_the_first_failure_of_all_ends_what_runs_here() -> None:
+    def work(number: int) -> None:
+        if number == 1:
+            raise ValueError("first")
+        sleep(60)
+
+    with pytest.raises(ValueError, match="first"):
+        run_all(work, [1, 2])
 
 
 def test_cancelled_is_no_exception_that_work_could_catch() -> None:

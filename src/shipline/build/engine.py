@@ -81,7 +81,7 @@ from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import open_workspace, private_mounts
-from shipline.tasks import Limiter, Once, Task, TaskGroup, visit_graph
+from shipline.tasks import Limiter, Once, Task, TaskGroup, run_all, visit_graph
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -468,7 +468,9 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         _solve_stages(roots, solver, uploads, scanner, known)
         if request.sbom is not None:
             _solve_scanned(plan.stages, solver)
-        tools.beside.start(_save_stats, contexts.values())
+        for one in contexts.values():  # while the result is delivered
+            if one.cache is not None and one.cache.changed:
+                tools.beside.start(one.cache.save)
     return _Work(solver, worker, recoder, contexts, scanner, generator)
 
 
@@ -524,13 +526,6 @@ def _scanners(
     )
 
 
-def _save_stats(contexts: Iterable[ContextDirectory]) -> None:
-    """Save the caches of stats, while the result is delivered."""
-    for one in contexts:
-        if one.cache is not None:
-            one.cache.save()
-
-
 def _drop_unused(tools: _Tools) -> None:
     """Remove the blob that an older index has kept, while the build goes on."""
     home, session = tools.settings.home, tools.session
@@ -545,10 +540,13 @@ def _deliver(
     """Assemble the images and deliver them to every output, tags last."""
     request, step, caches = plan.request, tools.step, tools.caches
     with TaskGroup() as group:
-        group.start(tools.files.sync)
-        written = group.start(
-            caches.finish, plan.roots, work.solver, work.worker.codec, Clock().now
-        )
+        if tools.files.unsynced:
+            group.start(tools.files.sync)
+        written = None
+        if caches.wanted:
+            written = group.start(
+                caches.finish, plan.roots, work.solver, work.worker.codec, Clock().now
+            )
         results = {
             format: _assemble(format, plan, work, attestor, caches)
             for format in formats_of(request)
@@ -569,7 +567,7 @@ def _deliver(
                 stated,
             )
             export(output, source, tools.settings.stdout, step)
-        if caches.required:
+        if written is not None and caches.required:
             written.result()
         push_tags(results, targets, step)
     return results
@@ -655,8 +653,7 @@ def _solve_stages(
 
     with TaskGroup() as group:
         solver.start(group, *roots, known=known)
-        for root in roots:
-            group.start(send, root)
+        run_all(send, roots)
 
 
 def _solve_scanned(stages: Iterable[StageState], solver: Solver) -> None:

@@ -215,6 +215,11 @@ class LayerFiles:
         """Whether the layer will be here after a power loss; `sync` comes before."""
         return (self.path(diff_id) / _SYNCED).exists()
 
+    @property
+    def unsynced(self) -> bool:
+        """Whether there is something for `sync` to do."""
+        return not self._unsynced.empty()
+
     def sync(self) -> None:
         """Return when every layer that this build has unpacked or used is on the disk."""
         places = []

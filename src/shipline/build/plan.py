@@ -37,7 +37,7 @@ from shipline.build.stages import (
 )
 from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
-from shipline.tasks import TaskGroup
+from shipline.tasks import run_all
 from shipline.values import replace
 
 _IMAGES = (ContextKind.IMAGE, ContextKind.LAYOUT, ContextKind.TARGET)
@@ -84,14 +84,11 @@ def plan_platforms(
     """The target stage for each platform of the request, in their order; with `all_stages` also
     stages that the target does not need are planned, and thereby checked.
     """
-    with TaskGroup() as group:
-        tasks = [
-            group.start(
-                PlatformPlan(request, dockerfile, platform, images, all_stages=all_stages).result
-            )
-            for platform in request.target_platforms
-        ]
-    return [task.result() for task in tasks]
+    plans = [
+        PlatformPlan(request, dockerfile, platform, images, all_stages=all_stages)
+        for platform in request.target_platforms
+    ]
+    return run_all(PlatformPlan.result, plans)
 
 
 class PlatformPlan:

@@ -27,7 +27,7 @@ from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.oci import Descriptor, Digest, Reference, media
-from shipline.tasks import Once, TaskGroup, check
+from shipline.tasks import Once, TaskGroup, check, run_all
 
 UPLOADS = 16  # at once, to all targets
 _WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is complete
@@ -165,6 +165,7 @@ class Uploads:
         self._step = step
         self._once: Once[None] = Once()
         self._followed: set[Digest] = set()
+        self._sent: set[tuple[Layer, LayerResult | None]] = set()
         self._groups: dict[tuple[str, OutputFormat], list[PushTarget]] = {}
         for one in targets:
             self._groups.setdefault((one.host, one.format), []).append(one)
@@ -182,7 +183,12 @@ class Uploads:
         self._followed.add(layer.digest)
 
     def send(self, layer: Layer, result: LayerResult | None) -> None:
-        """Upload a layer that exists, here or in the registry of a base image (`result` None)."""
+        """Upload a layer that exists, here or in the registry of a base image (`result` None); one
+        that several images have once.
+        """
+        if (layer, result) in self._sent:
+            return
+        self._sent.add((layer, result))
         followed = layer.descriptor.digest in self._followed
         for target in self._others if followed else (*self._following, *self._others):
             self._group.start(self._convert, target, layer, result)
@@ -265,26 +271,22 @@ def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) 
             _push_all(target, attestations, source)
             target.repository.push(root, source)
 
-    with TaskGroup() as group:
-        for target in targets:
-            group.start(push, target)
+    run_all(push, targets)
 
 
 def _push_all(target: PushTarget, nodes: Iterable[Descriptor], source: MemoryStore) -> None:
-    with TaskGroup(_AT_ONCE) as group:
-        for node in {node.digest: node for node in nodes}.values():
-            group.start(target.repository.push, node, source)
+    found = {node.digest: node for node in nodes}.values()
+    run_all(lambda node: target.repository.push(node, source), found, at_once=_AT_ONCE)
 
 
 def push_tags(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
     """Push the tags. If a registry refuses one, the others stay."""
 
-    def tag(target: PushTarget, name: str) -> None:
+    def tag(one: tuple[PushTarget, str]) -> None:
+        target, name = one
         root = results[target.format].root
         with step.step(f"tag {target}:{name}", kind="tag", host=target.host):
             target.repository.tag(root.descriptor, MemoryStore(root.raw), name)
 
-    with TaskGroup(_AT_ONCE) as group:
-        for target in targets:
-            for name in target.tags:
-                group.start(tag, target, name)
+    tags = [(target, name) for target in targets for name in target.tags]
+    run_all(tag, tags, at_once=_AT_ONCE)

@@ -85,10 +85,11 @@ class RemoteCaches:
 
     def start_reading(self, group: TaskGroup) -> Task[list[RemoteCache]]:
         """Read the documents of all caches, while the build is planned."""
-        return group.start(self._read)
-
-    def _read(self) -> list[RemoteCache]:
-        return caching.read_caches(self._sources, self._step) if self._sources else []
+        if self._sources:
+            return group.start(caching.read_caches, self._sources, self._step)
+        nothing: Task[list[RemoteCache]] = Task()
+        nothing.settle(([],))
+        return nothing
 
     def find(
         self,
