@@ -187,7 +187,10 @@ class OciLayout(LocalStore):
         except FileNotFoundError:
             return Index.make([])
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT:
-            raise ContentError(f"{path} is not a file, or too large", code="layout-unusable")
+            raise ContentError(
+                f"cannot use the image layout: {path} is not a file, or too large",
+                code="layout-unusable",
+            )
         state = status.st_ino, status.st_mtime_ns, status.st_size
         known, parsed = self._read
         if known != state:

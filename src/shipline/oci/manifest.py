@@ -215,7 +215,7 @@ def from_bytes(
     try:
         document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_not_json)
         if b"\\u" in raw:
-            to_bytes(document)
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ContentError(f"not JSON: {error}", code="manifest-invalid") from None
     if not isinstance(document, dict):
