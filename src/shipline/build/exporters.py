@@ -19,7 +19,7 @@ from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.content import OciLayout, Reader
+from shipline.content import Reader, adding_images
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
@@ -170,7 +170,8 @@ def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None
         if not output.archive:
             place = Path(output.destination)
             place.mkdir(parents=True, exist_ok=True)
-            unpack(items, place, whiteouts="keep", owner=False)
+            with adding_images(place, _named(source) or [_latest(source)]):
+                unpack(items, place, whiteouts="keep", owner=False)
         else:
             file = stack.enter_context(_opened(output.destination, stdout))
             for data in write_tar(items):
@@ -179,8 +180,8 @@ def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None
 
 def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[Item]:
     """The files of an image layout (image-layout.md), with the times and modes of BuildKit's, so
-    that equal images make equal archives; `docker` adds its own manifest.json. Layers are verified
-    while they are read.
+    that equal images make equal archives; `docker` adds its own manifest.json. A directory may have
+    other images, and gets its index.json last. Layers are verified while they are read.
     """
     documents = {
         descriptor.digest.hex: raw for descriptor, raw in source.assembled.documents.items()
@@ -197,7 +198,9 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
         else:
             entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size)
             yield entry, stack.enter_context(source.blobs.fetch(layers[name]))
-    yield _file("index.json", _index(output, source))
+    if output.archive:
+        index = Index.make(_named(source) or [archived(source.assembled)])
+        yield _file("index.json", index.raw)
     if output.type == "docker":
         yield _file("manifest.json", _docker_manifest(source))
     yield _file("oci-layout", LAYOUT_FILE, 0o444)
@@ -210,25 +213,15 @@ def archived(assembled: Assembled) -> Descriptor:
     return replace(root, annotations=dict(sorted({**created, **root.annotations}.items())))
 
 
-def _index(output: Output, source: ExportSource) -> bytes:
-    """In a directory an image always has a tag, and those with other names stay, as in BuildKit."""
+def _named(source: ExportSource) -> list[Descriptor]:
     root = archived(source.assembled)
-    named = [_described(root, name) for name in source.names]
-    if output.archive:
-        return Index.make(named or [root]).raw
-    named = named or [replace(root, annotations={**root.annotations, REF_NAME: "latest"})]
-    replaced = set(map(_names, named))
-    others = [one for one in _entries(Path(output.destination)) if _names(one) not in replaced]
-    return Index.make([*others, *named]).raw
+    return [_described(root, name) for name in source.names]
 
 
-def _entries(place: Path) -> Sequence[Descriptor]:
-    """The images of a layout that is there already."""
-    return OciLayout(place).index().manifests if (place / "oci-layout").is_file() else ()
-
-
-def _names(entry: Descriptor) -> tuple[str | None, str | None]:
-    return entry.annotations.get(IMAGE_NAME), entry.annotations.get(REF_NAME)
+def _latest(source: ExportSource) -> Descriptor:
+    """An image without a name has this tag in a directory, as in BuildKit."""
+    root = archived(source.assembled)
+    return replace(root, annotations={**root.annotations, REF_NAME: "latest"})
 
 
 def _described(target: Descriptor, name: Reference) -> Descriptor:

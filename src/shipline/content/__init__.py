@@ -2,7 +2,13 @@
 
 from shipline.content.cache_store import CacheReader, CacheStore, OpenCache
 from shipline.content.graph import copy_graph, fetch_document, fetch_image, successors
-from shipline.content.layout import OciLayout, find_entry, of_type, referrers_by_subject
+from shipline.content.layout import (
+    OciLayout,
+    adding_images,
+    find_entry,
+    of_type,
+    referrers_by_subject,
+)
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (
     Advance,

@@ -7,7 +7,7 @@ import functools
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
 from shipline.files import open_whole, write_whole
 from shipline.oci import (
+    IMAGE_NAME,
     LAYOUT_FILE,
     MANIFEST_LIMIT,
     MAX_DEPTH,
@@ -136,7 +137,7 @@ class OciLayout(LocalStore):
             return
         raw = fetch_all(self, target, MANIFEST_LIMIT)
         if b'"subject"' in raw and _subject(parse_manifest(raw, target.media_type)) is not None:
-            with self._locked():
+            with _locked(self.root):
                 entries = self.index().manifests
                 if all(one.digest != target.digest for one in entries):
                     self._write(Index.make([*entries, target.plain]).raw)
@@ -145,7 +146,7 @@ class OciLayout(LocalStore):
         """Remove a tag, or a manifest with all its tags, from index.json; its blobs stay. Raises
         NotFound.
         """
-        with self._locked():
+        with _locked(self.root):
             before = self.index().manifests
             kept = [
                 one
@@ -159,14 +160,14 @@ class OciLayout(LocalStore):
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
         _check_name(tag)
         self.push(target, source)
-        with self._locked():
+        with _locked(self.root):
             self._name(target, tag)
 
     def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
         """See `Swapper`: other writers of this program wait meanwhile."""
         _check_name(tag)
         self.push(target, source)
-        with self._locked():
+        with _locked(self.root):
             named = (one for one in self.index().manifests if one.annotations.get(REF_NAME) == tag)
             if next((one.digest for one in named), None) != before:
                 return False
@@ -207,16 +208,33 @@ class OciLayout(LocalStore):
             file.flush()
             os.fsync(file.fileno())
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Locks the layout against other writers of index.json."""
-        with _described():
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+
+@contextmanager
+def adding_images(root: Path, entries: Sequence[Descriptor]) -> Iterator[None]:
+    """A block that writes the files of a layout but its index.json. The entries come there at its
+    end, in the place of those with the same names; other images stay. One writer works at a time.
+    """
+    with _locked(root):
+        yield
+        layout, replaced = OciLayout(root), {_names(one) for one in entries}
+        others = [one for one in layout.index().manifests if _names(one) not in replaced]
+        layout._write(Index.make([*others, *entries]).raw)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Locks the layout against other writers of index.json."""
+    with _described():
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _names(entry: Descriptor) -> tuple[str | None, str | None]:
+    return entry.annotations.get(IMAGE_NAME), entry.annotations.get(REF_NAME)
 
 
 def _check_name(name: str) -> None:

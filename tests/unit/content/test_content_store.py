@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,21 @@ from shipline.content import (
     LocalStore,
     MemoryStore,
     OciLayout,
+    adding_images,
     copy_graph,
     fetch_all,
 )
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
-from shipline.oci import Descriptor, Digest, Index, Manifest, media
+from shipline.oci import (
+    IMAGE_NAME,
+    LAYOUT_FILE,
+    REF_NAME,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    media,
+)
 from shipline.tasks import TaskGroup
 from shipline.values import replace
 
@@ -247,6 +258,26 @@ def test_a_layout_that_cannot_be_written_keeps_its_index_and_nothing_else(
 def _index_of(data: bytes) -> tuple[MemoryStore, Descriptor]:
     raw = b'{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s"}}' % data
     return MemoryStore(raw), Descriptor.of(raw, media.OCI_INDEX)
+
+
+def test_writers_of_one_layout_keep_the_images_of_each_other(tmp_path: Path) -> None:
+    def entry(name: str) -> Descriptor:
+        return replace(TARGET, annotations={IMAGE_NAME: f"x.example/{name}:1", REF_NAME: "1"})
+
+    def add(number: int) -> None:
+        with adding_images(tmp_path, [entry(f"app{number}")]):
+            (tmp_path / "oci-layout").unlink(missing_ok=True)
+            time.sleep(0.01)
+            (tmp_path / "oci-layout").write_bytes(LAYOUT_FILE)
+
+    with TaskGroup() as group:
+        for number in range(8):
+            group.start(add, number)
+    with pytest.raises(ZeroDivisionError), adding_images(tmp_path, [entry("broken")]):
+        raise ZeroDivisionError
+    add(3)
+    names = [one.annotations[IMAGE_NAME] for one in OciLayout(tmp_path).index().manifests]
+    assert sorted(names) == [f"x.example/app{number}:1" for number in range(8)]
 
 
 def test_a_layout_that_another_process_changes_is_read_again(tmp_path: Path) -> None:
