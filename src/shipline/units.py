@@ -13,7 +13,7 @@ _SPAN = "".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS)
 _SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kmgt]?i?)b?"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
-_GO_SIZE = r"([0-9]+(?:\.[0-9]+)?) ?(?:b|([kmgtp])(?:i?b)?)?"
+_GO_SIZE = r"([0-9]{1,18}(?:\.[0-9]+)?) ?(?:b|([kmgtp])(?:i?b)?)?"
 _BOOLEANS = {
     text: value
     for value, texts in ((True, "1 t T true True TRUE"), (False, "0 f F false False FALSE"))

@@ -115,6 +115,7 @@ def test_an_empty_pattern_and_an_impossible_set_are_refused() -> None:
         ("64ib", None),
         ("m", None),
         ("", None),
+        pytest.param("9" * 400, None, id="of 400 digits"),
     ],
 )
 def test_sizes_of_docker_are_those_of_go_units(text: str, size: int | None) -> None:
