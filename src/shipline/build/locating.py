@@ -89,7 +89,7 @@ def _dockerfiles(directory: Path, context: Path) -> list[Path]:
     """The first Dockerfiles in `directory`; if there is none, in `context` or directories in it."""
     for place in (directory, context, *sorted(one.parent for one in context.glob("*/Dockerfile"))):
         named = [name for name in _names(place) if "dockerfile" in name.lower()]
-        files = [place / name for name in sorted(named) if (place / name).is_file()]
+        files = [place / name for name in sorted(named) if os.path.isfile(place / name)]
         found = [one for one in files if one.suffix != ".dockerignore"]
         if found:
             return found[:_SHOWN]
