@@ -158,7 +158,7 @@ class _Verifier:
             runtime = open_runtime(health, self.delivery.environ, self.delivery.root)
             waiting = partial(wait_until_running, runtime, health, deployment)
             yield _shown(step, f"wait for {deployment.environment}", waiting)
-        for name, check in self.section.checks.items() if checks else ():
+        for name, check in self.section.tests.items() if checks else ():
             yield _shown(step, f"check {name}", partial(self._check, name, check))
 
     def _check(self, name: str, check: CheckSection, step: Step) -> EnvironmentCheck:

@@ -106,9 +106,11 @@ class EnvironmentSection:
     health: HealthSection | None = field(
         default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
     )
-    checks: Mapping[str, CheckSection] = field(
+    checks: Mapping[str, str | CheckSection] = field(
         default_factory=dict,
-        metadata={"doc": "What must pass once the image runs, by name, in this order."},
+        metadata={
+            "doc": "What must pass once the image runs, in this order: scripts or mappings by name."
+        },
     )
     canary: CanarySection | None = field(
         default=None,
@@ -120,9 +122,17 @@ class EnvironmentSection:
         """Whether what is deployed is verified by health or checks, not by being there."""
         return self.health is not None or bool(self.checks)
 
+    @property
+    def tests(self) -> Mapping[str, CheckSection]:
+        """The checks, each as a section."""
+        return {
+            name: CheckSection(run=check) if isinstance(check, str) else check
+            for name, check in self.checks.items()
+        }
+
     def unknown_gates(self, name: str, known: Container[str]) -> Iterator[str]:
         """A line for each check of the environment `name` whose gate is not among the known."""
-        for check_name, check in self.checks.items():
+        for check_name, check in self.tests.items():
             if isinstance(check.gate, str) and check.gate not in known:
                 place = f"environments.{name}.checks.{check_name}.gate"
                 yield f"{place}: there is no gate {check.gate!r}"

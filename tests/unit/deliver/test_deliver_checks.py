@@ -202,6 +202,12 @@ def test_a_check_that_fails_says_how_and_keeps_its_output(setup: Setup) -> None:
     assert (record.verdict, record.reason) == ("fail", "smoke: it ended with 3")
 
 
+def test_a_check_may_be_a_script_alone(setup: Setup) -> None:
+    done = setup.verify(section_checks={"a": "touch one", "b": CheckSection(run="touch two")})
+    done.require()
+    assert (setup.root / "one").exists() and (setup.root / "two").exists()
+
+
 def test_later_checks_are_not_run_after_one_that_fails(setup: Setup) -> None:
     checks = {name: CheckSection(run=run) for name, run in (("a", "false"), ("b", "touch ran"))}
     done = setup.verify(section_checks=checks)

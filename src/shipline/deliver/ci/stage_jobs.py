@@ -68,7 +68,7 @@ class StageJob:
         names = [
             health.argocd.token if health and health.argocd else "",
             health.url.token if health and health.url else "",
-            *(name for check in section.checks.values() for name in check.pass_env),
+            *(name for check in section.tests.values() for name in check.pass_env),
             *(
                 name
                 for server in servers
@@ -87,7 +87,7 @@ class StageJob:
         """The time limit of the job: what its waits may take, besides `base`."""
         section = self.section
         waits_s = section.health.timeout.seconds if section.health else 0.0
-        waits_s += sum(check.timeout.seconds for check in section.checks.values())
+        waits_s += sum(check.timeout.seconds for check in section.tests.values())
         if section.canary:
             waits_s += 2 * sum(step.hold.seconds for step in section.canary.steps)
         return min(_LONGEST, base + ceil(waits_s / 60))
