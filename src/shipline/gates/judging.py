@@ -202,9 +202,13 @@ def report_problems(
         else:
             yield from map(_inconclusive, _inconclusive_reasons(rules, file, file.report, context))
     if isinstance(rules, VulnerabilitiesGate | SbomGate) and context.image is not None:
-        yield from map(
-            _inconclusive, _image_mismatches(rules, files, context.image, context.others)
-        )
+        yield from _image_mismatches(rules, files, context.image, context.others)
+
+
+_SCAN_EACH = (
+    "scan each platform by its digest, as a step with `scanner` does; other steps after the build"
+    " have the names in variables such as SHIPLINE_IMAGE_LINUX_AMD64"
+)
 
 
 def _unreadable(file: ReportFile) -> Check:
@@ -255,7 +259,7 @@ def _image_mismatches(
     files: Iterable[ReportFile],
     image: ImageSubject,
     others: frozenset[str],
-) -> Iterator[str]:
+) -> Iterator[Check]:
     """Reports about other images than this one and `others`, and platforms without a report."""
     if rules.about == "source":
         return
@@ -266,14 +270,14 @@ def _image_mismatches(
     images = [(path, subject) for path, subject in about if subject.kind == "image"]
     for path, subject in images:
         if not subject.digests:
-            yield f"{path} does not say which digest it is about"
+            yield _inconclusive(f"{path} does not say which digest it is about")
         elif not subject.digests & (known | others):
-            yield f"{path} is about {min(subject.digests)}, not {image.digest}"
+            yield _inconclusive(f"{path} is about {min(subject.digests)}, not {image.digest}")
     if not images and rules.about == "auto":
         return
     for platform in image.platforms:
         if not any(_covers(file.report, platform, image) for file in files if file.report):
-            yield f"no report is about {platform.platform} of the image"
+            yield _inconclusive(f"no report is about {platform.platform} of the image", _SCAN_EACH)
 
 
 def _covers(report: Report, platform: ImageFacts, image: ImageSubject) -> bool:

@@ -183,7 +183,7 @@ def _details(verdict: Verdict) -> Iterator[str]:
         if check.outcome not in (*_NOT_PASSED, Outcome.WAIVED) or not (check.details or check.hint):
             continue
         yield ""
-        yield f"{verdict.gate}: {check.name}"
+        yield f"{verdict.gate}: {check.name if check.details else check.reason or check.name}"
         yield from (f"  {detail}" for detail in check.details[:_DETAILS_SHOWN])
         if len(check.details) > _DETAILS_SHOWN:
             yield f"  and {len(check.details) - _DETAILS_SHOWN} more (all with --format json)"

@@ -40,6 +40,7 @@ from shipline.gates import (
     Verdicts,
     VulnerabilitiesGate,
     read_reports,
+    render,
     run_gates,
 )
 from shipline.units import Duration
@@ -105,6 +106,15 @@ def test_a_report_for_another_digest_is_doubt() -> None:
     other = image("linux/arm64", index=OTHER.replace("9", "8"))
     verdict = verdict_of(VulnerabilitiesGate(), CLEAN, context=other)
     assert verdict.outcome is Outcome.INCOMPLETE and DIGEST in verdict.reason
+
+
+def test_what_is_shown_of_doubt_says_which() -> None:
+    context = image("linux/amd64", "linux/arm64")
+    verdict = verdict_of(VulnerabilitiesGate(), CLEAN, context=context)
+    text = render(Verdicts((verdict,), NOW), "text")
+    shown = text.partition("\n\n")[2]
+    assert "vulnerabilities: no report is about linux/arm64 of the image" in shown
+    assert "to fix it: scan each platform by its digest" in shown
 
 
 def test_a_platform_without_a_report_is_doubt() -> None:
