@@ -17,13 +17,31 @@ from typing import Annotated, BinaryIO
 
 from msgspec import Struct, field
 
-from shipline.content import Reader, chunks
+from shipline.content import Fetcher, LocalStore, Reader, VerifiedReader, chunks, fetch_all
 from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
 from shipline.grpc.connection import Code, Connection, RpcCall, RpcError, SocketPipe, connected
-from shipline.grpc.containerd import ContentInfo, WriteAction, WriteRequest, WriteResponse
+from shipline.grpc.containerd import (
+    ContentInfo,
+    InfoRequest,
+    InfoResponse,
+    ReadRequest,
+    ReadResponse,
+    WriteAction,
+    WriteRequest,
+    WriteResponse,
+)
 from shipline.grpc.protobuf import M, decode, encode
 from shipline.net import connect_unix
-from shipline.oci import Descriptor, Digest, Index, Platform, media, parse_manifest
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Index,
+    Platform,
+    Reference,
+    media,
+    parse_manifest,
+)
 
 _SERVICES = "/containerd.services"
 _KEEPS = "containerd.io/gc.ref.content"
@@ -69,6 +87,16 @@ class _ImageRequest(Struct):
 
     image: Annotated[_Image | None, 1] = None
     mask: Annotated[_Mask | None, 2] = None
+
+
+class _NamedImage(Struct):
+    """Asks for an image by its name."""
+
+    name: Annotated[str, 1] = ""
+
+
+class _FoundImage(Struct):
+    image: Annotated[_Image | None, 1] = None
 
 
 class _Snapshot(Struct):
@@ -149,6 +177,39 @@ class Containerd:
             code="engine-incapable",
         )
 
+    def find(self, name: str) -> Digest | None:
+        named = Reference.parse(name).or_latest
+        if named.digest is not None:
+            named = Reference(named.host, named.repository).at(named.digest)
+        with self._channel() as channel, _unless(Code.NOT_FOUND):
+            found = channel.ask("images.v1.Images/Get", _NamedImage(str(named)), _FoundImage).image
+            if found is not None and found.target is not None:
+                return Digest.parse(found.target.digest)
+        return None
+
+    @contextmanager
+    def opened(
+        self, image: Digest, scratch: Path, store: LocalStore
+    ) -> Iterator[tuple[Fetcher, Descriptor]]:
+        with self._channel() as channel:
+            request = InfoRequest(str(image))
+            info = channel.ask("content.v1.Content/Info", request, InfoResponse).info
+        target = Descriptor("", image, info.size if info is not None else 0)
+        root = parse_manifest(fetch_all(self, target, MANIFEST_LIMIT)).descriptor
+        yield self, root
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[Reader]:
+        """Content by its digest."""
+        with self._channel() as channel:
+            call = channel.call("content.v1.Content/Read")
+            try:
+                call.send(encode(ReadRequest(str(target.digest))))
+                call.end()
+                yield VerifiedReader(_CallReader(call), target, str(self))
+            finally:
+                call.cancel()
+
     def store(self, image: LoadableImage, *, unpack: bool) -> None:
         """Store the image under its names; `unpack` makes snapshots of the image for this machine,
         or else of its only platform. Raises EngineError, ContentError.
@@ -217,6 +278,25 @@ class Containerd:
                 raise EngineError(
                     f"containerd at {self} refuses: {error}", _START, code="engine-refused"
                 ) from error
+
+
+class _CallReader:
+    """The bytes that a call sends."""
+
+    def __init__(self, call: RpcCall) -> None:
+        self._call = call
+        self._rest = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Some bytes, none at the end. Raises RpcError."""
+        while not self._rest and (message := self._call.receive()) is not None:
+            self._rest = decode(ReadResponse, message).data
+        end = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:end], self._rest[end:]
+        return data
+
+    def close(self) -> None:
+        """The call is ended by who made it."""
 
 
 @contextmanager

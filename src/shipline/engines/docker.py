@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, cast
 from urllib.parse import SplitResult, quote
 
 from msgspec import Struct
 
+from shipline.content import Fetcher, LocalStore
 from shipline.engines.engine import EngineError, LoadableImage, connecting
 from shipline.errors import NotFound, UsageError
 from shipline.net import connect_unix, split_url, without_passwords
+from shipline.oci import Descriptor, Digest, InvalidDigest
+from shipline.processes import run_process
 from shipline.tasks import check, on_cancel
 
 _CONNECT_S = 10  # seconds
@@ -274,8 +279,41 @@ class Docker:
                 ) from None
             raise
 
+    def find(self, name: str) -> Digest | None:
+        """Podman takes a name without a host for one of its own images, too."""
+        try:
+            found = self._api.ask("GET", f"/images/{quote(name, safe='')}/json")
+        except Refused as error:
+            if error.status == _NO_IMAGE:
+                return None
+            raise
+        return _id(str(found.get("Id")) if isinstance(found, dict) else "", str(self))
+
+    def opened(
+        self, image: Digest, scratch: Path, store: LocalStore
+    ) -> AbstractContextManager[tuple[Fetcher, Descriptor]]:
+        return _saved(self, image, scratch, store)
+
     def __str__(self) -> str:
         return str(self._api)
+
+
+def _id(text: str, where: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidDigest:
+        raise EngineError(
+            f"the engine at {where} gives {text[:100]!r} as the ID of an image",
+            code="engine-unreachable",
+        ) from None
+
+
+def _saved(
+    engine: Docker | PodmanCommand, image: Digest, scratch: Path, store: LocalStore
+) -> AbstractContextManager[tuple[Fetcher, Descriptor]]:
+    from shipline.engines.archives import saved_image  # slow to import
+
+    return saved_image(image, lambda file: engine.save(str(image), file), scratch, store)
 
 
 def _message(answer: bytes) -> str:
@@ -289,6 +327,36 @@ class PodmanCommand:
     """Podman without a service: `podman load`."""
 
     several = False
+
+    def __str__(self) -> str:
+        return "podman"
+
+    def find(self, name: str) -> Digest | None:
+        said = bytearray()
+        words = ["podman", "image", "inspect", "--format", "{{.Id}}", "--", name]
+        with TemporaryFile() as errors:
+            done = run_process(
+                words,
+                directory=Path("/"),
+                environ=os.environ,
+                timeout_s=_ANSWER_S,
+                write=said.extend,
+                stderr=errors,
+            )
+            errors.seek(0)
+            message = errors.read(_LIMIT).decode("utf-8", "replace").strip()
+        if not done.status:
+            return _id(f"sha256:{said.decode('utf-8', 'replace').strip()}", str(self))
+        if "image not known" in message:
+            return None
+        raise EngineError(
+            f"podman image inspect failed: {message}", "see `podman info`", code="engine-refused"
+        )
+
+    def opened(
+        self, image: Digest, scratch: Path, store: LocalStore
+    ) -> AbstractContextManager[tuple[Fetcher, Descriptor]]:
+        return _saved(self, image, scratch, store)
 
     def load(self, image: LoadableImage) -> None:
         self.load_archive(image.archive())

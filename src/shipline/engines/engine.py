@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from msgspec import Struct
 
-from shipline.content import Reader
+from shipline.content import Fetcher, LocalStore, Reader
 from shipline.errors import ShiplineError
 from shipline.oci import Descriptor, Digest, Platform
 
@@ -66,6 +67,18 @@ class Engine(Protocol):
 
     def save(self, name: str, file: BinaryIO) -> None:
         """Write the archive that `docker save` writes of an image. Raises NotFound."""
+
+    def find(self, name: str) -> Digest | None:
+        """The ID of an image by its name as people write it, None if there is none: the digest of
+        its configuration, or of its manifest or index where the engine keeps these.
+        """
+
+    def opened(
+        self, image: Digest, scratch: Path, store: LocalStore
+    ) -> AbstractContextManager[tuple[Fetcher, Descriptor]]:
+        """What has the image with that ID, and its manifest or index there. Layers that the engine
+        keeps as tars are compressed into `store`. Raises ContentError.
+        """
 
 
 @contextmanager

@@ -59,7 +59,8 @@ from shipline.supply import StatementSource, copy_evidence, evidence_of
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.images.archives import DockerArchive, LayoutArchive, NewArchive
+    from shipline.engines.archives import DockerArchive, LayoutArchive
+    from shipline.images.archives import NewArchive
     from shipline.registry import Client
 
 
@@ -310,7 +311,8 @@ class Places:
         return list(filter(None, self._archive(place).tags()))
 
     def _archive(self, place: Place) -> LayoutArchive | DockerArchive:
-        from shipline.images.archives import TarArchive, open_archive  # slow to import
+        from shipline.engines.archives import TarArchive  # slow to import
+        from shipline.images.archives import open_archive  # slow to import
 
         scratch = self._scratch()
         path, docker = place.path, place.kind in _ONE_PLATFORM
