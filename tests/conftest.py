@@ -17,6 +17,7 @@ from peers import (
     ActionsCache,
     Containerd,
     Docker,
+    Podman,
     Registry,
     S3Service,
     actions_cache,
@@ -26,6 +27,7 @@ from peers import (
     dockerd,
     moto_server,
     newest,
+    podman,
     push_base_images,
 )
 
@@ -130,6 +132,19 @@ def docker(peers_directory: Path, base_images: Registry) -> Iterator[Docker]:
     """The newest Docker engine; its BuildKit finds the base images in `registry`."""
     _need("apt-get", root=True)
     with dockerd(peers_directory, base_images, programs=newest()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def classic(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> Iterator[Docker]:
+    """Debian's engine without the containerd image store."""
+    with dockerd(tmp_path_factory.mktemp("classic"), base_images, containerd=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    with podman(tmp_path_factory.mktemp("podman")) as running:
         yield running
 
 

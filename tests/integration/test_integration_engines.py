@@ -13,7 +13,7 @@ import pytest
 
 from builds import PLATFORMS, Shipline, context, document, leftovers, tags
 from commands import run_shipline
-from peers import Containerd, Docker, Podman, Registry, dockerd, podman
+from peers import Containerd, Docker, Podman, Registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
@@ -44,19 +44,6 @@ def no_commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in found.keys() - {"docker", "podman", "ctr", "nerdctl"}:
         (place / name).symlink_to(found[name])
     return {"PATH": str(place)}
-
-
-@pytest.fixture(scope="module")
-def classic(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> Iterator[Docker]:
-    """Debian's engine without the containerd image store."""
-    with dockerd(tmp_path_factory.mktemp("classic"), base_images, containerd=False) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    with podman(tmp_path_factory.mktemp("podman")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -20,13 +20,22 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.cache import LayerResult
+from shipline.build.engine_images import is_unreachable, may_be_local, not_available
 from shipline.build.graph import ImageOp
 from shipline.build.layer_files import LayerFiles
 from shipline.content import Fetcher, LocalStore, OciLayout, Reader, Repository, chunks, fetch_all
-from shipline.errors import ContentError, DamagedContent, DigestMismatch, NotFound, ShiplineError
+from shipline.errors import (
+    AuthError,
+    ContentError,
+    DamagedContent,
+    DigestMismatch,
+    NotFound,
+    ShiplineError,
+)
 from shipline.events import Step
 from shipline.layer import Layer, codec_of_layer, cut_tar, decompress, stream_layer, without_toc
 from shipline.oci import (
+    DEFAULT_HOST,
     MANIFEST_LIMIT,
     REF_NAME,
     Descriptor,
@@ -44,6 +53,7 @@ from shipline.tasks import Once
 
 if TYPE_CHECKING:
     from shipline.build.assembly import Image
+    from shipline.build.engine_images import EngineImage, EngineImages
     from shipline.build.source_rules import SourcePolicy
 
 Repositories = Callable[[Reference], Repository]
@@ -280,12 +290,15 @@ _TAGS_READ, _TAGS_SHOWN = 1000, 8
 
 
 class _ImageLocation(Struct, frozen=True):
-    """Where an image is looked up: `wanted`, a tag or a digest, in a repository."""
+    """Where an image is looked up: `wanted`, a tag or a digest, in a repository; in an engine by
+    its `name` as it was written.
+    """
 
     repository: Repository
     wanted: str
     reference: Reference
     shown: str
+    name: str
     layout: str = ""
 
 
@@ -315,11 +328,18 @@ def open_layout(name: str) -> tuple[OciLayout, str]:
 class RegistryImages:
     """Base images from registries; each name is looked up once per build.
 
-    `blobs` is given the origins of their layers.
+    `blobs` is given the origins of their layers. What no registry has is looked up in `engine`.
     """
 
-    def __init__(self, repositories: Repositories, blobs: Blobs, step: Step) -> None:
+    def __init__(
+        self,
+        repositories: Repositories,
+        blobs: Blobs,
+        step: Step,
+        engine: EngineImages | None = None,
+    ) -> None:
         self._policy: SourcePolicy | None = None
+        self._engine = engine
         self._repositories = repositories
         self._blobs = blobs
         self._step = step
@@ -329,10 +349,13 @@ class RegistryImages:
         self._targets: dict[str, tuple[Image, ...]] = {}
         self.found: dict[ImageOp, BaseImage] = {}
 
-    def judged_by(self, policy: SourcePolicy | None) -> Self:
-        """The same images, of which one is resolved only if `policy` allows it."""
+    def judged_by(self, policy: SourcePolicy | None, *, local: bool = True) -> Self:
+        """The same images, of which one is resolved only if `policy` allows it, and only in
+        registries unless `local`.
+        """
         found = copy(self)
         found._policy = policy
+        found._engine = self._engine if local else None
         return found
 
     def add_target(self, name: str, images: Sequence[Image]) -> None:
@@ -345,7 +368,10 @@ class RegistryImages:
             image = self._of_target(name.removeprefix(TARGET), platform)
         else:
             find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
-            image = self._images.get((name, platform), lambda: self._resolve(find(name), platform))
+            image = self._images.get(
+                (name, platform, self._engine is not None),
+                lambda: self._resolve(find(name), platform),
+            )
             if self._policy is not None:
                 self._policy.check_base(name, image, platform)
         self.found[image.manifest] = image
@@ -363,7 +389,7 @@ class RegistryImages:
         found = next((one for one in images if one.platform == platform), images[0])
         if found.platform != platform and len(images) > 1:
             offered = sorted(str(one.platform) for one in images)
-            raise _not_available(f"{TARGET}{name}", platform, offered)
+            raise not_available(f"{TARGET}{name}", platform, offered)
         digest = found.manifest.descriptor.digest
         reference = Reference.parse(_called(name)).at(digest)
         return BaseImage(reference, ImageOp(digest), found.config, found.layers, target=name)
@@ -373,13 +399,14 @@ class RegistryImages:
             name = self._policy.image(name)
         reference = Reference.parse(name).or_latest
         wanted = str(reference.digest or reference.tag)
-        return _ImageLocation(self._repositories(reference), wanted, reference, reference.familiar)
+        repository = self._repositories(reference)
+        return _ImageLocation(repository, wanted, reference, reference.familiar, name)
 
     def _in_layout(self, name: str) -> _ImageLocation:
         layout, wanted = open_layout(name)
         path = str(layout.root)
         reference = Reference.parse(_called(os.path.basename(path)) or "layout")
-        return _ImageLocation(layout, wanted, reference, name, path)
+        return _ImageLocation(layout, wanted, reference, name, name, path)
 
     def known(self, name: str, platform: Platform) -> ImageConfig | None:
         """The configuration of an image that was resolved; None for others."""
@@ -387,10 +414,18 @@ class RegistryImages:
         return None if image is None else image.config
 
     def _resolve(self, origin: _ImageLocation, platform: Platform) -> BaseImage:
-        repository = origin.repository
-        with self._step.step(f"resolve {origin.shown}", kind="resolve", platform=str(platform)):
+        repository: Fetcher = origin.repository
+        name = f"resolve {origin.shown}"
+        with self._step.step(name, kind="resolve", platform=str(platform)) as step:
             key = (origin.layout, origin.reference.name, origin.wanted)
-            root = self._roots.get(key, lambda: _look_up(origin))
+            try:
+                root = self._roots.get(key, lambda: _look_up(origin))
+                digest = root.digest
+            except ShiplineError as error:
+                found = self._in_engine(origin, platform, error, step)
+                if found is None:
+                    raise
+                repository, root, digest = self._blobs.store, found.manifest, found.digest
             manifest = self._manifest(repository, root, origin.shown, platform)
             config = ImageConfig.parse(self._document(repository, manifest.config))
         if len(config.diff_ids) != len(manifest.layers):
@@ -399,29 +434,60 @@ class RegistryImages:
                 f" but its configuration lists {len(config.diff_ids)}",
                 code="image-invalid",
             )
-        for layer in manifest.layers:
+        for layer in manifest.layers if repository is origin.repository else ():
             self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
         layers = tuple(map(Layer, manifest.layers, config.diff_ids))
         if self._policy is not None and not origin.layout:
-            self._policy.check_image(origin.reference.at(root.digest))
-        reference, op = origin.reference.at(root.digest), ImageOp(manifest.descriptor.digest)
+            self._policy.check_image(origin.reference.at(digest))
+        reference, op = origin.reference.at(digest), ImageOp(manifest.descriptor.digest)
         return BaseImage(reference, op, config, layers, origin.layout)
 
+    def _in_engine(
+        self, origin: _ImageLocation, platform: Platform, error: ShiplineError, step: Step
+    ) -> EngineImage | None:
+        """The image of the engine, None if the `error` of the registry stands: it adds to that what
+        is wrong with the engine. Raises NotFound for another platform.
+        """
+        if self._engine is None or origin.layout or not may_be_local(error):
+            return None
+        try:
+            found = self._engine.find(origin.name, platform, step)
+        except ShiplineError as failure:
+            if failure.code == "platform-missing":
+                failure.add_note(f"no registry gives it: {error.message}")
+                raise
+            note = f"a container engine of this machine was asked, too: {failure.message}"
+            if failure.code != "engine-missing" and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            return None
+        wanted = origin.reference.digest
+        if found is None or wanted not in (None, found.digest, found.manifest.digest):
+            return None
+        step.output(f"no registry gives {origin.shown}: it is in {found.engine}\n".encode())
+        if is_unreachable(error) or (
+            isinstance(error, AuthError) and origin.reference.host != DEFAULT_HOST
+        ):
+            step.warn(
+                f"{origin.shown} comes from {found.engine}, and may be old: {error.message}",
+                "--pull takes base images from registries only",
+            )
+        return found
+
     def _manifest(
-        self, repository: Repository, root: Descriptor, shown: str, platform: Platform
+        self, repository: Fetcher, root: Descriptor, shown: str, platform: Platform
     ) -> Manifest:
         parsed = parse_manifest(self._document(repository, root), root.media_type)
         if isinstance(parsed, Manifest):
             return parsed
         child = parsed.select(platform)
         if child is None:
-            raise _not_available(shown, platform, sorted(map(str, parsed.platforms)))
+            raise not_available(shown, platform, sorted(map(str, parsed.platforms)))
         parsed = parse_manifest(self._document(repository, child), child.media_type)
         if isinstance(parsed, Index):
             raise ContentError(f"{shown} is an index inside an index", code="index-nested")
         return parsed
 
-    def _document(self, repository: Repository, target: Descriptor) -> bytes:
+    def _document(self, repository: Fetcher, target: Descriptor) -> bytes:
         """A small document, kept here so that it is requested once."""
         with suppress(NotFound, DamagedContent):
             return fetch_all(self._blobs.store, target, MANIFEST_LIMIT)
@@ -433,17 +499,6 @@ class RegistryImages:
 def _called(name: str) -> str:
     """A name for an image that has none."""
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFound:
-    swapped = f"{platform.architecture}/{platform.os}"
-    meant = swapped if swapped in offered else df.nearest(str(platform), offered)
-    question = f"did you mean {meant}? " if meant else ""
-    return NotFound(
-        f"{shown} is not available for {platform}",
-        code="platform-missing",
-        hint=f"{question}it offers {', '.join(offered)}",
-    )
 
 
 def _other_tag(origin: _ImageLocation) -> str:

@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.base_images import Blobs, RegistryImages
+from shipline.build.cache import open_records
 from shipline.build.contexts import configured, load_dockerfile, main_rules
-from shipline.build.faults import system_errors
+from shipline.build.engine_images import EngineImages, uses_local_images
+from shipline.build.faults import Damage, system_errors
 from shipline.build.plan import PlatformPlan, plan_platforms
 from shipline.build.remotes import remotes_alone
 from shipline.build.request import BuildRequest
@@ -63,7 +65,10 @@ def call(
     with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
         blobs = Blobs(LocalStore(settings.home / "content"), step)
         policy = settings.source_policy(request)
-        images = RegistryImages(settings.repositories, blobs, step).judged_by(policy)
+        records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
+        engine = EngineImages(settings, blobs, records, Path(scratch))
+        images = RegistryImages(settings.repositories, blobs, step, engine)
+        images = images.judged_by(policy, local=uses_local_images(request))
         remotes = stack.enter_context(
             remotes_alone(request, settings, step, Path(scratch), blobs, policy)
         )

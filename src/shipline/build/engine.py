@@ -39,6 +39,7 @@ from shipline.build.checks import check_dockerfile, show_findings, show_warnings
 from shipline.build.clock import Clock, clock_of
 from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
+from shipline.build.engine_images import EngineImages, uses_local_images
 from shipline.build.executor import Executor
 from shipline.build.exporters import (
     ARCHIVES,
@@ -310,14 +311,16 @@ def _open_session(
     scratch = stack.enter_context(open_workspace(settings.home))
     files = LayerFiles(settings.home, scratch, damage, verified=verified)
     blobs = Blobs(store, step, files)
+    records = stack.enter_context(open_records(settings.home / "cache.db", damage))
+    engine = EngineImages(settings, blobs, records, scratch)
     session = _Session(
         settings=settings,
         step=step,
         scratch=scratch,
         files=files,
         blobs=blobs,
-        records=stack.enter_context(open_records(settings.home / "cache.db", damage)),
-        images=RegistryImages(settings.repositories, blobs, step),
+        records=records,
+        images=RegistryImages(settings.repositories, blobs, step, engine),
         snapshots=Snapshots(settings.home, scratch, blobs, files, step),
         running=Running(),
         commands=command_limiter(),
@@ -386,7 +389,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
         blobs=blobs,
         records=session.records,
         cache=cache,
-        images=session.images.judged_by(policy),
+        images=session.images.judged_by(policy, local=uses_local_images(request)),
         remotes=remotes,
         caches=caches,
         reading=caches.start_reading(beside),

@@ -278,8 +278,9 @@ class BuildRequest(Struct, frozen=True):
     `dockerfile` None is `Dockerfile` in the context, `-` is `inline`, or else standard input.
     Without `platforms`, the build is for this machine. `outputs` includes those of --push and
     --load. `build_args` has values only: names without a value are resolved or left out. `vcs` says
-    what the context is in a repository: source, revision. Paths are relative to the working
-    directory.
+    what the context is in a repository: source, revision. Without `local_images`, and with `pull`,
+    base images are those of registries, never of this machine's container engine. Paths are
+    relative to the working directory.
     """
 
     context: Context
@@ -292,6 +293,7 @@ class BuildRequest(Struct, frozen=True):
     annotations: tuple[Annotation, ...] = ()
     platforms: tuple[Platform, ...] = ()
     pull: bool = False
+    local_images: bool = True
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Ssh, ...] = ()
     run: RunOptions = RunOptions()

@@ -183,7 +183,7 @@ class _Service:
                 if stdin is not None:
                     settings = replace(settings, stdin=stdin)
                 try:
-                    result = build(work.request, settings, step)
+                    result = build(replace(work.request, local_images=False), settings, step)
                 except ShiplineError as error:
                     _name_dockerfile(error, work.request, solve)
                     raise

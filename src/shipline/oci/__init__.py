@@ -24,6 +24,7 @@ from shipline.oci.manifest import (
 )
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import (
+    DEFAULT_HOST,
     InvalidReference,
     Reference,
     check_repository,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Descriptor, Digest, Platform, media
 from shipline.ship.section import Pipeline
-from shipline.ship.steps.build import PushedImage
+from shipline.ship.steps.build import PushedImage, build_request
 from shipline.ship.steps.command import image_variables
 
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
@@ -34,6 +36,12 @@ def test_targets_have_what_the_build_has_unless_they_say_otherwise() -> None:
     assert web.platforms == (AMD64, ARM64) and worker.platforms == (AMD64,)
     assert list(found.images) == ["web", "worker"] and found.build_needs == ("lint",)
     assert [str(one) for one in worker.places] == ["r.example/worker", "c.example/worker"]
+
+
+def test_a_release_is_not_based_on_what_an_engine_has() -> None:
+    build = pipeline(TARGETS).builds["web"]
+    request = build_request(Path("/"), build, {}, labels={}, annotations={}, push=True)
+    assert not request.local_images
 
 
 def test_only_targets_for_a_platform_are_images_of_its_machine() -> None:

@@ -379,6 +379,7 @@ def build_request(
     }
     return replace(
         request,
+        local_images=False,  # a release depends on nothing that this machine alone has
         build_contexts={**request.build_contexts, **targets},
         build_args=build.args,
         labels={**labels, **build.labels},
