@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, Self
 
 _LEAST_RATE = 1 << 10  # bytes per second of waiting
@@ -191,8 +192,9 @@ class ReceivedResponse:
         while self.length is None and len(data) != size:
             if not self._chunk_left:
                 self._chunk_left = self._read_chunk_size()
-                if not self._chunk_left:  # the last one: what follows are trailers
-                    Headers.read(self._file)
+                if not self._chunk_left:  # the last one: the body is whole (RFC 9112, 8)
+                    with suppress(ResponseEnded):
+                        Headers.read(self._file)  # trailers
                     self.length = 0
                     break
             wanted = min(self._chunk_left, _PART if size < 0 else size - len(data))

@@ -32,6 +32,7 @@ WHOLE = [
     b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"
     b"3\r\nabc\r\n0A; name=value\r\n0123456789\r\n0\r\nDigest: x\r\n\r\n",
 ]
