@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 VERSION = hashlib.sha256(b"|go-actionscache-1.0").hexdigest()  # of all entries of BuildKit
 _SERVICE = "twirp/github.actions.results.api.v1.CacheService"
 _READ, _WRITE = 1, 2
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _HELD_S, _RETRY_S = 15.0, 2.0  # how long a reserved number is waited for, and between looks
 _PAGE = 100
 _MOST_PAGES = 100
@@ -298,7 +300,7 @@ class ActionsCache:
         """Number and content of the newest document."""
         entry = self._service.find(index)
         number = entry.key.removeprefix(index) if entry else ""
-        if entry is None or not number.isdecimal() or not entry.key.startswith(index):
+        if entry is None or not _NUMBER.match(number) or not entry.key.startswith(index):
             return None
         try:
             content, _ = read_whole(partial(self._service.read, entry), CACHE_DOCUMENT_LIMIT)
@@ -382,7 +384,8 @@ def list_keys(
             with closing(response):
                 found = json_object(response.content(4 << 20)).get("actions_caches")
             entries = found if isinstance(found, list) else []
-            keys |= {one["key"] for one in entries if isinstance(one, dict) and "key" in one}
+            found_keys = (one.get("key") for one in entries if isinstance(one, dict))
+            keys |= {one for one in found_keys if isinstance(one, str)}
             if len(entries) < _PAGE:
                 break
     return frozenset(keys)

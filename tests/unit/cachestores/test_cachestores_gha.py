@@ -18,6 +18,7 @@ from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, NotFound, RegistryError
 from shipline.oci import Descriptor, media
 from shipline.registry import Client
+from shipline.values import replace
 
 MAIN, BRANCH, PULL = "refs/heads/main", "refs/heads/topic", "refs/pull/7/merge"
 BLOB = b"a layer"
@@ -83,6 +84,17 @@ def test_what_the_cache_has_of_another_name_is_left_alone(
     on_main(github_cache, client, scope="app").update(lambda _: b"app")
     other = on_main(github_cache, client, scope="ap")
     assert list(other.documents()) == []
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\N{ARABIC-INDIC DIGIT ONE}", "-1"])
+def test_a_key_without_a_number_is_no_document(
+    github_cache: ActionsCache, client: Client, number: str
+) -> None:
+    store = on_main(github_cache, client)
+    store.update(lambda _: b"1")
+    first = github_cache.entries[-1]
+    github_cache.entries[-1] = replace(first, key=first.key.removesuffix("1") + number)
+    assert list(store.documents()) == []
 
 
 def test_an_equal_document_is_not_written_again(github_cache: ActionsCache, client: Client) -> None:
