@@ -133,6 +133,15 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
+_RESPONSES = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+    b"HTTP/1.0 404 Not Found\n\nuntil the end",
+    b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n b\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n0A; name=value\r\n0123456789\r\n0\r\nDigest: x\r\n\r\n",
+)
+
+
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "parser": _dockerfiles,
     "words": lambda: (one.encode() for one in _WORDS),
@@ -142,4 +151,5 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "cache": lambda: iter([json.dumps(_CACHE).encode()]),
     "protobuf": _messages,
     "http2": _frames,
+    "response": lambda: iter(_RESPONSES),
 }

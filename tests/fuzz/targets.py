@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from shipline import dockerfile as df
 from shipline.build.caching.document import CacheDocument, CacheKey
@@ -22,6 +23,7 @@ from shipline.grpc.connection import Connection, RpcError
 from shipline.grpc.containerd import ReadResponse
 from shipline.grpc.protobuf import MalformedMessage, decode, encode
 from shipline.layer import Whiteouts, decompress, read_tar, sniff, unpack, write_tar
+from shipline.registry.response import MalformedResponse, ReceivedResponse
 from shipline.tasks import TaskGroup
 
 _PLATFORMS = df.PlatformArgs("linux/arm64", "linux/amd64")
@@ -198,6 +200,38 @@ def http2(raw: bytes) -> None:
                     pass
 
 
+class _Sent:
+    """A socket whose other end has sent all, and closed."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._rest = io.BytesIO(raw)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        return self._rest.readinto(buffer)
+
+    def gettimeout(self) -> None:
+        return None
+
+
+def response(raw: bytes) -> None:
+    """A response of HTTP/1.1: read in parts, it is what it is as a whole, or as malformed."""
+    for method in ("GET", "HEAD"):
+        assert _body(raw, method, -1) == _body(raw, method, 3)
+
+
+def _body(raw: bytes, method: str, size: int) -> tuple[int, bytes] | None:
+    data = bytearray()
+    try:
+        found = ReceivedResponse(cast(socket.socket, _Sent(raw)), method)
+        while part := found.read(size):
+            data += part
+    except MalformedResponse:
+        return None
+    assert found.length == 0 and len(data) <= len(raw)
+    return found.status, bytes(data)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    one.__name__: one for one in (parser, words, ignore, tar, archive, cache, protobuf, http2)
+    one.__name__: one
+    for one in (parser, words, ignore, tar, archive, cache, protobuf, http2, response)
 }
