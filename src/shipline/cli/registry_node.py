@@ -160,7 +160,7 @@ def target_options(command: Command) -> Command:
     """`--data` and `--node`, for `open_accounts`."""
     data = click.option(
         "--data",
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         help="The node's data directory.",
     )
@@ -175,6 +175,12 @@ def open_accounts(data: Path | None, node: str | None) -> Iterator[Accounts]:
         yield _RemoteAccounts(node)
         return
     assert data is not None
+    if not data.is_dir():
+        raise UsageError(
+            f"there is no directory {data}",
+            code="registry-data-directory",
+            hint=f"the first `shipline registry serve --data {data}` makes it",
+        )
     from shipline.server.access import AccountStore, Administration, Audit
 
     store = AccountStore(data)

@@ -29,6 +29,12 @@ def run(data: Path, *words: str, stdin: str = "") -> str:
     return done.stdout
 
 
+def test_a_directory_that_is_not_there_is_made_by_the_node(data: Path) -> None:
+    with pytest.raises(UsageError, match="there is no directory") as refused:
+        run(data / "new", "user", "ls")
+    assert "registry serve --data" in refused.value.hint and not (data / "new").exists()
+
+
 def test_people_and_projects(data: Path) -> None:
     run(data, "user", "add", "bob", "--password-stdin", stdin="password 1\n")
     run(data, "user", "add", "root", "--admin", "--password-stdin", stdin="password 2\n")
