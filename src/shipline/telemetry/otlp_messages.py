@@ -100,17 +100,19 @@ def requests(
         yield part(1, described + part(2, b"".join(some))), len(some) - 1
 
 
-def resource_attributes(environ: Mapping[str, str], instance: str = "") -> dict[str, Attribute]:
-    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, the service shipline and this
-    `instance` of it if they name none.
+def resource_attributes(
+    environ: Mapping[str, str], instance: str = "", service: str = "shipline"
+) -> dict[str, Attribute]:
+    """What exports: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, this `service` and `instance`
+    of it if they name none.
     """
-    found: dict[str, Attribute] = {"service.name": "shipline", "service.version": __version__}
+    found: dict[str, Attribute] = {"service.name": service, "service.version": __version__}
     if instance:
         found["service.instance.id"] = instance
     for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, equals, value = pair.partition("=")
         if equals and name.strip():
             found[unquote(name.strip())] = unquote(value.strip())
-    if service := environ.get("OTEL_SERVICE_NAME", ""):
-        found["service.name"] = service
+    if named := environ.get("OTEL_SERVICE_NAME", ""):
+        found["service.name"] = named
     return found

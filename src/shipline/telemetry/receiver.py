@@ -88,10 +88,18 @@ class ReceiverSettings(Redacted, frozen=True):
 class OtlpReceiver:
     """The receiver of a signal. Safe to use from any thread."""
 
-    def __init__(self, signal: Signal, environ: Mapping[str, str], instance: str = "") -> None:
-        """What is sent is of `instance`. Raises ConfigError if `environ` names no server."""
+    def __init__(
+        self,
+        signal: Signal,
+        environ: Mapping[str, str],
+        instance: str = "",
+        service: str = "shipline",
+    ) -> None:
+        """What is sent is of `instance` of `service`. Raises ConfigError if `environ` names no
+        server.
+        """
         self._signal = signal
-        self._resource = resource_attributes(environ, instance)
+        self._resource = resource_attributes(environ, instance, service)
         self._settings = own = ReceiverSettings.read(signal, environ)
         try:
             self._url = Url.parse(own.endpoint)

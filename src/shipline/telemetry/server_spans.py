@@ -24,6 +24,7 @@ from shipline.telemetry.otlp_messages import INTERNAL, SERVER, span
 from shipline.telemetry.receiver import OtlpReceiver
 from shipline.telemetry.variables import asked, ignored, is_sampled, positive
 
+_SERVICE = "shipline-registry"
 _log = logging.getLogger(__name__)
 _QUEUE, _WITHOUT_PARENT = 1024, 4  # spans that wait for the next export; the part of those
 _DELAY_MS = 5000
@@ -52,7 +53,7 @@ class ServerSpans:
         self._environ = environ
         self._delay_s = positive("OTEL_BSP_SCHEDULE_DELAY", environ, _DELAY_MS) / 1000
         self._limit = positive("OTEL_BSP_MAX_QUEUE_SIZE", environ, _QUEUE)
-        self._receiver = OtlpReceiver("traces", environ, os.urandom(16).hex())
+        self._receiver = OtlpReceiver("traces", environ, os.urandom(16).hex(), _SERVICE)
         self._waiting: deque[ServerSpan] = deque()
         self._failed = False
 

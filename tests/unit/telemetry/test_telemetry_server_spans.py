@@ -68,6 +68,7 @@ def test_a_span_is_below_that_of_its_client(spans: ServerSpans, receiver: Receiv
     (span,) = receiver.spans
     assert (span.trace, span.parent, span.kind) == (PARENT.trace_id, PARENT.span_id, "server")
     assert (span.start, span.end) == (1_000_000_000, 1_500_000_000)
+    assert span.resource["service.name"] == "shipline-registry"
 
 
 def test_a_client_that_is_not_sampled_has_no_span(spans: ServerSpans) -> None:
