@@ -59,20 +59,19 @@ def held_in_root(root: Path, path: str) -> Iterator[Path]:
 
 
 def read_in_root(root: Path, path: str) -> bytes:
-    """The content of a regular file inside `root`, empty when there is none."""
+    """The content of a regular file inside `root`, empty when there is none. Nothing else is
+    opened: that alone starts some devices, such as a watchdog.
+    """
     with _directory(root) as top:
         try:
-            opened = kernel.open_in_root(top, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            with _opened(top, path) as found:
+                return _content(found) if _is_regular(found) else b""
         except FileNotFoundError:
             return b""
         except OSError as error:
             raise kernel.sandbox_error(
                 f"cannot read {path} in the root file system", error
             ) from error
-        try:
-            return _content(opened) if _is_regular(opened) else b""
-        finally:
-            os.close(opened)
 
 
 def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple[CreatedPath, ...]]:
@@ -195,7 +194,7 @@ def _host_path(descriptor: int) -> Path:
 
 
 def _content(descriptor: int) -> bytes:
-    with open(descriptor, "rb", closefd=False) as file:
+    with open(f"/proc/self/fd/{descriptor}", "rb") as file:
         return file.read(_READ_LIMIT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,12 @@ def test_only_regular_files_are_read(root: Path, tmp_path: Path) -> None:
     assert read_in_root(root, "/a") == b"" == read_in_root(root, "/nothing")
     os.mkfifo(tmp_path / "pipe")
     assert read_in_root(tmp_path, "pipe") == b""
+
+
+@pytest.mark.root
+def test_no_device_is_opened(tmp_path: Path) -> None:
+    os.mknod(tmp_path / "device", stat.S_IFCHR, os.makedev(0, 1))  # to open it is an error
+    assert read_in_root(tmp_path, "device") == b""
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
