@@ -81,6 +81,41 @@ def test_removing_mount_points_follows_no_link_of_the_step(
     assert (sorted(outside.rglob("*")), outside.stat().st_mtime_ns) == before
 
 
+def test_a_device_that_a_step_made_is_not_read(shipline: Shipline, tmp_path: Path) -> None:
+    """Here it is /dev/null; a disk of the host was copied."""
+    mount = "--mount=type=bind,from=made,source=/disk,target=/x"
+    made = "FROM busybox AS made\nRUN mknod /disk c 1 3\nFROM busybox\n"
+    place = context(tmp_path / "context", f"{made}RUN {mount},rw test -f /x\n")
+    said = shipline.build(*PLAIN, place).failed(4)
+    assert "disk is neither a file nor a directory" in said
+    (place / "Dockerfile").write_text(f"{made}RUN {mount} test -c /x && ! cat /x\n")
+    shipline.build(*PLAIN, place).ok()
+
+
+def test_mount_points_below_a_read_only_mount_change_no_layer(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    mounts = "--mount=type=bind,from=busybox,target=/m --mount=type=tmpfs,target=/m/etc/below"
+    place = context(tmp_path / "context", f"FROM busybox\nRUN {mounts} true\n")
+    assert "ead-only file system" in shipline.build(*PLAIN, place).failed(10)
+    assert not list(shipline.home.glob("layers/*/fs/etc/below"))
+
+
+def test_other_users_find_no_programs_of_a_running_step(shipline: Shipline, tmp_path: Path) -> None:
+    """A step knows where its files are on the host: /proc/self/mountinfo says it."""
+    step = "cp /bin/busybox /own && chmod 4755 /own && echo $((6 * 7))there && sleep 60"
+    place = context(tmp_path / "context", f"FROM busybox\nRUN {step}\n")
+    with shipline.start(*PLAIN, place) as build:
+        assert build.stderr is not None
+        assert any(b"42there" in line for line in build.stderr)
+        (found,) = shipline.home.glob("tmp/*/*/upper/own")
+        inside = [one for one in found.parents if one.is_relative_to(shipline.home)]
+        closed = [one for one in inside if not one.stat().st_mode & 0o011]
+        build.terminate()
+        build.communicate()
+    assert closed != []
+
+
 def test_an_insecure_step_has_what_the_build_has_and_a_sandboxed_one_does_not(
     shipline: Shipline, tmp_path: Path
 ) -> None:

@@ -285,13 +285,8 @@ def _held(directory: Path, path: str, place: Path) -> Iterator[Path]:
     """What is at `path` in a cache, at `place`. A runtime follows links to the source of a mount,
     and another step that has the cache could put one to a directory of the host there.
     """
-    with sandbox.held_in_root(directory, path) as found:
-        if found.is_dir():
-            place.mkdir()
-        else:
-            place.touch()
-        with sandbox.mounted(sandbox.Bind(found, place)):
-            yield place
+    with sandbox.held_in_root(directory, path) as found, sandbox.bound(found, place):
+        yield place
 
 
 def is_root(path: str) -> bool:
@@ -315,6 +310,12 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
             _take_attributes(upper, source.stat())
             with sandbox.mounted(sandbox.Overlay(root, lowers=(source,), upper=upper, work=work)):
                 yield root
+        elif not source.is_file():  # to copy a device is to read it, which no step may do
+            raise UsageError(
+                f"{source.name} is neither a file nor a directory: it cannot be mounted with rw",
+                code="mount-invalid",
+                hint="remove rw, or mount its directory",
+            )
         else:
             shutil.copy2(source, upper / source.name)
             yield upper / source.name

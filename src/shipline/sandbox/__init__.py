@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Mount,
         Overlay,
         Tmpfs,
+        bound,
         can_mount_files,
         freeze,
         make_erofs_index,
@@ -62,7 +63,8 @@ else:
         devices="DeviceEdits Devices",
         emulation="can_execute emulators register require_execution supported_platforms",
         limits="ControlGroups",
-        mounts="Bind Erofs Mount Overlay Tmpfs can_mount_files freeze make_erofs_index mounted",
+        mounts="Bind Erofs Mount Overlay Tmpfs"
+        " bound can_mount_files freeze make_erofs_index mounted",
         network="find_connector",
         run="Sandbox open_sandbox",
         runtime="Runtime search_runtime",

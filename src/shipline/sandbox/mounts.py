@@ -176,6 +176,17 @@ def mounted(*mounts: Mount) -> Iterator[None]:
 
 
 @contextmanager
+def bound(source: Path, place: Path, *, read_only: bool = False) -> Iterator[Path]:
+    """A directory or file, at the new path `place` as well until the block ends."""
+    if source.is_dir():
+        place.mkdir()
+    else:
+        place.touch()
+    with mounted(Bind(source, place, read_only=read_only)):
+        yield place
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[str]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

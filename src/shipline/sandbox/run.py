@@ -33,7 +33,7 @@ from shipline.sandbox.bundle import (
     make_device_nodes,
 )
 from shipline.sandbox.limits import ControlGroups
-from shipline.sandbox.mounts import Bind, Tmpfs, mounted
+from shipline.sandbox.mounts import Bind, Tmpfs, bound, mounted
 from shipline.sandbox.network import HOST, Connector, StepNetwork, find_connector
 from shipline.sandbox.rooted import CreatedPath, make_in_root, remove_created, resolve_in_root
 from shipline.sandbox.rootless import require_ids
@@ -147,7 +147,7 @@ class Sandbox:
             on_output(missing[1].encode() + b"\n", 2)
             return ExitStatus(missing[0])
         step = self._directory / str(next(self._numbers))
-        for name in ("dev", "nodes", "root", "secrets"):
+        for name in ("dev", "nodes", "root", "secrets", "sources"):
             (step / name).mkdir(parents=True, mode=0o711)
         try:
             with (
@@ -231,6 +231,10 @@ def _placed(
                 (step / "devices").mkdir()
                 undo.enter_context(mounted(Tmpfs(step / "devices", devices=True)))
             source, options = _source(mount, step, number, spec)
+            if isinstance(mount, BindMount) and mount.read_only and source is not None:
+                # crun makes its own mounts read-only last, and mount points of others in them first
+                own = step / "sources" / str(number)
+                source = undo.enter_context(bound(source, own, read_only=True))
             target = _target(mount, spec)
             if not any(target == one or target.startswith(f"{one}/") for one in covered):
                 directory = source is None or source.is_dir()

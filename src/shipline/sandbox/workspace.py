@@ -98,7 +98,7 @@ def _claimed(places: Path) -> tuple[Path, int]:
         lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if lock_file.exists():  # not removed by another build between the two calls above
-            scratch.mkdir(mode=0o711)
+            scratch.mkdir(mode=0o700)  # other users must not find setuid programs of steps
             return scratch, lock
         os.close(lock)
 
