@@ -218,12 +218,11 @@ class ReceivedResponse:
 
 
 def _length(headers: Headers) -> int | None:
-    """The length of the body, None if it is not given. Raises MalformedResponse for lengths that
-    differ, and for what is none (RFC 9112, 6.3).
+    """The length of the body, None if it is not given, or empty as in Harbor's. Raises
+    MalformedResponse for lengths that differ, and for what is none (RFC 9112, 6.3).
     """
-    values = {
-        one.strip(" \t") for field in headers.get_all("content-length") for one in field.split(",")
-    }
+    fields = ",".join(headers.get_all("content-length")).split(",")
+    values = {one.strip(" \t") for one in fields} - {""}
     if not values:
         return None
     if len(values) > 1 or not all(map(_LENGTH.match, values)):
