@@ -133,7 +133,7 @@ def _known_id(text: str) -> int | None:
 def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
-    if int(text) > _MOST:
+    if not _is_id(text):
         raise UsageError(
             f"{text} is not a user or group id: the highest is {_MOST}",
             code="user-unknown",
@@ -142,17 +142,22 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
+def _is_id(text: str) -> bool:
+    digits = text.lstrip("0")
+    return text.isascii() and text.isdigit() and len(digits) <= 10 and int(digits or 0) <= _MOST
+
+
 def _accounts(passwd: str) -> Iterator[_Account]:
     for line in passwd.splitlines():
         fields = line.split(":")
-        if len(fields) >= 6 and fields[2].isdigit() and fields[3].isdigit():
+        if len(fields) >= 6 and _is_id(fields[2]) and _is_id(fields[3]):
             yield _Account(fields[0], int(fields[2]), int(fields[3]), fields[5] or "/")
 
 
 def _groups(group: str) -> Iterator[tuple[str, int, frozenset[str]]]:
     for line in group.splitlines():
         fields = line.split(":")
-        if len(fields) >= 3 and fields[2].isdigit():
+        if len(fields) >= 3 and _is_id(fields[2]):
             members = fields[3].split(",") if len(fields) > 3 else []
             yield fields[0], int(fields[2]), frozenset(members)
 

@@ -101,7 +101,7 @@ def test_what_the_image_does_not_know_is_refused(text: str) -> None:
         user_of(text, PASSWD, GROUP)
 
 
-@pytest.mark.parametrize("text", ["4294967295", "1:4294967295"])
+@pytest.mark.parametrize("text", ["4294967295", "1:4294967295", "9" * 5000])
 def test_an_id_that_is_too_large_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="the highest is 4294967294") as caught:
         owner(text)
@@ -117,6 +117,14 @@ def test_numbers_need_no_files(uid: int, gid: int) -> None:
 @given(st.text(), st.text())
 def test_no_content_of_the_files_breaks_the_lookup(passwd: str, group: str) -> None:
     assert user_of("0:0", passwd, group).uid == 0
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "4294967295", "-1", ""])
+def test_lines_with_ids_that_are_none_do_not_count(number: str) -> None:
+    passwd = f"app:x:{number}:1::/:\napp:x:1:{number}::/:\napp:x:3:4::/app:\n"
+    group = f"one:x:{number}:app\none:x:5:app\n"
+    assert user_of("app", passwd, group) == ProcessUser(3, 4, (4, 5), "/app")
+    assert user_of("app:one", passwd, group).gid == 5
 
 
 def test_the_files_are_those_of_the_root_whatever_its_links_say(tmp_path: Path) -> None:
