@@ -359,6 +359,11 @@ PROFILES = (
 )
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "x86", "armv7l": "arm"}
 _KEPT = ("names", "action", "errnoRet")
+_KEYRINGS = (
+    "add_key",
+    "keyctl",
+    "request_key",
+)  # a user's keys are not of a namespace: keyrings(7)
 
 
 @cache
@@ -386,10 +391,10 @@ def converted(
     for entry in document.get("archMap", []):
         if entry["architecture"] == native:
             result["architectures"] = [native, *(entry.get("subArchitectures") or [])]
-    rules = [
+    rules = (
         _rule(rule) for rule in document["syscalls"] if _fits(rule, architecture, capabilities)
-    ]
-    result["syscalls"] = rules
+    )
+    result["syscalls"] = [rule for rule in rules if rule["names"]]
     return result
 
 
@@ -406,6 +411,7 @@ def _fits(rule: dict[str, Any], architecture: str, capabilities: frozenset[str])
 
 def _rule(rule: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {key: rule[key] for key in _KEPT if key in rule}
+    kept["names"] = [name for name in rule.get("names", ()) if name not in _KEYRINGS]
     if rule.get("args"):
         kept["args"] = rule["args"]
     return kept
