@@ -62,6 +62,16 @@ def test_a_cache_whose_directory_becomes_a_link_does_not_lead_to_the_host(
     assert not any(outside.iterdir())
 
 
+def test_a_step_has_no_namespaces_of_its_own(shipline: Shipline, tmp_path: Path) -> None:
+    steps = (
+        "FROM busybox\nRUN (true) && ! unshare -U true && ! unshare -r true && ! unshare -m true\n"
+        "RUN --security=insecure unshare -U true\n"
+    )
+    place = context(tmp_path / "context", steps)
+    said = shipline.build(*PLAIN, "--allow", "security.insecure", place).ok().err
+    assert "Operation not permitted" in said and "not implemented" not in said
+
+
 @pytest.mark.parametrize("mount", ["tmpfs", "secret,id=s"])
 def test_removing_mount_points_follows_no_link_of_the_step(
     shipline: Shipline, tmp_path: Path, mount: str

@@ -5,6 +5,7 @@ Reference: opencontainers/runtime-spec config.md and config-linux.md; the values
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -359,11 +360,12 @@ PROFILES = (
 )
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "x86", "armv7l": "arm"}
 _KEPT = ("names", "action", "errnoRet")
-_KEYRINGS = (
-    "add_key",
-    "keyctl",
-    "request_key",
-)  # a user's keys are not of a namespace: keyrings(7)
+_KEYRINGS = ("add_key", "keyctl", "request_key")  # a user's are not of a namespace: keyrings(7)
+_NAMESPACES = (
+    *("clone", "clone3", "setns", "unshare", "mount", "umount", "umount2", "pivot_root"),
+    *("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree"),
+)
+_NEW_NAMESPACE = 0x7E020000  # the flags CLONE_NEW* of clone(2)
 
 
 @cache
@@ -380,7 +382,9 @@ def profile(capabilities: frozenset[str]) -> dict[str, Any] | None:
 def converted(
     document: dict[str, Any], machine: str, capabilities: frozenset[str]
 ) -> dict[str, Any]:
-    """The runtime's form of a containers-common profile."""
+    """The runtime's form of a containers-common profile, as narrow as that of BuildKit: without
+    CAP_SYS_ADMIN no new namespaces and mounts, which the profile allows for Podman in a container.
+    """
     architecture = _ARCHITECTURES.get(machine, machine)
     result: dict[str, Any] = {"defaultAction": document["defaultAction"]}
     if "defaultErrnoRet" in document:
@@ -391,11 +395,33 @@ def converted(
     for entry in document.get("archMap", []):
         if entry["architecture"] == native:
             result["architectures"] = [native, *(entry.get("subArchitectures") or [])]
-    rules = (
-        _rule(rule) for rule in document["syscalls"] if _fits(rule, architecture, capabilities)
-    )
+    refused = _KEYRINGS if "CAP_SYS_ADMIN" in capabilities else (*_KEYRINGS, *_NAMESPACES)
+    rules = [
+        _rule(rule, refused)
+        for rule in document["syscalls"]
+        if _fits(rule, architecture, capabilities)
+    ]
     result["syscalls"] = [rule for rule in rules if rule["names"]]
+    if refused != _KEYRINGS:
+        result["syscalls"] += _without_namespaces(architecture)
     return result
+
+
+def _without_namespaces(architecture: str) -> list[dict[str, Any]]:
+    """The rules for `_NAMESPACES`; that clone3 is missing makes programs use clone, whose flags a
+    filter can see.
+    """
+    flags = {
+        "index": 1 if architecture == "s390x" else 0,
+        "value": _NEW_NAMESPACE,
+        "valueTwo": 0,
+        "op": "SCMP_CMP_MASKED_EQ",
+    }
+    return [
+        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [flags]},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
+        {"names": [*_NAMESPACES[2:]], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM},
+    ]
 
 
 def _fits(rule: dict[str, Any], architecture: str, capabilities: frozenset[str]) -> bool:
@@ -409,9 +435,9 @@ def _fits(rule: dict[str, Any], architecture: str, capabilities: frozenset[str])
     return all(name in capabilities for name in includes.get("caps", ()))
 
 
-def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+def _rule(rule: dict[str, Any], refused: Sequence[str]) -> dict[str, Any]:
     kept: dict[str, Any] = {key: rule[key] for key in _KEPT if key in rule}
-    kept["names"] = [name for name in rule.get("names", ()) if name not in _KEYRINGS]
+    kept["names"] = [name for name in rule.get("names", ()) if name not in refused]
     if rule.get("args"):
         kept["args"] = rule["args"]
     return kept
