@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ def test_a_failed_and_a_killed_build_are_listed_as_such(shipline: Shipline, sour
         while "begun" not in command(shipline, "history", "logs", row["ref"]):
             assert running.poll() is None
         running.send_signal(signal.SIGKILL)
-    assert json_rows(shipline, "--filter", "status=interrupted")[0]["ref"] == row["ref"]
+    ended = time.monotonic()  # but processes that it started may live for a moment
+    while not (rows := json_rows(shipline, "--filter", "status=interrupted")):
+        assert time.monotonic() - ended < 10
+    assert rows[0]["ref"] == row["ref"]
     assert "begun" in command(shipline, "history", "logs", row["ref"])
     found = json.loads(command(shipline, "history", "inspect", "--format", "json", "^1"))
     assert found["Status"] == "failed"
