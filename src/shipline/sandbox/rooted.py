@@ -99,15 +99,14 @@ def remove_created(created: Iterable[CreatedPath]) -> None:
         try:
             _remove_one(one)
         except OSError as error:
-            if error.errno not in _IN_USE:
+            if error.errno not in (*_FILLED, *_REPLACED):
                 raise kernel.sandbox_error(
                     f"cannot remove the mount point {one.path}", error
                 ) from error
 
 
-_IN_USE = (
-    *(errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-)
+_FILLED = (errno.ENOTEMPTY, errno.EEXIST)
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 def _remove_one(one: CreatedPath) -> None:
