@@ -23,9 +23,7 @@ from peers import (
     Containerd,
     Docker,
     Edge,
-    Registry,
     containerd,
-    dockerd,
     free_port,
     nginx_edge,
     varnish_edge,
@@ -119,20 +117,13 @@ def _site(kind: str, work: Path) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def docker(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """An engine with Docker's own image store."""
-    with dockerd(tmp_path_factory.mktemp("engine"), registry, containerd=False) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def image_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
     with containerd(tmp_path_factory.mktemp("store")) as running:
         yield running
 
 
 def test_clients_pull_private_images_through_the_edge(
-    site: Site, docker: Docker, image_store: Containerd, tmp_path: Path
+    site: Site, classic: Docker, image_store: Containerd, tmp_path: Path
 ) -> None:
     """Each layer is fetched from the node once; all further pulls are hits."""
     image, before = f"{site.address}/{IMAGE}:v1", site.edge.counts()
@@ -140,9 +131,9 @@ def test_clients_pull_private_images_through_the_edge(
     for turn in ("first", "second"):
         done = run("skopeo", "copy", *source, f"docker://{image}", f"dir:{tmp_path / turn}")
         assert done.returncode == 0, done.stderr
-    login = docker.run("login", "--username", "admin", "--password", site.password, site.address)
+    login = classic.run("login", "--username", "admin", "--password", site.password, site.address)
     assert login.returncode == 0, login.stdout
-    pulled = docker.run("pull", image)
+    pulled = classic.run("pull", image)
     assert pulled.returncode == 0, pulled.stdout
     user = f"admin:{site.password}"
     stored = image_store.ctr("images", "pull", "--plain-http", "--user", user, image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from nodes import Node
 from nodes import node as open_node
-from peers import Docker, Registry, dockerd
+from peers import Docker
 from spec_client import INDEX, MANIFEST, Target
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -24,15 +23,6 @@ _PLATFORMS = "linux/amd64,linux/arm64"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with open_node(tmp_path_factory.mktemp("docker") / "data") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def classic(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """With Docker's own image store."""
-    if not shutil.which("dockerd"):
-        pytest.skip("needs dockerd")
-    with dockerd(tmp_path_factory.mktemp("classic"), registry, containerd=False) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ import pytest
 from commands import run
 from guarded import ADMIN, Guarded, guarded
 from layouts import write_layout
-from peers import Docker, Registry, dockerd
+from peers import Docker
 
 pytestmark = pytest.mark.peers
 
@@ -88,15 +88,6 @@ def clients(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield clients
 
 
-@pytest.fixture(scope="module")
-def engine(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """With Docker's own image store: with containerd's, 26.1 asks for tokens without certs.d."""
-    if not shutil.which("dockerd"):
-        pytest.skip("needs dockerd")
-    with dockerd(tmp_path_factory.mktemp("engine"), registry, containerd=False) as running:
-        yield running
-
-
 def skopeo(clients: Clients, verb: str, option: str, *words: str | Path, stdin: str = "") -> str:
     """skopeo with the CA and its own file of logins."""
     auth = clients.certs / "auth.json"
@@ -151,31 +142,31 @@ def test_oras_pushes_and_discovers(clients: Clients, tmp_path: Path) -> None:
     assert "text/note" in clients.run("oras", "discover", *common, image)
 
 
-def test_docker_logs_in_pulls_and_pushes(clients: Clients, engine: Docker) -> None:
+def test_docker_logs_in_pulls_and_pushes(clients: Clients, classic: Docker) -> None:
     place = Path("/etc/docker/certs.d") / clients.node.address
     login = ("login", "-u", clients.login, "--password-stdin", clients.node.address)
-    refused = engine.run(*login, input=clients.secret.encode())
+    refused = classic.run(*login, input=clients.secret.encode())
     assert refused.returncode and "certificate" in refused.stdout
     place.mkdir(parents=True)
     try:
         shutil.copy(clients.ca, place / "ca.crt")
-        wrong = engine.run(*login, input=b"wrong")
+        wrong = classic.run(*login, input=b"wrong")
         assert wrong.returncode and "unauthorized" in wrong.stdout.lower()
-        done = engine.run(*login, input=clients.secret.encode())
+        done = classic.run(*login, input=clients.secret.encode())
         assert done.returncode == 0, done.stdout
         for words in (
             ("pull", f"{clients.image}:v1"),
             ("tag", f"{clients.image}:v1", f"{clients.image}:docker"),
             ("push", f"{clients.image}:docker"),
         ):
-            done = engine.run(*words)
+            done = classic.run(*words)
             assert done.returncode == 0, done.stdout
         elsewhere = f"{clients.node.address}/other/app:v1"
-        engine.run("tag", f"{clients.image}:v1", elsewhere)
-        refused = engine.run("push", elsewhere)
+        classic.run("tag", f"{clients.image}:v1", elsewhere)
+        refused = classic.run("push", elsewhere)
         assert refused.returncode and "denied" in refused.stdout.lower()
-        assert engine.run("logout", clients.node.address).returncode == 0
-        assert engine.run("pull", f"{clients.image}:v1").returncode
+        assert classic.run("logout", clients.node.address).returncode == 0
+        assert classic.run("pull", f"{clients.image}:v1").returncode
     finally:
         shutil.rmtree(place)
 
@@ -207,22 +198,22 @@ def test_docker_with_the_store_of_containerd_takes_a_basic_challenge(
             shutil.rmtree(place)
 
 
-def test_docker_keeps_a_persons_refresh_token(clients: Clients, engine: Docker) -> None:
+def test_docker_keeps_a_persons_refresh_token(clients: Clients, classic: Docker) -> None:
     """A person's password is not written to config.json: the refresh token is, and it works."""
     place = Path("/etc/docker/certs.d") / clients.node.address
     place.mkdir(parents=True)
     try:
         shutil.copy(clients.ca, place / "ca.crt")
         login = ("login", "-u", ADMIN, "--password-stdin", clients.node.address)
-        done = engine.run(*login, input=clients.node.password.encode())
+        done = classic.run(*login, input=clients.node.password.encode())
         assert done.returncode == 0, done.stdout
-        kept = (engine.config / "config.json").read_text()
+        kept = (classic.config / "config.json").read_text()
         assert "identitytoken" in kept and clients.node.password not in kept
-        assert engine.run("pull", f"{clients.image}:v1").returncode == 0
+        assert classic.run("pull", f"{clients.image}:v1").returncode == 0
         with clients.node.accounts() as accounts:
             assert accounts.revoke(ADMIN) >= 1
-        assert engine.run("pull", f"{clients.image}:v1").returncode
-        engine.run("logout", clients.node.address)
+        assert classic.run("pull", f"{clients.image}:v1").returncode
+        classic.run("logout", clients.node.address)
     finally:
         shutil.rmtree(place)
 
