@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,25 @@ def test_one_process_opens_rocksdb(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another process"):
         RocksRecords(tmp_path / "records")
     first.close()
+
+
+def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """SQLite answers "database is locked" to some of those that switch its journal together."""
+    for number in range(30):
+        path = tmp_path / f"{number}.db"
+        with ThreadPoolExecutor(4) as pool:
+            ready = threading.Barrier(4)
+
+            def begin(name: str, path: Path = path, ready: threading.Barrier = ready) -> None:
+                ready.wait()
+                records = SqliteRecords(path)
+                records.write({(name,): b""})
+                records.close()
+
+            list(pool.map(begin, "abcd"))
+        records = SqliteRecords(path)
+        assert [key for key, _ in walk(records, ())] == [("a",), ("b",), ("c",), ("d",)]
+        records.close()
 
 
 def test_a_newer_layout_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from shipline.metadata.protocols import DamagedRecords, Key, bounds, decode, enc
 
 _VERSION = 1
 _WAIT_S = 60.0
+_RETRY_S = 0.005
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LEVEL = {True: "FULL", False: "NORMAL"}
 
@@ -35,7 +37,7 @@ class SqliteRecords:
         self._durable = True
         self.write = GroupCommit(self._apply).write
         with _translated(self._path):
-            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._keep_log()
             self._prepare()
 
     def get(self, key: Key) -> bytes | None:
@@ -97,6 +99,20 @@ class SqliteRecords:
             "SET value = CAST(CAST(CAST(value AS TEXT) AS INTEGER) + ?2 AS BLOB)",
             list(counters.items()),
         )
+
+    def _keep_log(self) -> None:
+        """Two connections that switch a new file at once would wait for each other, so that SQLite
+        refuses one of them without waiting; it tries again.
+        """
+        end = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(_RETRY_S)
 
     def _prepare(self) -> None:
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
