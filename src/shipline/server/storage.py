@@ -26,6 +26,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 import uuid
@@ -171,6 +172,18 @@ class Storage:
         with self.stripes.hold([(name, digest)]), self.shared():
             self.admit(file, digest)
             self._record_blob(name, digest, size, actor, extra)
+
+    def take_back(self, digest: Digest, file: Path) -> None:
+        """Undo the move of `file` by `add_blob`, after its records could not be written. Raises
+        OSError if that is not possible.
+        """
+        path = self.store.path(digest)
+        with self.exclusive():
+            held = bool(self.records.scan(("holder", str(digest)), limit=1))
+            if not held:
+                path.replace(file)
+        if held:
+            shutil.copyfile(path, file)
 
     def discard(self, digest: Digest) -> list[Path]:
         """Take the file of content without a holder out of the store, inside `exclusive`; the

@@ -28,6 +28,10 @@ _STALLED_S = 5.0
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
+Checkpoint = tuple[int, "hashlib._Hash"]
+"""The size of a session, and the hash of its bytes."""
+
+
 def no_client() -> None:
     """Disconnects nobody."""
 
@@ -46,7 +50,7 @@ class UploadSession:
         self.durable = False  # its record and file name are durable
         self.fd = -1
         self.size = path.stat().st_size
-        self.synced_size = self.size  # bytes that are durable
+        self.synced_size = 0  # bytes that are known to be durable
         self.disconnect = no_client  # ends the connection of the client that fills it
         self._awaited: tuple[float, Callable[[], None]] | None = None  # since when, from whom
         self._algorithm = algorithm
@@ -142,7 +146,15 @@ class UploadSession:
             os.fdatasync(self.fd)
             self.synced_size = self.size
 
-    def checkpoint(self) -> tuple[int, hashlib._Hash]:
+    def reopen(self) -> None:
+        """Go on with the file that is at `path` now, and allow changes."""
+        self.path.chmod(0o600)
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        self.synced_size = 0
+
+    def checkpoint(self) -> Checkpoint:
         """A state for `rewind`."""
         return self.size, self._hasher().copy()
 

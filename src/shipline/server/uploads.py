@@ -27,6 +27,7 @@ from shipline.server.layout import sync_directory
 from shipline.server.problems import Problem, digest_invalid, out_of_order, upload_unknown
 from shipline.server.storage import Storage
 from shipline.server.upload_session import (
+    Checkpoint,
     UploadSession,
     UploadThreads,
     expected_size,
@@ -93,16 +94,21 @@ class UploadStore:
         return upload_id
 
     def size(self, name: str, upload_id: str, *, actor: str = "") -> int:
-        """The number of durable bytes. Raises Problem BLOB_UPLOAD_UNKNOWN."""
-        return self._find(name, upload_id, actor).synced_size
+        """The number of durable bytes, without those of a request that has not ended; it never
+        gets smaller. Raises Problem BLOB_UPLOAD_UNKNOWN.
+        """
+        session = self._find(name, upload_id, actor)
+        if session.synced_size != session.size and session.lock.acquire(blocking=False):
+            with self._open_locked(session, no_client):
+                return session.size
+        return session.synced_size
 
     def settled_size(self, name: str, upload_id: str, *, actor: str = "") -> Coro[int]:
-        """Like `size`, once the request has ended whose client sends nothing: a client asks where
-        to resume after its connection broke, often before the node knows that.
+        """Like `size`, once the session's other request has ended, for which it waits a while: a
+        client asks where to resume after its connection broke, often before the node knows that.
         """
         session, deadline = self._find(name, upload_id, actor), time.monotonic() + _LOCK_TIMEOUT_S
-        before = session.size
-        while session.lock.locked() and session.size == before and time.monotonic() < deadline:
+        while session.lock.locked() and time.monotonic() < deadline:
             session.disconnect_stalled()
             yield PAUSE
         return self.size(name, upload_id, actor=actor)
@@ -124,8 +130,8 @@ class UploadStore:
         Problem 416 for a chunk that does not start at the current size.
         """
         with (yield from self._lock_session(name, upload_id, actor, disconnect)) as session:
-            yield from self._append(session, content_range, length, check)
-            self._make_durable(session)
+            before = yield from self._receive(session, content_range, length, check)
+            self._keep(session, before)
             return session.size
 
     def finish(
@@ -142,17 +148,20 @@ class UploadStore:
     ) -> Coro[None]:
         """Append the last chunk, if any, verify the digest, and add the blob to the repository.
 
-        Raises Problem DIGEST_INVALID, with the session unchanged, on a mismatch.
+        Raises Problem DIGEST_INVALID on a mismatch. After any failure the session is unchanged, so
+        that the request can be repeated.
         """
         with (yield from self._lock_session(name, upload_id, actor, disconnect)) as session:
-            size, state = session.checkpoint()
-            yield from self._append(session, content_range, length, check)
+            before = yield from self._receive(session, content_range, length, check)
             actual = session.digest(digest.algorithm)
             if actual != digest:
-                session.rewind(size, state)
-                self._set_size(session.upload_id, size)
+                self._rewind(session, before)
                 raise digest_invalid(f"the upload has digest {actual}, not {digest}")
-            self._commit(session, name, digest, actor)
+            try:
+                self._commit(session, name, digest, actor)
+            except BaseException:
+                self._undo(session, digest, before)
+                raise
             self._forget(session)
 
     def put(
@@ -313,6 +322,32 @@ class UploadStore:
             raise upload_unknown(session.upload_id)
         session.durable = True
 
+    def _keep(self, session: UploadSession, before: Checkpoint) -> None:
+        """Make what a request has appended durable, or drop it."""
+        try:
+            self._make_durable(session)
+        except BaseException:
+            self._rewind(session, before)
+            raise
+
+    def _rewind(self, session: UploadSession, before: Checkpoint) -> None:
+        session.rewind(*before)
+        self._set_size(session.upload_id, session.size)
+
+    def _undo(self, session: UploadSession, digest: Digest, before: Checkpoint) -> None:
+        """Back to where the session was, perhaps after its file became the blob `digest`."""
+        if session.cancelled:
+            return
+        try:
+            if not session.path.exists():
+                self._storage.take_back(digest, session.path)
+                session.durable = False
+            session.reopen()
+            self._rewind(session, before)
+        except OSError as error:
+            _log.error("upload %s is lost: %s", session.upload_id, error)
+            self._forget(session)
+
     def _lock_session(
         self, name: str, upload_id: str, actor: str, disconnect: Callable[[], None]
     ) -> Coro[AbstractContextManager[UploadSession]]:
@@ -337,19 +372,15 @@ class UploadStore:
     def _open_locked(
         self, session: UploadSession, disconnect: Callable[[], None]
     ) -> Iterator[UploadSession]:
-        """Opens a session whose lock is held, and releases it. What arrived before its client was
-        gone is durable.
-        """
+        """Opens a session whose lock is held, and releases it. What it holds before is durable."""
         session.disconnect = disconnect
         try:
             if session.cancelled:
                 raise upload_unknown(session.upload_id)
             with session.opened(), self._in_flight():
-                try:
-                    yield session
-                except ClientGone:
+                if session.size:
                     self._make_durable(session)
-                    raise
+                yield session
         finally:
             session.disconnect = no_client
             session.lock.release()
@@ -364,11 +395,25 @@ class UploadStore:
             with self._lock:
                 self.in_flight -= 1
 
+    def _receive(
+        self, session: UploadSession, content_range: str | None, length: int | None, check: Check
+    ) -> Coro[Checkpoint]:
+        """Append to a session that stays; returns its state before. What arrived before the client
+        was gone is kept.
+        """
+        before = session.checkpoint()
+        try:
+            yield from self._append(session, content_range, length, check)
+        except ClientGone:
+            self._keep(session, before)
+            raise
+        return before
+
     def _append(
         self, session: UploadSession, content_range: str | None, length: int | None, check: Check
     ) -> Coro[None]:
         expected = expected_size(session.size, content_range, length)
-        checkpoint = session.checkpoint()
+        before = session.checkpoint()
         check_size = partial(self._check_size, session, session.size, expected or 0, check)
         try:
             check_size(expected or 0, False)
@@ -376,8 +421,7 @@ class UploadStore:
         finally:
             self._set_size(session.upload_id, session.size)
         if expected is not None and received != expected:
-            session.rewind(*checkpoint)
-            self._set_size(session.upload_id, session.size)
+            self._rewind(session, before)
             raise out_of_order(session.size, f"got {received} bytes instead of {expected}")
 
     def _check_size(
@@ -409,9 +453,3 @@ class UploadStore:
             )
         except FileNotFoundError:
             raise upload_unknown(session.upload_id) from None  # cancelled meanwhile
-        except BaseException:
-            if session.path.exists():
-                os.fchmod(session.fd, 0o600)  # allow a retry
-            else:  # it is a blob already and must not change
-                self._forget(session)
-            raise

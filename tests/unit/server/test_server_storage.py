@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -15,8 +16,9 @@ import pytest
 from node_app import fill
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest, Manifest
+from shipline.server.cache import UPLOADING
 from shipline.server.entries import Changes
-from shipline.server.http import ClientGone
+from shipline.server.http import PAUSE, READ, ClientGone
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
@@ -231,6 +233,99 @@ def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: Uplo
     assert uploads.size("repo", young) == 0
     with pytest.raises(Problem, match="no upload"):
         uploads.size("repo", old)
+
+
+def test_where_to_resume_is_known_once_the_last_bytes_were_counted(
+    storage: Storage, uploads: UploadStore
+) -> None:
+    """They may be counted while the client that comes back already asks."""
+    identity = uploads.start("repo", "sha256")
+    first = uploads.append("repo", identity, None, len(A + B))
+    assert next(first) is READ
+    status = uploads.settled_size("repo", identity)
+    assert next(status) is PAUSE
+    assert first.send(B) is READ
+    assert status.send(b"") is PAUSE
+    with pytest.raises(ClientGone):
+        first.throw(ClientGone())
+    with pytest.raises(StopIteration) as ended:
+        status.send(b"")
+    assert ended.value.value == len(B)
+
+
+def test_size_that_a_client_was_told_survives_a_power_cut(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that a killed process had written are durable before they are reported."""
+    identity = uploads.start("repo", "sha256")
+    (storage.incoming / identity).write_bytes(A)
+    synced, sync = list[int](), os.fdatasync
+
+    def note(fd: int) -> None:
+        synced.append(os.fstat(fd).st_size)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    restarted = UploadStore(storage)
+    assert [restarted.size("repo", identity) for _ in range(3)] == [len(A)] * 3
+    assert synced == [len(A)]
+    restarted.close()
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, storage: Storage, calls: int = 1) -> None:
+    """The records' disk is full, for a number of writes."""
+    write, left = storage.records.write, calls
+
+    def full(changes: Changes, **options: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError(errno.ENOSPC, "full")
+        write(changes, **options)
+
+    monkeypatch.setattr(storage.records, "write", full)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("patched", [0, len(A), len(A + B)])
+def test_upload_whose_records_found_no_room_can_be_repeated(
+    storage: Storage,
+    uploads: UploadStore,
+    monkeypatch: pytest.MonkeyPatch,
+    patched: int,
+    elsewhere: bool,
+) -> None:
+    content = A + B
+    digest, rest = Digest.of(content), content[patched:]
+    if elsewhere:
+        fill(uploads.put("other", digest, None), [content])
+    identity = uploads.start("repo", "sha256")
+    if patched:
+        fill(uploads.append("repo", identity, None, patched), [content[:patched]])
+    for _ in range(2):
+        refuse(monkeypatch, storage)
+        with pytest.raises(OSError, match="full"):
+            fill(uploads.finish("repo", identity, digest, None, len(rest)), [rest])
+        assert uploads.size("repo", identity) == patched
+        assert storage.store.path(digest).exists() is elsewhere
+    fill(uploads.finish("repo", identity, digest, None, len(rest)), [rest])
+    for name in ("repo", "other")[: 1 + elsewhere]:
+        assert content_of(storage, name, digest) == content
+    assert files(storage.incoming) == []
+    assert not storage.totals.total("repo")[UPLOADING]
+
+
+def test_chunk_whose_records_found_no_room_can_be_repeated(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = uploads.start("repo", "sha256")
+    refuse(monkeypatch, storage)
+    with pytest.raises(OSError, match="full"):
+        fill(uploads.append("repo", identity, None, len(A)), [A])
+    assert uploads.size("repo", identity) == 0
+    fill(uploads.append("repo", identity, None, len(A)), [A])
+    fill(uploads.finish("repo", identity, Digest.of(A + B), None, len(B)), [B])
+    assert content_of(storage, "repo", Digest.of(A + B)) == A + B
 
 
 def test_recover_deletes_files_of_no_session(storage: Storage, uploads: UploadStore) -> None:
