@@ -55,7 +55,7 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
     try:
         records = SqliteRecords(path)
     except (DamagedRecords, ConfigError):  # or of another version
-        SqliteRecords.remove(path)
+        SqliteRecords.remove_unusable(path)
         on_damage(path)
         records = SqliteRecords(path)
     with closing(records):
@@ -63,7 +63,7 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
             yield records
         except OSError as error:
             if error.errno == errno.EIO and error.filename == str(path):  # or it cannot be read
-                SqliteRecords.remove(path)
+                records.remove()
                 on_damage(path)
             raise
 

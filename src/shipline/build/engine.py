@@ -135,7 +135,7 @@ def build_targets(
     for name, request in requests.items():
         with in_target(name):
             _check(request, settings)
-    damage = Damage(step)
+    damage, started_ns = Damage(step), time.time_ns()
     with system_errors(settings.home):
         limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
     with kept_within(limit, settings.home, step), system_errors(settings.home):
@@ -149,7 +149,7 @@ def build_targets(
         except (StepFailed, DockerfileError, BrokenPipeError):
             raise
         except (ShiplineError, OSError):
-            repaired = repair(settings.home, damage) or damage.found
+            repaired = repair(settings.home, damage, started_ns) or damage.found
             if not repaired or any(map(_is_piped, requests.values())):
                 raise
         return _on_threads(requests, settings, step, damage, verified=True)

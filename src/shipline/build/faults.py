@@ -7,9 +7,11 @@ A full disk or a directory that cannot be written is not a bug, wherever it is n
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,18 +111,47 @@ _LAYOUT = {
 """What is in the state directory, parents first; it is described in ARCHITECTURE.md."""
 
 
-def repair(state: Path, on_damage: Callable[[Path], object]) -> bool:
+_REPAIRED = ".repaired"
+
+
+def repair(state: Path, on_damage: Callable[[Path], object], since_ns: int) -> bool:
     """Remove what is not of the kind that its place in the state directory calls for, and give its
-    user the permissions that are missing. Returns whether there was anything to do.
+    user the permissions that are missing. Returns whether there was anything to do, or was since
+    `since_ns` for another build that did it.
 
     Running builds are not disturbed. What can neither be removed nor moved away stays.
     """
+    stamp, repaired = state / _REPAIRED, False
+    with suppress(OSError), _alone(state):
+        if not (repaired := _repair(state, on_damage)):
+            return stamp.stat().st_mtime_ns >= since_ns
+        stamp.touch()
+        os.utime(stamp, ns=(now := time.time_ns(), now))
+    return repaired
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """While no other build repairs the state directory: what one has just made in the place of
+    something wrong, the next one must not take for that.
+    """
+    fd = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _repair(state: Path, on_damage: Callable[[Path], object]) -> bool:
     from glob import glob  # only needed for what is wrong
 
     repaired = False
     for pattern, kind in _LAYOUT.items():
         for path in [state / name for name in sorted(glob(pattern, root_dir=state))]:
             if _is(path, kind) and os.access(path, _needs(kind)):
+                continue
+            if not os.path.lexists(path):  # a build that ended has removed it
                 continue
             if _is(path, kind) and _open(path, kind):
                 repaired = True

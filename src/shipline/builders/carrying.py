@@ -55,11 +55,13 @@ else:
             with tarfile.open(fileobj=archive) as opened:
                 opened.extractall(unpacked, filter="data")
             os.rename(unpacked, own)
+        except OSError:  # it is there: another one was sent it, too
+            os.utime(own)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     for name in os.listdir(place):
         other = os.path.join(place, name)
-        if time.time() - os.stat(other).st_mtime > 30 * 86400:
+        if os.path.isdir(other) and time.time() - os.path.getmtime(other) > 30 * 86400:
             shutil.rmtree(other, ignore_errors=True)
     print("ready", flush=True)
 os.environ["PYTHONPATH"] = own

@@ -130,7 +130,7 @@ def open_machine_records(path: Path) -> Records | None:
             return SqliteRecords(path)
         except (DamagedRecords, ConfigError):
             with suppress(OSError):
-                SqliteRecords.remove(path)
+                SqliteRecords.remove_unusable(path)
         except OSError:
             break
     return None

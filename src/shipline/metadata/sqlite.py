@@ -7,12 +7,13 @@ SQLite keeps `-wal` and `-shm` files beside it.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shipline.errors import ConfigError
@@ -31,14 +32,23 @@ class SqliteRecords:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises ConfigError for one that this version cannot read."""
+        with _held(path.parent, fcntl.LOCK_SH):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         self._path = path
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = self._connect()
+        self._file = os.stat(path)
         self._durable = True
         self.write = GroupCommit(self._apply).write
-        with _translated(self._path):
-            self._keep_log()
-            self._prepare()
+        try:
+            with _translated(path):
+                self._keep_log()
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def get(self, key: Key) -> bytes | None:
         with self._reader() as connection:
@@ -56,13 +66,26 @@ class SqliteRecords:
             ).fetchall()
         return [(decode(key, cut), value) for key, value in rows]
 
-    @staticmethod
-    def remove(path: Path) -> None:
-        """Remove the file with its `-wal` and `-shm`; a process that has it open keeps using the
-        removed files.
+    @classmethod
+    def remove_unusable(cls, path: Path) -> None:
+        """Remove a file that cannot be opened. One that another process has made in its place
+        meanwhile stays.
         """
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with _held(path.parent, fcntl.LOCK_EX):
+            try:
+                records = cls.__new__(cls)
+                records._open(path)
+                records.close()
+            except (DamagedRecords, ConfigError):
+                _remove(path)
+
+    def remove(self) -> None:
+        """Remove this file, in which damage was found, unless it is another one by now. A process
+        that has it open keeps using the removed files.
+        """
+        with _held(self._path.parent, fcntl.LOCK_EX), suppress(FileNotFoundError):
+            if os.path.samestat(self._file, os.stat(self._path)):
+                _remove(self._path)
 
     def close(self) -> None:
         while self._idle:
@@ -148,6 +171,22 @@ class SqliteRecords:
         with _translated(self._path):
             yield connection
         self._idle.append(connection)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(directory: Path, operation: int) -> Iterator[None]:
+    """Lock a directory, so that no file is removed while another process opens it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, operation)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

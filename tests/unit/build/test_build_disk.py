@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from shipline.content import LocalStore, Recency
 from shipline.errors import UsageError
 from shipline.events import silent
 from shipline.layer import Layer
+from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, media
 from shipline.sandbox import open_workspace
 
@@ -240,5 +243,87 @@ def test_a_repair_leaves_the_locks_of_git_repositories_alone(tmp_path: Path) -> 
     lock = tmp_path / "git" / f"{name}.lock"
     lock.touch()
     damaged: list[Path] = []
-    assert not repair(tmp_path, damaged.append)
+    assert not repair(tmp_path, damaged.append, time.time_ns())
     assert damaged == [] and lock.exists()
+
+
+def test_what_another_build_has_repaired_counts_as_repaired(tmp_path: Path) -> None:
+    """It failed at the same thing, and starts again, too."""
+    began = time.time_ns()
+    (tmp_path / "toc").write_text("a file")
+    damaged: list[Path] = []
+    assert repair(tmp_path, damaged.append, began)
+    assert damaged == [tmp_path / "toc"]
+    assert repair(tmp_path, damaged.append, began)
+    assert not repair(tmp_path, damaged.append, time.time_ns())
+    assert len(damaged) == 1
+
+
+def test_what_one_build_made_stays_when_another_one_repairs(tmp_path: Path) -> None:
+    for number in range(50):
+        state, ready = tmp_path / str(number), threading.Barrier(4)
+        state.mkdir()
+        (state / "content").write_text("a file")
+
+        def begin(name: str, state: Path = state, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            repair(state, lambda path: None, 0)
+            (state / "content" / "blobs").mkdir(parents=True, exist_ok=True)
+            (state / "content" / name).touch()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(begin, "abcd"))
+        assert sorted(os.listdir(state / "content")) == ["a", "b", "blobs", "c", "d"]
+
+
+def test_what_ends_during_a_repair_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "tmp" / "1-0.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    stat = Path.stat
+
+    def ending(path: Path) -> os.stat_result:
+        lock.unlink(missing_ok=True)
+        return stat(path)
+
+    monkeypatch.setattr(Path, "stat", ending)
+    damaged: list[Path] = []
+    assert not repair(tmp_path, damaged.append, time.time_ns())
+    assert damaged == []
+
+
+def test_records_in_the_place_of_damaged_ones_stay(tmp_path: Path) -> None:
+    """Several builds find the damage, one after another."""
+    path, damaged = tmp_path / "cache.db", list[Path]()
+    found = OSError(errno.EIO, "the disk image is malformed", str(path))
+    with suppress(OSError), ExitStack() as stack:
+        for _ in range(2):
+            records = stack.enter_context(open_records(path, damaged.append))
+            records.write({("damaged",): b""})
+        with suppress(OSError), open_records(path, damaged.append):
+            raise found
+        with open_records(path, damaged.append) as records:
+            records.write({("new",): b""})
+        raise found
+    assert len(damaged) == 3
+    with open_records(path, damaged.append) as records:
+        assert [key for key, _ in walk(records, ())] == [("new",)]
+
+
+def test_many_builds_open_damaged_records(tmp_path: Path) -> None:
+    """One makes them again, the others use them."""
+    for number in range(20):
+        path, ready = tmp_path / f"{number}.db", threading.Barrier(4)
+        path.write_bytes(b"garbage" * 1000)
+
+        def begin(name: str, path: Path = path, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            with open_records(path, lambda damaged: None) as records:
+                records.write({(name,): b""})
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(begin, "abcd"))
+        with open_records(path, lambda damaged: None) as records:
+            assert [key for key, _ in walk(records, ())] == [("a",), ("b",), ("c",), ("d",)]
