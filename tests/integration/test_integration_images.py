@@ -213,6 +213,9 @@ def test_platforms_are_chosen_as_buildx_chooses_them(
         ["--platform=linux/arm64", f"{image}:both"],
         ["--platform=linux/arm64,linux/amd64", f"{image}:both"],
         [f"{image}:both", f"{image}:single"],
+        ["--append", f"{image}:both", f"{image}:single"],
+        ["--platform=linux/amd64", "--prefer-index=false", f"{image}:single"],
+        ["--platform=linux/amd64", f"{image}:single"],
     ):
         ours = shipline(registry, "imagetools", "create", "--dry-run", *words).stdout
         theirs = run(buildx, "imagetools", "create", "--dry-run", *words).stdout

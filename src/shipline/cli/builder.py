@@ -35,6 +35,8 @@ _COMMANDS = (
     LazyCommand("inspect", "builder_list:inspect", "Show a builder, or start it."),
     LazyCommand("stop", "builders:stop", "Stop the daemons of a builder."),
     LazyCommand("rm", "builders:rm", "Remove builders."),
+    LazyCommand("install", "builders:install", "Have `docker build` call buildx."),
+    LazyCommand("uninstall", "builders:uninstall", "Undo `install`."),
     LazyCommand("bootstrap", "builder:bootstrap", "Register emulators."),
     LazyCommand("serve-stdio", "serve_stdio:serve_stdio", "Build for another machine."),
     LazyCommand("du", "builder:du", "Show the size of the build cache."),

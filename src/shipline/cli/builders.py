@@ -36,7 +36,9 @@ from shipline.engines import EngineError
 from shipline.engines.finding import docker_address, docker_contexts
 from shipline.errors import BuilderError, ConfigError, ShiplineError, UsageError
 from shipline.events import Step
+from shipline.home import docker_directory
 from shipline.oci import Descriptor
+from shipline.registry import load_document, write_private
 from shipline.tasks import TaskGroup
 
 DOCKER = "docker"
@@ -358,6 +360,30 @@ def _remove(
             hint="remove it where it runs",
         )
     return existed
+
+
+@click.command("install")
+def install() -> None:
+    """Have `docker build` call the plugin docker-buildx: `builder` in `aliases` of config.json."""
+    _set_alias("buildx")
+
+
+@click.command("uninstall")
+def uninstall() -> None:
+    """Undo `install`."""
+    _set_alias(None)
+
+
+def _set_alias(plugin: str | None) -> None:
+    path = docker_directory(os.environ) / "config.json"
+    document = load_document(path)
+    aliases = document.get("aliases")
+    kept = {**aliases} if isinstance(aliases, dict) else {}
+    kept.pop("builder", None)
+    document["aliases"] = {**kept, "builder": plugin} if plugin else kept
+    if not document["aliases"]:
+        del document["aliases"]
+    write_private(path, document)
 
 
 def _is_inactive(builder: Builder, timeout_s: float) -> bool:

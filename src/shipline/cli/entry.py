@@ -28,8 +28,13 @@ _WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--
     "--tlsverify"
 }
 _DEBUG = ("-D", "--debug")
-_BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop")
+_BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop", "install", "uninstall")
 """Commands of buildx that are below `shipline builder`."""
+_VERSION_OF_BUILDX = ["--version", "buildx"]
+_BUILDX = "0.29.0"
+"""The version of buildx whose flags and output these are: actions and scripts read it from `docker
+buildx version`, and leave out what older ones lack.
+"""
 
 
 def metadata(version: str) -> str:
@@ -38,6 +43,13 @@ def metadata(version: str) -> str:
         '{"SchemaVersion": "0.1.0", "Vendor": "shipline", "ShortDescription": "From a git commit to'
         f' a signed, multi-architecture image", "Version": "{version}"}}'
     )
+
+
+def version_line(*, as_buildx: bool) -> str:
+    """`shipline 0.1.0`, or the line that buildx prints: its module, version and revision."""
+    if as_buildx:
+        return f"github.com/docker/buildx v{_BUILDX} shipline-{__version__}"
+    return f"shipline {__version__}"
 
 
 def own_arguments(
@@ -55,18 +67,36 @@ def own_arguments(
         rest, more = _taken(rest[1:], environ)
         options += more
     if (called or "buildx") == "buildx":
-        return [*options, *_as_buildx(rest)]
+        return [*options, *_as_buildx(rest, environ)]
     return [*options, *rest]
 
 
-def _as_buildx(arguments: list[str]) -> list[str]:
-    """The arguments for the command that has another name in buildx; -D may be anywhere there."""
-    if arguments == ["version"]:
-        return ["--version"]
+def _as_buildx(arguments: list[str], environ: MutableMapping[str, str]) -> list[str]:
+    """The arguments for the command that has another name in buildx; -D may be anywhere there, and
+    --builder, which is stored in `environ` where the command has no such option.
+    """
+    if not arguments:
+        return ["--help"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = [*{"-D" for word in arguments[:end] if word in _DEBUG}]
     rest = [word for word in arguments[:end] if word not in _DEBUG] + arguments[end:]
+    if rest[:1] and rest[0] in (*_BUILDERS, "history", "version"):
+        rest = _without_builder(rest, environ)
+    if rest == ["version"]:
+        return _VERSION_OF_BUILDX
     return [*debug, *(["builder"] if rest[:1] and rest[0] in _BUILDERS else []), *rest]
+
+
+def _without_builder(arguments: list[str], environ: MutableMapping[str, str]) -> list[str]:
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--builder":
+            kept.append(word)
+        elif name := value if equals else next(words, ""):
+            environ["BUILDX_BUILDER"] = name
+    return kept
 
 
 def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[list[str], list[str]]:
@@ -124,9 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
         arguments = own_arguments(program, arguments, os.environ)
         cancel_with_docker(os.environ)
-    if arguments == ["--version"] and sys.stdout is not None:
+    if arguments in (["--version"], _VERSION_OF_BUILDX) and sys.stdout is not None:
         try:
-            print(f"shipline {__version__}", flush=True)
+            print(version_line(as_buildx=arguments == _VERSION_OF_BUILDX), flush=True)
             return 0
         except OSError:  # `run` reports it
             pass

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -113,7 +114,7 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
         click.echo(failure.format_message(), err=True)
         return failure.exit_code
     if isinstance(failure, click.ClickException):
-        click.echo(explain(_usage_error(failure)), err=True)
+        _show(_usage_error(failure), settings)
         return failure.exit_code
     if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and not failure.filename:
         failure = ShiplineError(
@@ -138,8 +139,24 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
     for line in failure_annotations(failure):
         click.echo(line, err=True)
     again = "" if isinstance(failure, UsageError) else settings.again()
-    click.echo(explain(failure, again), err=True)
+    _show(failure, settings, again)
     return failure.exit_code
+
+
+def _show(error: ShiplineError, settings: ProgramSettings, again: str = "") -> None:
+    click.echo(explain(error, again), err=True)
+    if os.path.basename(sys.argv[0]) == "docker-buildx":
+        click.echo(_as_buildx(error, settings.arguments), err=True)
+
+
+def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
+    """The last line of a failed buildx, which actions and scripts read."""
+    from shipline.observe import clean
+
+    solving = "" if isinstance(error, UsageError) else "failed to solve: "
+    building = "failed to build: " if "build" in arguments[:2] else ""
+    message = clean(error.message.partition("\n")[0])
+    return f"ERROR: {building}{solving if building or 'bake' in arguments[:2] else ''}{message}"
 
 
 def _is_lost() -> bool:

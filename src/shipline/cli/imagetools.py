@@ -438,10 +438,10 @@ def create(
     targets = parse_tags(tags)
     given = [*map(_read, files), *sources]
     extra = _annotations(annotations)
-    if not targets and (append or not dry_run):
-        raise UsageError("there is no tag to write to", code="flag-missing", hint="pass --tag NAME")
     if not given:
         raise UsageError("no SOURCE is given", code="flag-missing")
+    if not targets and not dry_run:
+        raise UsageError("there is no tag to write to", code="flag-missing", hint="pass --tag NAME")
     wanted = parse_platforms(platforms)
     named = _sources(given, targets)
     with ExitStack() as stack:
@@ -596,11 +596,10 @@ def _result(
     without `prefer_index`, is unchanged.
     """
     annotations = tuple(annotations)
-    alone = len(inspected) == 1 and not annotations and not platforms
-    only = inspected[0].document if alone else None
-    if isinstance(only, Index) or (only is not None and not prefer_index):
-        return only.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
     given = inspected[0].document if len(inspected) == 1 and not annotations else None
+    is_whole = isinstance(given, Index) or (given is not None and not prefer_index)
+    if given is not None and is_whole and not platforms:
+        return given.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
     index = combine(
         [image.part() for image in inspected],
         annotations=given.annotations
@@ -617,8 +616,8 @@ def _result(
         ],
     )
     if platforms:
-        index = _of_platforms(index, platforms)
-        if isinstance(given, Index) and len(index.manifests) == len(given.manifests):
+        before, index = index, _of_platforms(index, platforms)
+        if given is not None and is_whole and len(index.manifests) == len(before.manifests):
             return given.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
     index = _as_of_buildx(index, inspected)
     kept = {one.digest for one in index.manifests}

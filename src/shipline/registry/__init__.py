@@ -13,6 +13,8 @@ from shipline.registry.keychain import (
     credential_store,
     erase_credentials,
     keychain_from,
+    load_document,
+    write_private,
 )
 from shipline.registry.repository import RemoteRepository
 

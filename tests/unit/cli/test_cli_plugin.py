@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -30,12 +31,23 @@ BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"
         ("/usr/bin/shipline", "buildx inspect b -D", "-D builder inspect b"),
         ("/usr/bin/shipline", "ls", "ls"),
         ("/usr/bin/shipline", "version", "version"),
-        ("/usr/bin/shipline", "buildx version", "--version"),
+        ("/usr/bin/shipline", "buildx version", "--version buildx"),
+        ("/usr/bin/shipline", "buildx install", "builder install"),
         (PLUGIN, "shipline build -t x .", "build -t x ."),
         (PLUGIN, "-D shipline version", "-D version"),
         (PLUGIN, "--tls --tlscacert=/ca -l debug shipline build .", "build ."),
         (BUILDX, "buildx build --push .", "build --push ."),
-        (BUILDX, "buildx version", "--version"),
+        (BUILDX, "buildx version", "--version buildx"),
+        (BUILDX, "buildx version --builder b", "--version buildx"),
+        (BUILDX, "buildx", "--help"),
+        (BUILDX, "--config /c buildx", "--help"),
+        (
+            BUILDX,
+            "buildx history export --builder b -o x --finalize r",
+            "history export -o x --finalize r",
+        ),
+        (BUILDX, "buildx inspect --bootstrap --builder=b", "builder inspect --bootstrap"),
+        (BUILDX, "buildx build --builder b .", "build --builder b ."),
         (BUILDX, "build .", "build ."),
     ],
 )
@@ -43,6 +55,52 @@ def test_the_name_of_the_plugin_and_dockers_options_go(
     program: str, arguments: str, own: str
 ) -> None:
     assert own_arguments(program, arguments.split(), {}) == own.split()
+
+
+def test_the_builder_of_a_command_is_that_of_the_environment() -> None:
+    for words in ("buildx inspect --builder one", "buildx inspect --builder=one"):
+        environ: dict[str, str] = {}
+        assert own_arguments(BUILDX, words.split(), environ) == ["builder", "inspect"]
+        assert environ == {"BUILDX_BUILDER": "one"}
+
+
+def test_the_version_of_buildx_is_one_that_actions_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["buildx", "version"]) == 0
+    module, version, revision = capsys.readouterr().out.split()
+    assert module == "github.com/docker/buildx" and revision == f"shipline-{__version__}"
+    assert re.fullmatch(r"v0\.[0-9]+\.[0-9]+", version)
+
+
+def test_install_makes_it_the_builder_of_docker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    file = tmp_path / "config.json"
+    file.write_text('{"auths": {"h": {}}, "aliases": {"x": "y"}}')
+    assert main(["buildx", "install"]) == 0
+    assert json.loads(file.read_text())["aliases"] == {"x": "y", "builder": "buildx"}
+    assert main(["buildx", "uninstall"]) == 0
+    assert json.loads(file.read_text()) == {"auths": {"h": {}}, "aliases": {"x": "y"}}
+
+
+def test_a_failure_ends_with_the_line_of_buildx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nNONE\n")
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.argv", [BUILDX])
+    for words, last in (
+        (["build", str(tmp_path)], "ERROR: failed to build: failed to solve: dockerfile parse"),
+        (["build", "--bogus"], "ERROR: failed to build: No such option"),
+        (["imagetools", "create"], "ERROR: no SOURCE is given"),
+    ):
+        assert main(words) != 0
+        assert capfd.readouterr().err.splitlines()[-1].startswith(last)
+    monkeypatch.setattr("sys.argv", ["shipline"])
+    main(["build", str(tmp_path)])
+    assert "\nERROR: " not in capfd.readouterr().err
 
 
 def test_what_a_plugin_starts_is_no_plugin() -> None:
