@@ -23,6 +23,7 @@ from shipline.cli.registry_maintenance import (
     retention,
     webhook,
 )
+from shipline.cli.registry_node import directory_option
 from shipline.errors import UsageError
 from shipline.values import replace
 
@@ -41,7 +42,7 @@ _LISTEN = "127.0.0.1:5000"
 @click.command("serve")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
-@click.option("--data", metavar="DIR", help="The data directory.")
+@directory_option("The data directory; DIR alone means the same.", kind=click.STRING)
 @click.option(
     "--upstream",
     metavar="[MATCH=]URL",

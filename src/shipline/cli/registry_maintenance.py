@@ -17,6 +17,7 @@ from shipline.cli.registry_node import (
     ask,
     audit_publisher,
     check_target,
+    directory_option,
     local_actor,
     node_option,
     required_node_option,
@@ -51,18 +52,12 @@ def _parse_span(
         raise click.BadParameter(str(error), context, parameter) from None
 
 
-def _directory_argument(function: Callable[..., None]) -> Callable[..., None]:
-    kind = click.Path(path_type=Path, file_okay=False)
-    return click.argument("data", type=kind, metavar="DIR")(function)
+_OFFLINE = "A data directory that is not being served; DIR alone means the same."
+_required_directory = directory_option(_OFFLINE, required=True)
 
 
 @click.command("gc")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="A data directory that is not being served.",
-)
+@directory_option(_OFFLINE)
 @node_option
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
 @click.option("--untagged", is_flag=True, help="Also collect manifests unreachable from any tag.")
@@ -120,7 +115,7 @@ def _collect(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) 
 
 
 @click.command("check")
-@_directory_argument
+@_required_directory
 @click.option("--quick", is_flag=True, help="Hash only manifests, not blobs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each finding.")
 def check(data: Path, quick: bool, as_json: bool) -> None:
@@ -137,12 +132,12 @@ def check(data: Path, quick: bool, as_json: bool) -> None:
         raise ContentError(
             f"{data} has {counted(summary.kinds.total(), 'finding')}",
             code="registry-findings",
-            hint=f"shipline registry repair {data} --dry-run shows what would be repaired",
+            hint=f"shipline registry repair --data {data} --dry-run shows what would be repaired",
         )
 
 
 @click.command("repair")
-@_directory_argument
+@_required_directory
 @click.option("--dry-run", is_flag=True, help="Show the findings, and change nothing.")
 @click.option("--quick", is_flag=True, help="Hash only manifests, not blobs.")
 @click.option("--recover", is_flag=True, help="Create new metadata if all of it is lost.")
@@ -174,7 +169,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
 
 
 @click.command("convert")
-@_directory_argument
+@_required_directory
 @click.option("--metadata", type=click.Choice(["sqlite", "rocksdb"]), required=True)
 def convert(data: Path, metadata: str) -> None:
     """Convert the metadata of DIR to another store."""
@@ -254,7 +249,7 @@ def _progress() -> Iterator[Callable[[int], None]]:
 
 @click.command("retention")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The directory.")
+@directory_option(_OFFLINE)
 @node_option
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _POLL_S = (0.05, 2.0)  # polling interval, initial and maximum
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -156,14 +157,38 @@ def _usage_errors() -> Iterator[None]:
         raise UsageError(f"{error.host}: {reason}", code="node-unusable") from None
 
 
+def directory_option(
+    help: str, *, required: bool = False, kind: click.ParamType[Any] = _DIRECTORY
+) -> Callable[[Command], Command]:
+    """`--data DIR`, or DIR alone; the command gets it as `data`. Raises UsageError for both, and
+    for none if it is required.
+    """
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def called(directory: Any, data: Any, **options: Any) -> None:
+            if directory and data:
+                raise UsageError(
+                    f"two data directories: {directory} and --data {data}",
+                    code="flag-conflict",
+                    hint="leave out one of them",
+                )
+            if required and not (directory or data):
+                raise UsageError(
+                    "no data directory given", code="flag-missing", hint="pass --data DIR"
+                )
+            command(data=directory or data, **options)
+
+        option = click.option("--data", type=kind, metavar="DIR", help=help)
+        argument = click.argument("directory", type=kind, metavar="[DIR]", required=False)
+        return cast(Command, argument(option(called)))
+
+    return decorate
+
+
 def target_options(command: Command) -> Command:
     """`--data` and `--node`, for `open_accounts`."""
-    data = click.option(
-        "--data",
-        type=click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
-        help="The node's data directory.",
-    )
+    data = click.option("--data", type=_DIRECTORY, metavar="DIR", help="The node's data directory.")
     return data(node_option(command))
 
 

@@ -180,7 +180,7 @@ def layout_for(root: Path, metadata: str | None) -> DataLayout:
         raise ConfigError(
             f"{root} keeps its metadata in {layout.metadata}, not in {metadata}",
             code="registry-metadata",
-            hint=f"shipline registry convert {root} --metadata {metadata}",
+            hint=f"shipline registry convert --data {root} --metadata {metadata}",
         )
     if not layout.records(root).exists():
         raise _metadata_lost(root)
