@@ -1,8 +1,11 @@
-"""Files that people name: written whole or not at all. Large files, on their way to the disk."""
+"""Files that people name: written whole or not at all, by one process at a time. Large files, on
+their way to the disk.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -80,6 +83,19 @@ def write_durably(path: Path, data: bytes, mode: int, *, replace: bool = True) -
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def directory_lock(path: Path, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold the lock of a directory, by default alone. It goes with the process, and leaves no file.
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, operation)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _partial(path: Path) -> Path:

@@ -7,7 +7,6 @@ A full disk or a directory that cannot be written is not a bug, wherever it is n
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
 from shipline.events import Step
+from shipline.files import directory_lock
 from shipline.sandbox import remove_tree
 from shipline.units import shown_size
 
@@ -119,28 +119,17 @@ def repair(state: Path, on_damage: Callable[[Path], object], since_ns: int) -> b
     user the permissions that are missing. Returns whether there was anything to do, or was since
     `since_ns` for another build that did it.
 
-    Running builds are not disturbed. What can neither be removed nor moved away stays.
+    Running builds are not disturbed, and builds repair one after another: what one has just made in
+    the place of something wrong, the next one must not take for that. What can neither be removed
+    nor moved away stays.
     """
     stamp, repaired = state / _REPAIRED, False
-    with suppress(OSError), _alone(state):
+    with suppress(OSError), directory_lock(state):
         if not (repaired := _repair(state, on_damage)):
             return stamp.stat().st_mtime_ns >= since_ns
         stamp.touch()
         os.utime(stamp, ns=(now := time.time_ns(), now))
     return repaired
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """While no other build repairs the state directory: what one has just made in the place of
-    something wrong, the next one must not take for that.
-    """
-    fd = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _repair(state: Path, on_damage: Callable[[Path], object]) -> bool:

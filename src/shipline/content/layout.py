@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
-from shipline.files import open_whole, write_whole
+from shipline.files import directory_lock, open_whole, write_whole
 from shipline.oci import (
     IMAGE_NAME,
     LAYOUT_FILE,
@@ -224,13 +223,10 @@ def adding_images(root: Path, entries: Sequence[Descriptor]) -> Iterator[None]:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Locks the layout against other writers of index.json."""
-    with _described():
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with _described():
+            stack.enter_context(directory_lock(root))
         yield
-    finally:
-        os.close(fd)
 
 
 def _names(entry: Descriptor) -> tuple[str | None, str | None]:

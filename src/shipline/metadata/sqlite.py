@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shipline.errors import ConfigError
+from shipline.files import directory_lock
 from shipline.metadata.group import Changes, Counters, GroupCommit
 from shipline.metadata.protocols import DamagedRecords, Key, bounds, decode, encode
 
@@ -32,7 +33,7 @@ class SqliteRecords:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises ConfigError for one that this version cannot read."""
-        with _held(path.parent, fcntl.LOCK_SH):
+        with directory_lock(path.parent, fcntl.LOCK_SH):  # nothing is removed meanwhile
             self._open(path)
 
     def _open(self, path: Path) -> None:
@@ -71,7 +72,7 @@ class SqliteRecords:
         """Remove a file that cannot be opened. One that another process has made in its place
         meanwhile stays.
         """
-        with _held(path.parent, fcntl.LOCK_EX):
+        with directory_lock(path.parent):
             try:
                 records = cls.__new__(cls)
                 records._open(path)
@@ -83,7 +84,7 @@ class SqliteRecords:
         """Remove this file, in which damage was found, unless it is another one by now. A process
         that has it open keeps using the removed files.
         """
-        with _held(self._path.parent, fcntl.LOCK_EX), suppress(FileNotFoundError):
+        with directory_lock(self._path.parent), suppress(FileNotFoundError):
             if os.path.samestat(self._file, os.stat(self._path)):
                 _remove(self._path)
 
@@ -176,17 +177,6 @@ class SqliteRecords:
 def _remove(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-@contextmanager
-def _held(directory: Path, operation: int) -> Iterator[None]:
-    """Lock a directory, so that no file is removed while another process opens it."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, operation)
-        yield
-    finally:
-        os.close(fd)
 
 
 @contextmanager

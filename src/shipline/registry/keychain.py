@@ -16,12 +16,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 from shipline.errors import AuthError, ConfigError
-from shipline.files import write_durably
+from shipline.files import directory_lock, write_durably
 from shipline.registry.ambient import ambient_credentials
 from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
 from shipline.values import Redacted
@@ -273,6 +274,10 @@ class CredentialStore(Redacted, frozen=True):
 
     def put(self, server: str, credentials: Credentials) -> None:
         """Store the credentials of `server`. Raises AuthError for a wrong passphrase."""
+        with changing(self.path):
+            self._put(server, credentials)
+
+    def _put(self, server: str, credentials: Credentials) -> None:
         document = _load(self.path)
         cipher = self._cipher(document)
         for other, entry in document["entries"].items():
@@ -320,10 +325,12 @@ class CredentialStore(Redacted, frozen=True):
 
 def erase_credentials(path: Path, server: str) -> bool:
     """Remove the entry of `server`, without a passphrase; False if there was none."""
-    document = _load(path)
-    if document["entries"].pop(server, None) is None:
+    if server not in _load(path)["entries"]:
         return False
-    write_private(path, document)
+    with changing(path):
+        document = _load(path)
+        document["entries"].pop(server, None)
+        write_private(path, document)
     return True
 
 
@@ -348,6 +355,17 @@ def credential_store(environment: Mapping[str, str], path: Path) -> CredentialSt
             hint="set SHIPLINE_PASSPHRASE, or SHIPLINE_PASSPHRASE_FILE to a file that holds it",
         )
     return CredentialStore(path, passphrase)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """A block that reads a file and replaces it, while no other process of shipline does. What is
+    beside it is locked with it.
+    """
+    directory = path.resolve().parent
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with directory_lock(directory):
+        yield
 
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from shipline.registry.credentials import (
 from shipline.registry.keychain import (
     STORE_FILE,
     STORE_HELPER,
+    changing,
     credential_store,
     erase_credentials,
     helpers_of,
@@ -57,21 +59,31 @@ def save_login(
     helper = next(helpers_of(document, normal_host(host)), "") if store is LoginStore.AUTO else ""
     if helper and helper != STORE_HELPER:
         store_in_helper(helper, _key(host), credentials, environment)
-        _clear_entries(document, host)
-        document.setdefault("auths", {})[_key(host)] = {}
-        write_private(file, document)
+        with _changed(file) as document:
+            _clear_entries(document, host)
+            document.setdefault("auths", {})[_key(host)] = {}
         return f"the credential helper {helper!r}"
     if store is LoginStore.PLAIN:
-        _clear(document, host)
-        document.setdefault("auths", {})[_key(host)] = _plain(credentials)
-        write_private(file, document)
+        entry = _plain(credentials)
+        with _changed(file) as document:
+            _clear(document, host)
+            document.setdefault("auths", {})[_key(host)] = entry
         return f"{file}, in plain text"
     path = credential_store_path(environment)
     credential_store(environment, path).put(_key(host), credentials)
-    _clear(document, host)
-    document.setdefault("credHelpers", {})[_bare(host)] = STORE_HELPER
-    write_private(file, document)
+    with _changed(file) as document:
+        _clear(document, host)
+        document.setdefault("credHelpers", {})[_bare(host)] = STORE_HELPER
     return f"{path}, encrypted"
+
+
+@contextmanager
+def _changed(file: Path) -> Iterator[dict[str, Any]]:
+    """The document of config.json, which the block changes and no other login meanwhile."""
+    with changing(file):
+        document = load_document(file)
+        yield document
+        write_private(file, document)
 
 
 def login_helper(host: str, environment: Mapping[str, str]) -> str:
@@ -94,7 +106,8 @@ def forget_login(host: str, environment: Mapping[str, str]) -> bool:
     _clear(document, host)
     if json.dumps(document) == before:
         return removed
-    write_private(file, document)
+    with _changed(file) as document:
+        _clear(document, host)
     return True
 
 

@@ -6,15 +6,19 @@ import base64
 import json
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from commands import hash_cheaply
 from shipline.errors import AuthError, ConfigError, ShiplineError
 from shipline.registry import Credentials, keychain_from
 from shipline.registry.credentials import get_from_helper
-from shipline.registry.login import LoginStore, save_login
+from shipline.registry.keychain import STORE_FILE, CredentialStore
+from shipline.registry.login import LoginStore, forget_login, logins, save_login
 
 HUB = "https://index.docker.io/v1/"
 
@@ -279,3 +283,39 @@ def test_a_login_leaves_the_link_to_the_file(tmp_path: Path) -> None:
     save_login("a.io", Credentials("alice", "x"), environment, LoginStore.PLAIN)
     assert (tmp_path / "config.json").readlink() == Path("real.json")
     assert list(json.loads((tmp_path / "real.json").read_text())["auths"]) == ["a.io"]
+
+
+def test_logins_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_cheaply(monkeypatch.setattr)
+    environment = {"DOCKER_CONFIG": str(tmp_path), "SHIPLINE_PASSPHRASE": "x"}
+    hosts = [f"{name}.io" for name in "abcdefgh"]
+    for store in (LoginStore.PLAIN, LoginStore.STORE_FILE):
+        ready = threading.Barrier(len(hosts))
+
+        def begin(host: str, store: LoginStore = store, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            save_login(host, Credentials(host, "x"), environment, store)
+
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            list(pool.map(begin, hosts))
+        assert list(logins(environment)) == hosts
+    store_file = CredentialStore(tmp_path / STORE_FILE, "x")
+    assert store_file.users() == {host: host for host in hosts}
+
+
+def test_logouts_at_once_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_cheaply(monkeypatch.setattr)
+    environment = {"DOCKER_CONFIG": str(tmp_path), "SHIPLINE_PASSPHRASE": "x"}
+    hosts = [f"{name}.io" for name in "abcdefgh"]
+    for host in hosts:
+        save_login(host, Credentials(host, "x"), environment)
+    ready = threading.Barrier(len(hosts))
+
+    def begin(host: str) -> bool:
+        ready.wait()
+        return forget_login(host, environment)
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        assert all(pool.map(begin, hosts))
+    assert logins(environment) == ()
+    assert CredentialStore(tmp_path / STORE_FILE, "x").users() == {}
