@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from commands import run_shipline
+from commands import Forked, run_shipline
 from layouts import write_layout
+from shipline.cli import main
 from shipline.content import MemoryStore, OciLayout
 from shipline.oci import REFERENCE_DIGEST, Descriptor, Digest, Index, Manifest, Platform, media
 from shipline.values import replace
@@ -76,6 +77,15 @@ def test_a_directory_has_what_skopeo_writes(layout: Path, tmp_path: Path) -> Non
     root = OciLayout(layout).resolve("v1")
     assert OciLayout(tmp_path / "back").resolve("v1") == root
     assert OciLayout(tmp_path / "again").resolve("v1") == root
+
+
+def test_two_copies_to_a_directory_at_once_leave_one_whole(layout: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        place = f"dir:{tmp_path}/{number}"
+        words = [["copy", f"oci:{layout}:{name}", place] for name in ("one", "v1", "one", "v1")]
+        started = [Forked(main, one) for one in words]
+        assert [one.wait(60) for one in started] == [0] * len(words)
+        copy(place, f"oci:{tmp_path}/back-{number}:v1")
 
 
 def test_a_directory_gets_another_image_and_loses_no_file_of_others(

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from shipline.errors import ConfigError
+from shipline.files import directory_lock
 from shipline.git import Git
 
 HOOKS = ("pre-commit", "pre-push")
@@ -56,7 +57,8 @@ def install_hooks(git: Git, names: tuple[str, ...], program: str) -> tuple[Hook,
     managed = git.run("config", "core.hooksPath", allowed=(0, 1)).status == 0
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return tuple(_install(directory / name, program, managed=managed) for name in names)
+        with directory_lock(directory):  # so that no hook of ours is kept as the previous one
+            return tuple(_install(directory / name, program, managed=managed) for name in names)
     except OSError as error:
         raise _not_writable(directory, error) from error
 

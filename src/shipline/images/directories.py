@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shipline.content import CHUNK, VerifiedReader
 from shipline.errors import ContentError, NotFound, UsageError
-from shipline.files import open_whole, read_bounded, write_whole
+from shipline.files import directory_lock, open_whole, read_bounded, write_whole
 from shipline.images.archives import NewArchive
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 
@@ -67,12 +67,13 @@ class NewDirectory(NewArchive):
         root = self._roots[0].digest
         try:
             path.mkdir(parents=True, exist_ok=True)
-            before = _check(path)
-            (path / _VERSION_FILE).write_bytes(_VERSION)
-            new = {_VERSION_FILE, _MANIFEST, *self._write_files(path, root)}
-            write_whole(path / _MANIFEST, self._documents.blobs[root])
-            for name in filter(_OURS.fullmatch, before - new):
-                (path / name).unlink()
+            with directory_lock(path):  # another copy must not remove what this one writes
+                before = _check(path)
+                write_whole(path / _VERSION_FILE, _VERSION)
+                new = {_VERSION_FILE, _MANIFEST, *self._write_files(path, root)}
+                write_whole(path / _MANIFEST, self._documents.blobs[root])
+                for name in filter(_OURS.fullmatch, before - new):
+                    (path / name).unlink()
         except OSError as error:
             raise ContentError(
                 f"cannot write {path}: {error.strerror}", code="output-unwritable"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError
-from shipline.files import write_durably
+from shipline.files import directory_lock, write_durably
 from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey
 
 Password = Callable[[], bytes]
@@ -192,13 +192,14 @@ def write_key_pair(
     check_free(files, replace=replace)
     sealed = encrypted_pem(key, password)
     try:
-        write_durably(files.private, sealed, 0o600, replace=replace)
-        try:
-            write_durably(files.public, key.public.pem, 0o644, replace=replace)
-        except OSError:
-            if not replace:
-                files.private.unlink()
-            raise
+        with directory_lock(prefix.parent):  # no two pairs are mixed
+            write_durably(files.private, sealed, 0o600, replace=replace)
+            try:
+                write_durably(files.public, key.public.pem, 0o644, replace=replace)
+            except OSError:
+                if not replace:
+                    files.private.unlink()
+                raise
     except OSError as error:
         raise ConfigError(
             f"cannot write {prefix}.key and .pub: {error.strerror}", code="file-unwritable"

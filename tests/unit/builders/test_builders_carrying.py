@@ -63,3 +63,27 @@ def test_another_kind_of_machine_is_told_apart_before_anything_is_sent(tmp_path:
     done = subprocess.run(words, env={"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True)
     assert done.stdout.startswith(b"no cpython-3") and done.returncode == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_several_can_be_sent_to_a_new_machine_at_once(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        entry = tarfile.TarInfo("shipline/__main__.py")
+        program = b"import shipline; print('it runs')"
+        entry.size = len(program)
+        archive.addfile(entry, io.BytesIO(program))
+        archive.addfile(tarfile.TarInfo("shipline/__init__.py"))
+    sent = len(raw.getvalue()).to_bytes(8) + raw.getvalue()
+    words = [sys.executable, "-c", carrying.BOOTSTRAP, "key", carrying._kind(), "place"]
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    started = [
+        subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for one in started:  # all of them lack it
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"send\n"
+    for one in started:
+        output, _ = one.communicate(sent, timeout=60)
+        assert (output, one.returncode) == (b"ready\nit runs\n", 0)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["key"]

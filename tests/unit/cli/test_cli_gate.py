@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from commands import run_shipline
+from shipline.gates import install_hooks
+from shipline.git import Git
 
 BIN = Path(sys.executable).parent
 COVERED = b'<coverage line-rate="1"><class filename="a.py"><lines>%s</lines></class></coverage>'
@@ -276,6 +281,27 @@ def test_a_hook_that_was_there_runs_first_and_comes_back(project: Path) -> None:
     assert commit(project, "x = 5\n").returncode == 0 and (project / "ran").exists()
     blocked = run(project, "git", "commit", "--allow-empty", "-m", "x", HOOK_STATUS="1")
     assert blocked.returncode == 1
+
+
+def test_installing_at_once_keeps_the_previous_hook(project: Path) -> None:
+    directory, git = project / ".git" / "hooks", Git(project, os.environ)
+    for number in range(50):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        (directory / "pre-commit").write_text(theirs := f"#!/bin/sh\necho {number}\n")
+        ready = threading.Barrier(4)
+
+        def begin(_: int, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            install_hooks(git, ("pre-commit",), "shipline")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(begin, range(4)))
+        assert {one.name for one in directory.iterdir()} == {
+            "pre-commit",
+            "pre-commit.before-shipline",
+        }
+        assert (directory / "pre-commit.before-shipline").read_text() == theirs
 
 
 def test_uninstalling_leaves_what_was_there(project: Path) -> None:

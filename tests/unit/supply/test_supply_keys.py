@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,18 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 def test_nothing_secret_is_in_the_repr() -> None:
     key = generate_key()
     assert key.pkcs8().hex() not in repr(key) and "Private" not in repr(key.public)
+
+
+def test_pairs_that_are_replaced_at_once_are_not_mixed(tmp_path: Path) -> None:
+    keys = [generate_key() for _ in range(4)]
+    for _ in range(20):
+        ready = threading.Barrier(len(keys))
+
+        def begin(key: PrivateKey, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            write_key_pair(key, tmp_path / "k", b"p", replace=True)
+
+        with ThreadPoolExecutor(len(keys)) as pool:
+            list(pool.map(begin, keys))
+        found = read_private_key(tmp_path / "k.key", lambda: b"p").public.pem
+        assert (tmp_path / "k.pub").read_bytes() == found
