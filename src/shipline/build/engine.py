@@ -29,7 +29,7 @@ from shipline.build.assembly import (
     formats_of,
     wants_index,
 )
-from shipline.build.attestation.attesting import Attestor, new_id
+from shipline.build.attestation.attesting import Attestor, PackageScanner, new_id
 from shipline.build.attestation.provenance import Invocation
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
 from shipline.build.block_indexes import BlockIndexes
@@ -86,8 +86,6 @@ from shipline.tasks import Limiter, Once, Task, TaskGroup, run_all, visit_graph
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.build.attestation.generator import ImageScanner
-    from shipline.build.attestation.scanning import SbomScanner
     from shipline.build.caching.lookup import RemoteCache
     from shipline.sandbox import Sandbox
 
@@ -253,8 +251,7 @@ class _Work(Struct, frozen=True):
     worker: Worker
     recoder: Recoder
     contexts: Mapping[str, ContextDirectory]
-    scanner: SbomScanner | None
-    generator: ImageScanner | None
+    scanner: PackageScanner | None
 
 
 def _build_all(
@@ -359,10 +356,10 @@ def _build(request: BuildRequest, session: _Session, step: Step) -> tuple[BuildR
             plan.dockerfile,
             tools.images.found,
             work.solver,
+            work.contexts,
             run,
             work.scanner,
-            work.generator,
-            work.contexts,
+            plan.generator,
         )
         results = _deliver(plan, work, attestor, targets, tools)
         return _result(plan, work, attestor, results, run), results
@@ -436,7 +433,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     )
     contexts = open_contexts(request, home, tools.scratch, tools.stack)
     recoder = Recoder(tools.blobs, worker.cache, step)
-    scanner, generator = _scanners(plan, worker, executor, tools)
+    scanner = _scanner(plan, worker, executor, tools)
     roots = plan.roots
     with TaskGroup(UPLOADS) as group:
         uploads = Uploads(group, targets, tools.blobs, recoder, worker.codec, step)
@@ -474,7 +471,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         for one in contexts.values():  # while the result is delivered
             if one.cache is not None and one.cache.changed:
                 tools.beside.start(one.cache.save)
-    return _Work(solver, worker, recoder, contexts, scanner, generator)
+    return _Work(solver, worker, recoder, contexts, scanner)
 
 
 def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
@@ -499,34 +496,23 @@ def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
     )
 
 
-def _scanners(
+def _scanner(
     plan: _BuildPlan, worker: Worker, executor: Executor, tools: _Tools
-) -> tuple[SbomScanner | None, ImageScanner | None]:
-    """What lists packages: this program, or the image of a generator; neither without `--sbom`."""
+) -> PackageScanner | None:
+    """What lists packages: this program, or the image of a generator; None without `--sbom`."""
     request = plan.request
     if request.sbom is None:
-        return None, None
+        return None
     if plan.generator is not None:
         from shipline.build.attestation.generator import ImageScanner  # slow to import
 
         parameters, fresh = dict(request.sbom.parameters), request.cache.disabled
-        return None, ImageScanner(
-            plan.generator, parameters, worker, executor, tools.step, fresh=fresh
-        )
+        return ImageScanner(plan.generator, parameters, worker, executor, tools.step, fresh=fresh)
     from shipline.build.attestation.scanning import SbomScanner  # slow to import
 
-    return (
-        SbomScanner(
-            request.sbom,
-            tools.settings.environment,
-            tools.blobs,
-            tools.files,
-            worker.snapshots,
-            worker.cache,
-            tools.step,
-        ),
-        None,
-    )
+    name = request.tags[0].name if request.tags else "image"
+    environ = tools.settings.environment
+    return SbomScanner(request.sbom, name, environ, tools.blobs, tools.files, worker, tools.step)
 
 
 def _drop_unused(tools: _Tools) -> None:
@@ -643,7 +629,7 @@ def _solve_stages(
     roots: Sequence[Vertex],
     solver: Solver,
     uploads: Uploads,
-    scanner: SbomScanner | None,
+    scanner: PackageScanner | None,
     known: Known,
 ) -> None:
     """Solve all stages; each layer is handed to `uploads` and `scanner` as soon as it is known."""

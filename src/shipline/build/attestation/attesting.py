@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
@@ -23,11 +23,9 @@ from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.solver import Solver
 from shipline.build.stages import StageState
+from shipline.build.worker import Source
+from shipline.layer import Layer
 from shipline.oci import Descriptor, Platform
-
-if TYPE_CHECKING:
-    from shipline.build.attestation.generator import ImageScanner
-    from shipline.build.attestation.scanning import SbomDocuments, SbomScanner
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -35,6 +33,18 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 def new_id() -> str:
     """A random name for a run of the builder, like those of BuildKit."""
     return "".join(_LETTERS[byte % 36] for byte in os.urandom(25))
+
+
+class PackageScanner(Protocol):
+    """What `--sbom` lists packages with; safe to use from any thread."""
+
+    def prepare(self, layer: Layer) -> None:
+        """Read what can be read of a layer before the image is complete."""
+
+    def attestations(self, image: Image, extras: Mapping[str, Source]) -> list[Attestation]:
+        """The packages of an image, and those of stages and contexts by name; the list of the
+        image's own packages first. Raises ContentError, StepFailed.
+        """
 
 
 class Attestor:
@@ -46,19 +56,19 @@ class Attestor:
         dockerfile: df.Dockerfile,
         images: Mapping[ImageOp, BaseImage],
         solver: Solver,
+        contexts: Mapping[str, ContextDirectory],
         run: Invocation,
-        scanner: SbomScanner | None = None,
-        generator: ImageScanner | None = None,
-        contexts: Mapping[str, ContextDirectory] | None = None,
+        scanner: PackageScanner | None,
+        generator: BaseImage | None,
     ) -> None:
         self._request = request
         self._dockerfile = dockerfile
         self._images = images
         self._solver = solver
+        self._contexts = contexts
         self._run = run
         self._scanner = scanner
         self._generator = generator
-        self._contexts = contexts or {}
 
     def manifest(self, stage: StageState, image: Image, *, artifact: bool) -> AttestationManifest:
         """The statements about an image, for its index."""
@@ -76,42 +86,18 @@ class Attestor:
 
     def attestations(self, stage: StageState, image: Image) -> list[Attestation]:
         """What is stated about one image."""
-        found = [*self._listings(stage, image), *self._generated(stage, image)]
+        found: list[Attestation] = []
+        if self._scanner is not None:
+            extras = {name: self._files(vertex) for name, vertex in stage.scanned}
+            found += self._scanner.attestations(image, extras)
         if (options := self._request.provenance) is not None:
             document = self.provenance(stage, image, options)
             kind, name = TYPES[options.version], options.filename
             found.append(Attestation(kind, document, name, options.inline_only))
         return found
 
-    def _listings(self, stage: StageState, image: Image) -> Iterator[Attestation]:
-        """The packages of the image, then those of stages and of the context."""
-        scanner, created = self._scanner, image.config.created
-        if scanner is None:
-            return
-        from shipline.sbom import Described  # slow to import
-
-        name = self._request.tags[0].name if self._request.tags else "image"
-        about = Described(name, str(image.manifest.descriptor.digest), "image", created)
-        yield from _listed("sbom", scanner.of_snapshot(image.layers, about))
-        for name, vertex in stage.scanned:
-            file = f"sbom-{name}"
-            if isinstance(vertex.op, ContextOp):
-                about = Described(name, "", "source", created)
-                yield from _listed(file, scanner.of_context(self._contexts[vertex.op.name], about))
-            else:
-                about = Described(name, "", "image", created)
-                layers = self._solver.result(vertex).snapshot.layers
-                yield from _listed(file, scanner.of_snapshot(layers, about))
-
-    def _generated(self, stage: StageState, image: Image) -> list[Attestation]:
-        """What the image of a scanner says."""
-        if self._generator is None:
-            return []
-        extras = {name: self._files(vertex) for name, vertex in stage.scanned}
-        return self._generator.attestations(image.platform, image.layers, extras)
-
-    def _files(self, vertex: Vertex) -> Snapshot | ContextDirectory:
-        """What a stage or a context has in it."""
+    def _files(self, vertex: Vertex) -> Source:
+        """The files of a stage or a context."""
         if isinstance(vertex.op, ContextOp):
             return self._contexts[vertex.op.name]
         return self._solver.result(vertex).snapshot
@@ -145,15 +131,12 @@ class Attestor:
         def materials(vertex: Vertex) -> Sequence[Material]:
             return self._solver.result(vertex).materials if self._solver.is_solved(vertex) else ()
 
-        generator = None if self._generator is None else self._generator.image
         return Built(
-            stage.vertex, self._images, materials, layers, self._dockerfile, self._run, generator
+            stage.vertex,
+            self._images,
+            materials,
+            layers,
+            self._dockerfile,
+            self._run,
+            self._generator,
         )
-
-
-def _listed(name: str, listing: SbomDocuments) -> Iterator[Attestation]:
-    from shipline.supply import CYCLONEDX, SPDX  # slow to import
-
-    yield Attestation(SPDX, listing.spdx, f"{name}.spdx.json")
-    if listing.cyclonedx is not None:
-        yield Attestation(CYCLONEDX, listing.cyclonedx, f"{name}.cdx.json")

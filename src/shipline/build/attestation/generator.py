@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shipline.build.attestation.manifest import Attestation
 from shipline.build.attestation.scanning import DOCUMENT_LIMIT, add_layers
@@ -29,6 +29,9 @@ from shipline.oci import Platform
 from shipline.sandbox import BindMount
 from shipline.sbom import TOOL
 from shipline.tasks import Once
+
+if TYPE_CHECKING:
+    from shipline.build.assembly import Image
 
 _SOURCE, _DESTINATION = "/run/src", "/run/out"
 _CORE = "sbom"
@@ -62,13 +65,13 @@ def _command(image: BaseImage) -> tuple[str, ...]:
 
 
 class ImageScanner:
-    """Runs the scanner `image`; safe to use from any thread. Results are cached by what was
-    scanned; with `fresh` only within this build.
+    """A PackageScanner that runs the image `generator`. Results are cached by what was scanned;
+    with `fresh`, within this build only.
     """
 
     def __init__(
         self,
-        image: BaseImage,
+        generator: BaseImage,
         parameters: Mapping[str, str],
         worker: Worker,
         executor: Executor,
@@ -76,7 +79,7 @@ class ImageScanner:
         *,
         fresh: bool,
     ) -> None:
-        self.image = image
+        self._generator = generator
         self._parameters = parameters
         self._worker = worker
         self._executor = executor
@@ -84,18 +87,18 @@ class ImageScanner:
         self._fresh = fresh
         self._once: Once[Documents] = Once()
 
-    def attestations(
-        self, platform: Platform, layers: Sequence[Layer], extras: Mapping[str, Source]
-    ) -> list[Attestation]:
-        """What the scanner says of an image, and of stages and contexts by name; the list of the
-        image's own packages first. Raises StepFailed, ContentError.
-        """
-        inputs = (Snapshot(self.image.layers), Snapshot(tuple(layers)), *extras.values())
+    def prepare(self, layer: Layer) -> None:
+        """Does nothing: the generator gets all layers at once."""
+
+    def attestations(self, image: Image, extras: Mapping[str, Source]) -> list[Attestation]:
+        """See `PackageScanner`."""
+        scanned = Snapshot(tuple(image.layers))
+        inputs = (Snapshot(self._generator.layers), scanned, *extras.values())
         op = self._operation(list(extras))
         key = run_key(op, inputs)
-        found = self._once.get(key, lambda: self._documents(key, op, inputs, platform))
-        tocs = self._worker.snapshots.table(Snapshot(tuple(layers))).tocs
-        digests = [str(layer.descriptor.digest) for layer in layers]
+        found = self._once.get(key, lambda: self._documents(key, op, inputs, image.platform))
+        tocs = self._worker.snapshots.table(scanned).tocs
+        digests = [str(layer.descriptor.digest) for layer in scanned.layers]
         tables = [*zip(tocs, digests, strict=True)]
         return [
             Attestation(kind, _noted(document, tables) if _is_core(name) else document, name)
@@ -106,7 +109,7 @@ class ImageScanner:
         """The step in which the scanner runs: input 1 is the image, those after it are `extras`."""
         source = f"{_SOURCE}/core/{_CORE}"
         variables = {
-            **self.image.config.env,
+            **self._generator.config.env,
             "BUILDKIT_SCAN_DESTINATION": f"{_DESTINATION}/",
             "BUILDKIT_SCAN_SOURCE": source,
             **({"BUILDKIT_SCAN_SOURCE_EXTRAS": f"{_SOURCE}/extras"} if extras else {}),
@@ -114,11 +117,11 @@ class ImageScanner:
         }
         targets = [source, *(f"{_SOURCE}/extras/{_CORE}-{name}" for name in extras)]
         return RunOp(
-            args=_command(self.image),
+            args=_command(self._generator),
             env=tuple(f"{name}={value}" for name, value in variables.items()),
-            cwd=self.image.config.run.get("WorkingDir") or "/",
+            cwd=self._generator.config.run.get("WorkingDir") or "/",
             user="",
-            platform=str(self.image.config.platform),
+            platform=str(self._generator.config.platform),
             mounts=(
                 RunMount("tmpfs", "/tmp"),
                 *(
@@ -139,7 +142,7 @@ class ImageScanner:
                 return [(name, kind, dict(document)) for name, kind, document in json.loads(raw)]
         place = self._worker.temporary("scan")
         place.mkdir(mode=0o755)
-        name = f"[{platform}] generating sbom using {self.image.shown}"
+        name = f"[{platform}] generating sbom using {self._generator.shown}"
         with self._step.step(name, kind="run", platform=op.platform) as step:
             out = BindMount(place, _DESTINATION, read_only=False)
             options = StepOptions(step, fresh=self._fresh)
@@ -166,8 +169,9 @@ class ImageScanner:
                     )
                 found.append((path.name, *_statement(path.read_bytes())))
             except ShiplineError as error:
+                name = self._generator.shown
                 raise ContentError(
-                    f"--sbom: the generator {self.image.shown} wrote {path.name}: {error.message}",
+                    f"--sbom: the generator {name} wrote {path.name}: {error.message}",
                     code="sbom-generator",
                     hint="files in $BUILDKIT_SCAN_DESTINATION must be in-toto statements in JSON",
                 ) from None

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from shipline.build.attestation.manifest import Attestation
 from shipline.build.base_images import Blobs
-from shipline.build.cache import Cache, RemoteFile
+from shipline.build.cache import RemoteFile
 from shipline.build.layer_files import LayerFiles
 from shipline.build.request import SbomOptions
 from shipline.build.selecting import ContextDirectory
-from shipline.build.snapshots import Snapshot, Snapshots
+from shipline.build.snapshots import Snapshot
+from shipline.build.worker import Worker
 from shipline.content import fetch_all
 from shipline.errors import ContentError, NotFound, SandboxError, UsageError
 from shipline.events import Step
@@ -61,6 +63,9 @@ from shipline.sbom import (
 from shipline.tasks import Limiter, Once
 from shipline.values import replace
 
+if TYPE_CHECKING:
+    from shipline.build.assembly import Image
+
 SYFT = "syft"
 _FACTS_LIMIT = 256 << 20  # bytes
 DOCUMENT_LIMIT = 40 << 20  # bytes, as in BuildKit
@@ -91,37 +96,63 @@ class SbomDocuments:
     spdx: Mapping[str, Any]
     cyclonedx: Mapping[str, Any] | None = None
 
+    def attestations(self, filename: str) -> Iterator[Attestation]:
+        """Each document as a statement; `filename` is without its suffix."""
+        from shipline.supply import CYCLONEDX, SPDX  # slow to import
+
+        yield Attestation(SPDX, self.spdx, f"{filename}.spdx.json")
+        if self.cyclonedx is not None:
+            yield Attestation(CYCLONEDX, self.cyclonedx, f"{filename}.cdx.json")
+
 
 class SbomScanner:
-    """Scans layers and directories of one build; safe to use from any thread."""
+    """A PackageScanner that reads the files of layers and contexts, or has syft read them. `name`
+    is what documents call the image.
+    """
 
     def __init__(
         self,
         options: SbomOptions,
+        name: str,
         environ: Mapping[str, str],
         blobs: Blobs,
         files: LayerFiles,
-        snapshots: Snapshots,
-        cache: Cache,
+        worker: Worker,
         step: Step,
     ) -> None:
         self._options = options
+        self._name = name
         self._environ = environ
         self._syft = check_generator(options, environ)
         self._blobs = blobs
         self._files = files
-        self._snapshots = snapshots
-        self._cache = cache
+        self._snapshots = worker.snapshots
+        self._cache = worker.cache
         self._step = step
         self._once: Once[list[FileFacts]] = Once()
         self._limit = Limiter(_AT_ONCE)
 
     def prepare(self, layer: Layer) -> None:
-        """Read the files of a layer that say what is installed, if that was not done yet."""
+        """Read the files of a layer that say what is installed, unless they are known."""
         if not self._syft or self._options.cyclonedx:
             self._facts(layer)
 
-    def of_snapshot(self, layers: Sequence[Layer], described: Described) -> SbomDocuments:
+    def attestations(
+        self, image: Image, extras: Mapping[str, Snapshot | ContextDirectory]
+    ) -> list[Attestation]:
+        """See `PackageScanner`."""
+        created = image.config.created
+        about = Described(self._name, str(image.manifest.descriptor.digest), "image", created)
+        found = [*self._of_layers(image.layers, about).attestations("sbom")]
+        for name, files in extras.items():
+            if isinstance(files, ContextDirectory):
+                documents = self._of_context(files, Described(name, "", "source", created))
+            else:
+                documents = self._of_layers(files.layers, Described(name, "", "image", created))
+            found += documents.attestations(f"sbom-{name}")
+        return found
+
+    def _of_layers(self, layers: Sequence[Layer], described: Described) -> SbomDocuments:
         """The packages in the files of `layers`."""
         found = None
         if not self._syft or self._options.cyclonedx:
@@ -140,7 +171,7 @@ class SbomScanner:
             return self._listing(found, described, document)
         return self._listing(found, described)
 
-    def of_context(self, context: ContextDirectory, described: Described) -> SbomDocuments:
+    def _of_context(self, context: ContextDirectory, described: Described) -> SbomDocuments:
         """The packages in the files of a context that are not ignored, and those that a project
         there is built with.
         """
