@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from shipline.build.attestation.manifest import AttestationManifest
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
 from shipline.build.flags import parse_boolean

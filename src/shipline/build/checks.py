@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 from msgspec import Struct
 
 from shipline import dockerfile as df
-from shipline.build.base_images import Blobs, RegistryImages
+from shipline.build.base_images import RegistryImages
+from shipline.build.blobs import Blobs
 from shipline.build.cache import open_records
 from shipline.build.contexts import configured, load_dockerfile, main_rules
 from shipline.build.engine_images import EngineImages, uses_local_images
@@ -68,7 +69,7 @@ def call(
         records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
         engine = EngineImages(settings, blobs, records, Path(scratch))
         images = RegistryImages(settings.repositories, blobs, step, engine)
-        images = images.judged_by(policy, local=uses_local_images(request))
+        images = images.under_policy(policy, local=uses_local_images(request))
         remotes = stack.enter_context(
             remotes_alone(request, settings, step, Path(scratch), blobs, policy)
         )

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.base_images import Blobs, RegistryImages
+from shipline.build.base_images import RegistryImages
+from shipline.build.blobs import Blobs
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.downloads import place_file, seconds_of
 from shipline.build.faults import system_errors

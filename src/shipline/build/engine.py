@@ -31,7 +31,8 @@ from shipline.build.assembly import (
 )
 from shipline.build.attestation.attesting import Attestor, PackageScanner, new_id
 from shipline.build.attestation.provenance import Invocation
-from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
+from shipline.build.base_images import BaseImage, RegistryImages
+from shipline.build.blobs import Blobs, BrokenCache
 from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache, Running, open_records
 from shipline.build.caching.remote import Known, RemoteCaches
@@ -386,7 +387,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
         blobs=blobs,
         records=session.records,
         cache=cache,
-        images=session.images.judged_by(policy, local=uses_local_images(request)),
+        images=session.images.under_policy(policy, local=uses_local_images(request)),
         remotes=remotes,
         caches=caches,
         reading=caches.start_reading(beside),

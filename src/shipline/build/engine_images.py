@@ -33,7 +33,7 @@ from shipline.oci import (
 from shipline.tasks import Once, time_limit
 
 if TYPE_CHECKING:
-    from shipline.build.base_images import Blobs
+    from shipline.build.blobs import Blobs
     from shipline.engines import Engine
 
 _ANSWER_S = 10  # seconds for what the engine knows of a name

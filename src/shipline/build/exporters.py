@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from shipline.build.assembly import Assembled
 from shipline.build.attestation.manifest import Attestation
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
-from shipline.build.base_images import Blobs, Repositories
+from shipline.build.base_images import Repositories
+from shipline.build.blobs import Blobs
 from shipline.build.cache import LayerResult
 from shipline.build.request import BuildRequest, Output, OutputFormat
 from shipline.content import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from shipline import git
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import Downloader, place_file, seconds_of
 from shipline.build.faults import Damage

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from shipline import sandbox
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.layer_files import USE_LOCK, LayerFiles, in_memory
 from shipline.content import Reader, Recency, chunks, read_file
 from shipline.errors import ContentError, DigestMismatch, SandboxError
@@ -192,13 +192,13 @@ class Snapshots:
                 f"{layer.descriptor.media_type} is not a layer", code="layer-unsupported"
             )
         with (
-            self._blobs.blaming(layer.descriptor),
+            self._blobs.cache_errors(layer.descriptor),
             self._blobs.store.fetch(layer.descriptor) as blob,
         ):
             tar = _Checked(decompress(blob, compression), layer.diff_id)
             yield tar
             tar.finish()
-        self._blobs.verified(layer)
+        self._blobs.note_verified(layer)
 
     def _lowers(self, snapshot: Snapshot) -> list[Path]:
         """Directories to stack, top first."""

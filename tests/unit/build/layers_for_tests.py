@@ -8,7 +8,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipline.build.base_images import BaseImage, Blobs
+from shipline.build.base_images import BaseImage
+from shipline.build.blobs import Blobs
 from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache
 from shipline.build.caching.mounts import CacheMounts

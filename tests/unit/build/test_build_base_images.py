@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from layers_for_tests import AMD64, ARM64, items_of, make_layer, store_image, store_index
 
-from shipline.build.base_images import Blobs, RegistryImages
+from shipline.build.base_images import RegistryImages
+from shipline.build.blobs import Blobs
 from shipline.content import LocalStore, MemoryStore
 from shipline.errors import ContentError, NotFound
 from shipline.events import Step, silent

@@ -9,7 +9,7 @@ import pytest
 from layers_for_tests import items_of, make_layer
 
 from shipline.build.assembly import PLAIN, Recoder
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.request import OutputFormat
 from shipline.content import LocalStore, MemoryStore, fetch_all

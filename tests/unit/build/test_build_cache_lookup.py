@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from layers_for_tests import AMD64, items_of, make_layer
 
-from shipline.build.base_images import BaseImage, Blobs, BrokenCache
+from shipline.build.base_images import BaseImage
+from shipline.build.blobs import Blobs, BrokenCache
 from shipline.build.cache import LayerResult
 from shipline.build.caching.document import CacheDocument
 from shipline.build.caching.export import CacheEntry, cached_result, inline_cache

@@ -11,7 +11,8 @@ import pytest
 from layers_for_tests import AMD64, items_of, store_image
 
 from serving import ReceivedRequest, Reply, Served, serving
-from shipline.build.base_images import BaseImage, Blobs, RegistryImages
+from shipline.build.base_images import BaseImage, RegistryImages
+from shipline.build.blobs import Blobs
 from shipline.build.cache import open_records
 from shipline.build.engine_images import EngineImages
 from shipline.build.settings import Settings
@@ -90,7 +91,7 @@ def resolve(
         found = RegistryImages(
             settings.repositories, blobs, step, EngineImages(settings, blobs, records, state)
         )
-        image = found.judged_by(None, local=local).resolve(name, AMD64)
+        image = found.under_policy(None, local=local).resolve(name, AMD64)
         assert all(blobs.store.exists(one.descriptor) for one in image.layers)
     return image, [one.message for one in events if isinstance(one, Warned)]
 

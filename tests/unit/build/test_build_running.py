@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from layers_for_tests import AMD64, items_of, make_layer, open_worker
 
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.caching import mounts as cache_mounts
 from shipline.build.caching.mounts import CacheMounts
 from shipline.build.executor import Executor

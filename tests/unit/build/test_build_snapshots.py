@@ -14,7 +14,7 @@ from layers_for_tests import items_of, make_layer
 
 from shipline.build import layer_files
 from shipline.build import snapshots as build_snapshots
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.faults import Damage
 from shipline.build.layer_files import LayerFiles
 from shipline.build.snapshots import Snapshot, Snapshots

@@ -11,7 +11,7 @@ import pytest
 from layers_for_tests import items_of, make_layer
 
 from shipline.build.assembly import PLAIN, Recoder
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.caching.export import CacheExport
 from shipline.build.publish import PushTarget, Uploads

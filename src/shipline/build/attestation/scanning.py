@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from shipline.build.attestation.manifest import Attestation
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import RemoteFile
 from shipline.build.layer_files import LayerFiles
 from shipline.build.request import SbomOptions

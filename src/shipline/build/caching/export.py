@@ -14,7 +14,7 @@ from functools import partial
 from msgspec import Struct
 
 from shipline.build.assembly import Recoder, fits
-from shipline.build.base_images import Blobs, BrokenCache
+from shipline.build.blobs import Blobs, BrokenCache
 from shipline.build.cache import LayerResult
 from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
 from shipline.build.publish import stream

@@ -11,7 +11,8 @@ from functools import partial
 
 from msgspec import Struct
 
-from shipline.build.base_images import BaseImage, Blobs
+from shipline.build.base_images import BaseImage
+from shipline.build.blobs import Blobs
 from shipline.build.cache import LayerResult
 from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
 from shipline.build.caching.keys import KeyMaker, result_key

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipline import sandbox
-from shipline.build.base_images import Blobs
+from shipline.build.blobs import Blobs
 from shipline.build.cache import LayerResult
 from shipline.build.graph import key_of
 from shipline.build.snapshots import owned
@@ -66,7 +66,7 @@ class CacheMounts:
         target = layer.descriptor
         self._blobs.require(target)
         compression = media.compression(target.media_type) or ""
-        with self._blobs.blaming(target), self._blobs.store.fetch(target) as blob:
+        with self._blobs.cache_errors(target), self._blobs.store.fetch(target) as blob:
             unpack(owned(read_tar(decompress(blob, compression))), directory, whiteouts="keep")
         return True
 

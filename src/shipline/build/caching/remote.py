@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from shipline.build import caching
 from shipline.build.assembly import Recoder
-from shipline.build.base_images import BaseImage, Blobs, BrokenCache
+from shipline.build.base_images import BaseImage
+from shipline.build.blobs import Blobs, BrokenCache
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.caching.mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
