@@ -79,94 +79,11 @@ def copy(
     """COPY and ADD: a layer with the copied files; input 1 of the operation is the first of
     `sources`.
     """
-    snapshots = worker.snapshots
     with ExitStack() as stack:
-        below = LayeredToc([]) if op.link else snapshots.table(base)
-        owner = _owner(op.chown, "--chown=", base, snapshots, options.step)
-        placement = Placement(below, owner, worker.clock.copied_ns())
-        roots = [_root(source, snapshots, options.origin, stack) for source in sources]
-        selected = [
-            (one, roots[number - 1])
-            for pattern, number in op.inputs_of_sources()
-            for one in select(roots[number - 1], (pattern,), op.excludes, parents=op.parents)
-        ]
-        mode = parse_mode(op.chmod)
-        if op.parents:
-            placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
-        targets = [
-            _target(op, placement, one, root, CopyAttributes(owner or _default_owner(root), mode))
-            for one, root in selected
-        ]
-        files = [
-            placement.target_of(op.destination, name, contents=False, mode=_made_mode(op))
-            for name, _ in op.files
-        ]
-        archives = any(target.archive for target in targets)
-        if not archives:  # a cached layer may be from another base
-            _require_room(targets, placement)
-        stamp = "\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory))
-        common: dict[str, object] = {
-            "texts": op.files,
-            "chmod": op.chmod,
-            "owner": owner,
-            "files": files,
-            "placed": placement.key(),
-            "parents": [
-                placement.parents_key(path) for path in (*(one.path for one in targets), *files)
-            ],
-            "base": base.diff_ids if archives else (),
-            "stamp": stamp,
-        }
-        outline = key_of("outline/1", **common, sources=[target.outline() for target in targets])
-
-        def key() -> str:
-            return key_of("files/3", **common, sources=[target.key() for target in targets])
-
-        def items() -> Iterable[Item]:
-            if can_stream:
-                return _streamed(targets[0], placement)
-            for target in targets:
-                if target.archive:
-                    tree, listed = _unpacked(target, worker.temporary("archive"), stack)
-                    _note_contents([tree])
-                    own = CopyAttributes(owner)
-                    placement.place_archive(target.path, tree.items(), own, listed)
-                else:
-                    _place(target, placement)
-            for path, (_, text) in zip(files, op.files, strict=True):
-                content = text.encode("utf-8", "surrogateescape")
-                now_ns = worker.clock.copied_ns()
-                entry = Entry(path, "file", 0o644, 0, 0, len(content), now_ns)
-                attributes = CopyAttributes(owner or (0, 0), mode)
-                placement.place_one(attributes.of(entry, path), content)
-            return list(placement.items())
-
-        def make() -> LayerResult:
-            _note_contents(trees)
-            contents = targets[0].source.tree.contents() if can_stream else None
-            made = _make(items(), _index_key(op, sources), worker, options, contents, beside=key)
-            worker.cache.add_outline(outline)
-            return made
-
-        def make_unread() -> tuple[str, LayerResult]:
-            for tree in trees:
-                tree.note_contents()
-            made = make()
-            return key(), made  # trees keep their digests
-
-        def noted(result: LayerResult) -> LayerResult:
-            local = (one for one in targets if one.source.is_context)
-            trees = ((one.source.written, one.source.tree, one.owner) for one in local)
-            options.step.note(files=files_parts(trees, worker.tables))
-            return result
-
-        trees = [target.source.tree for target in targets]
-        can_stream = not files and len(targets) == 1 and _can_stream(targets[0], placement)
-        if not archives and sum(tree.extent[1] for tree in trees if tree.unread()) >= _WORTH_NOTING:
-            first = worker.cache.make_first(outline, make_unread, fresh=options.fresh)
-            if first is not None:
-                return noted(first)
-        return noted(_found_or_made(key(), make, worker, options))
+        planned = _plan(op, base, sources, worker, options, stack)
+        result = planned.make_first() or planned.find_or_make()
+        planned.note_files()
+        return result
 
 
 def list_files(op: Op, sources: Sequence[Source]) -> None:
@@ -179,6 +96,63 @@ def list_files(op: Op, sources: Sequence[Source]) -> None:
         for pattern, number in op.inputs_of_sources():
             if isinstance(source := sources[number - 1], ContextDirectory):
                 select(source, (pattern,), op.excludes, parents=op.parents)
+
+
+def _plan(
+    op: CopyOp,
+    base: Snapshot,
+    sources: Sequence[Source],
+    worker: Worker,
+    options: StepOptions,
+    stack: ExitStack,
+) -> _PlannedCopy:
+    """What `copy` will write; what it mounts and unpacks goes with `stack`. Raises UsageError."""
+    snapshots = worker.snapshots
+    below = LayeredToc([]) if op.link else snapshots.table(base)
+    owner = _owner(op.chown, "--chown=", base, snapshots, options.step)
+    placement = Placement(below, owner, worker.clock.copied_ns())
+    roots = [_root(source, snapshots, options.origin, stack) for source in sources]
+    targets = _targets(op, roots, placement, owner)
+    inline = [
+        placement.target_of(op.destination, name, contents=False, mode=_made_mode(op))
+        for name, _ in op.files
+    ]
+    archives = any(target.archive for target in targets)
+    if not archives:  # a cached layer may be from another base
+        _require_room(targets, placement)
+    paths = (*(one.path for one in targets), *inline)
+    key_parts: dict[str, object] = {
+        "texts": op.files,
+        "chmod": op.chmod,
+        "owner": owner,
+        "files": inline,
+        "placed": placement.key(),
+        "parents": [placement.parents_key(path) for path in paths],
+        "base": base.diff_ids if archives else (),
+        "stamp": "\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory)),
+    }
+    index_key = _index_key(op, sources)
+    return _PlannedCopy(
+        op, worker, options, stack, placement, owner, targets, inline, key_parts, index_key
+    )
+
+
+def _targets(
+    op: CopyOp, roots: Sequence[Root], placement: Placement, owner: tuple[int, int] | None
+) -> list[CopyTarget]:
+    """Every source that the patterns select, with the path it goes to; `owner` is of --chown."""
+    mode = parse_mode(op.chmod)
+    selected = [
+        (one, roots[number - 1])
+        for pattern, number in op.inputs_of_sources()
+        for one in select(roots[number - 1], (pattern,), op.excludes, parents=op.parents)
+    ]
+    if op.parents:
+        placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
+    return [
+        _target(op, placement, one, root, CopyAttributes(owner or _default_owner(root), mode))
+        for one, root in selected
+    ]
 
 
 def _note_contents(trees: Sequence[Tree]) -> None:
@@ -263,6 +237,96 @@ class CopyTarget(Struct, frozen=True):
             "context": self.source.is_context,
             "extent": self.source.tree.extent,
         }
+
+
+class _PlannedCopy(Struct, frozen=True):
+    """A COPY or ADD before its files are read: its `targets`, and the paths of files that the
+    Dockerfile gives `inline`. `key_parts` is what its keys have in common, `owner` is of --chown.
+    """
+
+    op: CopyOp
+    worker: Worker
+    options: StepOptions
+    stack: ExitStack
+    placement: Placement
+    owner: tuple[int, int] | None
+    targets: list[CopyTarget]
+    inline: list[str]
+    key_parts: dict[str, object]
+    index_key: str
+
+    @property
+    def trees(self) -> list[Tree]:
+        return [target.source.tree for target in self.targets]
+
+    def key(self) -> str:
+        """The cache key, with the content of all files; reads those that are not known yet."""
+        return key_of("files/3", **self.key_parts, sources=[one.key() for one in self.targets])
+
+    def outline(self) -> str:
+        """What of the key is known without reading files."""
+        sources = [one.outline() for one in self.targets]
+        return key_of("outline/1", **self.key_parts, sources=sources)
+
+    def make_first(self) -> LayerResult | None:
+        """The layer, made while its key is: where there is much to read, and no layer with this
+        outline was made before. Else None.
+        """
+        if any(target.archive for target in self.targets):
+            return None
+        if sum(tree.extent[1] for tree in self.trees if tree.unread()) < _WORTH_NOTING:
+            return None
+        cache, fresh = self.worker.cache, self.options.fresh
+        return cache.make_first(self.outline(), self._make_unread, fresh=fresh)
+
+    def find_or_make(self) -> LayerResult:
+        """The layer that was made before, or now."""
+        return _found_or_made(self.key(), self._make, self.worker, self.options)
+
+    def note_files(self) -> None:
+        """Note in the step what it copied from contexts."""
+        local = (one for one in self.targets if one.source.is_context)
+        trees = ((one.source.written, one.source.tree, one.owner) for one in local)
+        self.options.step.note(files=files_parts(trees, self.worker.tables))
+
+    def _make_unread(self) -> tuple[str, LayerResult]:
+        for tree in self.trees:
+            tree.note_contents()
+        made = self._make()
+        return self.key(), made  # trees keep their digests
+
+    def _make(self) -> LayerResult:
+        _note_contents(self.trees)
+        contents: Contents | None = None
+        items: Iterable[Item]
+        single = self.targets[0] if len(self.targets) == 1 and not self.inline else None
+        if single is not None and _can_stream(single, self.placement):
+            contents, items = single.source.tree.contents(), _streamed(single, self.placement)
+        else:
+            items = self._placed()
+        made = _make(items, self.index_key, self.worker, self.options, contents, beside=self.key)
+        self.worker.cache.add_outline(self.outline())
+        return made
+
+    def _placed(self) -> list[Item]:
+        """The layer's items, after every source was placed in turn."""
+        for target in self.targets:
+            if target.archive:
+                self._place_archive(target)
+            else:
+                _place(target, self.placement)
+        attributes = CopyAttributes(self.owner or (0, 0), parse_mode(self.op.chmod))
+        for path, (_, text) in zip(self.inline, self.op.files, strict=True):
+            content = text.encode("utf-8", "surrogateescape")
+            now_ns = self.worker.clock.copied_ns()
+            entry = Entry(path, "file", 0o644, 0, 0, len(content), now_ns)
+            self.placement.place_one(attributes.of(entry, path), content)
+        return list(self.placement.items())
+
+    def _place_archive(self, target: CopyTarget) -> None:
+        tree, listed = _unpacked(target, self.worker.temporary("archive"), self.stack)
+        _note_contents([tree])
+        self.placement.place_archive(target.path, tree.items(), CopyAttributes(self.owner), listed)
 
 
 def _require_room(targets: Iterable[CopyTarget], placement: Placement) -> None:
