@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from shipline.errors import RegistryError
 from shipline.registry.errors import Unreachable, tls_hint
@@ -16,6 +17,15 @@ _TUNNEL = "Tunnel connection failed: "  # of http.client
 _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _UNREACHABLE = (TimeoutError, ConnectionRefusedError)
 _ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
+
+
+class _Diagnosis(NamedTuple):
+    """What is wrong with a connection, and what to do."""
+
+    text: str
+    code: str
+    hint: str
+    retriable: bool = True
 
 
 class NameNotResolved(OSError):
@@ -62,47 +72,60 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
 
 
 def _connection_error(origin: Origin, error: Exception) -> RegistryError:
-    import ssl  # slow to load
-
     host = origin.authority
-    code, retriable = "connection-lost", True
-    text, hint = f"connection lost: {error}", "run again, or check the network"
-    if isinstance(error, NameNotResolved):
-        cause = error.__cause__
-        retriable = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
-        code = "host-not-found"
-        text, hint = "the host name cannot be resolved", "check the spelling and this machine's DNS"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        code, retriable = "certificate-refused", False
-        text = f"certificate refused: {error.verify_message}"
-        hint = "if the registry has a private CA, name its file with --ca, or put it at "
-        hint += f"/etc/docker/certs.d/{host}/ca.crt"
-        if error.verify_code in _OTHER_NAME:
-            hint = "use a name that the certificate has, or give the registry one for this name"
-    elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
-        text, code, retriable = "the server does not speak TLS", "tls-missing", False
-        hint = f"if plain HTTP is intended, allow it with --insecure {host}"
-    elif isinstance(error, TimeoutError):
-        code = "connection-timeout"
-        text, hint = "timed out", "the server or the network is slow or blocked"
-    elif isinstance(error, ConnectionRefusedError):
-        code = "connection-refused"
-        text, hint = "connection refused", "is the server running, and is the port right?"
-    elif isinstance(error, FileNotFoundError | PermissionError) or (
-        isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-    ):
-        hint = "check the certificate files; a key must not have a passphrase"
-        text, code, retriable = f"TLS: {error}", "client-certificate", False
-    elif isinstance(error, MalformedResponse) and str(error).startswith(_ALERT):
-        code, retriable = "tls-needed", False
-        text, hint = "the server speaks TLS, but the request was plain HTTP", tls_hint(host)
-    elif isinstance(error, ResponseEnded):
-        text = "the connection was closed unexpectedly"
-        if origin.scheme == "http" and isinstance(error, NoResponse):
-            hint += f"; if it speaks TLS, {tls_hint(host)}"
-    elif isinstance(error, ValueError) and not isinstance(error, OSError):
-        text, hint, code, retriable = f"invalid request: {error}", "", "url-invalid", False
-    elif isinstance(error, OSError):
-        text = f"connection lost: {error.strerror or error}"
+    text, code, hint, retriable = _diagnose(origin, error)
     kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
     return kind(f"{host}: {text}", host=host, code=code, hint=hint, retriable=retriable)
+
+
+def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
+    import ssl  # slow to load
+
+    host, again = origin.authority, "run again, or check the network"
+    match error:
+        case NameNotResolved(__cause__=cause):
+            return _Diagnosis(
+                "the host name cannot be resolved",
+                code="host-not-found",
+                hint="check the spelling and this machine's DNS",
+                retriable=isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN,
+            )
+        case ssl.SSLCertVerificationError(verify_message=reason, verify_code=number):
+            hint = (
+                "if the registry has a private CA, name its file with --ca, or put it at"
+                f" /etc/docker/certs.d/{host}/ca.crt"
+            )
+            if number in _OTHER_NAME:
+                hint = "use a name that the certificate has, or give the registry one for this name"
+            text = f"certificate refused: {reason}"
+            return _Diagnosis(text, code="certificate-refused", hint=hint, retriable=False)
+        case ssl.SSLError() if "WRONG_VERSION" in str(error):
+            text = "the server does not speak TLS"
+            hint = f"if plain HTTP is intended, allow it with --insecure {host}"
+            return _Diagnosis(text, code="tls-missing", hint=hint, retriable=False)
+        case TimeoutError():
+            hint = "the server or the network is slow or blocked"
+            return _Diagnosis("timed out", code="connection-timeout", hint=hint)
+        case ConnectionRefusedError():
+            hint = "is the server running, and is the port right?"
+            return _Diagnosis("connection refused", code="connection-refused", hint=hint)
+        case ssl.SSLEOFError(strerror=reason):
+            text = f"connection lost: {reason or error}"
+            return _Diagnosis(text, code="connection-lost", hint=again)
+        case FileNotFoundError() | PermissionError() | ssl.SSLError():
+            hint = "check the certificate files; a key must not have a passphrase"
+            return _Diagnosis(
+                f"TLS: {error}", code="client-certificate", hint=hint, retriable=False
+            )
+        case MalformedResponse() if str(error).startswith(_ALERT):
+            text = "the server speaks TLS, but the request was plain HTTP"
+            return _Diagnosis(text, code="tls-needed", hint=tls_hint(host), retriable=False)
+        case ResponseEnded():
+            if origin.scheme == "http" and isinstance(error, NoResponse):
+                again += f"; if it speaks TLS, {tls_hint(host)}"
+            text = "the connection was closed unexpectedly"
+            return _Diagnosis(text, code="connection-lost", hint=again)
+        case OSError(strerror=reason):
+            text = f"connection lost: {reason or error}"
+            return _Diagnosis(text, code="connection-lost", hint=again)
+    return _Diagnosis(f"invalid request: {error}", code="url-invalid", hint="", retriable=False)
