@@ -116,9 +116,7 @@ def put_blob(
     return status == 201
 
 
-def get_blob(
-    service: Service, url: Url, *, operation: str, start: int = 0, end: int = 0
-) -> ClientResponse:
+def get_blob(service: Service, url: Url, *, operation: str, start: int, end: int) -> ClientResponse:
     """The bytes of a blob up to `end`, all if it is 0; status 200, 206, 404 or 416."""
     headers = {**_VERSION, "Range": f"bytes={start}-{end - 1}"} if end else _VERSION
     return service.send(

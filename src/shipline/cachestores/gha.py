@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Self
 
 from shipline.cachestores.azblob import get_blob, put_blob, upload_blob
 from shipline.cachestores.service import Service, json_object
-from shipline.cachestores.transfer import PIECE, RangedReader, parts, read_whole
+from shipline.cachestores.transfer import PIECE, RangedReader, parts, read_document
 from shipline.content import Advance, Fetcher, VerifiedReader
-from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
+from shipline.content.cache_store import Merge
 from shipline.errors import AuthError, NotFound, RegistryError
 from shipline.oci import Descriptor
 from shipline.registry.errors import RequestRefused
@@ -303,7 +303,7 @@ class ActionsCache:
         if entry is None or not _NUMBER.match(number) or not entry.key.startswith(index):
             return None
         try:
-            content, _ = read_whole(partial(self._service.read, entry), CACHE_DOCUMENT_LIMIT)
+            content, _ = read_document(partial(self._service.read, entry))
         except NotFound:
             return None
         return int(number), content

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from shipline.cachestores.transfer import PIECE, RangedReader, parts, read_whole
+from shipline.cachestores.transfer import PIECE, RangedReader, parts, read_document
 from shipline.content import Advance, Fetcher, VerifiedReader
-from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
+from shipline.content.cache_store import Merge
 from shipline.errors import NotFound, RegistryError
 from shipline.oci import Descriptor
 from shipline.tasks import sleep
@@ -160,7 +160,7 @@ class ObjectCache:
     def _read(self, key: str) -> tuple[bytes, str] | None:
         """Content and ETag of a document; None if there is none."""
         try:
-            return read_whole(lambda: self._api.get(key), CACHE_DOCUMENT_LIMIT)
+            return read_document(lambda: self._api.get(key))
         except NotFound:
             return None
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from shipline.content import CHUNK, Reader
+from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT
 from shipline.errors import RegistryError
 from shipline.registry.http import TRIES, back_off
 from shipline.tasks import check, ordered_map
@@ -89,16 +90,16 @@ def _append(data: bytearray, response: ClientResponse, start: int, left: int) ->
         left -= len(more)
 
 
-def read_whole(get: Callable[[], ClientResponse], limit: int) -> tuple[bytes, str]:
-    """Content and ETag of a small object; a response that breaks off is asked for again.
+def read_document(get: Callable[[], ClientResponse]) -> tuple[bytes, str]:
+    """Content and ETag of a document; a response that breaks off is asked for again.
 
-    Raises RegistryError if the object is larger than `limit` bytes.
+    Raises RegistryError if it is larger than `CACHE_DOCUMENT_LIMIT`.
     """
     for attempt in itertools.count(1):
         response = get()
         try:
             with closing(response):
-                return response.content(limit), response.header("ETag")
+                return response.content(CACHE_DOCUMENT_LIMIT), response.header("ETag")
         except RegistryError as error:
             if not error.retriable or attempt >= TRIES:
                 raise
