@@ -124,10 +124,10 @@ def keep_once(
     scratch: Path,
     records: Records,
     files: LayerFiles,
-    exported: Collection[Digest],
-    pulled: Iterable[Layer],
     step: Step,
     *,
+    exported: Collection[Digest] = (),
+    pulled: Iterable[Layer] = (),
     unused: bool = False,
 ) -> None:
     """Remove the blobs of layers whose files are here, if these give the same blob at any time, and
@@ -140,25 +140,28 @@ def keep_once(
     """
     if not files.lasting:
         return
+    since = partial(_running_since, state, None if unused else scratch)
+    recency = Recency(state / USE_LOCK)
     try:
-        since = partial(_running_since, state, None if unused else scratch)
-        _drop_blobs(state, scratch, records, files, exported, pulled, since)
+        kept = {*exported, *indexed_blobs(state)}
+        for path, diff_id in _stored_twice(state, records, files, pulled, kept).items():
+            trash = scratch / f"dropped-{os.urandom(6).hex()}"
+            if files.is_synced(diff_id) and recency.evict(path, path, since, trash):
+                trash.unlink(missing_ok=True)
     except (OSError, ShiplineError, DamagedRecords) as error:
         step.warn(f"some layers are stored twice: {error}")
 
 
-def _drop_blobs(
+def _stored_twice(
     state: Path,
-    scratch: Path,
     records: Records,
     files: LayerFiles,
-    exported: Collection[Digest],
     pulled: Iterable[Layer],
-    since: Callable[[], float],
-) -> None:
-    store, recency = LocalStore(state / "content"), Recency(state / USE_LOCK)
-    kept = {*exported, *indexed_blobs(state)}
-    twice = {
+    kept: Collection[Digest],
+) -> dict[Path, Digest]:
+    """The blobs, but for those that are `kept`, of layers whose files are here; with diff IDs."""
+    store = LocalStore(state / "content")
+    found = {
         store.path(one.descriptor.digest): one.diff_id
         for one in pulled
         if one.descriptor.size >= _WORTH
@@ -170,11 +173,8 @@ def _drop_blobs(
         if result.level is None or target.size < _WORTH or target.digest in kept:
             continue
         if store.path(target.digest).exists() and files.exact(diff_id):
-            twice[store.path(target.digest)] = diff_id
-    for path, diff_id in twice.items():
-        trash = scratch / f"dropped-{os.urandom(6).hex()}"
-        if files.is_synced(diff_id) and recency.evict(path, path, since, trash):
-            trash.unlink(missing_ok=True)
+            found[store.path(target.digest)] = diff_id
+    return found
 
 
 def _has_files(state: Path, diff_id: Digest) -> bool:
@@ -273,13 +273,14 @@ def _shared_sizes(records: Sequence[CacheRecord]) -> list[int]:
 
 def _layer(path: Path) -> CacheRecord:
     record = _record("regular", f"files of layer sha256:{path.name}", path, path / COMPLETE)
-    # a layer never changes, so its size is counted once
-    size = _tree_size(path, path / _SIZE, current=record.witness != path)
-    return replace(record, size=size)
+    # a complete layer never changes, so its size is counted once
+    changed = float("inf") if record.witness == path else 0
+    return replace(record, size=_tree_size(path, path / _SIZE, changed))
 
 
-def _table(path: Path) -> CacheRecord:
-    return _record("regular", f"file list of layer sha256:{path.name}", path)
+def _file(description: str) -> Callable[[Path], CacheRecord]:
+    """The record of a file; `description` may have its `{name}` in it."""
+    return lambda path: _record("regular", description.format(name=path.name), path)
 
 
 def _run(record: Path) -> CacheRecord:
@@ -289,25 +290,16 @@ def _run(record: Path) -> CacheRecord:
     return replace(found, size=_counted_size(path), in_use=kept or _is_locked(path / "events"))
 
 
-def _names(path: Path) -> CacheRecord:
-    return _record("regular", "names of files that a step copied", path)
-
-
-def _index(path: Path) -> CacheRecord:
-    return _record("regular", "index of compressed blocks of a layer", path)
-
-
 def _context(path: Path) -> CacheRecord:
     record = _record("source.local", "fingerprints of a local context", path)
     return replace(record, mutable=True)
 
 
 def _mount(lock: Path) -> CacheRecord:
-    path, kept = lock.with_suffix(""), lock.with_suffix(".size")
+    path = lock.with_suffix("")
     name = f"cache mount {path.parent.name[:12]}"
     record = _record("exec.cachemount", name, path, lock)
-    current = kept.exists() and kept.stat().st_mtime > record.last_used
-    size = _tree_size(path, kept, current=current)
+    size = _tree_size(path, lock.with_suffix(".size"), record.last_used)
     return replace(record, size=size, mutable=True, in_use=_is_locked(lock))
 
 
@@ -318,10 +310,10 @@ def _kept_context(lock: Path) -> CacheRecord:
 
 
 def _repository(used: Path) -> CacheRecord:
-    path, kept = used.parent, used.with_name(_SIZE)
+    path = used.parent
     record = _record("source.git.checkout", f"git repository {used.read_text()}", path, used)
-    current = kept.exists() and kept.stat().st_mtime > record.last_used
-    return replace(record, size=_tree_size(path, kept, current=current), mutable=True)
+    size = _tree_size(path, used.with_name(_SIZE), record.last_used)
+    return replace(record, size=size, mutable=True)
 
 
 def _blob(path: Path) -> CacheRecord:
@@ -330,10 +322,10 @@ def _blob(path: Path) -> CacheRecord:
 
 _PARTS = {
     "layers*/[!.]*": _layer,
-    "toc/*": _table,
-    "blocks/*": _index,
+    "toc/*": _file("file list of layer sha256:{name}"),
+    "blocks/*": _file("index of compressed blocks of a layer"),
     "stat/*": _context,
-    "files/*": _names,
+    "files/*": _file("names of files that a step copied"),
     "runs/*/record.json": _run,
     f"{KEPT_CONTEXTS}/*.lock": _kept_context,
     "git/*/used": _repository,
@@ -362,12 +354,12 @@ def _record(type: str, description: str, path: Path, witness: Path | None = None
     )
 
 
-def _tree_size(place: Path, kept: Path, *, current: bool) -> int:
-    """Bytes on the disk below `place`: those that `kept` says if it is `current`, else counted and
-    kept there.
+def _tree_size(place: Path, kept: Path, changed: float) -> int:
+    """Bytes on the disk below `place`: those that `kept` says if it was written after the last
+    change, else counted and kept there.
     """
-    if current:
-        with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
+        if kept.stat().st_mtime > changed:
             return int(read_file(kept))
     size = _counted_size(place)
     with suppress(OSError):

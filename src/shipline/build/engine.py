@@ -285,15 +285,14 @@ def _build_all(
 
         visit_graph(requests, needed, run, at_once=_TARGETS_AT_ONCE)
         if grew(settings.home, started_ns / 1e9):
-            pulled = _pulled(session)
             keep_once(
                 settings.home,
                 session.scratch,
                 session.records,
                 session.files,
-                exported,
-                pulled,
                 step,
+                exported=exported,
+                pulled=_pulled(session),
             )
     return {name: results[name] for name in requests}
 
@@ -519,9 +518,7 @@ def _scanner(
 def _drop_unused(tools: _Tools) -> None:
     """Remove the blob that an older index has kept, while the build goes on."""
     home, session = tools.settings.home, tools.session
-    keep_once(
-        home, session.scratch, session.records, session.files, (), (), tools.step, unused=True
-    )
+    keep_once(home, session.scratch, session.records, session.files, tools.step, unused=True)
 
 
 def _deliver(

@@ -178,7 +178,7 @@ def test_what_a_build_has_used_is_stored_twice_until_it_ends(
             os.utime(store.path(target.digest), (OLD, OLD if target is blobs[0] else time.time()))
 
         def left(*, unused: bool) -> list[bool]:
-            disk.keep_once(tmp_path, scratch, records, files, (), (), step, unused=unused)
+            disk.keep_once(tmp_path, scratch, records, files, step, unused=unused)
             return [store.path(one.digest).exists() for one in blobs]
 
         assert left(unused=True) == [True, True], "their files are not on the disk yet"
