@@ -26,11 +26,11 @@ _NOT_PUBLIC = (
 )
 
 _PASSWORD = re.compile(r"(?<=://)([^/?#\s:@]*):[^/?#\s]*@")
-_LOGIN = re.compile(r"://[^/?#\s]*@")
+_LOGIN = re.compile(r"(?<!ssh)://[^/?#\s]*@|(?<=ssh)://[^/?#\s:@]*:[^/?#\s]*@")
 
 
 def without_logins(text: str) -> str:
-    """A URL, or a text with URLs, without their logins."""
+    """A URL, or a text with URLs, without their logins; users of SSH, which are no secret, stay."""
     return _LOGIN.sub("://", text)
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +43,42 @@ def python_command(code: str) -> list[str]:
     virtual environment or in one file; those in the working directory are not among them.
     """
     return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+
+
+@cache
+def ssh_command() -> tuple[str, ...]:
+    """`ssh` as the user who started this process.
+
+    Root of a user namespace (`sandbox.enter_user_namespace`) has another home directory, and there
+    /etc/ssh belongs to nobody, which ssh refuses. So it runs in one more namespace, where the user
+    has the own id again, with the user's configuration alone.
+    """
+    ids = _ids_outside()
+    if ids is None:
+        return ("ssh",)
+    import pwd
+
+    try:
+        home = Path(pwd.getpwuid(ids[0]).pw_dir)
+    except KeyError:  # nor would ssh find a home directory
+        return ("ssh", "-F", "none")
+    config = home / ".ssh/config"
+    ssh = ("ssh", "-F", str(config) if config.is_file() else "none")
+    outer = ("unshare", "--user", f"--map-user={ids[0]}", f"--map-group={ids[1]}")
+    with suppress(OSError):
+        if subprocess.run([*outer, "true"], capture_output=True, check=False).returncode == 0:
+            return (*outer, *ssh)
+    return ssh
+
+
+def _ids_outside() -> tuple[int, int] | None:
+    """The user and group that root of this user namespace is outside; None if the root of the
+    file system is in the namespace, as in a container.
+    """
+    if os.geteuid() != 0 or os.stat("/etc").st_uid == 0:
+        return None
+    maps = [Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid")]
+    return int(maps[0][1]), int(maps[1][1])
 
 
 def run_process(

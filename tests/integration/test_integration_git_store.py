@@ -344,7 +344,8 @@ def test_ssh_runs_without_questions_and_with_the_given_login(
     programs, told = tmp_path / "bin", tmp_path / "told"
     programs.mkdir()
     (programs / "ssh").write_text(
-        f'#!/bin/sh\necho "$SSH_AUTH_SOCK $*" >> {told}\nfor last; do :; done\nexec sh -c "$last"\n'
+        '#!/bin/sh\ncase "$*" in *" -G "*) exec echo stricthostkeychecking ask ;; esac\n'
+        f'echo "$SSH_AUTH_SOCK $*" >> {told}\nfor last; do :; done\nexec sh -c "$last"\n'
     )
     (programs / "ssh").chmod(0o755)
     environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "SSH_AUTH_SOCK": "/users"}
@@ -359,6 +360,7 @@ def test_ssh_runs_without_questions_and_with_the_given_login(
         lines = told.read_text().splitlines()
         assert all("-o BatchMode=yes" in line and "/users" not in line for line in lines)
         assert shown in lines[-1] and "git@host" in lines[-1]
+        assert " -o StrictHostKeyChecking=accept-new " in lines[-1]
 
 
 def test_a_damaged_store_is_made_anew(

@@ -22,7 +22,7 @@ from shipline.engines.engine import EngineError, LoadableImage, connecting
 from shipline.errors import NotFound, UsageError
 from shipline.net import connect_unix, split_url, without_passwords
 from shipline.oci import Descriptor, Digest, InvalidDigest
-from shipline.processes import run_process
+from shipline.processes import run_process, ssh_command
 from shipline.tasks import check, on_cancel
 
 _CONNECT_S = 10  # seconds
@@ -111,7 +111,7 @@ def _ssh(url: str) -> socket.socket:
             "correct DOCKER_HOST, or the context",
             code="engine-address",
         )
-    words = ["ssh", "-o", "ConnectTimeout=30", "-T"]
+    words = [*ssh_command(), "-o", "ConnectTimeout=30", "-T"]
     words += ["-l", user] if user else []
     words += ["-p", str(parts.port)] if parts.port else []
     words += ["--", host, "docker", "system", "dial-stdio"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from msgspec import Struct, field
 from shipline.git.run import GitError, GitMissing, RemoteUnreachable, explain
 from shipline.git.source import PROTOCOLS
 from shipline.net import without_logins
-from shipline.processes import ProcessGroup
+from shipline.processes import ProcessGroup, ssh_command
 from shipline.tasks import check, on_cancel
 from shipline.values import Redacted
 
@@ -32,9 +33,17 @@ _OUTPUT_LIMIT = 256 << 20  # bytes
 _CHUNK = 64 << 10  # bytes
 _UMASK = 0o022
 _SSH = (
-    *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=30"),
+    *("-o", "BatchMode=yes", "-o", "ConnectTimeout=30"),
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"),
 )
+_RUN_SSH = """\
+run() {{
+    case "$({ssh} -G "$@" 2> /dev/null < /dev/null)" in
+        *"stricthostkeychecking ask"*) set -- -o StrictHostKeyChecking=accept-new "$@" ;;
+    esac
+    exec {ssh} "$@"
+}}
+run"""  # nobody can be asked; another setting of the user is kept
 _CONFIG = {
     "safe.directory": "*",  # repositories of the state directory, seen from a user namespace
     "core.hooksPath": os.devnull,
@@ -74,13 +83,9 @@ class SshAccess(Struct, frozen=True):
 
     def command(self) -> str:
         """The program for GIT_SSH_COMMAND, which a shell reads."""
-        keys = [word for key in self.keys for word in ("-i", _quoted(key))]
+        keys = [word for key in self.keys for word in ("-i", key)]
         only = ["-o", "IdentitiesOnly=yes"] if self.keys else []
-        return " ".join(["ssh", *_SSH, *keys, *only])
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+        return _RUN_SSH.format(ssh=shlex.join([*ssh_command(), *_SSH, *keys, *only]))
 
 
 class IsolatedGit(Redacted, frozen=True):
@@ -208,13 +213,25 @@ def _verb(arguments: Iterable[str]) -> str:
 
 _DECLINED = "not our ref|unadvertised object|couldn't find remote ref|shallow"
 _ACCESS = "give a token with --secret id=GIT_AUTH_TOKEN,env=NAME, or a login in the URL"
-_KEYS = "give a key with --ssh default, and load it into the agent with ssh-add"
+_KEYS = (
+    "give a key that it accepts, --ssh default=KEY, or an agent with it; ssh-add -l lists its keys"
+)
 _KNOWN = (
     (
         r"could not read Username|Authentication failed|terminal prompts disabled"
         r"|returned error: 40[13]",
         "the server asks for a login, or refuses the given one",
         _ACCESS,
+    ),
+    (
+        r"Permissions \d+ for '([^']*)' are too open",
+        r"ssh refuses the key \1, which others can read",
+        r"chmod 600 '\1'",
+    ),
+    (
+        r"Too many authentication failures",
+        "the server refuses the SSH login after too many keys",
+        "give the right key alone: --ssh default=KEY",
     ),
     (r"Permission denied \(([^)]*)\)", "the server refuses the SSH login", _KEYS),
     (
@@ -223,9 +240,32 @@ _KNOWN = (
         "give the authority with --ca FILE",
     ),
     (
+        r"(?s)IDENTIFICATION HAS CHANGED.*Offending \S+ key in ([^\n]*:\d+)"
+        r".*(ssh-keygen -f [^\n]*)",
+        r"the SSH host key is not the known one, \1: another server may answer",
+        r"if its owner says that it has a new key: \2",
+    ),
+    (
+        r"No \S+ host key is known for \[?([^\s\]]+)[^\n]* requested strict checking",
+        r"the SSH host key of \1 is unknown, and ssh is set to StrictHostKeyChecking=yes",
+        "get the key from its owner, and add it to ~/.ssh/known_hosts",
+    ),
+    (
         r"Host key verification failed",
         "the SSH host key is not the known one",
         "compare it with ~/.ssh/known_hosts",
+    ),
+    (
+        r"Bad owner or permissions on [^\n]*|[^\n]*: Bad configuration option: [^\n]*"
+        r"|[^\n]*: terminating, \d+ bad configuration options",
+        "",
+        "correct the configuration of ssh",
+    ),
+    (r"ssh: not found|cannot run ssh", "ssh is not installed", "install openssh-client"),
+    (
+        r"(?s)(?:does not appear to be a git repository|[Rr]epository not found).*access rights",
+        "there is no such repository, or it needs another login",
+        "check the URL, and that the key of --ssh or of the agent may read the repository",
     ),
     (
         r"repository '[^']*' not found|returned error: 404|repository not exported"
@@ -253,5 +293,6 @@ def _explained(arguments: tuple[str, ...], text: str) -> GitError:
     if not re.search(_DECLINED, text):
         for pattern, reason, hint in _KNOWN:
             if match := re.search(pattern, text):
-                return RemoteUnreachable(reason or match[0].strip(), hint=hint)
+                shown = match.expand(reason) or match[0].strip()
+                return RemoteUnreachable(shown, hint=match.expand(hint))
     return explain(arguments, text, Path("."))

@@ -135,6 +135,7 @@ def test_a_login_goes_into_a_header_alone(
 def test_logins_are_left_out_of_any_text() -> None:
     text = "ADD https://me:a@b@h/x?y=c@d http://h?u=a@b git@h:x /e@f/"
     assert without_logins(text) == "ADD https://h/x?y=c@d http://h?u=a@b git@h:x /e@f/"
+    assert without_logins("ssh://git@h:22/x ssh://u:p@h/x") == "ssh://git@h:22/x ssh://h/x"
 
 
 def test_a_login_is_in_no_record(downloader: Downloader, step: Step, tmp_path: Path) -> None:
