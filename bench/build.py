@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from bench.meter import Cost, descendants, measure, read_all, settle  # noqa: E402
+from bench.meter import Cost, descendants, directory, measure, read_all, settle  # noqa: E402
 from bench.plot import plot  # noqa: E402
 from bench.tree import BYTES, FILES  # noqa: E402
 from peers import Docker, Registry, docker_registry, dockerd, push_base_images  # noqa: E402
@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="pairs of the quick rows")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones: {', '.join(ROWS)}")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no rows after them")
-    parser.add_argument("--work", type=Path, default=None, help="directory with enough space")
+    parser.add_argument("--work", type=directory, default=None, help="directory with enough space")
     arguments = parser.parse_args()
     names = arguments.rows.split(",")
     if unknown := [name for name in names if name not in ROWS]:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from bench.meter import directory
 from peers import REDIS, redis
 from shipline.errors import ConfigError
 from shipline.metadata import (
@@ -72,7 +73,7 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument("--directory", type=directory, default=None, help="on the disk to measure")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with _scratch(options.directory) as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import tempfile
@@ -12,6 +13,16 @@ from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _IDLE_S = 0.05  # CPU time of daemons in one second
+
+
+def directory(text: str) -> Path:
+    """The directory of an argument, which is made if it is missing."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return path
 
 
 @dataclass(frozen=True)

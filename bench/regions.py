@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from bench.links import Line, Namespace, link, namespace  # noqa: E402
 from bench.load import Blob, connected  # noqa: E402
+from bench.meter import directory  # noqa: E402
 from bench.plot import bars  # noqa: E402
 from bench.pull import MANIFEST  # noqa: E402
 from nodes import node  # noqa: E402
@@ -342,7 +343,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=list(FRONTS), default=list(FRONTS))
     parser.add_argument("--round-trip", type=float, default=FAR.round_trip_s, help="in seconds")
-    parser.add_argument("--work", type=Path, help="a directory on the disk to use")
+    parser.add_argument("--work", type=directory, help="a directory on the disk to use")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results/regions.json")
     options = parser.parse_args()
     names = ["direct", *(name for name in options.only if name != "direct")]

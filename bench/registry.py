@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from bench.load import Blob, connected, parallel  # noqa: E402
-from bench.meter import cpu_s, peak_bytes, resident_bytes  # noqa: E402
+from bench.meter import cpu_s, directory, peak_bytes, resident_bytes  # noqa: E402
 from crowds import latencies, percentile, slow_clients  # noqa: E402
 from nodes import node  # noqa: E402
 from peers import docker_registry  # noqa: E402
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="of each wrk run")
     parser.add_argument("--only", default="", help="a part of the names of the workloads")
-    parser.add_argument("--work", type=Path, help="a directory on the disk to measure")
+    parser.add_argument("--work", type=directory, help="a directory on the disk to measure")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 16_384), most))

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from bench.meter import directory
 from shipline.metadata import DRIVERS
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.entries import Changes, blob_entries, counted, manifest_entries, tag_entries
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--blobs", type=int, default=100_000)
     parser.add_argument("--tags", type=int, default=100_000)
     parser.add_argument("--metadata", choices=DRIVERS, default="sqlite")
-    parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument("--directory", type=directory, default=None, help="on the disk to measure")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="bench-scale-", dir=options.directory))
     try:
