@@ -16,10 +16,10 @@ BLANKS = re.compile(r"[\t\v\f\r ]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # also a byte that is not UTF-8
 
 
-def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
+def split_instruction(line: str, escape: str) -> tuple[str, tuple[str, ...], str]:
     """(keyword, flags, rest) of a logical line, the rest without surrounding space."""
     keyword, _, rest = _cut_blank(line.strip(SPACES))
-    flags, rest = split_flags(rest)
+    flags, rest = split_flags(rest, escape)
     return keyword, flags, rest.strip(SPACES)
 
 
@@ -28,7 +28,7 @@ def _cut_blank(text: str) -> tuple[str, str, str]:
     return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
 
 
-def split_flags(text: str) -> tuple[tuple[str, ...], str]:
+def split_flags(text: str, escape: str) -> tuple[tuple[str, ...], str]:
     """The leading `--flag` words, unquoted, and the text after them; a lone `--` ends them."""
     flags: list[str] = []
     position = 0
@@ -37,14 +37,14 @@ def split_flags(text: str) -> tuple[tuple[str, ...], str]:
             position += 1
         if not text.startswith("--", position):
             return tuple(flags), text[position:]
-        flag, position = _flag_word(text, position)
+        flag, position = _flag_word(text, position, escape)
         if flag == "--":
             return tuple(flags), text[position:]
         flags.append(flag)
 
 
-def _flag_word(text: str, position: int) -> tuple[str, int]:
-    """One unquoted word; a backslash always escapes here, whatever the escape directive."""
+def _flag_word(text: str, position: int, escape: str) -> tuple[str, int]:
+    """One unquoted word."""
     word: list[str] = []
     quote = ""
     while position < len(text):
@@ -56,7 +56,7 @@ def _flag_word(text: str, position: int) -> tuple[str, int]:
             quote = ""
         elif not quote and char in "'\"":
             quote = char
-        elif char == "\\":
+        elif char == escape:
             word.append(text[position : position + 1])
             position += 1
         else:

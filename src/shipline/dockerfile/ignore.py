@@ -21,6 +21,7 @@ from shipline.globs import DEEP, DIRECTORIES, STAR, joined
 from shipline.values import replace
 
 _WILD = re.compile(r"[*?\[]|\\(?:.|$)", re.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 
 
 def has_wildcards(path: str) -> bool:
@@ -177,17 +178,24 @@ class Pattern(Struct, frozen=True):
 
     @classmethod
     def parse(cls, line: str) -> Pattern:
-        """Raises DockerfileError for a lone `!`, also before slashes, and a malformed pattern."""
+        """Raises DockerfileError for a lone `!`, also before slashes, and a malformed pattern.
+
+        As in BuildKit, the clean pattern is read once more: `/!name` is an exception, too.
+        """
         negated = line.startswith("!")
-        text = _clean(line[negated:].strip())
-        if negated and text in ("", "/"):
+        text = "!" * negated + _clean(line[negated:].strip())
+        text = posixpath.normpath(text.strip()) if text.strip() else ""
+        negated = text.startswith("!")
+        text = text[negated:]
+        if negated and not text:
             raise DockerfileError(
                 'illegal exclusion pattern: "!"',
                 code="dockerignore",
                 hint="name a path after the !",
             )
         expression = re.compile(translate(text, deep=True))
-        components = tuple(text.split("/"))
+        plain = _ESCAPED.sub(lambda found: found[0].replace("\\/", "/"), text)
+        components = tuple(plain.split("/"))
         for part in components:
             component(part)
         return cls(text, negated, components, expression)

@@ -137,7 +137,8 @@ class ParsedInstruction(Struct, frozen=True):
     """One instruction before its arguments are read.
 
     `text` is the logical line, continuations joined, with the blanks at its end; `rest` is what
-    follows keyword and flags; `comments` are the comment lines directly above, without `#`.
+    follows keyword and flags; `comments` are the comment lines above, without `#`;
+    blank lines may be between, an empty comment drops what is above it.
     """
 
     keyword: str
@@ -219,7 +220,6 @@ class _Reader:
                     comments = []
             elif not line:
                 self.position += 1
-                comments = []
             else:
                 nodes.append(self.instruction(tuple(comments)))
                 comments = []
@@ -228,9 +228,9 @@ class _Reader:
     def instruction(self, comments: tuple[str, ...]) -> ParsedInstruction:
         start = self.position
         text = self.logical_line()
-        keyword, flags, rest = split_instruction(text)
+        keyword, flags, rest = split_instruction(text, self.escape)
         node = ParsedInstruction(keyword, flags, rest, text, self.span(start), comments=comments)
-        heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node))
+        heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node, self.escape))
         return replace(node, heredocs=heredocs, span=self.span(start))
 
     def logical_line(self) -> str:
@@ -278,11 +278,11 @@ class _Reader:
         return Span(self.file, start + 1, end, column, text, self.source)
 
 
-def heredocs_of(node: ParsedInstruction) -> tuple[Heredoc, ...]:
+def heredocs_of(node: ParsedInstruction, escape: str) -> tuple[Heredoc, ...]:
     """The heredocs that the line of `node` declares, in order, without their content."""
     keyword, rest = node.keyword.upper(), node.rest
     if keyword == "ONBUILD":
-        inner, _, rest = split_instruction(rest)
+        inner, _, rest = split_instruction(rest, escape)
         keyword = inner.upper()
     if "<<" not in rest or keyword not in _HEREDOC_KEYWORDS or json_strings(rest) is not None:
         return ()

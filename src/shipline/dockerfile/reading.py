@@ -275,7 +275,7 @@ def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
     _no_flags(node)
     if not node.rest:
         raise DockerfileError("ONBUILD requires at least one argument", code="dockerfile-onbuild")
-    keyword, _, rest = split_instruction(node.rest)
+    keyword, _, rest = split_instruction(node.rest, escape)
     _check_trigger(keyword)
     _check_trigger_syntax(keyword.upper(), rest, escape)
     text = _ONBUILD_WORD.sub("", node.text, count=1)

@@ -233,7 +233,7 @@ class _Lexer(Struct):
         self.take()
         if self.peek() == "<":
             self.take()
-            while self.peek() and self.peek() in SPACES:
+            while self.peek() and self.peek() in "\t\r ":
                 self.take()
         return self.text[start : self.position]
 
@@ -378,13 +378,13 @@ class _Lexer(Struct):
 
     def name(self) -> str:
         start = self.position
-        if self.peek().isdigit():
-            while self.peek().isdigit():
+        if self.peek().isdecimal():
+            while self.peek().isdecimal():
                 self.take()
         elif self.peek() and self.peek() in _SPECIAL_PARAMETERS:
             self.take()
         else:
-            while self.peek().isalnum() or self.peek() == "_":
+            while self.peek().isalpha() or self.peek().isdecimal() or self.peek() == "_":
                 self.take()
         return self.text[start : self.position]
 

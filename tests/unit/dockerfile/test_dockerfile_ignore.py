@@ -64,6 +64,12 @@ from shipline.errors import DockerfileError
         ("a", ".", False),
         ("*", ".", False),
         ("", "a", False),
+        ("a\\/b", "a/b/c", True),
+        ("a/\\\\/b", "a/\\/b", True),
+        ("*\n/!a", "a", False),
+        ("/!a", "!a", False),
+        ("!../a", "a", False),
+        ("!x/../../a\n!../b/../c", "c", False),
     ],
 )
 def test_the_last_pattern_that_holds_decides(rules: str, path: str, ignored: bool) -> None:
@@ -75,6 +81,7 @@ def test_the_last_pattern_that_holds_decides(rules: str, path: str, ignored: boo
     [
         ("a\n!\n", 2, "illegal exclusion"),
         ("! //", 1, "illegal exclusion"),
+        ("a\n./!/", 2, "illegal exclusion"),
         ("a[", 1, "syntax error"),
         ("x\ny\\", 2, "syntax error"),
     ],

@@ -54,9 +54,9 @@ def test_an_empty_continuation_line_warns_once() -> None:
     assert parsed.nodes[1].text == "RUN b   c"
 
 
-def test_comments_directly_above_belong_to_the_instruction() -> None:
-    content = "# syntax=x\n# far\n\n# near\n# nearer\nFROM a\n# cut\n#\n# kept\nRUN b\n"
-    assert [n.comments for n in parse(content).nodes] == [("near", "nearer"), ("kept",)]
+def test_comments_above_belong_to_the_instruction_up_to_an_empty_one() -> None:
+    content = "# syntax=x\n# far\n\n# near\nFROM a\n# cut\n#\n# kept\n\nRUN b\nRUN c\n"
+    assert [n.comments for n in parse(content).nodes] == [("far", "near"), ("kept",), ()]
 
 
 def test_directives_are_read_at_the_top_only() -> None:
@@ -153,7 +153,12 @@ def test_what_only_looks_like_a_heredoc_is_none(line: str) -> None:
     ],
 )
 def test_flags_come_before_the_arguments(text: str, flags: tuple[str, ...], rest: str) -> None:
-    assert split_flags(text) == (flags, rest)
+    assert split_flags(text, "\\") == (flags, rest)
+
+
+def test_the_escape_directive_holds_in_flags() -> None:
+    parsed = parse("# escape=`\nFROM a\nRUN --mount=source=b\\c,target=d` e f\n")
+    assert parsed.nodes[1].flags == ("--mount=source=b\\c,target=d e",)
 
 
 def test_json_falls_back_to_the_shell_form() -> None:

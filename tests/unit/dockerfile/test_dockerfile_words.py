@@ -49,6 +49,7 @@ ENV = {
         ("${P//*/z}|${P/x*/}", "z|lib/"),
         ("${P/l?b/$HOME}", "/root/x/lib/y"),
         ("$1$@$?", ""),
+        ("$N_1²|${V}³|$²", "n²|1.22.3³|$²"),
     ],
 )
 def test_each_form_means_what_the_shell_means(text: str, expected: str) -> None:
