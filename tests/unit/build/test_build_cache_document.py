@@ -276,3 +276,11 @@ def test_many_records_of_one_digest_take_linear_time() -> None:
 
     few = min(time_of(500) for _ in range(3))
     assert time_of(32_000) < 600 * few, "64 times, 4,096 if quadratic"
+
+
+def test_results_that_cannot_fit_are_left_out_before_they_are_written() -> None:
+    names = [str(number) for number in range(400)]
+    written = document(*((key(f"{one}"), result(f"{one}", *names)) for one in range(200)))
+    started = time.thread_time()
+    assert 0 < len(written.dump(limit=200_000)) <= 200_000
+    assert time.thread_time() - started < 1

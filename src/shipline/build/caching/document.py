@@ -28,6 +28,7 @@ LIMIT = 1 << 20
 _HEAVIEST = 400_000  # objects and lists
 _LAYERS = 500  # of one result, as many as overlayfs can stack
 _ALL_LAYERS = 500_000  # of all results
+_SMALLEST_ROW = 200  # bytes of a layer: two digests, a media type, a size, and their names
 _NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -186,11 +187,23 @@ class CacheDocument:
         """
         numbers = [number for number, one in enumerate(self._records) if one.result is not None]
         numbers.sort(key=self._age, reverse=True)
+        numbers = self._fitting(numbers, limit)
         raw = self._dumped(numbers)
         while len(raw) > limit and numbers:
             numbers = numbers[: min(len(numbers) - 1, len(numbers) * limit // len(raw))]
             raw = self._dumped(numbers)
         return raw
+
+    def _fitting(self, numbers: list[int], limit: int) -> list[int]:
+        """The first of `numbers`, without those that cannot fit for their layers alone."""
+        layers = _LayerTable()
+        for place, number in enumerate(numbers):
+            result = self._records[number].result
+            assert result is not None
+            layers.add(result)
+            if len(layers) * _SMALLEST_ROW > limit:
+                return numbers[:place]
+        return numbers
 
     def _age(self, number: int) -> tuple[tuple[float, tuple[str, ...]], str]:
         result = self._records[number].result
@@ -319,29 +332,47 @@ class _LayerTable:
     """The layers of a document that is being written, each once on each parent."""
 
     def __init__(self) -> None:
-        self._layers: dict[tuple[str, ...], LayerResult] = {}
-        self._order: dict[tuple[str, ...], int] = {}
+        self._numbers: dict[tuple[int, Digest], int] = {}  # by the parent's number, -1 for none
+        self._layers: list[LayerResult] = []
+        self._names: list[bytes] = []  # of a layer and those below, so that the order is certain
+        self._places: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._layers)
 
     def add(self, result: CachedResult) -> None:
-        path: tuple[str, ...] = ()
+        number = -1
         for one in result.layers:
-            path = (*path, str(one.layer.descriptor.digest))
-            known = self._layers.setdefault(path, one)
-            if instant(known.created) < instant(one.created):
-                self._layers[path] = one
+            digest = one.layer.descriptor.digest
+            below = self._names[number] if number >= 0 else b""
+            number = self._numbers.setdefault((number, digest), len(self._layers))
+            if number == len(self._layers):
+                self._layers.append(one)
+                self._names.append(hashlib.sha256(below + str(digest).encode()).digest())
+            elif instant(self._layers[number].created) < instant(one.created):
+                self._layers[number] = one
 
     def rows(self) -> list[dict[str, Any]]:
-        ordered = sorted(self._layers, key=lambda path: (path[-1], path))
-        self._order = {path: number for number, path in enumerate(ordered)}
-        return [self._row(path) for path in ordered]
+        parents = {number: parent for (parent, _), number in self._numbers.items()}
+        ordered = sorted(parents, key=lambda number: (self._digest(number), self._names[number]))
+        self._places = [0] * len(ordered)
+        for place, number in enumerate(ordered):
+            self._places[number] = place
+        return [self._row(number, parents[number]) for number in ordered]
 
     def top(self, result: CachedResult) -> int:
-        if not self._order:
+        if not self._places:
             self.rows()
-        return self._order[tuple(str(one.layer.descriptor.digest) for one in result.layers)]
+        number = -1
+        for one in result.layers:
+            number = self._numbers[number, one.layer.descriptor.digest]
+        return self._places[number]
 
-    def _row(self, path: tuple[str, ...]) -> dict[str, Any]:
-        found = self._layers[path]
+    def _digest(self, number: int) -> str:
+        return str(self._layers[number].layer.descriptor.digest)
+
+    def _row(self, number: int, below: int) -> dict[str, Any]:
+        found = self._layers[number]
         descriptor = found.layer.descriptor
         notes = {
             "mediaType": descriptor.media_type,
@@ -351,7 +382,7 @@ class _LayerTable:
         }
         if found.created:
             notes["createdAt"] = found.created
-        parent = self._order[path[:-1]] if len(path) > 1 else -1
+        parent = self._places[below] if below >= 0 else -1
         row: dict[str, Any] = {"blob": str(descriptor.digest)}
         return row | ({"parent": parent} if parent else {}) | {"annotations": notes}
 
