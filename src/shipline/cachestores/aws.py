@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -23,6 +24,7 @@ from shipline.net import is_loopback
 from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
 
+_PRINTABLE = re.compile(r"[ -~]*\Z")
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _EARLY = timedelta(minutes=5)  # before they expire, credentials are fetched again
 _CONTAINERS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")  # of ECS, of EKS
@@ -37,6 +39,16 @@ class AwsCredentials:
     secret: str = field(repr=False)
     session_token: str = field(default="", repr=False)
     expires: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Raises AuthError for what cannot be signed with, or sent."""
+        if not _PRINTABLE.match(f"{self.key_id}{self.secret}{self.session_token}"):
+            raise AuthError(
+                "the AWS credentials have characters that no key has",
+                code="cloud-credentials",
+                host="",
+                hint="check the key, its secret and the session token for line breaks",
+            )
 
 
 def sign(
@@ -307,5 +319,6 @@ def _of_fields(fields: Mapping[str, object], where: str) -> AwsCredentials:
     expires = None
     with suppress(ValueError):
         expires = datetime.fromisoformat(text("Expiration").replace("Z", "+00:00"))
+        expires = expires if expires.tzinfo else expires.replace(tzinfo=UTC)
     token = text("SessionToken") or text("Token")
     return AwsCredentials(key_id, secret, token, expires)

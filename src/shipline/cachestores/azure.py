@@ -6,6 +6,7 @@ the machine ("DefaultAzureCredential" without the programs that it would start).
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from shipline.registry.request import ClientRequest, Url
 _RESOURCE = "https://storage.azure.com/"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _METADATA = "http://169.254.169.254"
+_SECONDS = re.compile(r"[0-9]{1,10}\Z")  # more is no time
 _EARLY = timedelta(minutes=5)  # before it expires, a token is fetched again
 
 
@@ -139,8 +141,8 @@ class AzureEnvironment:
         if not isinstance(text, str) or not text:
             raise AuthError("Azure returned no token", code="cloud-credentials", host="")
         now = self.clock()
-        expires = now + timedelta(seconds=int(left) if left.isdigit() else 600)
-        if not left.isdigit() and until.isdigit():
+        expires = now + timedelta(seconds=int(left) if _SECONDS.match(left) else 600)
+        if not _SECONDS.match(left) and _SECONDS.match(until):
             expires = datetime.fromtimestamp(int(until), now.tzinfo)
         return EntraToken(text, expires)
 

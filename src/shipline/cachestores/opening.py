@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -15,10 +13,9 @@ from posixpath import normpath
 from shipline.cachestores import aws, azblob, azure, gha, s3
 from shipline.cachestores.objects import ObjectCache, ObjectKeys
 from shipline.cachestores.service import Service, Sign, utc_now
-from shipline.content import Advance, Fetcher, Reader
-from shipline.content.cache_store import CacheStore, Merge
-from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError, UsageError
-from shipline.oci import Descriptor
+from shipline.cachestores.unusable import UnusableCache
+from shipline.content.cache_store import CacheStore
+from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.registry import Client, NoKeychain, Proxies
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
@@ -57,28 +54,6 @@ def open_store(
         return UnusableCache(error)
 
 
-class UnusableCache:
-    """A CacheStore that cannot be used, for the reason that it raises."""
-
-    def __init__(self, reason: ShiplineError) -> None:
-        self._reason = reason
-
-    def documents(self) -> Sequence[bytes]:
-        raise self._reason
-
-    def update(self, merge: Merge) -> None:
-        raise self._reason
-
-    def exists(self, target: Descriptor) -> bool:
-        raise self._reason
-
-    def fetch(self, target: Descriptor) -> AbstractContextManager[Reader]:
-        raise self._reason
-
-    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
-        raise self._reason
-
-
 @dataclass(frozen=True, slots=True)
 class _Attributes:
     """Attributes, and the variables that stand in for those that are not given."""
@@ -96,6 +71,8 @@ class _Attributes:
                     code="cache-attributes",
                     hint=f"it has {', '.join(sorted(known))}",
                 )
+            if not self.given[name].isprintable():
+                raise self.unusable(name, "it has line breaks, or bytes that are not UTF-8")
 
     def text(self, name: str, default: str = "", *, variable: str = "") -> str:
         if name in self.given:
@@ -283,7 +260,7 @@ def _azure_signer(
     if secret:
         try:
             key = base64.b64decode(secret, validate=True)
-        except binascii.Error:
+        except ValueError:
             raise given.unusable("secret_access_key", "it is not base64") from None
         return lambda request: azblob.sign_shared_key(account, key, utc_now(), request)
     if sas:

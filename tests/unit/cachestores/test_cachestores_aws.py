@@ -262,3 +262,25 @@ def test_a_key_does_not_show_its_secret() -> None:
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def test_a_time_without_a_zone_is_one_of_utc(metadata: tuple[Metadata, Served]) -> None:
+    """As containers and STS may give it: `2026-11-29T09:00:00`."""
+    body = {"AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "2026-11-29T09:00:00"}
+    http = HttpClient(HostSettings(), NoKeychain(), tries=1)
+    with serving(lambda _: (200, {}, json.dumps(body).encode())) as served:
+        service = Service(http, "s3 cache", "check the role")
+        given = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": served.url, "HOME": "/none"}
+        environment = AwsEnvironment(given, service, service, "r", lambda: NOW)
+        login = AwsLogin(environment.sources(), lambda: NOW)
+        assert login.credentials().expires == datetime(2026, 11, 29, 9, tzinfo=UTC)
+        assert login.credentials().key_id == "a" and len(served.requests) == 1
+    http.close()
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\ud800", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(text: str) -> None:
+    for parts in (("id", text), (text, "secret"), ("id", "secret", text)):
+        with pytest.raises(AuthError) as caught:
+            AwsCredentials(*parts)
+        assert text not in caught.value.message and "line breaks" in caught.value.hint

@@ -127,3 +127,16 @@ def test_a_shared_access_signature_is_added_to_every_query() -> None:
     signed = sign_with_query("sv=1&sig=a%2B", replace(BLOB, url=url))
     assert signed.url.target == "/cache/x?comp=block&sv=1&sig=a%2B"
     assert sign_with_query("sv=1&sig=a%2B", BLOB).url.target == "/cache/x?sv=1&sig=a%2B"
+
+
+@pytest.mark.parametrize("text", ["²", "9" * 30, "9" * 5000, "1e9", "-1", "soon"])
+@pytest.mark.parametrize("name", ["expires_in", "expires_on"])
+def test_a_time_that_is_none_does_not_matter(name: str, text: str) -> None:
+    body = json.dumps({"access_token": "odd", name: text}).encode()
+    http = HttpClient(HostSettings(), NoKeychain(), tries=1)
+    with serving(lambda _: (200, {}, body)) as served:
+        service = Service(http, "azblob cache", "check the role")
+        given = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": served.url}
+        login = AzureLogin(AzureEnvironment(given, service, service, lambda: NOW).sources())
+        assert login.sign(BLOB).headers["Authorization"] == "Bearer odd"
+    http.close()

@@ -61,6 +61,10 @@ def test_what_is_missing_may_come_from_the_environment() -> None:
         ("s3", {**S3, "access_key_id": "only"}),
         ("azblob", {"account_url": "ftp://x"}),
         ("azblob", {**AZURE, "secret_access_key": "not base64!"}),
+        ("azblob", {**AZURE, "secret_access_key": "schlüssel"}),
+        ("azblob", {**AZURE, "prefix": "a\nb"}),
+        ("s3", {**S3, "name": "\udcff"}),
+        ("s3", {**S3, "bucket": "\udcff"}),
         ("gha", {"version": "1"}),
     ],
 )

@@ -1,0 +1,33 @@
+"""A cache that cannot be opened: whoever uses it learns why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from shipline.content import Advance, Fetcher, Reader
+from shipline.content.cache_store import Merge
+from shipline.errors import ShiplineError
+from shipline.oci import Descriptor
+
+
+class UnusableCache:
+    """A CacheStore that cannot be used, for the reason that it raises."""
+
+    def __init__(self, reason: ShiplineError) -> None:
+        self._reason = reason
+
+    def documents(self) -> Sequence[bytes]:
+        raise self._reason
+
+    def update(self, merge: Merge) -> None:
+        raise self._reason
+
+    def exists(self, target: Descriptor) -> bool:
+        raise self._reason
+
+    def fetch(self, target: Descriptor) -> AbstractContextManager[Reader]:
+        raise self._reason
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        raise self._reason
