@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from shipline.errors import RegistryError
-from shipline.registry.errors import Unreachable, tls_hint
+from shipline.registry.errors import Unreachable, clean, tls_hint
 from shipline.registry.request import Origin
 from shipline.registry.response import MalformedResponse, NoResponse, ResponseEnded
 from shipline.tasks import check
@@ -110,7 +110,7 @@ def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
             hint = "is the server running, and is the port right?"
             return _Diagnosis("connection refused", code="connection-refused", hint=hint)
         case ssl.SSLEOFError(strerror=reason):
-            text = f"connection lost: {reason or error}"
+            text = f"connection lost: {clean(reason or str(error))}"
             return _Diagnosis(text, code="connection-lost", hint=again)
         case FileNotFoundError() | PermissionError() | ssl.SSLError():
             hint = "check the certificate files; a key must not have a passphrase"
@@ -126,6 +126,6 @@ def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
             text = "the connection was closed unexpectedly"
             return _Diagnosis(text, code="connection-lost", hint=again)
         case OSError(strerror=reason):
-            text = f"connection lost: {reason or error}"
+            text = f"connection lost: {clean(reason or str(error))}"
             return _Diagnosis(text, code="connection-lost", hint=again)
     return _Diagnosis(f"invalid request: {error}", code="url-invalid", hint="", retriable=False)

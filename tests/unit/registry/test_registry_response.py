@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shipline.errors import RegistryError
+from shipline.registry.connection_errors import translate_errors
 from shipline.registry.hosts import HostSettings
-from shipline.registry.request import Url
+from shipline.registry.request import Origin, Url
 from shipline.registry.response import (
     MalformedResponse,
     NoResponse,
@@ -220,3 +222,12 @@ def test_a_connection_whose_request_was_not_sent_whole_is_not_used_again() -> No
 def test_a_server_that_sends_nothing_is_told_apart() -> None:
     with sent(b"") as sock, pytest.raises(NoResponse):
         ReceivedResponse(sock, "GET")
+
+
+def test_what_is_no_response_is_shown_without_control_characters() -> None:
+    with (
+        pytest.raises(RegistryError, match=r"connection lost: \[31m") as caught,
+        translate_errors(Origin("http", "registry.example", 80)),
+    ):
+        raise MalformedResponse("\x1b[31m" + "x" * 10_000)
+    assert caught.value.message.isprintable() and len(caught.value.message) < 500
