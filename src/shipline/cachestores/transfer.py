@@ -6,20 +6,24 @@ import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from shipline.content import CHUNK, Reader
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT
 from shipline.errors import RegistryError
 from shipline.registry.http import TRIES, back_off
-from shipline.tasks import check, ordered_map
+from shipline.tasks import check, ordered_map, time_limit
 
 if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse
 
 PIECE = 8 << 20  # bytes of one request
+PATIENCE_S = 600.0  # for a piece, or a small object: a cache that trickles is worth less
+_PROGRESS = 64 << 10  # bytes: after fewer, a break is one more failure in a row
 AT_ONCE = 4  # requests for one blob, so that it takes at most 40 MiB of memory
 
+_T = TypeVar("_T")
 GetRange = Callable[[int, int], "ClientResponse"]
 """The response to a request for the bytes from a position up to another: status 200, 206, 416."""
 
@@ -33,7 +37,7 @@ class RangedReader:
     def __init__(self, get: GetRange, size: int) -> None:
         starts = range(0, size, PIECE)
         pieces = ordered_map(
-            lambda start: _fetch(get, start, min(start + PIECE, size)),
+            lambda start: _timely(partial(_fetch, get, start, min(start + PIECE, size))),
             starts,
             workers=min(AT_ONCE, len(starts)),
             ahead=0,
@@ -55,6 +59,20 @@ class RangedReader:
             self._pieces.close()
 
 
+def _timely(read: Callable[[], _T]) -> _T:
+    """What `read` returns. Raises RegistryError if it takes too long."""
+    try:
+        with time_limit(PATIENCE_S):
+            return read()
+    except TimeoutError:
+        raise RegistryError(
+            f"the cache did not send {PIECE >> 20} MiB within {PATIENCE_S:.0f} seconds",
+            code="cache-unreachable",
+            host="",
+            hint="the service or the network is slow",
+        ) from None
+
+
 def _fetch(get: GetRange, start: int, end: int) -> bytearray:
     """The bytes up to `end`, fewer where the object ends; a broken response is continued."""
     data, failures = bytearray(), 0
@@ -66,7 +84,7 @@ def _fetch(get: GetRange, start: int, end: int) -> bytearray:
             with closing(response):
                 _append(data, response, start + before, end - start - before)
         except RegistryError as error:
-            failures = 1 if len(data) > before else failures + 1
+            failures = 1 if len(data) - before >= _PROGRESS else failures + 1
             if not error.retriable or failures >= TRIES:
                 raise
             back_off(failures, error)
@@ -93,8 +111,12 @@ def _append(data: bytearray, response: ClientResponse, start: int, left: int) ->
 def read_document(get: Callable[[], ClientResponse]) -> tuple[bytes, str]:
     """Content and ETag of a document; a response that breaks off is asked for again.
 
-    Raises RegistryError if it is larger than `CACHE_DOCUMENT_LIMIT`.
+    Raises RegistryError if it is larger than `CACHE_DOCUMENT_LIMIT`, or comes too slowly.
     """
+    return _timely(partial(_read_document, get))
+
+
+def _read_document(get: Callable[[], ClientResponse]) -> tuple[bytes, str]:
     for attempt in itertools.count(1):
         response = get()
         try:
