@@ -39,7 +39,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    path = path.resolve()  # a link stays, and its target is replaced
+    path = Path(os.path.realpath(path))  # a link stays, and its target is replaced
     partial = _partial(path)
     try:
         with partial.open("wb") as file:

@@ -283,6 +283,31 @@ def test_what_cannot_be_meant_is_an_error(
     assert named in done.failed(2)
 
 
-def test_a_directory_that_cannot_be_made_is_named(place: Path, tmp_path: Path) -> None:
-    words = ("-o", "type=cacheonly", "--cache-to", "type=local,dest=/dev/null/x", place)
-    assert "/dev/null/x" in Shipline(tmp_path / "home").build(*PLAIN, *words).failed(8)
+@pytest.mark.parametrize("made", [True, False])
+def test_a_directory_that_cannot_be_made_is_named(made: bool, place: Path, tmp_path: Path) -> None:
+    """A warning, and an error for a cache that is required."""
+    directory = tmp_path / "a" / "x" if made else Path("/dev/null/x")
+    if made:
+        directory.parent.write_text("a file")
+    both = ("--cache-from", f"type=local,src={directory}", "--cache-to")
+    said = built_as_without(place, tmp_path, *both, f"type=local,dest={directory}")
+    assert f"was not written: cannot use the image layout: {directory}" in said
+    required = f"type=local,dest={directory},ignore-error=false"
+    words = (*PLAIN, "-o", "type=cacheonly", *both, required, place)
+    assert str(directory) in Shipline(tmp_path / "home").build(*words).failed(8)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "oci-layout"])
+def test_a_link_in_the_directory_leads_no_write_elsewhere(
+    target: str, place: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "oci-layout").symlink_to(tmp_path / target if target == "elsewhere" else target)
+    both = [f"type=local,{one}={cache}" for one in ("src", "dest")]
+    for cached in (0, 2):
+        said = built_as_without(place, tmp_path, "--cache-from", both[0], "--cache-to", both[1])
+        assert "arning" not in said and said.count("CACHED") == cached
+        shutil.rmtree(tmp_path / "fresh")
+        shutil.rmtree(tmp_path / "out")
+    assert not (tmp_path / "elsewhere").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline import files
-from shipline.files import WriteBehind, open_whole
+from shipline.files import WriteBehind, open_whole, write_whole
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -55,6 +55,12 @@ def test_a_device_stays_a_device(tmp_path: Path) -> None:
             file.write(b"x")
         assert stat.S_ISCHR(name.stat().st_mode)
     assert path.is_symlink()
+
+
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    write_whole(tmp_path / "loop", b"new")
+    assert (tmp_path / "loop").read_bytes() == b"new"
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:

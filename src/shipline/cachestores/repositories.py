@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from shipline.cachestores.unusable import UnusableCache
 from shipline.content import CacheRepository, CacheStore, MemoryStore, OciLayout, RepositoryCache
-from shipline.errors import NotFound, UsageError
+from shipline.errors import ContentError, NotFound, UsageError
 from shipline.oci import Reference
 from shipline.registry import Client
 from shipline.units import parse_boolean
@@ -50,6 +51,8 @@ def _local(attributes: Mapping[str, str]) -> CacheStore:
         layout: OciLayout | MemoryStore = OciLayout(Path(place), create="dest" in attributes)
     except NotFound:
         layout = MemoryStore()  # nothing was written there yet
+    except ContentError as error:
+        return UnusableCache(error)
     name = attributes.get("digest") or attributes.get("tag") or "latest"
     return _open(layout, name, attributes)
 

@@ -16,7 +16,7 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
-from shipline.files import directory_lock, open_whole, write_whole
+from shipline.files import directory_lock, open_whole, replace_file
 from shipline.oci import (
     IMAGE_NAME,
     LAYOUT_FILE,
@@ -74,8 +74,8 @@ class OciLayout(LocalStore):
         super().__init__(root, on_damage, verified=verified, create=create)
         self._read: tuple[tuple[int, ...], Index] = (), Index.make([])  # index.json as it was
         self._referrers = Index.make([]), dict[Digest, list[Descriptor]]()
-        if not marker.exists():
-            write_whole(marker, LAYOUT_FILE)
+        if not marker.is_file():
+            replace_file(marker, LAYOUT_FILE)  # a link there may lead anywhere
 
     @_described()
     def exists(self, target: Descriptor) -> bool:
