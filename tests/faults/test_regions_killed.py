@@ -127,8 +127,11 @@ def test_an_edge_killed_at_any_write_is_whole_and_converges(tmp_path: Path) -> N
     assert _every_point(run, check) > 10
 
 
-def test_both_killed_again_and_again_while_images_are_pushed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "rocksdb"])
+def test_both_killed_again_and_again_while_images_are_pushed(tmp_path: Path, store: str) -> None:
     """Real nodes over a network; what was acknowledged at the primary is at the edge in the end."""
+    if store == "rocksdb":
+        pytest.importorskip("rocksdict")
     seed = int(os.environ.get("SHIPLINE_TEST_SEED") or random.randrange(1 << 32))
     print("seed", seed)
     chance = random.Random(seed)
@@ -138,7 +141,7 @@ def test_both_killed_again_and_again_while_images_are_pushed(tmp_path: Path) -> 
     port = ""
     for _ in range(3):
         with ExitStack() as stack:
-            primary, edge = _start(stack, tmp_path, port)
+            primary, edge = _start(stack, tmp_path, port, store)
             port = primary.address.rpartition(":")[2]
             stop = threading.Event()
             pusher = threading.Thread(target=_pushing, args=(primary, kept, stop, chance.random()))
@@ -153,20 +156,24 @@ def test_both_killed_again_and_again_while_images_are_pushed(tmp_path: Path) -> 
         region.check_whole()
         region.close()
     with ExitStack() as stack:
-        primary, edge = _start(stack, tmp_path, port)
+        primary, edge = _start(stack, tmp_path, port, store)
         end = time.monotonic() + 60
         while _digests(edge, kept) != kept and time.monotonic() < end:
             time.sleep(0.1)
         assert kept and _digests(edge, kept) == kept
 
 
-def _start(stack: ExitStack, root: Path, port: str) -> tuple[Node, Node]:
+def _start(stack: ExitStack, root: Path, port: str, store: str) -> tuple[Node, Node]:
     """On the port that the primary had before, if any."""
-    primary = stack.enter_context(served(root / "primary", "role: primary", port=port or "0"))
+    metadata = f"metadata: {store}\n"
+    primary = stack.enter_context(
+        served(root / "primary", f"{metadata}role: primary", port=port or "0")
+    )
     edge = stack.enter_context(
         served(
             root / "edge",
-            f"role: edge\nreplication: [{{name: main, from: '{primary.address}', deletes: true}}]",
+            f"{metadata}role: edge\n"
+            f"replication: [{{name: main, from: '{primary.address}', deletes: true}}]",
         )
     )
     return primary, edge

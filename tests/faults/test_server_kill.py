@@ -10,7 +10,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from nodes import node
+from shipline.metadata.drivers import Driver
+from shipline.server import RegistrySection
+from shipline.server.fsck import CheckSummary, check, open_offline
 from spec_client import MANIFEST, OCTETS, Target, sha256, to_json, with_query
 
 ROUNDS = 8
@@ -108,7 +113,11 @@ def whole(data: Path) -> int:
     return len(files)
 
 
-def test_kill_at_random_points_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["sqlite", "rocksdb"])
+def test_kill_at_random_points_loses_nothing(tmp_path: Path, driver: Driver) -> None:
+    if driver == "rocksdb":
+        pytest.importorskip("rocksdict")
+    section = RegistrySection(metadata=driver)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -118,7 +127,7 @@ def test_kill_at_random_points_loses_nothing(tmp_path: Path) -> None:
         for number in range(_PUSHERS)
     ]
     for _ in range(ROUNDS):
-        with node(data) as running:
+        with node(data, section=section) as running:
             for pusher in pushers:
                 pusher.verify(running.url)
                 pusher.dead.clear()
@@ -135,6 +144,8 @@ def test_kill_at_random_points_loses_nothing(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
         whole(data)
+    with open_offline(data) as storage:
+        assert list(check(storage, CheckSummary())) == []
     with node(data) as running:
         for pusher in pushers:
             pusher.verify(running.url)
