@@ -430,10 +430,10 @@ class NotSatisfiable(Exception):
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The first and last byte of the requested range, clamped to `size`; None means all.
 
-    A header with several ranges, or a malformed one, is ignored (RFC 9110, 14.2). Raises
-    NotSatisfiable if the range starts beyond the end, of the content or its own.
+    A header with several ranges, a malformed one, and one for empty content is ignored (RFC 9110,
+    14.2). Raises NotSatisfiable if the range starts beyond the end, of the content or its own.
     """
-    if not header or len(header) > _MAX_RANGE_HEADER:
+    if not header or len(header) > _MAX_RANGE_HEADER or not size:
         return None
     match = _RANGE.match(header.replace(" ", ""))
     if match is None:
@@ -453,11 +453,15 @@ def precondition_holds(if_match: str | None, if_none_match: str | None, etag: st
     """Whether If-Match and If-None-Match allow a change of what has `etag`, empty if it does not
     exist (RFC 9110, 13.1.1 and 13.1.2).
     """
-    if if_match is not None:
-        tags = {tag.strip() for tag in if_match.split(",")}
-        if not etag or not tags & {"*", etag}:
-            return False
-    return not etag or not not_modified(if_none_match, etag)
+    return matches(if_match, etag) and (not etag or not not_modified(if_none_match, etag))
+
+
+def matches(if_match: str | None, etag: str) -> bool:
+    """Whether If-Match allows a request for what has `etag` (RFC 9110, 13.1.1)."""
+    if if_match is None:
+        return True
+    tags = {tag.strip() for tag in if_match.split(",")}
+    return bool(etag) and bool(tags & {"*", etag})
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:

@@ -48,6 +48,11 @@ def blob_unknown(digest: object) -> Problem:
     return Problem(404, "BLOB_UNKNOWN", f"this repository has no blob {digest}")
 
 
+def precondition_failed(subject: str, now: object) -> Problem:
+    """412 for If-Match or If-None-Match."""
+    return Problem(412, "PRECONDITION_FAILED", f"{subject} is {now}")
+
+
 def manifest_unknown(reference: object) -> Problem:
     """404 MANIFEST_UNKNOWN."""
     return Problem(404, "MANIFEST_UNKNOWN", f"this repository has no manifest {reference}")

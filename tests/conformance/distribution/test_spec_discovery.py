@@ -72,7 +72,9 @@ def test_end_8b_zero_is_an_empty_list_without_link(target: Target) -> None:
     assert next_page(answer) is None
 
 
-@pytest.mark.parametrize("count", [3, 10], ids=["as many as there are", "more"])
+@pytest.mark.parametrize(
+    "count", [3, 10, 2**63 - 1], ids=["as many as there are", "more", "the largest"]
+)
 def test_end_8b_last_page_has_no_link(target: Target, count: int) -> None:
     tagged(target, "a", "b", "c")
     answer = target.call("GET", f"tags/list?n={count}")

@@ -81,6 +81,14 @@ def test_end_2_range_behind_the_end_is_416(target: Target, header: str) -> None:
     assert answer["Content-Range"] == f"bytes */{len(CONTENT)}"
 
 
+def test_end_2_last_bytes_of_an_empty_blob_are_none(target: Target) -> None:
+    """RFC 9110, 14.1.2: of shorter content, it is the whole."""
+    digest = target.push_blob(b"")
+    answer = target.call("GET", f"blobs/{digest}", headers={"Range": "bytes=-5"})
+    assert answer.status in (200, 206)
+    assert answer.body == b""
+
+
 @pytest.mark.parametrize("header", ["bytes=9-2", "bytes=a-b", "bytes", "bytes=--3"])
 def test_end_2_range_without_sense_is_ignored_or_refused(target: Target, header: str) -> None:
     """RFC 9110, 14.2, leaves the choice."""
@@ -108,6 +116,19 @@ def test_end_2_conditional_request_is_304(target: Target) -> None:
     assert etag
     answer = target.call("GET", f"blobs/{digest}", headers={"If-None-Match": etag})
     assert (answer.status, answer.body) == (304, b"")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_end_2_and_3_condition_on_other_content_is_412(target: Target, method: str) -> None:
+    """As a download that goes on asks for: the rest, of the same content (RFC 9110, 13.1.1)."""
+    digest = target.push_blob(CONTENT)
+    target.push(target.image("conditional"), "v1")
+    for path in (f"blobs/{digest}", "manifests/v1"):
+        etag = target.call("HEAD", path, headers={"Accept": MANIFEST})["ETag"]
+        assert etag
+        for header, status in ((etag, 200), ("*", 200), ('"other"', 412), (f"W/{etag}", 412)):
+            headers = {"Accept": MANIFEST, "If-Match": header}
+            assert target.call(method, path, headers=headers).status == status, (path, header)
 
 
 @pytest.mark.parametrize("by", ["tag", "digest"])

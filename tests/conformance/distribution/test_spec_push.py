@@ -225,6 +225,12 @@ def test_end_11_falls_back_to_an_upload(target: Target, source: str) -> None:
     assert target.call("PUT", place, WHOLE, OCTETS).status == 201
 
 
+@pytest.mark.parametrize("digest", ["blake3:" + "0" * 64, "sha256:0"])
+def test_end_11_falls_back_for_a_digest_that_it_cannot_read(target: Target, digest: str) -> None:
+    query = f"blobs/uploads/?mount={digest}&from={target.repository}"
+    assert target.call("POST", query, b"").status == 202
+
+
 def test_end_11_mount_takes_only_what_the_source_has(target: Target) -> None:
     digest = target.sibling("third").push_blob(WHOLE)
     source = target.sibling("source")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from shipline.errors import UsageError
-from shipline.oci import Digest, check_repository
+from shipline.oci import Digest, InvalidDigest, check_repository
 from shipline.server.http import (
     Coro,
     File,
@@ -19,11 +19,18 @@ from shipline.server.http import (
     Route,
     byte_range,
     cache_forever,
+    matches,
     not_modified,
     route,
 )
 from shipline.server.node import RegistryNode
-from shipline.server.problems import Problem, blob_unknown, digest_invalid, received
+from shipline.server.problems import (
+    Problem,
+    blob_unknown,
+    digest_invalid,
+    precondition_failed,
+    received,
+)
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 from shipline.server.uploads import Check
@@ -104,6 +111,8 @@ def _headers(request: Request, digest: Digest, *, verified: bool = True) -> Head
 def _answer(request: Request, digest: Digest, blob: File | Growing) -> Response:
     verified = isinstance(blob, File) or blob.progress.value >= blob.size
     headers, etag = _headers(request, digest, verified=verified), f'"{digest}"'
+    if verified and not matches(request.header("If-Match"), etag):
+        raise precondition_failed("the blob", digest)
     if verified and not_modified(request.header("If-None-Match"), etag):
         return Response(304, headers[1:])
     content_range = _range(request, etag if verified else "", blob.size)
@@ -144,7 +153,7 @@ def upload_routes(node: RegistryNode) -> tuple[Route, ...]:
         node.refuse_push(check_repository(name))
         actor = request.principal.actor
         mount, digest = request.parameter("mount"), request.parameter("digest")
-        if mount and _mount(node, request, Digest.parse(mount), name):
+        if mount and _mount(node, request, mount, name):
             node.publish(request, "mount", name, digest=mount)
             return _created(name, Digest.parse(mount))
         if digest:
@@ -247,21 +256,23 @@ def _location(name: str, session: str) -> str:
     return f"/v2/{name}/blobs/uploads/{session}"
 
 
-def _mount(node: RegistryNode, request: Request, digest: Digest, name: str) -> bool:
-    """Mount the blob if the client may pull its source; otherwise it uploads, and learns nothing
-    about the source. If only the token's scope lacks the source, the client is asked for it (401).
+def _mount(node: RegistryNode, request: Request, digest: str, name: str) -> bool:
+    """Mount the blob if the client may pull its source; otherwise it uploads, as for a digest that
+    cannot be read, and learns nothing about the source. If only the token's scope lacks the source,
+    the client is asked for it (401).
     """
     source = request.parameter("from")
     try:
+        target = Digest.parse(digest)
         if source is not None:
             check_repository(source)
-    except UsageError:
+    except (UsageError, InvalidDigest):
         return False
     principal = request.principal
     if source and not principal.may("pull", source) and principal.account_may("pull", source):
         raise node.authenticator.request_scope(request, source)
     return node.storage.mount(
-        digest,
+        target,
         name,
         source,
         actor=principal.actor,

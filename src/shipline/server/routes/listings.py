@@ -129,7 +129,7 @@ def _visible(node: RegistryNode, principal: Principal, after: str, limit: int) -
 def _page_parameters(request: Request) -> tuple[str, int]:
     """The name to start after, and the maximum number of names."""
     text = request.parameter("n")
-    if text is not None and not re.fullmatch("[0-9]{1,18}", text):
+    if text is not None and not re.fullmatch("[0-9]{1,100}", text):
         raise Problem(400, "PAGINATION_NUMBER_INVALID", "n must be a non-negative number")
     return _last(request), _PAGE if text is None else min(int(text), _PAGE)
 

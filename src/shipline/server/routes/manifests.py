@@ -31,13 +31,20 @@ from shipline.server.http import (
     Response,
     Route,
     cache_forever,
+    matches,
     not_modified,
     precondition_holds,
     revalidate,
     route,
 )
 from shipline.server.node import RegistryNode
-from shipline.server.problems import Problem, digest_invalid, manifest_invalid, manifest_unknown
+from shipline.server.problems import (
+    Problem,
+    digest_invalid,
+    manifest_invalid,
+    manifest_unknown,
+    precondition_failed,
+)
 from shipline.server.routes.blobs import check_unneeded
 from shipline.server.upstreams.pull_through import ProxiedRepository, PullThrough
 
@@ -76,6 +83,8 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         node.admission.pull(request.principal, name, target, stored)
         caching = cache_forever if isinstance(target, Digest) else revalidate
         headers = _headers(stored, caching(request))
+        if not matches(request.header("If-Match"), f'"{stored.digest}"'):
+            raise precondition_failed(f"{name}:{target}", stored.digest)
         known = request.header("If-None-Match")
         if known is not None and not_modified(known, f'"{stored.digest}"'):
             return Response(304, headers[1:])
@@ -203,8 +212,7 @@ def _check_conditions(
     if not precondition_holds(
         if_match, if_none_match, "" if stored is None else f'"{stored.digest}"'
     ):
-        now = "not there" if stored is None else str(stored.digest)
-        raise Problem(412, "PRECONDITION_FAILED", f"{name}:{target} is {now}")
+        raise precondition_failed(f"{name}:{target}", stored.digest if stored else "not there")
 
 
 def _note_pull(
