@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
-from shipline.files import replace_file
+from shipline.files import directory_lock, replace_file
 from shipline.history.records import LiveSummary, RunSummary, encode_summary
 from shipline.oci import Descriptor
 from shipline.values import replace
@@ -38,7 +38,6 @@ class RunRecorder:
     def __init__(
         self, directory: Path, run: RunSummary, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.failure: OSError | None = None
         self._directory = directory
         self._summary = LiveSummary(run)
@@ -48,8 +47,11 @@ class RunRecorder:
         self._output = 0
         self._shown: dict[int, float] = {}  # when the progress of a span was last written
         self._held: dict[int, Progress] = {}  # progress that came too soon after that
-        self._file, self._offset = _opened(directory)
-        self._write_record()
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with directory_lock(directory.parent, fcntl.LOCK_SH):  # not removed before it is locked
+            directory.mkdir(mode=0o700, exist_ok=True)
+            self._file, self._offset = _opened(directory)
+            self._write_record()
 
     @property
     def run(self) -> RunSummary:

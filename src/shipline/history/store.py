@@ -16,7 +16,7 @@ import msgspec
 
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.events import Event
-from shipline.files import replace_file
+from shipline.files import directory_lock, replace_file
 from shipline.history.recorder import DOCUMENTS, EVENTS, RECORD, plain, read_events
 from shipline.history.records import LATEST, RunState, RunSummary, decode_summary, encode_summary
 from shipline.tasks import is_locked
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shipline.history.views import RunDetail
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
-_SHIPPED = "run.json"
+_SHIPPED, _SHIPPING = "run.json", "lock"
 _FILES = (RECORD, EVENTS, DOCUMENTS)
 _DIGITS = 9
 _SECOND = len("20261126-112100")
@@ -82,9 +82,7 @@ class RunHistory:
         try:
             found = decode_summary(path.read_bytes())
         except FileNotFoundError:
-            raise UsageError(
-                f"there is no run {run}", code="run-unknown", hint=_LIST_HINT
-            ) from None
+            raise _unknown(run) from None
         except (OSError, msgspec.MsgspecError) as error:
             raise NotFound(
                 f"{run}: the record is damaged: {error}",
@@ -104,18 +102,27 @@ class RunHistory:
             return detail_of(summary, events)
 
     def events(self, run: str) -> list[Event]:
-        """All events of a run, so far. Raises NotFound if they cannot be read."""
+        """All events of a run, so far. Raises UsageError if there is none, NotFound if they are
+        damaged.
+        """
         path = self.directory(run) / EVENTS
         with _reading(run):
-            found, _ = read_events(plain(path.read_bytes()))
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                if path.parent.exists():
+                    raise
+                raise _unknown(run) from None
+            found, _ = read_events(plain(data))
             if not all(0 <= event.at < LATEST for event in found):
                 raise ValueError("one is at no time")
             return found
 
     def alive(self, run: str) -> bool:
         """Whether a process is recording the run, as far as this user may know."""
+        directory = self.directory(run)
         with suppress(OSError):
-            return is_locked(self.directory(run) / EVENTS)
+            return is_locked(directory / EVENTS) or is_locked(directory / _SHIPPING)
         return False
 
     def resolve(self, text: str = "") -> str:
@@ -223,13 +230,16 @@ class RunHistory:
     def remove(self, run: str) -> None:
         """Delete a run. Raises UsageError while it is running, and if it is another user's."""
         directory = self.directory(run)
-        if self.alive(run):
-            raise UsageError(
-                f"{run} is running", code="run-in-use", hint="interrupt it, or wait until it ends"
-            )
         gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
         try:
-            directory.rename(gone)
+            with directory_lock(self.root):  # none begins meanwhile
+                if self.alive(run):
+                    raise UsageError(
+                        f"{run} is running",
+                        code="run-in-use",
+                        hint="interrupt it, or wait until it ends",
+                    )
+                directory.rename(gone)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -239,6 +249,10 @@ class RunHistory:
                 hint="it may belong to another user",
             ) from None
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _unknown(run: str) -> UsageError:
+    return UsageError(f"there is no run {run}", code="run-unknown", hint=_LIST_HINT)
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,34 @@ def test_the_oldest_runs_go_by_number_and_by_size(tmp_path: Path) -> None:
     assert history.ids() == [runs[5], runs[4], runs[0]]
     history.keep_within(3, 1 << 20, runs[5])
     assert history.ids() == [runs[5], runs[0]]
+
+
+def test_a_run_that_begins_is_kept_while_others_are_removed(tmp_path: Path) -> None:
+    """Its directory may go as that of a run without a process, until its events are locked."""
+    history, ended = RunHistory(tmp_path), threading.Event()
+
+    def remove() -> None:
+        while not ended.is_set():
+            for run in history.ids():
+                with suppress(UsageError):
+                    history.remove(run)
+
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(remove)
+        try:
+            for _ in range(300):
+                run = history.new_id()
+                summary = RunSummary(run, "build", "app", 1.0)
+                recorder = RunRecorder(history.directory(run), summary)
+                assert history.alive(run)
+                recorder.close()
+                assert recorder.failure is None
+        finally:
+            ended.set()
+        removing.result()
+
+
+def test_a_run_that_was_removed_meanwhile_is_none(tmp_path: Path) -> None:
+    history = RunHistory(tmp_path)
+    with pytest.raises(UsageError, match="there is no run"):
+        history.events(history.new_id())
