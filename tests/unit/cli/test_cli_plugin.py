@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,8 @@ def test_the_end_of_docker_interrupts(tmp_path: Path) -> None:
             signal.signal(signal.SIGINT, lambda *_: os._exit(7))
             cancel_with_docker({"DOCKER_CLI_PLUGIN_SOCKET": str(tmp_path / "s")})
             signal.alarm(60)
-            while True:
-                signal.pause()
+            while True:  # not `pause`, which a signal that came just before it does not end
+                time.sleep(0.01)
         accepted, _ = listening.accept()
         accepted.close()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
