@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -177,3 +178,47 @@ def test_files(builders: Builders, tmp_path: Path) -> None:
             }
 
     same([members(name) for name in names])
+
+
+STAGES = """
+FROM --platform=$BUILDPLATFORM busybox AS greeting
+WORKDIR /srv
+COPY page.html .
+FROM busybox
+COPY --from=greeting /srv/page.html /
+RUN --network=none cat /page.html
+"""
+WORDS = {
+    "type=oci": "oci image format",
+    "type=docker": "docker image format",
+    "type=local": "client directory",
+}
+NOT_OURS = ("FROM ", "load .dockerignore", "load build context")
+LINE = re.compile(
+    r"^#\d+ (\[.*|exporting (?:to|manifest|config) .*?|naming to .*?)(?: [0-9.]+s)?(?: done)?$",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("platforms", ["linux/amd64", "linux/arm64", "linux/amd64,linux/arm64"])
+def test_steps_are_named_as_by_buildx(
+    docker: Docker, base_images: Registry, tmp_path: Path, platforms: str
+) -> None:
+    place = context(tmp_path / "context", STAGES, page__html=f"{tmp_path}\n")
+    words = ("--progress=plain", "--platform", platforms, place)
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    for output in ("type=oci", "type=docker", "type=local"):
+        if "," in platforms and output == "type=docker":
+            continue
+        more = (f"--output={output},dest={tmp_path}/{output[5:]}", *words)
+        theirs = docker.run("buildx", "build", "--provenance=false", *more)
+        ours = shipline.build(*more).ok()
+        found = [
+            {
+                re.sub("sha256:.*", "", one)
+                for one in LINE.findall(text)
+                if not any(f" {word}" in one for word in NOT_OURS)
+            }
+            for text in (theirs.stdout, ours.err)
+        ]
+        assert found[0] == found[1] and f"exporting to {WORDS[output]}" in found[0]

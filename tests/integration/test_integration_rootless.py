@@ -159,7 +159,7 @@ def test_emulators_are_registered_for_the_build_alone(place: Place, known: str) 
         shutil.copytree(user.home, user.home / "user")
         platforms = ("--platform", "linux/arm64,linux/riscv64,linux/amd64")
         done = place.build(user, FOREIGN, *platforms, "--push")
-    assert "push manifests" in done.stdout and "RUN" in done.stdout, done.stdout
+    assert "exporting to image" in done.stdout and "RUN" in done.stdout, done.stdout
     listed = [word for word in done.stdout.split()[-4:] if word.startswith("qemu-")]
     assert listed == (["qemu-aarch64"] if known else [])
 

@@ -71,11 +71,20 @@ class BaseImage(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The name for messages."""
+        return self.reference.familiar if self._is_remote else self.name
+
+    @property
+    def name(self) -> str:
+        """The whole name."""
         if self.target:
             return f"{TARGET}{self.target}"
         if self.layout:
             return f"{LAYOUT}{self.layout}@{self.reference.digest}"
-        return self.reference.familiar
+        return str(self.reference)
+
+    @property
+    def _is_remote(self) -> bool:
+        return not (self.target or self.layout)
 
 
 LAYOUT, TARGET = "oci-layout://", "target:"
@@ -208,7 +217,7 @@ class RegistryImages:
 
     def _resolve(self, origin: _ImageLocation, platform: Platform) -> BaseImage:
         repository: Fetcher = origin.repository
-        name = f"resolve {origin.shown}"
+        name = f"load metadata for {origin.shown if origin.layout else origin.reference}"
         with self._step.step(name, kind="resolve", platform=str(platform)) as step:
             key = (origin.layout, origin.reference.name, origin.wanted)
             try:

@@ -267,11 +267,12 @@ def _build_all(
     started_ns = time.time_ns()
     results: dict[str, BuildResult] = {}
     exported: set[Digest] = set()
+    step = _named(step, *requests.values())
     with ExitStack() as stack:
         session = _open_session(settings, step, store, damage, verified, stack)
 
         def run(name: str) -> None:
-            below = step.within(target=name) if name else step
+            below = _named(step.within(target=name) if name else step, requests[name])
             with in_target(name):
                 result, made = _build(requests[name], session, below)
             results[name] = result
@@ -295,6 +296,12 @@ def _build_all(
                 pulled=_pulled(session),
             )
     return {name: results[name] for name in requests}
+
+
+def _named(step: Step, *requests: BuildRequest) -> Step:
+    """The step, whose children are not named after their platform where there is one alone."""
+    platforms = {one for request in requests for one in request.target_platforms}
+    return step.within(single=True) if len(platforms) == 1 else step
 
 
 def _open_session(

@@ -17,6 +17,7 @@ from shipline.build.assembly import Assembled
 from shipline.build.attestation.manifest import Attestation
 from shipline.build.blobs import Blobs
 from shipline.build.faults import output_errors
+from shipline.build.publish import show_documents, show_status
 from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import Reader, adding_images
@@ -36,6 +37,14 @@ FILES = ("local", "tar")
 ARCHIVES = ("oci", "docker")
 """The types of outputs that hold images in an archive."""
 
+_SHOWN = {
+    "image": "image",
+    "docker": "docker image format",
+    "oci": "oci image format",
+    "local": "client directory",
+    "tar": "client tarball",
+}
+"""What progress calls the types, as BuildKit's: scripts search for these words."""
 _CREATED = "org.opencontainers.image.created"
 
 
@@ -58,9 +67,14 @@ def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: 
     write = _WRITERS.get(output.type)
     if write is None or (output.type == "image" and not output.store):
         return
-    name = f"export to {output.type} {output.destination}".rstrip()
-    with step.step(name, kind="export"), output_errors(output.destination):
+    loads = output.type == "docker" and not output.destination
+    name = f"exporting to {_SHOWN['image' if loads else output.type]}"
+    with step.step(name, kind="export") as exporting, output_errors(output.destination):
+        if output.type not in FILES:
+            show_documents(source.assembled, exporting)
         write(output, source, stdout)
+        for one in source.names if loads or output.type == "image" else ():
+            show_status(f"naming to {one.tagged(one.tag or 'latest')}", exporting)
 
 
 def _local(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:

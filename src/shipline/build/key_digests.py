@@ -57,7 +57,8 @@ def files_parts(
 
 def _name_of(number: int, vertex: Vertex) -> str:
     if isinstance(vertex.op, ImageOp):
-        return f"image {vertex.label.name.removeprefix('FROM ')}"
+        name = vertex.label.name.removeprefix("FROM ").removeprefix("docker.io/")
+        return f"image {name.removeprefix('library/')}"
     if number == 0:
         return "base"
     return f"from {vertex.label.stage or vertex.label.name}"

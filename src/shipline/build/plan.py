@@ -155,6 +155,10 @@ class PlatformPlan:
                 found[stage.label] = self._done[stage.index].vertex
         return tuple(sorted(found.items()))
 
+    def _shown_name(self, stage: df.Stage) -> str:
+        """The name in the display, as BuildKit's: an only stage needs none."""
+        return stage.label if len(self._dockerfile.stages) > 1 else stage.name
+
     def _plan_stage(self, stage: df.Stage) -> StageState:
         platform = self._platform_of(stage)
         instructions = self._stages.instructions(stage)
@@ -163,7 +167,7 @@ class PlatformPlan:
         cache = self._request.cache
         proxies = df.proxy_variables(self._request.build_args)
         options = DispatchOptions(
-            stage=stage.name,
+            stage=self._shown_name(stage),
             platform=platform,
             run=self._request.run,
             source=self._source,
@@ -204,7 +208,7 @@ class PlatformPlan:
         base = self._stages.bases[stage.index]
         if isinstance(base, df.StageSource):
             return self._done[base.index]
-        label = VertexLabel("", stage.name, f"1/{total}", str(platform), stage.span)
+        label = VertexLabel("", self._shown_name(stage), f"1/{total}", str(platform), stage.span)
         vertex, image = self._outside(base, platform, label)
         if stage.index in self._stages.replaced and vertex.op == ScratchOp():
             image = ImageConfig(platform)
@@ -253,7 +257,7 @@ class PlatformPlan:
             image = ImageConfig(platform).set(WorkingDir="/")
             return Vertex(ScratchOp(), label=VertexLabel("scratch")), image
         base = self._image(name, platform, span)
-        label = replace(label, name=f"FROM {base.shown}")
+        label = replace(label, name=f"FROM {base.name}")
         return Vertex(base.manifest, label=label), base.config
 
     def _context_op(self, name: str, context: Context) -> Op:

@@ -27,7 +27,7 @@ from shipline.content import (
 from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
-from shipline.oci import Descriptor, Digest, Reference, media
+from shipline.oci import Descriptor, Digest, Index, Reference, media
 from shipline.tasks import Once, TaskGroup, check, run_all
 
 UPLOADS = 16  # at once, to all targets
@@ -248,6 +248,23 @@ class Uploads:
 Results = Mapping[OutputFormat, Assembled]
 
 
+def show_documents(result: Assembled, step: Step) -> None:
+    """Name the documents of the result as lines of `step`, as BuildKit does."""
+    for image in result.images:
+        show_status(f"exporting manifest {image.manifest.descriptor.digest}", step)
+        show_status(f"exporting config {image.config_descriptor.digest}", step)
+    for one in result.attestations:
+        show_status(f"exporting attestation manifest {one.manifest.descriptor.digest}", step)
+    if isinstance(result.root, Index):
+        show_status(f"exporting manifest list {result.root.descriptor.digest}", step)
+
+
+def show_status(text: str, step: Step) -> None:
+    """A line of `step` that is done."""
+    with step.step(text, kind="status"):
+        pass
+
+
 def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
     """Push configurations, manifests and the index by digest. No tag exists yet.
 
@@ -263,7 +280,8 @@ def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) 
         images = [image.manifest.descriptor for image in result.images]
         attestations = [one.manifest.descriptor for one in result.attestations]
         root = result.root.descriptor
-        with step.step(f"push manifests to {target}", kind="push", host=target.host):
+        with step.step("exporting to image", kind="push", host=target.host) as exporting:
+            show_documents(result, exporting)
             with TaskGroup(_AT_ONCE) as asking:
                 for one in {*images, *attestations, root}:
                     asking.start(target.repository.exists, one)
@@ -286,7 +304,8 @@ def push_tags(results: Results, targets: Iterable[PushTarget], step: Step) -> No
     def tag(one: tuple[PushTarget, str]) -> None:
         target, name = one
         root = results[target.format].root
-        with step.step(f"tag {target}:{name}", kind="tag", host=target.host):
+        shown = f"pushing manifest for {target}:{name}@{root.descriptor.digest}"
+        with step.step(shown, kind="tag", host=target.host):
             target.repository.tag(root.descriptor, MemoryStore(root.raw), name)
 
     tags = [(target, name) for target in targets for name in target.tags]

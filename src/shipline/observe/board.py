@@ -1,10 +1,10 @@
 """The state of a build from its events: numbered vertexes and their transfers.
 
-Attributes of Started used here: `kind` (run, copy, pull, unpack, upload, download,
-export, internal), `platform`, `stage`, `number` ("2/3"), `size`, `vertex` (a digest) and `inputs`
-(those of the vertexes whose results it uses, apart by spaces). A root span without a kind is the
-whole operation, not a vertex. A pull, upload, download or unpack inside a vertex is a transfer of
-that vertex.
+Attributes of Started used here: `kind` (run, copy, pull, unpack, upload, download, resolve,
+export, internal, status), `platform`, `single` (it is the only one of its build), `stage`,
+`number` ("2/3"), `size`, `vertex` (a digest) and `inputs` (those of the vertexes whose results it
+uses, apart by spaces). A root span without a kind is the whole operation, not a vertex. A pull,
+upload, download, unpack or status inside a vertex is a line of that vertex.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from msgspec import Struct, field
 from shipline.events import CANCELLED, Finished, Logged, Progress, Started
 from shipline.observe.text import OutputLines, clean
 
-_TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
+_TRANSFERS = frozenset({"upload", "pull", "download", "unpack", "status"})
+_INTERNAL = ("internal", "resolve")
 
 
 class Activity(Struct):
@@ -52,7 +53,7 @@ class Activity(Struct):
 
 
 class VertexState(Activity):
-    """A build step: `number` counts from 1, `name` is `[platform stage 2/3] text`."""
+    """A build step: `number` counts from 1, `name` is `[target platform stage 2/3] text`."""
 
     number: int = 0
     span: int = 0
@@ -139,11 +140,18 @@ def _end(vertex: VertexState) -> float:
 
 
 def label(event: Started) -> str:
-    """`[linux/arm64 build 2/3] RUN make`, with the parts that are known."""
+    """`[web linux/arm64 build 2/3] RUN make`, with the parts that are known, as BuildKit names it:
+    without the only platform of a build.
+    """
+    at = event.attributes
+    target, platform, stage = (str(at.get(key, "")) for key in ("target", "platform", "stage"))
+    index, _, total = str(at.get("number", "")).partition("/")
     parts = [
-        str(event.attributes.get(key, "")) for key in ("platform", "target", "stage", "number")
+        target,
+        "" if at.get("single") else platform,
+        "internal" if at.get("kind") in _INTERNAL else "",
+        stage,
+        f"{index.rjust(len(total))}/{total}" if total else index,
     ]
-    if not any(parts) and event.attributes.get("kind") == "internal":
-        parts = ["internal"]
     where = " ".join(filter(None, parts))
     return clean(f"[{where}] {event.name}" if where else event.name)

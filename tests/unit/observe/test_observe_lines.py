@@ -50,10 +50,22 @@ def test_internal_steps_and_stages_are_labelled() -> None:
     script, stream, build = open_script()
     script.start(0, "load context", build, kind="internal")
     script.start(0, "COPY . .", build, platform="linux/amd64", stage="app", number="1/2")
+    linux = "linux/amd64"
+    script.start(0, "COPY .", build, platform=linux, single=True, stage="app", number="2/12")
+    script.start(0, "load a", build, kind="resolve", platform=linux, single=True, target="web")
     assert shown(stream) == [
         "#1 [internal] load context",
         "#2 [linux/amd64 app 1/2] COPY . .",
+        "#3 [app  2/12] COPY .",
+        "#4 [web internal] load a",
     ]
+
+
+def test_a_status_is_a_line_of_its_step() -> None:
+    script, stream, build = open_script()
+    export = script.start(0, "exporting to image", build, kind="export")
+    script.finish(0, script.start(0, "exporting config sha256:a", export, kind="status"))
+    assert shown(stream) == ["#1 exporting to image", "#1 exporting config sha256:a 0.0s done"]
 
 
 def test_transfers_belong_to_their_step_and_are_told_now_and_then() -> None:
