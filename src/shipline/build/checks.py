@@ -99,7 +99,13 @@ def warnings_before(error: DockerfileError, request: BuildRequest) -> tuple[df.L
         read = df.parse_dockerfile(span.source, file=span.file, before=span.line)
     except DockerfileError:
         return ()
-    found = warnings_of(request, configured(read, request), main_rules(request), target=None)
+    found = warnings_of(
+        request,
+        configured(read, request),
+        main_rules(request),
+        target=None,
+        on_failure=lambda later: None,
+    )
     return tuple(one for one in found if one.rule in _OF_PARSER)
 
 

@@ -14,7 +14,7 @@ from shipline.dockerfile.ignore import IgnoreRules
 from shipline.dockerfile.plan import SCRATCH
 from shipline.dockerfile.scope import GlobalScope, PlatformArgs, VariableScope, apply, open_scope
 from shipline.dockerfile.stages import Dockerfile, Stage
-from shipline.dockerfile.text import nearest
+from shipline.dockerfile.text import nearest, quote
 from shipline.dockerfile.values import PortSpec
 from shipline.dockerfile.words import process_word
 from shipline.errors import DockerfileError, Span
@@ -106,28 +106,24 @@ def maintainer_deprecated(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
             yield finding("MaintainerDeprecated", message, instruction)
 
 
-def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    for instruction in all_instructions(dockerfile):
-        if isinstance(instruction, ins.Env | ins.Label):
-            word = instruction.keyword
+def _legacy_pairs(instruction: ins.Instruction) -> Iterator[RuleFinding]:
+    """LegacyKeyValueFormat"""
+    if isinstance(instruction, ins.Env | ins.Label):
+        word = instruction.keyword
+        message = f'"{word} key=value" should be used instead of legacy "{word} key value" format'
+        for _ in filter(lambda pair: pair.legacy, instruction.pairs):
+            yield finding("LegacyKeyValueFormat", message, instruction)
+
+
+def _secrets(instruction: ins.Instruction) -> Iterator[RuleFinding]:
+    """SecretsUsedInArgOrEnv: names that look like secrets, which the image would expose."""
+    for name in _names(instruction):
+        if _SECRET.search(name) and not _NOT_SECRET.search(name):
             message = (
-                f'"{word} key=value" should be used instead of legacy "{word} key value" format'
+                "Do not use ARG or ENV instructions for sensitive data "
+                f"({instruction.name} {quote(name)})"
             )
-            for _ in filter(lambda pair: pair.legacy, instruction.pairs):
-                yield finding("LegacyKeyValueFormat", message, instruction)
-
-
-def secrets_used_in_arg_or_env(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """Names of ARGs and ENVs that look like secrets, which the image would expose."""
-    for stage in dockerfile.stages:
-        for instruction in stage.instructions:
-            for name in _names(instruction):
-                if _SECRET.search(name) and not _NOT_SECRET.search(name):
-                    message = (
-                        "Do not use ARG or ENV instructions for sensitive data "
-                        f'({instruction.name} "{name}")'
-                    )
-                    yield finding("SecretsUsedInArgOrEnv", message, instruction)
+            yield finding("SecretsUsedInArgOrEnv", message, instruction)
 
 
 def _names(instruction: ins.Instruction) -> tuple[str, ...]:
@@ -138,20 +134,21 @@ def _names(instruction: ins.Instruction) -> tuple[str, ...]:
     return ()
 
 
-def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """Only the last CMD, ENTRYPOINT and HEALTHCHECK counts: reports the others."""
-    for stage in dockerfile.stages:
-        last: dict[str, ins.Instruction] = {}
-        for instruction in stage.instructions:
-            if not isinstance(instruction, ins.Cmd | ins.Entrypoint | ins.HealthCheck):
-                continue
-            if instruction.name in last:
-                message = (
-                    f"Multiple {instruction.name} instructions should not be used in the same "
-                    "stage because only the last one will be used"
-                )
-                yield finding("MultipleInstructionsDisallowed", message, last[instruction.name])
-            last[instruction.name] = instruction
+def _used_once(instructions: Iterable[ins.Instruction]) -> Iterator[RuleFinding]:
+    """MultipleInstructionsDisallowed: only the last CMD, ENTRYPOINT and HEALTHCHECK of a stage
+    counts; reports the others.
+    """
+    last: dict[str, ins.Instruction] = {}
+    for instruction in instructions:
+        if not isinstance(instruction, ins.Cmd | ins.Entrypoint | ins.HealthCheck):
+            continue
+        if instruction.name in last:
+            message = (
+                f"Multiple {instruction.keyword} instructions should not be used in the same "
+                "stage because only the last one will be used"
+            )
+            yield finding("MultipleInstructionsDisallowed", message, last[instruction.name])
+        last[instruction.name] = instruction
 
 
 def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
@@ -193,9 +190,6 @@ FILE_RULES: tuple[Callable[[Dockerfile], Iterator[RuleFinding]], ...] = (
     consistent_instruction_casing,
     stage_names,
     maintainer_deprecated,
-    legacy_key_value_format,
-    secrets_used_in_arg_or_env,
-    multiple_instructions_disallowed,
     invalid_definition_description,
 )
 
@@ -320,11 +314,18 @@ class StageWalk(Struct):
     target: str
     ends: dict[int, _CheckedState] = field(default_factory=dict)
 
-    def findings(self, stage: Stage) -> Iterator[RuleFinding]:
-        """The findings of one stage; the stages before it must have been walked."""
+    def findings(
+        self, stage: Stage, instructions: Iterable[ins.Instruction]
+    ) -> Iterator[RuleFinding]:
+        """The findings of one stage and its `instructions`, triggers of its base included; the
+        stages before it must have been walked.
+        """
         state, found = self._start(stage)
         yield from found
-        for instruction in stage.instructions:
+        instructions = tuple(instructions)
+        yield from _used_once(instructions)
+        for instruction in instructions:
+            yield from _legacy_pairs(instruction)
             yield from self._workdir(instruction, state)
             yield from _json_args(instruction, state)
             yield from self._ignored_sources(instruction)
@@ -352,7 +353,8 @@ class StageWalk(Struct):
         """The state after `instruction`, and findings about variables and ports."""
         found: list[RuleFinding] = []
         step = apply(instruction, state.scope, self.scope)
-        if state.known:
+        found += _secrets(step.instruction)
+        if state.known and not isinstance(instruction, ins.Expose):  # as in BuildKit
             for name in sorted(step.undefined):
                 message = (
                     f"Usage of undefined variable '${name}'"
@@ -376,8 +378,8 @@ class StageWalk(Struct):
         step = apply(instruction, state.scope, self.scope).instruction
         if isinstance(step, ins.Workdir) and not step.path.startswith("/"):
             message = (
-                f'Relative workdir "{step.path}" can have unexpected results if the base image '
-                "changes"
+                f"Relative workdir {quote(step.path)} can have unexpected results if the base "
+                "image changes"
             )
             yield finding("WorkdirRelativePath", message, instruction)
 

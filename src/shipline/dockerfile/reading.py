@@ -51,6 +51,12 @@ def read_instruction(node: ParsedInstruction, *, escape: str = "\\") -> ins.Inst
         return _read(node, escape)
 
 
+def check_syntax(node: ParsedInstruction, *, escape: str = "\\") -> None:
+    """Raise DockerfileError for what BuildKit refuses before it reads the first instruction."""
+    with located(node.span):
+        _check_syntax(node.keyword.upper(), node.rest, escape)
+
+
 def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instruction:
     """The instruction of an ONBUILD trigger in an image configuration.
 
@@ -275,16 +281,17 @@ def _read_on_build(node: ParsedInstruction, escape: str) -> ins.OnBuild:
     _no_flags(node)
     if not node.rest:
         raise DockerfileError("ONBUILD requires at least one argument", code="dockerfile-onbuild")
-    keyword, _, rest = split_instruction(node.rest, escape)
+    keyword, _, _ = split_instruction(node.rest, escape)
     _check_trigger(keyword)
-    _check_trigger_syntax(keyword.upper(), rest, escape)
     text = _ONBUILD_WORD.sub("", node.text, count=1)
     documents = "".join(f"\n{doc.content}{doc.name}" for doc in node.heredocs)
     return ins.OnBuild(expression=text + documents, **common(node))
 
 
-def _check_trigger_syntax(keyword: str, rest: str, escape: str) -> None:
-    """Raise DockerfileError for what the parser refuses before it reads the instruction itself."""
+def _check_syntax(keyword: str, rest: str, escape: str) -> None:
+    while keyword == "ONBUILD":
+        inner, _, rest = split_instruction(rest, escape)
+        keyword = inner.upper()
     if keyword in ("ENV", "LABEL"):
         key_values(rest, keyword, escape)
     elif keyword == "HEALTHCHECK":

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.parser import Directives, ParseWarning, parse
-from shipline.dockerfile.reading import read_instruction
+from shipline.dockerfile.reading import check_syntax, read_instruction
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError, Span
 
@@ -75,6 +75,8 @@ def parse_dockerfile(
     """
     parsed = parse(content, file=file)
     escape = parsed.directives.escape
+    for node in parsed.nodes:
+        check_syntax(node, escape=escape)
     nodes = [one for one in parsed.nodes if before is None or one.span.line < before]
     instructions = [read_instruction(node, escape=escape) for node in nodes]
     bodies: list[tuple[ins.From, list[ins.Instruction]]] = []

@@ -293,6 +293,14 @@ def test_a_check_has_the_warnings_before_an_instruction_that_is_none(tmp_path: P
     assert told["result.txt"].startswith("\nWARNING: StageNameCasing")
 
 
+def test_the_check_tells_what_cannot_be_read_before_what_cannot_be_built(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM $NONE AS A\nSHELL []\n")
+    words = ("build", "--call=check,format=json", str(tmp_path))
+    found = json.loads(run(*words, SHIPLINE_HOME=str(tmp_path / "home")).stdout)
+    assert "StageNameCasing" in [one["ruleName"] for one in found["warnings"]]
+    assert "SHELL requires at least one argument" in found["buildError"]["message"]
+
+
 @pytest.mark.parametrize(
     ("text", "warning", "message"),
     [

@@ -345,3 +345,23 @@ def test_durations_have_go_s_form(text: str, nanoseconds: int) -> None:
 def test_wrong_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("CMD [1]", "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("HEALTHCHECK CMD [null]", "when using JSON array syntax, arrays must be"),
+        ("ENV a", "ENV must have two arguments"),
+        ("LABEL a=b c", 'Syntax error - can\'t find = in "c"'),
+        ("ONBUILD ONBUILD ENV a", "ENV must have two arguments"),
+    ],
+)
+def test_the_form_of_all_lines_is_checked_before_the_first_instruction(
+    line: str, message: str
+) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        parse_dockerfile(f"FROM x\nBAD y\n{line}\n")
+    assert caught.value.message.startswith(message)
+    assert caught.value.span is not None
+    assert caught.value.span.line == 3

@@ -244,10 +244,34 @@ def test_rules_can_be_skipped_in_a_file_and_above_an_instruction() -> None:
     assert [rule for rule, _, _ in warnings(local)] == ["JSONArgsRecommended"]
 
 
-def test_only_the_stages_of_a_target_are_walked() -> None:
-    content = "FROM a AS b\nCMD x\nFROM c AS d\nCMD y\n"
+@pytest.mark.parametrize("text", ["CMD x", "ENV a b", "ARG secret", 'CMD ["x"]\nCMD ["y"]'])
+def test_only_the_stages_of_a_target_are_walked(text: str) -> None:
+    content = f"FROM a AS b\n{text}\nFROM c AS d\n{text}\n"
+    lines = [line for _, line, _ in warnings(content)]
+    assert len(lines) == 2
     assert [line for _, line, _ in warnings(content, target="b")] == [2]
-    assert [line for _, line, _ in warnings(content)] == [2, 4]
+    assert [line for _, line, _ in warnings(content, target="d")] == lines[1:]
+
+
+def test_triggers_are_checked_where_they_run() -> None:
+    content = "FROM scratch AS a\nONBUILD CMD b\nONBUILD ENV token=c\nFROM a AS d\n"
+    assert [(rule, line) for rule, line, _ in warnings(content)] == [
+        ("JSONArgsRecommended", 4),
+        ("SecretsUsedInArgOrEnv", 4),
+    ]
+
+
+def test_a_variable_of_expose_may_be_undefined() -> None:
+    content = "FROM scratch\nEXPOSE ${A:-80}/tcp\nUSER ${B:-c}\n"
+    assert [(rule, line) for rule, line, _ in warnings(content)] == [("UndefinedVar", 3)]
+
+
+def test_names_are_those_after_expansion_and_quoted_as_in_go() -> None:
+    content = "FROM scratch\nARG a=b\\\\c\nWORKDIR $a\nENV ${a%%?c}_key=d\ncmd []\ncmd []\n"
+    found = [message for _, _, message in warnings(f"# check=skip=X\n{content}")]
+    assert any('Relative workdir "b\\\\c" can' in message for message in found)
+    assert any('(ENV "b_key")' in message for message in found)
+    assert any("Multiple cmd instructions" in message for message in found)
 
 
 def test_error_true_refuses_the_build() -> None:
