@@ -18,6 +18,7 @@ import click
 
 from shipline.build import parse_platforms
 from shipline.cli import engine
+from shipline.cli.completing import builders
 from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.tables import line, table
 from shipline.errors import SandboxError, UsageError
@@ -125,7 +126,11 @@ _filters = click.option(
 
 
 builder_option = click.option(
-    "--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder that is meant."
+    "--builder",
+    envvar="BUILDX_BUILDER",
+    metavar="NAME",
+    shell_complete=builders,
+    help="The builder that is meant.",
 )
 
 

@@ -20,6 +20,7 @@ from shipline.buildkit.messages import GcRule
 from shipline.cli.build import shown
 from shipline.cli.builder import builder_option, timeout_option
 from shipline.cli.builders import DOCKER, boot, find_builder
+from shipline.cli.completing import builders
 from shipline.cli.tables import columns, line, table
 from shipline.engines.finding import docker_contexts
 from shipline.errors import ShiplineError
@@ -93,7 +94,7 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
 
 
 @click.command("inspect")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=builders)
 @click.option("--bootstrap", is_flag=True, help="Start it, and fail unless it answers.")
 @builder_option
 @timeout_option

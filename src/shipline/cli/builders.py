@@ -31,6 +31,7 @@ from shipline.buildkit.control import Control
 from shipline.buildkit.session import Login
 from shipline.cli.build import shown
 from shipline.cli.builder import builder_option, confirmed, timeout_option
+from shipline.cli.completing import builders
 from shipline.cli.engine import open_settings
 from shipline.engines import EngineError
 from shipline.engines.finding import docker_address, docker_contexts
@@ -248,7 +249,7 @@ def _boot(driver: Driver, step: Step) -> None:
 
 
 @click.command("use")
-@click.argument("name")
+@click.argument("name", shell_complete=builders)
 @click.option("--default", is_flag=True, hidden=True)
 @click.option("--global", "global_", is_flag=True, hidden=True)
 def use_command(name: str, **_: object) -> None:
@@ -262,7 +263,7 @@ def use_command(name: str, **_: object) -> None:
 
 
 @click.command("stop")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=builders)
 @builder_option
 @timeout_option
 def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
@@ -278,7 +279,7 @@ def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
 
 
 @click.command("rm")
-@click.argument("names", nargs=-1, metavar="[NAME ..]")
+@click.argument("names", nargs=-1, metavar="[NAME ..]", shell_complete=builders)
 @click.option("--all-inactive", is_flag=True, help="Remove all builders that do not run.")
 @click.option("-f", "--force", is_flag=True, help="Ask nothing.")
 @click.option("--keep-daemon", is_flag=True, help="Leave the daemons running.")

@@ -287,7 +287,9 @@ _WRITERS: dict[str, tuple[str, Writer]] = {
 }
 """The path of each kind of file, and the function that generates it."""
 
-_OUTPUT = click.option("-o", "--output", metavar="PATH", help="Write to this path instead.")
+_OUTPUT = click.option(
+    "-o", "--output", metavar="PATH", help="Write to this path instead; - prints it."
+)
 _STDOUT = click.option("--stdout", is_flag=True, help="Print the file instead of writing it.")
 _FORCE = click.option(
     "--force", is_flag=True, help="Also replace a file that was written or changed by hand."
@@ -420,7 +422,7 @@ def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, fo
         )
     default, writer = _WRITERS[kind]
     text = writer(workflow, root)
-    if stdout:
+    if stdout or output == "-":
         sys.stdout.write(text)
         return
     place = Path(output) if output else _top(root) / default

@@ -163,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000, 20, 20)  # imports and builds make many small, long-lived values
     try:
         from shipline.cli.program import run  # four times as long as the line above
-    except KeyboardInterrupt:  # as `report`, which is not there yet
+    except BaseException as failure:  # as `report`, which is not there yet
+        if not is_interrupt(failure):
+            raise
         print("interrupted", file=sys.stderr)
         return 130
 
@@ -171,6 +173,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         leave(status)
     return status
+
+
+def is_interrupt(failure: BaseException | None) -> bool:
+    """Whether it is an interrupt, or came of one: Python 3.11 makes a RuntimeError of what
+    `__set_name__` raises.
+    """
+    while failure is not None and not isinstance(failure, KeyboardInterrupt):
+        failure = failure.__cause__ or failure.__context__
+    return failure is not None
 
 
 def leave(status: int) -> None:

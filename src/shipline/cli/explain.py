@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from shipline.cli.completing import codes
 from shipline.errors import UsageError
 
 EXIT_CODES = {
@@ -85,7 +86,7 @@ def _parsed(lines: list[str]) -> Explanation:
 
 
 @click.command("explain")
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=codes)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", is_flag=True, hidden=True, help="Print docs/errors.md.")
 def command(code: str | None, as_json: bool, markdown: bool) -> None:

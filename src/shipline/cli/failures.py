@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipline.cli.entry import is_interrupt
 from shipline.errors import Cancelled, ContentError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def report(failure: BaseException, settings: ProgramSettings) -> int:
 def _report(failure: BaseException, settings: ProgramSettings) -> int:
     if settings.json_lines:
         return _report_json(failure)
-    if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
+    if isinstance(failure, (Cancelled, click.Abort)) or is_interrupt(failure):
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(failure, click.exceptions.NoArgsIsHelpError):
@@ -178,7 +179,7 @@ def failure_annotations(error: ShiplineError) -> list[str]:
 def _report_json(failure: BaseException) -> int:
     from shipline.observe import failure_line
 
-    if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
+    if isinstance(failure, (Cancelled, click.Abort)) or is_interrupt(failure):
         click.echo(failure_line(failure, "cancelled", INTERRUPTED), err=True)
         return INTERRUPTED
     if isinstance(failure, click.ClickException):

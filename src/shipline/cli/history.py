@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.completing import runs as complete_runs
 from shipline.cli.history_filters import is_local, parse_filter, status_of
 from shipline.cli.tables import line, table
 from shipline.errors import NotFound, UsageError
@@ -39,7 +40,7 @@ _HEADS = {
     "Kind": "KIND",
 }
 _NAME_WIDTH = 36
-run_argument = click.argument("run", default="", metavar="[REF]")
+run_argument = click.argument("run", default="", metavar="[REF]", shell_complete=complete_runs)
 
 
 @click.group("history")
@@ -187,7 +188,7 @@ def _replay(events: Iterable[Event], sink: Callable[[Event], object]) -> None:
 
 
 @group.command("export")
-@click.argument("runs", nargs=-1, metavar="[REF]...")
+@click.argument("runs", nargs=-1, metavar="[REF]...", shell_complete=complete_runs)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="The file to write."
 )
@@ -298,7 +299,7 @@ def _open(run: str, address: str) -> None:
 
 
 @group.command("rm")
-@click.argument("runs", nargs=-1, metavar="[REF]...")
+@click.argument("runs", nargs=-1, metavar="[REF]...", shell_complete=complete_runs)
 @click.option("--all", "everything", is_flag=True, help="Remove all runs that have ended.")
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Remove runs."""

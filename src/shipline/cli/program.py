@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from shipline import __version__
+from shipline.cli.completing import complete_files
 from shipline.cli.failures import ProgramSettings, open_standard_streams, report
 
 
@@ -227,6 +228,8 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     settings = ProgramSettings(arguments=tuple(arguments))
     open_standard_streams()
+    if "_SHIPLINE_COMPLETE" in os.environ:
+        complete_files()
     if "TRACEPARENT" in os.environ:
         from shipline.propagation import continue_from
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from shipline.cli.completing import runs
+
 
 @click.command("report")
-@click.argument("run", default="", metavar="[RUN]")
+@click.argument("run", default="", metavar="[RUN]", shell_complete=runs)
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),

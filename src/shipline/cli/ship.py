@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.cli.commit import CommitQuery, commit_options
+from shipline.cli.completing import builders
 from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, failure_annotations, message_width
 from shipline.cli.interrupts import run_cancellable
@@ -94,7 +95,13 @@ def _words(
     metavar="OS/ARCH",
     help="Build only for these platforms.",
 )
-@click.option("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use.")
+@click.option(
+    "--builder",
+    envvar="BUILDX_BUILDER",
+    metavar="NAME",
+    shell_complete=builders,
+    help="The builder to use.",
+)
 @click.option(
     "--metadata-file",
     type=click.Path(path_type=Path),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.completing import runs
 from shipline.cli.history import shown_duration
 from shipline.errors import UsageError
 from shipline.home import state_directory
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command("why")
-@click.argument("run", default="", metavar="[RUN]")
+@click.argument("run", default="", metavar="[RUN]", shell_complete=runs)
 @click.argument("step", default="", metavar="[STEP]")
-@click.option("--with", "other", metavar="RUN", help="The run to compare with.")
+@click.option(
+    "--with", "other", metavar="RUN", shell_complete=runs, help="The run to compare with."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(run: str, step: str, other: str | None, as_json: bool) -> None:
     """Say why steps ran instead of coming from the cache: the part of the key that changed.

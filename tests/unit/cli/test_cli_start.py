@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from commands import run_shipline
+from shipline.cli.entry import is_interrupt
 from shipline.cli.program import COMMANDS, POINTERS, LazyCommand
 
 _HEAVY = {
@@ -126,3 +129,56 @@ def test_the_version_is_the_same_on_both_ways() -> None:
 def test_completion_scripts_call_the_program(shell: str) -> None:
     script = python(f"from shipline.cli import main; main(['completion', '{shell}'])")
     assert "_SHIPLINE_COMPLETE" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    (
+        ("explain step-ex", ["plain,step-exit"]),
+        ("build --builder na", ["plain,native"]),
+        ("builder use na", ["plain,native"]),
+        ("build --progress rep", ["plain,report"]),
+        ("build -f Docker", ["file,Docker"]),
+        ("build ./src", ["file,./src"]),
+        ("build --nonsense", [""]),
+    ),
+)
+def test_shells_complete_names_that_are_known_and_files(words: str, found: list[str]) -> None:
+    variables = {
+        "COMP_WORDS": f"shipline {words}",
+        "COMP_CWORD": str(len(words.split())),
+        "_SHIPLINE_COMPLETE": "bash_complete",
+    }
+    assert python(f"{_START}os.environ.update({variables}); main([])").split("\n")[:-1] == found
+
+
+def test_shells_complete_runs(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    build = ["build", "-q", "-o", "type=cacheonly", str(tmp_path)]
+    start = f"{_START}os.environ['SHIPLINE_HOME'] = {str(tmp_path / 'state')!r}; "
+    python(f"{start}main({build})")
+    (run,) = os.listdir(tmp_path / "state" / "runs")
+    for words in ("why", "history logs", "history rm", "report"):
+        variables = {
+            "COMP_WORDS": f"shipline {words} {run[:6]}",
+            "COMP_CWORD": str(len(words.split()) + 1),
+            "_SHIPLINE_COMPLETE": "bash_complete",
+        }
+        said = python(f"{start}os.environ.update({variables}); main([])")
+        assert f"plain,{run}" in said
+
+
+_START = "import os; from shipline.cli import main; "
+
+
+def test_an_interrupt_where_a_class_is_made_is_one() -> None:
+    """Python 3.11 raises RuntimeError from it."""
+
+    def interrupted(self: object, owner: type, name: str) -> None:
+        raise KeyboardInterrupt
+
+    field = type("Field", (), {"__set_name__": interrupted})
+    with pytest.raises((RuntimeError, KeyboardInterrupt)) as caught:
+        type("Owner", (), {"field": field()})
+    assert is_interrupt(caught.value)
+    assert not is_interrupt(RuntimeError())
