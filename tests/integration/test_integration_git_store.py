@@ -176,6 +176,8 @@ def test_a_kept_git_directory_is_a_clean_clone(
     assert git("status", "--porcelain") == ""
     assert git("describe", "--tags") == "v2"
     assert git("rev-parse", "HEAD", at="m") == sub.head
+    assert git("submodule", "foreach", "--quiet", "git rev-parse HEAD") == sub.head
+    assert git("submodule", "status").split()[:2] == [sub.head, "m"]
     assert git("config", "remote.origin.url") == f"{server.url}/repo.git"
     assert not [
         path for path in place.rglob("*") if path.is_file() and b"secret" in path.read_bytes()

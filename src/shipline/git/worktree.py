@@ -58,14 +58,20 @@ def commit_time(store: GitStore, found: GitCommit) -> int:
 
 
 class _Module(Struct, frozen=True):
-    """A submodule: its source, commit and path, and where its `.git` directory belongs, both
-    relative to the top of the tree.
+    """A submodule: its source, commit, name and path, and the `.git` directory of the repository
+    that has it, both relative to the top of the tree.
     """
 
     source: GitSource
     commit: str
+    name: str
     path: str
-    git_dir: str
+    owner: str
+
+    @property
+    def git_dir(self) -> str:
+        """Where its own one belongs."""
+        return f"{self.owner}/modules/{self.name}"
 
 
 class _Checkout(Struct):
@@ -179,6 +185,7 @@ class _Checkout(Struct):
             self.used.append(repository)
             self.store.fetch(repository, module.source, module.commit)
             if keep:
+                self._register(module)
                 self._init(git_dir, place, module.source, module.commit)
                 self._copy_objects(repository, git_dir, module.commit)
                 self._git(git_dir, "update-ref", "--no-deref", "HEAD", module.commit)
@@ -188,6 +195,12 @@ class _Checkout(Struct):
             nested = self._modules(repository, module.source, module.commit, module)
         for one in nested:
             self._write_module(one, keep=keep, depth=depth + 1)
+
+    def _register(self, module: _Module) -> None:
+        """What `git submodule init` writes, without which `git submodule foreach` leaves it out."""
+        for key, value in (("active", "true"), ("url", module.source.remote)):
+            setting = (f"submodule.{module.name}.{key}", value)
+            self._git(self.place / module.owner, "config", *setting)
 
     def _modules(
         self, repository: Path, source: GitSource, commit: str, inside: _Module | None = None
@@ -208,8 +221,9 @@ class _Checkout(Struct):
                     code="git-submodule",
                     hint="?submodules=false leaves submodules out",
                 )
-            git_dir = f"{inside.git_dir if inside else '.git'}/modules/{name}"
-            found.append(_Module(self._source(source, shown, values["url"]), hash, shown, git_dir))
+            owner = inside.git_dir if inside else ".git"
+            module = self._source(source, shown, values["url"])
+            found.append(_Module(module, hash, name, shown, owner))
         return found
 
     def _source(self, parent: GitSource, shown: str, url: str) -> GitSource:
