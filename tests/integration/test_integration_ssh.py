@@ -109,6 +109,9 @@ def test_a_mount_without_an_agent_is_left_out_unless_required(
 ) -> None:
     place = context(tmp_path / "context", RUN.format("", "test ! -e $SSH_AUTH_SOCK"))
     shipline.build(*words(client), place).ok()
+    context(tmp_path / "context", RUN.format(" --mount=type=secret,id=token", "false"))
+    said = shipline.build(*words(client), place).failed(5)
+    assert "it ran without what it mounts: pass --ssh default, --secret id=token" in said
     context(tmp_path / "context", RUN.format(",id=x,required", "true"))
     said = shipline.build(*words(client), place).failed(4)
     assert 'no SSH key "x" forwarded from the client' in said and "--ssh x" in said

@@ -186,7 +186,8 @@ def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: St
     result = executor.sandbox().run(spec, root, listen)
     status = result.status
     if status != 0:
-        remedy = _remedy(op.args, tail.lines(), executor.state) or _SIGNS.get(status, "")
+        remedy = _remedy(op.args, tail.lines(), executor.state)
+        remedy = remedy or _SIGNS.get(status, "") or _not_given(op, executor)
         if result.out_of_memory:
             remedy = (
                 f"it reached its memory limit of {_binary(op.resources.memory)}, and the kernel"
@@ -200,6 +201,17 @@ def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: St
             log=tail.lines(),
             hint=remedy,
         )
+
+
+def _not_given(op: RunOp, executor: Executor) -> str:
+    """The flags for SSH agents and secrets that the command mounts and the build was not given."""
+    flags = [
+        f"--ssh {one.id}" if one.type == "ssh" else f"--secret id={one.id}"
+        for one in op.mounts
+        if (one.type == "ssh" and one.id not in executor.agents)
+        or (one.type == "secret" and one.id not in executor.secrets)
+    ]
+    return f"it ran without what it mounts: pass {', '.join(flags)}" if flags else ""
 
 
 def _binary(number: int) -> str:
