@@ -16,7 +16,7 @@ from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings, explain
-from shipline.cli.interrupts import run_cancellable
+from shipline.cli.interrupts import run_in_step
 from shipline.cli.observing import (
     Observed,
     build_facts,
@@ -200,10 +200,7 @@ def shown(
 
     try:
         with observed(kind, name, sinks=(*sinks, note, report), facts=facts) as run:
-            found = run_cancellable(
-                lambda: work(run.step),
-                lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
-            )
+            found = run_in_step(lambda: work(run.step), run.step)
             ended(run, found)
     except ShiplineError as error:
         if name and (place := job_summary(os.environ)):

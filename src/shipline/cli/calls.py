@@ -18,13 +18,13 @@ from shipline import dockerfile as df
 from shipline.build import BuildRequest, CheckResult
 from shipline.cli import engine
 from shipline.cli.failures import ProgramSettings, report
-from shipline.cli.interrupts import run_cancellable
+from shipline.cli.interrupts import run_in_step
 from shipline.cli.tables import columns
 from shipline.cli.template import go_json
 from shipline.errors import BuilderError, ShiplineError, Span
 from shipline.events import Sink, Stream
 
-_VERSION = "1.0.0"  # of the answers
+_VERSION = "1.0.0"  # of the methods and their answers
 
 
 def call(
@@ -41,7 +41,7 @@ def call(
         click.echo(text, nl=False)
         return status
     if request.call.method == DESCRIBE:
-        click.echo(_described(request.call.json))
+        click.echo(_described(as_json=request.call.json))
         return 0
     found = answer(request, sinks)
     _write(request, found.facts)
@@ -65,12 +65,9 @@ class Answer(Struct, frozen=True):
 def answer(request: BuildRequest, sinks: Iterable[Sink]) -> Answer:
     """The answer of this process to --call."""
     with Stream(*sinks) as stream, stream.step(request.call.method) as step:
-        found = run_cancellable(
-            lambda: engine.call(request, step),
-            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
-        )
+        found = run_in_step(lambda: engine.call(request, step), step)
     if not isinstance(found, CheckResult):
-        document, text = _shown(found, json=True), _shown(found, json=False)
+        document, text = _shown(found, as_json=True), _shown(found, as_json=False)
         shown = f"{document}\n" if request.call.json else text
         return Answer(shown, 0, _facts(document, text))
     document, text = _as_json(found), _as_text(found)
@@ -107,10 +104,7 @@ def _answer_of(builder: str, request: BuildRequest, sinks: Iterable[Sink]) -> tu
     from shipline.cli.builders import call_on_builder
 
     with Stream(*sinks) as stream, stream.step(request.call.method) as step:
-        found = run_cancellable(
-            lambda: call_on_builder(builder, request, step),
-            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
-        )
+        found = run_in_step(lambda: call_on_builder(builder, request, step), step)
     document = found.get("result.json", b"").decode(errors="replace")
     text = found.get("result.txt", b"").decode(errors="replace")
     try:
@@ -141,10 +135,10 @@ def _checked_line(count: int) -> str:
     return f"Check complete, {found} been found!"
 
 
-def _shown(answer: df.Outline | df.Dockerfile, json: bool) -> str:
+def _shown(answer: df.Outline | df.Dockerfile, *, as_json: bool) -> str:
     if isinstance(answer, df.Outline):
-        return go_json(_outline_json(answer)) if json else _outline_text(answer)
-    return go_json(_targets_json(answer)) if json else _targets_text(answer)
+        return go_json(_outline_json(answer)) if as_json else _outline_text(answer)
+    return go_json(_targets_json(answer)) if as_json else _targets_text(answer)
 
 
 def _as_text(result: CheckResult) -> str:
@@ -225,11 +219,10 @@ _METHODS = (
     (DESCRIBE, "List available subrequest types", None),
 )
 """The methods that BuildKit's frontend describes, with what they take."""
-_VERSION = "1.0.0"
 
 
-def _described(json: bool) -> str:
-    if not json:
+def _described(*, as_json: bool) -> str:
+    if not as_json:
         head = ("NAME", "VERSION", "DESCRIPTION")
         rows = [head, *((name, _VERSION, text) for name, text, _ in _METHODS)]
         return columns(rows, 1).removesuffix("\n")

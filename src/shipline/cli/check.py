@@ -12,7 +12,7 @@ import click
 
 from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
-from shipline.cli.interrupts import run_cancellable
+from shipline.cli.interrupts import run_in_step
 from shipline.errors import NotFound
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def with_progress(
 
     sinks = open_sinks("auto", sys.stderr, os.environ)
     with observed(kind, name, sinks=sinks, facts={"title": title}, follows=follows) as run:
-        return run_cancellable(
-            lambda: work(run.step),
-            lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
-        )
+        return run_in_step(lambda: work(run.step), run.step)
 
 
 def show_verified(done: EnvironmentVerdict) -> None:

@@ -9,11 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from shipline.cli.failures import INTERRUPTED
 from shipline.errors import Cancelled, ShiplineError
 from shipline.tasks import TaskGroup
+
+if TYPE_CHECKING:
+    from shipline.events import Step
 
 T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,6 +43,13 @@ def run_cancellable(work: Callable[[], T], on_first: Callable[[], object]) -> T:
             raise Cancelled from failure
         raise
     return task.result()
+
+
+def run_in_step(work: Callable[[], T], step: Step) -> T:
+    """As `run_cancellable`; `step` says that the first interruption cancels the work."""
+    return run_cancellable(
+        work, lambda: step.warn("cancelling", "interrupt once more to exit at once")
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.completing import builders
 from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, failure_annotations, message_width
-from shipline.cli.interrupts import run_cancellable
+from shipline.cli.interrupts import run_in_step
 from shipline.cli.observing import observed
 from shipline.cli.options import PROGRESS
 from shipline.cli.signing import password_option
@@ -256,7 +256,7 @@ def _ship(
         with observed(
             "ship", _image(plan), sinks=sinks, facts=_facts(plan), run=resume or ""
         ) as run:
-            record = run_cancellable(
+            record = run_in_step(
                 lambda: ship(
                     plan,
                     environment,
@@ -267,7 +267,7 @@ def _ship(
                     keep_going=options.keep_going,
                     on_start=started.append,
                 ),
-                lambda: run.step.warn("cancelling", "interrupt once more to exit at once"),
+                run.step,
             )
             run.step.note(**_ended(record))
     except (ShiplineError, Cancelled) as error:
