@@ -130,7 +130,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 HOST_NODES = Path("/dev")
 
 
-class Placed(Struct, frozen=True):
+class BundleMount(Struct, frozen=True):
     """A mount of the step at its resolved path inside the root; `source` exists on the host."""
 
     target: str
@@ -148,8 +148,8 @@ class BundlePaths(Struct, frozen=True):
 
     root: Path
     devices: Path
-    network_files: tuple[Placed, ...]
-    mounts: tuple[Placed, ...]
+    network_files: tuple[BundleMount, ...]
+    mounts: tuple[BundleMount, ...]
     control_groups: bool = True
     network: StepNetwork = HOST
     nodes: Path = HOST_NODES

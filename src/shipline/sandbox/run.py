@@ -19,9 +19,9 @@ from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
     HOST_NODES,
     BindMount,
+    BundleMount,
     BundlePaths,
     DeviceNode,
-    Placed,
     SecretFile,
     StepMount,
     StepSpec,
@@ -151,38 +151,45 @@ class Sandbox:
             (step / name).mkdir(parents=True, mode=0o711)
         try:
             with (
-                self._network(spec, step) as network,
-                _placed(spec, root, step, network) as (network_files, mounts),
+                self._bundle(spec, root, step),
+                self._control_groups.limited(spec.resources, step.name) as limits,
             ):
-                devices = Tmpfs(step / "dev", size=_DEVICES_SIZE, devices=spec.insecure)
-                nodes = Tmpfs(step / "nodes", devices=True)
-                seen = Bind(root, step / "root", devices=spec.insecure)
-                with mounted(devices, nodes, seen):
-                    make_device_directory(devices.target)
-                    own_nodes = make_device_nodes(nodes.target)
-                    if spec.insecure and not kernel.in_user_namespace():
-                        add_host_devices(devices.target)
-                    groups = self.runtime.control_groups
-                    paths = BundlePaths(
-                        seen.target,
-                        devices.target,
-                        network_files,
-                        mounts,
-                        groups,
-                        network,
-                        nodes.target if own_nodes else HOST_NODES,
-                    )
-                    (step / "config.json").write_bytes(to_bytes(config(spec, paths)))
-                    with self._control_groups.limited(spec.resources, step.name) as limits:
-                        status, failure = self.runtime.run(
-                            step, self._state, on_output, limits.join
-                        )
-                        out_of_memory = status != 0 and limits.out_of_memory()
+                status, failure = self.runtime.run(step, self._state, on_output, limits.join)
+                out_of_memory = status != 0 and limits.out_of_memory()
             if failure:
                 status = _verdict(spec, self.runtime, failure, on_output)
             return ExitStatus(status, out_of_memory)
         finally:
             shutil.rmtree(step, ignore_errors=True)
+
+    @contextmanager
+    def _bundle(self, spec: StepSpec, root: Path, step: Path) -> Iterator[None]:
+        """Write the bundle in the directory `step`; its mounts and its network are there until the
+        block ends.
+        """
+        devices = Tmpfs(step / "dev", size=_DEVICES_SIZE, devices=spec.insecure)
+        nodes = Tmpfs(step / "nodes", devices=True)
+        seen = Bind(root, step / "root", devices=spec.insecure)
+        with (
+            self._network(spec, step) as network,
+            _mount_points(spec, root, step, network) as (network_files, mounts),
+            mounted(devices, nodes, seen),
+        ):
+            make_device_directory(devices.target)
+            own_nodes = make_device_nodes(nodes.target)
+            if spec.insecure and not kernel.in_user_namespace():
+                add_host_devices(devices.target)
+            paths = BundlePaths(
+                seen.target,
+                devices.target,
+                network_files,
+                mounts,
+                self.runtime.control_groups,
+                network,
+                nodes.target if own_nodes else HOST_NODES,
+            )
+            (step / "config.json").write_bytes(to_bytes(config(spec, paths)))
+            yield
 
     @contextmanager
     def _network(self, spec: StepSpec, step: Path) -> Iterator[StepNetwork]:
@@ -206,9 +213,9 @@ class Sandbox:
 
 
 @contextmanager
-def _placed(
+def _mount_points(
     spec: StepSpec, root: Path, step: Path, network: StepNetwork
-) -> Iterator[tuple[tuple[Placed, ...], tuple[Placed, ...]]]:
+) -> Iterator[tuple[tuple[BundleMount, ...], tuple[BundleMount, ...]]]:
     """Create the mount points in `root`; those still empty are removed when the block ends."""
     created: list[CreatedPath] = []
     with ExitStack() as undo:
@@ -223,7 +230,7 @@ def _placed(
         for name, file in (("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)):
             file.chmod(0o644)
             inside = _mount_point(root, name, created, directory=False)
-            network_files.append(Placed(inside, file, _NETWORK_FILE))
+            network_files.append(BundleMount(inside, file, _NETWORK_FILE))
         covered = ["/proc", "/sys", "/dev"]
         mounts = []
         for number, mount in enumerate(spec.mounts):
@@ -240,7 +247,7 @@ def _placed(
                 directory = source is None or source.is_dir()
                 target = _mount_point(root, target, created, directory=directory)
             covered.append(target)
-            mounts.append(Placed(target, source, options))
+            mounts.append(BundleMount(target, source, options))
         yield tuple(network_files), tuple(mounts)
 
 
