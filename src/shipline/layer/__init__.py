@@ -22,9 +22,10 @@ from shipline.layer.entry import (
     resolve,
 )
 from shipline.layer.mirror import Written
+from shipline.layer.stat_cache import StatCache
 from shipline.layer.stored_tar import Extent, StoredTar
 from shipline.layer.toc import LayeredToc, Toc, TocBuilder
-from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
+from shipline.layer.tree import Prune, Tree, scan, unpacked_items
 from shipline.lazy import load_when_called, load_when_named
 
 if TYPE_CHECKING:

@@ -1,11 +1,8 @@
-"""Scanning a directory tree: its digest as a cache key, its entries for a tar, and a cache of the
-digests of unchanged files.
-"""
+"""Scanning a directory tree: its digest as a cache key, and its entries for a tar."""
 
 from __future__ import annotations
 
 import hashlib
-import marshal
 import os
 import stat
 import struct
@@ -13,13 +10,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 
-from shipline.content import read_file, seal, unseal
-from shipline.files import replace_file
 from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
@@ -35,152 +30,11 @@ from shipline.layer.entry import (
     entry_of,
     unreadable,
 )
+from shipline.layer.stat_cache import Directories, Stat, StatCache
 from shipline.oci import Digest
 from shipline.tasks import CPUS, check, ordered_map
 
-Stat = tuple[str, int, int, int, int, int, int, int, int]
-"""Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
-
-_KIND = b"shipline-stat-5\n"
-_TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
-_Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
-_Directories = dict[str, tuple[list[Stat], bool]]  # sorted by name; and whether it is all there is
 _Found = list[tuple[str, tuple[list[Stat], bool]]]
-_KEPT_TREES = 64
-
-
-class StatCache:
-    """Cached contents of the directories of one root, and digests of its trees. Safe to use from
-    any thread.
-    """
-
-    def __init__(self, file: Path | None = None) -> None:
-        """The cache in `file`, which may be absent or damaged."""
-        self._lock, self._saving = threading.Lock(), threading.Lock()
-        self._file = file
-        self._directories, self._trees = ({}, {}) if file is None else _load(file)
-        self.changed = False
-
-    @classmethod
-    @contextmanager
-    def open(cls, file: Path) -> Iterator[StatCache]:
-        """The cache in `file`; saved at the end of the block."""
-        cache = cls(file)
-        yield cache
-        cache.save()
-
-    def save(self) -> None:
-        """Write what is new to the file; errors are ignored.
-
-        If two processes save at once, one wins, and the other's entries are recomputed next time.
-        """
-        with self._saving:
-            if self.changed and self._file is not None:
-                self.changed = False  # at once: what comes meanwhile is saved the next time
-                trees = dict(list(self._trees.items())[-_KEPT_TREES:])
-                _save(self._file, (self._directories, trees))
-
-    def find(self, directory: str, stats: list[Stat]) -> list[bytes | None]:
-        """The cached content of each of `stats`, sorted by name; None for files to read."""
-        with self._lock:
-            record = self._directories.get(directory)
-        if record is None:
-            return [None] * len(stats)
-        if record[0] == _pack(stats):
-            return [content or None for content in record[1]]
-        known = dict(zip(_unpack(record[0]), record[1], strict=True))
-        return [known.get(stat) or None for stat in stats]
-
-    def put(
-        self,
-        directory: str,
-        stats: list[Stat],
-        contents: list[bytes],
-        *,
-        since_ns: int,
-        complete: bool,
-    ) -> None:
-        """Cache contents read after `since_ns`; `complete` if `stats` is the whole directory."""
-        limit = since_ns - _TICK_NS
-        kept = [
-            b"" if stat[6] >= limit or stat[5] >= limit else content
-            for stat, content in zip(stats, contents, strict=True)
-        ]
-        with self._lock:
-            if not complete and directory in self._directories:
-                stats, kept = _merged(self._directories[directory], stats, kept)
-            self._directories[directory] = (_pack(stats), kept)
-            self.changed = True
-
-    def fingerprint(self, path: str, directories: _Directories) -> bytes:
-        """What identifies the tree at `path` by its stats, if all of its contents are cached; else
-        empty.
-        """
-        seen = hashlib.sha256(marshal.dumps(path, 2))
-        with self._lock:
-            for directory, (stats, _) in directories.items():
-                packed, contents = self._directories.get(directory, (b"", ()))
-                if packed != _pack(stats) or b"" in contents:
-                    return b""
-                seen.update(marshal.dumps((directory, packed), 2))
-        return seen.digest()
-
-    def find_tree(self, key: bytes) -> str | None:
-        """The digest that `put_tree` cached."""
-        with self._lock:
-            return self._trees.get(key)
-
-    def put_tree(self, key: bytes, digest: str) -> None:
-        """Cache the digest of a tree; `key` has its fingerprint."""
-        with self._lock:
-            self._trees.pop(key, None)  # the last one is kept for longest
-            self._trees[key] = digest
-            self.changed = True
-
-
-def _pack(stats: list[Stat]) -> bytes:
-    return marshal.dumps(stats, 2)  # from version 3 on, equal values may serialise differently
-
-
-def _unpack(packed: bytes) -> list[Stat]:
-    stats: list[Stat] = marshal.loads(packed)
-    return stats
-
-
-def _merged(
-    old: _Record, stats: list[Stat], contents: list[bytes]
-) -> tuple[list[Stat], list[bytes]]:
-    rows = {
-        stat[0]: (stat, content)
-        for stat, content in (
-            *zip(_unpack(old[0]), old[1], strict=True),
-            *zip(stats, contents, strict=True),
-        )
-    }
-    ordered = sorted(rows.values())
-    return [stat for stat, _ in ordered], [content for _, content in ordered]
-
-
-_Cached = tuple[dict[str, _Record], dict[bytes, str]]
-
-
-def _load(file: Path) -> _Cached:
-    try:
-        stored = unseal(_KIND, read_file(file))
-    except OSError:
-        return {}, {}
-    if stored is None:
-        return {}, {}
-    found: _Cached = marshal.loads(stored)
-    return found
-
-
-def _save(file: Path, cached: _Cached) -> None:
-    """Replace the file; errors are ignored."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, seal(_KIND, marshal.dumps(cached, 4)))
-
 
 Prune = Callable[[str, bool], bool | None]
 """Given a path relative to the root, and whether it is a directory: whether to omit it; None for a
@@ -261,7 +115,7 @@ class _Scanner:
         self._is_elsewhere: Callable[[str], bool] = lambda path: False
         self._on_end: Callable[[str], object] | None = None  # of a walk backwards
         self._seen = 0  # entries
-        self.directories: _Directories = {}
+        self.directories: Directories = {}
 
     def _enter(self, parent: int, name: str, path: str) -> None:
         check()
@@ -319,7 +173,7 @@ class _Scanner:
         self._enter(root, path or ".", path)
         return list(self.directories.items())
 
-    def _take(self, path: str, found: _Directories) -> None:
+    def _take(self, path: str, found: Directories) -> None:
         """Take a directory from what was found, and those below it."""
         self.directories[path] = found[path]
         for one in found[path][0]:
@@ -339,7 +193,7 @@ class _OtherEnd:
         from shipline.layer.forks import aside
 
         self._memory = mmap.mmap(-1, 1 + _PLACE.size + _LONGEST_PATH)
-        self._found: _Directories | None = None
+        self._found: Directories | None = None
         self._result = stack.enter_context(aside(partial(walk, self), {root}))
         self._began = time.monotonic()
 
@@ -354,7 +208,7 @@ class _OtherEnd:
         """Whether there is no more to find there."""
         return self._memory[0] != 0
 
-    def found(self, path: str) -> _Directories:
+    def found(self, path: str) -> Directories:
         """All that was found there, once `path` was; it ends then. Empty until then, and if it
         failed.
         """
@@ -429,7 +283,7 @@ class Tree:
         self,
         root: OpenDirectory,
         path: str,
-        directories: _Directories,
+        directories: Directories,
         started_ns: int,
         cache: StatCache | None,
         *,

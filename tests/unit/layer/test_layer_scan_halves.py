@@ -13,6 +13,7 @@ import pytest
 
 from shipline.errors import ContentError
 from shipline.layer import Prune, StatCache, Tree, scan, tree
+from shipline.layer.stat_cache import Directories, Stat
 
 NAMES = ["a", "a-b", "a b", "a.b", "b", "é", "Z", "z\udcff", "\n"]
 
@@ -55,11 +56,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     real_take, real_found = tree._Scanner._take, tree._OtherEnd.found
 
-    def take(scanner: tree._Scanner, path: str, found: tree._Directories) -> None:
+    def take(scanner: tree._Scanner, path: str, found: Directories) -> None:
         taken.append(path)
         real_take(scanner, path, found)
 
-    def wait(other: tree._OtherEnd, path: str) -> tree._Directories:
+    def wait(other: tree._OtherEnd, path: str) -> Directories:
         time.sleep(0.005)
         return real_found(other, path)
 
@@ -113,7 +114,7 @@ def test_a_directory_that_cannot_be_read_is_the_same_error(
 ) -> None:
     real = tree._listed
 
-    def refuses(directory: int, kinds: set[int], *, whiteouts: bool) -> list[tree.Stat]:
+    def refuses(directory: int, kinds: set[int], *, whiteouts: bool) -> list[Stat]:
         if os.readlink(f"/proc/self/fd/{directory}").endswith("/é"):
             raise PermissionError(13, "Permission denied", "é")
         return real(directory, kinds, whiteouts=whiteouts)
