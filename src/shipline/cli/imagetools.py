@@ -448,23 +448,23 @@ def create(
         remotes = OpenRepositories(stack)
         inspected = [*(_existing(remotes, targets[:1]) if append else ())]
         inspected += [_inspect_source(remotes, *source) for source in named]
-        raw, target, kept = _result(inspected, extra, prefer_index is not False, wanted)
+        new = _combined(inspected, extra, prefer_index is not False, wanted)
         if dry_run:
-            click.echo(raw.decode())
+            click.echo(new.raw.decode())
             return
         for name in targets:
             repository = remotes(name)
             for image in inspected:
                 if image.reference.name != name.name:
-                    for part in kept(image):
+                    for part in new.parts_of(image):
                         copy_graph(image.repository, repository, part)
-            repository.tag(target, MemoryStore(raw), name.tag)
+            repository.tag(new.target, MemoryStore(new.raw), name.tag)
             if progress not in ("none", "quiet"):
-                click.echo(f"{name}@{target.digest}", err=True)
+                click.echo(f"{name}@{new.target.digest}", err=True)
     if metadata_file is not None:
         facts = {
-            "containerimage.descriptor": target.to_json(),
-            "containerimage.digest": str(target.digest),
+            "containerimage.descriptor": new.target.to_json(),
+            "containerimage.digest": str(new.target.digest),
             "image.name": ",".join(map(str, targets)),
         }
         write_whole(Path(metadata_file), json.dumps(facts, indent=2) + "\n")
@@ -586,46 +586,49 @@ def _annotations(texts: Iterable[str]) -> list[Annotation]:
     return annotations
 
 
-def _result(
+class _NewImage(Struct, frozen=True):
+    """The document to publish. `kept` are the digests in a new index, None for a source that is
+    published as it is.
+    """
+
+    raw: bytes
+    target: Descriptor
+    kept: frozenset[Digest] | None = None
+
+    def parts_of(self, image: Inspection) -> list[Descriptor]:
+        """What it has of a source."""
+        if self.kept is None:
+            return [image.descriptor]
+        return [one.plain for one in image.part().descriptors if one.digest in self.kept]
+
+
+def _combined(
     inspected: Sequence[Inspection],
-    annotations: Iterable[Annotation],
+    annotations: Sequence[Annotation],
     prefer_index: bool,
     platforms: Sequence[Platform] = (),
-) -> tuple[bytes, Descriptor, Callable[[Inspection], Sequence[Descriptor]]]:
-    """The document to publish, and what it has of each of `inspected`; a single index, or image
-    without `prefer_index`, is unchanged.
-    """
-    annotations = tuple(annotations)
+) -> _NewImage:
+    """The index of `inspected`; a single index, or image without `prefer_index`, is unchanged."""
     given = inspected[0].document if len(inspected) == 1 and not annotations else None
     is_whole = isinstance(given, Index) or (given is not None and not prefer_index)
     if given is not None and is_whole and not platforms:
-        return given.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
+        return _NewImage(given.raw, inspected[0].descriptor.plain)
+    own = {one.key: one.value for one in annotations if one.level is Level.INDEX}
     index = combine(
         [image.part() for image in inspected],
-        annotations=given.annotations
-        if isinstance(given, Index)
-        else {
-            annotation.key: annotation.value
-            for annotation in annotations
-            if annotation.level is Level.INDEX
-        },
+        annotations=given.annotations if isinstance(given, Index) else own,
         annotate=[
-            (annotation.platform, annotation.key, annotation.value)
-            for annotation in annotations
-            if annotation.level is Level.MANIFEST_DESCRIPTOR
+            (one.platform, one.key, one.value)
+            for one in annotations
+            if one.level is Level.MANIFEST_DESCRIPTOR
         ],
     )
     if platforms:
         before, index = index, _of_platforms(index, platforms)
         if given is not None and is_whole and len(index.manifests) == len(before.manifests):
-            return given.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
+            return _NewImage(given.raw, inspected[0].descriptor.plain)
     index = _as_of_buildx(index, inspected)
-    kept = {one.digest for one in index.manifests}
-    return (
-        index.raw,
-        index.descriptor,
-        lambda image: [one.plain for one in image.part().descriptors if one.digest in kept],
-    )
+    return _NewImage(index.raw, index.descriptor, frozenset(one.digest for one in index.manifests))
 
 
 def _as_of_buildx(index: Index, inspected: Sequence[Inspection]) -> Index:

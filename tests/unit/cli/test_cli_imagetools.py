@@ -10,7 +10,7 @@ import pytest
 
 from commands import run_shipline
 from nodes import node
-from shipline.cli.imagetools import Inspection, _result, describe, inspect_image
+from shipline.cli.imagetools import Inspection, _combined, _NewImage, describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import NotFound
@@ -85,20 +85,20 @@ def test_a_missing_name_is_not_found(store: MemoryStore) -> None:
 
 def test_one_index_keeps_its_bytes(store: MemoryStore) -> None:
     found = find(store, "latest")
-    assert _result([found], [], True)[:2] == (found.document.raw, found.descriptor)
+    assert _combined([found], [], True) == _NewImage(found.document.raw, found.descriptor)
 
 
 def test_images_are_combined_with_their_platforms(store: MemoryStore) -> None:
-    raw, target, _ = _result([find(store, "amd64"), find(store, "arm64")], [], True)
-    document = parse_manifest(raw, target.media_type)
+    new = _combined([find(store, "amd64"), find(store, "arm64")], [], True)
+    document = parse_manifest(new.raw, new.target.media_type)
     assert isinstance(document, Index)
     assert [one.platform for one in document.manifests] == [AMD, ARM]
 
 
 def test_one_image_becomes_an_index_only_where_that_is_preferred(store: MemoryStore) -> None:
     one = find(store, "amd64")
-    assert _result([one], [], True)[1].media_type == media.OCI_INDEX
-    assert _result([one], [], False)[:2] == (one.document.raw, one.descriptor)
+    assert _combined([one], [], True).target.media_type == media.OCI_INDEX
+    assert _combined([one], [], False) == _NewImage(one.document.raw, one.descriptor)
 
 
 @pytest.fixture
