@@ -215,15 +215,10 @@ class _Tools(Struct, frozen=True):
     """
 
     session: _Session
-    settings: Settings
     step: Step
     stack: ExitStack
     agents: Mapping[str, Agent]
     scratch: Path
-    files: LayerFiles
-    blobs: Blobs
-    records: Records
-    cache: Cache
     images: RegistryImages
     remotes: Remotes
     caches: RemoteCaches
@@ -384,15 +379,10 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
     remotes = open_remotes(request, settings, scratch, cache, blobs.store, policy)
     return _Tools(
         session=session,
-        settings=settings,
         step=step,
         stack=stack,
         agents=agents,
         scratch=scratch,
-        files=session.files,
-        blobs=blobs,
-        records=session.records,
-        cache=cache,
         images=session.images.under_policy(policy, local=uses_local_images(request)),
         remotes=remotes,
         caches=caches,
@@ -403,7 +393,7 @@ def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: Exi
 
 def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
     images, step = tools.images, tools.step
-    stdin = tools.settings.stdin
+    stdin = tools.session.settings.stdin
     try:
         request, dockerfile = load_dockerfile(request, stdin, tools.remotes, images, step)
     except DockerfileError as error:
@@ -428,22 +418,22 @@ def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
 def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
     """Make every layer, and upload each as soon as it is known."""
     request, step, caches = plan.request, tools.step, tools.caches
-    home = tools.settings.home
+    settings, blobs = tools.session.settings, tools.session.blobs
     worker = _worker(plan, tools)
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),
-        secrets=tools.settings.secrets_of(request),
+        secrets=settings.secrets_of(request),
         agents=tools.agents,
-        environment=tools.settings.environment,
-        state=home,
+        environment=settings.environment,
+        state=settings.home,
         mounts=caches.mounts,
     )
-    contexts = open_contexts(request, home, tools.scratch, tools.stack)
-    recoder = Recoder(tools.blobs, worker.cache, step)
+    contexts = open_contexts(request, settings.home, tools.scratch, tools.stack)
+    recoder = Recoder(blobs, worker.cache, step)
     scanner = _scanner(plan, worker, executor, tools)
     roots = plan.roots
     with TaskGroup(UPLOADS) as group:
-        uploads = Uploads(group, targets, tools.blobs, recoder, worker.codec, step)
+        uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
 
         def followers(published: bool) -> FollowerGroup | None:
             pushed = (uploads,) if targets and published else ()
@@ -482,12 +472,13 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
 
 
 def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
-    home, blobs = tools.settings.home, tools.blobs
+    session = tools.session
+    home, blobs = session.settings.home, session.blobs
     return Worker(
         store=blobs.store,
-        snapshots=tools.session.snapshots,
+        snapshots=session.snapshots,
         cache=Cache(
-            tools.records, blobs, home, plan.clock.variant, blobs.remember, tools.session.running
+            session.records, blobs, home, plan.clock.variant, blobs.remember, session.running
         ),
         codec=codec_of(formats_of(plan.request)[0]),
         clock=plan.clock,
@@ -495,9 +486,9 @@ def _worker(plan: _BuildPlan, tools: _Tools) -> Worker:
         indexes=BlockIndexes(
             home,
             blobs.store,
-            tools.files,
+            session.files,
             tools.scratch,
-            on_replaced=partial(tools.beside.start, _drop_unused, tools),
+            on_replaced=partial(tools.beside.start, _drop_unused, session, tools.step),
         ),
         tables=FileTables(home),
     )
@@ -518,14 +509,18 @@ def _scanner(
     from shipline.build.attestation.scanning import SbomScanner  # slow to import
 
     name = request.tags[0].name if request.tags else "image"
-    environ = tools.settings.environment
-    return SbomScanner(request.sbom, name, environ, tools.blobs, tools.files, worker, tools.step)
+    session = tools.session
+    environ = session.settings.environment
+    return SbomScanner(
+        request.sbom, name, environ, session.blobs, session.files, worker, tools.step
+    )
 
 
-def _drop_unused(tools: _Tools) -> None:
+def _drop_unused(session: _Session, step: Step) -> None:
     """Remove the blob that an older index has kept, while the build goes on."""
-    home, session = tools.settings.home, tools.session
-    keep_once(home, session.scratch, session.records, session.files, tools.step, unused=True)
+    keep_once(
+        session.settings.home, session.scratch, session.records, session.files, step, unused=True
+    )
 
 
 def _deliver(
@@ -533,9 +528,10 @@ def _deliver(
 ) -> Results:
     """Assemble the images and deliver them to every output, tags last."""
     request, step, caches = plan.request, tools.step, tools.caches
+    settings, files = tools.session.settings, tools.session.files
     with TaskGroup() as group:
-        if tools.files.unsynced:
-            group.start(tools.files.sync)
+        if files.unsynced:
+            group.start(files.sync)
         written = None
         if caches.wanted:
             written = group.start(
@@ -554,13 +550,13 @@ def _deliver(
             source = ExportSource(
                 result,
                 request.names_of(output),
-                tools.blobs,
+                tools.session.blobs,
                 work.worker.snapshots,
                 plan.clock.now_ns(),
-                tools.settings.environment,
+                settings.environment,
                 stated,
             )
-            export(output, source, tools.settings.stdout, step)
+            export(output, source, settings.stdout, step)
         if written is not None and caches.required:
             written.result()
         push_tags(results, targets, step)
