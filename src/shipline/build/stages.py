@@ -74,7 +74,10 @@ class StageState(Struct, frozen=True):
     def with_run(self, **values: Any) -> StageState:
         return replace(self, image=self.image.set(**values))
 
-    def noted(self, text: str | None, vertex: Vertex | None = None) -> StageState:
+    def with_note(self, text: str | None, vertex: Vertex | None = None) -> StageState:
+        """With an entry for the history, and the `vertex` whose layer it has; the same without a
+        text.
+        """
         if text is None:
             return self
         state = self if vertex is None else replace(self, vertex=vertex)
@@ -120,11 +123,11 @@ class DispatchOptions(Struct, frozen=True):
 def dispatch(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     """The state after the instruction. Raises DockerfileError for what is not supported."""
     handler = _HANDLERS.get(type(step.instruction))
-    if handler is None:
-        raise DockerfileError(
-            f"{step.instruction.name} is not supported", span=step.instruction.span
-        )
-    return replace(handler(state, step, options), scope=step.scope)
+    if handler is not None:
+        after = handler(state, step, options)
+    else:
+        after = _configure(state, step).with_note(_text(state, step))
+    return replace(after, scope=step.scope)
 
 
 def environment(scope: df.VariableScope) -> list[str]:
@@ -174,7 +177,7 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
     )
     hint = _hint(step.scope, " ".join((*op.args, *op.script)))
     vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span, hint=hint)
-    return state.noted(_text(state, step), vertex)
+    return state.with_note(_text(state, step), vertex)
 
 
 def _hint(scope: df.VariableScope, script: str) -> str:
@@ -263,7 +266,7 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
     origin = options.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
     name = without_logins(copy.source)
     vertex = options.vertex(op, [state.vertex, *inputs], name, copy.span, origin)
-    return state.noted(without_logins(_text(state, step) or ""), vertex)
+    return state.with_note(without_logins(_text(state, step) or ""), vertex)
 
 
 def _add_sources(add: df.Add, options: DispatchOptions) -> list[tuple[Vertex, str]]:
@@ -319,85 +322,54 @@ def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOpt
     makes_layer = df.makes_layer(workdir, workdir=state.workdir)
     state = state.with_run(WorkingDir=path)
     if not makes_layer:
-        return state.noted(text)
+        return state.with_note(text)
     clean = df.resolve_path("/", path)  # as BuildKit's mkdir, thus its cache key
     op = MakeDirectoryOp(clean, state.user, options.timestamp)
     vertex = options.vertex(op, [state.vertex], f"WORKDIR {workdir.path}", workdir.span)
-    return state.noted(text, vertex)
+    return state.with_note(text, vertex)
 
 
-def _env(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    return state.with_run(Env=environment(step.scope)).noted(_text(state, step))
+def _configure(state: StageState, step: df.ScopedInstruction) -> StageState:
+    """The state after an instruction that changes no files."""
+    match step.instruction:
+        case df.Arg():
+            return state
+        case df.Env():
+            return state.with_run(Env=environment(step.scope))
+        case df.Label(pairs=pairs):
+            labels: Mapping[str, str] = state.image.run.get("Labels") or {}
+            return state.with_run(Labels={**labels, **{one.key: one.value for one in pairs}})
+        case df.User(user=user):
+            return state.with_run(User=user)
+        case df.Cmd() as cmd:
+            words = list(df.command_line(cmd, state.shell))
+            return replace(state.with_run(Cmd=words, ArgsEscaped=True), cmd_set=True)
+        case df.Entrypoint() as entrypoint:
+            state = state.with_run(Entrypoint=list(df.command_line(entrypoint, state.shell)))
+            return state if state.cmd_set else state.with_run(Cmd=None)
+        case df.Shell(shell=shell):
+            return replace(state.with_run(Shell=list(shell)), shell=shell)
+        case df.Expose(ports=ports):
+            return _with_keys(state, "ExposedPorts", ports)
+        case df.Volume(paths=paths):
+            return _with_keys(state, "Volumes", paths)
+        case df.StopSignal(signal=signal):
+            return state.with_run(StopSignal=signal)
+        case df.HealthCheck() as check:
+            return state.with_run(Healthcheck=_health_check(check))
+        case df.OnBuild(expression=expression):
+            return state.with_run(OnBuild=[*(state.image.run.get("OnBuild") or ()), expression])
+        case df.Maintainer(author=author):
+            return replace(state, image=replace(state.image, author=author))
+    raise DockerfileError(f"{step.instruction.name} is not supported", span=step.instruction.span)
 
 
-def _noted(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    return state.noted(_text(state, step))
-
-
-def _label(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.Label)
-    labels = dict(state.image.run.get("Labels") or {})
-    labels |= {pair.key: pair.value for pair in step.instruction.pairs}
-    return state.with_run(Labels=labels).noted(_text(state, step))
-
-
-def _user(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.User)
-    return state.with_run(User=step.instruction.user).noted(_text(state, step))
-
-
-def _cmd(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.Cmd)
-    words = list(df.command_line(step.instruction, state.shell))
-    state = state.with_run(Cmd=words, ArgsEscaped=True)
-    return replace(state, cmd_set=True).noted(_text(state, step))
-
-
-def _entrypoint(
-    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
-) -> StageState:
-    assert isinstance(step.instruction, df.Entrypoint)
-    words = list(df.command_line(step.instruction, state.shell))
-    state = state.with_run(Entrypoint=words)
-    if not state.cmd_set:
-        state = state.with_run(Cmd=None)
-    return state.noted(_text(state, step))
-
-
-def _shell(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.Shell)
-    words = step.instruction.shell
-    state = replace(state.with_run(Shell=list(words)), shell=words)
-    return state.noted(_text(state, step))
-
-
-def _expose(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.Expose)
-    return _keys(state, "ExposedPorts", step.instruction.ports).noted(_text(state, step))
-
-
-def _volume(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
-    assert isinstance(step.instruction, df.Volume)
-    return _keys(state, "Volumes", step.instruction.paths).noted(_text(state, step))
-
-
-def _keys(state: StageState, key: str, names: Iterable[str]) -> StageState:
+def _with_keys(state: StageState, key: str, names: Iterable[str]) -> StageState:
     found: Mapping[str, Any] = state.image.run.get(key) or {}
     return state.with_run(**{key: {**found, **{name: {} for name in names}}})
 
 
-def _stop_signal(
-    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
-) -> StageState:
-    assert isinstance(step.instruction, df.StopSignal)
-    return state.with_run(StopSignal=step.instruction.signal).noted(_text(state, step))
-
-
-def _health_check(
-    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
-) -> StageState:
-    check = step.instruction
-    assert isinstance(check, df.HealthCheck)
+def _health_check(check: df.HealthCheck) -> dict[str, object]:
     values = {
         "Test": list(check.test),
         "Interval": check.interval_ns,
@@ -406,24 +378,7 @@ def _health_check(
         "StartInterval": check.start_interval_ns,
         "Retries": check.retries,
     }
-    kept = {key: value for key, value in values.items() if value}
-    return state.with_run(Healthcheck=kept).noted(_text(state, step))
-
-
-def _on_build(
-    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
-) -> StageState:
-    assert isinstance(step.instruction, df.OnBuild)
-    found = state.image.run.get("OnBuild") or ()
-    return state.with_run(OnBuild=[*found, step.instruction.expression]).noted(_text(state, step))
-
-
-def _maintainer(
-    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
-) -> StageState:
-    assert isinstance(step.instruction, df.Maintainer)
-    image = replace(state.image, author=step.instruction.author)
-    return replace(state, image=image).noted(_text(state, step))
+    return {key: value for key, value in values.items() if value}
 
 
 _Handler = Callable[[StageState, df.ScopedInstruction, DispatchOptions], StageState]
@@ -432,17 +387,5 @@ _HANDLERS: dict[type[df.Instruction], _Handler] = {
     df.Copy: _copy,
     df.Add: _copy,
     df.Workdir: _workdir,
-    df.Env: _env,
-    df.Arg: _noted,
-    df.Label: _label,
-    df.User: _user,
-    df.Cmd: _cmd,
-    df.Entrypoint: _entrypoint,
-    df.Shell: _shell,
-    df.Expose: _expose,
-    df.Volume: _volume,
-    df.StopSignal: _stop_signal,
-    df.HealthCheck: _health_check,
-    df.OnBuild: _on_build,
-    df.Maintainer: _maintainer,
 }
+"""What the instructions that can add a layer do to the state, and to its history."""
