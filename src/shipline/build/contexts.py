@@ -227,7 +227,7 @@ def _unpacked(context: Context, reader: BegunReader, scratch: Path) -> Context |
     place.mkdir()
     owners: dict[str, tuple[int, int]] = {}
     times: list[int] = []
-    items = _noted(read_tar(decompress(reader, compression)), owners, times)
+    items = _noting_owners(read_tar(decompress(reader, compression)), owners, times)
     unpack(items, place, whiteouts="keep", owner=False)
     return replace(
         context,
@@ -237,7 +237,7 @@ def _unpacked(context: Context, reader: BegunReader, scratch: Path) -> Context |
     )
 
 
-def _noted(
+def _noting_owners(
     items: Iterable[Item], owners: dict[str, tuple[int, int]], times: list[int]
 ) -> Iterator[Item]:
     """`items`; their owners and the times of files are kept."""

@@ -416,14 +416,14 @@ def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> tuple[Tree, 
     stack.callback(remove_tree, place)
     listed: list[str] = []
 
-    def noted(items: Iterable[Item]) -> Iterator[Item]:
+    def listing(items: Iterable[Item]) -> Iterator[Item]:
         for entry, content in items:
             if entry.kind == "dir":
                 listed.append(entry.path)
             yield entry, content
 
     with (target.source.root / target.source.path).open("rb") as file:
-        items = owned(_contained(noted(read_tar(decompress(file, target.archive)))))
+        items = owned(_contained(listing(read_tar(decompress(file, target.archive)))))
         unpack(items, place, whiteouts="keep", devices=not in_user_namespace())
     lookup = partial(link_at, place)
     return scan(place), {resolve(path, lookup, follow_last=False) for path in listed}

@@ -167,7 +167,7 @@ def _repository(source: GitSource) -> Json:
 def _copy(vertex: Vertex, op: CopyOp, steps: list[str], built: _Steps) -> str:
     """One action for each source; a file that is written in the Dockerfile is a step of its own."""
     base = steps[0]
-    made = [built.add(*_made(name, content), None) for name, content in op.files]
+    made = [built.add(*_file_of_text(name, content), None) for name, content in op.files]
     named = [
         (steps[number], path, not isinstance(vertex.inputs[number].op, HttpOp))
         for path, number in op.inputs_of_sources()
@@ -228,7 +228,7 @@ def _account(name: str) -> Json:
     return {"User": {"byId": int(name)} if name.isdecimal() else {"byName": {"name": name}}}
 
 
-def _made(name: str, content: str) -> tuple[Json, list[str]]:
+def _file_of_text(name: str, content: str) -> tuple[Json, list[str]]:
     data = base64.b64encode(content.encode(errors="surrogateescape")).decode("ascii")
     action = {"path": f"/{name}", "mode": 0o644, "data": data, "timestamp": -1}
     return _file_op([{"mkfile": action}], [])
@@ -251,7 +251,7 @@ def _index(step: str, inputs: list[str]) -> int:
 
 def _exec(op: RunOp, steps: list[str], built: _Steps) -> tuple[Json, list[str]]:
     name, content = op.script
-    script = built.add(*_made(name, content), None) if name else ""
+    script = built.add(*_file_of_text(name, content), None) if name else ""
     inputs = list(dict.fromkeys(filter(None, [*steps, script])))
     meta: Json = {"args": [*op.args], "env": [*op.env], "cwd": op.cwd}
     meta |= _present(_meta(op))

@@ -197,8 +197,8 @@ class PlatformPlan:
             return Platform.parse(written)
         except UsageError as error:
             raise DockerfileError(
-                f"failed to parse platform {stage.platform}: {_fault_of(written)}: invalid argument"
-                + self._globals.suggestion_for(stage),
+                f"failed to parse platform {stage.platform}: {_platform_fault(written)}"
+                f": invalid argument{self._globals.suggestion_for(stage)}",
                 code=error.code,
                 span=stage.span,
                 hint=error.hint,
@@ -350,7 +350,7 @@ _OS = re.compile("[A-Za-z0-9_-]+")
 _COMPONENT = re.compile("[A-Za-z0-9_.-]+")
 
 
-def _fault_of(platform: str) -> str:
+def _platform_fault(platform: str) -> str:
     """What BuildKit says about a text that is not a platform."""
     system, *parts = platform.split("/")
     if len(parts) > 2:

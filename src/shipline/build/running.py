@@ -80,7 +80,7 @@ def run(
     """
 
     def make() -> LayerResult:
-        return _made(op, inputs, worker, executor, options)
+        return _make_layer(op, inputs, worker, executor, options)
 
     key = "" if options.fresh else _content_key(op, inputs, worker)
     if not key:
@@ -108,7 +108,7 @@ def _content_key(op: RunOp, inputs: Sequence[Source], worker: Worker) -> str:
     return key_of("run files/2", op=op.key(), base=base.diff_ids, files=files)
 
 
-def _made(
+def _make_layer(
     op: RunOp, inputs: Sequence[Source], worker: Worker, executor: Executor, options: StepOptions
 ) -> LayerResult:
     with ExitStack() as stack:

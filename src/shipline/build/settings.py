@@ -78,14 +78,14 @@ def _policies(request: BuildRequest) -> tuple[Path, ...]:
     if options.disabled:
         return ()
     found = [Path(name) for name in options.files]
-    if not options.reset and (own := _beside(request)) is not None and own.is_file():
+    if not options.reset and (own := _own_policy(request)) is not None and own.is_file():
         found.insert(0, own)
     if options.strict and not found:
         raise UsageError("--policy strict=true: there is no policy", code="flag-conflict")
     return tuple(found)
 
 
-def _beside(request: BuildRequest) -> Path | None:
+def _own_policy(request: BuildRequest) -> Path | None:
     """Where the policy of the Dockerfile is, for one in a file of this machine."""
     if not request.context.is_local or request.inline is not None or request.dockerfile == "-":
         return None

@@ -122,7 +122,7 @@ class Worker(Struct, frozen=True):
         if contents is None:
             items = list(items)
             contents = Contents.of(items)
-        settled = toc.through(map(self._settled, items))
+        normalized = toc.through(map(self._normalized, items))
 
         @cache
         def dumped() -> bytes:
@@ -138,7 +138,7 @@ class Worker(Struct, frozen=True):
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
             if options.mountable and index is not None and is_changed_little(contents, index):
                 layer, extents = stream_changed(
-                    settled,
+                    normalized,
                     ingest,
                     codec,
                     index,
@@ -150,10 +150,10 @@ class Worker(Struct, frozen=True):
                 file = stack.enter_context(open(path, "wb")) if options.mountable else None
                 if index is None:
                     also = None if file is None else file.write
-                    layer = stream_layer(write_tar(settled), ingest, codec, also=also)
+                    layer = stream_layer(write_tar(normalized), ingest, codec, also=also)
                 else:
                     tar = -1 if file is None else file.fileno()
-                    layer = stream_blocks(settled, ingest, codec, index, tar, contents=contents)
+                    layer = stream_blocks(normalized, ingest, codec, index, tar, contents=contents)
             if index is not None:
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
@@ -164,7 +164,7 @@ class Worker(Struct, frozen=True):
             self.snapshots.save_toc(layer.diff_id, dumped())
         return LayerResult(layer, created, self.codec.level)
 
-    def _settled(self, item: Item) -> Item:
+    def _normalized(self, item: Item) -> Item:
         """The item for a layer: its time in whole seconds, without attributes but capabilities."""
         entry, content = item
         mtime_ns = self.clock.clamp_ns(entry[6] // _SECOND * _SECOND)

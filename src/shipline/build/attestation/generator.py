@@ -101,7 +101,7 @@ class ImageScanner:
         digests = [str(layer.descriptor.digest) for layer in scanned.layers]
         tables = [*zip(tocs, digests, strict=True)]
         return [
-            Attestation(kind, _noted(document, tables) if _is_core(name) else document, name)
+            Attestation(kind, _with_layers(document, tables) if _is_core(name) else document, name)
             for name, kind, document in sorted(found, key=lambda one: not _is_core(one[0]))
         ]
 
@@ -182,7 +182,7 @@ def _is_core(name: str) -> bool:
     return name.partition(".")[0] == _CORE
 
 
-def _noted(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> dict[str, Any]:
+def _with_layers(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> dict[str, Any]:
     """A copy of an SPDX document that names this program, and the layers of the files; any other
     document as it is.
     """
@@ -192,8 +192,8 @@ def _noted(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> dict[
         add_layers(copy, tables)
     except (KeyError, TypeError, AttributeError):
         return document
-    noted: dict[str, Any] = copy
-    return noted
+    found: dict[str, Any] = copy
+    return found
 
 
 def _statement(raw: bytes) -> tuple[str, dict[str, Any]]:

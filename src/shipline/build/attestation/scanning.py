@@ -285,7 +285,7 @@ class SbomScanner:
                 code="sbom-scanner-failed",
                 hint="--sbom=generator=builtin scans without it",
             )
-        return _settled(b"".join(parts), described)
+        return _reproducible(b"".join(parts), described)
 
 
 def _collect(parts: list[bytes], data: bytes) -> None:
@@ -298,7 +298,7 @@ def _collect(parts: list[bytes], data: bytes) -> None:
         )
 
 
-def _settled(raw: bytes, described: Described) -> dict[str, Any]:
+def _reproducible(raw: bytes, described: Described) -> dict[str, Any]:
     """The document with the time of the image, and a namespace that depends on its content."""
     try:
         document = json.loads(raw)
