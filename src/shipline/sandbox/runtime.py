@@ -165,7 +165,8 @@ _CONTAINED = (
 
 
 _NO_FILTER = "it does not filter system calls: it was built without libseccomp"
-_REFUSED = errno.ENOMSG  # an error that no kernel gives for munlockall(2)
+_PROBED = "munlockall"  # the call that `probe_program` makes
+_REFUSED = errno.ENOMSG  # an error that no kernel gives for it
 
 
 def _try(runtime: Runtime, directory: Path) -> str:
@@ -192,7 +193,7 @@ def _trial(runtime: Runtime, bundle: Path, state: Path) -> str:
     document = config(StepSpec(("/exit",)), paths)
     filtered = calling is not None and "seccomp" in document["linux"]
     if filtered:
-        document["linux"]["seccomp"] = _refusing("munlockall", document["linux"]["seccomp"])
+        document["linux"]["seccomp"] = _refusing(document["linux"]["seccomp"])
     (bundle / "config.json").write_text(json.dumps(document))
     words: list[bytes] = []
     status, error = runtime.run(bundle, state, lambda data, _: words.append(data))
@@ -203,14 +204,14 @@ def _trial(runtime: Runtime, bundle: Path, state: Path) -> str:
     return error or b"".join(words).decode(errors="replace").strip() or f"status {status}"
 
 
-def _refusing(name: str, rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The filter with one call refused."""
+def _refusing(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter with the call of `probe_program` refused."""
     others = [
         {**rule, "names": names}
         for rule in rules["syscalls"]
-        if (names := [one for one in rule["names"] if one != name])
+        if (names := [one for one in rule["names"] if one != _PROBED])
     ]
-    refused = {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": _REFUSED}
+    refused = {"names": [_PROBED], "action": "SCMP_ACT_ERRNO", "errnoRet": _REFUSED}
     return {**rules, "syscalls": [*others, refused]}
 
 
