@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -20,10 +20,12 @@ from shipline.content import LocalIngest, LocalStore
 from shipline.events import Step
 from shipline.history import FileTables
 from shipline.layer import (
+    BlockIndex,
     Codec,
     Contents,
     Extent,
     Item,
+    Layer,
     TocBuilder,
     is_changed_little,
     stream_blocks,
@@ -132,7 +134,7 @@ class Worker(Struct, frozen=True):
         follower, path = options.follower, self.temporary("tar")
         key, codec, base = options.index_key, self.codec, self.temporary("base")
         indexed = self.indexes.open(key, codec, fresh=options.fresh, base=base)
-        with indexed as index, self.store.ingest() as ingest, ExitStack() as stack:
+        with indexed as index, self.store.ingest() as ingest:
             if follower is not None:
                 follower.follow(ingest)
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
@@ -147,13 +149,8 @@ class Worker(Struct, frozen=True):
                     beside=dumped,
                 )
             else:
-                file = stack.enter_context(open(path, "wb")) if options.mountable else None
-                if index is None:
-                    also = None if file is None else file.write
-                    layer = stream_layer(write_tar(normalized), ingest, codec, also=also)
-                else:
-                    tar = -1 if file is None else file.fileno()
-                    layer = stream_blocks(normalized, ingest, codec, index, tar, contents=contents)
+                tar = path if options.mountable else None
+                layer = self._stream(normalized, contents, ingest, index, tar)
             if index is not None:
                 self.indexes.save(key, codec, layer, index)
         if follower is not None:
@@ -163,6 +160,22 @@ class Worker(Struct, frozen=True):
                 group.start(self.snapshots.keep_tar, layer, path, extents, base)
             self.snapshots.save_toc(layer.diff_id, dumped())
         return LayerResult(layer, created, self.codec.level)
+
+    def _stream(
+        self,
+        items: Iterable[Item],
+        contents: Contents,
+        ingest: LocalIngest,
+        index: BlockIndex | None,
+        tar: Path | None,
+    ) -> Layer:
+        """The layer of all `items`; its tar also goes to the new file `tar`, if any."""
+        with nullcontext() if tar is None else open(tar, "wb") as file:
+            if index is None:
+                also = None if file is None else file.write
+                return stream_layer(write_tar(items), ingest, self.codec, also=also)
+            number = -1 if file is None else file.fileno()
+            return stream_blocks(items, ingest, self.codec, index, number, contents=contents)
 
     def _normalized(self, item: Item) -> Item:
         """The item for a layer: its time in whole seconds, without attributes but capabilities."""
