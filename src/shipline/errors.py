@@ -2,6 +2,9 @@
 
     ShiplineError
     ├── UsageError          2   the command line asks for something impossible
+    │   ├── InvalidFlag         a flag has a value that it does not take
+    │   ├── FlagConflict        flags contradict each other
+    │   └── MissingFlag         a flag, an argument or a part of one is missing
     ├── ConfigError         3   a configuration file is wrong
     ├── DockerfileError     4   a Dockerfile is wrong; carries the position
     ├── StepFailed          5   a build step exited with a non-zero status
@@ -107,6 +110,24 @@ class UsageError(ShiplineError):
     code = "usage"
     title = "usage error"
     exit_code = 2
+
+
+class InvalidFlag(UsageError):
+    """A flag has a value that it does not take."""
+
+    code = "flag-value"
+
+
+class FlagConflict(UsageError):
+    """Flags contradict each other, or one is given twice."""
+
+    code = "flag-conflict"
+
+
+class MissingFlag(UsageError):
+    """A flag, an argument or a part of one is missing."""
+
+    code = "flag-missing"
 
 
 class ConfigError(ShiplineError):

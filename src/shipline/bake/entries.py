@@ -11,7 +11,7 @@ from typing import Any
 
 from shipline.bake.typed import STRING, TypeMismatch, Value, convert, list_of, map_of
 from shipline.build import parse_boolean, split_csv
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag, UsageError
 
 Entry = dict[str, Any]
 """Fields by name; `paths` of an agent is a list, `disabled` of an attestation a boolean."""
@@ -53,10 +53,7 @@ def _entry(kind: str, value: Value) -> Entry:
             fields["disabled"] = parse_boolean(fields["disabled"], "attest disabled")
         return _attest_order(fields)
     if not fields.get("type"):
-        raise UsageError(
-            f"an entry of {'output' if kind == 'output' else 'a cache'} has no type",
-            code="flag-value",
-        )
+        raise InvalidFlag(f"an entry of {'output' if kind == 'output' else 'a cache'} has no type")
     return fields
 
 
@@ -77,7 +74,7 @@ def _fields(text: str, what: str, *, lower: bool = True) -> Entry:
     for part in split_csv(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise UsageError(f"{what}: {part!r} in {text!r} is not key=value", code="flag-value")
+            raise InvalidFlag(f"{what}: {part!r} in {text!r} is not key=value")
         name = key.strip().lower()
         found[name if lower or name in ("type", "disabled") else key] = value
     return found
@@ -89,7 +86,7 @@ def _caches(text: str) -> list[Entry]:
         return [{"type": "registry", "ref": part} for part in parts]
     fields = _fields(text, "a cache")
     if not fields.get("type"):
-        raise UsageError(f"a cache has no type: {text!r}", code="flag-value")
+        raise InvalidFlag(f"a cache has no type: {text!r}")
     return [fields]
 
 
@@ -98,14 +95,14 @@ def _output(text: str) -> Entry:
         return {"type": "tar" if text == "-" else "local", "dest": text}
     fields = _fields(text, "output")
     if not fields.get("type"):
-        raise UsageError(f"an output has no type: {text!r}", code="flag-value")
+        raise InvalidFlag(f"an output has no type: {text!r}")
     return {key: one for key, one in fields.items() if one or key != "dest"}
 
 
 def _attest(text: str) -> Entry:
     fields = _fields(text, "attest", lower=False)
     if not fields.get("type"):
-        raise UsageError(f"attest has no type: {text!r}", code="flag-value")
+        raise InvalidFlag(f"attest has no type: {text!r}")
     if "disabled" in fields:
         fields["disabled"] = parse_boolean(fields["disabled"], "attest disabled")
     return _attest_order(fields)

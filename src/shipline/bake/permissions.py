@@ -14,7 +14,7 @@ from msgspec import Struct
 from shipline.bake.requests import CWD, is_local, local_path, secret_file
 from shipline.bake.selection import SelectedTargets
 from shipline.bake.target import Target
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag
 
 _PLAIN = {
     "network.host": "Running build containers that can access host network",
@@ -59,9 +59,7 @@ def parse_permissions(texts: Iterable[str]) -> Permissions:
         kinds = list(_PATHS) if kind == "fs" else [kind]
         if kind not in ("fs", *_PATHS) or not equals or not value:
             known = [*_PLAIN, "fs=PATH", *(f"{one}=PATH" for one in _PATHS)]
-            raise UsageError(
-                f"--allow: {text!r} is not one of {', '.join(known)}", code="flag-value"
-            )
+            raise InvalidFlag(f"--allow: {text!r} is not one of {', '.join(known)}")
         for one in kinds:
             paths[one].append("*" if value == "*" else os.path.realpath(value))
     return Permissions(frozenset(words), {kind: tuple(found) for kind, found in paths.items()})

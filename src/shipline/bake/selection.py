@@ -15,7 +15,7 @@ from shipline.bake.entries import Entry, parse_entries, without_duplicates
 from shipline.bake.syntax import BakeError, not_too_deep
 from shipline.bake.target import ATTRIBUTES, Group, Target
 from shipline.dockerfile import nearest
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag, UsageError
 from shipline.globs import glob
 from shipline.units import parse_boolean
 
@@ -230,25 +230,22 @@ class _Selector:
         pattern, *rest = left.removesuffix("+").split(".", 2)
         key, name = (rest[0], rest[1] if len(rest) > 1 else "") if rest else ("", "")
         if not key:
-            raise UsageError(
+            raise InvalidFlag(
                 f"--set: invalid override key {written}, expected target.name",
-                code="flag-value",
                 hint="write TARGET.KEY=VALUE, as in web.args.VERSION=1, or *.push=true",
             )
         if key not in _KEYS:
             close = nearest(key, _KEYS)
             hint = f"did you mean {close}?" if close else f"it is one of {', '.join(_KEYS)}"
-            raise UsageError(f"--set: unknown key: {key}", code="flag-value", hint=hint)
+            raise InvalidFlag(f"--set: unknown key: {key}", hint=hint)
         if not equals and key != "args":
-            raise UsageError(
+            raise InvalidFlag(
                 f"--set: invalid override {written}, expected target.name=value",
-                code="flag-value",
                 hint="write target.key=value",
             )
         if key in _NAMED and not name:
-            raise UsageError(
+            raise InvalidFlag(
                 f"--set: invalid key {pattern}.{key}, {key} requires name",
-                code="flag-value",
                 hint=f"write {pattern}.{key}.NAME=value",
             )
         if not equals:
@@ -321,10 +318,8 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _boolean(key: str, value: str) -> bool:
     if (found := parse_boolean(value)) is None:
-        raise UsageError(
-            f"--set: invalid value {value} for boolean key {key}",
-            code="flag-value",
-            hint="use true or false",
+        raise InvalidFlag(
+            f"--set: invalid value {value} for boolean key {key}", hint="use true or false"
         )
     return found
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
-from shipline.errors import UsageError
+from shipline.errors import FlagConflict, UsageError
 from shipline.oci import Platform
 from shipline.values import replace
 
@@ -79,9 +79,7 @@ def clock_of(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
     """
     own = {output.epoch for output in request.outputs if output.epoch is not None}
     if len(own) > 1:
-        raise UsageError(
-            "--output: the outputs of a build share one source-date-epoch", code="flag-conflict"
-        )
+        raise FlagConflict("--output: the outputs of a build share one source-date-epoch")
     written = epoch_of(request, dockerfile)
     text = next(iter(own), written)
     if not (text or written):

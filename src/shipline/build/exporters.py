@@ -21,7 +21,7 @@ from shipline.build.publish import show_documents, show_status
 from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import Reader, adding_images
-from shipline.errors import UsageError
+from shipline.errors import MissingFlag, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.layer import Content, Entry, Item, Written, scan, unpack, write_tar
@@ -264,11 +264,7 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
     """The file to write; it gets its name only when it is complete."""
     if destination in ("", "-"):
         if stdout is None:
-            raise UsageError(
-                "the output needs a destination",
-                code="flag-missing",
-                hint="add dest=FILE to --output",
-            )
+            raise MissingFlag("the output needs a destination", hint="add dest=FILE to --output")
         yield stdout
         return
     path = Path(destination)

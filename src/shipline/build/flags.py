@@ -39,7 +39,7 @@ from shipline.build.request import (
     Secret,
     Ssh,
 )
-from shipline.errors import UsageError
+from shipline.errors import FlagConflict, InvalidFlag, MissingFlag, UsageError
 from shipline.oci import Platform, Reference, Resources, Ulimit
 from shipline.values import replace
 
@@ -173,23 +173,19 @@ def parse_build_context(text: str) -> tuple[str, Context]:
     """`name=` followed by a path, docker-image://, oci-layout:// or a URL."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
-        raise UsageError(
+        raise InvalidFlag(
             f"--build-context: invalid context value: {text}, expected key=value",
-            code="flag-value",
             hint="write it as name=context",
         )
     Reference.parse(name.lower())
     if value == "-":
-        raise UsageError(
-            "--build-context: standard input cannot be a named context", code="flag-conflict"
-        )
+        raise FlagConflict("--build-context: standard input cannot be a named context")
     for kind in (ContextKind.IMAGE, ContextKind.LAYOUT):
         if value.startswith(f"{kind}://"):
             return name.lower(), Context(kind, value.removeprefix(f"{kind}://"))
     if value.startswith("target:"):
-        raise UsageError(
+        raise InvalidFlag(
             f"--build-context {name}: {value!r} is a target of a bake file",
-            code="flag-value",
             hint="`shipline bake` builds targets; or give its image: docker-image://, oci-layout://",
         )
     return name.lower(), _remote(value) or Context(ContextKind.LOCAL, value)
@@ -227,10 +223,7 @@ def parse_tags(texts: Iterable[str], flag: str = "--tag") -> tuple[Reference, ..
     names = [Reference.parse(text) for text in texts]
     for name in names:
         if name.digest is not None:
-            raise UsageError(
-                f"{flag}: {name} has a digest; a build cannot choose its digest",
-                code="flag-conflict",
-            )
+            raise FlagConflict(f"{flag}: {name} has a digest; a build cannot choose its digest")
     return _unique(*(name.or_latest for name in names))
 
 
@@ -245,9 +238,7 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
     if not colon:
         levels, key = "manifest", name
     if not equals or not key:
-        raise UsageError(
-            f'--annotation: invalid annotation "{text}", expected key=value', code="flag-value"
-        )
+        raise InvalidFlag(f'--annotation: invalid annotation "{text}", expected key=value')
     found = []
     for place in levels.split(","):
         match = re.match(_ANNOTATION_PLACE, place)
@@ -258,15 +249,11 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
 
 def _annotation(flag: str, level: str, platform: str | None, key: str, value: str) -> Annotation:
     if level not in list(Level):
-        raise UsageError(
-            f'{flag}: unknown annotation type "{level}"',
-            code="flag-value",
-            hint=f"use one of {', '.join(Level)}",
+        raise InvalidFlag(
+            f'{flag}: unknown annotation type "{level}"', hint=f"use one of {', '.join(Level)}"
         )
     if platform and Level(level).of_index:
-        raise UsageError(
-            f"{flag}: an index is for all platforms, not for {platform}", code="flag-conflict"
-        )
+        raise FlagConflict(f"{flag}: an index is for all platforms, not for {platform}")
     return Annotation(Level(level), key, value, Platform.parse(platform) if platform else None)
 
 
@@ -305,7 +292,7 @@ def parse_ssh(text: str) -> Ssh:
     """`default`, or `id=socket` or `id=key,key`."""
     name, _, paths = text.partition("=")
     if not name:
-        raise UsageError(f"--ssh: {text!r} has no id", code="flag-missing")
+        raise MissingFlag(f"--ssh: {text!r} has no id")
     return Ssh(name, tuple(Path(path) for path in paths.split(",") if path))
 
 
@@ -318,9 +305,8 @@ def parse_cache_source(text: str) -> tuple[CacheBackend, ...]:
     """`type=...,key=value`, or comma-separated image names, each a registry cache."""
     backends = tuple(_cache_backend(fields) for fields in _cache_fields(text, "--cache-from"))
     if any(one.type == "inline" for one in backends):
-        raise UsageError(
+        raise InvalidFlag(
             "--cache-from: an inline cache is read from its image",
-            code="flag-value",
             hint="write type=registry,ref=IMAGE",
         )
     return backends
@@ -338,7 +324,7 @@ def parse_cache_targets(
         found.append(CacheTarget(CacheBackend("inline")))
     unique = _unique(*found)
     if len({(one.backend.type, *one.backend.attributes.values()) for one in unique}) < len(unique):
-        raise UsageError("--cache-to: the same cache is given twice", code="flag-conflict")
+        raise FlagConflict("--cache-to: the same cache is given twice")
     return unique
 
 
@@ -349,11 +335,10 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
     fields = parse_attributes(text, flag)
     kind = fields.get("type", "")
     if kind not in _CACHES:
-        raise UsageError(
+        raise MissingFlag(
             f"{flag}: {kind!r} is not a type of cache"
             if kind
             else f"{flag}: type= is missing beside {', '.join(fields)}",
-            code="flag-missing",
             hint=f"use one of {', '.join(_CACHES)}",
         )
     return [fields]
@@ -370,7 +355,7 @@ def _cache_backend(fields: dict[str, str]) -> CacheBackend:
 def _cache_target(fields: dict[str, str]) -> CacheTarget:
     kind, mode = fields["type"], fields.get("mode", "min")
     if mode not in ("min", "max"):
-        raise UsageError(f"--cache-to: mode={mode} is neither min nor max", code="flag-value")
+        raise InvalidFlag(f"--cache-to: mode={mode} is neither min nor max")
     ignored = parse_boolean(fields.get("ignore-error", "true"), "--cache-to ignore-error")
     format_ = _cache_format(fields) if kind in _RECODED else OutputFormat()
     backend = _cache_backend(fields)
@@ -388,9 +373,7 @@ def _cache_format(fields: dict[str, str]) -> OutputFormat:
         if name in fields
     }
     if booleans.get("image-manifest") and not booleans.get("oci-mediatypes", True):
-        raise UsageError(
-            "--cache-to: image-manifest=true needs oci-mediatypes=true", code="flag-conflict"
-        )
+        raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
     found = _output_format(fields, {**_STATEMENTS, **booleans})
     for name in ("compression", "compression-level", "force-compression"):
         fields.pop(name, None)
@@ -407,9 +390,7 @@ _ULIMITS = frozenset(
 
 def _network(text: str) -> Network:
     if text not in _NETWORKS:
-        raise UsageError(
-            f"--network: {text!r} is not one of {', '.join(_NETWORKS)}", code="flag-value"
-        )
+        raise InvalidFlag(f"--network: {text!r} is not one of {', '.join(_NETWORKS)}")
     return cast(Network, text)
 
 
@@ -424,9 +405,7 @@ def parse_host(text: str) -> Host:
     except ValueError:
         separator = ""
     if not separator or not name:
-        raise UsageError(
-            f"--add-host: invalid host {text}", code="flag-value", hint="write it as host:ip"
-        )
+        raise InvalidFlag(f"--add-host: invalid host {text}", hint="write it as host:ip")
     return Host(name, address)
 
 
@@ -438,14 +417,10 @@ def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
     for word in words:
         kind, _, rest = word.partition("=")
         if kind not in _ENTITLEMENTS or (rest and kind != "device"):
-            raise UsageError(
-                f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}", code="flag-value"
-            )
+            raise InvalidFlag(f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}")
         for more in split_csv(rest)[1:]:
             if not more.startswith("alias="):
-                raise UsageError(
-                    f"--allow: {more!r} in {word!r} is not alias=NAME", code="flag-value"
-                )
+                raise InvalidFlag(f"--allow: {more!r} in {word!r} is not alias=NAME")
     return words
 
 
@@ -460,12 +435,10 @@ def parse_ulimit(text: str) -> Ulimit:
     name, equals, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     if not equals or name not in _ULIMITS:
-        raise UsageError(f"--ulimit: {text!r} is not name=soft[:hard]", code="flag-value")
+        raise InvalidFlag(f"--ulimit: {text!r} is not name=soft[:hard]")
     limit = Ulimit(name, parse_integer(soft, "--ulimit"), parse_integer(hard or soft, "--ulimit"))
     if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
-        raise UsageError(
-            f"--ulimit: the soft limit is above the hard one in {text!r}", code="flag-value"
-        )
+        raise InvalidFlag(f"--ulimit: the soft limit is above the hard one in {text!r}")
     return limit
 
 
@@ -483,9 +456,8 @@ def parse_resources(
     )
     cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
     if fields:
-        raise UsageError(
+        raise InvalidFlag(
             f"{flag}: unknown limit {', '.join(fields)}",
-            code="flag-value",
             hint="known: cpu-period, cpu-quota, cpu-shares, cpuset-cpus, cpuset-mems, memory,"
             " memory-swap",
         )
@@ -519,9 +491,7 @@ def parse_attestations(
             what = (
                 f"unknown attestation type {kind!r}" if kind else "attestation type not specified"
             )
-            raise UsageError(
-                f"--attest: {what}", code="flag-value", hint="write type=provenance or type=sbom"
-            )
+            raise InvalidFlag(f"--attest: {what}", hint="write type=provenance or type=sbom")
         if parse_boolean(fields.pop("disabled", "false"), f"--attest type={kind} disabled"):
             fields = {"disabled": "true"}
         found.setdefault(kind, fields)
@@ -536,10 +506,8 @@ def _short_attestation(kind: str, text: str) -> dict[str, str]:
     if "=" in text:
         return _attributes(text, f"--{kind}")
     if text in ("min", "max"):
-        raise UsageError(
-            f"--{kind}: {text!r} is neither true nor false",
-            code="flag-value",
-            hint=f"write mode={text}",
+        raise InvalidFlag(
+            f"--{kind}: {text!r} is neither true nor false", hint=f"write mode={text}"
         )
     return {} if parse_boolean(text, f"--{kind}") else {"disabled": "true"}
 
@@ -565,9 +533,7 @@ def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
         ("version", version, ("v1", "v0.2")),
     ):
         if value not in known:
-            raise UsageError(
-                f"{flag}: {name} {value!r} is not one of {', '.join(known)}", code="flag-value"
-            )
+            raise InvalidFlag(f"{flag}: {name} {value!r} is not one of {', '.join(known)}")
     options = ProvenanceOptions(
         mode=cast(Literal["min", "max"], mode),
         version=cast(Literal["v1", "v0.2"], version),
@@ -577,11 +543,7 @@ def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
         filename=fields.pop("filename", "") or "provenance.json",
     )
     if "/" in options.filename or options.filename in (".", ".."):
-        raise UsageError(
-            f"{flag}: filename {options.filename!r} is a path",
-            code="flag-value",
-            hint="write a name",
-        )
+        raise InvalidFlag(f"{flag}: filename {options.filename!r} is a path", hint="write a name")
     _refuse_unknown(fields, flag, "mode, version, builder-id, reproducible, inline-only, filename")
     return options
 
@@ -615,9 +577,7 @@ def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
 
 def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
     for name in fields:
-        raise UsageError(
-            f"{flag}: unknown attribute {name!r}", code="flag-value", hint=f"known: {known}"
-        )
+        raise InvalidFlag(f"{flag}: unknown attribute {name!r}", hint=f"known: {known}")
 
 
 _LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace", "none")
@@ -647,12 +607,10 @@ def parse_call(text: str) -> Call:
     method, *options = split_csv(text)
     method = "check" if method == "lint" else method
     if "=" not in method and method not in _METHODS:
-        raise UsageError(
-            f"--call: {method!r} is not one of {', '.join(_METHODS)}", code="flag-value"
-        )
+        raise InvalidFlag(f"--call: {method!r} is not one of {', '.join(_METHODS)}")
     known = {"format=json", "format=text", "ignorestatus", "ignorestatus=true"}
     if method not in _METHODS or not known.issuperset(options):
-        raise UsageError(f"--call: cannot read {text!r}", code="flag-value")
+        raise InvalidFlag(f"--call: cannot read {text!r}")
     return Call(method, "format=json" in options, any("ignorestatus" in one for one in options))
 
 
@@ -693,9 +651,7 @@ def parse_outputs(
     if load and not any(output.loads for output in outputs):
         outputs.append(Output("docker"))
     if sum(output.destination == "-" for output in outputs) > 1:
-        raise UsageError(
-            "--output: only one output can go to standard output", code="flag-conflict"
-        )
+        raise FlagConflict("--output: only one output can go to standard output")
     return tuple(outputs)
 
 
@@ -710,32 +666,23 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     if kind == "registry":
         kind, fields = "image", {"push": "true", **fields}
     if kind not in _ATTRIBUTES:
-        raise UsageError(
+        raise InvalidFlag(
             f'--output: exporter "{kind}" could not be found, in {text!r}',
-            code="flag-value",
             hint=f"use one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
         )
     _check_attributes(kind, fields)
     on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
     _refuse_impossible(fields, on)
     if "/" in fields.get("attestation-prefix", ""):
-        raise UsageError(
-            "--output attestation-prefix: a prefix of file names cannot contain '/'",
-            code="flag-value",
-        )
+        raise InvalidFlag("--output attestation-prefix: a prefix of file names cannot contain '/'")
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
     destination = fields.get("dest", "") or ("-" if kind in ("tar", "oci") else "")
     if kind == "local" and destination in ("", "-"):
-        raise UsageError(
-            "--output: dest is required for local exporter",
-            code="flag-missing",
-            hint="write type=local,dest=DIRECTORY",
+        raise MissingFlag(
+            "--output: dest is required for local exporter", hint="write type=local,dest=DIRECTORY"
         )
     if destination in ("", "-") and on.get("tar") is False:
-        raise UsageError(
-            "--output: tar=false writes a directory, which needs dest=DIRECTORY",
-            code="flag-missing",
-        )
+        raise MissingFlag("--output: tar=false writes a directory, which needs dest=DIRECTORY")
     return Output(
         kind,
         destination,
@@ -760,9 +707,8 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
 
 def _epoch(text: str | None) -> str | None:
     if text and not re.fullmatch("-?[0-9]+", text):
-        raise UsageError(
+        raise InvalidFlag(
             f"--output: invalid source-date-epoch: {text}",
-            code="flag-value",
             hint="give seconds since 1970, or nothing",
         )
     return text
@@ -770,7 +716,7 @@ def _epoch(text: str | None) -> str | None:
 
 def _deletes(mode: str) -> bool:
     if mode not in ("copy", "delete"):
-        raise UsageError(f"--output: mode={mode} is neither copy nor delete", code="flag-value")
+        raise InvalidFlag(f"--output: mode={mode} is neither copy nor delete")
     return mode == "delete"
 
 
@@ -779,9 +725,8 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
     annotated = "compression" in known
     for key in keys:
         if key not in known and not (annotated and key.startswith("annotation")):
-            raise UsageError(
+            raise InvalidFlag(
                 f"--output: type={kind} has no attribute {key!r}",
-                code="flag-value",
                 hint=f"it has {', '.join(sorted(known)) or 'none'}"
                 + (", annotation.KEY" if annotated else ""),
             )
@@ -790,13 +735,10 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
 def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
     """Raise UsageError for attributes that exclude each other, or mean nothing here."""
     if on.get("unpack") and on.get("rewrite-timestamp"):
-        raise UsageError(
-            "--output: rewrite-timestamp and unpack exclude each other", code="flag-conflict"
-        )
+        raise FlagConflict("--output: rewrite-timestamp and unpack exclude each other")
     if on.get("unpack") and on.get("store") is False:
-        raise UsageError(
+        raise InvalidFlag(
             "--output: unpack is for images in containerd, and store=false keeps this one out",
-            code="flag-value",
             hint="leave store=false out",
         )
     if on.get("prefer-nondist-layers"):
@@ -843,10 +785,7 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
         if name.startswith("annotation"):
             match = re.match(_ANNOTATION_ATTRIBUTE, name)
             if match is None:
-                raise UsageError(
-                    f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY",
-                    code="flag-value",
-                )
+                raise InvalidFlag(f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY")
             level, platform, key = match.groups()
             found.append(_annotation("--output", level or "manifest", platform, key, value))
     return tuple(found)
@@ -857,11 +796,9 @@ def split_csv(text: str) -> tuple[str, ...]:
     try:
         rows = [row for row in csv.reader([text], strict=True) if row]
     except csv.Error as error:
-        raise UsageError(
-            f"not comma-separated fields: {text!r} ({error})", code="flag-value"
-        ) from None
+        raise InvalidFlag(f"not comma-separated fields: {text!r} ({error})") from None
     if len(rows) > 1:
-        raise UsageError(f"not one line of comma-separated fields: {text!r}", code="flag-value")
+        raise InvalidFlag(f"not one line of comma-separated fields: {text!r}")
     return tuple(field for row in rows for field in row)
 
 
@@ -872,9 +809,9 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         key = key.strip().lower()
         if not equals or not key:
-            raise UsageError(f"{flag}: {part!r} is not key=value", code="flag-value")
+            raise InvalidFlag(f"{flag}: {part!r} is not key=value")
         if key in found:
-            raise UsageError(f"{flag}: {key} is given twice", code="flag-conflict")
+            raise FlagConflict(f"{flag}: {key} is given twice")
         found[key] = value
     return found
 
@@ -882,16 +819,14 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
 def parse_boolean(text: str, name: str) -> bool:
     """As `units.parse_boolean`. Raises UsageError, which says `name`."""
     if (value := units.parse_boolean(text)) is None:
-        raise UsageError(f"{name}: {text!r} is neither true nor false", code="flag-value")
+        raise InvalidFlag(f"{name}: {text!r} is neither true nor false")
     return value
 
 
 def parse_size(text: str, flag: str) -> int:
     """As `units.parse_go_size`. Raises UsageError, which says `flag`."""
     if (size := units.parse_go_size(text)) is None:
-        raise UsageError(
-            f"{flag}: not a size: {text!r}", code="flag-value", hint="write it like 64m or 2g"
-        )
+        raise InvalidFlag(f"{flag}: not a size: {text!r}", hint="write it like 64m or 2g")
     return size
 
 
@@ -899,7 +834,7 @@ def parse_integer(text: str, flag: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"{flag}: not a whole number: {text!r}", code="flag-value") from None
+        raise InvalidFlag(f"{flag}: not a whole number: {text!r}") from None
 
 
 def parse_assignments(
@@ -912,9 +847,7 @@ def parse_assignments(
     for text in texts:
         key, equals, value = text.partition("=")
         if not key:
-            raise UsageError(
-                f'{flag}: invalid key-value pair "{text}": empty key', code="flag-value"
-            )
+            raise InvalidFlag(f'{flag}: invalid key-value pair "{text}": empty key')
         if equals:
             found[key] = value
         elif environ is None:

@@ -24,7 +24,7 @@ from shipline.content import (
     Repository,
     Uploader,
 )
-from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
+from shipline.errors import Cancelled, DigestMismatch, FlagConflict, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.oci import Descriptor, Digest, Index, Reference, media
@@ -102,9 +102,8 @@ def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
         return tags
     for tag in tags:
         if tag != "latest":
-            raise UsageError(
+            raise FlagConflict(
                 f"push-by-digest applies no tags, but the tag {tag!r} was requested",
-                code="flag-conflict",
                 hint="name the repository alone, without a tag",
             )
     return ()

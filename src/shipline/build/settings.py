@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from shipline.build.downloads import Get, no_network
 from shipline.content import CacheStore, OpenCache
-from shipline.errors import UsageError
+from shipline.errors import FlagConflict, UsageError
 
 if TYPE_CHECKING:
     from shipline.build.base_images import Repositories
@@ -81,7 +81,7 @@ def _policies(request: BuildRequest) -> tuple[Path, ...]:
     if not options.reset and (own := _own_policy(request)) is not None and own.is_file():
         found.insert(0, own)
     if options.strict and not found:
-        raise UsageError("--policy strict=true: there is no policy", code="flag-conflict")
+        raise FlagConflict("--policy strict=true: there is no policy")
     return tuple(found)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from msgspec import Struct
 
 from shipline.build.request import Ssh
-from shipline.errors import Cancelled, UsageError
+from shipline.errors import Cancelled, FlagConflict, UsageError
 from shipline.tasks import TaskGroup, on_cancel
 from shipline.values import Redacted
 
@@ -53,7 +53,7 @@ def agents_of(wanted: Sequence[Ssh], environment: Mapping[str, str]) -> dict[str
     found: dict[str, Agent] = {}
     for one in wanted:
         if one.id in found:
-            raise UsageError(f"--ssh: the id {one.id} is given twice", code="flag-conflict")
+            raise FlagConflict(f"--ssh: the id {one.id} is given twice")
         found[one.id] = _agent_of(one, environment)
     return found
 
@@ -70,9 +70,7 @@ def _agent_of(ssh: Ssh, environment: Mapping[str, str]) -> Agent:
     try:
         sockets = [path for path in paths if stat.S_ISSOCK(path.stat().st_mode)]
         if sockets and len(paths) > 1:
-            raise UsageError(
-                f"--ssh {ssh.id}: pass either one socket or keys", code="flag-conflict"
-            )
+            raise FlagConflict(f"--ssh {ssh.id}: pass either one socket or keys")
         if sockets:
             return ForwardedAgent(sockets[0])
         return KeyAgent(tuple(_read_key(ssh.id, path) for path in paths))

@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from shipline.build.request import BuildRequest, ContextKind, RunOptions
-from shipline.errors import DockerfileError, Span, UsageError
+from shipline.errors import DockerfileError, FlagConflict, InvalidFlag, Span, UsageError
 
 _FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")
 _SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
@@ -88,25 +88,18 @@ def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, 
 def _check_limits(run: RunOptions) -> None:
     swap, memory = run.resources.memory_swap, run.resources.memory
     if swap and (not memory or 0 < swap < memory):
-        raise UsageError(
+        raise FlagConflict(
             "--memory-swap is the limit of memory and swap together: it needs --memory",
-            code="flag-conflict",
             hint="give --memory, and at least as much for --memory-swap",
         )
     if ".." in Path(run.resources.cgroup_parent).parts:
-        raise UsageError(
-            f"--cgroup-parent: {run.resources.cgroup_parent!r} must not contain '..'",
-            code="flag-value",
-        )
+        raise InvalidFlag(f"--cgroup-parent: {run.resources.cgroup_parent!r} must not contain '..'")
 
 
 def check_request(request: BuildRequest) -> None:
     """Raises UsageError for the first option of `request` that cannot be fulfilled."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
-        raise UsageError(
-            "--file: the context and the Dockerfile cannot both be standard input",
-            code="flag-conflict",
-        )
+        raise FlagConflict("--file: the context and the Dockerfile cannot both be standard input")
     if any(one.push and not one.dangling_prefix for one in request.outputs) and not request.tags:
         raise UsageError(
             "--push: tag is needed when pushing to registry",
@@ -115,7 +108,5 @@ def check_request(request: BuildRequest) -> None:
         )
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:
-        raise UsageError(
-            f"--iidfile: an output of type={files.pop()} has no image ID", code="flag-conflict"
-        )
+        raise FlagConflict(f"--iidfile: an output of type={files.pop()} has no image ID")
     _check_limits(request.run)

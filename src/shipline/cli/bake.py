@@ -46,7 +46,7 @@ from shipline.cli.results import (
     write_metadata,
 )
 from shipline.cli.template import go_json
-from shipline.errors import UsageError
+from shipline.errors import FlagConflict, InvalidFlag, UsageError
 from shipline.events import Step
 from shipline.observe import clean, open_sinks
 from shipline.oci import Platform
@@ -120,7 +120,7 @@ def command(
     settings.json_lines, settings.repeated = progress == "rawjson", True
     list_ = list_ or ("targets" if list_targets else "variables" if list_variables else None)
     if print_ and list_:
-        raise UsageError("--print and --list exclude each other", code="flag-conflict")
+        raise FlagConflict("--print and --list exclude each other")
     wanted = parse_list(list_) if list_ else None
     flags["call"] = parse_call("check" if flags.pop("check") else flags["call"])
     permissions = parse_permissions(allow)
@@ -230,7 +230,7 @@ def _variables(texts: Sequence[str]) -> dict[str, str]:
     for text in filter(None, texts):
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--var: {text!r} is not NAME=VALUE", code="flag-value")
+            raise InvalidFlag(f"--var: {text!r} is not NAME=VALUE")
         found[name] = value
     return found
 
@@ -322,10 +322,8 @@ def parse_list(text: str) -> tuple[str, str]:
     elif fields:
         fault = f"unexpected list key {next(iter(fields))}"
     if fault:
-        raise UsageError(
-            f"--list: {fault}",
-            code="flag-value",
-            hint="write targets, variables, or type=targets,format=json",
+        raise InvalidFlag(
+            f"--list: {fault}", hint="write targets, variables, or type=targets,format=json"
         )
     return kind, form
 
@@ -431,10 +429,7 @@ def requests_of(
         if any(output.destination == "-" for output in one.outputs)
     ]
     if len(piped) > 1:
-        raise UsageError(
-            f"only one target can write to standard output, not {', '.join(piped)}",
-            code="flag-conflict",
-        )
+        raise FlagConflict(f"only one target can write to standard output, not {', '.join(piped)}")
     if piped and sys.stdout.isatty():
         raise UsageError(
             f"target {piped[0]}: a tar archive cannot be written to a terminal",

@@ -18,7 +18,7 @@ from shipline.cli.signing import (
     private_keys,
     public_keys,
 )
-from shipline.errors import ConfigError, ContentError, UsageError
+from shipline.errors import ConfigError, ContentError, FlagConflict, InvalidFlag
 from shipline.files import read_bounded
 
 SUFFIX = ".sigstore.json"
@@ -105,7 +105,7 @@ def verify(
     from shipline.supply import BUNDLE_LIMIT, verify_blob, verify_detached
 
     if signature is not None and bundle is not None:
-        raise UsageError("--bundle and --signature exclude each other", code="flag-conflict")
+        raise FlagConflict("--bundle and --signature exclude each other")
     pairs = _with_bundles(files, bundle) if signature is None else []
     _check_one(files, signature, "--signature")
     trusted = public_keys(keys)
@@ -126,7 +126,7 @@ def verify(
 def _check_one(files: Sequence[Path], value: object, name: str) -> None:
     """Raises UsageError if an option for one file has a value, and there are several."""
     if value is not None and len(files) > 1:
-        raise UsageError(f"{name} is the signature of one file", code="flag-conflict")
+        raise FlagConflict(f"{name} is the signature of one file")
 
 
 def _signature(text: str) -> bytes:
@@ -142,17 +142,13 @@ def _signature(text: str) -> bytes:
 def _with_bundles(files: Sequence[Path], bundle: Path | None) -> list[tuple[Path, Path]]:
     for file in files:
         if not file.name or file.name == "..":
-            raise UsageError(f"{file} is a directory", code="flag-value")
+            raise InvalidFlag(f"{file} is a directory")
         if str(file) == "-":
-            raise UsageError(
-                "- is not a file", code="flag-value", hint="/dev/stdin < FILE, with --bundle"
-            )
+            raise InvalidFlag("- is not a file", hint="/dev/stdin < FILE, with --bundle")
         if bundle is None and file.is_relative_to("/dev"):
-            raise UsageError(f"{file} has no place for a bundle", code="flag-value", hint=_UNSIGNED)
+            raise InvalidFlag(f"{file} has no place for a bundle", hint=_UNSIGNED)
         if bundle is None and file.name.endswith(SUFFIX):
-            raise UsageError(
-                f"{file} is a bundle", code="flag-value", hint="name the file that it signs"
-            )
+            raise InvalidFlag(f"{file} is a bundle", hint="name the file that it signs")
     if bundle is None:
         return [(file, file.with_name(file.name + SUFFIX)) for file in files]
     _check_one(files, bundle, "--bundle")
@@ -164,9 +160,8 @@ def _check_output(output: Path, inputs: Iterable[Path]) -> None:
     for one in inputs:
         with suppress(OSError):  # one that is not there, env://NAME
             if output.samefile(one) and output.is_file():
-                raise UsageError(
+                raise FlagConflict(
                     f"{output} is an input: the signature would replace it",
-                    code="flag-conflict",
                     hint="write the signature to another file",
                 )
 

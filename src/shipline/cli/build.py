@@ -36,7 +36,7 @@ from shipline.cli.results import (
     write_response,
     write_result,
 )
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import FlagConflict, ShiplineError, UsageError
 from shipline.events import Attribute, Event, Step, Warned
 from shipline.observe import RunReport, open_sinks
 from shipline.values import replace
@@ -63,9 +63,7 @@ def command(
     """Build an image from a Dockerfile, for every platform at once."""
     asked = click.get_current_context().get_parameter_source("progress")
     if quiet and asked is ParameterSource.COMMANDLINE and progress not in ("auto", "quiet"):
-        raise UsageError(
-            f"progress={progress} and quiet cannot be used together", code="flag-conflict"
-        )
+        raise FlagConflict(f"progress={progress} and quiet cannot be used together")
     settings.json_lines, settings.repeated = progress == "rawjson" and not quiet, True
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
@@ -106,9 +104,8 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
     """The request for flags and environment. Raises UsageError if it is wrong or impossible."""
     flags = dict(given)
     if flags["no_cache"] and flags["no_cache_filter"]:
-        raise UsageError(
+        raise FlagConflict(
             "--no-cache and --no-cache-filter cannot currently be used together",
-            code="flag-conflict",
             hint="--no-cache is for all stages",
         )
     for name in NOT_YET:

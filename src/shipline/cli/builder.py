@@ -21,7 +21,7 @@ from shipline.cli import engine
 from shipline.cli.completing import builders
 from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.tables import line, table
-from shipline.errors import SandboxError, UsageError
+from shipline.errors import FlagConflict, InvalidFlag, SandboxError
 from shipline.regular_expressions import compiled
 from shipline.units import ByteSize, Duration, go_size, parse_boolean
 
@@ -138,7 +138,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> f
     try:
         return Duration.parse(text).seconds
     except ValueError as error:
-        raise UsageError(f"--timeout: {error}", code="flag-value") from None
+        raise InvalidFlag(f"--timeout: {error}") from None
 
 
 timeout_option = click.option(
@@ -172,7 +172,7 @@ def du(
     from shipline.build.disk import is_cache
 
     if verbose and template:
-        raise UsageError("--format and --verbose cannot be used together", code="flag-conflict")
+        raise FlagConflict("--format and --verbose cannot be used together")
     chosen = _chosen(filters)
     found = [record for record in _scan(builder, timeout_s) if chosen(record)]
     records = found if filters else [record for record in found if is_cache(record)]
@@ -309,35 +309,27 @@ def _chosen(filters: Iterable[str]) -> Callable[[CacheRecord], bool]:
 def _test(text: str) -> Callable[[CacheRecord], bool]:
     match = re.fullmatch(r"([a-z-]+)(!=|~=|=)(.*)", text, re.DOTALL)
     if match is None:
-        raise UsageError(f"--filter: {text!r} is not NAME=VALUE", code="flag-value")
+        raise InvalidFlag(f"--filter: {text!r} is not NAME=VALUE")
     name, operator, value = match.groups()
     if name in _AGES and operator == "=":
         try:
             age = Duration.parse(value).seconds
         except ValueError as error:
-            raise UsageError(f"--filter {name}: {error}", code="flag-value") from None
+            raise InvalidFlag(f"--filter {name}: {error}") from None
         return lambda record: time.time() - record.last_used >= age
     if name in _FLAGS and operator != "~=":
         if (wanted := parse_boolean(value)) is None:
-            raise UsageError(
-                f"--filter {name}: {value!r} is neither true nor false", code="flag-value"
-            )
+            raise InvalidFlag(f"--filter {name}: {value!r} is neither true nor false")
         expected = wanted == (operator == "=")
         return lambda record: _FLAGS[name](record) == expected
     if name not in _TEXTS:
         names = ", ".join((*_TEXTS, *_FLAGS, *_AGES))
-        raise UsageError(
-            f"--filter: there is no {name!r}{operator}",
-            code="flag-value",
-            hint=f"filters are {names}",
-        )
+        raise InvalidFlag(f"--filter: there is no {name!r}{operator}", hint=f"filters are {names}")
     if operator == "~=":
         try:
             pattern = compiled(value)
         except ValueError as error:
-            raise UsageError(
-                f"--filter {name}: {value!r} is not a pattern: {error}", code="flag-value"
-            ) from None
+            raise InvalidFlag(f"--filter {name}: {value!r} is not a pattern: {error}") from None
         return lambda record: pattern.search(_TEXTS[name](record)) is not None
     return lambda record: (_TEXTS[name](record) == value) == (operator == "=")
 
@@ -348,7 +340,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     try:
         return ByteSize.parse(text).bytes
     except ValueError as error:
-        raise UsageError(f"{flag}: {error}", code="flag-value") from None
+        raise InvalidFlag(f"{flag}: {error}") from None
 
 
 def confirmed(warning: str) -> bool:

@@ -35,7 +35,7 @@ from shipline.cli.completing import builders
 from shipline.cli.engine import open_settings
 from shipline.engines import EngineError
 from shipline.engines.finding import docker_address, docker_contexts
-from shipline.errors import BuilderError, ConfigError, ShiplineError, UsageError
+from shipline.errors import BuilderError, ConfigError, FlagConflict, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.home import docker_directory
 from shipline.oci import Descriptor
@@ -168,11 +168,7 @@ def create(
     """Create a builder, or change its nodes; buildx sees it, too."""
     store = BuilderStore.of(os.environ)
     if (append or leave) and not name:
-        raise UsageError(
-            "--append and --leave change a builder",
-            code="flag-conflict",
-            hint="name it with --name",
-        )
+        raise FlagConflict("--append and --leave change a builder", hint="name it with --name")
     name = name or f"builder-{secrets.token_hex(3)}"
     if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
         raise UsageError(
@@ -181,11 +177,7 @@ def create(
             hint="choose another",
         )
     if leave and not node:
-        raise UsageError(
-            "--leave takes a node out of a builder",
-            code="flag-conflict",
-            hint="name it with --node",
-        )
+        raise FlagConflict("--leave takes a node out of a builder", hint="name it with --node")
     if leave:
         store.update(name, lambda before: without_node(_existing(name, before), node))
         return
@@ -299,11 +291,7 @@ def rm(
     store = BuilderStore.of(os.environ)
     if all_inactive:
         if names:
-            raise UsageError(
-                "--all-inactive: no names go with it",
-                code="flag-conflict",
-                hint="leave one of both out",
-            )
+            raise FlagConflict("--all-inactive: no names go with it", hint="leave one of both out")
         if not force and not confirmed(
             "WARNING! This will remove all builders that are not in running state."
         ):

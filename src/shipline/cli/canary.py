@@ -11,7 +11,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.deploy import chosen_deployment, configured, delivery_of
 from shipline.cli.environment import registry_options
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, FlagConflict
 
 if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
@@ -51,7 +51,7 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
             hint=f"add environments.{environment}.canary with weights and steps, or use deploy",
         )
     if resume and images:
-        raise UsageError("--resume takes the images from git: name none", code="flag-conflict")
+        raise FlagConflict("--resume takes the images from git: name none")
     with open_client() as client:
         delivery = delivery_of(query, config, client)
         if resume:

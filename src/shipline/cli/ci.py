@@ -43,7 +43,7 @@ from shipline.deliver.ci import (
     with_variables,
 )
 from shipline.deliver.project import detect_project
-from shipline.errors import ConfigError, StepFailed, UsageError
+from shipline.errors import ConfigError, FlagConflict, StepFailed, UsageError
 from shipline.git import Git, GitError, read_repository, web_address
 from shipline.oci import Reference
 from shipline.ship import Build, Pipeline
@@ -415,9 +415,8 @@ def action_build(settings: ProgramSettings) -> None:
 def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, force: bool) -> None:
     workflow, root = _ci_workflow(path)
     if workflow.targets and kind.endswith("buildx"):
-        raise UsageError(
+        raise FlagConflict(
             "--style: Docker's action builds one image, and shipline.yaml has targets",
-            code="flag-conflict",
             hint="leave --style out: `shipline ship` builds them all",
         )
     default, writer = _WRITERS[kind]

@@ -14,7 +14,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.deploy import configured
 from shipline.cli.environment import registry_options
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, MissingFlag
 from shipline.units import Duration
 
 if TYPE_CHECKING:
@@ -212,9 +212,7 @@ def manifest(
         delivery = delivery_of(query, config, client)
         found = images_of(query, config, delivery, images)
         if len(found) != 1:
-            raise UsageError(
-                "name one image", code="flag-missing", hint=f"TARGET=IMAGE, of {', '.join(found)}"
-            )
+            raise MissingFlag("name one image", hint=f"TARGET=IMAGE, of {', '.join(found)}")
         (image,) = delivery.trusted(found).images.values()
         source = delivery.repositories(image)
         image_config = read_config(source, source.resolve(str(image.digest)))
@@ -315,7 +313,7 @@ def _facts(
     first = gitops.updates[0]
     app = image.repository.rpartition("/")[2] if image else ""
     if not (app or name):
-        raise UsageError("the objects need a name: pass --name", code="flag-missing")
+        raise MissingFlag("the objects need a name: pass --name")
     return {
         "name": check_name(name or f"{app}-{environment}", "--name"),
         "url": repo_url or require_url(gitops),

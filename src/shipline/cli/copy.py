@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.cli.environment import authfile_option, registry_options
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import FlagConflict, MissingFlag, ShiplineError, UsageError
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
@@ -184,9 +184,7 @@ def command(
         if not verify and place.reference is not None
     ]
     if format_ and preserve_digests:
-        raise UsageError(
-            "--format changes digests, and --preserve-digests forbids it", code="flag-conflict"
-        )
+        raise FlagConflict("--format changes digests, and --preserve-digests forbids it")
     options = CopyOptions(
         tuple(map(Platform.parse, platforms)),
         referrers and not remove_signatures,
@@ -213,16 +211,13 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
 
     if file is None:
         if len(names) != 2:
-            raise UsageError(
+            raise MissingFlag(
                 "a copy has a SOURCE and a DESTINATION",
-                code="flag-missing",
                 hint="for several, write `SOURCE DESTINATION` lines into a file: --from-file FILE",
             )
         return [(parse_place(names[0]), parse_target(names[1]))]
     if names:
-        raise UsageError(
-            "--from-file names the images: no others can be given", code="flag-conflict"
-        )
+        raise FlagConflict("--from-file names the images: no others can be given")
     try:
         with click.open_file(file, encoding="utf-8-sig") as lines:
             text = lines.read(_LIST_LIMIT)
@@ -233,7 +228,7 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
         ) from None
     found = list(_lines(text, file))
     if not found:
-        raise UsageError(f"{file} has no pairs of images", code="flag-missing")
+        raise MissingFlag(f"{file} has no pairs of images")
     return found
 
 
@@ -247,16 +242,14 @@ def _check_targets(pairs: Iterable[_Pair]) -> None:
     sources: dict[Place, Place] = {}
     for source, target in pairs:
         if (other := sources.setdefault(target, source)) != source:
-            raise UsageError(
+            raise FlagConflict(
                 f"{target} would get two images: {other} and {source}",
-                code="flag-conflict",
                 hint="give each a tag of its own, or remove a line",
             )
         if target.kind in (PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE):
             if target.path.absolute() in written:
-                raise UsageError(
+                raise FlagConflict(
                     f"{target.path} is written twice: an archive gets one image",
-                    code="flag-conflict",
                     hint="copy them to one oci:DIR, which has a tag for each",
                 )
             written.add(target.path.absolute())

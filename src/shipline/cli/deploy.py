@@ -14,7 +14,7 @@ import click
 
 from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
-from shipline.errors import ConfigError, NotFound, UsageError
+from shipline.errors import ConfigError, InvalidFlag, NotFound
 from shipline.oci import Reference
 
 if TYPE_CHECKING:
@@ -178,11 +178,9 @@ def named_images(words: Sequence[str], config: Config) -> ChosenImages:
     for word in words:
         target, equals, name = word.partition("=")
         if not targets and (equals or images):
-            raise UsageError("shipline.yaml has one image: write one IMAGE", code="flag-value")
+            raise InvalidFlag("shipline.yaml has one image: write one IMAGE")
         if targets and target not in targets:
-            raise UsageError(
-                f"write TARGET=IMAGE, with a target of {', '.join(targets)}", code="flag-value"
-            )
+            raise InvalidFlag(f"write TARGET=IMAGE, with a target of {', '.join(targets)}")
         images[target if targets else ""] = Reference.parse(name if equals else word).or_latest
     return ChosenImages(images)
 

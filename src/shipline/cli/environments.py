@@ -14,7 +14,7 @@ from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
 from shipline.cli.promote import REASON, open_delivery, show_record
 from shipline.cli.tables import columns
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import MissingFlag, ShiplineError
 from shipline.units import Duration, counted
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def _export(values: MetricValues, *, sends: bool) -> None:
         values, os.environ, directory=state_directory(), warn=lambda *why: failures.append(why)
     )
     if not places:
-        raise UsageError(
-            "--send: nothing says where to", code="flag-missing", hint=f"set {GATEWAY} or {FILE}"
-        )
+        raise MissingFlag("--send: nothing says where to", hint=f"set {GATEWAY} or {FILE}")
     for message, hint in failures:
         raise ShiplineError(message, code="telemetry", hint=hint)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.gate_options import GateFlags, gate_options, unrecognized_verdict
-from shipline.errors import ConfigError, GateUndecided, UsageError
+from shipline.errors import ConfigError, GateUndecided, MissingFlag, UsageError
 from shipline.gates import (
     SUMMARY_TYPE,
     Baseline,
@@ -232,9 +232,7 @@ def _context(flags: GateFlags, git: Git, place: ImageAddress | None) -> GateCont
 def _image(flags: GateFlags) -> Iterator[ImageAddress | None]:
     if not flags.image:
         if flags.attest:
-            raise UsageError(
-                "--attest: there is no image", code="flag-missing", hint="name it with --image"
-            )
+            raise MissingFlag("--attest: there is no image", hint="name it with --image")
         yield None
         return
     from shipline.cli.signing import open_images

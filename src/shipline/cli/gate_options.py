@@ -16,7 +16,7 @@ import click
 
 from shipline.cli.options import DIRECTORY
 from shipline.cli.signing import image_option, password_option
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag, UsageError
 from shipline.gates import HOOKS, OUTPUT_FORMATS, Severity
 from shipline.gates.report_files import read_report
 from shipline.gates.reports import (
@@ -80,9 +80,8 @@ class GateOptions:
         format, path = split_format(text)
         if not format and ":" in path and not (root / path).exists():
             prefix = path.partition(":")[0]
-            raise UsageError(
+            raise InvalidFlag(
                 f"--report: {prefix!r} is not a format",
-                code="flag-value",
                 hint=f"formats are {', '.join(REPORT_FORMATS)}",
             )
         kind = _KIND_BY_FORMAT.get(format) if format else _detect_kind(path, root)
@@ -246,9 +245,7 @@ def _moment(ctx: object, param: object, value: str | None) -> datetime | None:
     try:
         values = datetime.fromisoformat(value)
     except ValueError:
-        raise UsageError(
-            f"--now: not a time: {value!r}", code="flag-value", hint="write 2026-01-31T12:00Z"
-        ) from None
+        raise InvalidFlag(f"--now: not a time: {value!r}", hint="write 2026-01-31T12:00Z") from None
     return (values if values.tzinfo else values.replace(tzinfo=UTC)).astimezone(UTC)
 
 

@@ -20,7 +20,7 @@ import click
 from shipline.cli.completing import runs as complete_runs
 from shipline.cli.history_filters import is_local, parse_filter, status_of
 from shipline.cli.tables import line, table
-from shipline.errors import NotFound, UsageError
+from shipline.errors import FlagConflict, InvalidFlag, MissingFlag, NotFound, UsageError
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.home import state_directory
 from shipline.units import rfc3339
@@ -133,9 +133,7 @@ def attachment(run: str, digest: str, kind: str, platform: str) -> None:
     statement about it.
     """
     if not (digest or kind or platform):
-        raise UsageError(
-            "nothing is chosen", code="flag-missing", hint="pass --type, --platform or a DIGEST"
-        )
+        raise MissingFlag("nothing is chosen", hint="pass --type, --platform or a DIGEST")
     history = RunHistory(state_directory())
     found = history.resolve(run)
     for one in history.documents(found):
@@ -203,7 +201,7 @@ def export(runs: Sequence[str], output: Path | None, everything: bool, finalize:
     from shipline.files import open_whole
 
     if runs and everything:
-        raise UsageError("--all goes with no run", code="flag-conflict")
+        raise FlagConflict("--all goes with no run")
     history = RunHistory(state_directory())
     ended = (one.id for one in history.ls() if one.state is not RunState.RUNNING)
     chosen = [history.resolve(name) for name in runs] or [
@@ -239,9 +237,7 @@ def import_command(source: str | None, files: Sequence[str]) -> None:
     from shipline.builders.bundles import read_bundle
 
     if source not in (None, "-"):
-        raise UsageError(
-            f"{source!r} is not understood", code="flag-value", hint="name files with -f"
-        )
+        raise InvalidFlag(f"{source!r} is not understood", hint="name files with -f")
     history = RunHistory(state_directory())
     for name in files or ("-",):
         try:
@@ -292,9 +288,7 @@ def _open(run: str, address: str) -> None:
 
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise UsageError(
-            f"--addr: {address!r} is not an address", code="flag-value", hint="write 127.0.0.1:0"
-        )
+        raise InvalidFlag(f"--addr: {address!r} is not an address", hint="write 127.0.0.1:0")
     serve_pages(host.strip("[]") or "127.0.0.1", int(port), no_open=False, path=f"/runs/{run}")
 
 
@@ -304,7 +298,7 @@ def _open(run: str, address: str) -> None:
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Remove runs."""
     if bool(runs) == everything:
-        raise UsageError("name runs, or pass --all", code="flag-missing")
+        raise MissingFlag("name runs, or pass --all")
     history = RunHistory(state_directory())
     chosen = history.ids() if everything else [history.resolve(name) for name in runs]
     for run in chosen:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag
 from shipline.history import RunState, RunSummary
 from shipline.units import Duration
 
@@ -47,13 +47,13 @@ def parse_filter(text: str) -> Callable[[RunSummary], bool]:
     """A filter. Raises UsageError."""
     found = _FILTER.fullmatch(text)
     if found is None:
-        raise UsageError(f"--filter: cannot read {text!r}", code="flag-value", hint=_FILTER_HINT)
+        raise InvalidFlag(f"--filter: cannot read {text!r}", hint=_FILTER_HINT)
     name, operator, value = found.groups()
     if name in _TEXTS and operator in ("=", "!="):
         if name == "status" and value not in _STATES:
             problem = f"no run is ever {value!r}"
             hint = f"states are {', '.join(_STATES)}"
-            raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=hint)
+            raise InvalidFlag(f"--filter {text!r}: {problem}", hint=hint)
         return _text_test(name, operator, value)
     if name in _NUMBERS and operator not in ("=", "!="):
         return _number_test(name, operator, value)
@@ -62,7 +62,7 @@ def parse_filter(text: str) -> Callable[[RunSummary], bool]:
         if name in _TEXTS or name in _NUMBERS
         else (f"there is no {name!r}")
     )
-    raise UsageError(f"--filter {text!r}: {problem}", code="flag-value", hint=_FILTER_HINT)
+    raise InvalidFlag(f"--filter {text!r}: {problem}", hint=_FILTER_HINT)
 
 
 def _text_test(name: str, operator: str, value: str) -> Callable[[RunSummary], bool]:
@@ -93,16 +93,12 @@ def _seconds(name: str, value: str) -> float:
         return span if name == "duration" else time.time() - span
     except ValueError:
         if name == "duration":
-            raise UsageError(
-                f"--filter: {value!r} is not a duration", code="flag-value", hint="write 90s"
-            ) from None
+            raise InvalidFlag(f"--filter: {value!r} is not a duration", hint="write 90s") from None
     try:
         return datetime.fromisoformat(value).timestamp()
     except ValueError:
         hint = "write 2026-11-30T12:00:00Z, or 2h for so long ago"
-        raise UsageError(
-            f"--filter: {value!r} is not a time", code="flag-value", hint=hint
-        ) from None
+        raise InvalidFlag(f"--filter: {value!r} is not a time", hint=hint) from None
 
 
 def is_local() -> Callable[[RunSummary], bool]:

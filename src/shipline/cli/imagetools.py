@@ -34,7 +34,7 @@ from shipline.content import (
     fetch_document,
     fetch_image,
 )
-from shipline.errors import ContentError, NotFound, UsageError
+from shipline.errors import ContentError, FlagConflict, MissingFlag, NotFound, UsageError
 from shipline.images import OpenImage, Place, Places, image_tree, parse_place
 from shipline.oci import (
     CONFIG_LIMIT,
@@ -325,7 +325,7 @@ def _inspect_options(function: F) -> F:
 def inspect(name: str, raw: bool, template: str | None) -> None:
     """Show the manifest or index of an image."""
     if raw and template is not None:
-        raise UsageError("--raw and --format cannot be combined", code="flag-conflict")
+        raise FlagConflict("--raw and --format cannot be combined")
     with _opened(name) as (place, image):
         _show(name, place, image, raw=raw, template=template)
 
@@ -341,7 +341,7 @@ def inspect_command(
 ) -> None:
     """Show the manifest or index of an image, in a registry or wherever `shipline copy` reads."""
     if (raw or config) + tree + (template is not None) > 1:
-        raise UsageError("give one of --raw, --format, --tree, --config", code="flag-conflict")
+        raise FlagConflict("give one of --raw, --format, --tree, --config")
     with _opened(name) as (place, image):
         if platform or (config and isinstance(image.document(), Index)):
             wanted = Platform.parse(platform) if platform else Platform.local()
@@ -439,9 +439,9 @@ def create(
     given = [*map(_read, files), *sources]
     extra = _annotations(annotations)
     if not given:
-        raise UsageError("no SOURCE is given", code="flag-missing")
+        raise MissingFlag("no SOURCE is given")
     if not targets and not dry_run:
-        raise UsageError("there is no tag to write to", code="flag-missing", hint="pass --tag NAME")
+        raise MissingFlag("there is no tag to write to", hint="pass --tag NAME")
     wanted = parse_platforms(platforms)
     named = _sources(given, targets)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from shipline.cli.environment import (
     registry_options,
     use_http,
 )
-from shipline.errors import AuthError, UsageError
+from shipline.errors import AuthError, MissingFlag, UsageError
 
 _HUB = "docker.io"
 _LONGEST = 1 << 20  # bytes of a password on standard input
@@ -119,7 +119,7 @@ def _user_of(host: str) -> str:
 def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
     if password_stdin:
         if not username:
-            raise UsageError("--password-stdin needs --username", code="flag-missing")
+            raise MissingFlag("--password-stdin needs --username")
         secret = sys.stdin.buffer.read(_LONGEST).decode("utf-8", "strict").rstrip("\r\n")
     else:
         if not sys.stdin.isatty():

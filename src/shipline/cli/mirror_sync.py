@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.environment import registry_options
-from shipline.errors import UsageError
+from shipline.errors import MissingFlag
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def sync(plan: Path, dry_run: bool, check: bool, lock_file: Path | None, locked:
     )
 
     if locked and lock_file is None:
-        raise UsageError("--locked needs a lock file", code="flag-missing", hint="add --lock FILE")
+        raise MissingFlag("--locked needs a lock file", hint="add --lock FILE")
     document = load_document(MirrorPlan, plan, os.environ)
     lock = {} if lock_file is None else read_lock(lock_file, required=locked)
     with observed("mirror", str(plan)), open_client() as client:

@@ -12,7 +12,7 @@ from shipline.cli.check import with_progress
 from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.deploy import delivery_of, required_config, show_deployed, tell_race
 from shipline.cli.environment import registry_options
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag
 
 if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
@@ -24,9 +24,7 @@ def _named(context: click.Context, parameter: click.Parameter, word: str | None)
     is not set.
     """
     if word == "":
-        raise UsageError(
-            f"{parameter.opts[0]} is empty", code="flag-value", hint="name it, or leave it out"
-        )
+        raise InvalidFlag(f"{parameter.opts[0]} is empty", hint="name it, or leave it out")
     return word or ""
 
 

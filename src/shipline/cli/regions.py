@@ -13,7 +13,7 @@ import click
 from shipline.cli.environment import host_of, registry_options, use_mirrors
 from shipline.cli.options import CONFIGURATION
 from shipline.cli.registry_node import ask, when
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, MissingFlag, UsageError
 from shipline.units import shown_size
 
 _EVERY_S = 2.0
@@ -35,9 +35,7 @@ def group(context: click.Context, node: str | None, as_json: bool, watch: bool) 
     if context.invoked_subcommand is not None:
         return
     if node is None:
-        raise UsageError(
-            "no node given", code="flag-missing", hint="pass --node HOST, a primary or an edge"
-        )
+        raise MissingFlag("no node given", hint="pass --node HOST, a primary or an edge")
     _show_states(host_of(node), as_json=as_json, watch=watch)
 
 

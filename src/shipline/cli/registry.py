@@ -24,7 +24,7 @@ from shipline.cli.registry_maintenance import (
     webhook,
 )
 from shipline.cli.registry_node import directory_option
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag, MissingFlag
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -92,11 +92,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
 
     section, base = _section(config, options)
     if not section.data:
-        raise UsageError(
-            "no data directory given",
-            code="flag-missing",
-            hint="pass --data DIR, or set registry.data",
-        )
+        raise MissingFlag("no data directory given", hint="pass --data DIR, or set registry.data")
 
     def print_line(line: str) -> None:
         click.echo(startup_line(line, section.log), err=True)
@@ -178,7 +174,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     try:
         drain_timeout = Duration.parse(drain) if drain else None
     except ValueError as error:
-        raise UsageError(f"--drain-timeout: {error}", code="flag-value") from None
+        raise InvalidFlag(f"--drain-timeout: {error}") from None
     changed = _override(
         section,
         role=options["role"],

@@ -21,7 +21,7 @@ from shipline.cli.registry_node import (
     when,
     with_accounts,
 )
-from shipline.errors import UsageError
+from shipline.errors import MissingFlag, UsageError
 
 _ROLES = ("limited-guest", "guest", "developer", "maintainer", "admin")
 _LONGEST = 4096  # characters of a password on standard input
@@ -50,7 +50,7 @@ def add_user(accounts: Accounts, name: str, admin: bool, password_stdin: bool) -
 def passwd(name: str, password_stdin: bool, data: Path | None, node: str | None) -> None:
     """Set a user's password and revoke refresh tokens. At a node, without NAME, your own."""
     if not name and node is None:
-        raise UsageError("no user given", code="flag-missing", hint="pass the user's NAME")
+        raise MissingFlag("no user given", hint="pass the user's NAME")
     with open_accounts(data, node) as accounts:
         accounts.do("set-password", name=name, password=_password(password_stdin))
     click.echo(f"user {name} has a new password" if name else "password changed", err=True)
@@ -66,10 +66,8 @@ def set_user(accounts: Accounts, name: str, admin: bool | None, disable: bool | 
     options = {"admin": admin, "disabled": disable}
     fields = {key: value for key, value in options.items() if value is not None}
     if not fields:
-        raise UsageError(
-            "nothing to change",
-            code="flag-missing",
-            hint="pass --admin, --no-admin, --disable or --enable",
+        raise MissingFlag(
+            "nothing to change", hint="pass --admin, --no-admin, --disable or --enable"
         )
     accounts.do("set-user", name=name, **fields)
 

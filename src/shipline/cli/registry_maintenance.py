@@ -24,7 +24,7 @@ from shipline.cli.registry_node import (
     run_job,
     table,
 )
-from shipline.errors import ContentError, UsageError
+from shipline.errors import ContentError, FlagConflict, MissingFlag, UsageError
 from shipline.units import counted, shown_size
 from shipline.values import replace
 
@@ -184,11 +184,7 @@ def _recover(data: Path, dry_run: bool) -> None:
     from shipline.server.recovery import UNNAMED, recover
 
     if dry_run:
-        raise UsageError(
-            "--recover has no dry run",
-            code="flag-conflict",
-            hint="copy the directory and try it there",
-        )
+        raise FlagConflict("--recover has no dry run", hint="copy the directory and try it there")
     with _disk(data):
         recovered = recover(data)
     click.echo(
@@ -263,10 +259,8 @@ def retention(
     if node is None:
         decisions = [decision.to_json() for decision in _retain(config, data, dry_run)]
     elif config or data:
-        raise UsageError(
-            "--node excludes --config and --data",
-            code="flag-conflict",
-            hint="a node has its own rules and directory",
+        raise FlagConflict(
+            "--node excludes --config and --data", hint="a node has its own rules and directory"
         )
     else:
         decisions = run_job(node, "/api/retention", {"dry_run": dry_run})
@@ -292,16 +286,10 @@ def _retain(config: Path | None, data: Path | None, dry_run: bool) -> list[Reten
     loaded = load(config, Path.cwd(), os.environ)
     section, base = loaded.registry, loaded.file.parent if loaded.file else Path.cwd()
     if section is None or not section.policy.retention:
-        raise UsageError(
-            "no retention rules", code="flag-missing", hint="add them to registry.policy.retention"
-        )
+        raise MissingFlag("no retention rules", hint="add them to registry.policy.retention")
     data_directory = data or (base / section.data if section.data else None)
     if data_directory is None:
-        raise UsageError(
-            "no data directory given",
-            code="flag-missing",
-            hint="pass --data DIR, or set registry.data",
-        )
+        raise MissingFlag("no data directory given", hint="pass --data DIR, or set registry.data")
     if not (data_directory / "blobs").is_dir():
         raise UsageError(
             f"{data_directory} is not the data directory of a registry",

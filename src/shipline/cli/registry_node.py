@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import click
 
 from shipline.cli.environment import host_of, registry_options
-from shipline.errors import RegistryError, UsageError
+from shipline.errors import FlagConflict, MissingFlag, RegistryError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.access import AccountStore, Administration
@@ -168,15 +168,12 @@ def directory_option(
         @wraps(command)
         def called(directory: Any, data: Any, **options: Any) -> None:
             if directory and data:
-                raise UsageError(
+                raise FlagConflict(
                     f"two data directories: {directory} and --data {data}",
-                    code="flag-conflict",
                     hint="leave out one of them",
                 )
             if required and not (directory or data):
-                raise UsageError(
-                    "no data directory given", code="flag-missing", hint="pass --data DIR"
-                )
+                raise MissingFlag("no data directory given", hint="pass --data DIR")
             command(data=directory or data, **options)
 
         option = click.option("--data", type=kind, metavar="DIR", help=help)
@@ -230,9 +227,8 @@ def with_accounts(command: Command) -> Command:
 def check_target(data: Path | None, node: str | None) -> None:
     """Raises UsageError unless exactly one is given."""
     if (data is None) is (node is None):
-        raise UsageError(
+        raise MissingFlag(
             "no target given" if node is None else "--data and --node cannot be combined",
-            code="flag-missing",
             hint="pass --data DIR for a directory, or --node HOST for a running node",
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.errors import UsageError
+from shipline.errors import MissingFlag, UsageError
 
 if TYPE_CHECKING:
     from shipline.ship.record import RunRecord
@@ -87,7 +87,7 @@ def logs(run: str, steps: Sequence[str]) -> None:
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Delete runs."""
     if not runs and not everything:
-        raise UsageError("no RUN is given", code="flag-missing", hint="name runs, or pass --all")
+        raise MissingFlag("no RUN is given", hint="name runs, or pass --all")
     kept = _runs()
     chosen = kept.ids() if everything else [kept.resolve(name, _project()) for name in runs]
     for run in chosen:

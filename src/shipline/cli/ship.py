@@ -21,7 +21,7 @@ from shipline.cli.interrupts import run_in_step
 from shipline.cli.observing import observed
 from shipline.cli.options import PROGRESS
 from shipline.cli.signing import password_option
-from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
+from shipline.errors import Cancelled, ConfigError, InvalidFlag, ShiplineError, UsageError
 
 if TYPE_CHECKING:
     from shipline.events import Attribute, Sink
@@ -221,9 +221,7 @@ def _selection(project: ProjectConfig, options: Options) -> Selection:
         raise UsageError("--built: shipline.yaml names no image", code="config-no-image")
     built = read_built(options.built, images)
     if options.until == "":
-        raise UsageError(
-            "--until is empty", code="flag-value", hint="name an environment, or leave it out"
-        )
+        raise InvalidFlag("--until is empty", hint="name an environment, or leave it out")
     only, skip = frozenset(options.only), frozenset(options.skip)
     return Selection(only, skip, built, options.until or "")
 

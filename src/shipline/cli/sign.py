@@ -20,7 +20,7 @@ from shipline.cli.signing import (
     password_option,
     private_keys,
 )
-from shipline.errors import UsageError
+from shipline.errors import FlagConflict, UsageError
 from shipline.oci import Reference
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def attest_command(
     from shipline.supply import Form, attest
 
     if (predicate is None) == (statement is None):
-        raise UsageError("give either --predicate FILE or --statement FILE", code="flag-conflict")
+        raise FlagConflict("give either --predicate FILE or --statement FILE")
     content = _read(predicate or statement or "")
     signers = private_keys(keys, password_file)
     with open_images(images, plain=allow_http_registry) as places:

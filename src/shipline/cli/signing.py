@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.cli.environment import registry_options
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, FlagConflict, InvalidFlag, UsageError
 from shipline.oci import Descriptor, Reference
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def _off(name: str) -> Callable[[_Command], _Command]:
 
     def check(_: click.Context, __: click.Parameter, given: bool) -> None:
         if given:
-            raise UsageError(
+            raise InvalidFlag(
                 f"{name}: signatures are made with keys, without a transparency log",
-                code="flag-value",
                 hint=f"{name}=false, or leave it out",
             )
 
@@ -170,9 +169,9 @@ def annotations_of(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise UsageError(f"--annotation: write key=value, not {text!r}", code="flag-value")
+            raise InvalidFlag(f"--annotation: write key=value, not {text!r}")
         if annotations.setdefault(key, value) != value:
-            raise UsageError(f"--annotation: {key} is given twice", code="flag-conflict")
+            raise FlagConflict(f"--annotation: {key} is given twice")
     return annotations
 
 

@@ -18,7 +18,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.cli.template import render
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag, UsageError
 from shipline.tags import Decision, TagPlacement, place, snapshot
 from shipline.values import replace
 
@@ -58,9 +58,8 @@ def _shown(decision: Decision, images: Sequence[str], placements: Placements, fo
         return "".join(f"{name}\n" for name in references(decision, images))
     if "{{" in form:
         return render(form, _document(decision, images, placements)) + "\n"
-    raise UsageError(
+    raise InvalidFlag(
         f"--format: unknown format {form!r}",
-        code="flag-value",
         hint="text, json, names, github, github-env or a template",
     )
 
@@ -297,9 +296,8 @@ def _names_of(line: str) -> list[str]:
         attributes[key.lower() if equals else "name"] = value if equals else key
     name, enable = attributes.pop("name", ""), attributes.pop("enable", "true")
     if not name or attributes or enable not in {"true", "false"}:
-        raise UsageError(
+        raise InvalidFlag(
             f"--image {line}: not name=NAME,enable=true|false",
-            code="flag-value",
             hint="NAME alone, or name=NAME with enable=true or enable=false",
         )
     return [name.lower()] if enable == "true" else []

@@ -64,15 +64,14 @@ def _waiting(runs: Iterable[SpooledRun]) -> Iterator[dict[str, Any]]:
 @group.command("replay")
 def replay_command() -> None:
     """Deliver what is waiting, with the receivers that the environment names now."""
-    from shipline.errors import UsageError
+    from shipline.errors import MissingFlag
     from shipline.home import state_directory
     from shipline.telemetry.delivery import replay
     from shipline.telemetry.variables import wanted
 
     if not wanted(os.environ):
-        raise UsageError(
+        raise MissingFlag(
             "the environment names no receiver of traces and logs",
-            code="flag-missing",
             hint="set OTEL_EXPORTER_OTLP_ENDPOINT or SHIPLINE_LOKI",
         )
     runs, records = set(), 0

@@ -19,7 +19,7 @@ from shipline.cli.signing import (
     open_images,
     public_keys,
 )
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, FlagConflict, UsageError
 from shipline.units import rfc3339
 from shipline.values import replace
 
@@ -90,7 +90,7 @@ def command(
     could not be asked.
     """
     if policy is not None and keys:
-        raise UsageError("--policy and --key exclude each other", code="flag-conflict")
+        raise FlagConflict("--policy and --key exclude each other")
     if kind is not None:
         _verify_attestations(images, keys, kind, output, allow_http_registry)
         return

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, InvalidFlag
 from shipline.registry.credentials import (
     HUB_KEY,
     Credentials,
@@ -153,7 +153,7 @@ def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _plain(credentials: Credentials) -> dict[str, str]:
     if ":" in credentials.username:
-        raise UsageError("a username cannot contain a colon", code="flag-value")
+        raise InvalidFlag("a username cannot contain a colon")
     pair = f"{credentials.username}:{credentials.password}".encode()
     return {"auth": base64.b64encode(pair).decode()}
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
-from shipline.errors import SandboxError, UsageError
+from shipline.errors import InvalidFlag, SandboxError
 from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
 from shipline.sandbox.network import HOST, StepNetwork
@@ -190,11 +190,7 @@ def environment(spec: StepSpec) -> list[str]:
     for entry in (*spec.env, *spec.secret_env):
         name, separator, value = entry.partition("=")
         if not name or not separator or "\0" in entry:
-            raise UsageError(
-                f"not an environment entry: {name!r}",
-                code="flag-value",
-                hint="write it as NAME=value",
-            )
+            raise InvalidFlag(f"not an environment entry: {name!r}", hint="write it as NAME=value")
         entries[name] = value
     return [f"{name}={value}" for name, value in entries.items()]
 
@@ -289,11 +285,7 @@ def _linux(spec: StepSpec, paths: BundlePaths, capabilities: frozenset[str]) -> 
 def _limit(limit: Ulimit) -> dict[str, Any]:
     number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
     if number is None:
-        raise UsageError(
-            f"no resource limit is called {limit.name!r}",
-            code="flag-value",
-            hint="as in ulimit(1p)",
-        )
+        raise InvalidFlag(f"no resource limit is called {limit.name!r}", hint="as in ulimit(1p)")
     soft, hard = (_UNLIMITED if value < 0 else value for value in (limit.soft, limit.hard))
     most = resource.getrlimit(number)[1]
     most = _UNLIMITED if most == resource.RLIM_INFINITY else most

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from shipline import __version__
 from shipline.content import successors
-from shipline.errors import NotFound, RegistryError, UsageError
+from shipline.errors import InvalidFlag, NotFound, RegistryError, UsageError
 from shipline.oci import MAX_DEPTH, NO_ANNOTATIONS, Descriptor, Reference, media
 from shipline.supply.attachments import (
     FORMS,
@@ -76,7 +76,7 @@ def sign(
     is attached again; raises ContentError where that does not end.
     """
     if reserved := sorted(_RESERVED & annotations.keys()):
-        raise UsageError(f"the annotation {reserved[0]!r} is reserved", code="flag-value")
+        raise InvalidFlag(f"the annotation {reserved[0]!r} is reserved")
     if not signers:
         raise UsageError("there is no key to sign with", code="key-missing", hint="pass --key KEY")
     repository = at_the_source(repository)

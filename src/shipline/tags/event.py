@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from shipline.errors import UsageError
+from shipline.errors import InvalidFlag
 from shipline.git import Commit
 from shipline.values import replace
 
@@ -63,19 +63,15 @@ class Event:
         an unknown event, or a pull request without a number.
         """
         if kind and kind not in KINDS:
-            raise UsageError(
-                f"not an event: {kind}", code="flag-value", hint=f"one of {', '.join(KINDS)}"
-            )
+            raise InvalidFlag(f"not an event: {kind}", hint=f"one of {', '.join(KINDS)}")
         full_ref = ref_of(ref, tag=kind == "tag") if ref else ""
         number = number or pull_number(full_ref)
         event_kind = next(
             (candidate for candidate in KINDS if candidate == kind), _kind(full_ref, number)
         )
         if event_kind == "pull-request" and not number:
-            raise UsageError(
-                "a pull request needs a number",
-                code="flag-value",
-                hint="--ref refs/pull/NUMBER/merge, or --pr",
+            raise InvalidFlag(
+                "a pull request needs a number", hint="--ref refs/pull/NUMBER/merge, or --pr"
             )
         return cls(event_kind, full_ref, number=number, source=COMMAND_LINE)
 

@@ -42,7 +42,7 @@ from shipline.deliver.promotion.policy import (
     stops,
 )
 from shipline.deliver.promotion.state import Digests, EnvironmentState, recorded_times
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import MissingFlag, ShiplineError, UsageError
 from shipline.git import SIGNING, GitError, RemoteBranch, author_of
 from shipline.oci import Reference
 from shipline.propagation import traceparent
@@ -458,9 +458,8 @@ def _chosen(delivery: Delivery, states: States, source: str, image: str) -> Depl
     if image:
         return _in_history(states, image) or _in_registry(delivery, image)
     if not source:
-        raise UsageError(
+        raise MissingFlag(
             "it comes after no environment: name an image",
-            code="flag-missing",
             hint="`after` names the environment before it; `shipline deploy` is for the first one",
         )
     current = states[source].current
