@@ -241,11 +241,11 @@ def namespace_hint() -> str:
     )
 
 
-def sandbox_error(what: str, error: OSError) -> SandboxError:
-    """The error of a sandbox operation, with a hint; `what` failed."""
+def sandbox_error(what: str, error: OSError, hint: str = "") -> SandboxError:
+    """The error of a sandbox operation, with this hint or a general one; `what` failed."""
     reason = error.strerror or str(error)
     where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
-    hint = _HINTS.get(error.errno or 0, "")
+    hint = hint or _HINTS.get(error.errno or 0, "")
     if os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC):
         hint = namespace_hint()
     return SandboxError(f"{what}: {reason}{where}", code="kernel-refused", hint=hint)

@@ -244,6 +244,10 @@ def _exit_with(function: Callable[[], int]) -> None:
 
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_IN_CHROOT = (
+    "the root directory is not a mount point, as in a chroot:"
+    " run `mount --bind DIR DIR` before `chroot DIR`"
+)
 
 
 def private_mounts() -> None:
@@ -262,7 +266,10 @@ def private_mounts() -> None:
         kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
         _protect_control_groups()
     except OSError as error:
-        raise kernel.sandbox_error("cannot create a private mount namespace", error) from error
+        hint = _IN_CHROOT if error.errno == errno.EINVAL else ""
+        raise kernel.sandbox_error(
+            "cannot create a private mount namespace", error, hint
+        ) from error
 
 
 def _protect_control_groups() -> None:
