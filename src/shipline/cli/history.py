@@ -355,7 +355,8 @@ def shown_duration(seconds: float) -> str:
 def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str, Any]:
     """A run in the fields of `docker buildx history inspect --format json`."""
     summary, facts = run.summary, run.facts
-    end = summary.finished or summary.started
+    running = summary.state is RunState.RUNNING
+    end = summary.finished or (time.time() if running else summary.started)
     found: dict[str, Any] = {
         "Name": summary.name,
         "Ref": summary.ref.rpartition("/")[2] or summary.id,
@@ -437,7 +438,7 @@ def _pretty(facts: dict[str, Any], *, named: bool) -> str:
     state = facts["Status"]
     ends = {
         "Started": started.strftime("%Y-%m-%d %H:%M:%S"),
-        "Duration": shown_duration(facts["Duration"] / 1e9)
+        "Duration": shown_duration(facts.get("Duration", 0) / 1e9)
         + (" (running)" if state == "running" else ""),
         "Error": facts.get("Error", {}).get("Message", "").partition("\n")[0],
         "Hint": facts.get("Error", {}).get("Hint", ""),
