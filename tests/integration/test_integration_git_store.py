@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -370,12 +371,34 @@ def test_a_damaged_store_is_made_anew(
 ) -> None:
     url = f"{server.url}/repo.git#main"
     whole = tree(store, url, tmp_path / "tree")
+    damage(store, repository)
+    assert tree(store, url, tmp_path / "tree") == whole
+
+
+def test_several_builds_make_a_damaged_store_anew(
+    server: GitServer, repository: GitRepository, store: GitStore, tmp_path: Path
+) -> None:
+    """None removes what another one has fetched meanwhile, or reads."""
+    url = f"{server.url}/repo.git#main"
+    whole = tree(store, url, tmp_path / "tree")
+    for _ in range(5):
+        damage(store, repository)
+        ready = threading.Barrier(6)
+
+        def begin(number: int, ready: threading.Barrier = ready) -> dict[str, str]:
+            ready.wait()
+            return tree(store, url, tmp_path / str(number))
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(begin, range(6))) == [whole] * 6
+
+
+def damage(store: GitStore, repository: GitRepository) -> None:
     blob = repository.git("rev-parse", "HEAD:a.txt")
     for damaged in [*store.root.glob("*/objects/??/*"), *store.root.glob("*/objects/pack/*.pack")]:
         if blob.startswith(damaged.parent.name) or damaged.suffix == ".pack":
             damaged.chmod(0o600)
             damaged.write_bytes(b"")
-    assert tree(store, url, tmp_path / "tree") == whole
 
 
 @pytest.fixture

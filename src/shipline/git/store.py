@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -152,6 +153,12 @@ class GitStore(Struct, frozen=True):
             for left in _LEFT:
                 (repository / left).unlink(missing_ok=True)
             yield repository
+
+    def remove(self, repository: Path, seen: os.stat_result) -> None:
+        """Remove a repository that was found damaged, unless another build has made a new one."""
+        with _locked(self.root / f"{repository.name}.lock"), suppress(FileNotFoundError):
+            if os.path.samestat(repository.stat(), seen):
+                shutil.rmtree(repository, ignore_errors=True)
 
     def fetch(self, repository: Path, source: GitSource, hash: str, ref: str = "") -> None:
         """Bring the object `hash`, which is `ref` if that is given, and all its files.

@@ -41,8 +41,8 @@ def checkout(store: GitStore, found: GitCommit, place: Path) -> Path:
         except GitError:
             if not work.used:
                 raise
-            for repository in work.used:
-                shutil.rmtree(repository, ignore_errors=True)
+            for repository, seen in work.used.items():
+                store.remove(repository, seen)
         shutil.rmtree(place)
         return _Checkout(work.store, place).write(found)
 
@@ -75,11 +75,11 @@ class _Module(Struct, frozen=True):
 
 
 class _Checkout(Struct):
-    """One checkout; `used` are the repositories of the store that it has used."""
+    """One checkout; `used` are the repositories of the store that it has used, as they were."""
 
     store: GitStore
     place: Path
-    used: list[Path] = []
+    used: dict[Path, os.stat_result] = {}
     submodules: int = 0
 
     def write(self, found: GitCommit) -> Path:
@@ -88,7 +88,7 @@ class _Checkout(Struct):
         subdir = clean_directory(source.subdir)
         keep = found.keeps_git_dir and not subdir
         with self.store.fetched(found) as repository:
-            self.used.append(repository)
+            self.used[repository] = repository.stat()
             commit = self._commit(repository, found.object)
             if not (commit.startswith(source.checksum) or found.object.startswith(source.checksum)):
                 raise RefNotFound(
@@ -182,7 +182,7 @@ class _Checkout(Struct):
             naming(module.source),
             self.store.repository(module.source.remote, module.commit) as repository,
         ):
-            self.used.append(repository)
+            self.used[repository] = repository.stat()
             self.store.fetch(repository, module.source, module.commit)
             if keep:
                 self._register(module)
