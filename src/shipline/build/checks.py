@@ -27,6 +27,7 @@ from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
 from shipline.events import Step
 from shipline.net import without_logins
 from shipline.oci import ImageConfig, Platform
+from shipline.values import replace
 
 KnownImages = Callable[[str, Platform], ImageConfig | None]
 """The configuration of an image for a platform; None where it is not known."""
@@ -81,6 +82,7 @@ def call(
             return CheckResult(warnings_before(error, request), error, error.span)
         if frontend := check_frontend(request, dockerfile.directives.syntax):
             step.warn(frontend)
+        request = replace(request, run=replace(request.run, planned_only=True))
         match request.call.method:
             case "outline":
                 return _outline(request, dockerfile, images, step, stack)

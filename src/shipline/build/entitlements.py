@@ -31,7 +31,7 @@ def is_insecure(run: df.Run, settings: RunOptions) -> bool:
 
 
 def _require(run: df.Run, settings: RunOptions, entitlement: str) -> None:
-    if entitlement not in settings.entitlements:
+    if entitlement not in settings.entitlements and not settings.planned_only:
         raise DockerfileError(
             f"{entitlement} is not allowed",
             code="entitlement-denied",
@@ -44,7 +44,7 @@ def devices_of(run: df.Run, settings: RunOptions) -> tuple[tuple[str, ...], tupl
     """The names of the devices of a command, and the optional ones that do not exist. Raises
     DockerfileError for devices that are not allowed, and for required ones that do not exist.
     """
-    if not run.devices:
+    if not run.devices or settings.planned_only:
         return (), ()
     words = [one for one in settings.entitlements if one.partition("=")[0] == "device"]
     grants = [split_csv(word.removeprefix("device=")) for word in words if "=" in word]

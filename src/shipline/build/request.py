@@ -211,7 +211,10 @@ class Host(Struct, frozen=True):
 
 
 class RunOptions(Struct, frozen=True):
-    """The options of every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
+    """The options of every RUN; `entitlements` are network.host, security.insecure, device[=..].
+
+    Of a build that is `planned_only` no command runs, so that none is refused.
+    """
 
     network: Network = "default"
     hosts: tuple[Host, ...] = ()
@@ -219,6 +222,7 @@ class RunOptions(Struct, frozen=True):
     ulimits: tuple[Ulimit, ...] = ()
     shm_size: int = SHM_SIZE
     resources: Resources = Resources()
+    planned_only: bool = False
 
 
 class ProvenanceOptions(Struct, frozen=True):

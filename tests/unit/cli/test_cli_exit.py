@@ -293,6 +293,14 @@ def test_a_check_has_the_warnings_before_an_instruction_that_is_none(tmp_path: P
     assert told["result.txt"].startswith("\nWARNING: StageNameCasing")
 
 
+@pytest.mark.parametrize("method", ["check", "outline"])
+@pytest.mark.parametrize("flag", ["network=host", "security=insecure", "device=a.b/c=d,required"])
+def test_a_call_needs_no_entitlements(tmp_path: Path, method: str, flag: str) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM scratch AS a\nRUN --{flag} b\n")
+    done = run("build", f"--call={method}", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_check_tells_what_cannot_be_read_before_what_cannot_be_built(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM $NONE AS A\nSHELL []\n")
     words = ("build", "--call=check,format=json", str(tmp_path))
