@@ -242,6 +242,7 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
     if isinstance(copy, df.Add):
         sources, parents, unpack = _add_sources(copy, options), False, _unpack(copy)
     else:
+        _check_copied(copy)
         parents, unpack = copy.parents, "never"
         context = options.source(copy.origin, copy.span, options.platform)
         sources = [(context, one) for one in copy.sources]
@@ -269,6 +270,18 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
     return state.with_note(without_logins(_text(state, step) or ""), vertex)
 
 
+def _check_copied(copy: df.Copy) -> None:
+    """Raises DockerfileError for a source that only ADD takes."""
+    for source in copy.sources:
+        kind = "git ref" if _git_source(source, copy) else "URL" if is_http(source) else ""
+        if kind:
+            raise DockerfileError(
+                f"source can't be a {kind} for COPY",
+                span=copy.span,
+                hint=f"write ADD {without_logins(source)}",
+            )
+
+
 def _add_sources(add: df.Add, options: DispatchOptions) -> list[tuple[Vertex, str]]:
     """The sources of an ADD, in order: the vertex that has each, and its path there."""
     if add.checksum and len(add.sources) > 1:
@@ -288,17 +301,17 @@ def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Ver
     return options.source("", add.span, options.platform), source
 
 
-def _git_source(source: str, add: df.Add) -> GitSource | None:
+def _git_source(source: str, transfer: df.Copy | df.Add) -> GitSource | None:
     """The Git repository that `source` is; None for another source. Raises DockerfileError."""
     try:
         found = git.parse_git_source(source)
-        if found is None:
-            return None
-        kept = add.keep_git_dir or bool(found.keep_git_dir)
-        return replace(found.with_checksum(add.checksum), keep_git_dir=kept)
+        if found is None or not isinstance(transfer, df.Add):
+            return found
+        kept = transfer.keep_git_dir or bool(found.keep_git_dir)
+        return replace(found.with_checksum(transfer.checksum), keep_git_dir=kept)
     except UsageError as error:
         raise DockerfileError(
-            error.message, code=error.code, span=add.span, hint=error.hint
+            error.message, code=error.code, span=transfer.span, hint=error.hint
         ) from None
 
 

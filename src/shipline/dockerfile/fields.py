@@ -269,7 +269,7 @@ def _interval(flags: InstructionFlags, name: str) -> int:
 
 
 def _retries(text: str) -> int:
-    if not re.fullmatch(r"[+-]?\d*", text):
+    if not re.fullmatch(r"[+-]?[0-9]*", text) or (len(text) > 9 and int(text) >= 1 << 31):
         raise DockerfileError(
             f'invalid number of retries: "{text}"',
             code="dockerfile-healthcheck",

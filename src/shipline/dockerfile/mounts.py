@@ -61,9 +61,9 @@ class MountOptions(Struct):
         return default
 
     def number(self, key: str, default: int, *, base: int = 10) -> int:
-        text = self.text(key)
-        if not text:
+        if key not in self.values:
             return default
+        text = self.values[key]
         digits = "0-7" if base == 8 else "0-9"
         if not re.fullmatch(f"[{digits}]+", text) or int(text, base) >= 1 << 32:
             raise DockerfileError(
@@ -193,7 +193,13 @@ def split_options(text: str, of: str) -> list[str]:
             code="dockerfile-mount",
             hint="double a quote inside quotes",
         ) from None
-    return rows[0] if rows else []
+    if not rows or not rows[0]:
+        raise DockerfileError(
+            f"failed to parse csv {of}: EOF",
+            code="dockerfile-mount",
+            hint="give it a value, or leave the flag out",
+        )
+    return rows[0]
 
 
 def _option(text: str) -> tuple[str, str | None]:
@@ -279,13 +285,17 @@ def _tmpfs(options: MountOptions) -> Mount:
     )
 
 
+def _last(path: str) -> str:
+    return posixpath.basename(path.rstrip("/"))
+
+
 def _secret(options: MountOptions) -> Mount:
     target, env = options.text("target"), options.text("env")
     if options.text("source") and options.text("id"):
         raise DockerfileError(
             "both source and id can't be set", code="dockerfile-mount", hint="keep id"
         )
-    secret = options.text("id") or options.text("source") or posixpath.basename(target)
+    secret = options.text("id") or options.text("source") or _last(target)
     if not secret:
         raise DockerfileError(
             "invalid secret mount. one of source, target required",
@@ -293,7 +303,7 @@ def _secret(options: MountOptions) -> Mount:
             hint="add id=name",
         )
     if not target and not env:
-        target = f"/run/secrets/{posixpath.basename(secret)}"
+        target = f"/run/secrets/{_last(secret)}"
     mode, uid, gid = options.owner(0o400)
     return Mount(
         MountType.SECRET,

@@ -15,7 +15,7 @@ from msgspec import Struct
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.mounts import MountType
 from shipline.dockerfile.plan import StagePlan, StageSource, origins
-from shipline.dockerfile.scope import GlobalScope, ScopedInstruction
+from shipline.dockerfile.scope import GlobalScope, PlatformArgs, ScopedInstruction
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.words import process_word
 from shipline.errors import Span
@@ -103,13 +103,21 @@ def _global_arguments(dockerfile: Dockerfile, scope: GlobalScope) -> Iterable[Ou
 
 
 def _needs(dockerfile: Dockerfile, scope: GlobalScope) -> dict[str, frozenset[str]]:
-    """The variables in the default of each global argument, if the default counts."""
+    """The variables in the default of each global argument, if the default counts: those that have
+    a value there. A default that holds the argument itself needs what its former one needs.
+    """
     found: dict[str, frozenset[str]] = {}
+    known = {name: scope.variables[name] for name in PlatformArgs("", "").variables()}
     for line in dockerfile.global_args:
         for arg in line.args:
-            default = "" if arg.name in scope.build_args else arg.default or ""
-            used = process_word(default, scope.variables, escape=scope.escape).used
-            found[arg.name] = used
+            given = scope.build_args.get(arg.name)
+            text = "" if given is not None else arg.default or ""
+            expansion = process_word(text, known, escape=scope.escape)
+            used = expansion.used
+            former = found.get(arg.name, frozenset()) if arg.name in used else frozenset()
+            found[arg.name] = (used - {arg.name}) | former
+            if given is not None or arg.default is not None:
+                known[arg.name] = expansion.text if given is None else given
     return found
 
 

@@ -113,7 +113,6 @@ def _at_least_one(node: ParsedInstruction, words: tuple[str, ...]) -> tuple[str,
 
 def _read_from(node: ParsedInstruction, escape: str) -> ins.From:
     words = blank_separated(node.rest)
-    flags = read_flags(node.flags, text=("platform",))
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
         image = (
             f"{words[0]}:{words[1]}" if len(words) == 2 and words[1].lower() != "as" else "image"
@@ -122,6 +121,7 @@ def _read_from(node: ParsedInstruction, escape: str) -> ins.From:
             "FROM requires either one or three arguments",
             hint=f"write FROM {image}, or FROM {image} AS name",
         )
+    flags = read_flags(node.flags, text=("platform",))
     image, as_keyword, alias = words if len(words) == 3 else (words[0], "", "")
     if alias and not _STAGE_NAME.fullmatch(alias.lower()):
         raise DockerfileError(

@@ -24,18 +24,21 @@ _UNITS_NS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+_TOO_LONG_NS = 1 << 63
 _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _WHOLE = rf"[+-]?({_PART})+"
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds. Raises ValueError for an invalid duration."""
+    """Nanoseconds. Raises ValueError for an invalid duration, and one of more than 64 bits."""
     if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0
     if not re.fullmatch(_WHOLE, text):
         raise ValueError(f'time: invalid duration "{text}"')
-    parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in re.findall(_PART, text)]
-    return -sum(parts) if text.startswith("-") else sum(parts)
+    total = sum(_scaled(number, _UNITS_NS[unit]) for number, unit in re.findall(_PART, text))
+    if total >= _TOO_LONG_NS:
+        raise ValueError(f'time: invalid duration "{text}"')
+    return -total if text.startswith("-") else total
 
 
 def _scaled(number: str, unit: int) -> int:

@@ -290,6 +290,9 @@ def test_the_network_is_that_of_the_build_unless_a_command_has_none(
         ("RUN --device=gpu x", 'invalid device "gpu"'),
         ("RUN --device=v.example/c=x,required y", 'device "v.example/c=x" is not registered'),
         ("ADD --checksum=sha256:00 a /", "--checksum"),
+        ("COPY a https://h/f /", "source can't be a URL for COPY"),
+        ("COPY --from=base https://h/f.git#v1 /", "source can't be a git ref for COPY"),
+        ("COPY https://h/f.git?x=1 /", "unknown key 'x'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(instruction: str, named: str) -> None:

@@ -72,7 +72,6 @@ def test_run_keeps_its_text_for_the_shell() -> None:
         ("name=v.com/d=foo,required", DeviceFlag("v.com/d=foo", required=True)),
         ("v.com/d=*,required=false", DeviceFlag("v.com/d=*")),
         ("required=true,name=a", DeviceFlag("a", required=True)),
-        ("", DeviceFlag("")),
     ],
 )
 def test_devices_of_run(text: str, expected: DeviceFlag) -> None:
@@ -285,6 +284,12 @@ def test_on_build_keeps_its_text_and_is_read_where_it_is_used() -> None:
         ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),
         ("HEALTHCHECK --interval=5 CMD x", 'time: invalid duration "5"'),
+        ("HEALTHCHECK --timeout=2562048h CMD x", 'time: invalid duration "2562048h"'),
+        ("HEALTHCHECK --retries=2147483648 CMD x", "invalid number of retries"),
+        ("HEALTHCHECK --retries=\u0663 CMD x", "invalid number of retries"),
+        ("FROM --platform", "FROM requires either one or three arguments"),
+        ("RUN --mount= x", "failed to parse csv mounts: EOF"),
+        ("RUN --device= x", "failed to parse csv devices: EOF"),
         ("HEALTHCHECK --interval=1us CMD x", "cannot be less than 1ms"),
         ("HEALTHCHECK --retries=-1 CMD x", "--retries cannot be negative (-1)"),
         ("HEALTHCHECK --retries=x CMD x", 'invalid number of retries: "x"'),

@@ -169,6 +169,14 @@ def test_documents_are_expanded_unless_their_name_is_quoted() -> None:
     assert [file.content for file in copy.files] == ["\"1\" $a 'x y'\n", "$a\n"]
 
 
+def test_a_secret_is_named_after_the_last_part_of_a_path() -> None:
+    (step,) = walk("FROM x\nRUN --mount=type=secret,target=/a/b/ --mount=type=secret,id=c/d/ e\n")
+    assert [(one.id, one.target) for one in step.mounts] == [
+        ("b", "/a/b/"),
+        ("c/d/", "/run/secrets/d"),
+    ]
+
+
 def test_mounts_are_resolved_with_their_defaults() -> None:
     (step,) = walk(
         "FROM x\nRUN --mount=target=/b --mount=type=cache,dst=/c/../d --mount=type=tmpfs,target=/t,"
@@ -217,6 +225,7 @@ def test_mount_options_are_expanded_and_have_aliases() -> None:
         ("type=bind,uid=1", 'uid not allowed for "bind" type mounts'),
         ("type=cache,mode=9", "invalid value 9 for mode"),
         ("type=cache,uid=-1", "invalid value -1 for uid"),
+        ("type=cache,mode=$NONE", "invalid value  for mode"),
         ("type=cache,sharing=x", 'unsupported sharing value "x"'),
         ("type=cache,ro=x", "invalid value for readonly: x"),
         ("type=tmpfs,size=x", "invalid value for size: x"),
