@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -30,10 +31,16 @@ def connect(address: str, number: int, buffer: int = 0) -> socket.socket:
 
 
 @contextmanager
-def slow_clients(address: str, *, readers: int, senders: int, path: str) -> Iterator[None]:
+def slow_clients(
+    address: str, *, readers: int, senders: int, path: str, tls: ssl.SSLContext | None = None
+) -> Iterator[None]:
     """Inside, `readers` take a kilobyte a second of what is at `path`, `senders` push as slowly."""
-    taking = [connect(address, number, buffer=4096) for number in range(readers)]
-    sending = [connect(address, number) for number in range(senders)]
+
+    def wrapped(connection: socket.socket) -> socket.socket:
+        return tls.wrap_socket(connection, server_hostname="127.0.0.1") if tls else connection
+
+    taking = [wrapped(connect(address, number, buffer=4096)) for number in range(readers)]
+    sending = [wrapped(connect(address, number)) for number in range(senders)]
     for connection in taking:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     for number, connection in enumerate(sending):
@@ -69,10 +76,18 @@ def _keep_going(
                 connection.send(b"x" * _STEP)
 
 
-def latencies(address: str, path: str, seconds: float, pause_s: float = 0.002) -> list[float]:
+def latencies(
+    address: str,
+    path: str,
+    seconds: float,
+    pause_s: float = 0.002,
+    tls: ssl.SSLContext | None = None,
+) -> list[float]:
     """Seconds that each of many answers took, one after the other, shortest first."""
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    if tls is not None:
+        connection = http.client.HTTPSConnection(host, int(port), timeout=30, context=tls)
     found: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,17 @@ import pytest
 from crowds import connect, latencies, percentile, slow_clients
 from guarded import guarded
 from nodes import Node, node
+from peers.registry import certificate
 from served import served
-from spec_client import OCTETS, Target
+from shipline.server import RegistrySection
+from shipline.server.access import AccessSection, TlsSection
+from spec_client import OCTETS, Target, sha256
 
 MANY = 400  # readers, and as many senders
 LARGE = 32 << 20  # bytes of the blob that is read; more than sockets hold
 MOST = 200 << 20  # bytes of memory
+MANY_TLS = 300  # the same over TLS, and as many handshakes
+MOST_TLS = 360 << 20  # bytes of memory
 SOON_S = 0.05  # half of the answers come in this time
 MOST_S = 5.0  # all of them
 ROUNDS_S = 60.0
@@ -38,11 +45,11 @@ def running(tmp_path: Path) -> Iterator[Node]:
         yield started
 
 
-def require_soon(address: str, path: str) -> None:
+def require_soon(address: str, path: str, tls: ssl.SSLContext | None = None) -> None:
     """Answers come soon, in one round at least: other work on the machine may slow down some."""
     end = time.monotonic() + ROUNDS_S
     while True:
-        found = latencies(address, path, 2)
+        found = latencies(address, path, 2, tls=tls)
         if percentile(found, 0.5) < SOON_S and found[-1] < MOST_S:
             return
         assert time.monotonic() < end, (path, percentile(found, 0.5), found[-1])
@@ -62,12 +69,40 @@ def test_slow_clients_stop_nobody(running: Node) -> None:
         assert memory(running.process.pid) < MOST
 
 
+def test_slow_clients_over_tls_stop_nobody(tmp_path: Path) -> None:
+    """With as many that never finish to agree on a key."""
+    cert, key = certificate(tmp_path, "node")
+    tls = ssl.create_default_context(cafile=str(cert))
+    access = AccessSection(tls=TlsSection(cert=str(cert), key=str(key)))
+    content = os.urandom(LARGE)
+    with (
+        node(tmp_path / "data", section=RegistrySection(access=access)) as running,
+        ExitStack() as stack,
+    ):
+        host, _, port = running.url.rpartition("/")[2].partition(":")
+        pushing = stack.enter_context(
+            closing(http.client.HTTPSConnection(host, int(port), context=tls))
+        )
+        pushing.request("POST", f"/v2/a/b/blobs/uploads/?digest={sha256(content)}", content)
+        with pushing.getresponse() as answer:
+            assert answer.status == 201
+        path, address = f"/v2/a/b/blobs/{sha256(content)}", f"{host}:{port}"
+        stack.enter_context(
+            slow_clients(address, readers=MANY_TLS, senders=MANY_TLS, path=path, tls=tls)
+        )
+        for number in range(MANY_TLS):
+            greeting = stack.enter_context(connect(address, number))
+            greeting.sendall(b"\x16\x03\x01\x02\x00\x01\x00" if number % 2 else b"")
+        time.sleep(2)
+        require_soon(address, "/healthz", tls)
+        assert memory(running.process.pid) < MOST_TLS
+
+
 def test_slow_anonymous_clients_block_no_one(tmp_path: Path) -> None:
     """Without an account: their bodies are refused, and not read for long."""
-    crowd = {"readers": MANY, "senders": MANY}
     with (
         guarded(tmp_path / "data", "--accounts") as running,
-        slow_clients(running.address, **crowd, path="/v2/a/blobs/x"),
+        slow_clients(running.address, readers=MANY, senders=MANY, path="/v2/a/blobs/x"),
     ):
         require_soon(running.address, "/healthz")
         assert running.call("GET", "/v2/", None, running.admin).status == 200

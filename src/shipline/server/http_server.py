@@ -13,11 +13,13 @@ import resource
 import signal
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -279,14 +281,18 @@ class _Server(web.Server):
         self._set_full = full
         self._counts: Counter[str] = Counter()
         self._addresses: dict[web.RequestHandler, str] = {}
+        self._handlers: WeakSet[web.RequestHandler] = WeakSet()  # also while TLS is negotiated
 
     def __call__(self) -> web.RequestHandler:
         loop, size = asyncio.get_running_loop(), self._read_buffer()
-        return _RequestHandler(self, loop=loop, read_bufsize=size, **self._options)
+        handler = _RequestHandler(self, loop=loop, read_bufsize=size, **self._options)
+        self._handlers.add(handler)
+        SSLProtocol.max_size = size  # of the one made next
+        return handler
 
     def _read_buffer(self) -> int:
         """Bytes for a new connection: less of each if there are many."""
-        share = _ALL_READ_BUFFERS // (len(self._addresses) + 1)
+        share = _ALL_READ_BUFFERS // (len(self._handlers) + 1)
         return max(_MIN_READ_BUFFER, min(_READ_BUFFER, share))
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -324,7 +330,7 @@ class _Server(web.Server):
 class _RequestHandler(web.RequestHandler):
     """Answers malformed requests as the node answers others."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
 
     def handle_error(
         self,
