@@ -11,26 +11,19 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from shipline.build.request import CacheBackend, CacheSettings
+from shipline.build.request import CacheBackend, CacheSettings, OutputFormat
 from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry
 from shipline.content import OciLayout
 from shipline.errors import NotFound, UsageError
 from shipline.events import Step
 from shipline.oci import Descriptor
+from shipline.units import parse_boolean
 
-_VARIABLES = {
-    "gha": {
-        "token": "ACTIONS_RUNTIME_TOKEN",
-        "url": "ACTIONS_CACHE_URL",
-        "url_v2": "ACTIONS_RESULTS_URL",
-    },
-    "s3": {
-        "access_key_id": "AWS_ACCESS_KEY_ID",
-        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
-        "session_token": "AWS_SESSION_TOKEN",
-    },
+_AWS = {
+    "access_key_id": "AWS_ACCESS_KEY_ID",
+    "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "session_token": "AWS_SESSION_TOKEN",
 }
-"""Attributes that variables of this process stand in for: the daemon has others."""
 
 
 class OpenCaches(Struct, frozen=True):
@@ -62,12 +55,25 @@ def open_caches(caches: CacheSettings, environment: Mapping[str, str], step: Ste
     for target in caches.targets:
         entry = _entry(target.backend, environment)
         entry.attrs["mode"] = target.mode
+        entry.attrs |= _compression(target.format)
         if not target.required:
             entry.attrs["ignore-error"] = "true"
         if entry.type == "local":
             layout = _layout(entry.attrs.get("dest", ""), found, create=True)
             found.tags.append((layout, entry.attrs.get("tag", "latest")))
         found.options.exports.append(entry)
+    return found
+
+
+def _compression(wanted: OutputFormat) -> Mapping[str, str]:
+    """The attributes of a cache whose layers do not stay as they are."""
+    found: dict[str, str] = {}
+    if wanted.compression:
+        found["compression"] = wanted.compression
+    if wanted.level is not None:
+        found["compression-level"] = str(wanted.level)
+    if wanted.force:
+        found["force-compression"] = "true"
     return found
 
 
@@ -99,7 +105,32 @@ def _layout(place: str, found: OpenCaches, *, create: bool = False) -> OciLayout
 
 
 def _entry(backend: CacheBackend, environment: Mapping[str, str]) -> CacheOptionsEntry:
-    variables = _VARIABLES.get(backend.type, {})
-    implied = {name: environment.get(variable, "") for name, variable in variables.items()}
+    attributes = dict(backend.attributes)
+    implied = _implied(backend.type, attributes, environment)
     given = {name: value for name, value in implied.items() if value}
-    return CacheOptionsEntry(backend.type, given | dict(backend.attributes))
+    return CacheOptionsEntry(backend.type, given | attributes)
+
+
+def _implied(
+    kind: str, attributes: Mapping[str, str], environment: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Attributes that variables of this process stand in for: the daemon has others. A key that is
+    given whole has no session but the one that is given with it.
+    """
+
+    def variable(name: str) -> str:
+        return environment.get(name, "")
+
+    if kind == "gha":
+        results = variable("ACTIONS_RESULTS_URL")
+        version = attributes.get("version") or (
+            "2" if parse_boolean(variable("ACTIONS_CACHE_SERVICE_V2")) else ""
+        )
+        return {
+            "token": variable("ACTIONS_RUNTIME_TOKEN"),
+            "url": variable("ACTIONS_CACHE_URL") or results,
+            "url_v2": results if version == "2" else "",
+        }
+    if kind != "s3" or {"access_key_id", "secret_access_key"} <= attributes.keys():
+        return {}
+    return {name: variable(one) for name, one in _AWS.items()}
