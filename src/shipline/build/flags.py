@@ -299,6 +299,9 @@ def parse_ssh(text: str) -> Ssh:
 _CACHES = ("registry", "local", "inline", "gha", "s3", "azblob")
 _RECODED = ("registry", "local")
 """The types of caches whose layers may be recompressed."""
+_OF_WRITING = ("mode", "ignore-error", "compression", "compression-level", "force-compression")
+"""Accepted everywhere, as by buildx: one text may stand for the cache to read and to write."""
+_OF_MANIFESTS = ("oci-mediatypes", "image-manifest")
 
 
 def parse_cache_source(text: str) -> tuple[CacheBackend, ...]:
@@ -346,14 +349,14 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
 
 def _cache_backend(fields: dict[str, str]) -> CacheBackend:
     kind = fields.pop("type")
-    for name in ("mode", "ignore-error"):  # of a cache that is written, accepted as by buildx
+    for name in _OF_WRITING if kind in _RECODED else (*_OF_WRITING, *_OF_MANIFESTS):
         fields.pop(name, None)
     mounts = parse_boolean(fields.pop("mounts", "false"), "--cache-from mounts")
     return CacheBackend(kind, fields, mounts)
 
 
 def _cache_target(fields: dict[str, str]) -> CacheTarget:
-    kind, mode = fields["type"], fields.get("mode", "min")
+    kind, mode = fields["type"], fields.get("mode") or "min"
     if mode not in ("min", "max"):
         raise InvalidFlag(f"--cache-to: mode={mode} is neither min nor max")
     ignored = parse_boolean(fields.get("ignore-error", "true"), "--cache-to ignore-error")
@@ -375,8 +378,6 @@ def _cache_format(fields: dict[str, str]) -> OutputFormat:
     if booleans.get("image-manifest") and not booleans.get("oci-mediatypes", True):
         raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
     found = _output_format(fields, {**_STATEMENTS, **booleans})
-    for name in ("compression", "compression-level", "force-compression"):
-        fields.pop(name, None)
     return replace(found, annotations=())
 
 

@@ -202,7 +202,11 @@ def _open_s3(given: _Attributes, client: Client) -> CacheStore:
 
 
 def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str) -> Sign:
-    key_id, secret = given.text("access_key_id"), given.text("secret_access_key")
+    key_id, secret, token = map(given.text, ("access_key_id", "secret_access_key", "session_token"))
+    if (key_id or secret or token) and not (key_id and secret):  # the environment has the rest
+        key_id = given.text("access_key_id", variable="AWS_ACCESS_KEY_ID")
+        secret = given.text("secret_access_key", variable="AWS_SECRET_ACCESS_KEY")
+        token = given.text("session_token", variable="AWS_SESSION_TOKEN")
     if bool(key_id) != bool(secret):
         lacking = "secret_access_key" if key_id else "access_key_id"
         raise UsageError(
@@ -210,7 +214,7 @@ def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str)
             code="cache-attributes",
         )
     if key_id:
-        fixed = aws.AwsCredentials(key_id, secret, given.text("session_token"))
+        fixed = aws.AwsCredentials(key_id, secret, token)
         login = aws.AwsLogin(iter((lambda: fixed,)))
     else:
         environment = aws.AwsEnvironment(

@@ -145,6 +145,28 @@ def test_caches_to_write_to() -> None:
     assert found.format.docker and not found.required
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("type=registry,ref=u/a,compression=zstd,force-compression=true", {"ref": "u/a"}),
+        ("type=local,src=d,dest=d,compression-level=3", {"src": "d", "dest": "d"}),
+        ("type=gha,compression=zstd,oci-mediatypes=true,image-manifest=true", {}),
+        ("type=s3,bucket=b,compression=zstd", {"bucket": "b"}),
+    ],
+)
+def test_one_text_stands_for_the_cache_to_read_and_to_write(
+    text: str, kept: dict[str, str]
+) -> None:
+    (source,) = flags.parse_cache_source(f"{text},mode=max,ignore-error=true")
+    (target,) = flags.parse_cache_targets([f"{text},mode=max,ignore-error=true"], {})
+    assert source.attributes == target.backend.attributes == kept
+
+
+def test_an_empty_mode_is_the_default() -> None:
+    (found,) = flags.parse_cache_targets(["type=gha,mode="], {})
+    assert found.mode == "min"
+
+
 def test_neither_errors_nor_values_show_the_secrets_of_a_cache() -> None:
     secret = "secret_access_key=hidden"
     for text in (

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from serving import serving
 from shipline.cachestores.aws import domain
 from shipline.cachestores.opening import KINDS, open_store
 from shipline.cachestores.s3 import bucket_url
@@ -120,3 +121,31 @@ def test_a_bucket_is_part_of_the_host_or_of_the_path(
     bucket: str, region: str, endpoint: str, path_style: bool, url: str
 ) -> None:
     assert str(bucket_url(bucket, region, endpoint, domain(region), path_style=path_style)) == url
+
+
+@pytest.mark.parametrize(
+    ("given", "key_id", "session"),
+    [
+        ({}, "env-id", "env-session"),
+        ({"access_key_id": "own", "secret_access_key": "key"}, "own", ""),
+        ({"access_key_id": "own"}, "own", "env-session"),
+        ({"session_token": "own-session"}, "env-id", "own-session"),
+    ],
+)
+def test_the_environment_has_what_is_missing_of_a_key(
+    given: dict[str, str], key_id: str, session: str
+) -> None:
+    """As in buildx: a key that is given whole has no session of the environment."""
+    variables = {
+        "AWS_ACCESS_KEY_ID": "env-id",
+        "AWS_SECRET_ACCESS_KEY": "env-key",
+        "AWS_SESSION_TOKEN": "env-session",
+    }
+    with serving(lambda _: (404, {}, b"")) as served, Client() as client:
+        endpoint = {"endpoint_url": served.url, "use_path_style": "true"}
+        open_store(
+            "s3", {**S3, **endpoint, **given}, client=client, variables=variables
+        ).documents()
+        (request,) = served.requests
+    assert f"Credential={key_id}/" in request.headers["authorization"]
+    assert request.headers.get("x-amz-security-token", "") == session
