@@ -52,6 +52,15 @@ class Unreachable(RegistryError):
     """A server does not take connections, or does not answer in time."""
 
 
+class InvalidResponse(RegistryError):
+    """A response is not what the distribution specification says; messages begin with `host`."""
+
+    code = "registry-answer"
+
+    def __init__(self, host: str, problem: str, *, hint: str = "", retriable: bool = False) -> None:
+        super().__init__(f"{host}: {problem}", host=host, hint=hint, retriable=retriable)
+
+
 class RequestRefused(RegistryError):
     """A registry refused a request."""
 

@@ -20,6 +20,7 @@ from shipline.oci import (
     schema1_payload,
     schema1_type,
 )
+from shipline.registry.errors import InvalidResponse
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
 from shipline.tasks import sleep
@@ -127,21 +128,13 @@ def pages(
             return
         url = url.join(link)
         if url.origin != first.origin:
-            raise RegistryError(
-                f"{api.host}: {operation}: the next page is on another host, {url.origin}",
-                code="registry-answer",
-                host=api.host,
+            raise InvalidResponse(
+                api.host, f"{operation}: the next page is on another host, {url.origin}"
             )
         if url in seen:
-            raise RegistryError(
-                f"{api.host}: {operation}: the pages form a loop",
-                code="registry-answer",
-                host=api.host,
-            )
+            raise InvalidResponse(api.host, f"{operation}: the pages form a loop")
         seen.add(url)
-    raise RegistryError(
-        f"{api.host}: {operation}: more than {_PAGES} pages", code="registry-answer", host=api.host
-    )
+    raise InvalidResponse(api.host, f"{operation}: more than {_PAGES} pages")
 
 
 def next_link(header: str) -> str:
@@ -291,11 +284,7 @@ def _from_api(
             response.close()
         following = url.join(link) if link else None
         if following is not None and following.origin != url.origin:
-            raise RegistryError(
-                f"{api.host}: the next page of its referrers is on another host",
-                code="registry-answer",
-                host=api.host,
-            )
+            raise InvalidResponse(api.host, "the next page of its referrers is on another host")
         url = following
     return tuple(entries)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shipline.errors import AuthError, RegistryError, ShiplineError
 from shipline.oci import Digest
 from shipline.registry.auth import Scope
+from shipline.registry.errors import InvalidResponse
 from shipline.registry.hosts import Endpoint
 from shipline.registry.http import Caller, HttpClient
 from shipline.registry.quirks import Quirks
@@ -121,15 +122,12 @@ class RepositoryApi:
         if not text and default is not None:
             return default
         if not text:
-            raise RegistryError(
-                f"{self.host}: the upload has no Location", code="registry-answer", host=self.host
-            )
+            raise InvalidResponse(self.host, "the upload has no Location")
         url = response.url.join(text)
         if response.url.origin.scheme == "https" and url.origin.scheme != "https":
-            raise RegistryError(
-                f"{self.host}: its upload Location is not https",
-                code="registry-answer",
-                host=self.host,
+            raise InvalidResponse(
+                self.host,
+                "its upload Location is not https",
                 hint="configure the registry with its public URL (http.host, or X-Forwarded-Proto "
                 "from its proxy)",
             )

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from shipline.errors import RegistryError
 from shipline.registry.connection_errors import NameNotResolved, translate_errors
+from shipline.registry.errors import InvalidResponse
 from shipline.registry.hosts import AddressPolicy, HostSettings, lookup_name
 from shipline.registry.request import Origin, Url
 from shipline.registry.response import ReceivedResponse
@@ -306,11 +307,7 @@ class ClientResponse:
             data += more
         if max(size, len(data)) > limit:
             host = self.url.origin.authority
-            raise RegistryError(
-                f"{host}: the response is larger than {limit} bytes",
-                code="registry-answer",
-                host=host,
-            )
+            raise InvalidResponse(host, f"the response is larger than {limit} bytes")
         return bytes(data)
 
     def close(self) -> None:

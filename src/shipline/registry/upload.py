@@ -16,6 +16,7 @@ from msgspec import Struct
 from shipline.content import Advance, Fetcher, LocalStore, chunks
 from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor, Digest, InvalidDigest
+from shipline.registry.errors import InvalidResponse
 from shipline.registry.http import back_off
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import BlobRange, UploadProgress, Url
@@ -196,10 +197,7 @@ class _Upload:
             self._session = patch(self._api, self._session, self._range(start, end))
             if self._session.offset <= start:
                 self._chunk, self._resumes = 0, False
-                host = self._api.host
-                raise RegistryError(
-                    f"{host}: it drops chunks", code="registry-answer", host=host, retriable=True
-                )
+                raise InvalidResponse(self._api.host, "it drops chunks", retriable=True)
         finish(self._api, self._session, self._target)
 
     def _range(self, start: int, end: int) -> BlobRange:
