@@ -148,6 +148,26 @@ def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint:
 
 
 @pytest.mark.parametrize(
+    ("network", "hint"),
+    [
+        ("none", "the step has no network: RUN --network=none"),
+        ("host", "the step has this machine's network"),
+        ("default", "needs --network host"),
+    ],
+)
+def test_step_that_resolves_no_name_is_told_which_network_it_has(
+    refusal: Refusal, network: str, hint: str
+) -> None:
+    dockerfile = f"FROM busybox\nRUN --network={network} wget -q http://none.invalid/\n"
+    assert hint in refusal.dockerfile(5, dockerfile, "--allow", "network.host")
+
+
+def test_name_with_capital_letters_is_said_to_name_a_registry(refusal: Refusal) -> None:
+    said = refusal.dockerfile(6, "FROM scratch\nCOPY . /\n", "--push", "-t", "None/app")
+    assert "capital letters" in said and "names a registry" in said
+
+
+@pytest.mark.parametrize(
     ("lines", "hint"),
     [
         ("ARG A=1 V\nRUN test -z $A$V", "no value is given for V: --build-arg V=VALUE"),

@@ -46,6 +46,21 @@ _NOT_FOUND = (
     r"(?:sh: (?:(?:line )?\d+: )?|^exec )([^\s:]+): "
     r"(?:(?:command )?not found|cannot execute: required file not found|no such file or directory)$"
 )
+_NOT_RESOLVED = (
+    r"could not resolve|failure (?:in name resolution|resolving)|name or service not known"
+    r"|name does not resolve|\bbad address '|no such host|unable to resolve host address"
+    r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN)"
+)
+"""What programs say of a name: in the words of glibc, musl, curl, apt, wget, Go and Node.js."""
+_NO_NAMES = {
+    "none": "the step has no network: RUN --network=none, or --network none of the build",
+    "host": "the step has this machine's network: look at /etc/resolv.conf here, or give an address"
+    " with --add-host NAME:ADDRESS",
+    "default": "the step has a network of its own where pasta or slirp4netns is installed: a name"
+    " server or VPN that only this machine reaches needs --network host; --add-host NAME:ADDRESS"
+    " gives an address",
+}
+"""What may help where no host name is resolved, by the network of the step."""
 
 
 def run_key(op: RunOp, inputs: Sequence[Source]) -> str:
@@ -186,7 +201,7 @@ def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: St
     result = executor.sandbox().run(spec, root, listen)
     status = result.status
     if status != 0:
-        remedy = _remedy(op.args, tail.lines(), executor.state)
+        remedy = _remedy(op, tail.lines(), executor.state)
         remedy = remedy or _SIGNS.get(status, "") or _not_given(op, executor)
         if result.out_of_memory:
             remedy = (
@@ -226,16 +241,18 @@ def _shortened(args: Sequence[str]) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _remedy(args: Sequence[str], log: Sequence[str], home: Path) -> str:
+def _remedy(op: RunOp, log: Sequence[str], home: Path) -> str:
     """What to do about a command that failed; empty where its output does not say."""
     if hint := full_hint(home):
         return hint
     if any("No space left on device" in line for line in log):
         return "a tmpfs of the step is full: /dev/shm (see --shm-size), or a mount of type tmpfs"
+    if any(re.search(_NOT_RESOLVED, line, re.IGNORECASE) for line in log):
+        return _NO_NAMES[op.network]
     found = re.search(_NOT_FOUND, log[-1]) if log else None
     if found is None:
         return ""
-    if args and args[-1].startswith("["):
+    if op.args and op.args[-1].startswith("["):
         return 'a shell ran this: a JSON array needs double quotes, ["like", "this"]'
     name = found[1]
     if "/" in name:  # the kernel says the same of a file whose interpreter it does not find

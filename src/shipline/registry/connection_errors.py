@@ -28,6 +28,13 @@ class _Diagnosis(NamedTuple):
     retriable: bool = True
 
 
+_SPELLING = "check the spelling and this machine's DNS"
+_CAPITALS = (
+    "a name that begins with capital letters, as Team/app, names a registry: those at Docker Hub"
+    " are lower case"
+)
+
+
 class NameNotResolved(OSError):
     """The name of a host has no address; the cause is that of the resolver."""
 
@@ -87,7 +94,7 @@ def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
             return _Diagnosis(
                 "the host name cannot be resolved",
                 code="host-not-found",
-                hint="check the spelling and this machine's DNS",
+                hint=_SPELLING if "." in host or ":" in host else f"{_CAPITALS}; else {_SPELLING}",
                 retriable=isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN,
             )
         case ssl.SSLCertVerificationError(verify_message=reason, verify_code=number):
