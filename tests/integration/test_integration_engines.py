@@ -266,3 +266,20 @@ def test_images_are_copied_from_and_to_an_engine(
         assert {one["mediaType"].rpartition("+")[2] for one in after["layers"]} == {"gzip"}
     missing = copy("docker-daemon:engines/none:1", f"{base_images.address}/x:1", status=8)
     assert "engines/none:1 is not in the engine" in missing
+
+
+def test_the_id_is_that_of_the_engine(
+    shipline: Shipline, docker: Docker, classic: Docker, source: Path, tmp_path: Path
+) -> None:
+    for engine in (docker, classic):
+        file = tmp_path / "id"
+        words = ("--load", "--quiet", "--iidfile", file, source)
+        for more in ((), ("-t", "engines/id:1")):
+            made = using(shipline, {"DOCKER_HOST": engine.host}).build(*more, *words).ok()
+            identity = made.out.strip()
+            assert file.read_text() == identity
+            shown = engine.run("image", "inspect", "--format", "{{.Id}}", identity)
+            assert shown.stdout.strip() == identity
+        named = engine.run("image", "inspect", "--format", "{{.Id}}", "engines/id:1")
+        assert named.stdout.strip() == identity
+        engine.run("rmi", "engines/id:1")

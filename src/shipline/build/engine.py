@@ -101,7 +101,7 @@ class BuildResult(Struct, frozen=True):
     `provenance` is how the image of each platform was built, if the metadata is to have that, and
     `context` where the files of a remote context came from; `dependencies` are the images and files
     that were fetched, each a URI with its digest; `documents` the JSON of the result, without
-    layers.
+    layers. `by_manifest`: the engine that it was loaded into calls it by the digest of `root`.
     """
 
     root: Descriptor
@@ -112,6 +112,7 @@ class BuildResult(Struct, frozen=True):
     context: Material | None = None
     dependencies: tuple[Mapping[str, Any], ...] = ()
     documents: Mapping[Descriptor, bytes] = field(default_factory=dict)
+    by_manifest: bool = False
 
 
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -363,8 +364,9 @@ def _build(request: BuildRequest, session: _Session, step: Step) -> tuple[BuildR
             work.scanner,
             plan.generator,
         )
-        results = _deliver(plan, work, attestor, targets, tools)
-        return _result(plan, work, attestor, results, run), results
+        results, by_manifest = _deliver(plan, work, attestor, targets, tools)
+        result = _result(plan, work, attestor, results, run)
+        return replace(result, by_manifest=by_manifest), results
 
 
 def _open_tools(request: BuildRequest, session: _Session, step: Step, stack: ExitStack) -> _Tools:
@@ -525,10 +527,11 @@ def _drop_unused(session: _Session, step: Step) -> None:
 
 def _deliver(
     plan: _BuildPlan, work: _Work, attestor: Attestor, targets: Sequence[PushTarget], tools: _Tools
-) -> Results:
-    """Assemble the images and deliver them to every output, tags last."""
+) -> tuple[Results, bool]:
+    """Assemble the images and deliver them to every output, tags last; with what `export` says."""
     request, step, caches = plan.request, tools.step, tools.caches
     settings, files = tools.session.settings, tools.session.files
+    by_manifest = False
     with TaskGroup() as group:
         if files.unsynced:
             group.start(files.sync)
@@ -556,11 +559,11 @@ def _deliver(
                 settings.environment,
                 stated,
             )
-            export(output, source, settings.stdout, step)
+            by_manifest |= export(output, source, settings.stdout, step)
         if written is not None and caches.required:
             written.result()
         push_tags(results, targets, step)
-    return results
+    return results, by_manifest
 
 
 def _result(

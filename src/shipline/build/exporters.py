@@ -62,19 +62,21 @@ class ExportSource(Struct, frozen=True):
     attestations: Mapping[Platform, Sequence[Attestation]] = field(default_factory=dict)
 
 
-def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> None:
-    """Write the result to `output`. Raises UsageError, ContentError."""
+def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> bool:
+    """Write the result to `output`; whether an engine has it now that calls it by the digest of its
+    manifest. Raises UsageError, ContentError.
+    """
     write = _WRITERS.get(output.type)
     if write is None or (output.type == "image" and not output.store):
-        return
-    loads = output.type == "docker" and not output.destination
-    name = f"exporting to {_SHOWN['image' if loads else output.type]}"
+        return False
+    name = f"exporting to {_SHOWN['image' if output.loads else output.type]}"
     with step.step(name, kind="export") as exporting, output_errors(output.destination):
         if output.type not in FILES:
             show_documents(source.assembled, exporting)
-        write(output, source, stdout)
-        for one in source.names if loads or output.type == "image" else ():
+        by_manifest = write(output, source, stdout) or False
+        for one in source.names if output.loads or output.type == "image" else ():
             show_status(f"naming to {one.tagged(one.tag or 'latest')}", exporting)
+    return by_manifest
 
 
 def _local(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
@@ -174,11 +176,10 @@ def _directory_name(platform: Platform) -> str:
     return str(platform).replace("/", "_")
 
 
-def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
+def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None) -> bool:
     """An OCI image layout, as a tar archive or, with tar=false, as a directory."""
     if output.loads:
-        _load(output, source)
-        return
+        return _load(output, source)
     with ExitStack() as stack:
         items = list(_layout(output, source, stack))
         if not output.archive:
@@ -190,6 +191,7 @@ def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None
             file = stack.enter_context(_opened(output.destination, stdout))
             for data in write_tar(items):
                 file.write(data)
+    return False
 
 
 def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[Item]:
@@ -342,10 +344,13 @@ def check_engines(request: BuildRequest, environment: Mapping[str, str]) -> None
             )
 
 
-def _load(output: Output, source: ExportSource) -> None:
+def _load(output: Output, source: ExportSource) -> bool:
+    """Docker's containerd image store calls images by manifests, other stores by configurations."""
     from shipline.engines import find_engine  # slow to import
 
-    find_engine(source.environment, output.context).load(_loadable(output, source))
+    engine = find_engine(source.environment, output.context)
+    engine.load(_loadable(output, source))
+    return engine.several
 
 
 def _store(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
@@ -390,7 +395,7 @@ def _loadable(output: Output, source: ExportSource) -> LoadableImage:
     )
 
 
-_WRITERS: dict[str, Callable[[Output, ExportSource, BinaryIO | None], None]] = {
+_WRITERS: dict[str, Callable[[Output, ExportSource, BinaryIO | None], bool | None]] = {
     "image": _store,
     "local": _local,
     "tar": _tar,

@@ -20,7 +20,7 @@ def result_facts(result: BuildResult) -> dict[str, Any]:
         facts[f"buildx.build.provenance{several}"] = predicate
     facts["buildx.build.ref"] = f"native/native0/{result.invocation}"
     if result.root.media_type not in media.INDEXES:
-        facts["containerimage.config.digest"] = str(image_id(result))
+        facts["containerimage.config.digest"] = str(result.images[0].config_descriptor.digest)
     facts["containerimage.descriptor"] = result.root.to_json()
     facts["containerimage.digest"] = str(result.root.digest)
     if result.names:
@@ -31,7 +31,9 @@ def result_facts(result: BuildResult) -> dict[str, Any]:
 
 
 def image_id(result: BuildResult) -> Digest:
-    """The digest of the configuration, which docker calls the ID; of an index its own digest."""
-    if result.root.media_type not in media.INDEXES:
+    """The digest of the configuration, which docker calls the ID; the digest of an index, and of
+    the manifest where that is the ID in the engine that has the image.
+    """
+    if result.root.media_type not in media.INDEXES and not result.by_manifest:
         return result.images[0].config_descriptor.digest
     return result.root.digest
