@@ -31,9 +31,9 @@ _DEBUG = ("-D", "--debug")
 _BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop", "install", "uninstall")
 """Commands of buildx that are below `shipline builder`."""
 _VERSION_OF_BUILDX = ["--version", "buildx"]
-_BUILDX = "0.29.0"
+_BUILDX = "v0.29.0"
 """The version of buildx whose flags and output these are: actions and scripts read it from `docker
-buildx version`, and leave out what older ones lack.
+buildx version`, and leave out what older ones lack; docker compose reads it from the metadata.
 """
 
 
@@ -48,7 +48,7 @@ def metadata(version: str) -> str:
 def version_line(*, as_buildx: bool) -> str:
     """`shipline 0.1.0`, or the line that buildx prints: its module, version and revision."""
     if as_buildx:
-        return f"github.com/docker/buildx v{_BUILDX} shipline-{__version__}"
+        return f"github.com/docker/buildx {_BUILDX} shipline-{__version__}"
     return f"shipline {__version__}"
 
 
@@ -149,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     program = sys.argv[0] if argv is None else ""
     if arguments[:1] == ["docker-cli-plugin-metadata"]:
-        print(metadata(__version__))
+        is_buildx = os.path.basename(program) == "docker-buildx"
+        print(metadata(_BUILDX if is_buildx else __version__))
         return 0
     if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
         arguments = own_arguments(program, arguments, os.environ)

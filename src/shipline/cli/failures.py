@@ -107,7 +107,7 @@ def report(failure: BaseException, settings: ProgramSettings) -> int:
 
 def _report(failure: BaseException, settings: ProgramSettings) -> int:
     if settings.json_lines:
-        return _report_json(failure)
+        return _report_json(failure, settings)
     if isinstance(failure, (Cancelled, click.Abort)) or is_interrupt(failure):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -146,12 +146,16 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
 
 def _show(error: ShiplineError, settings: ProgramSettings, again: str = "") -> None:
     click.echo(explain(error, again), err=True)
+    _end_as_buildx(error, settings)
+
+
+def _end_as_buildx(error: ShiplineError, settings: ProgramSettings) -> None:
+    """Print the last line of a failed buildx, which actions, scripts and docker compose read."""
     if os.path.basename(sys.argv[0]) == "docker-buildx":
         click.echo(_as_buildx(error, settings.arguments), err=True)
 
 
 def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
-    """The last line of a failed buildx, which actions and scripts read."""
     from shipline.observe import clean
 
     solving = "" if isinstance(error, UsageError) else "failed to solve: "
@@ -176,7 +180,7 @@ def failure_annotations(error: ShiplineError) -> list[str]:
     return annotate(error, os.environ)
 
 
-def _report_json(failure: BaseException) -> int:
+def _report_json(failure: BaseException, settings: ProgramSettings) -> int:
     from shipline.observe import failure_line
 
     if isinstance(failure, (Cancelled, click.Abort)) or is_interrupt(failure):
@@ -188,6 +192,8 @@ def _report_json(failure: BaseException) -> int:
     if isinstance(failure, ShiplineError):
         code, status = failure.code, failure.exit_code
     click.echo(failure_line(failure, code, status), err=True)
+    if isinstance(failure, ShiplineError):
+        _end_as_buildx(failure, settings)
     return status
 
 

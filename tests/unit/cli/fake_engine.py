@@ -37,6 +37,7 @@ class Result:
     provenance: Mapping[Platform, object] = field(default_factory=dict)
     context: None = None
     documents: Mapping[Descriptor, bytes] = field(default_factory=dict)
+    by_manifest: bool = False
 
 
 def start(request: BuildRequest, step: Step) -> BuildResult:

@@ -96,6 +96,10 @@ def test_a_failure_ends_with_the_line_of_buildx(
         (["build", str(tmp_path)], "ERROR: failed to build: failed to solve: dockerfile parse"),
         (["build", "--bogus"], "ERROR: failed to build: No such option"),
         (["imagetools", "create"], "ERROR: no SOURCE is given"),
+        (
+            ["build", "--progress=rawjson", str(tmp_path)],
+            "ERROR: failed to build: failed to solve:",
+        ),
     ):
         assert main(words) != 0
         assert capfd.readouterr().err.splitlines()[-1].startswith(last)
@@ -127,6 +131,15 @@ def test_docker_is_told_what_the_plugin_is(capsys: pytest.CaptureFixture[str]) -
     found = json.loads(capsys.readouterr().out)
     assert found["SchemaVersion"] == "0.1.0" and found["Vendor"] == "shipline"
     assert found["Version"] == __version__
+
+
+def test_docker_compose_is_told_a_version_of_buildx(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [BUILDX, "docker-cli-plugin-metadata"])
+    assert main() == 0
+    version = json.loads(capsys.readouterr().out)["Version"]
+    assert version[0] == "v" and [*map(int, version[1:].split("."))] >= [0, 17, 0]
 
 
 def test_the_end_of_docker_interrupts(tmp_path: Path) -> None:
