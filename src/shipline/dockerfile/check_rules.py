@@ -134,21 +134,21 @@ def _names(instruction: ins.Instruction) -> tuple[str, ...]:
     return ()
 
 
-def _used_once(instructions: Iterable[ins.Instruction]) -> Iterator[RuleFinding]:
+def _used_before(
+    instruction: ins.Instruction, last: dict[str, ins.Instruction]
+) -> Iterator[RuleFinding]:
     """MultipleInstructionsDisallowed: only the last CMD, ENTRYPOINT and HEALTHCHECK of a stage
-    counts; reports the others.
+    counts; reports the one before, which is in `last` by its name.
     """
-    last: dict[str, ins.Instruction] = {}
-    for instruction in instructions:
-        if not isinstance(instruction, ins.Cmd | ins.Entrypoint | ins.HealthCheck):
-            continue
-        if instruction.name in last:
-            message = (
-                f"Multiple {instruction.keyword} instructions should not be used in the same "
-                "stage because only the last one will be used"
-            )
-            yield finding("MultipleInstructionsDisallowed", message, last[instruction.name])
-        last[instruction.name] = instruction
+    if not isinstance(instruction, ins.Cmd | ins.Entrypoint | ins.HealthCheck):
+        return
+    if instruction.name in last:
+        message = (
+            f"Multiple {instruction.keyword} instructions should not be used in the same "
+            "stage because only the last one will be used"
+        )
+        yield finding("MultipleInstructionsDisallowed", message, last[instruction.name])
+    last[instruction.name] = instruction
 
 
 def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
@@ -322,9 +322,9 @@ class StageWalk(Struct):
         """
         state, found = self._start(stage)
         yield from found
-        instructions = tuple(instructions)
-        yield from _used_once(instructions)
+        last: dict[str, ins.Instruction] = {}
         for instruction in instructions:
+            yield from _used_before(instruction, last)
             yield from _legacy_pairs(instruction)
             yield from self._workdir(instruction, state)
             yield from _json_args(instruction, state)

@@ -253,6 +253,13 @@ def test_only_the_stages_of_a_target_are_walked(text: str) -> None:
     assert [line for _, line, _ in warnings(content, target="d")] == lines[1:]
 
 
+def test_a_repeated_instruction_is_reported_only_before_what_cannot_be_built() -> None:
+    failures: list[DockerfileError] = []
+    content = 'FROM scratch\nCMD ["a"]\nUSER ${b:?}\nCMD ["c"]\n'
+    assert lint(parse_dockerfile(content), HERE, on_failure=failures.append) == ()
+    assert len(failures) == 1
+
+
 def test_triggers_are_checked_where_they_run() -> None:
     content = "FROM scratch AS a\nONBUILD CMD b\nONBUILD ENV token=c\nFROM a AS d\n"
     assert [(rule, line) for rule, line, _ in warnings(content)] == [
