@@ -188,9 +188,9 @@ def _findings(
         yield from rule(dockerfile)
     scope = open_scope(dockerfile, platforms, build_args=build_args, target=stage.name)
     yield from base_findings(dockerfile, scope, platforms)
-    plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name, all_stages=target is None)
+    plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name)
     walk = StageWalk(dockerfile, scope, ignore, images, platforms.target)
-    for item in plan.stages:
+    for item in plan.stages if target else dockerfile.stages:  # triggers of needed stages alone
         yield from walk.findings(item, plan.instructions(item))
 
 

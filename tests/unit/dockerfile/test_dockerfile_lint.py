@@ -266,6 +266,7 @@ def test_triggers_are_checked_where_they_run() -> None:
         ("JSONArgsRecommended", 4),
         ("SecretsUsedInArgOrEnv", 4),
     ]
+    assert warnings(f"{content}FROM scratch\n") == []
 
 
 def test_a_variable_of_expose_may_be_undefined() -> None:
