@@ -28,7 +28,13 @@ from shipline.bake.syntax import (
 )
 from shipline.bake.typed import boolean, null, number, parse_number
 
-_LABELS = {"target": 1, "group": 1, "variable": 1, "function": 1, "validation": 0}
+_LABELS = {
+    "": {"target": 1, "group": 1, "variable": 1, "function": 1},
+    "variable": {"validation": 0},
+}
+"""How many labels each type of block has, by the block that it is in: elsewhere the same name, as
+`target` in a target, is an attribute.
+"""
 _MAX_DEPTH = 200
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -135,14 +141,15 @@ class _Parser:
             self.space()
 
 
-def _body(node: _Node) -> Body:
+def _body(node: _Node, inside: str = "") -> Body:
+    types = _LABELS.get(inside, {})
     attributes: list[Attribute] = []
     blocks: list[Block] = []
     for name, place, value in node.items:
         if name == "//":
             continue
-        if name in _LABELS:
-            blocks.extend(_blocks(name, (), (), value, place, _LABELS[name]))
+        if name in types:
+            blocks.extend(_blocks(name, (), (), value, place, types[name]))
         else:
             attributes.append(Attribute(name, _expression(value), place.to(value.place), place))
     return Body(tuple(attributes), tuple(blocks), node.place)
@@ -163,7 +170,7 @@ def _blocks(
     if node.kind != "{":
         refuse(f"{type} is an object here", node.place)
     if not left:
-        return [Block(type, labels, places, _body(node), places[0] if places else header)]
+        return [Block(type, labels, places, _body(node, type), places[0] if places else header)]
     return [
         block
         for name, place, value in node.items
