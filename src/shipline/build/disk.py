@@ -27,6 +27,7 @@ from shipline.layer import Layer
 from shipline.metadata import DamagedRecords, Records
 from shipline.oci import Digest
 from shipline.sandbox import open_workspace, remove_tree
+from shipline.tasks import is_locked
 from shipline.units import ByteSize, counted, shown_size
 from shipline.values import replace
 
@@ -287,7 +288,7 @@ def _run(record: Path) -> CacheRecord:
     path = record.parent
     found = _record(INTERNAL, f"record of the run {path.name}", path, record)
     kept = (path / "run.json").exists()  # of `ship`, which keeps so many
-    return replace(found, size=_counted_size(path), in_use=kept or _is_locked(path / "events"))
+    return replace(found, size=_counted_size(path), in_use=kept or _is_held(path / "events"))
 
 
 def _context(path: Path) -> CacheRecord:
@@ -390,13 +391,23 @@ def _running_since(state: Path, besides: Path | None = None) -> float:
     own = besides.with_suffix(".lock") if besides is not None else None
     found = [float("inf")]
     for lock in (state / "tmp").glob("*.lock"):
-        if lock != own and _is_locked(lock):
+        if lock != own and _is_held(lock):
             with suppress(FileNotFoundError):
                 found.append(lock.stat().st_mtime)
     return min(found)
 
 
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file alone. Others that ask, or open the file to go on
+    with a run, are not disturbed.
+    """
+    with suppress(OSError):
+        return is_locked(path)
+    return False
+
+
 def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file, alone or together with others."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

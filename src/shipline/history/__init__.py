@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from shipline.history.recorder import RunRecorder, framed, read_events
 from shipline.history.records import RunState, RunSummary
-from shipline.history.store import RunHistory, is_run_id, new_run_id, run_directory
+from shipline.history.store import (
+    RunHistory,
+    delete_set_aside,
+    is_run_id,
+    new_run_id,
+    run_directory,
+    set_aside,
+)
 from shipline.history.tables import FileTables
 from shipline.lazy import load_when_named
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shipline.history.views import RunDetail
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
+_SET_ASIDE = re.compile(r"\.[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\.[0-9a-f]+\Z")
 _SHIPPED, _SHIPPING = "run.json", "lock"
 _FILES = (RECORD, EVENTS, DOCUMENTS)
 _DIGITS = 9
@@ -230,7 +231,6 @@ class RunHistory:
     def remove(self, run: str) -> None:
         """Delete a run. Raises UsageError while it is running, and if it is another user's."""
         directory = self.directory(run)
-        gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
         try:
             with directory_lock(self.root):  # none begins meanwhile
                 if self.alive(run):
@@ -239,7 +239,7 @@ class RunHistory:
                         code="run-in-use",
                         hint="interrupt it, or wait until it ends",
                     )
-                directory.rename(gone)
+                set_aside(directory)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -248,7 +248,21 @@ class RunHistory:
                 code="run-in-use",
                 hint="it may belong to another user",
             ) from None
-        shutil.rmtree(gone, ignore_errors=True)
+        delete_set_aside(self.root)
+
+
+def set_aside(directory: Path) -> None:
+    """Take away the directory of a run at once, so that no other process reads part of it. Raises
+    OSError.
+    """
+    directory.rename(directory.with_name(f".{directory.name}.{os.urandom(4).hex()}"))
+
+
+def delete_set_aside(root: Path) -> None:
+    """Delete what was set aside in `root`, also by processes that died before they did."""
+    with suppress(OSError):
+        for name in filter(_SET_ASIDE.match, os.listdir(root)):
+            shutil.rmtree(root / name, ignore_errors=True)
 
 
 def _unknown(run: str) -> UsageError:

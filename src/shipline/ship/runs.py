@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,14 +24,22 @@ from typing import TextIO
 
 from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
 from shipline.events import Event, Sink, Started
-from shipline.history import RunState, is_run_id, new_run_id, run_directory
+from shipline.history import (
+    RunState,
+    delete_set_aside,
+    is_run_id,
+    new_run_id,
+    run_directory,
+    set_aside,
+)
 from shipline.observe import LinesSink
 from shipline.ship.record import RunRecord
 from shipline.ship.steps import decode
-from shipline.tasks import is_locked
+from shipline.tasks import exclusively, is_locked, sleep
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _LIST_HINT = "`shipline runs` lists them"
+_ASKING_S = 0.001  # about as long as others hold the lock to ask whether a run is alive
 
 
 class Runs:
@@ -132,15 +139,19 @@ class Runs:
     def _locked(self, run: str) -> Iterator[None]:
         """Raises UsageError if another process has the run, or has just removed it."""
         path = self.directory(run) / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        removed = UsageError(
+            f"{run} was removed",
+            code="run-unknown",
+            hint="run `shipline ship` without --resume",
+        )
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            raise removed from None
         try:
             _lock(descriptor, run)
-            if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                raise UsageError(
-                    f"{run} was removed",
-                    code="run-unknown",
-                    hint="run `shipline ship` without --resume",
-                )
+            if not _names(path, descriptor):
+                raise removed
             yield
         finally:
             os.close(descriptor)
@@ -154,9 +165,8 @@ class Runs:
         if not self.directory(run).is_dir():
             return
         with self._locked(run):
-            gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
-            self.directory(run).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            set_aside(self.directory(run))
+        delete_set_aside(self.root)
 
     def prune(self, keep: int, root: str, spare: str = "") -> None:
         """Delete the oldest runs of the project at `root` and keep `keep` of them; never `spare`,
@@ -240,15 +250,28 @@ def _text(path: str) -> TextIO:
     return open(path, "w", encoding="utf-8", errors="replace")
 
 
+def _names(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False
+
+
 def _lock(descriptor: int, run: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{run} is running in another process",
-            code="run-in-use",
-            hint="interrupt it, or wait until it ends",
-        ) from None
+    while True:
+        try:
+            return exclusively(descriptor)
+        except BlockingIOError:
+            pass
+        try:  # shares the lock with those that only ask whether the run is alive
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{run} is running in another process",
+                code="run-in-use",
+                hint="interrupt it, or wait until it ends",
+            ) from None
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        sleep(_ASKING_S)
 
 
 def _log_path(directory: Path, step: str) -> Path:

@@ -327,3 +327,15 @@ def test_many_builds_open_damaged_records(tmp_path: Path) -> None:
             list(pool.map(begin, "abcd"))
         with open_records(path, lambda damaged: None) as records:
             assert [key for key, _ in walk(records, ())] == [("a",), ("b",), ("c",), ("d",)]
+
+
+def test_a_run_that_another_asks_about_is_not_in_use(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "20260101-000000-abcdef"
+    run.mkdir(parents=True)
+    for name in ("record.json", "events"):
+        (run / name).touch()
+    with (run / "events").open() as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        assert [record.in_use for record in scan(tmp_path)] == [False]
+        fcntl.flock(asked, fcntl.LOCK_EX)
+        assert [record.in_use for record in scan(tmp_path)] == [True]

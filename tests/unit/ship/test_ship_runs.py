@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from shipline.errors import UsageError
-from shipline.history import RunState, new_run_id
+from shipline.history import RunHistory, RunState, new_run_id
 from shipline.ship.record import RunRecord
 from shipline.ship.runs import Runs
 
@@ -81,3 +84,47 @@ def test_the_latest_of_one_second_is_the_one_that_started_last(tmp_path: Path) -
     made = [make(runs, 1, new_run_id(at)[-6:], at) for at in (1.2, 1.1, 1.3)]
     assert runs.latest(ROOT).id == made[2]
     assert [run.id for run in runs.all()] == [made[2], made[0], made[1]]
+
+
+def test_a_run_is_taken_while_others_ask_whether_it_is_alive(tmp_path: Path) -> None:
+    """As `shipline ui` and `history ls` do beside `ship --resume`."""
+    runs = Runs(tmp_path)
+    run = make(runs, 1)
+    with (runs.directory(run) / "lock").open() as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        Timer(0.1, fcntl.flock, (asked, fcntl.LOCK_UN)).start()
+        with runs.hold(run):
+            assert runs.alive(run)
+
+
+def test_what_a_killed_removal_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    runs, history = Runs(tmp_path), RunHistory(tmp_path)
+    for number, remove in enumerate((runs.remove, history.remove), start=1):
+        for name in (f".20260101-000000-abcdef.{os.getpid()}", ".20260101-000000-abcdef.12ab34cd"):
+            (runs.root / name / "logs").mkdir(parents=True)
+            (runs.root / name / "logs" / "build.log").write_text("half of it is gone")
+        remove(make(runs, number))
+        assert not list(runs.root.iterdir())
+
+
+def test_several_may_remove_one_run_at_once(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    for number in range(60):
+        run, together = make(runs, number), threading.Barrier(4)
+        failed: list[BaseException] = []
+
+        def remove(run: str, together: threading.Barrier, failed: list[BaseException]) -> None:
+            together.wait(60)
+            try:
+                runs.remove(run)
+            except UsageError:
+                pass  # another one removes it, or has removed it
+            except Exception as error:
+                failed.append(error)
+
+        crowd = [threading.Thread(target=remove, args=(run, together, failed)) for _ in range(4)]
+        for one in crowd:
+            one.start()
+        for one in crowd:
+            one.join()
+        assert not failed and not list(runs.root.iterdir())
