@@ -137,8 +137,8 @@ class BuilderStore:
             except FileNotFoundError:
                 return False
             (self.directory / "activity" / name).unlink(missing_ok=True)
-        if self.selected() == name:
-            self.select(NATIVE)
+            if self.selected() == name:
+                self._select(NATIVE)
         return True
 
     def selected(self) -> str:
@@ -148,10 +148,13 @@ class BuilderStore:
 
     def select(self, name: str) -> None:
         with self._changing():
-            if name == NATIVE:
-                (self.directory / "shipline-builder").unlink(missing_ok=True)
-            else:
-                self._write("shipline-builder", f"{name}\n")
+            self._select(name)
+
+    def _select(self, name: str) -> None:
+        if name == NATIVE:
+            (self.directory / "shipline-builder").unlink(missing_ok=True)
+        else:
+            self._write("shipline-builder", f"{name}\n")
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_a_choice_ends_with_its_builder(tmp_path: Path) -> None:
     assert store.selected() == "farm"
     assert store.remove("farm") and not store.remove("farm")
     assert store.selected() == NATIVE
+
+
+def test_a_choice_made_while_the_builder_of_before_is_removed_stays(tmp_path: Path) -> None:
+    other = threading.Thread(target=BuilderStore(tmp_path).select, args=("other",))
+
+    class Slow(BuilderStore):
+        def selected(self) -> str:
+            name = super().selected()
+            other.start()
+            other.join(0.3)  # would end by then if the removal did not hold the lock
+            return name
+
+    store = Slow(tmp_path)
+    store.save(FARM)
+    store.select("farm")
+    assert store.remove("farm")
+    other.join()
+    assert BuilderStore(tmp_path).selected() == "other"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "-x", "1x", "a b"])
