@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, ShiplineError
-from shipline.files import read_bounded, write_whole
+from shipline.files import directory_lock, read_bounded, write_whole
 from shipline.registry.hosts import Endpoint
 from shipline.tasks import Limiter, TaskGroup, sleep
 from shipline.values import replace
@@ -209,15 +209,16 @@ class Mirrors:
             ours = {url: self._load()[url] for url in self._changed}
             self._changed.clear()
             self._saved = now = self._clock()
-            both = {**_read(self._path), **ours}
-            recent = {
-                url: one
-                for url, one in both.items()
-                if now - max(one.measured, one.failed) < _FORGOTTEN_S
-            }
             with suppress(OSError):  # it can be measured again
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_whole(self._path, msgspec.json.encode(_File(recent)))
+                with directory_lock(self._path.parent):
+                    both = {**_read(self._path), **ours}
+                    recent = {
+                        url: one
+                        for url, one in both.items()
+                        if now - max(one.measured, one.failed) < _FORGOTTEN_S
+                    }
+                    write_whole(self._path, msgspec.json.encode(_File(recent)))
 
     def probe_unknown(self, mirrors: Iterable[Endpoint], probe: Probe) -> None:
         """Measure, once in this process, the latency of those that were not measured lately."""

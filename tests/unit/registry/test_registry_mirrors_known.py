@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +134,25 @@ def test_processes_keep_what_others_measured(tmp_path: Path) -> None:
     one.save()
     other.save()
     assert {Mirrors(file).measurement(end).latency_s for end in (A, B)} == {0.1, 0.2}
+
+
+def test_processes_that_write_at_once_keep_what_others_measured(tmp_path: Path) -> None:
+    file = tmp_path / "mirrors.json"
+    mirrors = parse_mirrors([f"https://{number}.lan" for number in range(8)])
+    ends = HostSettings(mirrors=mirrors).endpoints("docker.io")[:8]
+    for _ in range(20):
+        file.unlink(missing_ok=True)
+        together = threading.Barrier(len(ends))
+
+        def save(end: Endpoint, together: threading.Barrier) -> None:
+            mirrors = Mirrors(file)
+            mirrors.answered(end, 0.1)
+            together.wait(60)
+            mirrors.save()
+
+        with ThreadPoolExecutor(len(ends)) as pool:
+            list(pool.map(save, ends, [together] * len(ends)))
+        assert {Mirrors(file).measurement(end).latency_s for end in ends} == {0.1}
 
 
 @pytest.mark.parametrize(
