@@ -179,11 +179,12 @@ class Storage:
         """
         path = self.store.path(digest)
         with self.exclusive():
-            held = bool(self.records.scan(("holder", str(digest)), limit=1))
-            if not held:
+            if not self.records.scan(("holder", str(digest)), limit=1):
                 path.replace(file)
-        if held:
-            shutil.copyfile(path, file)
+                return
+            held = path.open("rb")  # may be collected from now on
+        with held, file.open("wb") as copy:
+            shutil.copyfileobj(held, copy)
 
     def discard(self, digest: Digest) -> list[Path]:
         """Take the file of content without a holder out of the store, inside `exclusive`; the

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +403,24 @@ def test_manifest_delete_takes_thousands_of_tags(storage: Storage, uploads: Uplo
     assert manifests.tags("repo", "", 10) == []
     assert manifests.get("repo", "t77") is None
     assert storage.records.scan(("tagged", "repo")) == []
+
+
+def test_an_upload_is_taken_back_from_a_blob_that_is_collected_meanwhile(
+    storage: Storage, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another repository holds it while the lock is held, and no longer."""
+    identity = uploads.start("other", "sha256")
+    digest = Digest.of(B)
+    fill(uploads.finish("other", identity, digest, None, None), [B])
+    exclusive = storage.exclusive
+
+    @contextmanager
+    def collected_after() -> Iterator[None]:
+        with exclusive():
+            yield
+        storage.store.path(digest).unlink()
+
+    monkeypatch.setattr(storage, "exclusive", collected_after)
+    file = storage.incoming / "session"
+    storage.take_back(digest, file)
+    assert file.read_bytes() == B
