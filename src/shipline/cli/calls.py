@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -142,12 +142,14 @@ def _shown(answer: df.Outline | df.Dockerfile, *, as_json: bool) -> str:
 
 
 def _as_text(result: CheckResult) -> str:
+    from shipline.observe import source_of_buildx
+
     blocks = [
         "\n".join(
             [
                 f"WARNING: {warning.rule} - {df.rule_url(warning.rule)}",
                 warning.message,
-                *_source(warning.span),
+                *source_of_buildx(warning.span),
             ]
         )
         for warning in result.warnings
@@ -156,21 +158,6 @@ def _as_text(result: CheckResult) -> str:
         return "" if result.failure else _checked_line(0)
     text = "\n\n".join([_checked_line(len(blocks)), *blocks])
     return text + "\n" * (result.failure is not None)
-
-
-def _source(span: Span) -> Iterator[str]:
-    """The place of a warning, and its lines with some around them."""
-    from shipline.observe import clean
-
-    lines = span.source.split("\n")
-    around = 2 if span.end == span.line else 1
-    first, last = max(span.line - around, 1), min(span.end + around, len(lines))
-    yield f"{span.file}:{span.line}"
-    yield _RULE
-    for number in range(first, last + 1):
-        mark = ">>>" if span.line <= number <= span.end else "   "
-        yield f" {number:3} | {mark} {clean(lines[number - 1])}"
-    yield _RULE
 
 
 def _as_json(result: CheckResult) -> str:
@@ -210,7 +197,6 @@ def _entry(warning: df.LintWarning) -> dict[str, Any]:
     }
 
 
-_RULE = "-" * 20
 _TARGET = "target"
 DESCRIBE = "subrequests.describe"
 _METHODS = (

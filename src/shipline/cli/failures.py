@@ -149,19 +149,33 @@ def _show(error: ShiplineError, settings: ProgramSettings, again: str = "") -> N
     _end_as_buildx(error, settings)
 
 
-def _end_as_buildx(error: ShiplineError, settings: ProgramSettings) -> None:
-    """Print the last line of a failed buildx, which actions, scripts and docker compose read."""
-    if os.path.basename(sys.argv[0]) == "docker-buildx":
-        click.echo(_as_buildx(error, settings.arguments), err=True)
+def _end_as_buildx(
+    error: ShiplineError, settings: ProgramSettings, *, with_source: bool = False
+) -> None:
+    """Print the last line of a failed buildx, which actions, scripts and docker compose read, and
+    before it the lines of the Dockerfile, where no box shows them: docker compose prints both.
+    """
+    if os.path.basename(sys.argv[0]) != "docker-buildx":
+        return
+    if with_source and error.span is not None and error.span.source:
+        from shipline.observe import source_of_buildx
+        from shipline.values import replace
+
+        named = replace(error.span, file=os.path.basename(error.span.file))
+        click.echo("\n".join(source_of_buildx(named)), err=True)
+    click.echo(_as_buildx(error, settings.arguments), err=True)
 
 
 def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
     from shipline.observe import clean
 
+    target = f"{error.part}: " if error.part.startswith("target ") else ""
     solving = "" if isinstance(error, UsageError) else "failed to solve: "
     building = "failed to build: " if "build" in arguments[:2] else ""
-    message = clean(error.message.partition("\n")[0])
-    return f"ERROR: {building}{solving if building or 'bake' in arguments[:2] else ''}{message}"
+    message = clean(error.message.partition("\n")[0].removeprefix(target))
+    if not building and "bake" not in arguments[:2]:
+        solving = ""
+    return f"ERROR: {building}{target}{solving}{message}"
 
 
 def _is_lost() -> bool:
@@ -193,7 +207,7 @@ def _report_json(failure: BaseException, settings: ProgramSettings) -> int:
         code, status = failure.code, failure.exit_code
     click.echo(failure_line(failure, code, status), err=True)
     if isinstance(failure, ShiplineError):
-        _end_as_buildx(failure, settings)
+        _end_as_buildx(failure, settings, with_source=True)
     return status
 
 

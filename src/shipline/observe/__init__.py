@@ -11,7 +11,14 @@ from shipline.observe.report import RunReport, table
 from shipline.observe.text import OutputLines, clean
 
 if TYPE_CHECKING:
-    from shipline.observe.box import advice, also_failed, boxed, excerpt, failure_box
+    from shipline.observe.box import (
+        advice,
+        also_failed,
+        boxed,
+        excerpt,
+        failure_box,
+        source_of_buildx,
+    )
     from shipline.observe.ci import SUMMARY_LIMIT, GroupsSink, annotate
     from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
     from shipline.observe.lines import LinesSink
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = load_when_named(
         __name__,
-        box="advice also_failed boxed excerpt failure_box",
+        box="advice also_failed boxed excerpt failure_box source_of_buildx",
         ci="SUMMARY_LIMIT GroupsSink annotate",
         jsonlines="JsonSink failure_line warning_json",
         lines="LinesSink",

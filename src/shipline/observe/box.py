@@ -26,6 +26,7 @@ _UNICODE = ("╭", "╰", "─", "│")
 _ASCII = ("+", "+", "-", "|")
 _MIN_WIDTH = 40
 _RULE = 74  # columns of an edge without a width
+_RULE_OF_BUILDX = "-" * 20
 
 
 def boxed(
@@ -108,6 +109,19 @@ def excerpt(span: Span) -> list[str]:
         text = clean(without_logins(source[number - 1]))
         rows.append(f"{mark} {number:>{digits}} | {text}".rstrip())
     return rows
+
+
+def source_of_buildx(span: Span) -> Iterator[str]:
+    """`Dockerfile:3` and its lines, marked, with some context, as buildx prints them."""
+    lines = span.source.split("\n")
+    around = 2 if span.end == span.line else 1
+    first, last = max(span.line - around, 1), min(span.end + around, len(lines))
+    yield f"{span.file}:{span.line}"
+    yield _RULE_OF_BUILDX
+    for number in range(first, last + 1):
+        mark = ">>>" if span.line <= number <= span.end else "   "
+        yield f" {number:3} | {mark} {clean(without_logins(lines[number - 1]))}"
+    yield _RULE_OF_BUILDX
 
 
 def _shortened(first: int, last: int) -> Iterator[int]:

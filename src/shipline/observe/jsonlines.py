@@ -29,6 +29,9 @@ from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean
 from shipline.units import rfc3339
 
+_CANCELLED = "context canceled"
+"""The error by which readers, docker compose among them, know a vertex that was cancelled."""
+
 
 class JsonSink:
     """Writes one line for each event that belongs to a vertex. Never raises."""
@@ -120,7 +123,7 @@ def _vertex(vertex: VertexState) -> dict[str, Any]:
     if vertex.cached:
         value["cached"] = True
     if vertex.error:
-        value["error"] = vertex.error
+        value["error"] = _CANCELLED if vertex.cancelled else vertex.error
     return value
 
 

@@ -108,6 +108,31 @@ def test_a_failure_ends_with_the_line_of_buildx(
     assert "\nERROR: " not in capfd.readouterr().err
 
 
+def test_a_failure_in_json_shows_the_lines_of_the_dockerfile_as_buildx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.Dockerfile").write_text("FROM scratch\nNONE\n")
+    bake = tmp_path / "bake.json"
+    target = {"context": str(tmp_path), "dockerfile": "a.Dockerfile"}
+    bake.write_text(json.dumps({"target": {"one": target, "two": target}}))
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.argv", [BUILDX])
+    monkeypatch.chdir(tmp_path)
+    assert main(["bake", "-f", str(bake), "--progress=rawjson", "one", "two"]) != 0
+    *source, last = [
+        line for line in capfd.readouterr().err.splitlines() if not line.startswith("{")
+    ]
+    assert source == [
+        "a.Dockerfile:2",
+        "-" * 20,
+        "   1 |     FROM scratch",
+        "   2 | >>> NONE",
+        "   3 |     ",
+        "-" * 20,
+    ]
+    assert re.match("ERROR: target (one|two): failed to solve: dockerfile parse", last)
+
+
 def test_what_a_plugin_starts_is_no_plugin() -> None:
     inherited = {"DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND": "docker"}
     assert own_arguments("/usr/bin/shipline", ["version"], inherited) == ["version"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from events_for_tests import Script
 
+from shipline.events import CANCELLED
 from shipline.observe import JsonSink
 
 
@@ -71,3 +72,13 @@ def test_transfers_count_bytes_until_they_are_complete() -> None:
     assert (moving["id"], moving["current"], moving["total"]) == ("layer", 5, 10)
     assert "completed" not in moving
     assert "completed" in complete
+
+
+def test_a_cancelled_vertex_is_told_as_by_buildkit() -> None:
+    stream = io.StringIO()
+    script = Script(JsonSink(stream))
+    build = script.start(0, "build")
+    run = script.start(1, "RUN make", build)
+    script.finish(2, run, CANCELLED)
+    last = json.loads(stream.getvalue().splitlines()[-1])
+    assert last["vertexes"][0]["error"] == "context canceled"
