@@ -69,6 +69,18 @@ def test_a_step_that_feeds_a_gate_is_judged_by_its_default_rules(
     assert "there are no gates" not in done.err
 
 
+def test_reports_behind_a_link_are_of_this_run_too(tmp_path: Path, registry: Node) -> None:
+    """Gates follow links to directories, so what lies there from before is deleted as well."""
+    text = COVERED.format(name="coverage.xml", gate="coverage").replace("out/c}", '"out/**/*c"}')
+    project = _fresh(tmp_path, registry, text, coverage__xml=coverage(7))
+    (project.root / "out").mkdir()
+    (tmp_path / "before").mkdir()
+    (project.root / "out" / "link").symlink_to(tmp_path / "before")
+    (tmp_path / "before" / "c").write_text(coverage(8))
+    assert "7 of 10" in project.ship().failed(9)
+    assert _names(project) == []
+
+
 def test_a_scan_that_no_gate_names_allows_no_vulnerability(tmp_path: Path, registry: Node) -> None:
     found = {"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "CVE-1"}]}]}
     text = COVERED.format(name="audit.json", gate="vulnerabilities")

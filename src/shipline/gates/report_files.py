@@ -47,7 +47,12 @@ def read_reports(names: Iterable[str], root: Path) -> tuple[ReportFile, ...]:
 
 def existing_files(names: Iterable[str], root: Path) -> list[Path]:
     """The existing files that such names match."""
-    paths = (root / path for name in names for path in _matching_paths(split_format(name)[1], root))
+    return [path for name in names for path in matching_files(split_format(name)[1], root)]
+
+
+def matching_files(pattern: str, root: Path) -> list[Path]:
+    """The existing files that a path or a pattern matches, as gates find them."""
+    paths = (root / path for path in _matching_paths(pattern, root))
     return [path for path in paths if path.is_file()]
 
 

@@ -95,6 +95,40 @@ def test_what_is_no_count_is_an_error(number: str) -> None:
     refused(text.encode())
 
 
+@pytest.mark.parametrize("number", ["1_0", "\u0661", "\uff11", "infinity", "1" * 50])
+def test_attributes_have_the_numbers_that_all_programs_read(number: str) -> None:
+    line = f'<line number="1" hits="{number}"/>'
+    assert "not a non-negative number" in refused(
+        '<coverage><packages><package><classes><class filename="a"><lines>'
+        f"{line}</lines></class></classes></package></packages></coverage>".encode(),
+        "cobertura",
+    )
+
+
+@pytest.mark.parametrize(
+    ("format", "beginning"),
+    [
+        ("coverage.py", '"totals": {'),
+        ("trivy", '"Severity": "'),
+        ("istanbul-summary", '"lines": {'),
+    ],
+)
+def test_a_key_that_stands_twice_is_an_error(format: str, beginning: str) -> None:
+    """Programs do not agree on which of the two counts."""
+    text = ALL[format].decode()
+    assert beginning in text
+    key = beginning.partition(":")[0]
+    twice = text.replace(beginning, f"{key}: {{}}, {beginning}", 1)
+    assert f"the key {key.replace(chr(34), chr(39))} twice" in refused(twice.encode(), format)
+
+
+def test_a_line_that_ran_and_is_missing_is_an_error() -> None:
+    document = json.loads(json.dumps(COVERAGE_PY))
+    file = document["files"]["app/a.py"]
+    file["missing_lines"] = [*file["missing_lines"], file["executed_lines"][0]]
+    assert "both executed and missing" in refused(json.dumps(document).encode())
+
+
 @pytest.mark.parametrize("line", [-1, 10**9, 10**30, 1.5, True, "7", None, [1]])
 def test_what_is_no_line_number_is_an_error(line: object) -> None:
     document = json.loads(json.dumps(COVERAGE_PY))

@@ -223,8 +223,10 @@ def parse_coveragepy(source: BinaryIO) -> Report:
 
 def _file(path: str, value: Fields, collector: Collector) -> None:
     value.require("executed_lines", "missing_lines", "summary")
-    hits = dict.fromkeys(value.lines("missing_lines"), 0)
-    hits |= dict.fromkeys(value.lines("executed_lines"), 1)
+    hits = dict.fromkeys(value.lines("executed_lines"), 1)
+    if both := hits.keys() & set(value.lines("missing_lines")):
+        raise ReportError(f"line {min(both)} of {path[:100]} is both executed and missing")
+    hits |= dict.fromkeys(value.lines("missing_lines"), 0)
     summary = value.child("summary")
     branches = Ratio(summary.count("covered_branches"), summary.count("num_branches"))
     collector.add(path, hits, branches)

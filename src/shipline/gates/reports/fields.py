@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -102,6 +103,9 @@ class Fields:
         return value
 
 
+_NUMBER = re.compile(r"[0-9.,eE+-]{1,40}")  # Python's own takes 1_0, and digits of all scripts
+
+
 def line_number(value: object) -> int:
     """The value as a line number. Raises ReportError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LAST_LINE:
@@ -122,7 +126,7 @@ def parse_count(text: str, what: str) -> int:
 def parse_number(text: str, what: str) -> float:
     """A non-negative number in a text attribute. Raises ReportError."""
     try:
-        number = float(text.replace(",", "")) if len(text) < 40 else math.nan
+        number = float(text.replace(",", "")) if _NUMBER.fullmatch(text.strip()) else math.nan
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number < 0:

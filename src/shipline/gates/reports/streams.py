@@ -8,7 +8,8 @@ use(reader.value())
 reader.finish()
 
 A member or element that the loop does not read is skipped: only its end is looked for. In what is
-read, NaN and infinite numbers, which RFC 8259 does not know, are errors.
+read, NaN and infinite numbers, which RFC 8259 does not know, are errors, and so is a key that an
+object has twice: which of its values counts is not defined (section 4).
 """
 
 from __future__ import annotations
@@ -156,7 +157,21 @@ def _finite(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        _refuse_twice(next(key for key in keys if keys.count(key) > 1))
+    return members
+
+
+def _refuse_twice(key: str) -> NoReturn:
+    raise ReportError(f"an object has the key {key[:40]!r} twice")
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+)
 
 
 class JsonReader:
@@ -179,20 +194,22 @@ class JsonReader:
     def members(self) -> Iterator[str]:
         """The keys of the object that comes next; its value is read between two of them."""
         self._expect("{")
-        first = True
+        seen: set[str] = set()
         while self._peek() != "}":
-            if not first:
+            if seen:
                 self._expect(",")
             key = self.value()
             if not isinstance(key, str):
                 self._fail("the key of an object is not text")
+            if key in seen:
+                _refuse_twice(key)
+            seen.add(key)
             self._expect(":")
             self._peek()
             mark = self._place
             yield key
             if self._place == mark:
                 self.skip()
-            first = False
         self._expect("}")
 
     def elements(self) -> Iterator[int]:

@@ -107,7 +107,7 @@ class _CommandRunner:
         context.recorder.log(self.name).unlink(missing_ok=True)
         for attempt in range(1, step.retries + 2):
             for path in _reports(root, step):
-                path.unlink()
+                path.unlink(missing_ok=True)  # two links may lead to one file
             ended, reports = self._attempt(context, span)
             if ended.ok:
                 written = {**reports, **self._written(root)}
@@ -187,7 +187,7 @@ class _CommandRunner:
         """The digests of the reports. Raises StepFailed for one that was not written."""
         digests: dict[str, str] = {}
         for pattern in self.step.report_paths:
-            paths = list(_matching(root, pattern))
+            paths = _matching(root, pattern)
             if not paths:
                 raise StepFailed(
                     f"{self.name} passed, but did not write its report {pattern}",
@@ -308,7 +308,7 @@ def _explained(ended: CommandResult, step: StepSection, root: Path) -> bool:
     """Whether findings explain the failure: the command ended by itself and wrote all reports."""
     if ended.timed_out or ended.status >= _NOT_RUN:
         return False
-    whole = all(any(_matching(root, pattern)) for pattern in step.report_paths)
+    whole = all(_matching(root, pattern) for pattern in step.report_paths)
     return whole and bool(findings_in(_reports(root, step)))
 
 
@@ -321,7 +321,8 @@ def _reports(root: Path, step: StepSection) -> Iterator[Path]:
         yield from _matching(root, pattern)
 
 
-def _matching(root: Path, pattern: str) -> Iterator[Path]:
-    for path in root.glob(pattern):
-        if path.is_file():
-            yield path
+def _matching(root: Path, pattern: str) -> list[Path]:
+    """The reports that the gates would find."""
+    from shipline.gates.report_files import matching_files
+
+    return matching_files(pattern, root)
