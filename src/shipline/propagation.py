@@ -68,10 +68,10 @@ class Trace(Struct, frozen=True):
     base: int = 0
 
     @classmethod
-    def begin(cls, parent: SpanContext | None = None, *, sampled: bool = True) -> Self:
+    def begin(cls, parent: SpanContext | None = None) -> Self:
         """A new trace, or the continuation of that of `parent`."""
         trace_id = parent.trace_id if parent else os.urandom(16).hex()
-        return cls(trace_id, os.urandom(8).hex(), sampled, parent)
+        return cls(trace_id, os.urandom(8).hex(), parent=parent)
 
     def span(self, number: int) -> SpanContext:
         """The span that the event stream gave this number."""

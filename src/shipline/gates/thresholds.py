@@ -11,6 +11,7 @@ from shipline.gates.waivers import T, WaivedFindings
 from shipline.units import counted
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))  # seconds
+_LISTED = 3  # names in a message
 
 
 def shown_age(age: timedelta) -> str:
@@ -71,12 +72,11 @@ def undecided(name: str, reason: str, hint: str = "") -> Check:
     return Check(name, Outcome.INCOMPLETE, reason, hint=hint)
 
 
-def listed(names: Iterable[str], shown: int = 3) -> str:
+def listed(names: Iterable[str]) -> str:
     """The first names of a list, for a message."""
     names = [*names]
-    return ", ".join(names[:shown]) + (
-        f" and {len(names) - shown} more" if len(names) > shown else ""
-    )
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _allowed(limit: int) -> str:

@@ -15,7 +15,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from shipline.content import Advance
 from shipline.errors import ConfigError, ShiplineError
 from shipline.files import write_whole
 from shipline.globs import Glob
@@ -180,10 +179,10 @@ def compare(
     return Comparison(tuple(found), seen, tuple(sorted(moved)), tuple(failures), unmatched)
 
 
-def synchronise(
-    comparison: Comparison, plan: MirrorPlan, on_copied: Advance | None = None
-) -> tuple[MirrorFailure, ...]:
-    """Copy what differs, and statements that are new; one tag that fails holds up no other."""
+def synchronise(comparison: Comparison, plan: MirrorPlan) -> tuple[MirrorFailure, ...]:
+    """Copy what differs, and statements that are new; returns the tags that failed, which hold up
+    no other.
+    """
     failures: list[MirrorFailure] = []
     meter = Meter(plan.bandwidth.bytes if plan.bandwidth else None)
 
@@ -191,13 +190,7 @@ def synchronise(
         with _collecting(failures, str(one)):
             if one.differs:
                 copy_tag(
-                    one.source,
-                    one.target,
-                    one.root,
-                    one.tag,
-                    options=one.options,
-                    meter=meter,
-                    advance=on_copied,
+                    one.source, one.target, one.root, one.tag, options=one.options, meter=meter
                 )
             elif one.options.referrers:
                 source = NarrowedSource(one.source, meter, one.options.platforms)

@@ -376,6 +376,7 @@ def _batches(items: Iterable[T], number: int) -> Iterator[list[T]]:
 
 _log = logging.getLogger(__name__)
 ACTOR = "collection"  # the actor of automatic collections
+_DUTY_CYCLE = 0.25  # the share of its time that an automatic collection works
 
 
 def collect(
@@ -419,7 +420,6 @@ def collect_forever(
     storage: Storage,
     options: GcOptions,
     *,
-    duty_cycle: float = 0.25,
     on_report: Callable[[GcReport | None], object] = lambda report: None,
     publish: Publish = lambda event: None,
 ) -> None:
@@ -432,7 +432,7 @@ def collect_forever(
         while True:
             sleep(max(options.every.seconds, 1.0))
             try:
-                report = collect(storage, options, duty_cycle=duty_cycle, publish=publish)
+                report = collect(storage, options, duty_cycle=_DUTY_CYCLE, publish=publish)
             except UsageError:  # one that an operator started is running
                 continue
             except (OSError, ShiplineError) as error:

@@ -224,16 +224,11 @@ class Storage:
         counters = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
         return Usage(**{counter: counters.get(counter, 0) for counter in COUNTED})
 
-    def usages(self, prefix: str = "") -> Iterator[tuple[str, Usage]]:
-        """Usage of every repository whose name begins with `prefix`.
-
-        A blob in two repositories counts in both.
-        """
-        after: Key = (prefix,) if prefix else ()
+    def usages(self) -> Iterator[tuple[str, Usage]]:
+        """Usage of every repository, by name. A blob in two repositories counts in both."""
+        after: Key = ()
         while page := self.records.scan(("repository",), after=after):
             for (name,), _ in page:
-                if not name.startswith(prefix):
-                    return
                 yield name, self.usage(name)
             after = page[-1][0]
 

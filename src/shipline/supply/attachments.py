@@ -239,17 +239,12 @@ def attached_tags(subject: Descriptor) -> dict[str, str]:
     return {f"{digest.algorithm}-{digest.hex}.{end}": what for end, what in _ATTACHED.items()}
 
 
-def copy_with_evidence(
-    source: StatementSource,
-    destination: Repository,
-    target: Descriptor,
-    advance: Advance | None = None,
-) -> int:
+def copy_with_evidence(source: StatementSource, destination: Repository, target: Descriptor) -> int:
     """Copy `target` and everything attached to it or to its images; returns the number of attached
     manifests. Running it again continues an interrupted copy.
     """
-    copy_graph(source, destination, target, advance)
-    return copy_evidence(source, destination, target, advance)
+    copy_graph(source, destination, target)
+    return copy_evidence(source, destination, target)
 
 
 def copy_evidence(

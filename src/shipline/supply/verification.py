@@ -259,14 +259,11 @@ def verify(
     identity: Identity = SAME_REPOSITORY,
     annotations: Mapping[str, str] = NO_ANNOTATIONS,
     threshold: int = 1,
-    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
     """The verification of `target`, signed by at least `threshold` of `keys`. Raises
     SignatureRefused.
     """
-    verification = examine(
-        source, target, name, keys, identity=identity, annotations=annotations, limits=limits
-    )
+    verification = examine(source, target, name, keys, identity=identity, annotations=annotations)
     if len(verification.keys) >= max(threshold, 1):
         return verification
     have = f"{len(verification.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
@@ -314,10 +311,10 @@ def examine_attestations(
     target: Descriptor,
     keys: Sequence[PublicKey],
     predicate_type: str,
-    *,
-    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
-    """Check every attestation of this type on `target` against `keys`; other types are ignored."""
+    """Check every attestation of this type on `target` against `keys`; other types are ignored.
+    Raises RegistryError or AuthError if the registry cannot be asked.
+    """
 
     def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[VerifiedAttestation]:
         statement = Statement.parse(claim.body)
@@ -334,7 +331,7 @@ def examine_attestations(
             for key in signers
         ]
 
-    claims = find_claims(source, target, ClaimKind.ATTESTATION, predicate_type, limits)
+    claims = find_claims(source, target, ClaimKind.ATTESTATION, predicate_type)
     proven, rejected = _sorted(claims, keys, check)
     return Attestations(target, predicate_type, proven, rejected)
 
@@ -345,11 +342,9 @@ def verify_attestations(
     name: Reference,
     keys: Sequence[PublicKey],
     predicate_type: str,
-    *,
-    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
-    """At least one attestation of this type by one of `keys`. Raises SignatureRefused."""
-    attestations = examine_attestations(source, target, keys, predicate_type, limits=limits)
+    """The attestations of this type, at least one by one of `keys`. Raises SignatureRefused."""
+    attestations = examine_attestations(source, target, keys, predicate_type)
     if attestations.proven:
         return attestations
     attach = f"`shipline attest --key KEY --type {short_name(predicate_type)} --predicate FILE`"

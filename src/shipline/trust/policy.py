@@ -84,15 +84,9 @@ class TrustPolicy:
             return TrustVerdict(True, rule.section.title, "it is a statement about an image itself")
         return verdict
 
-    def demand(
-        self,
-        source: StatementSource,
-        name: Reference,
-        target: Descriptor,
-        parents: Parents = _no_parents,
-    ) -> TrustVerdict:
-        """The same, but raises TrustRefused for a refusal."""
-        verdict = self.verdict(source, name, target, parents)
+    def demand(self, source: StatementSource, name: Reference, target: Descriptor) -> TrustVerdict:
+        """The verdict that accepts `target`. Raises TrustRefused for a refusal."""
+        verdict = self.verdict(source, name, target)
         if verdict.accepted:
             return verdict
         raise TrustRefused(

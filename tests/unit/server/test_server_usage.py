@@ -98,7 +98,7 @@ def test_usage_counts_each_thing_once(node: Directory) -> None:
         push(node, "team/app", A, "v1", "ann")
     push(node, "team/app", A, "v2", "ann")
     digest = push(node, "team/other", B, "v1", "ann")
-    usage = dict(node.storage.usages("team/"))
+    usage = dict(node.storage.usages())
     size = sum(one.size for one in node.manifests.list_manifests("team/app"))
     assert usage["team/app"] == Usage(blobs=1, bytes=len(A) + size, manifests=1, tags=2)
     assert node.storage.usage("teams") == Usage()

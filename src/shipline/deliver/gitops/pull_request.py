@@ -99,9 +99,7 @@ class Forge:
         )
 
 
-def propose(
-    branch: RemoteBranch, forge: Forge, prepared: Deployed, *, body: str = ""
-) -> tuple[str, str]:
+def propose(branch: RemoteBranch, forge: Forge, prepared: Deployed) -> tuple[str, str]:
     """Push the commit of `prepared` to a branch of its app and environment, and open a request to
     merge it, or update the one that is open. Returns the branch and the request's address.
     """
@@ -112,7 +110,7 @@ def propose(
             f"{branch.shown}: another run moved {head} meanwhile", hint="deploy again"
         )
     title, _, rest = deployment.message.partition("\n")
-    return head, forge.propose(head, branch.name, title, body or f"```\n{rest.strip()}\n```\n")
+    return head, forge.propose(head, branch.name, title, f"```\n{rest.strip()}\n```\n")
 
 
 def _is_gitlab(api: str) -> bool:
