@@ -39,7 +39,7 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
     from shipline.api import open_client
     from shipline.cli.observing import observed
     from shipline.deliver.canary.progress import run
-    from shipline.deliver.promotion import promote
+    from shipline.deliver.promotion import PromotionRequest, promote
     from shipline.deliver.rollout import settle
     from shipline.values import replace
 
@@ -60,7 +60,8 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
             delivery, found, deployment = chosen_deployment(
                 query, config, delivery, environment, images
             )
-            allowed = promote(delivery, environment, chosen=deployment, images=found, dry_run=True)
+            request = PromotionRequest(environment=environment, chosen=deployment, images=found)
+            allowed = promote(delivery, request, dry_run=True)
             deployment = replace(allowed.deployment, id="", previous=())
         with observed(
             "canary", environment, follows=deployment.trace if resume else ""

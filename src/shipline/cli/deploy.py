@@ -72,7 +72,7 @@ def command(
     """
     from shipline.api import open_client
     from shipline.cli.observing import observed
-    from shipline.deliver.promotion import promote
+    from shipline.deliver.promotion import PromotionRequest, promote
 
     config, section = configured(query, environment)
     with observed("deploy", environment) as run, open_client() as client:
@@ -80,18 +80,16 @@ def command(
         delivery, found, deployment = chosen_deployment(
             query, config, delivery, environment, images
         )
-        done = promote(
-            delivery,
-            environment,
+        request = PromotionRequest(
+            environment=environment,
             chosen=deployment,
             images=found,
             allow_older=allow_older,
             emergency=" ".join(emergency.split()),
             replace_image=replace_image,
             again=True,
-            dry_run=dry_run,
-            on_race=tell_race,
         )
+        done = promote(delivery, request, dry_run=dry_run, on_race=tell_race)
         run.step.note(
             names=" ".join(map(str, done.deployment.images)), commit=done.deployment.commit
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -96,23 +96,23 @@ def promote_command(
     Exits with 9 if the policy refuses it, or the canary failed, and with 16 if it must wait; with
     --wait, as `shipline check`. Prints the commit, or the address of the pull request.
     """
-    from shipline.deliver.promotion import promote
+    from shipline.deliver.promotion import PromotionRequest, promote
     from shipline.deliver.rollout import roll_out
 
-    wanted: dict[str, Any] = {
-        "source": source,
-        "image": image,
-        "allow_older": allow_older,
-        "replace_image": replace_image,
-    }
+    request = PromotionRequest(
+        environment=environment,
+        source=source,
+        image=image,
+        allow_older=allow_older,
+        replace_image=replace_image,
+    )
     with open_delivery(query) as delivery:
         if dry_run:
-            done = promote(delivery, environment, dry_run=True, **wanted)
+            done = promote(delivery, request, dry_run=True)
         else:
-            wanted |= {"wait": wait, "checks": not no_checks}
             rollout = with_progress(
                 f"promote to {environment}",
-                lambda step: roll_out(delivery, environment, step, **wanted),
+                lambda step: roll_out(delivery, request, step, wait=wait, checks=not no_checks),
                 kind="promote",
                 name=environment,
             )

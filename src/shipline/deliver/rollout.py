@@ -1,10 +1,9 @@
-"""A promotion from its decision to its end: what the policy of the environment allows, its canary
-if it has one, and whether the environment is well with it.
+"""A promotion from its decision to its verification: as the policy of the environment allows it,
+step by step if there is a canary, until the environment is healthy and its checks passed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,23 +12,20 @@ from shipline.deliver.canary.progress import run
 from shipline.deliver.checks import EnvironmentVerdict, verify
 from shipline.deliver.delivery import Delivery
 from shipline.deliver.gitops import Deployed, Deployment, OnRace
-from shipline.deliver.promotion import promote, read_states
-from shipline.deliver.promotion.state import Digests
+from shipline.deliver.promotion import PromotionRequest, promote, read_states
 from shipline.errors import Waiting
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.deliver.canary.section import CanarySection
     from shipline.deliver.environments import EnvironmentSection
     from shipline.events import Step
-
-Promote = Callable[..., Deployed]
-"""A promotion that is decided, and made unless `dry_run` is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was deployed, and the verdict on the environment with it: None if it was verified
-    before, or nothing waited for it.
+    """What was deployed, and the verdict on the environment with it; None if that was verified
+    before, or without `wait`.
     """
 
     deployed: Deployed
@@ -38,42 +34,25 @@ class Rollout:
 
 def roll_out(
     delivery: Delivery,
-    name: str,
+    request: PromotionRequest,
     step: Step,
     *,
-    source: str = "",
-    image: str = "",
-    chosen: Deployment | None = None,
-    automatic: bool = False,
-    allow_older: bool = False,
-    replace_image: bool = False,
-    seen: Digests | None = None,
     wait: bool = True,
     checks: bool = True,
 ) -> Rollout:
-    """Promote as `promote` does, step by step where the environment has a canary, and then, with
-    `wait`, verify it, with its `checks`. What is interrupted goes on where git says that it is.
+    """Promote as `promote` does, step by step if the environment has a canary, and then, with
+    `wait`, verify the environment, with its `checks`. Called again after an interruption, it
+    continues from the state in git.
 
-    Raises what `promote`, the canary and `verify` raise, NotVerified or GateUndecided unless it is
-    verified, and Waiting for a pull request that has not been merged.
+    Raises what `promote`, the canary and `verify` raise, NotVerified or GateUndecided unless the
+    environment is verified, and Waiting for a pull request that has not been merged.
     """
+    name = request.environment
     section = delivery.environment(name)
-    promoted = partial(
-        promote,
-        delivery,
-        name,
-        source=source,
-        image=image,
-        chosen=chosen,
-        automatic=automatic,
-        allow_older=allow_older,
-        replace_image=replace_image,
-        seen=seen,
-    )
     if section.canary and read_states(delivery, (name,))[name].current:
-        done = _canary(delivery, section, promoted, step)
+        done = _canary(delivery, section, section.canary, request, step)
     else:
-        done = promoted(on_race=_tell_race(step))
+        done = promote(delivery, request, on_race=_tell_race(step))
     if not wait:
         return Rollout(done)
     if done.address:
@@ -91,16 +70,21 @@ def roll_out(
 
 
 def _canary(
-    delivery: Delivery, section: EnvironmentSection, promoted: Promote, step: Step
+    delivery: Delivery,
+    section: EnvironmentSection,
+    canary: CanarySection,
+    request: PromotionRequest,
+    step: Step,
 ) -> Deployed:
-    """Promote step by step. The policy is asked first; nothing is pushed for that."""
-    allowed = promoted(dry_run=True)
+    """Promote step by step, if a dry run of the promotion is allowed. Raises what `promote` and
+    `run` raise.
+    """
+    allowed = promote(delivery, request, dry_run=True)
     planned = replace(allowed.deployment, id="", previous=())
-    assert section.canary is not None
     made = run(
         delivery,
         section.gitops,
-        section.canary,
+        canary,
         delivery.by_target(planned.images),
         planned,
         settled=partial(settle, delivery, section, planned, step) if section.health else None,

@@ -11,6 +11,7 @@ from shipline.deliver.delivery import Delivery
 from shipline.deliver.gitops import Deployed, Deployment
 from shipline.deliver.promotion import (
     EnvironmentState,
+    PromotionRequest,
     approve,
     hold,
     previous_deployments,
@@ -76,8 +77,9 @@ def _promote(delivery: Delivery, name: str, decision: BoardDecision) -> Deployed
             code="canary-not-here",
             hint=f"`shipline promote --env {name} {digests}` takes it there, step by step",
         )
+    request = PromotionRequest(environment=name, seen=decision.digests)
     with silent("promote") as step:
-        return roll_out(delivery, name, step, seen=decision.digests, wait=False).deployed
+        return roll_out(delivery, request, step, wait=False).deployed
 
 
 def _hold(delivery: Delivery, name: str, decision: BoardDecision) -> Deployment | None:

@@ -10,6 +10,7 @@ from shipline.deliver.promotion.policy import (
     possible_at,
 )
 from shipline.deliver.promotion.promoting import (
+    PromotionRequest,
     approve,
     blocked,
     check_approval,

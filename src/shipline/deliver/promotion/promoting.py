@@ -5,6 +5,7 @@ the history that they are pushed to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shipline.deliver.canary.state import position
@@ -134,45 +135,58 @@ def changes_by_hand(
     return changed_by_hand(branch, tip, edits, since)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionRequest:
+    """What to promote to `environment`, and which of its rules not to apply.
+
+    The images are those of the environment `source`, by default the one before it; or `image`, a
+    digest, tag or commit that was deployed before, or the name of an image in the registry; or
+    those of the deployment `chosen`, with `images` by target if they are trusted already. If `seen`
+    is given, other images are refused.
+
+    `automatic` promotions are not made by a person. `allow_older` bypasses the order of commits;
+    an `emergency`, a reason, all other rules but holds and stops. Images of other repositories in
+    the files are replaced only with `replace_image`, unless the last deployment set them. With
+    `again`, the files are set even if the environment has the images already.
+    """
+
+    environment: str
+    source: str = ""
+    image: str = ""
+    chosen: Deployment | None = None
+    images: Mapping[str, Reference] | None = None
+    seen: Digests | None = None
+    automatic: bool = False
+    allow_older: bool = False
+    emergency: str = ""
+    replace_image: bool = False
+    again: bool = False
+
+
 def promote(
     delivery: Delivery,
-    name: str,
+    request: PromotionRequest,
     *,
-    source: str = "",
-    image: str = "",
-    chosen: Deployment | None = None,
-    images: Mapping[str, Reference] | None = None,
-    automatic: bool = False,
-    allow_older: bool = False,
-    emergency: str = "",
-    replace_image: bool = False,
-    again: bool = False,
-    seen: Digests | None = None,
     dry_run: bool = False,
     on_race: OnRace = lambda attempt: None,
 ) -> Deployed:
-    """Set the images of the environment before `name`, or of `source`, or `image`, or those of
-    `chosen`, in the environment `name`, if its policy allows it. Nothing is committed if they are
-    there already; with `again`, files that do not have them any more are set. A canary, if there is
-    one, ends with that; what its images once had to wait for does not stop them.
+    """Set the images in the environment, if its policy allows it. Nothing is committed if the
+    environment has them already, unless its files were edited since. A canary in the environment
+    ends with the change; blockers that its images had to wait for do not apply to them again.
 
-    `image` is a digest, tag or commit that was deployed before, or an image in the registry.
-    `images` are those of `chosen` by target, if they are trusted already; with `seen`, only images
-    of these digests are promoted. Images of other repositories that the files have are replaced
-    only with `replace_image`, unless the last deployment set them. An `emergency`, a reason,
-    bypasses all rules but holds, stops and, without `allow_older`, the order of commits; the commit
-    names them. Raises PromotionRefused, Waiting, TrustRefused, UnsuitableFile, and what
-    `Delivery.change` raises.
+    Raises PromotionRefused, Waiting, TrustRefused, UnsuitableFile, and what `Delivery.change`
+    raises.
     """
+    name = request.environment
     section = delivery.environment(name)
-    states = _read_for(delivery, image, name, section.after, source)
-    chosen = chosen or _chosen(delivery, states, source or section.after, image)
-    _require_seen(seen, chosen, source or section.after)
+    source = request.source or section.after
+    states = _read_for(delivery, request.image, name, section.after, request.source)
+    chosen = request.chosen or _chosen(delivery, states, source, request.image)
+    _require_seen(request.seen, chosen, source)
+    images = request.images
     if images is None:
         images = delivery.trusted(delivery.by_target(chosen.images)).images
     candidate = _judged(delivery, chosen)
-    source = "" if emergency else source or section.after
-    policy = policy_of(delivery, name, automatic=automatic)
     planned = Deployment(
         environment=name,
         app=delivery.app,
@@ -181,36 +195,52 @@ def promote(
         gates=_gate_lines(candidate),
         run=chosen.run,
         trace=traceparent() or chosen.trace,
-        action=Action.PROMOTE if source else Action.DEPLOY,
+        action=Action.PROMOTE if source and not request.emergency else Action.DEPLOY,
         author=candidate.author,
-        source=source,
-        reason=emergency,
+        source="" if request.emergency else source,
+        reason=request.emergency,
     )
 
     def decide(branch: RemoteBranch, commits: Sequence[Deployment]) -> PlannedChange:
         known = {**states, **states_on(delivery, section.gitops, branch, commits)}
-        state, now = known[name], _now(delivery)
-        if not replace_image:
+        state = known[name]
+        if not request.replace_image:
             require_same_images(branch, section.gitops.updates, images, state.current)
-        if state.current and state.current.digests == planned.digests:
-            firm = stops(policy, known, candidate) if again or state.edited else ()
-            require(policy, planned.version, [*firm], now)
-            return PlannedChange(planned, images if again or state.edited else {})
-        found = [*blockers(policy, known, candidate, now)]
-        left = position(state.commits, name)
-        if left and left.last.digests == planned.digests:
-            found = [one for one in found if not one.waits]
-        bypassed = [one for one in found if emergency and one.rule not in _FIRM]
-        order = [*_order(delivery, state.current, planned, asked=not allow_older)]
-        bypassed += order if allow_older else []
-        require(
-            policy, planned.version, [one for one in [*found, *order] if one not in bypassed], now
-        )
-        people = approvers(section.approvals, state, candidate) if section.approvals else ()
-        rules = tuple(dict.fromkeys(one.rule for one in bypassed))
-        return PlannedChange(replace(planned, approved_by=people, bypassed=rules), images)
+        if state.current is None or state.current.digests != planned.digests:
+            return PlannedChange(_allowed(delivery, request, known, candidate, planned), images)
+        if not (request.again or state.edited):
+            return PlannedChange(planned, {})
+        policy = policy_of(delivery, name)
+        require(policy, planned.version, [*stops(policy, known, candidate)], _now(delivery))
+        return PlannedChange(planned, images)
 
     return delivery.change(section.gitops, delivery.app, decide, dry_run=dry_run, on_race=on_race)
+
+
+def _allowed(
+    delivery: Delivery,
+    request: PromotionRequest,
+    states: States,
+    candidate: Candidate,
+    planned: Deployment,
+) -> Deployment:
+    """`planned`, with those who approved it and the rules that were bypassed for it. Raises
+    PromotionRefused or Waiting if the policy of the environment does not allow it.
+    """
+    policy = policy_of(delivery, request.environment, automatic=request.automatic)
+    state, now = states[request.environment], _now(delivery)
+    found = [*blockers(policy, states, candidate, now)]
+    canary = position(state.commits, request.environment)
+    if canary and canary.last.digests == planned.digests:
+        found = [one for one in found if not one.waits]
+    bypassed = [one for one in found if request.emergency and one.rule not in _FIRM]
+    order = [*_order(delivery, state.current, planned, asked=not request.allow_older)]
+    bypassed += order if request.allow_older else []
+    require(policy, planned.version, [one for one in [*found, *order] if one not in bypassed], now)
+    rule = policy.section.approvals
+    people = approvers(rule, state, candidate) if rule else ()
+    rules = tuple(dict.fromkeys(one.rule for one in bypassed))
+    return replace(planned, approved_by=people, bypassed=rules)
 
 
 def rollback(

@@ -132,7 +132,8 @@ DEPLOY = StepKind(
 
 
 def _deploy(name: str, context: StepContext, span: Span) -> StepOutcome:
-    from shipline.deliver.rollout import roll_out  # slow to import
+    from shipline.deliver.promotion import PromotionRequest  # slow to import, as is this
+    from shipline.deliver.rollout import roll_out
 
     delivery = context.environment.delivery
     assert delivery is not None  # a project with environments has one
@@ -140,7 +141,8 @@ def _deploy(name: str, context: StepContext, span: Span) -> StepOutcome:
     chosen = of_run(context.run, delivery.deployment(name, trusted))
     images = tuple(map(str, chosen.images))
     span.output("".join(f"{image}\n" for image in images).encode())
-    done = roll_out(delivery, name, span, chosen=chosen, automatic=True)
+    request = PromotionRequest(environment=name, chosen=chosen, automatic=True)
+    done = roll_out(delivery, request, span)
     verdict = done.verdict.grade if done.verdict else ""
     commit = done.deployed.commit
     result = DeployedImages(name, images, commit, verdict)
