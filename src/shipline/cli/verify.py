@@ -167,7 +167,7 @@ def _judge(images: Sequence[str], trust: ResolvedPolicy, output: str, plain: boo
     judge = TrustPolicy(trust)
     with open_images(images, plain=plain) as places:
         for place in places:
-            verdict = judge.demand(place.repository, place.reference, place.target)
+            verdict = judge.require(place.repository, place.reference, place.target)
             if output == "json":
                 click.echo(json.dumps(_verdict(place, verdict)))
             else:

@@ -96,7 +96,7 @@ class Delivery:
             descriptor = repository.resolve(str(image.digest or image.or_latest.tag))
             found[target] = image.at(descriptor.digest)
             if self.trust is not None:
-                self.trust.demand(repository, image, descriptor)
+                self.trust.require(repository, image, descriptor)
             facts = image_facts(repository, descriptor).platforms
             commits |= {part.labels.get(REVISION, "") for part in facts}
         return TrustedImages(found, commits.pop() if len(commits) == 1 else "")

@@ -78,13 +78,15 @@ class TrustPolicy:
                 rule.section.action == "accept", rule.section.title, "the rule says so"
             )
         if self._trust.as_podman:
-            return self._each_platform(_Asked(rule, source, name, _no_parents, Form.TAG), target)
-        verdict = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
+            return self._each_platform(
+                _Examination(rule, source, name, _no_parents, Form.TAG), target
+            )
+        verdict = self._signed(_Examination(rule, source, name, parents), target, _DEPTH)
         if not verdict.accepted and self._statements.has(source, target):
             return TrustVerdict(True, rule.section.title, "it is a statement about an image itself")
         return verdict
 
-    def demand(self, source: StatementSource, name: Reference, target: Descriptor) -> TrustVerdict:
+    def require(self, source: StatementSource, name: Reference, target: Descriptor) -> TrustVerdict:
         """The verdict that accepts `target`. Raises TrustRefused for a refusal."""
         verdict = self.verdict(source, name, target)
         if verdict.accepted:
@@ -105,7 +107,7 @@ class TrustPolicy:
         if rule is None or rule.section.action != "require":
             return None
         form = Form.TAG if self._trust.as_podman else None
-        return _Asked(rule, source, name, _no_parents, form).findings(target).signatures
+        return _Examination(rule, source, name, _no_parents, form).proofs(target).signatures
 
     def keys_for(self, name: Reference) -> tuple[PublicKey, ...]:
         """The keys that may sign statements about an image."""
@@ -113,35 +115,37 @@ class TrustPolicy:
         return rule.keys if rule else ()
 
     def forget(self, digest: Digest) -> None:
-        """A statement about `digest` was deleted."""
+        """Drop the cached verdicts on `digest`, since a statement about it was deleted."""
         self._cache.forget(digest)
 
-    def _each_platform(self, request: _Asked, target: Descriptor) -> TrustVerdict:
+    def _each_platform(self, examination: _Examination, target: Descriptor) -> TrustVerdict:
         """The verdict of podman: each image of an index must be signed itself. If one platform is
         refused, the index is.
         """
         now, verdict = self._clock(), None
-        for image in _images(request.source, target):
-            verdict = judge(request.rule, request.findings(image), now)
+        for image in _images(examination.source, target):
+            verdict = judge(examination.rule, examination.proofs(image), now)
             if not verdict.accepted:
                 where = "" if image.digest == target.digest else f"{_shown(image)}: "
                 return replace(verdict, reason=f"{where}{verdict.reason}")
         return verdict or TrustVerdict(
-            False, request.rule.section.title, "the index lists no image"
+            False, examination.rule.section.title, "the index lists no image"
         )
 
-    def _signed(self, request: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
-        """The verdict based on signatures of `target`, or of an index that lists it."""
-        now, policy, where = self._clock(), self._trust.hash, str(request.name.at(None))
+    def _signed(self, examination: _Examination, target: Descriptor, depth: int) -> TrustVerdict:
+        """The verdict based on signatures of `target`, or of an index above it, at most `depth`
+        levels up.
+        """
+        now, policy, where = self._clock(), self._trust.hash, str(examination.name.at(None))
         if cached := self._cache.get(policy, target.digest, where, now):
             return cached
-        verdict, via = judge(request.rule, request.findings(target), now), ""
+        verdict, via = judge(examination.rule, examination.proofs(target), now), ""
         if not verdict.accepted and depth:
-            for parent in request.listing(target):
-                above = self._signed(request, parent, depth - 1)
-                if above.accepted:
-                    reason = f"listed by {parent.digest}, {above.reason}"
-                    verdict, via = replace(above, reason=reason), str(parent.digest)
+            for parent in examination.indexes_of(target):
+                of_parent = self._signed(examination, parent, depth - 1)
+                if of_parent.accepted:
+                    reason = f"listed by {parent.digest}, {of_parent.reason}"
+                    verdict, via = replace(of_parent, reason=reason), str(parent.digest)
                     break
         if verdict.accepted:
             self._cache.put(policy, target.digest, where, verdict, now, via)
@@ -149,8 +153,8 @@ class TrustPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request for a verdict, with the source of evidence."""
+class _Examination:
+    """What images requested as `name` are examined by: the rule, and the source of evidence."""
 
     rule: ResolvedRule
     source: StatementSource
@@ -158,7 +162,7 @@ class _Asked:
     parents: Parents
     form: Form | None = None  # the only one that counts
 
-    def findings(self, target: Descriptor) -> Proofs:
+    def proofs(self, target: Descriptor) -> Proofs:
         """The verified evidence; attestations are only read if there are enough signatures."""
         rule, keys = self.rule.section, self.rule.keys
         signatures = examine(
@@ -179,8 +183,8 @@ class _Asked:
         }
         return Proofs(signatures, attested)
 
-    def listing(self, target: Descriptor) -> Iterator[Descriptor]:
-        """The indexes that list `target`, checked by their content."""
+    def indexes_of(self, target: Descriptor) -> Iterator[Descriptor]:
+        """The indexes that list `target`, as their content shows."""
         for parent in islice(self.parents(target), _PARENTS):
             if _lists(self.source, parent, target.digest):
                 yield parent

@@ -91,13 +91,13 @@ def store() -> Counted:
 def test_an_unsigned_image_is_refused_and_a_signed_one_is_not(store: Counted) -> None:
     target, judge = add_image(store), TrustPolicy(trust(), clock=clock)
     with pytest.raises(TrustRefused) as caught:
-        judge.demand(store, NAME, target)
+        judge.require(store, NAME, target)
     assert "registry.example/team/*" in caught.value.message
     assert caught.value.exit_code == 9
     sign(store, target, NAME, [OTHER], clock=clock)
     assert not judge.verdict(store, NAME, target).accepted
     sign(store, target, NAME, [KEY], clock=clock)
-    assert judge.demand(store, NAME, target).keys == (KEY.public.id,)
+    assert judge.require(store, NAME, target).keys == (KEY.public.id,)
 
 
 def test_without_a_policy_everything_is_accepted(store: Counted) -> None:
