@@ -139,12 +139,14 @@ def secret_file(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
     return "" if name in environ else name
 
 
-def request_of(target: Target, environ: Mapping[str, str], **further: Any) -> BuildRequest:
-    """The request for a target; `further` are more flags of `build`. Raises UsageError."""
+def request_of(
+    target: Target, environ: Mapping[str, str], metadata_file: str | None
+) -> BuildRequest:
+    """The request for a target, with the file for its metadata. Raises UsageError."""
     values = target.values
     context, inline = str(values["context"]), values.get("dockerfile-inline")
     file = _dockerfile(target) if inline is None else "-"
-    flags = {**dict(_flags(target)), "file": file, **further}
+    flags = {**dict(_flags(target)), "file": file, "metadata_file": metadata_file}
     contexts: dict[str, str] = values.get("contexts") or {}
     linked = {
         name.lower(): Context(ContextKind.TARGET, value.removeprefix("target:"))

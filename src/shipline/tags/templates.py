@@ -96,7 +96,7 @@ _RESERVED = {"latest", "edge", "nightly"}
 
 
 def clean(name: str, *, limit: int = LONGEST, unique: bool = True) -> str:
-    """`name` as (part of) a tag of at most `room` characters.
+    """`name` as (part of) a tag of at most `limit` characters.
 
     Without `unique` only invalid characters are replaced, so that `a/b` and `a-b` become the same.
     """

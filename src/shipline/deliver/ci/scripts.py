@@ -7,8 +7,8 @@ from shipline.deliver.ci.workflow import Workflow, pattern, quoted
 
 
 def install(venv: str) -> str:
-    """Install `$SHIPLINE` into a virtual environment in `place`. Only its own programs are in
-    `place/programs`, so that `python` and `pip` remain those of the project.
+    """Install `$SHIPLINE` into a virtual environment in the directory `venv`. Only its own programs
+    are in `programs` there, so that `python` and `pip` remain those of the project.
     """
     return (
         f'python3 -m venv "{venv}"\n'

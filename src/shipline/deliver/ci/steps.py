@@ -39,7 +39,7 @@ class Pins:
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """The pins of the package, overridden by those of the pin file `own`. Raises ConfigError
+        """The pins of the package, overridden by those of the file `path`. Raises ConfigError
         for an invalid file.
         """
         shipped = files("shipline.deliver.ci").joinpath("pins.json").read_text()

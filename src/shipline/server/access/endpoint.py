@@ -141,11 +141,11 @@ def _form(request: Request) -> dict[str, str]:
         raise OAuthProblem(400, "invalid_request", "malformed form") from None
 
 
-def _token_json(authenticate: IssuedToken) -> dict[str, Any]:
+def _token_json(token: IssuedToken) -> dict[str, Any]:
     return {
-        "access_token": authenticate.text,
-        "expires_in": authenticate.lifetime,
-        "issued_at": authenticate.issued_at,
+        "access_token": token.text,
+        "expires_in": token.lifetime,
+        "issued_at": token.issued_at,
     }
 
 

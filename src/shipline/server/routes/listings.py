@@ -144,7 +144,7 @@ def _last(request: Request) -> str:
 def _page(
     request: Request, path: str, document: dict[str, Any], key: str, names: list[str], count: int
 ) -> Response:
-    """`found` has one more name than fits if there is a next page."""
+    """The first `count` names, all if it is 0, with a link to the next page if there are more."""
     headers: Headers = [_JSON, revalidate(request)]
     if count and len(names) > count:
         names = names[:count]
