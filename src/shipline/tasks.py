@@ -158,13 +158,21 @@ def sleep(seconds: float) -> None:
     scope().sleep(seconds)
 
 
+def exclusively(fd: int) -> None:
+    """Take the lock of an open file alone, for `locked`. Raises BlockingIOError if it is held."""
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_LOCK_POLL_S = 0.02
+
+
 @contextmanager
 def locked(
-    path: str | os.PathLike[str], acquire: Callable[[int], object], again_s: float
+    path: str | os.PathLike[str], acquire: Callable[[int], object] = exclusively
 ) -> Iterator[None]:
-    """Hold the lock that `acquire` takes of the open file `path`, which is made if it is missing;
-    where it raises BlockingIOError, it is called again after `again_s` seconds. Waiting is
-    interruptible; a process that dies releases the lock.
+    """Hold the lock that `acquire` takes of the open file `path`, which is created if it is
+    missing. While `acquire` raises BlockingIOError, this waits. Waiting is interruptible; a process
+    that dies releases the lock.
     """
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -173,15 +181,10 @@ def locked(
                 acquire(fd)
                 break
             except BlockingIOError:
-                sleep(again_s)
+                sleep(_LOCK_POLL_S)
         yield
     finally:
         os.close(fd)
-
-
-def exclusively(fd: int) -> None:
-    """Take the lock of an open file alone, for `locked`. Raises BlockingIOError if it is held."""
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:

@@ -27,7 +27,6 @@ from shipline.tasks import Once, locked
 
 _KIND, _REMOTE, _WORK = b"layer-result-1\n", b"remote-1\n", b"known-work-1\n"
 _FILES, _KNOWN, _OUTLINES = "remote file", "known work", "outlines"
-_AGAIN_S = 0.02
 
 
 class LayerResult(Struct, frozen=True):
@@ -156,7 +155,7 @@ class Cache:
         def acquire(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2)
 
-        return locked(self._state / "work.lock", acquire, _AGAIN_S)
+        return locked(self._state / "work.lock", acquire)
 
     def once(
         self, key: str, make: Callable[[], LayerResult], *, fresh: bool

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from shipline.sandbox import Sandbox, StepMount
 
 _PREFIX = "renewed"  # a file in a cache: the prefix of its directories since it was emptied
-_AGAIN_S = 0.02
 
 
 class Executor(Struct, frozen=True):
@@ -341,7 +340,5 @@ def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:
                 return directory
     directory = parent / f"{prefix}0"
     operation = (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
-    stack.enter_context(
-        locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, operation), _AGAIN_S)
-    )
+    stack.enter_context(locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, operation)))
     return directory

@@ -22,7 +22,7 @@ from shipline.errors import ConfigError, UsageError
 from shipline.files import open_whole, read_bounded
 from shipline.home import docker_directory
 from shipline.oci import Platform
-from shipline.tasks import exclusively, locked
+from shipline.tasks import locked
 from shipline.values import replace
 
 NATIVE = "native"
@@ -32,7 +32,6 @@ Driver = Literal["docker", "docker-container", "kubernetes", "remote", "ssh"]
 FOREIGN = ("docker", "remote", "ssh")
 """Drivers whose daemons others start, so that they take no flags and files."""
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
-_AGAIN_S = 0.05
 _LARGEST = 16 << 20  # bytes of a file, which may have certificates in it
 
 
@@ -163,7 +162,7 @@ class BuilderStore:
         """
         try:
             (self.directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.directory / ".lock", exclusively, _AGAIN_S):
+            with locked(self.directory / ".lock"):
                 yield
         except OSError as error:
             raise self._unusable("written", error) from None

@@ -17,10 +17,9 @@ from shipline.builders.instances import Builder, Node
 from shipline.builders.solving import OpenNode
 from shipline.content import try_lock
 from shipline.oci import Platform
-from shipline.tasks import exclusively, locked
+from shipline.tasks import locked
 
 _SLACK = 2  # builds that a node may have more than the least busy one, for the sake of its cache
-_AGAIN_S = 0.05
 _UNNAMED = 3  # the rank of a node that does not say that it can build a platform
 
 Placement = list[tuple[int, tuple[Platform, ...]]]
@@ -104,7 +103,7 @@ class Claims:
     def deciding(self) -> Iterator[None]:
         """Inside the block no other build of this machine is placed."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(self._directory / ".lock", exclusively, _AGAIN_S):
+        with locked(self._directory / ".lock"):
             yield
 
     def loads(self, nodes: Sequence[OpenNode]) -> dict[str, int]:

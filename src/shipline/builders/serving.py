@@ -56,7 +56,6 @@ from shipline.values import replace
 _CONTROL = "/moby.buildkit.v1.Control/"
 _SESSION_S = 10.0  # that a build waits for its session
 _HEALTH_S = 10.0  # between two looks at the client
-_AGAIN_S = 0.2
 _KEPT_S = 14 * 86_400  # that files of a context stay without a build
 _SESSION_URL = "http://buildkit-session/"
 
@@ -218,7 +217,7 @@ def _received(
     name = hashlib.sha256(session.shared_key.encode()).hexdigest()[:32]
     root, held = place / name, place / f"{name}.lock"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(held, exclusively, _AGAIN_S):
+    with locked(held):
         os.utime(held)
         root.mkdir(mode=0o700, exist_ok=True)
         scratch = root / "outputs"

@@ -21,9 +21,8 @@ from shipline.git.history import Commit, is_ancestor, log
 from shipline.git.repository import push_refusal, remote_default_branch
 from shipline.git.run import Git, GitError, GitResult
 from shipline.net import without_logins
-from shipline.tasks import exclusively, locked
+from shipline.tasks import locked
 
-_AGAIN_S = 0.05
 _LOCATIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 _LOST = ("non-fast-forward", "fetch first", "stale info", "cannot lock ref", "reference already")
 _NOBODY = {"NAME": "shipline", "EMAIL": "shipline@localhost"}  # where git knows no user
@@ -234,7 +233,7 @@ def remote_branch(
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory = root / hashlib.sha256(url.encode()).hexdigest()[:32]
     clean = {key: value for key, value in environ.items() if key not in _LOCATIONS}
-    with locked(directory.with_suffix(".lock"), exclusively, _AGAIN_S):
+    with locked(directory.with_suffix(".lock")):
         if not (directory / "HEAD").exists():
             shutil.rmtree(directory, ignore_errors=True)
             Git(root, clean).run("init", "--quiet", "--bare", "--template=", "--", str(directory))

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,10 +21,9 @@ from shipline.errors import UsageError
 from shipline.git.isolated import IsolatedGit
 from shipline.git.run import GitError, RemoteUnreachable
 from shipline.git.source import GitSource, is_commit, is_ssh
-from shipline.tasks import exclusively, locked
+from shipline.tasks import locked
 from shipline.values import replace
 
-_AGAIN_S = 0.05
 _SHALLOW = ("--depth=1",)
 _FETCH = ("fetch", "--quiet", "--progress", "--no-tags", "--force", "--no-recurse-submodules")
 _LEFT = ("shallow.lock", "index.lock", "config.lock")  # of a git that was killed
@@ -143,7 +142,7 @@ class GitStore(Struct, frozen=True):
         algorithm = "sha1" if len(hash) == 40 else "sha256"
         name = hashlib.sha256(f"{algorithm} {remote}".encode()).hexdigest()[:32]
         repository = self.root / name
-        with _locked(self.root / f"{name}.lock"):
+        with locked(self.root / f"{name}.lock"):
             self.on_use(repository, remote)  # from here on it is not evicted
             if not (repository / "HEAD").exists():
                 shutil.rmtree(repository, ignore_errors=True)
@@ -156,7 +155,7 @@ class GitStore(Struct, frozen=True):
 
     def remove(self, repository: Path, seen: os.stat_result) -> None:
         """Remove a repository that was found damaged, unless another build has made a new one."""
-        with _locked(self.root / f"{repository.name}.lock"), suppress(FileNotFoundError):
+        with locked(self.root / f"{repository.name}.lock"), suppress(FileNotFoundError):
             if os.path.samestat(repository.stat(), seen):
                 shutil.rmtree(repository, ignore_errors=True)
 
@@ -229,8 +228,3 @@ def _attempts(ref: str, hash: str) -> list[tuple[str, tuple[str, ...]]]:
     """What to ask a server for, in turn: some give no commit by its hash, some no single one."""
     names = [ref, hash] if ref else [hash]
     return [(name, depth) for depth in (_SHALLOW, ()) for name in names]
-
-
-def _locked(path: Path) -> AbstractContextManager[None]:
-    """Hold the lock, against other threads and processes; waiting is interruptible."""
-    return locked(path, exclusively, _AGAIN_S)

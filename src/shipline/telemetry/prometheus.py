@@ -29,7 +29,7 @@ from shipline.files import read_bounded, write_whole
 from shipline.registry.credentials import Credentials
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
-from shipline.tasks import exclusively, locked
+from shipline.tasks import locked
 from shipline.telemetry.metrics import METRICS, MetricDefinition, MetricValues
 from shipline.values import Redacted
 
@@ -39,7 +39,6 @@ Samples = Mapping[MetricDefinition, Mapping[Sample, float]]
 
 JOB = "shipline"
 _LIMIT = 32 << 20  # bytes
-_AGAIN_S = 0.05
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -133,7 +132,7 @@ def add_to_file(path: Path, new: Samples, lock: Path) -> None:
     time. Raises ConfigError.
     """
     try:
-        with locked(lock, exclusively, _AGAIN_S):
+        with locked(lock):
             content = render(merge(new, _read(path)))
             write_whole(path, content)
     except (OSError, ValueError) as error:
@@ -211,7 +210,7 @@ def push(gateway: Pushgateway, http: HttpClient, new: Samples, spool: Path) -> N
     """
     name = hashlib.sha256(str(gateway.url).encode()).hexdigest()[:16]
     kept = spool / f"{name}.prom"
-    with locked(spool / "metrics.lock", exclusively, _AGAIN_S):
+    with locked(spool / "metrics.lock"):
         waiting = merge(new, _read(kept))
         try:
             gateway.add(http, waiting)

@@ -27,8 +27,6 @@ from shipline.tasks import locked
 if TYPE_CHECKING:
     from shipline.build.caching.document import CacheKey
 
-_AGAIN_S = 0.05
-
 
 def mount_key(name: str) -> CacheKey:
     """The key of the directory `name` in a cache document."""
@@ -97,4 +95,4 @@ class CacheMounts:
 
 def _shared(directory: Path) -> AbstractContextManager[None]:
     lock = fcntl.LOCK_SH | fcntl.LOCK_NB
-    return locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, lock), _AGAIN_S)
+    return locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, lock))
