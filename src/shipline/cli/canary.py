@@ -73,8 +73,8 @@ def command(query: CommitQuery, images: Sequence[str], environment: str, resume:
                 section.canary,
                 found,
                 deployment,
-                settled=well if section.health else None,
-                tell=lambda line: click.echo(line, err=True),
+                settle=well if section.health else None,
+                on_message=lambda line: click.echo(line, err=True),
                 resume=resume,
             )
     if done is None:

@@ -87,8 +87,8 @@ def _canary(
         canary,
         delivery.by_target(planned.images),
         planned,
-        settled=partial(settle, delivery, section, planned, step) if section.health else None,
-        tell=lambda line: step.output(f"{line}\n".encode()),
+        settle=partial(settle, delivery, section, planned, step) if section.health else None,
+        on_message=lambda line: step.output(f"{line}\n".encode()),
     )
     return replace(allowed, deployment=made or planned)
 

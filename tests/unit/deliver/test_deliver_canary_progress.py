@@ -114,7 +114,7 @@ class Place:
             ),
             "images": {"": NEW},
             "deployment": Deployment("live", "app", (NEW,), commit="c0ffee"),
-            "opened": lambda: self.opened(home),
+            "open_branch": lambda: self.opened(home),
             "http": self.http,
             "environ": {},
             "home": self.root / home,
@@ -174,8 +174,8 @@ def test_a_good_version_takes_over_step_by_step(place: Place) -> None:
     files: list[str] = []
     settled: list[str] = []
     canary = place.canary(
-        tell=lambda line: files.append(place.file("route.yaml")) if "%" in line else None,
-        settled=lambda: settled.append(place.file("stable.yaml") + place.file("route.yaml")),
+        on_message=lambda line: files.append(place.file("route.yaml")) if "%" in line else None,
+        settle=lambda: settled.append(place.file("stable.yaml") + place.file("route.yaml")),
     )
     done = canary.advance()
     said = place.said()
@@ -199,7 +199,7 @@ def test_a_good_version_takes_over_step_by_step(place: Place) -> None:
 def test_no_step_begins_while_changes_are_not_allowed(place: Place) -> None:
     lines: list[str] = []
     answers = iter(["window: mon-fri"] * 3)
-    canary = place.canary(closed=lambda: next(answers, ""), tell=lines.append)
+    canary = place.canary(closed_reason=lambda: next(answers, ""), on_message=lines.append)
     canary.advance()
     held = lines.index("step 1/2 is held: window: mon-fri")
     measured = [line.startswith("step 1/2: errors") for line in lines[held + 1 :]]
@@ -210,7 +210,7 @@ def test_no_step_begins_while_changes_are_not_allowed(place: Place) -> None:
 def test_what_waits_for_a_window_is_taken_back_at_once(place: Place) -> None:
     place.values = [0, 0, 0, 0, 0, 9]
     with pytest.raises(CanaryFailed):
-        place.canary(closed=lambda: "freeze: holidays").advance()
+        place.canary(closed_reason=lambda: "freeze: holidays").advance()
     assert told(place.said())[1].startswith("rollback")
 
 
@@ -279,7 +279,7 @@ LINES = ["5 %", "50 %", "deploy app", "give app 2 0 %", "roll back"]
 def test_it_goes_on_from_every_commit(place: Place, line: str) -> None:
     place.values = [0, 9] if line == "roll back" else [0]
     with pytest.raises(Killed):
-        place.canary(tell=killed_at(line)).advance()
+        place.canary(on_message=killed_at(line)).advance()
     before = told(place.said())
     if line == "roll back":
         with pytest.raises(CanaryFailed, match="is held"):
@@ -300,7 +300,7 @@ def test_elsewhere_it_goes_on_once_the_first_is_gone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Killed):
-        place.canary(tell=killed_at("5 %")).advance()
+        place.canary(on_message=killed_at("5 %")).advance()
     with pytest.raises(CanaryRuns, match="in another process"):
         place.canary("other").advance()
     monkeypatch.setattr("shipline.deliver.canary.progress._MARGIN_S", -1)
@@ -316,7 +316,7 @@ def test_one_process_of_a_machine_has_it(place: Place) -> None:
             place.canary().advance()
         found.append(line)
 
-    place.canary(tell=tell).advance()
+    place.canary(on_message=tell).advance()
     assert found
 
 
@@ -331,10 +331,10 @@ def test_the_one_that_was_taken_for_gone_stops(
             taken.append(line)
             time.sleep(0.2)  # until it counts as gone: commits have whole seconds
             with pytest.raises(Killed):
-                place.canary("other", tell=killed_at("5 %")).advance()
+                place.canary("other", on_message=killed_at("5 %")).advance()
 
     with pytest.raises(Superseded, match="somebody else went on"):
-        place.canary(tell=tell, section=place.section(hold="300ms")).advance()
+        place.canary(on_message=tell, section=place.section(hold="300ms")).advance()
     assert told(place.said()) == ["weight 5 1/2 2", "weight 5 1/2 2"]
 
 
@@ -345,7 +345,7 @@ def other_image(place: Place) -> None:
 
 def test_another_image_waits_for_its_end(place: Place) -> None:
     with pytest.raises(Killed):
-        place.canary(tell=killed_at("5 %")).advance()
+        place.canary(on_message=killed_at("5 %")).advance()
     other_image(place)
     with place.opened() as branch:
         there = in_progress(branch, "app", "live")
@@ -364,7 +364,7 @@ def test_a_deployment_ends_it(place: Place) -> None:
                 done.append(deploy(branch, places, "app", lambda _: change).commit)
 
     with pytest.raises(Superseded, match="deploy app 3 to live"):
-        place.canary(tell=tell).advance()
+        place.canary(on_message=tell).advance()
     assert place.file("route.yaml") == FILES["route.yaml"]
     assert str(THIRD) in place.file("stable.yaml") and str(THIRD) in place.file("canary.yaml")
 
@@ -394,7 +394,7 @@ CHANGES = [
 def test_a_change_by_hand_ends_it(
     place: Place, change: tuple[str, str, str], looks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0 if looks else 3600)
+    monkeypatch.setattr("shipline.deliver.canary.progress._CHECK_INTERVAL_S", 0 if looks else 3600)
 
     def tell(line: str) -> None:
         if "give app 2 5 %" in line:
@@ -402,7 +402,7 @@ def test_a_change_by_hand_ends_it(
 
     hold = "1h" if looks else "50ms"
     with pytest.raises(Superseded, match=rf"live was changed by hand.*{change[0]}"):
-        place.canary(tell=tell, section=place.section(hold=hold)).advance()
+        place.canary(on_message=tell, section=place.section(hold=hold)).advance()
     assert change[2] in place.file(change[0])
     with pytest.raises(Superseded, match=rf"live was changed by hand.*{change[0]}"):
         place.canary(resume=True).advance()
@@ -416,7 +416,7 @@ class NothingThere:
 
 
 def test_status_and_drift_say_what_was_changed_by_hand_during_it(place: Place) -> None:
-    canary = place.canary(tell=killed_at("5 %"))
+    canary = place.canary(on_message=killed_at("5 %"))
     section = EnvironmentSection(gitops=canary.gitops, canary=canary.section)
     delivery = Delivery(
         git=Git(place.work.path, place.work.environ),
@@ -447,7 +447,7 @@ def test_the_end_does_not_undo_what_was_changed_by_hand(place: Place) -> None:
             by_hand(place, "stable.yaml", str(NEW), str(THIRD))
 
     with pytest.raises(Superseded, match=r"stable\.yaml differs since [0-9a-f]{7,} by .* <.*>"):
-        place.canary(tell=tell).advance()
+        place.canary(on_message=tell).advance()
     assert str(THIRD) in place.file("stable.yaml")
 
 
@@ -457,7 +457,7 @@ def test_other_changes_by_hand_do_not_matter(place: Place) -> None:
             by_hand(place, "rollout.yaml", "Rollout", "Other")
             by_hand(place, "stable.yaml", "spec:", "# of the app\nspec:")
 
-    assert place.canary(tell=tell).advance()
+    assert place.canary(on_message=tell).advance()
     assert place.file("stable.yaml").startswith("# of the app\n")
 
 
@@ -465,8 +465,8 @@ def test_other_changes_by_hand_do_not_matter(place: Place) -> None:
 def test_a_repository_that_is_gone_for_a_moment_is_waited_for(
     place: Place, hold: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0)
-    monkeypatch.setattr("shipline.deliver.canary.progress._AGAIN_S", 0.01)
+    monkeypatch.setattr("shipline.deliver.canary.progress._CHECK_INTERVAL_S", 0)
+    monkeypatch.setattr("shipline.deliver.canary.progress._RETRY_PAUSE_S", 0.01)
     away = place.remote.with_name("away")
     told: list[str] = []
 
@@ -477,14 +477,14 @@ def test_a_repository_that_is_gone_for_a_moment_is_waited_for(
         elif "tried again" in line and sum("tried again" in one for one in told) == 2:
             away.rename(place.remote)
 
-    assert place.canary(tell=tell, section=place.section(hold=hold)).advance()
+    assert place.canary(on_message=tell, section=place.section(hold=hold)).advance()
     assert sum("tried again" in one for one in told) == 2
 
 
 def test_a_repository_that_stays_away_ends_it_with_its_lease(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0)
+    monkeypatch.setattr("shipline.deliver.canary.progress._CHECK_INTERVAL_S", 0)
     monkeypatch.setattr("shipline.deliver.canary.progress._MARGIN_S", 0.1)
 
     def tell(line: str) -> None:
@@ -492,7 +492,7 @@ def test_a_repository_that_stays_away_ends_it_with_its_lease(
             place.remote.rename(place.remote.with_name("away"))
 
     with pytest.raises(RemoteUnreachable):
-        place.canary(tell=tell).advance()
+        place.canary(on_message=tell).advance()
 
 
 def test_a_hold_meanwhile_rolls_back(place: Place) -> None:
@@ -501,14 +501,14 @@ def test_a_hold_meanwhile_rolls_back(place: Place) -> None:
             place.say(Deployment("live", "app", (NEW,), action=Action.HOLD, reason="by hand"))
 
     with pytest.raises(CanaryFailed, match="is held: by hand"):
-        place.canary(tell=tell).advance()
+        place.canary(on_message=tell).advance()
     assert told(place.said())[-2:] == ["rollback fail 1", "hold 2"]
     assert place.file("route.yaml") == FILES["route.yaml"]
 
 
 def test_a_hold_is_seen_before_anything_else_when_it_goes_on(place: Place) -> None:
     with pytest.raises(Killed):
-        place.canary(tell=killed_at("5 %")).advance()
+        place.canary(on_message=killed_at("5 %")).advance()
     place.say(Deployment("live", "app", (NEW,), action=Action.HOLD, reason="by hand"))
     with pytest.raises(CanaryFailed, match="is held: by hand"):
         place.canary(section=place.section(hold="1h")).advance()
@@ -523,14 +523,14 @@ def test_without_analysis_time_alone_passes(place: Place) -> None:
 def test_a_long_hold_is_ended_by_what_others_do(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipline.deliver.canary.progress._LOOK_S", 0)
+    monkeypatch.setattr("shipline.deliver.canary.progress._CHECK_INTERVAL_S", 0)
 
     def tell(line: str) -> None:
         if "give app 2 5 %" in line:
             place.say(Deployment("live", "app", (THIRD,)))
 
     with pytest.raises(Superseded, match="deploy app 3 to live"):
-        place.canary(tell=tell, section=place.section(hold="1h")).advance()
+        place.canary(on_message=tell, section=place.section(hold="1h")).advance()
 
 
 def test_while_it_is_held_for_longer_commits_say_why(
@@ -553,7 +553,7 @@ def test_a_rollout_has_one_image_and_ends_with_all_traffic(place: Place) -> None
     place.canary(
         section=section,
         gitops=gitops,
-        tell=lambda line: seen.append(place.file("rollout.yaml")) if "%" in line else None,
+        on_message=lambda line: seen.append(place.file("rollout.yaml")) if "%" in line else None,
     ).advance()
     running = FILES["rollout.yaml"].replace(str(OLD), str(NEW)).replace("{duration: 1}", "{}")
     assert seen[0] == running.replace("setWeight: 100", "setWeight: 5")

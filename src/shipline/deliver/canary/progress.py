@@ -1,13 +1,13 @@
-"""A canary from its first weight to its end. Where it is stands in git alone:
+"""A canary from its first weight to its promotion or rollback. Its state is in git alone:
 
     weight 1/3 -> weight 2/3 -> weight 3/3 -> promote 3/3 -> weight 0, verify
         `-> rollback, hold
         `-> weight with a reason: frozen
 
-Each commit is made for the state that its process believes in, and that is read again after each
-lost race: of two processes one commits, the other one sees that and stops. The process that has a
-canary is named by `Shipline-Run`. It counts as gone once it committed nothing for longer than the
-step is held, with a margin; on its own machine, once it holds its lock no more.
+A commit is decided from the history that it is pushed to, and decided again after each lost race:
+of two processes with the same canary one commits, and the other sees that and stops. `Shipline-Run`
+names the process that continues a canary. That process counts as gone after it has committed
+nothing for the time that the step is held and a margin; on the same machine, once its lock is free.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from shipline.deliver.delivery import Delivery
     from shipline.deliver.environments import EnvironmentSection
 
-_MARGIN_S = 60.0  # how late a commit may be until its process counts as gone
-_LOOK_S = 10.0  # how often git is asked whether somebody else changed something
-_AGAIN_S = 2.0  # until a commit is tried again while the repository cannot be reached
+_MARGIN_S = 60.0  # how late the next commit may be before its process counts as gone
+_CHECK_INTERVAL_S = 10.0  # between two reads of the history during a step
+_RETRY_PAUSE_S = 2.0  # before another attempt while the repository cannot be reached
 
 
 class CanaryFailed(ShiplineError):
@@ -74,7 +74,7 @@ class CanaryFailed(ShiplineError):
 
 
 class CanaryRuns(Waiting):
-    """There is a canary already, of this image in another process, or of another image."""
+    """Another process continues the canary of this image, or there is one of another image."""
 
     code = "canary-runs"
 
@@ -100,27 +100,25 @@ def run(
     images: Mapping[str, Reference],
     deployment: Deployment,
     *,
-    settled: Callable[[], object] | None = None,
-    tell: Callable[[str], object] = lambda line: None,
+    settle: Callable[[], object] | None = None,
+    on_message: Callable[[str], object] = lambda line: None,
     resume: bool = False,
 ) -> Deployment | None:
-    """Give images, by target, their weights in an environment, one after the other, and deploy
-    them: see `Canary`.
-    """
+    """Give the images, by target, each weight in turn, then deploy them: see `Canary.advance`."""
     environment = delivery.environments.get(deployment.environment)
     canary = Canary(
         section=section,
         gitops=gitops,
         images=images,
         deployment=deployment,
-        opened=lambda: delivery.branch(gitops),
+        open_branch=lambda: delivery.branch(gitops),
         http=delivery.http,
         environ=delivery.environ,
         home=delivery.home,
-        settled=settled,
+        settle=settle,
         verifies=environment is None or not environment.checked,
-        closed=lambda: _closed(environment, delivery.clock()) if environment else "",
-        tell=tell,
+        closed_reason=lambda: _closed(environment, delivery.clock()) if environment else "",
+        on_message=on_message,
         resume=resume,
     )
     return canary.advance()
@@ -128,36 +126,36 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """A new version on its way into an environment. `images` are by target, `deployment` says what
-    the commits say of them; `opened` opens the branch for a moment. `settled` waits until what was
-    deployed runs; with `verifies`, the canary is the verification of the environment. `closed` says
-    why no step may begin now, empty if one may. `tell` gets lines for people. `resume` takes up one
-    that is frozen, too.
+    """A new version that gets its traffic step by step. `images` are by target, `deployment` is
+    what the commits say of them. `open_branch` opens the branch of the environment. `settle` waits
+    until the deployed images run; with `verifies`, a canary that passed counts as the verification
+    of the environment. `closed_reason` is why no step may begin now, empty if one may. `on_message`
+    gets lines of progress. With `resume`, a frozen canary is continued, too.
     """
 
     section: CanarySection
     gitops: GitOpsSection
     images: Mapping[str, Reference]
     deployment: Deployment
-    opened: Callable[[], AbstractContextManager[RemoteBranch]]
+    open_branch: Callable[[], AbstractContextManager[RemoteBranch]]
     http: HttpClient
     environ: Mapping[str, str] = field(repr=False)
     home: Path
-    settled: Callable[[], object] | None = None
+    settle: Callable[[], object] | None = None
     verifies: bool = True
-    closed: Callable[[], str] = lambda: ""
-    tell: Callable[[str], object] = lambda line: None
+    closed_reason: Callable[[], str] = lambda: ""
+    on_message: Callable[[str], object] = lambda line: None
     resume: bool = False
     run: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def advance(self) -> Deployment | None:
-        """Go through all steps, from where git says that the canary is, and promote. Returns the
-        commit that promoted; None if the environment has the images already.
+        """Run the steps from the one that the history is at, then promote. Returns the commit that
+        promoted; None if the environment has the images already.
 
-        Raises CanaryFailed after a rollback or freeze, CanaryRuns if another process has it or
-        another image is on its way, Superseded if somebody else changed the environment meanwhile.
+        Raises CanaryFailed after a rollback or freeze, CanaryRuns for a canary of another process
+        or image, Superseded if the environment was changed by anything else meanwhile.
         """
-        measured = self._measured()  # finds what is missing before anything is committed
+        measured = self._measure_function()  # finds what is missing before anything is committed
         with self._lock() as lock:
             current = self._begin(lock)
             if current is None or current.action is not Action.WEIGHT:
@@ -181,8 +179,8 @@ class Canary:
             return self._finish(self._commit(promoted))
 
     def _begin(self, lock: int) -> Deployment | None:
-        """The commit that this process goes on from: a new canary's first, the step of one that was
-        left, or the promotion of one that is not finished. None if there is nothing to do.
+        """The commit to continue from: the first of a new canary, the step of an abandoned one, or
+        the promotion of one that was not finished. None if there is nothing to do.
         """
         environment = self.deployment.environment
         unfinished: list[Deployment] = []
@@ -210,13 +208,13 @@ class Canary:
                 return None
             return self._weight(0, last.images)
 
-        with self.opened() as branch:
+        with self.open_branch() as branch:
             made = self._record(
                 branch, make, check=lambda commit: os.pwrite(lock, self.run.encode(), 0)
             )
         if made is None:
             return unfinished[0] if unfinished else None
-        self.tell(_shown(made))
+        self.on_message(_shown(made))
         return made
 
     def _require_free(self, here: Position, gone: str) -> None:
@@ -254,7 +252,7 @@ class Canary:
         interval_s = self.section.analysis.interval.seconds if self.section.analysis else 0.0
         return step.hold.seconds + max(_MARGIN_S, 3 * interval_s)
 
-    def _measured(self) -> Callable[[Sequence[Reference]], list[MetricResult]]:
+    def _measure_function(self) -> Callable[[Sequence[Reference]], list[MetricResult]]:
         """The function that measures, given the images of the stable version."""
         analysis = self.section.analysis
         if analysis is None:
@@ -289,8 +287,8 @@ class Canary:
         current: Deployment,
         measured: Callable[[Sequence[Reference]], list[MetricResult]],
     ) -> StepVerdict:
-        """The verdict on a step, which lasts until the next may begin. While it is held for longer,
-        a commit says why now and then.
+        """Wait until the next step may begin; returns the verdict on this one. If it is held for
+        longer than planned, a commit with the reason renews its lease.
         """
         step, told = self.section.steps[number], ""
         late_s = max(0.0, time.time() - current.time) if current.time else 0.0
@@ -299,21 +297,21 @@ class Canary:
         def look() -> None:
             nonlocal looked
             try:
-                self._look()
+                self._check_state()
             except RemoteUnreachable as error:
                 if time.monotonic() - renewed > self._lease_s(step):
                     raise
                 self._tell_unreachable(error)
             looked = time.monotonic()
 
-        if current.time:  # what was said since then is not known
+        if current.time:  # of an earlier process: what followed is not known
             look()
 
         def on_measured(made: Sequence[MetricResult]) -> None:
             nonlocal renewed
             for one in made:
-                self.tell(f"step {number + 1}/{len(self.section.steps)}: {one}")
-            if time.monotonic() - looked > _LOOK_S:
+                self.on_message(f"step {number + 1}/{len(self.section.steps)}: {one}")
+            if time.monotonic() - looked > _CHECK_INTERVAL_S:
                 look()
             if time.monotonic() - renewed > self._lease_s(step) - _MARGIN_S / 2:
                 verdicts = [one.verdict for one in made if one.verdict is not CanaryVerdict.PASS]
@@ -322,9 +320,9 @@ class Canary:
 
         def paused() -> bool:
             nonlocal told
-            why = self.closed()
+            why = self.closed_reason()
             if why and why != told:
-                self.tell(f"step {number + 1}/{len(self.section.steps)} is held: {why}")
+                self.on_message(f"step {number + 1}/{len(self.section.steps)} is held: {why}")
             told = why
             return bool(why)
 
@@ -337,8 +335,8 @@ class Canary:
         )
 
     def _weight(self, number: int, stable: Sequence[Reference], verdict: str = "") -> Deployment:
-        """What the commit of a step says; `verdict` is that on the step before, or on this one
-        while it is held.
+        """The commit of a step. `verdict` is the one on the step before, or on this one while it is
+        held.
         """
         return replace(
             self.deployment,
@@ -352,10 +350,12 @@ class Canary:
         )
 
     def _finish(self, promoted: Deployment) -> Deployment:
-        """After the deployment: no weight any more, and a record that it passed."""
+        """Wait until the deployment has settled, then commit that there is no weight any more and
+        that the canary passed; returns `promoted`.
+        """
         is_rollout = self.section.weights.kind == "rollout"
-        if self.settled:
-            self.settled()
+        if self.settle:
+            self.settle()
         elif not is_rollout:
             sleep(self.section.steps[-1].hold.seconds)
         over = self._weight(len(self.section.steps) - 1, promoted.previous, "pass")
@@ -363,17 +363,17 @@ class Canary:
             self.deployment, action=Action.VERIFY, verdict="pass", reason="canary", run=self.run
         )
         records = [passed] if self.verifies else []
-        self._commit(replace(over, weight=0), then=records, mine=promoted, goes_on=False)
+        self._commit(replace(over, weight=0), then=records, own=promoted, continues=False)
         return promoted
 
     def _fail(self, number: int, verdict: StepVerdict, stable: Sequence[Reference]) -> NoReturn:
-        """Freeze, or hold the image and go back. Raises CanaryFailed."""
+        """Freeze the weight, or roll back and hold the image. Raises CanaryFailed."""
         weight, environment = self.section.steps[number].weight, self.deployment.environment
         what = f"{self.deployment.app} {self.deployment.version} at {weight} %: {verdict.verdict}"
         reason = f"canary at {weight} %: {verdict.verdict}: {verdict.reason}"
         if self.section.on_failure == "freeze":
             frozen = self._weight(number, stable, verdict.verdict)
-            self._commit(replace(frozen, reason=reason), goes_on=False)
+            self._commit(replace(frozen, reason=reason), continues=False)
             raise CanaryFailed(
                 f"{what}, and frozen: {verdict.reason}",
                 hint=f"try the step again: shipline canary --env {environment} --resume; or go"
@@ -391,37 +391,38 @@ class Canary:
         )
         bad = self.deployment.without(back)
         hold = replace(self.deployment, images=bad, action=Action.HOLD, reason=reason, run=self.run)
-        self._commit(back, then=[hold], goes_on=False)
+        self._commit(back, then=[hold], continues=False)
         raise CanaryFailed(
             f"{what}, rolled back and held: {verdict.reason}",
             hint=f"shipline release --env {environment} allows it again",
         )
 
-    def _look(self) -> None:
-        """Raises what `_require_mine` raises."""
-        with self.opened() as branch:
+    def _check_state(self) -> None:
+        """Read the history. Raises what `_require_own` raises."""
+        with self.open_branch() as branch:
             commits = history(branch, branch.fetch(RECORDS), self.deployment.app)
-            self._require_mine(branch, commits)
+            self._require_own(branch, commits)
 
-    def _require_mine(
+    def _require_own(
         self,
         branch: RemoteBranch,
         commits: Sequence[Deployment],
-        mine: Deployment | None = None,
+        own: Deployment | None = None,
         *,
-        goes_on: bool = True,
+        continues: bool = True,
     ) -> None:
-        """Raises Superseded unless the last commit of the canary is this process's, or `mine`, and
-        the files have what it left, and _Held if it would go on with an image that is held.
+        """Raises Superseded unless the last commit of the canary is `own` or another one of this
+        process, and the files are as it left them; _Held for a held image, if the canary
+        `continues`.
         """
         last = newest(commits, self.deployment.environment)
-        if last is None or (last.run != self.run and (mine is None or last.id != mine.id)):
+        if last is None or (last.run != self.run and (own is None or last.id != own.id)):
             raise Superseded(
                 f"somebody else went on: {last.subject if last else 'no canary'}",
                 hint="shipline status shows where the environment is",
             )
         self._require_unchanged(branch, last)
-        if goes_on and (why := self._held(commits)):
+        if continues and (why := self._held(commits)):
             raise why
 
     def _require_unchanged(self, branch: RemoteBranch, last: Deployment) -> None:
@@ -447,32 +448,32 @@ class Canary:
         wanted: Deployment,
         *,
         then: Sequence[Deployment] = (),
-        mine: Deployment | None = None,
-        goes_on: bool = True,
+        own: Deployment | None = None,
+        continues: bool = True,
     ) -> Deployment:
-        """Commit, with other records after it. Raises what `_require_mine` raises."""
+        """Commit, with other records after it. Raises what `_require_own` raises."""
 
         def make(commits: Sequence[Deployment]) -> Deployment:
-            self._require_mine(branch, commits, mine, goes_on=goes_on)
+            self._require_own(branch, commits, own, continues=continues)
             return wanted
 
         until = time.monotonic() + _MARGIN_S
         while True:
             try:
-                with self.opened() as branch:
+                with self.open_branch() as branch:
                     done = self._record(branch, make, then)
                 break
             except RemoteUnreachable as error:
                 if time.monotonic() > until:
                     raise
                 self._tell_unreachable(error)
-                sleep(_AGAIN_S)
+                sleep(_RETRY_PAUSE_S)
         assert done is not None
-        self.tell(_shown(done))
+        self.on_message(_shown(done))
         return done
 
     def _tell_unreachable(self, error: RemoteUnreachable) -> None:
-        self.tell(f"{self.deployment.environment}: {error.message}; it is tried again")
+        self.on_message(f"{self.deployment.environment}: {error.message}; it is tried again")
 
     def _record(
         self,
@@ -531,8 +532,8 @@ class Canary:
 
     @contextmanager
     def _lock(self) -> Iterator[int]:
-        """Hold the lock of this canary on this machine; gives its open file, which names the run
-        that went on last, and is gone. Raises CanaryRuns.
+        """Hold the lock of this canary on this machine; yields the lock file, which names the last
+        run that held it. Raises CanaryRuns.
         """
         key = "\0".join([self.gitops.repository, self.deployment.environment, self.deployment.app])
         directory = self.home / "canary"
