@@ -222,7 +222,7 @@ def test_a_promotion_says_where_it_is_from(place: Place) -> None:
 
 
 def test_a_bad_version_is_rolled_back_and_held_in_one_push(place: Place) -> None:
-    place.values = [0, 0, 9]
+    place.values = [0, 9]  # how often a step is measured depends on the load
     with pytest.raises(CanaryFailed, match="fail, rolled back and held: errors: fail: 9"):
         place.canary().advance()
     said = place.said()
