@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shipline.build.attributes import parse_attributes, parse_boolean, parse_size, split_csv
 from shipline.build.flags import (
     check_url,
     parse_annotation,
-    parse_attributes,
-    parse_boolean,
     parse_call,
     parse_platforms,
     parse_request,
-    parse_size,
     parse_ssh,
     parse_tags,
     parse_ulimit,
-    split_csv,
 )
 from shipline.build.request import (
     Annotation,

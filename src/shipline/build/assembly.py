@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from shipline.build.attestation.manifest import AttestationManifest
+from shipline.build.attributes import parse_boolean
 from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
-from shipline.build.flags import parse_boolean
 from shipline.build.graph import Vertex, key_of
 from shipline.build.request import Annotation, BuildRequest, Level, Output, OutputFormat
 from shipline.build.stages import StageState

@@ -9,7 +9,7 @@ from typing import cast
 
 from shipline import dockerfile as df
 from shipline import sandbox
-from shipline.build.flags import split_csv
+from shipline.build.attributes import split_csv
 from shipline.build.request import Network, RunOptions
 from shipline.errors import DockerfileError, UsageError
 

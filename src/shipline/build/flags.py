@@ -6,7 +6,6 @@ UsageError that names the flag. Notation: buildx, docs/reference/buildx_build.md
 
 from __future__ import annotations
 
-import csv
 import ipaddress
 import os
 import re
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-from shipline import units
+from shipline.build.attributes import (
+    Attributes,
+    parse_attributes,
+    parse_boolean,
+    parse_integer,
+    parse_size,
+    split_csv,
+)
 from shipline.build.request import (
     SHM_SIZE,
     Annotation,
@@ -347,38 +353,31 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
     return [fields]
 
 
-def _cache_backend(fields: dict[str, str]) -> CacheBackend:
-    kind = fields.pop("type")
+def _cache_backend(given: Mapping[str, str]) -> CacheBackend:
+    fields = Attributes("--cache-from", given)
+    kind = fields.text("type")
     for name in _OF_WRITING if kind in _RECODED else (*_OF_WRITING, *_OF_MANIFESTS):
-        fields.pop(name, None)
-    mounts = parse_boolean(fields.pop("mounts", "false"), "--cache-from mounts")
-    return CacheBackend(kind, fields, mounts)
+        fields.text(name)
+    mounts = fields.switch("mounts", False)
+    return CacheBackend(kind, fields.rest, mounts)
 
 
-def _cache_target(fields: dict[str, str]) -> CacheTarget:
-    kind, mode = fields["type"], fields.get("mode") or "min"
+def _cache_target(given: Mapping[str, str]) -> CacheTarget:
+    fields = Attributes("--cache-to", given)
+    kind, mode = fields.text("type"), fields.text("mode") or "min"
     if mode not in ("min", "max"):
         raise InvalidFlag(f"--cache-to: mode={mode} is neither min nor max")
-    ignored = parse_boolean(fields.get("ignore-error", "true"), "--cache-to ignore-error")
-    format_ = _cache_format(fields) if kind in _RECODED else OutputFormat()
-    backend = _cache_backend(fields)
-    return CacheTarget(backend, cast(Literal["min", "max"], mode), format_, required=not ignored)
-
-
-_STATEMENTS = {"oci-artifact": OutputFormat().artifact, "attestation-inline": OutputFormat().inline}
-
-
-def _cache_format(fields: dict[str, str]) -> OutputFormat:
-    """The format of the layers; whether they are Docker's stays in `fields`, for the manifest."""
-    booleans: dict[str, bool] = {
-        name: parse_boolean(fields[name], f"--cache-to {name}")
-        for name in ("oci-mediatypes", "image-manifest", "force-compression")
-        if name in fields
-    }
-    if booleans.get("image-manifest") and not booleans.get("oci-mediatypes", True):
-        raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
-    found = _output_format(fields, {**_STATEMENTS, **booleans})
-    return replace(found, annotations=())
+    format_ = OutputFormat()
+    if kind in _RECODED:
+        if fields.switch("image-manifest", False) and not fields.switch("oci-mediatypes", True):
+            raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
+        format_ = _layer_format(fields)
+    return CacheTarget(
+        _cache_backend(given),
+        cast(Literal["min", "max"], mode),
+        format_,
+        required=not fields.switch("ignore-error", True),
+    )
 
 
 _NETWORKS = ("default", "none", "host")
@@ -447,30 +446,26 @@ def parse_resources(
     texts: Iterable[str], older: Mapping[str, str | None] | None = None, flag: str = "--resource"
 ) -> Resources:
     """`key=value` lists; later values replace earlier ones, and those of docker's older flags."""
-    fields = {key: value for key, value in (older or {}).items() if value}
+    given = {key: value for key, value in (older or {}).items() if value}
     for text in texts:
-        fields |= parse_attributes(text, flag)
-    memory, swap = fields.pop("memory", "0"), fields.pop("memory-swap", "0")
-    shares, period, quota = (
-        parse_integer(fields.pop(key, "0"), f"{flag} {key}")
-        for key in ("cpu-shares", "cpu-period", "cpu-quota")
+        given |= parse_attributes(text, flag)
+    fields = Attributes(flag, given)
+    found = Resources(
+        cpu_period=fields.integer("cpu-period", 0),
+        cpu_quota=fields.integer("cpu-quota", 0),
+        cpu_shares=fields.integer("cpu-shares", 0),
+        cpuset_cpus=fields.text("cpuset-cpus"),
+        cpuset_mems=fields.text("cpuset-mems"),
+        memory=fields.size("memory"),
+        memory_swap=-1 if fields.text("memory-swap") == "-1" else fields.size("memory-swap"),
     )
-    cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
-    if fields:
+    if fields.rest:
         raise InvalidFlag(
-            f"{flag}: unknown limit {', '.join(fields)}",
+            f"{flag}: unknown limit {', '.join(fields.rest)}",
             hint="known: cpu-period, cpu-quota, cpu-shares, cpuset-cpus, cpuset-mems, memory,"
             " memory-swap",
         )
-    return Resources(
-        memory=parse_size(memory or "0", f"{flag} memory"),
-        memory_swap=-1 if swap == "-1" else parse_size(swap or "0", f"{flag} memory-swap"),
-        cpu_shares=shares,
-        cpu_period=period,
-        cpu_quota=quota,
-        cpuset_cpus=cpus,
-        cpuset_mems=mems,
-    )
+    return found
 
 
 def parse_attestations(
@@ -525,39 +520,42 @@ def _attributes(text: str, flag: str) -> dict[str, str]:
     return found
 
 
-def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
-    fields = {name.lower(): value for name, value in fields.items()}
-    flag, mode = "--provenance", fields.pop("mode", "max").lower()
-    mode, version = "max" if mode == "full" else mode, fields.pop("version", "v1")
+def _provenance(given: Mapping[str, str]) -> ProvenanceOptions:
+    fields = Attributes("--provenance", {name.lower(): value for name, value in given.items()})
+    mode, version = fields.text("mode", "max").lower(), fields.text("version", "v1")
+    mode = "max" if mode == "full" else mode
     for name, value, known in (
         ("mode", mode, ("min", "max")),
         ("version", version, ("v1", "v0.2")),
     ):
         if value not in known:
-            raise InvalidFlag(f"{flag}: {name} {value!r} is not one of {', '.join(known)}")
+            raise InvalidFlag(f"--provenance: {name} {value!r} is not one of {', '.join(known)}")
     options = ProvenanceOptions(
         mode=cast(Literal["min", "max"], mode),
         version=cast(Literal["v1", "v0.2"], version),
-        builder_id=fields.pop("builder-id", ""),
-        reproducible=_switch(fields, "reproducible", flag),
-        inline_only=_switch(fields, "inline-only", flag),
-        filename=fields.pop("filename", "") or "provenance.json",
+        builder_id=fields.text("builder-id"),
+        reproducible=fields.switch("reproducible", False),
+        inline_only=fields.switch("inline-only", False),
+        filename=fields.text("filename") or "provenance.json",
     )
     if "/" in options.filename or options.filename in (".", ".."):
-        raise InvalidFlag(f"{flag}: filename {options.filename!r} is a path", hint="write a name")
-    _refuse_unknown(fields, flag, "mode, version, builder-id, reproducible, inline-only, filename")
+        raise InvalidFlag(
+            f"--provenance: filename {options.filename!r} is a path", hint="write a name"
+        )
+    fields.close()
     return options
 
 
-def _sbom(fields: dict[str, str]) -> SbomOptions:
-    generator = fields.pop("generator", "")
+def _sbom(given: Mapping[str, str]) -> SbomOptions:
+    generator = given.get("generator", "")
     if SbomOptions(generator).is_image:
         Reference.parse(generator)
-        parameters = {**fields, "type": "sbom"}  # BuildKit gives it to scanners, too
+        parameters = {**given, "type": "sbom"}  # BuildKit gives it to scanners, too
+        del parameters["generator"]
         return SbomOptions(generator, parameters=tuple(sorted(parameters.items())))
-    fields = {name.lower(): value for name, value in fields.items()}
-    options = SbomOptions(generator, _switch(fields, "cyclonedx", "--sbom"))
-    _refuse_unknown(fields, "--sbom", "generator, cyclonedx")
+    fields = Attributes("--sbom", {name.lower(): value for name, value in given.items()})
+    options = SbomOptions(fields.text("generator"), fields.switch("cyclonedx", False))
+    fields.close()
     return options
 
 
@@ -570,15 +568,6 @@ def _metadata_provenance(text: str, file: str | None) -> ProvenanceOptions | Non
     if text == "disabled" or not file:
         return None
     return ProvenanceOptions("max" if text == "max" else "min")
-
-
-def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
-    return parse_boolean(fields.pop(name, "false"), f"{flag} {name}")
-
-
-def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
-    for name in fields:
-        raise InvalidFlag(f"{flag}: unknown attribute {name!r}", hint=f"known: {known}")
 
 
 _LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace", "none")
@@ -596,7 +585,10 @@ def parse_policy(given: Iterable[str]) -> PolicyOptions:
         elif name in switches:
             switches[name] |= parse_boolean(value, f"{flag} {name}")
         elif name != "log-level" or value.lower() not in _LOG_LEVELS:
-            _refuse_unknown([field], flag, "filename, reset, disabled, strict, log-level")
+            raise InvalidFlag(
+                f"{flag}: unknown attribute {field!r}",
+                hint="known: filename, reset, disabled, strict, log-level",
+            )
     return PolicyOptions(tuple(dict.fromkeys(files)), **switches)
 
 
@@ -615,7 +607,6 @@ def parse_call(text: str) -> Call:
     return Call(method, "format=json" in options, any("ignorestatus" in one for one in options))
 
 
-_PUSH = frozenset({"push", "push-by-digest", "registry.insecure"})
 _IMAGE = frozenset(
     {"name", "oci-mediatypes", "oci-artifact", "compression", "compression-level"}
     | {"force-compression", "rewrite-timestamp", "unpack", "store", "dangling-name-prefix"}
@@ -624,17 +615,12 @@ _IMAGE = frozenset(
 )
 _TREE = frozenset({"dest", "platform-split", "attestation-prefix", "source-date-epoch"})
 _ATTRIBUTES: dict[OutputType, frozenset[str]] = {
-    "image": _IMAGE | _PUSH,
+    "image": _IMAGE | {"push", "push-by-digest", "registry.insecure"},
     "oci": _IMAGE | {"dest", "tar"},
     "docker": _IMAGE | {"dest", "tar", "context"},
     "local": _TREE | {"mode"},
     "tar": _TREE,
     "cacheonly": frozenset(),
-}
-_BOOLEANS = _PUSH | {
-    *("oci-mediatypes", "oci-artifact", "unpack", "store", "name-canonical"),
-    *("force-compression", "rewrite-timestamp", "attestation-inline", "prefer-nondist-layers"),
-    *("tar", "platform-split"),
 }
 
 
@@ -662,47 +648,53 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     """
     if split_csv(text) == (text,) and not text.startswith("type="):
         return Output("tar" if text == "-" else "local", text)
-    fields = parse_attributes(text, "--output")
-    kind = fields.pop("type", "")
+    given = parse_attributes(text, "--output")
+    kind = given.pop("type", "")
     if kind == "registry":
-        kind, fields = "image", {"push": "true", **fields}
+        kind, given = "image", {"push": "true", **given}
     if kind not in _ATTRIBUTES:
         raise InvalidFlag(
             f'--output: exporter "{kind}" could not be found, in {text!r}',
             hint=f"use one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
         )
-    _check_attributes(kind, fields)
-    on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
-    _refuse_impossible(fields, on)
-    if "/" in fields.get("attestation-prefix", ""):
+    _check_attributes(kind, given)
+    fields = Attributes("--output", given)
+    _refuse_impossible(fields)
+    prefix, unpack = fields.text("attestation-prefix"), fields.switch("unpack", False)
+    if "/" in prefix:
         raise InvalidFlag("--output attestation-prefix: a prefix of file names cannot contain '/'")
-    on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
-    destination = fields.get("dest", "") or ("-" if kind in ("tar", "oci") else "")
+    destination = fields.text("dest") or ("-" if kind in ("tar", "oci") else "")
     if kind == "local" and destination in ("", "-"):
         raise MissingFlag(
             "--output: dest is required for local exporter", hint="write type=local,dest=DIRECTORY"
         )
-    if destination in ("", "-") and on.get("tar") is False:
+    archive = fields.switch("tar", True)
+    if destination in ("", "-") and not archive:
         raise MissingFlag("--output: tar=false writes a directory, which needs dest=DIRECTORY")
     return Output(
         kind,
         destination,
-        names=parse_tags(filter(None, split_csv(fields.get("name", ""))), "--output name"),
-        format=_output_format(fields, on),
-        push=on.get("push", False),
-        push_by_digest=on.get("push-by-digest", False),
-        insecure=on.get("registry.insecure", False),
-        archive=on.get("tar", True),
-        split=on.get("platform-split"),
-        rewrite_timestamp=on.get("rewrite-timestamp", False),
-        epoch=_epoch(fields.get("source-date-epoch")),
-        store=kind == "image" and (on.get("store", False) or on.get("unpack", False)),
-        unpack=on.get("unpack", False),
-        canonical=on.get("name-canonical", False),
-        dangling_prefix=fields.get("dangling-name-prefix", ""),
-        context=fields.get("context", ""),
-        delete=_deletes(fields.get("mode", "copy")),
-        attestation_prefix=fields.get("attestation-prefix", ""),
+        names=parse_tags(filter(None, split_csv(fields.text("name"))), "--output name"),
+        format=replace(
+            _layer_format(fields),
+            annotations=_attribute_annotations(given),
+            artifact=fields.switch("oci-artifact", artifact),
+            inline=fields.switch("attestation-inline", kind == "image"),
+        ),
+        push=fields.switch("push", False),
+        push_by_digest=fields.switch("push-by-digest", False),
+        insecure=fields.switch("registry.insecure", False),
+        archive=archive,
+        split=fields.switch("platform-split", None),
+        rewrite_timestamp=fields.switch("rewrite-timestamp", False),
+        epoch=_epoch(given.get("source-date-epoch")),
+        store=kind == "image" and fields.switch("store", unpack),
+        unpack=unpack,
+        canonical=fields.switch("name-canonical", False),
+        dangling_prefix=fields.text("dangling-name-prefix"),
+        context=fields.text("context"),
+        delete=_deletes(fields.text("mode", "copy")),
+        attestation_prefix=prefix,
     )
 
 
@@ -733,23 +725,24 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
             )
 
 
-def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
+def _refuse_impossible(fields: Attributes) -> None:
     """Raise UsageError for attributes that exclude each other, or mean nothing here."""
-    if on.get("unpack") and on.get("rewrite-timestamp"):
+    unpack = fields.switch("unpack", False)
+    if unpack and fields.switch("rewrite-timestamp", False):
         raise FlagConflict("--output: rewrite-timestamp and unpack exclude each other")
-    if on.get("unpack") and on.get("store") is False:
+    if unpack and not fields.switch("store", True):
         raise InvalidFlag(
             "--output: unpack is for images in containerd, and store=false keeps this one out",
             hint="leave store=false out",
         )
-    if on.get("prefer-nondist-layers"):
+    if fields.switch("prefer-nondist-layers", False):
         raise UsageError(
             "--output prefer-nondist-layers: only images of Windows have such layers, and those"
             " are not built here",
             code="flag-not-supported",
             hint="leave it out",
         )
-    version = fields.get("compatibility-version", "30")
+    version = fields.text("compatibility-version", "30")
     if version != "30":
         raise UsageError(
             f"--output compatibility-version={version}: images are those of version 30, whose"
@@ -759,24 +752,17 @@ def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> Non
         )
 
 
-def _output_format(fields: Mapping[str, str], on: Mapping[str, bool]) -> OutputFormat:
-    level = fields.get("compression-level")
-    force = on.get("force-compression", False)
-    name = fields.get("compression") or ("gzip" if force or level is not None else "")
-    found = OutputFormat(
-        name,  # type: ignore[arg-type]  # codec refuses unknown ones,
-        None if level is None else parse_integer(level, "--output compression-level"),
-        force,
-        docker=not on.get("oci-mediatypes", True),
-        annotations=_attribute_annotations(fields),
-        artifact=on["oci-artifact"],
-        inline=on["attestation-inline"],
-    )
+def _layer_format(fields: Attributes) -> OutputFormat:
+    """What the layers of an image or of a cache are: as they are, or compressed so."""
+    level = fields.integer("compression-level", None)
+    force = fields.switch("force-compression", False)
+    name = fields.text("compression") or ("gzip" if force or level is not None else "")
+    docker = not fields.switch("oci-mediatypes", True)
     if name:
         from shipline.layer import codec  # slow to import
 
-        codec(name, found.level, docker=found.docker)
-    return found
+        codec(name, level, docker=docker)  # raises UsageError for others
+    return OutputFormat(name, level, force, docker=docker)  # type: ignore[arg-type]
 
 
 def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, ...]:
@@ -790,52 +776,6 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
             level, platform, key = match.groups()
             found.append(_annotation("--output", level or "manifest", platform, key, value))
     return tuple(found)
-
-
-def split_csv(text: str) -> tuple[str, ...]:
-    """The fields of one CSV record (RFC 4180), none for an empty text."""
-    try:
-        rows = [row for row in csv.reader([text], strict=True) if row]
-    except csv.Error as error:
-        raise InvalidFlag(f"not comma-separated fields: {text!r} ({error})") from None
-    if len(rows) > 1:
-        raise InvalidFlag(f"not one line of comma-separated fields: {text!r}")
-    return tuple(field for row in rows for field in row)
-
-
-def parse_attributes(text: str, flag: str) -> dict[str, str]:
-    """`key=value,key=value` with keys in lower case. Errors show no values: some are secrets."""
-    found: dict[str, str] = {}
-    for part in split_csv(text):
-        key, equals, value = part.partition("=")
-        key = key.strip().lower()
-        if not equals or not key:
-            raise InvalidFlag(f"{flag}: {part!r} is not key=value")
-        if key in found:
-            raise FlagConflict(f"{flag}: {key} is given twice")
-        found[key] = value
-    return found
-
-
-def parse_boolean(text: str, name: str) -> bool:
-    """As `units.parse_boolean`. Raises UsageError, which says `name`."""
-    if (value := units.parse_boolean(text)) is None:
-        raise InvalidFlag(f"{name}: {text!r} is neither true nor false")
-    return value
-
-
-def parse_size(text: str, flag: str) -> int:
-    """As `units.parse_go_size`. Raises UsageError, which says `flag`."""
-    if (size := units.parse_go_size(text)) is None:
-        raise InvalidFlag(f"{flag}: not a size: {text!r}", hint="write it like 64m or 2g")
-    return size
-
-
-def parse_integer(text: str, flag: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidFlag(f"{flag}: not a whole number: {text!r}") from None
 
 
 def parse_assignments(

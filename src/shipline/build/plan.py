@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from shipline import dockerfile as df
+from shipline.build.attributes import parse_boolean
 from shipline.build.base_images import LAYOUT, TARGET, BaseImage
 from shipline.build.clock import epoch_of
-from shipline.build.flags import parse_boolean
 from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,

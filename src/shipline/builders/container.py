@@ -17,7 +17,8 @@ from typing import Any
 from msgspec import Struct
 
 from shipline.build import parse_boolean
-from shipline.build.flags import parse_integer, parse_resources
+from shipline.build.attributes import parse_integer
+from shipline.build.flags import parse_resources
 from shipline.builders.configuration import CONFIGURATION, PLACE
 from shipline.builders.driver import State, engine_errors
 from shipline.builders.instances import Node

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from shipline.build.flags import parse_boolean
+from shipline.build.attributes import parse_boolean
 from shipline.build.request import (
     Annotation,
     BuildRequest,

@@ -24,6 +24,7 @@ from shipline.build import (
     SbomOptions,
     Secret,
     Ssh,
+    attributes,
     flags,
 )
 from shipline.errors import UsageError
@@ -37,7 +38,7 @@ def nowhere(path: str) -> bool:
 @given(st.lists(st.text(alphabet='ab,"= \n', min_size=1), min_size=1))
 def test_quoted_fields_are_read_back(fields: list[str]) -> None:
     line = ",".join('"' + field.replace('"', '""') + '"' for field in fields)
-    assert flags.split_csv(line) == tuple(fields)
+    assert attributes.split_csv(line) == tuple(fields)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_quoted_fields_are_read_back(fields: list[str]) -> None:
     ],
 )
 def test_sizes_have_binary_units(text: str, size: int) -> None:
-    assert flags.parse_size(text, "--shm-size") == size
+    assert attributes.parse_size(text, "--shm-size") == size
 
 
 @pytest.mark.parametrize(
