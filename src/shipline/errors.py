@@ -37,7 +37,8 @@ CODE` tells how (cli/explanations.txt). A class with one cause has its code; oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from msgspec import Struct
@@ -157,6 +158,27 @@ class DockerfileError(ShiplineError):
         super().__init__(message, code=code, hint=hint)
         self.span = span
         self.platform = platform
+
+
+@contextmanager
+def located(
+    span: Span | None, *, prefix: str = "", hint: str = "", platform: str = ""
+) -> Iterator[None]:
+    """Adds span and `hint`, if it has none, and `prefix` to a DockerfileError of the block; makes
+    one of a UsageError, for `platform`.
+    """
+    try:
+        yield
+    except (DockerfileError, UsageError) as error:
+        if error.span is not None:
+            raise
+        raise DockerfileError(
+            prefix + error.message,
+            code=error.code,
+            span=span,
+            hint=error.hint or hint,
+            platform=platform if isinstance(error, UsageError) else error.platform,
+        ) from error
 
 
 class StepFailed(ShiplineError):

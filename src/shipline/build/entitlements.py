@@ -11,7 +11,7 @@ from shipline import dockerfile as df
 from shipline import sandbox
 from shipline.build.attributes import split_csv
 from shipline.build.request import Network, RunOptions
-from shipline.errors import DockerfileError, UsageError
+from shipline.errors import DockerfileError, located
 
 
 def network_of(run: df.Run, settings: RunOptions) -> Network:
@@ -52,16 +52,12 @@ def devices_of(run: df.Run, settings: RunOptions) -> tuple[tuple[str, ...], tupl
     devices = sandbox.Devices()
     found: dict[str, None] = {}
     absent = []
-    try:
+    with located(run.span):
         granted = {name for one, *_ in grants for name in devices.find(one)}
         for flag in run.devices:
             names = devices.find(aliases.get(flag.name, flag.name), required=flag.required)
             found |= dict.fromkeys(names)
             absent += [] if names else [flag.name]
-    except UsageError as error:
-        raise DockerfileError(
-            error.message, code=error.code, span=run.span, hint=error.hint
-        ) from None
     if "device" not in words:
         _refuse(run, [name for name in devices.guarded(found) if name not in granted])
     return tuple(found), tuple(absent)

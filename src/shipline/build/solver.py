@@ -35,7 +35,7 @@ from shipline.build.running import prepare_commands, run, run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Follower, Source, StepOptions, Worker
-from shipline.errors import DockerfileError, ShiplineError, StepFailed, UsageError
+from shipline.errors import DockerfileError, ShiplineError, StepFailed, located
 from shipline.events import Attribute, Step
 from shipline.layer import Layer
 from shipline.oci import Platform
@@ -312,15 +312,8 @@ def _of_context(directory: ContextDirectory) -> VertexResult:
 def _located(label: VertexLabel) -> Iterator[None]:
     """Adds the position in the Dockerfile to errors; a UsageError becomes a DockerfileError."""
     try:
-        yield
-    except UsageError as error:
-        raise DockerfileError(
-            error.message,
-            code=error.code,
-            span=label.span,
-            hint=error.hint,
-            platform=label.platform,
-        ) from error
+        with located(label.span, platform=label.platform):
+            yield
     except ShiplineError as error:
         error.span = error.span or label.span
         if isinstance(error, StepFailed):

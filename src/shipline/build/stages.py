@@ -27,7 +27,7 @@ from shipline.build.locating import is_http
 from shipline.build.placing import parse_mode
 from shipline.build.request import RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
-from shipline.errors import DockerfileError, Span, UsageError
+from shipline.errors import DockerfileError, Span, located
 from shipline.net import without_logins
 from shipline.oci import ImageConfig, Platform
 from shipline.values import replace
@@ -247,11 +247,8 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
         context = options.source(copy.origin, copy.span, options.platform)
         sources = [(context, one) for one in copy.sources]
     inputs = list(dict.fromkeys(vertex for vertex, _ in sources))
-    try:
+    with located(copy.span):
         parse_mode(copy.chmod)
-    except DockerfileError as error:
-        error.span = copy.span
-        raise
     op = CopyOp(
         sources=tuple(path for _, path in sources),
         destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),
@@ -303,16 +300,12 @@ def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Ver
 
 def _git_source(source: str, transfer: df.Copy | df.Add) -> GitSource | None:
     """The Git repository that `source` is; None for another source. Raises DockerfileError."""
-    try:
+    with located(transfer.span):
         found = git.parse_git_source(source)
         if found is None or not isinstance(transfer, df.Add):
             return found
         kept = transfer.keep_git_dir or bool(found.keep_git_dir)
         return replace(found.with_checksum(transfer.checksum), keep_git_dir=kept)
-    except UsageError as error:
-        raise DockerfileError(
-            error.message, code=error.code, span=transfer.span, hint=error.hint
-        ) from None
 
 
 def _literal(name: str) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
-from shipline.dockerfile.fields import located
 from shipline.dockerfile.ignore import IgnoreRules
 from shipline.dockerfile.plan import SCRATCH
 from shipline.dockerfile.scope import GlobalScope, PlatformArgs, VariableScope, apply, open_scope
@@ -17,7 +16,7 @@ from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.text import nearest, quote
 from shipline.dockerfile.values import PortSpec
 from shipline.dockerfile.words import process_word
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, Span, located
 from shipline.values import replace
 
 _RESERVED = ("context", SCRATCH)

@@ -18,13 +18,12 @@ from shipline.dockerfile.check_rules import (
     StageWalk,
     base_findings,
 )
-from shipline.dockerfile.fields import located
 from shipline.dockerfile.ignore import IgnoreRules
 from shipline.dockerfile.parser import check_comments
 from shipline.dockerfile.plan import stage_plan
 from shipline.dockerfile.scope import PlatformArgs, open_scope
 from shipline.dockerfile.stages import Dockerfile, Stage
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, Span, located
 from shipline.units import parse_boolean
 
 EXPERIMENTAL = frozenset({"CopyIgnoredFile", "InvalidDefinitionDescription"})

@@ -7,8 +7,6 @@ configuration, "Healthcheck".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypedDict
 
 from msgspec import Struct
@@ -26,23 +24,6 @@ class Common(TypedDict):
     source: str
     keyword: str
     comments: tuple[str, ...]
-
-
-@contextmanager
-def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
-    """Adds span and `hint`, if it has none, and `prefix` to a DockerfileError of the block."""
-    try:
-        yield
-    except DockerfileError as error:
-        if error.span is not None:
-            raise
-        raise DockerfileError(
-            prefix + error.message,
-            code=error.code,
-            span=span,
-            hint=error.hint or hint,
-            platform=error.platform,
-        ) from None
 
 
 def common(node: ParsedInstruction) -> Common:

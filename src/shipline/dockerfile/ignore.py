@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, Span, located
 from shipline.globs import DEEP, DIRECTORIES, STAR, joined
 from shipline.values import replace
 
@@ -235,14 +235,9 @@ class IgnoreRules(Struct, frozen=True):
         for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
             if line.startswith("#") or not line.strip():
                 continue
-            try:
+            with located(Span(file, number, number, text=line.rstrip("\r"))):
                 pattern = Pattern.parse(line.strip())
                 patterns.append(replace(pattern, place=f"{file}:{number}"))
-            except DockerfileError as error:
-                span = Span(file, number, number, text=line.rstrip("\r"))
-                raise DockerfileError(
-                    error.message, code=error.code, span=span, hint=error.hint
-                ) from None
         return cls._compile(patterns)
 
     @classmethod

@@ -10,11 +10,10 @@ from collections.abc import Callable, Container, Iterator
 from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
-from shipline.dockerfile.fields import located
 from shipline.dockerfile.reading import parse_trigger
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.words import process_word
-from shipline.errors import DockerfileError
+from shipline.errors import DockerfileError, located
 
 SCRATCH = "scratch"
 

@@ -19,7 +19,6 @@ from shipline.dockerfile.arguments import (
 from shipline.dockerfile.fields import (
     InstructionFlags,
     common,
-    located,
     read_add,
     read_command,
     read_copy,
@@ -29,7 +28,7 @@ from shipline.dockerfile.fields import (
 from shipline.dockerfile.mounts import parse_mount_flag, parse_option, split_options
 from shipline.dockerfile.parser import ParsedInstruction, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, Span, located
 from shipline.values import replace
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
-from shipline.dockerfile.fields import located
 from shipline.dockerfile.mounts import Mount, resolve_mount
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.text import did_you_mean
 from shipline.dockerfile.values import checked_signal, exposed_ports
 from shipline.dockerfile.words import BACKSLASH, Expansion, Mode, process_word
-from shipline.errors import DockerfileError
+from shipline.errors import DockerfileError, located
 from shipline.values import replace
 
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
