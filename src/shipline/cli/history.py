@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct, to_builtins
 
 from shipline.cli.completing import runs as complete_runs
 from shipline.cli.history_filters import is_local, parse_filter, status_of
@@ -24,6 +25,7 @@ from shipline.errors import FlagConflict, InvalidFlag, MissingFlag, NotFound, Us
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.home import state_directory
 from shipline.units import rfc3339
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Event
@@ -114,13 +116,12 @@ def inspect_run(template: str, run: str = "", own: str | None = None) -> None:
     template = own or template
     history = RunHistory(state_directory())
     found = history.resolve(run)
-    facts = inspect_json(history.read(found), history.documents(found))
-    if template == "json":
-        click.echo(go_json(facts))
-    elif template == "pretty":
-        click.echo(_pretty(facts, named=bool(run)), nl=False)
-    else:
-        click.echo(line(template, facts))
+    detail, documents = history.read(found), [*history.documents(found)]
+    if template == "pretty":
+        click.echo(_pretty(detail, documents, named=bool(run)), nl=False)
+        return
+    facts = inspect_json(detail, documents)
+    click.echo(go_json(facts) if template == "json" else line(template, facts))
 
 
 @inspect.command("attachment")
@@ -314,7 +315,6 @@ def remove(runs: Sequence[str], everything: bool) -> None:
 def _row(run: RunSummary, now: float, *, short: bool) -> dict[str, Any]:
     from shipline.cli.builder import human_duration
 
-    end = run.finished or (now if run.state is RunState.RUNNING else run.started)
     name = run.name
     if short and len(name) > _NAME_WIDTH:
         name = f"..{name[2 - _NAME_WIDTH :]}"
@@ -323,7 +323,7 @@ def _row(run: RunSummary, now: float, *, short: bool) -> dict[str, Any]:
         "Name": name,
         "Status": status_of(run).capitalize(),
         "CreatedAt": f"{human_duration(now - run.started)} ago",
-        "Duration": shown_duration(end - run.started) + ("" if run.finished else "+"),
+        "Duration": shown_duration(_lasted_s(run, now)) + ("" if run.finished else "+"),
         "Link": "",
         "Kind": run.kind,
     }
@@ -355,11 +355,9 @@ def shown_duration(seconds: float) -> str:
 def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str, Any]:
     """A run in the fields of `docker buildx history inspect --format json`."""
     summary, facts = run.summary, run.facts
-    running = summary.state is RunState.RUNNING
-    end = summary.finished or (time.time() if running else summary.started)
     found: dict[str, Any] = {
         "Name": summary.name,
-        "Ref": summary.ref.rpartition("/")[2] or summary.id,
+        "Ref": _ref(summary),
         "Kind": summary.kind,
         "Context": summary.root,
         "Dockerfile": facts.get("dockerfile", ""),
@@ -369,21 +367,15 @@ def inspect_json(run: RunDetail, documents: Iterable[ImageDocument]) -> dict[str
         "Platform": [*summary.platforms],
         "StartedAt": rfc3339(summary.started, "auto"),
         "CompletedAt": rfc3339(summary.finished, "auto") if summary.finished else "",
-        "Duration": int((end - summary.started) * 1e9),
+        "Duration": int(_lasted_s(summary, time.time()) * 1e9),
         "Status": _INSPECTED.get(summary.state, summary.state.value),
-        "Error": _error(run),
+        "Error": to_builtins(_failure(run)),
         "Names": [*summary.names],
         "Digest": summary.digest,
         "NumCompletedSteps": summary.done,
         "NumTotalSteps": summary.total,
         "NumCachedSteps": summary.cached,
-        "Materials": [
-            {
-                "URI": one["uri"],
-                "Digests": [f"{kind}:{value}" for kind, value in one["digest"].items()],
-            }
-            for one in run.materials
-        ],
+        "Materials": [{"URI": uri, "Digests": digests} for uri, digests in _materials(run)],
         "Attachments": [
             {"Digest": one.digest, "Platform": one.platform, "Type": one.type} for one in documents
         ],
@@ -399,64 +391,68 @@ _INSPECTED = {
 }
 
 
-def _error(run: RunDetail) -> dict[str, Any]:
-    if not run.summary.error or run.summary.state is RunState.CANCELLED:
-        return {}
-    found: dict[str, Any] = {"Message": run.summary.error}
-    if run.summary.hint:
-        found["Hint"] = run.summary.hint
-    if run.summary.code:
-        found["Explanation"] = f"shipline explain {run.summary.code}"
+class _Failure(Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """Why a run failed; of the last step that failed its name, place and the end of its log."""
+
+    message: str = ""
+    hint: str = ""
+    explanation: str = ""
+    place: str = ""
+    name: str = ""
+    logs: tuple[str, ...] | None = None
+
+
+def _failure(run: RunDetail) -> _Failure:
+    summary = run.summary
+    if not summary.error or summary.state is RunState.CANCELLED:
+        return _Failure()
+    explanation = f"shipline explain {summary.code}" if summary.code else ""
+    failure = _Failure(summary.error, summary.hint, explanation)
     failed = next((one for one in run.steps[::-1] if one.error), None)
-    if failed is not None:
-        data = b"".join(one.data for one in run.log(failed.span))
-        if failed.line:
-            found["Place"] = f"{failed.file or 'Dockerfile'}:{failed.line}"
-        found |= {"Name": failed.name, "Logs": data.decode(errors="replace").splitlines()[-20:]}
-    return found
+    if failed is None:
+        return failure
+    log = b"".join(one.data for one in run.log(failed.span)).decode(errors="replace").splitlines()
+    place = f"{failed.file or 'Dockerfile'}:{failed.line}" if failed.line else ""
+    return replace(failure, place=place, name=failed.name, logs=tuple(log[-20:]))
 
 
-def _pretty(facts: dict[str, Any], *, named: bool) -> str:
+def _pretty(run: RunDetail, documents: Iterable[ImageDocument], *, named: bool) -> str:
     from shipline.cli.tables import columns
     from shipline.observe import clean
 
-    started = datetime.fromisoformat(facts["StartedAt"]).astimezone()
-    cached = round(100 * facts["NumCachedSteps"] / max(facts["NumTotalSteps"], 1))
-    steps = f"{facts['NumCompletedSteps']}/{facts['NumTotalSteps']}"
+    summary, facts, failure = run.summary, run.facts, _failure(run)
     heads = {
-        "Name": facts.get("Name", ""),
-        "Ref": "" if named else facts["Ref"],
-        "Context": facts.get("Context", ""),
-        "Dockerfile": facts.get("Dockerfile", ""),
-        "VCS Repository": facts.get("VCSRepository", ""),
-        "VCS Revision": facts.get("VCSRevision", ""),
-        "Target": facts.get("Target", ""),
-        "Platforms": ", ".join(facts.get("Platform", ())),
-        "Names": ", ".join(facts.get("Names", ())),
-        "Digest": facts.get("Digest", ""),
+        "Name": summary.name,
+        "Ref": "" if named else _ref(summary),
+        "Context": summary.root,
+        "Dockerfile": str(facts.get("dockerfile", "")),
+        "VCS Repository": summary.source,
+        "VCS Revision": summary.commit,
+        "Target": str(facts.get("target", "")),
+        "Platforms": ", ".join(summary.platforms),
+        "Names": ", ".join(summary.names),
+        "Digest": summary.digest,
     }
-    state = facts["Status"]
+    state = _INSPECTED.get(summary.state, summary.state.value)
+    running = " (running)" if summary.state is RunState.RUNNING else ""
+    cached = round(100 * summary.cached / max(summary.total, 1))
     ends = {
-        "Started": started.strftime("%Y-%m-%d %H:%M:%S"),
-        "Duration": shown_duration(facts.get("Duration", 0) / 1e9)
-        + (" (running)" if state == "running" else ""),
-        "Error": facts.get("Error", {}).get("Message", "").partition("\n")[0],
-        "Hint": facts.get("Error", {}).get("Hint", ""),
-        "Explanation": facts.get("Error", {}).get("Explanation", ""),
+        "Started": f"{datetime.fromtimestamp(summary.started):%Y-%m-%d %H:%M:%S}",
+        "Duration": shown_duration(_lasted_s(summary, time.time())) + running,
+        "Error": failure.message.partition("\n")[0],
+        "Hint": failure.hint,
+        "Explanation": failure.explanation,
         "Status": "" if state in ("completed", "running", "failed") else state.capitalize(),
-        "Build Steps": f"{steps} ({cached}% cached)",
+        "Build Steps": f"{summary.done}/{summary.total} ({cached}% cached)",
     }
     parts = [_fields(heads), _fields(ends)]
-    if materials := facts.get("Materials"):
-        rows = [("URI", "DIGEST"), *((one["URI"], ", ".join(one["Digests"])) for one in materials)]
-        parts.append("Materials:\n" + columns(rows, 3))
-    if documents := facts.get("Attachments"):
-        rows3 = [(one["Digest"], one["Platform"], one["Type"]) for one in documents]
+    if rows := [(uri, ", ".join(digests)) for uri, digests in _materials(run)]:
+        parts.append("Materials:\n" + columns([("URI", "DIGEST"), *rows], 3))
+    if rows3 := [(one.digest, one.platform, one.type) for one in documents]:
         parts.append("Attachments:\n" + columns([("DIGEST", "PLATFORM", "TYPE"), *rows3], 3))
-    if failed := facts.get("Error", {}).get("Name"):
-        log = "".join(f"> {clean(one)}\n" for one in facts["Error"]["Logs"])
-        place = facts["Error"].get("Place", "")
-        parts.append(f"Error: {failed}{place and f' ({place})'}\n{log}")
+    if failure.name:
+        log = "".join(f"> {clean(one)}\n" for one in failure.logs or ())
+        parts.append(f"Error: {failure.name}{failure.place and f' ({failure.place})'}\n{log}")
     return "\n".join(parts)
 
 
@@ -464,3 +460,21 @@ def _fields(values: dict[str, str]) -> str:
     from shipline.cli.tables import columns
 
     return columns([(f"{name}:", value) for name, value in values.items() if value], 1)
+
+
+def _ref(run: RunSummary) -> str:
+    return run.ref.rpartition("/")[2] or run.id
+
+
+def _lasted_s(run: RunSummary, now: float) -> float:
+    """Until `now` if it is running; 0 if its end is not known."""
+    end = run.finished or (now if run.state is RunState.RUNNING else run.started)
+    return end - run.started
+
+
+def _materials(run: RunDetail) -> list[tuple[str, list[str]]]:
+    """What was fetched: each URI with its digests."""
+    return [
+        (one["uri"], [f"{kind}:{value}" for kind, value in one["digest"].items()])
+        for one in run.materials
+    ]
