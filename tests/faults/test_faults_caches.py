@@ -29,7 +29,7 @@ from shipline.cachestores import gha, objects, open_cache, transfer
 from shipline.content import CacheStore, fetch_all
 from shipline.errors import RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, media
-from shipline.registry import Client, http, limits
+from shipline.registry import Client, limits, retries
 from spoiled import SPOILED
 
 pytestmark = pytest.mark.peers
@@ -67,7 +67,7 @@ def chance() -> random.Random:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait before another attempt."""
-    for module in (http, limits, objects, gha):
+    for module in (retries, limits, objects, gha):
         monkeypatch.setattr(module, "sleep", lambda seconds: time.sleep(min(seconds, 0.001)))
     monkeypatch.setattr(limits.HostLimits, "wait", lambda limits: None)
     monkeypatch.setattr(gha, "_HELD_S", 0.05)

@@ -7,7 +7,6 @@ Errors of S3 and Azure are XML with a code and a message, those of GitHub's cach
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
 from shipline.registry.errors import BODY_LIMIT, HttpResponse, RequestRefused, clean, retry_after
-from shipline.registry.http import HttpClient, back_off
+from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Origin, Url
+from shipline.registry.retries import Retries
 
 if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse
@@ -76,23 +76,24 @@ class Service:
         Follows no redirect, for which the request is not signed. Raises AuthError, RegistryError.
         """
         request = self.sign(ClientRequest(method, url, headers or {}, body))
-        for attempt in itertools.count(self.http.tries):
+        retries, tries = Retries(_TRIES_IF_LIMITED, self.http.tries - 1), self.http.tries
+        while True:
             try:
                 return self.http.call(
                     request,
                     expect=expect,
                     operation=operation,
                     limit=limit,
-                    tries=0 if attempt == self.http.tries else 1,
+                    tries=tries,
                     redirects=0,
                     linked_from=self.linked_from,
                     explain=self.error,
                 )
             except RequestRefused as error:
-                if error.status != 429 or not 1 < attempt < _TRIES_IF_LIMITED:
+                if error.status != 429 or self.http.tries == 1:
                     raise
-                back_off(attempt, error)
-        raise AssertionError  # count() has no end
+                retries.failed(error)
+                tries = 1
 
     finish = _finished(send)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shipline.content import CHUNK, Reader
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT
 from shipline.errors import RegistryError
-from shipline.registry.http import TRIES, back_off
+from shipline.registry.retries import TRIES, Retries
 from shipline.tasks import check, ordered_map, time_limit
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _timely(read: Callable[[], _T]) -> _T:
 
 def _fetch(get: GetRange, start: int, end: int) -> bytearray:
     """The bytes up to `end`, fewer where the object ends; a broken response is continued."""
-    data, failures = bytearray(), 0
+    data, retries = bytearray(), Retries(TRIES)
     while len(data) < end - start:
         check()
         before = len(data)
@@ -84,10 +83,9 @@ def _fetch(get: GetRange, start: int, end: int) -> bytearray:
             with closing(response):
                 _append(data, response, start + before, end - start - before)
         except RegistryError as error:
-            failures = 1 if len(data) - before >= _PROGRESS else failures + 1
-            if not error.retriable or failures >= TRIES:
-                raise
-            back_off(failures, error)
+            if len(data) - before >= _PROGRESS:
+                retries.failures = 0
+            retries.failed(error)
         else:
             if len(data) == before:
                 break
@@ -117,16 +115,14 @@ def read_document(get: Callable[[], ClientResponse]) -> tuple[bytes, str]:
 
 
 def _read_document(get: Callable[[], ClientResponse]) -> tuple[bytes, str]:
-    for attempt in itertools.count(1):
+    retries = Retries(TRIES)
+    while True:
         response = get()
         try:
             with closing(response):
                 return response.content(CACHE_DOCUMENT_LIMIT), response.header("ETag")
         except RegistryError as error:
-            if not error.retriable or attempt >= TRIES:
-                raise
-            back_off(attempt, error)
-    raise AssertionError  # count() has no end
+            retries.failed(error)
 
 
 def parts(reader: Reader, size: int) -> Iterator[bytes]:

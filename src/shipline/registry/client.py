@@ -17,13 +17,14 @@ from shipline.oci import Reference
 from shipline.registry.auth import Scope
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import Endpoint, HostSettings, settings_from
-from shipline.registry.http import TRIES, Caller, HttpClient
+from shipline.registry.http import Caller, HttpClient
 from shipline.registry.keychain import keychain_from
 from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
 from shipline.registry.repository import KnownBlobs, RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import ClientRequest, Url
+from shipline.registry.retries import TRIES
 
 if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse

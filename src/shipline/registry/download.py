@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from shipline.errors import AuthError, DigestMismatch, NotFound, RegistryError, ShiplineError
 from shipline.oci import Descriptor
 from shipline.registry.errors import Unreachable
-from shipline.registry.http import back_off
 from shipline.registry.repository_api import RepositoryApi
+from shipline.registry.retries import Retries
 
 if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse
@@ -34,7 +34,7 @@ class Download:
         self._apis = list(apis)
         self._target = target
         self._position = start
-        self._failures = 0
+        self._retries = Retries(self.api.http.tries)
         self._retried = False
         self._errors: list[ShiplineError] = []
         self._use_ranges = True
@@ -70,15 +70,15 @@ class Download:
                 continue
             if data or not size or self._position >= self._target.size:
                 self._position += len(data)
-                self._failures = 0 if data else self._failures
+                self._retries.failures = 0 if data else self._retries.failures
                 return data
-            if self._failures and len(self._apis) == 1:
+            if self._retries.failures and len(self._apis) == 1:
                 return b""  # truncated twice at the same offset: there is no more
-            if self._failures:
+            if self._retries.failures:
                 end = f"{self.api.host}: {self._target.digest} ends at byte {self._position}"
                 self._leave(RegistryError(end, code="connection-lost", host=self.api.host))
                 continue
-            self._failures += 1
+            self._retries.failures += 1
             self._drop()
 
     def distrust(self, error: DigestMismatch) -> None:
@@ -147,16 +147,14 @@ class Download:
 
     def _retry_or_next(self, error: RegistryError) -> None:
         self._drop()
-        self._failures += 1
         if len(self._apis) > 1:
+            self._retries.failures += 1
             if self._retried or isinstance(error, Unreachable) or not error.retriable:
                 self._leave(error)
             self._retried = True  # a connection may break, once
-        elif error.retriable and self._failures < self.api.http.tries:
-            back_off(self._failures, error)
         else:
             with noting_mirrors(self._errors):
-                raise error
+                self._retries.failed(error)
 
     def _leave(self, error: RegistryError) -> None:
         self.api.failed(error)
@@ -166,7 +164,7 @@ class Download:
         self._errors.append(error)
         self._drop()
         self._apis.pop(0)
-        self._failures = 0
+        self._retries.failures = 0
         self._retried = False
         self._use_ranges = True
         self._etag = ""

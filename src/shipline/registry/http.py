@@ -6,7 +6,6 @@ or to a Link; `address_policy` says which token servers may see them.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
@@ -25,7 +24,6 @@ from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import (
     RETRIED,
     HttpResponse,
-    RequestRefused,
     TokenExpired,
     Unreachable,
     response_error,
@@ -39,22 +37,21 @@ from shipline.registry.hosts import (
     policy_for_link,
     policy_for_realm,
 )
-from shipline.registry.limits import MAX_RETRY_AFTER_S, HostLimits, RateLimit
+from shipline.registry.limits import HostLimits, RateLimit
 from shipline.registry.mirrors import Mirrors
 from shipline.registry.quirks import Quirks, quirks_of, shown_quirks
 from shipline.registry.request import ClientRequest, Origin, Url
-from shipline.tasks import Limiter, sleep
+from shipline.registry.retries import TRIES, Retries
+from shipline.tasks import Limiter
 from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.registry.shared import RepositoryFacts
     from shipline.registry.transport import ClientResponse, RequestWriter, Transport
 
-TRIES = 5
 _REDIRECTS = 5
 _HOSTS = 1000
 _WARNINGS_LIMIT = 100  # different ones
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 Explain = Callable[[HttpResponse, str], ShiplineError]
 
@@ -165,17 +162,15 @@ class HttpClient:
         came from, if it came from one; `explain` makes the error of another status, and closes its
         response. Raises AuthError, RegistryError.
         """
-        for attempt in itertools.count(1):
+        retries = Retries(tries or self.tries)
+        while True:
             try:
                 response = self._attempt(request, caller, limit, redirects, linked_from)
                 if response.status in expect:
                     return response
                 raise explain(response, operation)
             except RegistryError as error:
-                if not error.retriable or attempt >= (tries or self.tries):
-                    raise
-                back_off(attempt, error)
-        raise AssertionError  # count() has no end
+                retries.failed(error)
 
     def open(self, request: ClientRequest, caller: Caller, *, length: int | None) -> RequestWriter:
         """Send an authorised head; the caller writes the body, which no limit counts.
@@ -323,17 +318,15 @@ class HttpClient:
     def _send_retrying(
         self, request: ClientRequest, address_policy: AddressPolicy
     ) -> ClientResponse:
-        for attempt in itertools.count(1):
+        retries = Retries(self.tries)
+        while True:
             try:
                 response = self._follow(request, request.url.origin, "small", 0, address_policy)
-                if response.status not in RETRIED or attempt >= self.tries:
+                if response.status not in RETRIED or retries.is_last:
                     return response
                 raise response_error(response, "requesting a token")
             except RegistryError as error:
-                if not error.retriable or attempt >= self.tries:
-                    raise
-                back_off(attempt, error)
-        raise AssertionError  # count() has no end
+                retries.failed(error)
 
     def _on_internet(self, origin: Origin) -> bool:
         """Whether the registry has a public address; assumed behind a proxy."""
@@ -414,22 +407,6 @@ class HttpClient:
             "Accept-Encoding": "identity",
             **request.headers,
         }
-
-
-def back_off(attempt: int, error: ShiplineError) -> None:
-    """Wait before another attempt: exponentially with jitter, or as the server's Retry-After asks.
-
-    Raises `error` where that is longer than `MAX_RETRY_AFTER_S`.
-    """
-    retry_after_s = error.retry_after_s if isinstance(error, RequestRefused) else None
-    if retry_after_s is not None and retry_after_s > MAX_RETRY_AFTER_S:
-        error.hint = f"the registry asks to retry in {retry_after_s:.0f} seconds; {error.hint}"
-        raise error
-    wait = min(_FIRST_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)
-    import random  # only needed here
-
-    wait *= random.uniform(0.75, 1.25)
-    sleep(wait if retry_after_s is None else retry_after_s + wait / 4)
 
 
 def _send_body(writer: RequestWriter, request: ClientRequest) -> ClientResponse:

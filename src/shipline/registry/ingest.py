@@ -10,8 +10,8 @@ from shipline.content import MemoryStore
 from shipline.errors import AuthError, Cancelled, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.registry.errors import response_error
-from shipline.registry.http import back_off
 from shipline.registry.repository_api import RepositoryApi
+from shipline.registry.retries import Retries
 from shipline.registry.upload import (
     OCTET_STREAM,
     UploadState,
@@ -69,7 +69,7 @@ class RemoteUpload:
         self._session: UploadState | None = None
         self._stream: RequestWriter | None = None
         self._done = False
-        self._failures = 0
+        self._retries = Retries(api.http.tries)
 
     @property
     def size(self) -> int:
@@ -159,17 +159,14 @@ class RemoteUpload:
         """Resume at the registry's offset. Raises if that precedes the replay buffer."""
         while True:
             error = self._server_error(error)
-            self._failures += 1
             expired = isinstance(error, AuthError) and error.status == 401
-            if not (error.retriable or expired) or self._failures >= self._api.http.tries:
-                raise error
-            back_off(self._failures, error)
+            self._retries.failed(error, retriable=expired)
             before = self._session.offset if self._session else 0
             if self._session is not None:
                 resumes = self._api.quirks.resumes
                 self._session = resume(self._api, self._session) if resumes else None
             if self._session and self._session.offset > before:
-                self._failures = 0
+                self._retries.failures = 0
             if self._session is None and self._replay.start:
                 raise RegistryError(
                     f"{self._api.host}: the upload was interrupted and cannot be resumed",

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from shipline.content import Advance, Fetcher, LocalStore, chunks
-from shipline.errors import AuthError, DigestMismatch, RegistryError
+from shipline.errors import AuthError, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, InvalidDigest
 from shipline.registry.errors import InvalidResponse
-from shipline.registry.http import back_off
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import BlobRange, UploadProgress, Url
+from shipline.registry.retries import Retries
 
 if TYPE_CHECKING:
     from shipline.registry.transport import ClientResponse
@@ -125,9 +125,10 @@ class _Upload:
         self._chunk = 0  # bytes per chunk; 0 for one request
         self._was_refused = False  # for another digest
         self._resumes = api.quirks.resumes
+        self._retries = Retries(api.http.tries)
 
     def run(self) -> None:
-        failures = furthest = 0
+        furthest = 0
         while True:
             try:
                 self._send()
@@ -136,18 +137,15 @@ class _Upload:
                 self._restart(error)
                 continue
             except (RegistryError, AuthError) as error:
-                failures += 1
-                if not self._should_retry(error, failures):
-                    if self._session is not None:
-                        cancel(self._api, self._session)
-                    raise
+                if not self._begin_chunks(error):
+                    self._failed(error)
             if self._session is not None:
                 self._session = resume(self._api, self._session) if self._resumes else None
             if self._session is None and is_there(self._api, self._target):
                 break
             offset = self._session.offset if self._session else 0
             if offset >= furthest + max(1, min(self._target.size // 100, _PROGRESS)):
-                failures, furthest = 0, offset
+                self._retries.failures, furthest = 0, offset
         self._meter.at(self._target.size)
 
     def _restart(self, error: DigestMismatch) -> None:
@@ -164,17 +162,23 @@ class _Upload:
         self._was_refused, self._session = True, None
         self._chunk, self._resumes = 0, False
 
-    def _should_retry(self, error: RegistryError | AuthError, failures: int) -> bool:
-        """Whether to retry after `error`; backs off, or switches to chunks after a 413."""
-        if error.status == _TOO_LARGE and not self._chunk and self._session and self._resumes:
-            chunk = max(_CHUNK, self._session.min_chunk)
-            self._chunk = min(chunk, self._api.quirks.chunk or chunk)
-            return True
-        lost = self._session is not None and error.status in _SESSION_LOST
-        if failures >= self._api.http.tries or not (error.retriable or lost):
+    def _begin_chunks(self, error: RegistryError | AuthError) -> bool:
+        """Whether a 413 asks for chunks, which are sent from now on."""
+        if error.status != _TOO_LARGE or self._chunk or not self._session or not self._resumes:
             return False
-        back_off(failures, error)
+        chunk = max(_CHUNK, self._session.min_chunk)
+        self._chunk = min(chunk, self._api.quirks.chunk or chunk)
         return True
+
+    def _failed(self, error: RegistryError | AuthError) -> None:
+        """Wait before another attempt. Raises `error`, with the session cancelled, for none."""
+        lost = self._session is not None and error.status in _SESSION_LOST
+        try:
+            self._retries.failed(error, retriable=lost)
+        except ShiplineError:
+            if self._session is not None:
+                cancel(self._api, self._session)
+            raise
 
     def _send(self) -> None:
         """Send from the session's offset to the end, in one request or in chunks."""

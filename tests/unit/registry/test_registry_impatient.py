@@ -21,7 +21,7 @@ def test_a_server_that_refuses_connections_is_not_tried_again(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         pauses: list[float] = []
-        monkeypatch.setattr("shipline.registry.http.sleep", pauses.append)
+        monkeypatch.setattr("shipline.registry.retries.sleep", pauses.append)
         with Client() as client:
             for kind, attributes in (
                 ("registry", {"ref": f"127.0.0.1:{port}/a:b"}),
@@ -36,7 +36,7 @@ def test_a_server_that_refuses_connections_is_not_tried_again(
 
 
 def test_a_server_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shipline.registry.http.sleep", lambda seconds: None)
+    monkeypatch.setattr("shipline.registry.retries.sleep", lambda seconds: None)
     statuses = iter((503, 502, 200))
 
     def respond(request: ReceivedRequest) -> Reply:
