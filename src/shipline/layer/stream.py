@@ -90,13 +90,8 @@ def stream_blocks(
         items = list(items)
         contents = Contents.of(items)
     maker = _BlockMaker(contents.places, codec, index, tar)
-    jobs = maker.jobs(plan_tar(items))
-    first, to_read = [], 0
-    while CPUS > 1 and to_read < WORTH_FORKING and (job := next(jobs, None)):
-        first.append(job)
-        to_read += job.block.length if index.find(job.key) is None else 0
-    shared = SharedJobs(chain(first, jobs), maker, size=_SLOT, lag=_MAX_LAG + 1)
-    is_much = CPUS > 1 and to_read >= WORTH_FORKING
+    jobs, is_much = _worth_forking(maker.jobs(plan_tar(items)), index)
+    shared = SharedJobs(jobs, maker, size=_SLOT, lag=_MAX_LAG + 1)
     made = shared.on_processes(maker.files()) if is_much else shared.on_threads()
     diff, large, written = Hasher(), LargeFiles(), WriteBehind(tar)
 
@@ -132,6 +127,17 @@ def stream_blocks(
     for block, key, place in added:
         index.add(key or block.key(), place)
     return Layer(Descriptor(codec.media_type, ingest.digest, ingest.size), diff.digest)
+
+
+def _worth_forking(
+    jobs: Iterator[_BlockJob], index: BlockIndex
+) -> tuple[Iterator[_BlockJob], bool]:
+    """All the `jobs`, and whether they read so much that processes should."""
+    first, to_read = [], 0
+    while CPUS > 1 and to_read < WORTH_FORKING and (job := next(jobs, None)):
+        first.append(job)
+        to_read += job.block.length if index.find(job.key) is None else 0
+    return chain(first, jobs), CPUS > 1 and to_read >= WORTH_FORKING
 
 
 class _BlockJob(NamedTuple):
