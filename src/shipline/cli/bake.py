@@ -18,6 +18,7 @@ import click
 
 from shipline.build import (
     BuildRequest,
+    Call,
     Context,
     ContextKind,
     check_request,
@@ -55,6 +56,7 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.bake import DefinitionFile, Definitions, SelectedTargets, VariableInfo
     from shipline.build import BuildResult
+    from shipline.cli.calls import Answer
 
 T = TypeVar("T")
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
@@ -148,13 +150,8 @@ def command(
                 "warning: there is nothing to build: no target is in the definition", err=True
             )
             return 0
-        called = [name for name, one in requests.items() if one.call.method != "build"]
-        if called:
-            facts: dict[str, Any] = {}
-            status = _call(selection, requests, flags["call"], progress, settings, stack, facts)
-            if metadata_file:
-                write_metadata(Path(metadata_file), facts)
-            return status
+        if any(one.call.method != "build" for one in requests.values()):
+            return _call(selection, requests, flags["call"], progress, settings, metadata_file)
         return _build(requests, progress, metadata_file, other_builder(builder, environ))
 
 
@@ -300,7 +297,7 @@ def _fetched(url: str, mode: str) -> Iterator[Path]:
         def fetch(step: Any) -> Path:
             return Path(stack.enter_context(engine.fetched(request, step)).directory)
 
-        yield shown("load bake definitions", fetch, mode, [])
+        yield shown("load bake definitions", fetch, mode)[0]
 
 
 # lists
@@ -443,18 +440,17 @@ def _build(
     requests: Mapping[str, BuildRequest], mode: str, metadata_file: str | None, builder: str
 ) -> int:
     """Build in this process, or on `builder`."""
-    warned: list[dict[str, Any]] = []
     if builder:
         from shipline.cli.builders import build_on_builder
 
-        found = _shown(
-            requests, lambda step: build_on_builder(builder, requests, step), mode, warned, _note
+        found, warned = _shown(
+            requests, lambda step: build_on_builder(builder, requests, step), mode, _note
         )
         facts = {name: response_facts(one) for name, one in found.items()}
     else:
         requests = {name: loaded_for_docker(one, os.environ) for name, one in requests.items()}
         engine.enter()
-        made = _shown(requests, lambda step: engine.start(requests, step), mode, warned, _keep)
+        made, warned = _shown(requests, lambda step: engine.start(requests, step), mode, _keep)
         facts = {name: result_facts(one) for name, one in made.items()}
     if metadata_file:
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
@@ -469,11 +465,10 @@ def _shown(
     requests: Mapping[str, BuildRequest],
     work: Callable[[Step], T],
     mode: str,
-    warned: list[dict[str, Any]],
     ended: Callable[[Observed, T], object],
-) -> T:
+) -> tuple[T, list[dict[str, Any]]]:
     facts = {**build_facts(*requests.values()), "root": str(Path.cwd())}
-    return shown("bake", work, mode, warned, name=" ".join(requests), facts=facts, ended=ended)
+    return shown("bake", work, mode, name=" ".join(requests), facts=facts, ended=ended)
 
 
 def _note(run: Observed, found: Mapping[str, Mapping[str, str]]) -> None:
@@ -485,50 +480,55 @@ def _keep(run: Observed, made: Mapping[str, BuildResult]) -> None:
     run.keep({key: raw for one in made.values() for key, raw in one.documents.items()})
 
 
+def _answers(
+    requests: Mapping[str, BuildRequest], asked: Call, mode: str
+) -> Iterator[tuple[str, Answer]]:
+    """The answer to --call of each target that has it; other targets are empty contexts."""
+    from shipline.cli.calls import answer
+
+    with TemporaryDirectory() as empty:
+        for name, request in sorted(requests.items()):
+            if request.call.method == "build":
+                continue
+            call = replace(request.call, json=asked.json, ignore_status=asked.ignore_status)
+            contexts = {
+                key: Context(ContextKind.LOCAL, empty) if one.kind is ContextKind.TARGET else one
+                for key, one in request.build_contexts.items()
+            }
+            request = replace(request, call=call, build_contexts=contexts)
+            yield name, answer(request, open_sinks(mode, sys.stderr, os.environ))
+
+
 def _call(
     selection: SelectedTargets,
     requests: Mapping[str, BuildRequest],
-    asked: Any,
+    asked: Call,
     mode: str,
     settings: ProgramSettings,
-    stack: ExitStack,
-    facts: dict[str, Any],
+    metadata_file: str | None,
 ) -> int:
-    """Answer --call for each target that has it, with `facts` to write; returns the highest
-    status.
-    """
-    from shipline.cli.calls import answer
+    """Answer --call: show each answer as soon as it is there; returns the highest status."""
     from shipline.cli.failures import report
 
-    status, documents, first = 0, {}, True
-    empty = stack.enter_context(TemporaryDirectory())
-    for name in sorted(requests):
-        request = requests[name]
-        if request.call.method == "build":
-            continue
-        call = replace(request.call, json=asked.json, ignore_status=asked.ignore_status)
-        contexts = {
-            key: Context(ContextKind.LOCAL, empty) if one.kind is ContextKind.TARGET else one
-            for key, one in request.build_contexts.items()
-        }
-        request = replace(request, call=call, build_contexts=contexts)
-        found = answer(request, open_sinks(mode, sys.stderr, os.environ))
-        facts[name] = found.facts
-        status = max(status, found.status)
-        if asked.json:
-            documents[name] = {
-                "build": selection.targets[name].to_json(),
-                call.method: json.loads(found.text),
-            }
-            continue
-        described = selection.targets[name].values.get("description")
-        click.echo("" if first else "\n", nl=False)
-        click.echo("\n".join(filter(None, (name, clean(described or "")))) + "\n")
-        click.echo(found.text, nl=False)
-        first = False
-        if found.failure is not None:
-            report(found.failure, settings)
+    found: dict[str, Answer] = {}
+    for name, one in _answers(requests, asked, mode):
+        if not asked.json:
+            description = clean(selection.targets[name].values.get("description") or "")
+            head = "\n".join(filter(None, (name, description)))
+            click.echo(("\n" if found else "") + f"{head}\n\n{one.text}", nl=False)
+            if one.failure is not None:
+                report(one.failure, settings)
+        found[name] = one
     if asked.json:
         groups = {name: one.to_json() for name, one in sorted(selection.groups.items())}
-        click.echo(go_json({"group": groups, "target": documents}))
-    return status
+        targets = {
+            name: {
+                "build": selection.targets[name].to_json(),
+                requests[name].call.method: json.loads(one.text),
+            }
+            for name, one in found.items()
+        }
+        click.echo(go_json({"group": groups, "target": targets}))
+    if metadata_file:
+        write_metadata(Path(metadata_file), {name: one.facts for name, one in found.items()})
+    return max(one.status for one in found.values())

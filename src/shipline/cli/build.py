@@ -76,15 +76,13 @@ def command(
 
         return call(request, open_sinks(mode, sys.stderr, os.environ), settings, name)
     _refuse_terminal(request)
-    warned: list[dict[str, Any]] = []
     if name:
         request = replace(request, vcs=request.vcs or _vcs(request, context, os.environ))
         from shipline.cli.builders import build_on_builder
 
-        response = _build(
+        response, warned = _build(
             request,
             mode,
-            warned,
             lambda step: build_on_builder(name, {"": request}, step)[""],
             lambda run, made: run.step.note(**image_facts(response_facts(made))),
         )
@@ -93,8 +91,8 @@ def command(
         return 0
     request = loaded_for_docker(request, os.environ)
     engine.enter()
-    result = _build(
-        request, mode, warned, lambda step: engine.start({"": request}, step)[""], _keep
+    result, warned = _build(
+        request, mode, lambda step: engine.start({"": request}, step)[""], _keep
     )
     write_result(request, result, warnings=warning_facts(warned, os.environ), mode=mode)
     return 0
@@ -161,33 +159,31 @@ def _keep(run: Observed, made: BuildResult) -> None:
 def _build(
     request: BuildRequest,
     mode: str,
-    warned: list[dict[str, Any]],
     work: Callable[[Step], T],
     ended: Callable[[Observed, T], object],
-) -> T:
-    """Do `work` with progress; warnings are added to `warned`, as buildx writes them."""
+) -> tuple[T, list[dict[str, Any]]]:
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
     name, facts = build_name(request), build_facts(request)
-    return shown("build", work, mode, warned, name=name, facts=facts, ended=ended)
+    return shown("build", work, mode, name=name, facts=facts, ended=ended)
 
 
 def shown(
     kind: str,
     work: Callable[[Step], T],
     mode: str,
-    warned: list[dict[str, Any]],
     *,
     name: str = "",
     facts: Mapping[str, Attribute] | None = None,
     ended: Callable[[Observed, T], object] = lambda run, found: None,
-) -> T:
-    """The result of `work`, whose progress is shown and kept; a signal cancels it. Warnings are
-    added to `warned`, as buildx writes them; `name` and `facts` are those of `observed`. `ended`
-    is called with what `work` returned while the run is still open.
+) -> tuple[T, list[dict[str, Any]]]:
+    """The result of `work`, whose progress is shown and kept, and its warnings, as buildx writes
+    them; a signal cancels it. `name` and `facts` are those of `observed`. `ended` is called with
+    what `work` returned while the run is still open.
     """
     sinks = open_sinks(mode, sys.stderr, os.environ)
     report = RunReport()
+    warned: list[dict[str, Any]] = []
 
     def note(event: Event) -> None:
         if isinstance(event, Warned) and event.more:  # of a file, not of the options
@@ -205,7 +201,7 @@ def shown(
         raise
     if name and mode in REPORTED:
         write_report(f"{kind} {name}", report, os.environ)
-    return found
+    return found, warned
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

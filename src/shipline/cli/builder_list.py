@@ -104,7 +104,7 @@ def inspect(name: str | None, bootstrap: bool, builder: str | None, timeout_s: f
     found = find_builder(other) if other else _NATIVE
     if bootstrap and other:
         drivers = [driver_of(found, one, os.environ, timeout_s=timeout_s) for one in found.nodes]
-        shown("boot", partial(boot, drivers), "auto", [])
+        shown("boot", partial(boot, drivers), "auto")
     click.echo(_text(_look([found], timeout_s)[0]), nl=False)
 
 

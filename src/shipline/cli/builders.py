@@ -208,7 +208,7 @@ def create(
     before = store.update(name, change)
     if bootstrap:
         try:
-            shown("boot", partial(boot, drivers), "auto", [])
+            shown("boot", partial(boot, drivers), "auto")
         except BaseException:
             store.remove(name) if before is None else store.save(before)
             raise

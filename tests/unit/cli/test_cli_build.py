@@ -176,7 +176,7 @@ def test_a_failed_build_is_in_the_summary_of_the_job(
         raise first
 
     with pytest.raises(StepFailed):
-        shown("build", fail, "quiet", [], name="app")
+        shown("build", fail, "quiet", name="app")
     summary = (tmp_path / "summary").read_text()
     assert summary.startswith("## build app: failed\n\n````\n")
     assert "RUN a: exit code: 1" in summary and "- linux/arm64: RUN `a```" in summary
