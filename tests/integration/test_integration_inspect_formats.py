@@ -13,7 +13,7 @@ import pytest
 
 from nodes import node
 from peers.docker import newest
-from shipline.cli.imagetools import describe, inspect_image
+from shipline.cli.inspection import describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import UsageError

@@ -10,7 +10,8 @@ import pytest
 
 from commands import run_shipline
 from nodes import node
-from shipline.cli.imagetools import Inspection, _combined, _NewImage, describe, inspect_image
+from shipline.cli.imagetools import _combined, _NewImage
+from shipline.cli.inspection import Inspection, describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import NotFound
