@@ -81,7 +81,10 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
             click.echo(json.dumps(_json(one)))
         return
     rows = [row for one in found for row in _rows(one, whole)]
-    if template == "table" or template.startswith("table "):
+    if template.replace(" ", "") == "{{json.}}":  # a row is its builder as JSON, as in buildx
+        for row in rows:
+            click.echo(json.dumps(row["Builder"]))
+    elif template == "table" or template.startswith("table "):
         own = template.partition(" ")[2]
         click.echo(table(own or _TABLE, _HEADS, _marked(rows)), nl=False)
     else:

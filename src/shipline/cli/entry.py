@@ -28,6 +28,8 @@ _WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--
     "--tlsverify"
 }
 _DEBUG = ("-D", "--debug")
+_WITH_FLAGS = ("--buildkitd-flags",)
+"""The options of buildx whose value is a flag, as in `--buildkitd-flags --debug`."""
 _BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop", "install", "uninstall")
 """Commands of buildx that are below `shipline builder`."""
 _VERSION_OF_BUILDX = ["--version", "buildx"]
@@ -78,8 +80,14 @@ def _as_buildx(arguments: list[str], environ: MutableMapping[str, str]) -> list[
     if not arguments:
         return ["--help"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    debug = [*{"-D" for word in arguments[:end] if word in _DEBUG}]
-    rest = [word for word in arguments[:end] if word not in _DEBUG] + arguments[end:]
+    debug: list[str] = []
+    rest: list[str] = []
+    for last, word in zip(["", *arguments], arguments[:end], strict=False):
+        if word in _DEBUG and last not in _WITH_FLAGS:
+            debug = ["-D"]
+        else:
+            rest.append(word)
+    rest += arguments[end:]
     if rest[:1] and rest[0] in (*_BUILDERS, "history", "version"):
         rest = _without_builder(rest, environ)
     if rest == ["version"]:
@@ -144,13 +152,17 @@ def cancel_with_docker(environ: Mapping[str, str]) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def is_buildx() -> bool:
+    """Whether docker runs this program as its buildx."""
+    return os.path.basename(sys.argv[0]) == "docker-buildx"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default that of the process; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     program = sys.argv[0] if argv is None else ""
     if arguments[:1] == ["docker-cli-plugin-metadata"]:
-        is_buildx = os.path.basename(program) == "docker-buildx"
-        print(metadata(_BUILDX if is_buildx else __version__))
+        print(metadata(_BUILDX if is_buildx() else __version__))
         return 0
     if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
         arguments = own_arguments(program, arguments, os.environ)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.cli.entry import is_interrupt
+from shipline.cli.entry import is_buildx, is_interrupt
 from shipline.errors import Cancelled, ContentError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _end_as_buildx(
     """Print the last line of a failed buildx, which actions, scripts and docker compose read, and
     before it the lines of the Dockerfile, where no box shows them: docker compose prints both.
     """
-    if os.path.basename(sys.argv[0]) != "docker-buildx":
+    if not is_buildx():
         return
     if with_source and error.span is not None and error.span.source:
         from shipline.observe import source_of_buildx

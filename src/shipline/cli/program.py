@@ -13,6 +13,7 @@ import click
 
 from shipline import __version__
 from shipline.cli.completing import complete_files
+from shipline.cli.entry import is_buildx
 from shipline.cli.failures import ProgramSettings, open_standard_streams, report
 
 
@@ -235,7 +236,8 @@ def run(arguments: list[str]) -> int:
 
         continue_from(os.environ)
     try:
-        status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
+        name = "docker buildx" if is_buildx() else "shipline"
+        status = program.main(arguments, name, standalone_mode=False, obj=settings)
         sys.stdout.flush()
     except BaseException as failure:  # every exit has a status
         return report(failure, settings)

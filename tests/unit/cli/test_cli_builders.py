@@ -73,6 +73,8 @@ def test_templates_have_a_line_for_each_builder_and_node(instances: Path) -> Non
     assert table[-1].split() == [r"\_", "farm1", "inactive"]
     document = json.loads(run("ls", "--format=json").stdout.splitlines()[-1])
     assert document["Name"] == "farm" and document["Nodes"][1]["Name"] == "farm1"
+    rows = run("ls", "--format", "{{json . }}").stdout.splitlines()
+    assert [json.loads(one) for one in rows[-3:]] == [document] * 3
 
 
 @pytest.mark.parametrize(

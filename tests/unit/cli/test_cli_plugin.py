@@ -49,6 +49,11 @@ BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"
         ),
         (BUILDX, "buildx inspect --bootstrap --builder=b", "builder inspect --bootstrap"),
         (BUILDX, "buildx build --builder b .", "build --builder b ."),
+        (
+            BUILDX,
+            "buildx create --buildkitd-flags --debug --debug",
+            "-D builder create --buildkitd-flags --debug",
+        ),
         (BUILDX, "build .", "build ."),
     ],
 )
@@ -131,6 +136,15 @@ def test_a_failure_in_json_shows_the_lines_of_the_dockerfile_as_buildx(
         "-" * 20,
     ]
     assert re.match("ERROR: target (one|two): failed to solve: dockerfile parse", last)
+
+
+def test_help_names_the_command_that_was_called(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for program, named in (BUILDX, "docker buildx"), (PLUGIN, "shipline"):
+        monkeypatch.setattr("sys.argv", [program])
+        main(["build", "--help"])
+        assert capfd.readouterr().out.startswith(f"Usage: {named} build [OPTIONS]")
 
 
 def test_what_a_plugin_starts_is_no_plugin() -> None:
