@@ -94,7 +94,7 @@ EOT
     done = bake(shipline, place).ok()
     assert (place / "out" / "kind").read_text() == "tools\nmade\n"
     assert (place / "out" / "copied").read_text() == "made\n"
-    assert "[tools] " in done.err and "[default] " in done.err
+    assert "[tools 2/2] RUN" in done.err and "[default 3/3] RUN" in done.err
 
 
 def test_a_linked_target_serves_each_platform(

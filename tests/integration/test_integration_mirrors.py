@@ -51,7 +51,7 @@ class Mirrored:
 @pytest.fixture
 def mirrors(base_images: Registry, tmp_path: Path) -> Iterator[Mirrored]:
     with FaultProxy(base_images.port) as far, FaultProxy(base_images.port) as near:
-        far.break_next(Delay(0.8), times=1)
+        far.break_next(Delay(3.0), times=1)
         far.break_next(Answer(500), target="/blobs/", times=99)
         yield Mirrored(far, near, tmp_path / "home")
 
