@@ -158,6 +158,16 @@ def sleep(seconds: float) -> None:
     scope().sleep(seconds)
 
 
+def repeat(every_s: float, work: Callable[[], object]) -> None:
+    """Call `work` every `every_s` seconds, not at once, until the scope is cancelled. Raises what
+    `work` raises.
+    """
+    with suppress(Cancelled):
+        while True:
+            sleep(every_s)
+            work()
+
+
 def exclusively(fd: int) -> None:
     """Take the lock of an open file alone, for `locked`. Raises BlockingIOError if it is held."""
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from shipline.tasks import (
     check,
     on_cancel,
     ordered_map,
+    repeat,
     run_all,
     scope,
     sleep,
@@ -429,3 +430,17 @@ def test_a_failure_that_passes_through_nested_groups_is_no_other() -> None:
         tasks = [group.start(inner)]
         tasks.append(group.start(tasks[0].result))
     assert raised.value.others == ()
+
+
+def test_work_is_repeated_until_the_scope_is_cancelled() -> None:
+    calls: list[int] = []
+
+    with TaskGroup() as group:
+
+        def work() -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                group.scope.cancel()
+
+        group.start(repeat, 0.001, work)
+    assert len(calls) == 3

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from shipline.errors import Cancelled, ShiplineError, UsageError
+from shipline.errors import ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries, subject_of_tag
@@ -416,30 +416,22 @@ def collect(
         storage.collecting.release()
 
 
-def collect_forever(
+def collect_logged(
     storage: Storage,
     options: GcOptions,
-    *,
-    on_report: Callable[[GcReport | None], object] = lambda report: None,
-    publish: Publish = lambda event: None,
+    on_report: Callable[[GcReport | None], object],
+    publish: Publish,
 ) -> None:
-    """Collect periodically until the scope is cancelled; `on_report` gets each report, None for a
-    failed run.
+    """Collect at a low duty cycle, and log the result; nothing happens while another collection
+    runs. `on_report` gets the report, None for a failed run.
     """
-    if options.every is None:
-        return
     try:
-        while True:
-            sleep(max(options.every.seconds, 1.0))
-            try:
-                report = collect(storage, options, duty_cycle=_DUTY_CYCLE, publish=publish)
-            except UsageError:  # one that an operator started is running
-                continue
-            except (OSError, ShiplineError) as error:
-                _log.error("garbage collection failed: %s", error)
-                on_report(None)
-                continue
-            _log.info("collected %s", json.dumps(report.to_json()))
-            on_report(report)
-    except Cancelled:
+        report = collect(storage, options, duty_cycle=_DUTY_CYCLE, publish=publish)
+    except UsageError:  # one that an operator started is running
         return
+    except (OSError, ShiplineError) as error:
+        _log.error("garbage collection failed: %s", error)
+        on_report(None)
+        return
+    _log.info("collected %s", json.dumps(report.to_json()))
+    on_report(report)

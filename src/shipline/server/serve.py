@@ -10,18 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from shipline.errors import Cancelled, ConfigError
+from shipline.errors import ConfigError
 from shipline.server.access import AccessControl, ProjectUsage, check_access, open_access_control
-from shipline.server.admission.retention import retain_forever
+from shipline.server.admission.retention import retain_logged
 from shipline.server.admission.rules import AdmissionRules, size_limit
 from shipline.server.app import make_app
 from shipline.server.cdn import Cdn, PurgeList, purge_routes
 from shipline.server.events import NodeEvent
-from shipline.server.gc import GcReport, collect_forever
+from shipline.server.gc import GcReport, collect_logged
 from shipline.server.hooks import Webhooks, hook_routes
 from shipline.server.http import Route
 from shipline.server.jobs import Job, collection, job_routes, retention
-from shipline.server.journal import Journal
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
@@ -29,7 +28,6 @@ from shipline.server.node import RegistryNode, publish
 from shipline.server.problems import Problem
 from shipline.server.replication import (
     Followers,
-    JournalSection,
     Replicate,
     Replication,
     add_replication_gauges,
@@ -44,7 +42,7 @@ from shipline.server.storage import Storage
 from shipline.server.uploads import UploadStore
 from shipline.server.upstreams.pull_through import PullThrough
 from shipline.server.upstreams.upstream import Connect
-from shipline.tasks import TaskGroup, sleep
+from shipline.tasks import TaskGroup, repeat
 from shipline.telemetry.server_spans import ServerSpans
 
 
@@ -150,9 +148,9 @@ class Assembly:
             node.spans.start(group)
         on_report = partial(_count_collection, node.metrics)
         notify = partial(publish, node.listeners)
-        group.start(
-            collect_forever, storage, section.collection, on_report=on_report, publish=notify
-        )
+        if section.collection.every is not None:
+            collect = partial(collect_logged, storage, section.collection, on_report, notify)
+            group.start(repeat, max(section.collection.every.seconds, 1.0), collect)
         if node.pull_through is not None:
             node.pull_through.start(group)
         for job in self.jobs:
@@ -160,10 +158,11 @@ class Assembly:
         for replication in self.replications:
             replication.start(group)
         if section.policy.retention:
-            policy, admission = section.policy, node.admission
-            group.start(
-                retain_forever, storage, node.manifests, policy, admission=admission, publish=notify
+            rules, every_s = section.policy.retention, section.policy.retention_every.seconds
+            retain = partial(
+                retain_logged, storage, node.manifests, rules, node.admission, publish=notify
             )
+            group.start(repeat, every_s, retain)
 
 
 def _cdn(
@@ -334,8 +333,11 @@ def _serve(
 
     with TaskGroup() as group:
         try:
-            group.start(_expire, assembly.node.uploads, section.limits.upload_expiry.seconds)
-            group.start(_trim, assembly.node.storage.journal, section.journal)
+            age_s = section.limits.upload_expiry.seconds
+            expire = partial(assembly.node.uploads.expire, age_s)
+            group.start(repeat, min(_EXPIRE_EVERY_S, max(age_s, 1.0)), expire)
+            trim = partial(journal.trim, section.journal.entries, section.journal.age.seconds)
+            group.start(repeat, _TRIM_EVERY_S, trim)
             assembly.start(group)
             run(
                 make_app(assembly.node),
@@ -372,24 +374,6 @@ def _warnings(section: RegistrySection, access_control: AccessControl) -> Iterat
             "this edge has neither upstreams nor a replication from another registry, and serves "
             "only what is pushed to it"
         )
-
-
-def _expire(uploads: UploadStore, age_s: float) -> None:
-    try:
-        while True:
-            sleep(min(_EXPIRE_EVERY_S, max(age_s, 1.0)))
-            uploads.expire(age_s)
-    except Cancelled:
-        return
-
-
-def _trim(journal: Journal, section: JournalSection) -> None:
-    try:
-        while True:
-            sleep(_TRIM_EVERY_S)
-            journal.trim(section.entries, section.age.seconds)
-    except Cancelled:
-        return
 
 
 def _check_room(limits: LimitsSection, free_bytes: Callable[[], int], size: int) -> None:

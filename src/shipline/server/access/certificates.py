@@ -20,11 +20,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.errors import Cancelled, ConfigError, ShiplineError
+from shipline.errors import ConfigError, ShiplineError
 from shipline.files import write_durably
 from shipline.server.access.section import TlsSection
 from shipline.server.layout import sync_directory
-from shipline.tasks import sleep
+from shipline.tasks import repeat
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -293,14 +293,14 @@ def watch_certificates(
     certificates before they expire; if it raises ShiplineError, the current ones stay in use.
     """
     seen = _file_stamps(certificates)
-    try:
-        while True:
-            sleep(every_s)
-            if try_renew(renew) and _file_stamps(certificates) != seen:
-                seen = _file_stamps(certificates)
-                reload()
-    except Cancelled:
-        return
+
+    def check() -> None:
+        nonlocal seen
+        if try_renew(renew) and _file_stamps(certificates) != seen:
+            seen = _file_stamps(certificates)
+            reload()
+
+    repeat(every_s, check)
 
 
 def try_renew(renew: Renew | None) -> bool:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shipline.errors import Cancelled
 from shipline.oci import Digest
 from shipline.server.admission.protocol import Admission
-from shipline.server.admission.section import AdmissionSection, RetentionRule, matches_any
+from shipline.server.admission.section import RetentionRule, matches_any
 from shipline.server.events import NodeEvent, Publish
 from shipline.server.http import ANYONE
 from shipline.server.manifests import Manifests, TaggedDigest
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
-from shipline.tasks import sleep
 from shipline.trust import statement_subject
 from shipline.values import replace
 
@@ -101,27 +98,21 @@ def _event(gone: RetentionDecision, actor: str) -> NodeEvent:
     )
 
 
-def retain_forever(
+def retain_logged(
     storage: Storage,
     manifests: Manifests,
-    section: AdmissionSection,
-    *,
+    rules: Sequence[RetentionRule],
     admission: Admission,
-    publish: Publish = lambda event: None,
+    publish: Publish,
 ) -> None:
-    """Run retention periodically until the scope is cancelled."""
-    with suppress(Cancelled):
-        while True:
-            sleep(section.retention_every.seconds)
-            try:
-                decisions = retain(
-                    storage, manifests, section.retention, admission=admission, publish=publish
-                )
-            except OSError:
-                _log.exception("retention failed; retrying in %s", section.retention_every)
-                continue
-            removed = sum(not decision.kept for decision in decisions)
-            _log.info("retention removed %d tags and kept %d", removed, len(decisions) - removed)
+    """`retain`, but log the result, and also a failure of the disk."""
+    try:
+        decisions = retain(storage, manifests, rules, admission=admission, publish=publish)
+    except OSError:
+        _log.exception("retention failed; it is tried again")
+        return
+    removed = sum(not decision.kept for decision in decisions)
+    _log.info("retention removed %d tags and kept %d", removed, len(decisions) - removed)
 
 
 def _apply(
