@@ -238,8 +238,8 @@ class PlannedStep:
     @property
     def shown(self) -> dict[str, str]:
         """The attributes of the span of the step."""
-        above = [one for name, one in self.parts.items() if name.startswith(_ABOVE)]
-        return {"stage": self.name, "vertex": self.key, "inputs": " ".join(above)}
+        inputs = [key for name, key in self.parts.items() if name.startswith(_NEEDED)]
+        return {"stage": self.name, "vertex": self.key, "inputs": " ".join(inputs)}
 
     @property
     def name(self) -> str:
@@ -285,7 +285,7 @@ class Plan:
         }
 
 
-_ABOVE = "step "  # before the name of a step that another one needs
+_NEEDED = "step "  # before the name of a needed step in `parts`
 
 
 def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
@@ -300,9 +300,9 @@ def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
             return
         for needed in (*step.needs, *step.needs_some):
             add(declared[needed])
-        above = {needed: planned[needed].key for needed in step.needs}
-        key = _key(step, inputs.work_tree, [*above.values()])
-        parts = _parts(step, inputs.work_tree, above)
+        needed_keys = {needed: planned[needed].key for needed in step.needs}
+        key = _key(step, inputs.work_tree, [*needed_keys.values()])
+        parts = _parts(step, inputs.work_tree, needed_keys)
         planned[step.name] = PlannedStep(step, key, _skip(step, inputs, planned), parts)
 
     for step in declared.values():
@@ -310,12 +310,14 @@ def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
     return Plan(inputs, tuple(planned.values()))
 
 
-def _key(step: PipelineStep, work_tree: WorkTree, above: list[str]) -> str:
-    parts = ["step/2", work_tree.commit, work_tree.tree, step.name, step.compared, above]
+def _key(step: PipelineStep, work_tree: WorkTree, needed_keys: list[str]) -> str:
+    parts = ["step/2", work_tree.commit, work_tree.tree, step.name, step.compared, needed_keys]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _parts(step: PipelineStep, work_tree: WorkTree, above: Mapping[str, str]) -> dict[str, str]:
+def _parts(
+    step: PipelineStep, work_tree: WorkTree, needed_keys: Mapping[str, str]
+) -> dict[str, str]:
     compared = step.compared
     settings = compared if isinstance(compared, Mapping) else {"settings": compared}
     return {
@@ -325,7 +327,7 @@ def _parts(step: PipelineStep, work_tree: WorkTree, above: Mapping[str, str]) ->
             str(name): hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
             for name, one in settings.items()
         },
-        **{f"{_ABOVE}{name}": key for name, key in above.items()},
+        **{f"{_NEEDED}{name}": key for name, key in needed_keys.items()},
     }
 
 

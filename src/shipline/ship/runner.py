@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from shipline.supply import PrivateKey
 
 
-_AGAIN_S = 0.05
+_POLL_S = 0.05
 
 
 def ship(
@@ -179,15 +179,15 @@ class StepRunner:
     at_once: Limiter = field(default_factory=lambda: Limiter(max(4, 2 * CPUS)))
 
     def run(self, span: Span) -> Waiting | None:
-        """Run all steps; returns what the first of those waits for that do. Raises what the first
-        failing step raised, once the others have ended.
+        """Run all steps; returns what the first waiting step waits for, None if no step waits.
+        Raises what the first failing step raised, once the others have ended.
         """
         tasks: dict[str, Task[_End]] = {}
         with TaskGroup() as group:
             for planned in self.context.plan.steps:
-                above = [tasks[name] for name in planned.step.needs]
-                some = [tasks[name] for name in planned.step.needs_some]
-                tasks[planned.name] = group.start(self._step, planned, above, some, span)
+                needed = [tasks[name] for name in planned.step.needs]
+                quorum = [tasks[name] for name in planned.step.needs_some]
+                tasks[planned.name] = group.start(self._step, planned, needed, quorum, span)
         ends = [task.result() for task in tasks.values()]
         if failures := [end.failure for end in ends if end.failure is not None]:
             raise failures[0]
@@ -196,11 +196,14 @@ class StepRunner:
     def _step(
         self,
         planned: PlannedStep,
-        above: Sequence[Task[_End]],
-        some: Sequence[Task[_End]],
+        needed: Sequence[Task[_End]],
+        quorum: Sequence[Task[_End]],
         span: Span,
     ) -> _End:
-        ends = [task.result() for task in above]
+        """Run a step once those that it needs have ended, unless it is skipped, or an earlier run
+        did it. Raises what the step raised, unless `keep_going` is set.
+        """
+        ends = [task.result() for task in needed]
         if any(end.stopped for end in ends):
             return _End(stopped=True)
         reused = all(end.reused for end in ends)
@@ -213,27 +216,27 @@ class StepRunner:
                 shown.note(parts=json.dumps(planned.parts))
                 shown.cached()
             return _End(reused=True)
-        missed = self._missed(planned.step, some)
+        missed = self._missed(planned.step, quorum)
         end = self._run(planned, span, missed)
         # a step that is only repeated has restored what the steps after it depend on
         return replace(end, reused=reused and planned.step.repeated and not end.stopped)
 
-    def _missed(self, step: PipelineStep, some: Sequence[Task[_End]]) -> RegistryError | None:
-        """Wait until enough of those that a step needs some of have passed; the failure if too few
-        can.
+    def _missed(self, step: PipelineStep, quorum: Sequence[Task[_End]]) -> RegistryError | None:
+        """Wait until `at_least` steps of the quorum have passed, or too many have failed for that;
+        returns the failure then.
         """
         while True:
             ended = {
                 name: task.result()
-                for name, task in zip(step.needs_some, some, strict=True)
+                for name, task in zip(step.needs_some, quorum, strict=True)
                 if task.settled
             }
             failed = [name for name, end in ended.items() if end.stopped]
             if len(ended) - len(failed) >= step.at_least:
                 return None
-            if len(some) - len(failed) < step.at_least:
+            if len(quorum) - len(failed) < step.at_least:
                 return self._too_few(step, failed)
-            sleep(_AGAIN_S)
+            sleep(_POLL_S)
 
     def _too_few(self, step: PipelineStep, failed: Sequence[str]) -> RegistryError:
         error = RegistryError(
@@ -318,7 +321,9 @@ class StepRunner:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The outcome of a step for those that need it."""
+    """How a step ended, for those that need it: `reused` from an earlier run, or `stopped`, so that
+    they do not run.
+    """
 
     reused: bool = False
     stopped: bool = False

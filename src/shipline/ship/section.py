@@ -389,15 +389,17 @@ def _check_targets(targets: Mapping[str, TargetSection]) -> None:
     for name, target in targets.items():
         if not _TARGET.match(name):
             raise ConfigError(f"targets: {name!r} is not a name of letters, digits, _ and -")
-        if twin := next((one for one in targets if _equal(one, name) and one != name), ""):
+        if twin := next(
+            (one for one in targets if _share_variables(one, name) and one != name), ""
+        ):
             raise ConfigError(f"targets: {name} and {twin} have the same names of variables")
         for used in target.targets:
             if used not in targets:
                 known = ", ".join(targets)
                 raise ConfigError(f"targets.{name}.contexts: there is no target {used!r}: {known}")
     edges = {name: target.targets for name, target in targets.items()}
-    if circle := _circle(edges):
-        raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(circle)}")
+    if cycle := _find_cycle(edges):
+        raise ConfigError(f"targets: they are contexts of each other: {' -> '.join(cycle)}")
     if targets and all(target.image is None for target in targets.values()):
         raise ConfigError("targets: none of them has an image")
     for name in _unused(targets):
@@ -413,8 +415,8 @@ def _unused(targets: Mapping[str, TargetSection]) -> Iterator[str]:
     return (name for name, one in targets.items() if one.image is None and name not in used)
 
 
-def _equal(one: str, other: str) -> bool:
-    """Whether variables of both have one name."""
+def _share_variables(one: str, other: str) -> bool:
+    """Whether the variables of both targets have the same names."""
     return one.upper().replace("-", "_") == other.upper().replace("-", "_")
 
 
@@ -470,12 +472,12 @@ def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]
                 raise ConfigError(
                     f"{place}: needs {needed!r}, which is not a step; there is {known}"
                 )
-    if circle := _circle(edges):
-        raise ConfigError(f"steps: they wait for each other: {' -> '.join(circle)}")
+    if cycle := _find_cycle(edges):
+        raise ConfigError(f"steps: they wait for each other: {' -> '.join(cycle)}")
 
 
-def _circle(edges: Mapping[str, Iterable[str]]) -> list[str]:
-    """Names that lead back to the first of them; none without a cycle."""
+def _find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names in a cycle, the first one again at the end; empty without a cycle."""
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
