@@ -53,8 +53,8 @@ class CellCondition:
 
 @dataclass(frozen=True, slots=True)
 class NextRelease:
-    """The images that come next. `mine`: an approval by who looks would count; `ready`: nothing
-    blocks them.
+    """The images that come next, and `possible`, when they may at the earliest, in Unix time.
+    `mine` is whether an approval by the person who reads the page would count.
     """
 
     deployment: Deployment
@@ -68,15 +68,15 @@ class NextRelease:
 
     @property
     def refused(self) -> tuple[Blocker, ...]:
-        """What time and approvals do not change."""
+        """The blockers that neither time nor approvals remove."""
         return tuple(one for one in self.blockers if not one.waits)
 
 
 @dataclass(frozen=True, slots=True)
 class BoardCell:
-    """An environment: `current` is what it has, None for nothing. `settled` is whether that is what
-    the last environment has. `actions` can be asked for with a form. With `stepwise`, what comes
-    next gets its traffic step by step.
+    """An environment. `current` is what it has, None for nothing; `settled` is whether the last
+    environment has the same. `actions` are the names of forms on the page. `stepwise` is whether
+    `next` gets its traffic step by step.
     """
 
     name: str
@@ -93,7 +93,7 @@ class BoardCell:
 
     @property
     def waits(self) -> str:
-        """What is wanted of people here, as one line; empty if nothing is."""
+        """What people must do here, as one line; empty if nothing."""
         if self.condition.kind.partition(" ")[0] in ("bad", "warn"):
             return f"{self.condition.word}: {self.condition.reason}".removesuffix(": ")
         if self.next is None:
@@ -111,18 +111,20 @@ class BoardCell:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentBoard:
+    """All environments of an app, for a person, `Name <address>`."""
+
     app: str
     cells: tuple[BoardCell, ...]
     person: str
 
     @property
     def waiting(self) -> tuple[BoardCell, ...]:
-        """Environments where people are waited for."""
+        """The environments that wait for people."""
         return tuple(cell for cell in self.cells if cell.waits)
 
     @property
     def mine(self) -> int:
-        """How many of those wait for who looks."""
+        """The number of environments that wait for an approval by `person`."""
         return sum(1 for cell in self.waiting if cell.next is not None and cell.next.mine)
 
 

@@ -38,14 +38,15 @@ class ProjectCheck:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What the files of one language tell: `manager` installs, `start` runs the program, empty
-    where nothing tells how; `needs` tells that there is something to install for it to run.
+    """A project as the files of one language describe it. Commands are empty if they are unknown.
 
-    `locked` tells that a file fixes the versions of dependencies, where the language has one;
-    `build` is the command that makes the program, and `site` the directory of the static site that
-    it makes; `installs` tells that the project is a package that is installed itself, `listed` that
-    its file names what it depends on, and `versioned` that git tells its version while it is built;
-    `getting` is the command that gets the manager, where the toolchain does not bring it.
+    `manager` installs the dependencies, and `getting` is the command that installs the manager, if
+    the toolchain does not include it. `start` runs the program, `build` builds it, `site` is the
+    directory of the static site that `build` writes.
+
+    `needs` is whether the program needs anything installed to run, `locked` whether a file fixes
+    the versions of dependencies, `listed` whether pyproject.toml lists them, `installs` whether the
+    project itself is installed as a package, `versioned` whether its version comes from git.
     """
 
     toolchain: Toolchain
