@@ -10,7 +10,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,17 +103,20 @@ class BuilderStore:
         )
 
     def save(self, builder: Builder) -> None:
-        self.update(builder.name, lambda _: builder)
+        with self.changing(builder.name):
+            self.write(builder)
 
-    def update(self, name: str, change: Callable[[Builder | None], Builder]) -> Builder | None:
-        """Save what `change` makes of the builder, None if there is none of that name; the builder
-        as it was. No other process changes it at the same time.
+    @contextmanager
+    def changing(self, name: str) -> Iterator[Builder | None]:
+        """The builder of that name, None if there is none, for a block in which no other process
+        changes it; `write` there keeps what became of it.
         """
         check_name(name)
         with self._changing():
-            before = self.find(name)
-            self._write(f"instances/{name}", _format(change(before)))
-        return before
+            yield self.find(name)
+
+    def write(self, builder: Builder) -> None:
+        self._write(f"instances/{builder.name}", _format(builder))
 
     def touch(self, name: str) -> None:
         """Note that a builder is used now; quiet about a directory that cannot be written."""

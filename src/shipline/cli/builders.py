@@ -170,16 +170,12 @@ def create(
     if (append or leave) and not name:
         raise FlagConflict("--append and --leave change a builder", hint="name it with --name")
     name = name or f"builder-{secrets.token_hex(3)}"
-    if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
-        raise UsageError(
-            f"--name: {name} is a builder that is always there",
-            code="builder-exists",
-            hint="choose another",
-        )
+    _check_free(name)
     if leave and not node:
         raise FlagConflict("--leave takes a node out of a builder", hint="name it with --node")
     if leave:
-        store.update(name, lambda before: without_node(_existing(name, before), node))
+        with store.changing(name) as before:
+            store.write(without_node(_existing(name, before), node))
         return
     asked = NodeRequest(
         node,
@@ -190,8 +186,7 @@ def create(
         flags,
         configuration,
     )
-
-    def change(before: Builder | None) -> Builder:
+    with store.changing(name) as before:
         if append:
             _existing(name, before)
         elif before is not None and not node:
@@ -201,20 +196,26 @@ def create(
                 hint=f"add a node with --append, or remove it: shipline builder rm {name}",
             )
         builder, made = with_new_node(name, before, asked, os.environ, store.directory)
-        drivers.append(driver_of(builder, made, os.environ, timeout_s=timeout_s))
-        return builder
-
-    drivers: list[Driver] = []
-    before = store.update(name, change)
+        daemon = driver_of(builder, made, os.environ, timeout_s=timeout_s)
+        store.write(builder)
     if bootstrap:
         try:
-            shown("boot", partial(boot, drivers), "auto")
+            shown("boot", partial(boot, [daemon]), "auto")
         except BaseException:
             store.remove(name) if before is None else store.save(before)
             raise
     if use:
         store.select(name)
     click.echo(name)
+
+
+def _check_free(name: str) -> None:
+    if name in (NATIVE, DOCKER, "default", *docker_contexts(os.environ)):
+        raise UsageError(
+            f"--name: {name} is a builder that is always there",
+            code="builder-exists",
+            hint="choose another",
+        )
 
 
 def _existing(name: str, builder: Builder | None) -> Builder:
