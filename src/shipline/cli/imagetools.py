@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,7 +26,7 @@ from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.content import MemoryStore, copy_graph, fetch_all
 from shipline.errors import FlagConflict, MissingFlag, NotFound, UsageError
-from shipline.images import OpenImage, Place, Places, image_tree, parse_place
+from shipline.images import OpenImage, Place, Places, TagMoved, image_tree, parse_place
 from shipline.oci import (
     CONFIG_LIMIT,
     MANIFEST_LIMIT,
@@ -39,6 +40,7 @@ from shipline.oci import (
     combine,
     parse_manifest,
 )
+from shipline.tasks import sleep
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PLATFORM_FIELDS = ("architecture", "os", "os.version", "os.features", "variant")
+_TRIES, _PAUSE_S = 12, (0.05, 0.5)  # where several append to one tag at once
 
 _builder = click.option("--builder", hidden=True, expose_value=False)
 """buildx reads the settings of registries from it; here they are those of this machine."""
@@ -191,19 +194,25 @@ def create(
     named = _sources(given, targets)
     with ExitStack() as stack:
         remotes = OpenRepositories(stack)
-        inspected = [*(_existing(remotes, targets[:1]) if append else ())]
-        inspected += [_inspect_source(remotes, *source) for source in named]
-        new = _combined(inspected, extra, prefer_index is not False, wanted)
+        added = [_inspect_source(remotes, *source) for source in named]
+
+        def write(existing: Sequence[Inspection]) -> _NewImage:
+            inspected = [*existing, *added]
+            new = _combined(inspected, extra, prefer_index is not False, wanted)
+            for name in () if dry_run else targets:
+                for image in inspected:
+                    if image.reference.name != name.name:
+                        for part in new.parts_of(image):
+                            copy_graph(image.repository, remotes(name), part)
+            return new
+
         if dry_run:
-            click.echo(new.raw.decode())
+            click.echo(write(_existing(remotes, targets[:1]) if append else ()).raw.decode())
             return
-        for name in targets:
-            repository = remotes(name)
-            for image in inspected:
-                if image.reference.name != name.name:
-                    for part in new.parts_of(image):
-                        copy_graph(image.repository, repository, part)
-            repository.tag(new.target, MemoryStore(new.raw), name.tag)
+        new = _append(remotes, targets[0], write) if append else write(())
+        for number, name in enumerate(targets):
+            if number or not append:
+                remotes(name).tag(new.target, MemoryStore(new.raw), name.tag)
             if progress not in ("none", "quiet"):
                 click.echo(f"{name}@{new.target.digest}", err=True)
     if metadata_file is not None:
@@ -309,12 +318,35 @@ class OpenRepositories:
         return self._opened[reference.name]
 
 
-def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterable[Inspection]:
+def _append(
+    remotes: OpenRepositories, name: Reference, write: Callable[[Sequence[Inspection]], _NewImage]
+) -> _NewImage:
+    """Move the tag to what `write` makes of its image, again where another writer moved it
+    meanwhile. Where the registry has no conditional write it is read again after the time in which
+    another one, who had read it before, may have written it.
+    """
+    import random  # only needed here
+
+    repository = remotes(name).unmirrored
+    for _ in range(_TRIES):
+        existing = _existing(remotes, [name])
+        new = write(existing)
+        before = existing[0].descriptor.digest if existing else None
+        began = time.monotonic()
+        if repository.swap(new.target, MemoryStore(new.raw), name.tag, before):
+            sleep(2 * (time.monotonic() - began))
+            if any(map(new.is_in, _existing(remotes, [name]))):
+                return new
+        sleep(random.uniform(*_PAUSE_S))
+    raise TagMoved(name.tag)
+
+
+def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> list[Inspection]:
+    found = []
     for name in targets:
-        try:
-            yield inspect_image(remotes(name).unmirrored, name)
-        except NotFound:
-            continue
+        with suppress(NotFound):
+            found.append(inspect_image(remotes(name).unmirrored, name))
+    return found
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
@@ -345,6 +377,13 @@ class _NewImage(Struct, frozen=True):
         if self.kept is None:
             return [image.descriptor]
         return [one.plain for one in image.part().descriptors if one.digest in self.kept]
+
+    def is_in(self, image: Inspection) -> bool:
+        """Whether `image` is this one, or an index with all of it."""
+        if image.descriptor.digest == self.target.digest:
+            return True
+        parts = {one.digest for one in image.part().descriptors}
+        return self.kept is not None and self.kept <= parts
 
 
 def _combined(

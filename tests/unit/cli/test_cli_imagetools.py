@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,28 @@ def test_images_are_combined_and_read_back_over_the_network(
     assert raw.startswith('{\n  "schemaVersion": 2,\n  "mediaType": ')
     seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
     assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)
+
+
+def test_images_that_are_appended_at_once_are_all_kept(registry: str) -> None:
+    from shipline.registry import Client
+
+    platforms = [Platform("linux", f"arch{number}") for number in range(6)]
+    name = Reference.parse(f"{registry}/team/all:1")
+    local = MemoryStore()
+    with Client() as client:
+        repository = client.repository(name)
+        for platform in platforms:
+            image = add_image(local, platform, platform.architecture).descriptor
+            copy_graph(local, repository, image)
+            repository.tag(image, local, platform.architecture)
+    append = ("imagetools", "create", "--append", "-t", str(name))
+    sources = [f"{name.name}:{platform.architecture}" for platform in platforms]
+    with ThreadPoolExecutor(len(platforms)) as pool:
+        for done in pool.map(lambda source: run_shipline(*append, source), sources):
+            assert done.returncode == 0, done.stderr
+    index = json.loads(run_shipline("imagetools", "inspect", "--raw", str(name)).stdout)
+    kept = {one["platform"]["architecture"] for one in index["manifests"]}
+    assert kept == {platform.architecture for platform in platforms}
 
 
 def test_a_source_may_be_a_descriptor_or_a_digest_whose_platform_and_annotations_count(
