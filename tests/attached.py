@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from shipline.content import MemoryStore, copy_graph
+from shipline.content import Fetcher, MemoryStore, copy_graph
 from shipline.errors import ContentError
 from shipline.oci import (
     NO_ANNOTATIONS,
     Descriptor,
+    Digest,
     ImageConfig,
     Index,
     Manifest,
@@ -48,6 +49,13 @@ class Repository(MemoryStore):
             descriptor = Descriptor.of(content, parsed.media_type)
             found.append(replace(descriptor, artifact_type=kind, annotations=parsed.annotations))
         return tuple(one for one in found if artifact_type in ("", one.artifact_type))
+
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        known = self.tags.get(tag)
+        if (None if known is None else known.digest) != before:
+            return False
+        self.tag(target, source, tag)
+        return True
 
     def delete(self, reference: str) -> None:
         self.blobs = {

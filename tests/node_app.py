@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from shipline.content import Advance, Fetcher, MemoryStore, fetch_all
-from shipline.oci import Descriptor, media, parse_manifest
+from shipline.oci import Descriptor, Digest, media, parse_manifest
 from shipline.server import Application, Storage, make_app
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.rules import AdmissionRules
@@ -203,6 +203,10 @@ class NodeRepository(StoredEvidence):
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
         document = parse_manifest(fetch_all(source, target, BIG), target.media_type)
         self._app.node.manifests.put(self.name, target.digest, document, (tag,))
+
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        self.tag(target, source, tag)  # nothing else writes
+        return True
 
     @contextmanager
     def ingest(self) -> Iterator[Any]:

@@ -5,6 +5,7 @@ Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 
@@ -190,7 +191,9 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
 
             sleep(random.uniform(*_REFERRER_PAUSE_S))
             before = _from_tag(api, parsed.subject.digest)
+        began = time.monotonic()
         _put_index(api, parsed.subject.digest, Index.make((*before, entry)))
+        sleep(2 * (time.monotonic() - began))  # others who had read it before have written it
     if all(referrer.digest != target.digest for referrer in _from_tag(api, parsed.subject.digest)):
         raise RegistryError(
             f"{api.host}: other clients keep overwriting {referrers_tag(parsed.subject.digest)}",

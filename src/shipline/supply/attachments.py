@@ -5,6 +5,7 @@ written, and copied along with the image.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ the bundle.
 
 _EMPTY = b"{}"
 _NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
-_TRIES = 6
+_TRIES = 12
 _PAUSE_S = (0.1, 0.6)  # between tries, where others attach to the same image
 
 
@@ -75,19 +76,25 @@ def attach_layers(
     """Add layers to the manifest under the tag of `target`, and remove those in `drop`; others are
     kept.
 
-    Registries have no conditional writes: the tag is read again after writing, and what another
-    writer removed is added again.
+    Most registries have no conditional writes: the tag is read again after the time in which
+    another writer, who had read it before, may have replaced it. What is missing is added again.
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
     new = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
     for piece in pieces:
         repository.push(piece.descriptor.plain, MemoryStore(piece.content))
-    for _ in range(_TRIES):
-        manifest = _extended(_current(repository, tag), pieces, drop)
+    for attempt in range(_TRIES):
+        if attempt:
+            sleep(random.uniform(*_PAUSE_S))
+        known, before = _current(repository, tag)
+        manifest = _extended(before, pieces, drop)
         store = MemoryStore(_config(manifest.layers), manifest.raw)
         repository.push(manifest.config, store)
-        repository.tag(manifest.descriptor, store, tag)
-        after = _current(repository, tag)
+        began = time.monotonic()
+        if not repository.swap(manifest.descriptor, store, tag, known):
+            continue
+        sleep(2 * (time.monotonic() - began))
+        _, after = _current(repository, tag)
         kept = (
             {(layer.digest, *layer.annotations.items()) for layer in after.layers}
             if after
@@ -166,14 +173,14 @@ def _contended(target: Descriptor) -> ContentError:
     )
 
 
-def _current(repository: Attachable, tag: str) -> Manifest | None:
+def _current(repository: Attachable, tag: str) -> tuple[Digest | None, Manifest | None]:
     try:
         descriptor = repository.resolve(tag)
     except NotFound:
-        return None
+        return None, None
     manifest = fetch_document(repository, descriptor)
     if isinstance(manifest, Manifest):
-        return manifest
+        return descriptor.digest, manifest
     raise ContentError(
         f"{tag} is not a manifest with signatures",
         code="signature-invalid",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Protocol, runtime_checkable
 
-from shipline.content import Fetcher, Repository, Resolver, fetch_all, fetch_document
+from shipline.content import Fetcher, Repository, Resolver, Swapper, fetch_all, fetch_document
 from shipline.errors import ContentError, NotFound
 from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.supply.envelopes import (
@@ -39,7 +39,7 @@ class StatementSource(Fetcher, Resolver, Referring, Protocol):
     """Where statements are read from: a registry, or the storage of a node."""
 
 
-class Attachable(Repository, Referring, Protocol):
+class Attachable(Repository, Referring, Swapper, Protocol):
     """Where statements are attached to images."""
 
 

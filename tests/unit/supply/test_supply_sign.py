@@ -18,6 +18,7 @@ from shipline.supply import (
     Form,
     Identity,
     SignatureRefused,
+    attachments,
     examine,
     generate_key,
     sign,
@@ -221,7 +222,47 @@ def test_what_was_overwritten_later_is_written_again() -> None:
     assert len(layers(store, store.image)) == 2
 
 
-def test_endless_contention_is_told() -> None:
+class EarlyContended(Repository):
+    """Another signer writes the tag after we have read it, before we write it."""
+
+    image: Descriptor
+    others = 0
+
+    def push(
+        self, target: Descriptor, source: Fetcher, advance: Callable[[int], None] | None = None
+    ) -> None:
+        super().push(target, source, advance)
+        if self.others > 0 and b"rootfs" in self.blobs[target.digest]:
+            self.others -= 1
+            payload = payload_for(self.image, optional={"n": self.others})
+            kept = layers(self, self.image) if tag_of(self.image) in self.tags else []
+            attach_raw(self, self.image, [*kept, signed_layer(self, payload, OTHER)])
+
+
+def test_what_another_signer_wrote_meanwhile_is_kept() -> None:
+    store = EarlyContended()
+    store.image = add_image(store)
+    store.others = 2
+    sign(store, store.image, NAME, [KEY], forms=[Form.TAG], clock=clock)
+    assert len(layers(store, store.image)) == 3
+    verify(store, store.image, NAME, [KEY.public, OTHER.public], threshold=2)
+
+
+def test_a_writer_who_read_the_tag_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Repository()
+    image = add_image(store)
+
+    def other(_: float) -> None:
+        monkeypatch.setattr(attachments, "sleep", lambda _: None)
+        attach_raw(store, image, [signed_layer(store, payload_for(image), OTHER)])
+
+    monkeypatch.setattr(attachments, "sleep", other)
+    sign(store, image, NAME, [KEY], forms=[Form.TAG], clock=clock)
+    verify(store, image, NAME, [KEY.public, OTHER.public], threshold=2)
+
+
+def test_endless_contention_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "_PAUSE_S", (0.0, 0.01))
     store = Contended(100)
     store.image = add_image(store)
     with pytest.raises(ContentError, match="keep changing"):
