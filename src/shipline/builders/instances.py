@@ -153,7 +153,7 @@ class BuilderStore:
             self._select(name)
 
     def _select(self, name: str) -> None:
-        if name == NATIVE:
+        if name in (NATIVE, "default"):
             (self.directory / "shipline-builder").unlink(missing_ok=True)
         else:
             self._write("shipline-builder", f"{name}\n")

@@ -14,6 +14,7 @@ from shipline.build import BuildRequest, check_request, parse_request
 from shipline.build.metadata import result_facts
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
+from shipline.cli.entry import is_buildx
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings, explain
 from shipline.cli.interrupts import run_in_step
@@ -126,14 +127,23 @@ def loaded_for_docker(request: BuildRequest, environ: Mapping[str, str]) -> Buil
     by the driver `docker`, unless this machine has none. Raises EngineError for a docker context
     that does not exist.
     """
-    if request.outputs or os.path.basename(sys.argv[0]) != "docker-buildx":
+    if request.outputs or not loads_for_docker(environ):
         return request
     from shipline.build import Output
+
+    return replace(request, outputs=(Output("docker"),))
+
+
+def loads_for_docker(environ: Mapping[str, str]) -> bool:
+    """Whether this is docker's plugin, and results without another output are for its engine.
+    Raises EngineError for a docker context that does not exist.
+    """
+    if not is_buildx():
+        return False
     from shipline.builders.farm import loads_by_default
     from shipline.engines import has_docker
 
-    loads = loads_by_default(environ) and has_docker(environ)
-    return replace(request, outputs=(Output("docker"),)) if loads else request
+    return loads_by_default(environ) and has_docker(environ)
 
 
 def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -> BuildRequest:

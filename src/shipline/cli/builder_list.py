@@ -75,7 +75,7 @@ class _SeenBuilder(Struct, frozen=True):
 @timeout_option
 def ls(template: str, whole: bool, timeout_s: float) -> None:
     """List builders, with their nodes."""
-    found = _look([_NATIVE, *_others()], timeout_s)
+    found = _look([_native(), *_others()], timeout_s)
     if template == "json":
         for one in found:
             click.echo(json.dumps(_json(one)))
@@ -104,7 +104,7 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
 def inspect(name: str | None, bootstrap: bool, builder: str | None, timeout_s: float) -> None:
     """Show a builder, by default the one in use."""
     other = other_builder(name or builder, os.environ)
-    found = find_builder(other) if other else _NATIVE
+    found = find_builder(other) if other else _native()
     if bootstrap and other:
         drivers = [driver_of(found, one, os.environ, timeout_s=timeout_s) for one in found.nodes]
         shown("boot", partial(boot, drivers), "auto")
@@ -139,11 +139,18 @@ def _look(builders: Sequence[Builder], timeout_s: float) -> list[_SeenBuilder]:
     ]
 
 
-_NATIVE = Builder(NATIVE, NATIVE, (Node(NATIVE, "this process"),), dynamic=True)
+def _native() -> Builder:
+    """The engine of this process. As docker's plugin it loads results as the driver `docker` does,
+    which programs look for before they ask the engine for an image.
+    """
+    from shipline.cli.build import loads_for_docker
+
+    driver = DOCKER if loads_for_docker(os.environ) else NATIVE
+    return Builder(NATIVE, driver, (Node(NATIVE, "this process"),), dynamic=True)
 
 
 def _look_at(builder: Builder, node: Node, timeout_s: float) -> _SeenNode:
-    if builder is _NATIVE:
+    if builder.name == NATIVE:
         from shipline.sandbox import supported_platforms
 
         facts = NodeFacts(f"shipline {__version__}", tuple(supported_platforms()), {})

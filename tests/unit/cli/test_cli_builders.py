@@ -15,6 +15,7 @@ COMMANDS = {
     "create": builders.create,
     "rm": builders.rm,
     "stop": builders.stop,
+    "use": builders.use_command,
     "ls": builder_list.ls,
     "inspect": builder_list.inspect,
 }
@@ -49,6 +50,24 @@ def test_one_bad_builder_hides_no_other(instances: Path) -> None:
         *("NAME/NODE", "native*", "docker", "bad", "foreign", "good"),
     ]
     assert all("inactive" in line for line in lines[5:] if line.startswith(" "))
+
+
+def test_buildxs_name_for_this_machine_is_listed_as_in_use(instances: Path) -> None:
+    assert run("use", "default").exit_code == 0
+    assert run("ls").stdout.splitlines()[1].startswith("native* ")
+
+
+def test_as_buildx_the_driver_is_docker_while_results_go_to_the_engine(
+    instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def driver() -> str:
+        return run("inspect").stdout.splitlines()[1].split()[1]
+
+    assert driver() == "native"
+    monkeypatch.setattr("sys.argv", ["/plugins/docker-buildx"])
+    assert driver() == "docker"
+    monkeypatch.setenv("BUILDX_NO_DEFAULT_LOAD", "1")
+    assert driver() == "native"
 
 
 def test_texts_of_files_forge_no_lines_and_show_no_passwords(instances: Path) -> None:
