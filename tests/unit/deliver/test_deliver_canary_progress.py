@@ -495,6 +495,28 @@ def test_a_repository_that_stays_away_ends_it_with_its_lease(
         place.canary(on_message=tell).advance()
 
 
+def test_a_rollback_waits_for_the_repository_as_long_as_the_canary_is_held(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up, it would leave the bad version its share, with nobody to measure it."""
+    monkeypatch.setattr("shipline.deliver.canary.progress._RETRY_PAUSE_S", 0.1)
+    monkeypatch.setattr("shipline.deliver.canary.progress._MARGIN_S", 0.1)
+    away = place.remote.with_name("away")
+    place.values = [9]
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if "errors: fail" in line:
+            place.remote.rename(away)
+        elif sum("tried again" in one for one in told) == 5 and away.exists():
+            away.rename(place.remote)
+
+    with pytest.raises(CanaryFailed, match="rolled back"):
+        place.canary(on_message=tell, section=place.section(hold="60s")).advance()
+    assert {path: place.file(path) for path in FILES} == FILES
+
+
 def test_a_hold_meanwhile_rolls_back(place: Place) -> None:
     def tell(line: str) -> None:
         if "give app 2 5 %" in line:

@@ -369,11 +369,12 @@ class Canary:
     def _fail(self, number: int, verdict: StepVerdict, stable: Sequence[Reference]) -> NoReturn:
         """Freeze the weight, or roll back and hold the image. Raises CanaryFailed."""
         weight, environment = self.section.steps[number].weight, self.deployment.environment
+        patience_s = self._lease_s(self.section.steps[number])
         what = f"{self.deployment.app} {self.deployment.version} at {weight} %: {verdict.verdict}"
         reason = f"canary at {weight} %: {verdict.verdict}: {verdict.reason}"
         if self.section.on_failure == "freeze":
             frozen = self._weight(number, stable, verdict.verdict)
-            self._commit(replace(frozen, reason=reason), continues=False)
+            self._commit(replace(frozen, reason=reason), continues=False, patience_s=patience_s)
             raise CanaryFailed(
                 f"{what}, and frozen: {verdict.reason}",
                 hint=f"try the step again: shipline canary --env {environment} --resume; or go"
@@ -391,7 +392,7 @@ class Canary:
         )
         bad = self.deployment.without(back)
         hold = replace(self.deployment, images=bad, action=Action.HOLD, reason=reason, run=self.run)
-        self._commit(back, then=[hold], continues=False)
+        self._commit(back, then=[hold], continues=False, patience_s=patience_s)
         raise CanaryFailed(
             f"{what}, rolled back and held: {verdict.reason}",
             hint=f"shipline release --env {environment} allows it again",
@@ -450,14 +451,17 @@ class Canary:
         then: Sequence[Deployment] = (),
         own: Deployment | None = None,
         continues: bool = True,
+        patience_s: float = 0.0,
     ) -> Deployment:
-        """Commit, with other records after it. Raises what `_require_own` raises."""
+        """Commit, with other records after it; while the repository cannot be reached, it is tried
+        again for a minute, or for longer. Raises what `_require_own` raises.
+        """
 
         def make(commits: Sequence[Deployment]) -> Deployment:
             self._require_own(branch, commits, own, continues=continues)
             return wanted
 
-        until = time.monotonic() + _MARGIN_S
+        until = time.monotonic() + max(_MARGIN_S, patience_s)
         while True:
             try:
                 with self.open_branch() as branch:
