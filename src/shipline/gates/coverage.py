@@ -159,7 +159,7 @@ def patch_coverage(coverage: Coverage, changes: ChangedLines) -> PatchCoverage:
         missed = {line for line in file.missed if changes.touches(name, line)}
         patch.hit[name] = patch.hit.get(name, set()) | covered
         patch.missed[name] = (patch.missed.get(name, set()) | missed) - patch.hit[name]
-    endings = {path.rpartition(".")[2] for path in seen}
+    endings = {path.rpartition(".")[2] for path in coverage.files}
     unseen = changes.lines.keys() - seen
     patch.unreported = sorted(path for path in unseen if path.rpartition(".")[2] in endings)
     return patch
@@ -179,12 +179,22 @@ def _patch(
         names = listed(patch.ambiguous)
         return undecided("changed lines", f"these paths match several files: {names}")
     ratio = patch.ratio
-    if not ratio.total:
-        return skipped("changed lines", "no executable line was changed")
-    if ratio.total < rules.patch_floor:
-        lines = counted(ratio.total, "changed line is", "changed lines are")
-        return skipped("changed lines", f"{lines} fewer than {rules.patch_floor}: not judged")
+    if ratio.total < rules.patch_floor or not ratio.total:
+        return _small(rules, patch)
     return _with_details(_at_least("changed lines", ratio, limit, "changed lines"), patch)
+
+
+def _small(rules: CoverageGate, patch: PatchCoverage) -> Check:
+    """Too little to judge. Files that the report lacks may be the change that no test runs."""
+    lines = counted(patch.ratio.total, "changed line is", "changed lines are")
+    reason = f"{lines} fewer than {rules.patch_floor}: not judged"
+    if not patch.ratio.total:
+        reason = "no executable line was changed" + " in a file of the report" * bool(
+            patch.unreported
+        )
+    if patch.unreported:
+        reason += f"; it does not have {listed(patch.unreported)}"
+    return skipped("changed lines", reason)
 
 
 def _with_details(check: Check, patch: PatchCoverage) -> Check:

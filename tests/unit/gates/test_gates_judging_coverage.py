@@ -78,6 +78,20 @@ def test_small_changes_are_skipped_and_say_so() -> None:
     assert "fewer than 20" in verdict.checks[-1].reason
 
 
+def test_changed_files_that_the_report_lacks_are_named() -> None:
+    """A file that no test loads is in no report: "nothing was changed" would be wrong."""
+    rules = CoverageGate(min=0, patch_min=90)
+    context = replace(CONTEXT, changes=changed(1, 2, path="app/new.py", files=["app/a.py"]))
+    verdict = verdict_of(rules, cobertura(app_a=[1]), context=context)
+    assert verdict.checks[-1].outcome is Outcome.SKIPPED
+    assert verdict.checks[-1].reason == (
+        "no executable line was changed in a file of the report; it does not have app/new.py"
+    )
+    other = replace(CONTEXT, changes=changed(1, path="README.md", files=["app/a.py"]))
+    verdict = verdict_of(rules, cobertura(app_a=[1]), context=other)
+    assert verdict.checks[-1].reason == "no executable line was changed"
+
+
 def test_without_a_base_or_lines_changed_lines_are_doubt() -> None:
     rules = CoverageGate(min=0, patch_min=10)
     assert verdict_of(rules, cobertura(a=[1])).outcome is Outcome.INCOMPLETE
