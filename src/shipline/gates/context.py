@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from shipline.gates.verdict import Measurements
 from shipline.git import ChangedLines
 from shipline.oci import CONFIG_LIMIT, REFERENCE_TYPE, Descriptor, Manifest, Platform
 
+_ROOT = re.compile(r"root|[+-]?0*")
 _BASE = "org.opencontainers.image.base.name"
 REVISION = "org.opencontainers.image.revision"
 PULL_MERGE = "org.shipline.pull-request.merge"
@@ -39,8 +41,8 @@ class ImageFacts:
 
     @property
     def root(self) -> bool:
-        """Whether processes start as root."""
-        return self.user.partition(":")[0].strip() in ("", "root", "0")
+        """Whether processes start as root. Runtimes read numbers as Go's Atoi: 00 and +0 are 0."""
+        return _ROOT.fullmatch(self.user.partition(":")[0].strip()) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,20 @@ def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
         return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
     platforms = []
     for child in document.manifests:
-        if REFERENCE_TYPE in child.annotations:
+        if _is_attestation(child):
             continue
         manifest = fetch_image(source, child)
         platforms.append(_facts(source, child, manifest, document.annotations))
     return ImageSubject(str(target.digest), tuple(platforms))
+
+
+def _is_attestation(child: Descriptor) -> bool:
+    """Engines choose by platform alone: one that an engine could run is an image, whatever its
+    annotations say.
+    """
+    platform = child.platform
+    runs = platform is not None and "unknown" not in (platform.os, platform.architecture)
+    return REFERENCE_TYPE in child.annotations and not runs
 
 
 def _facts(

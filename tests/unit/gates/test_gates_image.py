@@ -86,6 +86,20 @@ def test_facts_are_read_for_each_platform_and_attestations_are_left_out() -> Non
     assert first.size > 3000 and first.base == "debian"
 
 
+def test_an_image_that_calls_itself_an_attestation_is_judged() -> None:
+    shelf = Shelf()
+    hidden = replace(
+        manifest(shelf, "amd64", User="root"),
+        annotations={"vnd.docker.reference.type": "attestation-manifest"},
+    )
+    index = Index.make([manifest(shelf, "arm64", User="app"), hidden])
+    subject = image_facts(shelf, shelf.put(index.raw, index.media_type))
+    assert [(one.platform, one.root) for one in subject.platforms] == [
+        ("linux/arm64", False),
+        ("linux/amd64", True),
+    ]
+
+
 def test_what_is_no_image_is_a_content_error() -> None:
     shelf = Shelf()
     bad = shelf.put(b"[]", media.OCI_CONFIG)
@@ -121,7 +135,7 @@ def test_image_facts_are_judged(rules: dict[str, Any], outcome: str) -> None:
     assert judged(ImageGate(**rules), context).outcome == outcome
 
 
-@pytest.mark.parametrize("user", ["", "root", "0", "0:0", "root:app", " 0"])
+@pytest.mark.parametrize("user", ["", "root", "0", "0:0", "root:app", " 0", "00", "+0", "-0:1"])
 def test_every_name_of_root_is_root(user: str) -> None:
     assert judged(ImageGate(non_root=True), context_of(User=user)).outcome is Outcome.FAIL
 
