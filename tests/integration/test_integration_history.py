@@ -109,7 +109,7 @@ def test_a_failed_and_a_killed_build_are_listed_as_such(shipline: Shipline, sour
         running.send_signal(signal.SIGKILL)
     ended = time.monotonic()  # but processes that it started may live for a moment
     while not (rows := json_rows(shipline, "--filter", "status=interrupted")):
-        assert time.monotonic() - ended < 10
+        assert time.monotonic() - ended < 60
     assert rows[0]["ref"] == row["ref"]
     assert "begun" in command(shipline, "history", "logs", row["ref"])
     found = json.loads(command(shipline, "history", "inspect", "--format", "json", "^1"))

@@ -194,7 +194,7 @@ def test_ordered_map_raises_where_the_result_is_taken() -> None:
 
 
 def test_all_run_at_once_the_last_one_here() -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=60)
 
     def meet(number: int) -> tuple[int, int]:
         meeting.wait()

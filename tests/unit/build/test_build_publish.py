@@ -79,12 +79,12 @@ def test_what_is_there_is_asked_for_at_once() -> None:
 
     class Asked(Registry):
         def exists(self, target: Descriptor) -> bool:
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             return super().exists(target)
 
         def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
             if target.media_type == media.OCI_CONFIG:
-                together.wait(timeout=10)
+                together.wait(timeout=60)
             self.blobs.setdefault(target.digest, b"")
 
     with silent() as step:
