@@ -259,10 +259,13 @@ def test_files_carry_their_attestations_beside_them(
     with tarfile.open(tar) as archive:
         assert "linux_arm64/provenance.json" in archive.getnames()
     both = f"type=tar,dest={tar},platform-split=false"
-    shipline.build("-o", both, "--provenance=true", "--platform", PLATFORMS, own).ok()
+    merged = context(tmp_path / "merged", "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n")
+    for machine in ("amd64", "arm64"):
+        (merged / machine).touch()
+    shipline.build("-o", both, "--provenance=true", "--platform", PLATFORMS, merged).ok()
     named = [f"provenance.linux_{machine}.json" for machine in ("amd64", "arm64")]
     with tarfile.open(tar) as archive:
-        assert set(archive.getnames()) == {"page.html", *named}
+        assert set(archive.getnames()) == {"amd64", "arm64", *named}
 
 
 def test_an_attestation_replaces_no_file(shipline: Shipline, tmp_path: Path) -> None:

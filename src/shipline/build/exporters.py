@@ -107,6 +107,7 @@ def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator
     """
     several = isinstance(source.assembled.root, Index)
     split = several if output.split is None else output.split
+    owners: dict[str, Platform] = {}
     for image in source.assembled.images:
         attestations = [
             one for one in source.attestations.get(image.platform, ()) if not one.inline_only
@@ -114,7 +115,24 @@ def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator
         with source.snapshots.mounted(Snapshot(image.layers)) as root:
             prefix = _directory_name(image.platform) if split else ""
             infix = f".{_directory_name(image.platform)}" if several and not split else ""
-            yield prefix, _attested(output, infix, root, attestations, source.mtime_ns)
+            items = _attested(output, infix, root, attestations, source.mtime_ns)
+            yield prefix, items if split else _apart(items, image.platform, owners)
+
+
+def _apart(
+    items: Iterable[Item], platform: Platform, owners: dict[str, Platform]
+) -> Iterator[Item]:
+    """The items, none of which may take the name of another platform's file."""
+    for entry, content in items:
+        owner = platform if entry.kind == "dir" else owners.setdefault(entry.path, platform)
+        if owner != platform:
+            raise UsageError(
+                f"cannot overwrite {shown_path(entry.path)} from {owner} with {platform}"
+                " when split option is disabled",
+                code="output-conflict",
+                hint="leave out platform-split=false, or name the files after their platform",
+            )
+        yield entry, content
 
 
 def _attested(
