@@ -162,7 +162,8 @@ class PlatformPlan:
     def _plan_stage(self, stage: df.Stage) -> StageState:
         platform = self._platform_of(stage)
         instructions = self._stages.instructions(stage)
-        total = 1 + sum(isinstance(one, LAYERED) for one in instructions)
+        first = int(self._counts_from(stage))
+        total = first + sum(isinstance(one, LAYERED) for one in instructions)
         state = self._base(stage, platform, total).with_run(OnBuild=None)
         cache = self._request.cache
         proxies = df.proxy_variables(self._request.build_args)
@@ -173,6 +174,7 @@ class PlatformPlan:
             source=self._source,
             described=self._described,
             total=total,
+            number=first,
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
             hostname=self._request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
@@ -188,6 +190,11 @@ class PlatformPlan:
             shown = _shown(platform, step.scope.variables)
             state = dispatch(state, step, replace(options, shown=shown))
         return replace(state, cmd_set=False)
+
+    def _counts_from(self, stage: df.Stage) -> bool:
+        """Whether FROM is a numbered step, as with BuildKit: neither scratch nor a stage is one."""
+        base = self._stages.bases[stage.index]
+        return not isinstance(base, df.StageSource) and base.name != df.SCRATCH
 
     def _platform_of(self, stage: df.Stage) -> Platform:
         written = self._globals.base_of(stage).platform

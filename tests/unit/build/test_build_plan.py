@@ -241,6 +241,9 @@ def test_named_contexts_replace_images() -> None:
 def test_steps_are_counted_as_people_see_them() -> None:
     found = plan("FROM base\nENV A=1\nCOPY a /\nRUN x\n").vertex
     assert [one.label.number for one in found.chain()] == ["3/3", "2/3", "1/3"]
+    own = plan("FROM base AS a\nRUN x\nFROM a AS b\nRUN y\nRUN z\n").vertex
+    assert [one.label.number for one in own.chain()] == ["2/2", "1/2", "2/2", "1/2"]
+    assert plan("FROM scratch\nCOPY a /\n").vertex.label.number == "1/1"
 
 
 @pytest.mark.parametrize(
