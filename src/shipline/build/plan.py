@@ -147,11 +147,15 @@ class PlatformPlan:
         """
         found: dict[str, Vertex] = {}
         for stage in self._stages.stages:
-            variables = {**self._globals.variables, **self._done[stage.index].scope.variables}
-            if _is_scanned(stage, variables.get(f"{_SCAN}CONTEXT", "")):
+            declared = {name: value or "" for name, value in self._done[stage.index].scope.args}
+            variables = {**self._globals.variables, **declared}
+            of_target = stage.index == self._stages.target.index
+            wish = variables.get(f"{_SCAN}{'CONTEXT' if of_target else 'STAGE'}", "")
+            if not _is_scanned(stage, wish):
+                continue
+            if of_target:
                 found[MAIN_CONTEXT] = Vertex(ContextOp(MAIN_CONTEXT))
-            own = stage.index != self._stages.target.index
-            if own and _is_scanned(stage, variables.get(f"{_SCAN}STAGE", "")):
+            else:
                 found[stage.label] = self._done[stage.index].vertex
         return tuple(sorted(found.items()))
 

@@ -238,6 +238,15 @@ def test_named_contexts_replace_images() -> None:
     assert found.vertex.inputs[1].op == ContextOp("src")
 
 
+def test_what_lists_of_packages_cover_is_declared_by_each_stage() -> None:
+    lines = ("FROM base AS a", "ARG BUILDKIT_SBOM_SCAN_STAGE=true", "FROM base")
+    copied = "COPY --from=a / /"
+    text = "\n".join((*lines, "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true", copied, ""))
+    assert [name for name, _ in plan(text).scanned] == ["a", "context"]
+    other = text.replace("_STAGE", "_X").replace("_CONTEXT", "_STAGE").replace("_X", "_CONTEXT")
+    assert not plan(other).scanned
+
+
 def test_steps_are_counted_as_people_see_them() -> None:
     found = plan("FROM base\nENV A=1\nCOPY a /\nRUN x\n").vertex
     assert [one.label.number for one in found.chain()] == ["3/3", "2/3", "1/3"]
