@@ -9,6 +9,7 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,12 +79,47 @@ def test_delete_leaves_what_the_build_wrote(shipline: Shipline, own: Path, tmp_p
     assert [path.name for path in out.rglob("*")] == ["page.html"]
     shipline.build("-o", output, "--platform", PLATFORMS, own).ok()
     assert sorted(path.name for path in out.iterdir()) == ["linux_amd64", "linux_arm64"]
-    shipline.build("-o", f"{output},platform-split=false", "--platform", PLATFORMS, own).ok()
-    assert [path.name for path in out.rglob("*")] == ["page.html"]
+    merged = context(tmp_path / "merged", "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n")
+    for machine in ("amd64", "arm64"):
+        (merged / machine).touch()
+    shipline.build("-o", f"{output},platform-split=false", "--platform", PLATFORMS, merged).ok()
+    assert sorted(path.name for path in out.rglob("*")) == ["amd64", "arm64"]
     assert (aside / "file").exists()
     (out / "old").touch()
     shipline.build("-o", f"type=local,dest={out}", own).ok()
     assert (out / "old").exists()
+
+
+def test_no_file_of_a_platform_replaces_that_of_another(
+    shipline: Shipline, own: Path, tmp_path: Path
+) -> None:
+    for kind in ("local", "tar"):
+        output = f"type={kind},dest={tmp_path / kind},platform-split=false"
+        said = shipline.build("-o", output, "--platform", PLATFORMS, own).failed(2)
+        said = " ".join(said.replace("│", " ").split())
+        assert "cannot overwrite page.html from linux/amd64 with linux/arm64" in said
+
+
+def test_docker_types_have_annotations_and_zstd(
+    shipline: Shipline, own: Path, tmp_path: Path
+) -> None:
+    def manifest(layout: Path) -> Any:
+        (found,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+        assert found["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+        blob = layout / "blobs" / found["digest"].replace(":", "/")
+        return json.loads(blob.read_bytes())
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    output = "type=oci,tar=false,oci-mediatypes=false"
+    shipline.build("-o", f"{output},dest={first},compression=zstd,annotation.a=b", own).ok()
+    layer = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+    assert manifest(first)["annotations"] == {"a": "b"}
+    assert [one["mediaType"] for one in manifest(first)["layers"]] == [layer]
+    child = context(tmp_path / "child", "FROM base\nCOPY Dockerfile /\n")
+    base = f"--build-context=base=oci-layout://{first}"
+    shipline.build("-o", f"{output},dest={second}", base, child).ok()
+    kinds = [one["mediaType"] for one in manifest(second)["layers"]]
+    assert kinds == [layer, layer.replace("zstd", "gzip")]
 
 
 def test_delete_spares_what_the_build_needs(shipline: Shipline, own: Path, tmp_path: Path) -> None:

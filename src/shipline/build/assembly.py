@@ -38,7 +38,7 @@ from shipline.values import replace
 PLAIN = OutputFormat()
 """Layers as they are, OCI media types, no annotations."""
 
-_OF_OCI = ("estargz", "zstd")
+_OF_OCI = ("estargz",)
 """Compressions that Docker's manifest format cannot have."""
 
 _OF_CACHES = ("buildkit/", "containerd.io/uncompressed", "containerd.io/distribution.source.")
@@ -47,18 +47,20 @@ _REWRITTEN = "buildkit/rewritten-timestamp"
 """The annotation of a layer whose file times were limited to an epoch."""
 
 _OF_IMAGES = ("image", "oci", "docker")
-_DOCKER_TYPES = {media.OCI_LAYER: media.DOCKER_LAYER, media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP}
-_OCI_TYPES = {docker: oci for oci, docker in _DOCKER_TYPES.items()}
+_OCI_TYPES = {docker: oci for oci, docker in media.DOCKER_LAYERS.items()}
 
 
 def format_of(output: Output, request: BuildRequest) -> OutputFormat:
     """The format of `output`, with the annotations of the request; `attested` if attestations go
-    into it, which need the media types of OCI.
+    into it. These need the media types of OCI, and so do eStargz and annotations outside of
+    manifests.
     """
     if output.type not in _OF_IMAGES:
         return PLAIN
-    notes = (*request.annotations, *output.format.annotations)
-    format = replace(output.format, annotations=notes)
+    own = output.format
+    notes = (*request.annotations, *own.annotations)
+    plain = all(one.level is Level.MANIFEST for one in notes) and own.compression not in _OF_OCI
+    format = replace(own, annotations=notes, docker=own.docker and plain)
     stated = request.provenance
     required = request.sbom is not None or (stated is not None and not stated.inline_only)
     if output.type != "docker" and (required or (stated is not None and format.inline)):
@@ -81,12 +83,6 @@ def formats_of(request: BuildRequest) -> tuple[OutputFormat, ...]:
 
 
 def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> None:
-    if wanted.docker and wanted.annotations:
-        raise UsageError(
-            "Docker's manifest format has no annotations",
-            code="annotation-impossible",
-            hint="remove oci-mediatypes=false",
-        )
     for one in wanted.annotations:
         if one.platform is not None and one.platform not in platforms:
             raise UsageError(
@@ -145,7 +141,7 @@ def codec_for(wanted: OutputFormat, layer: Layer, result: LayerResult | None) ->
     if result is not None:
         return None if fits(wanted, made_by.name, result.level) else codec_of(wanted)
     foreign = wanted.force and made_by.name != wanted.compression
-    return codec_of(wanted) if foreign or (wanted.docker and made_by.name == "zstd") else None
+    return codec_of(wanted) if foreign else None
 
 
 class Recoder:
@@ -341,7 +337,7 @@ def _listed(layer: Descriptor, format: OutputFormat, added: Mapping[str, str]) -
     """A layer as a manifest lists it: with its annotations, such as the digest of its table of
     contents, but those that only a cache has, and with `added`; Docker's format has none.
     """
-    types = _DOCKER_TYPES if format.docker else _OCI_TYPES
+    types = media.DOCKER_LAYERS if format.docker else _OCI_TYPES
     notes = {} if format.docker else layer.annotations
     kept = {key: text for key, text in notes.items() if not key.startswith(_OF_CACHES)}
     typed = replace(layer.plain, media_type=types.get(layer.media_type, layer.media_type))

@@ -761,7 +761,7 @@ def _layer_format(fields: Attributes) -> OutputFormat:
     if name:
         from shipline.layer import codec  # slow to import
 
-        codec(name, level, docker=docker)  # raises UsageError for others
+        codec(name, level)  # raises UsageError for others
     return OutputFormat(name, level, force, docker=docker)  # type: ignore[arg-type]
 
 

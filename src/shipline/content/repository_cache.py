@@ -43,8 +43,7 @@ _OWN = ("mediaType", "diffID", "size", "createdAt")  # of a layer in the documen
 _TRIES = 8
 _PAUSE_S = (0.02, 0.3)  # before another attempt, while others write to the same tag
 _IMAGES = 64  # of an index, that are read for their inline caches
-_DOCKER = {media.OCI_LAYER: media.DOCKER_LAYER, media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP}
-_OCI = {docker: oci for oci, docker in _DOCKER.items()}
+_OCI = {docker: oci for oci, docker in media.DOCKER_LAYERS.items()}
 
 
 class CacheRepository(Repository, Swapper, Protocol):
@@ -126,7 +125,7 @@ class RepositoryCache:
     def _publish(self, document: bytes) -> tuple[Descriptor, MemoryStore]:
         """Push the configuration; the manifest that refers to it, not pushed yet."""
         config, layers = _split(document)
-        types = _DOCKER if self._docker else _OCI
+        types = media.DOCKER_LAYERS if self._docker else _OCI
         layers = [
             replace(one, media_type=types.get(one.media_type, one.media_type)) for one in layers
         ]

@@ -41,6 +41,7 @@ _MEDIA_TYPES = {
     ("gzip", True): media.DOCKER_LAYER_GZIP,
     ("estargz", False): media.OCI_LAYER_GZIP,
     ("zstd", False): media.OCI_LAYER_ZSTD,
+    ("zstd", True): media.DOCKER_LAYER_ZSTD,
     ("uncompressed", False): media.OCI_LAYER,
     ("uncompressed", True): media.DOCKER_LAYER,
 }
@@ -64,7 +65,7 @@ class CompressedBlock(NamedTuple):
 class Codec(Struct, frozen=True):
     """A compression of layers; `docker` selects the media types of Docker's manifest format.
 
-    Raises UsageError for an unknown name, an invalid level, or zstd and estargz for Docker.
+    Raises UsageError for an unknown name, an invalid level, or estargz for Docker.
     """
 
     name: Compression = "gzip"

@@ -17,12 +17,21 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+"""A type of BuildKit's, in no specification."""
 OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 OCI_FOREIGN_GZIP = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 DOCKER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
 DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+
+DOCKER_LAYERS = {
+    OCI_LAYER: DOCKER_LAYER,
+    OCI_LAYER_GZIP: DOCKER_LAYER_GZIP,
+    OCI_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
+}
+"""The types of Docker's manifest format for those of OCI."""
 
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 """The types of the configuration of an image that runs."""
@@ -39,6 +48,7 @@ _COMPRESSION = {
     OCI_LAYER_ZSTD: "zstd",
     DOCKER_LAYER: "uncompressed",
     DOCKER_LAYER_GZIP: "gzip",
+    DOCKER_LAYER_ZSTD: "zstd",
     DOCKER_FOREIGN: "uncompressed",
     DOCKER_FOREIGN_GZIP: "gzip",
     OCI_FOREIGN: "uncompressed",

@@ -200,7 +200,6 @@ def test_a_build_argument_asks_for_an_inline_cache() -> None:
         "type=registry,ref=a,mode=most",
         "type=registry,ref=a,ignore-error=perhaps",
         "type=registry,ref=a,image-manifest=true,oci-mediatypes=false",
-        "type=registry,ref=a,compression=zstd,oci-mediatypes=false",
         "type=disk,dest=d",
         "ref=a",
     ],
@@ -349,7 +348,6 @@ Read = Callable[[], object]
             "level",
             lambda: flags.parse_output("type=image,compression=estargz,compression-level=10"),
         ),
-        ("estargz", lambda: flags.parse_output("type=image,compression=estargz,oci-mediatypes=0")),
         ("--output", lambda: flags.parse_output("type=image,push=maybe")),
         (
             "--output",

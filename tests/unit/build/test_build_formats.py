@@ -61,19 +61,18 @@ def test_base_layers_are_left_alone_unless_forced() -> None:
     assert codec_for(forced, layer(media.OCI_LAYER_ZSTD), None) is None
 
 
-def test_docker_has_no_zstd() -> None:
+def test_zstd_stays_with_docker_types() -> None:
     wish = wanted("type=image,oci-mediatypes=false")
     zstd = layer(media.OCI_LAYER_ZSTD)
-    assert (
-        codec_for(wish, zstd, None)
-        == codec_for(wish, zstd, LayerResult(zstd, "", 3))
-        == codec("gzip")
-    )
-    assert codec_for(wish, layer(), None) is None
-    with pytest.raises(UsageError, match="zstd"):
-        wanted("type=image,oci-mediatypes=false,compression=zstd")
-    with pytest.raises(UsageError, match="annotations"):
-        wanted("type=image,oci-mediatypes=false,annotation.a=b")
+    assert codec_for(wish, zstd, None) is None
+    assert codec_for(wish, zstd, LayerResult(zstd, "", 3)) is None
+    assert wanted("type=image,oci-mediatypes=false,compression=zstd").docker
+
+
+def test_what_docker_types_cannot_have_makes_an_oci_image() -> None:
+    assert wanted("type=image,oci-mediatypes=false,annotation.a=b").docker
+    for more in ("compression=estargz", "annotation-manifest-descriptor.a=b"):
+        assert not wanted(f"type=image,oci-mediatypes=false,{more}").docker, more
 
 
 @pytest.mark.parametrize(
