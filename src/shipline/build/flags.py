@@ -372,6 +372,8 @@ def _cache_target(given: Mapping[str, str]) -> CacheTarget:
         if fields.switch("image-manifest", False) and not fields.switch("oci-mediatypes", True):
             raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
         format_ = _layer_format(fields)
+        if format_.docker and format_.compression == "estargz":
+            raise FlagConflict("--cache-to: compression=estargz needs oci-mediatypes=true")
     return CacheTarget(
         _cache_backend(given),
         cast(Literal["min", "max"], mode),

@@ -200,6 +200,7 @@ def test_a_build_argument_asks_for_an_inline_cache() -> None:
         "type=registry,ref=a,mode=most",
         "type=registry,ref=a,ignore-error=perhaps",
         "type=registry,ref=a,image-manifest=true,oci-mediatypes=false",
+        "type=registry,ref=a,compression=estargz,oci-mediatypes=false",
         "type=disk,dest=d",
         "ref=a",
     ],
