@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from shipline.events import Attribute, Event, Finished, Logged, Started, Warned
 from shipline.history.records import RunSummary
-from shipline.observe import Board, clean
+from shipline.observe import Board, VertexState, clean
 
 _PLACED = frozenset(
     {"kind", "platform", "target", "stage", "number", "vertex", "inputs", "file", "line", "end"}
 )
+_TEXTS = ("platform", "target", "stage", "number", "file")
 
 
 class Transfer(Struct, frozen=True):
@@ -209,24 +210,10 @@ def _steps(
     chain = {one.span for one in board.chain()}
     found = []
     for vertex in board.vertexes.values():
-        event = started[vertex.span]
-        end = ends.get(vertex.span)
-        at = event.attributes
-        transfers = tuple(
-            Transfer(
-                span,
-                one.name,
-                str(started[span].attributes.get("kind", "")),
-                one.started,
-                one.finished or 0.0,
-                one.current,
-                one.total,
-                one.error,
-                _blob(started[span], ends.get(span)),
-            )
-            for span, one in vertex.transfers.items()
-        )
-        others = {**at, **(end.attributes if end is not None else {})}
+        event, end = started[vertex.span], ends.get(vertex.span)
+        attributes = event.attributes
+        others = {**attributes, **(end.attributes if end is not None else {})}
+        texts = {name: clean(str(attributes.get(name, ""))) for name in _TEXTS}
         found.append(
             StepView(
                 vertex.span,
@@ -234,25 +221,38 @@ def _steps(
                 clean(event.name),
                 vertex.started,
                 vertex.finished or 0.0,
-                str(at.get("kind", "")),
-                clean(str(at.get("platform", ""))),
-                clean(str(at.get("target", ""))),
-                clean(str(at.get("stage", ""))),
-                clean(str(at.get("number", ""))),
-                clean(str(at.get("file", ""))),
-                line=int(at.get("line", 0)),
-                end=int(at.get("end", 0)),
+                str(attributes.get("kind", "")),
+                **texts,
+                line=int(attributes.get("line", 0)),
+                end=int(attributes.get("end", 0)),
                 vertex=vertex.digest,
                 cached=vertex.cached,
                 error=vertex.error,
                 inputs=tuple(spans[one] for one in vertex.inputs if one in spans),
-                transfers=transfers,
+                transfers=tuple(_transfers(vertex, started, ends)),
                 warnings=tuple(warnings.get(vertex.span, ())),
                 on_chain=vertex.span in chain,
                 attributes={name: one for name, one in others.items() if name not in _PLACED},
             )
         )
     return found
+
+
+def _transfers(
+    vertex: VertexState, started: Mapping[int, Started], ends: Mapping[int, Finished]
+) -> Iterator[Transfer]:
+    for span, one in vertex.transfers.items():
+        yield Transfer(
+            span,
+            one.name,
+            str(started[span].attributes.get("kind", "")),
+            one.started,
+            one.finished or 0.0,
+            one.current,
+            one.total,
+            one.error,
+            _blob(started[span], ends.get(span)),
+        )
 
 
 def _blob(started: Started, end: Finished | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shipline.lazy import load_when_named
-from shipline.observe.board import Board
+from shipline.observe.board import Board, VertexState
 from shipline.observe.displays import can_encode, open_sinks
 from shipline.observe.report import RunReport, table
 from shipline.observe.text import OutputLines, clean

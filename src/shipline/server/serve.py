@@ -265,9 +265,10 @@ def serve_registry(
     address that other machines can reach, TLS and accounts are required unless `insecure_open` or
     `insecure_http` is set. `environ` holds the secrets that the section names; paths of keys are
     relative to `base`; `connect` reaches its upstreams, `replicate` makes its replications; `spans`
-    records its requests. Raises
-    UsageError for an address in use and a directory served by another process, ConfigError for a
-    missing secret or key.
+    records its requests.
+
+    Raises UsageError for an address in use and a directory served by another process, ConfigError
+    for a missing secret or key.
     """
     from shipline.server.http_server import open_listener, parse_address, url_of
 
