@@ -20,6 +20,13 @@ def replace(value: T, /, **changes: Any) -> T:
     return dataclasses.replace(value, **changes)  # type: ignore[type-var] # noqa: TID251
 
 
+def doc(text: str, *, interpolate: bool = False) -> dict[str, object]:
+    """The metadata of a field of shipline.yaml: what `shipline config reference` says of it, and
+    whether its value may contain variables.
+    """
+    return {"doc": text, "interpolate": interpolate}
+
+
 class Redacted(Struct, frozen=True):
     """A value whose `repr` leaves out the fields in `hidden`: secrets, and what is long."""
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
 from shipline.errors import ConfigError, UsageError
 from shipline.ship import Pipeline, deploy_step
-from shipline.values import replace
+from shipline.values import doc, replace
 
 if TYPE_CHECKING:
     from shipline.deliver.ci import CiSection
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _section(target: str, doc: str) -> dict[str, Any]:
+def _section(target: str, text: str) -> dict[str, object]:
     """The metadata of a section that is imported only if the file has it."""
-    return {"section": target, "doc": doc}
+    return {"section": target, **doc(text)}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """How a project gets from a commit to an image. Absent sections are None."""
 
-    version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
+    version: Literal[1] = field(default=1, metadata=doc("The version of this format."))
     pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
     registry_mirrors: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "doc": "Mirrors to pull from, as [HOST=]URL, by default of Docker Hub; the nearest is"
+        metadata=doc(
+            "Mirrors to pull from, as [HOST=]URL, by default of Docker Hub; the nearest is"
             " asked first. One that ends in #digest-only is not asked for tags."
-        },
+        ),
     )
     tags: TagsSection | None = field(
         default=None,

@@ -15,6 +15,7 @@ from shipline.deliver.health import CheckSection, HealthSection
 from shipline.deliver.windows import Freeze, Window
 from shipline.errors import ConfigError, UsageError
 from shipline.units import Duration
+from shipline.values import doc
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
@@ -24,22 +25,22 @@ class Approvals:
     """Who must approve an image, by commits in the GitOps repository."""
 
     required: int = field(
-        default=1, metadata={"doc": "How many different people must approve the same digest."}
+        default=1, metadata=doc("How many different people must approve the same digest.")
     )
     by: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Their email addresses in git, also as globs; by default anybody's."},
+        metadata=doc("Their email addresses in git, also as globs; by default anybody's."),
     )
     allow_author: bool = field(
         default=False,
-        metadata={"doc": "Whether the author of the commit that was built may approve it."},
+        metadata=doc("Whether the author of the commit that was built may approve it."),
     )
     signers: str = field(
         default="",
-        metadata={
-            "doc": "A file of allowed signers (ssh-keygen) next to this one: only commits signed by"
+        metadata=doc(
+            "A file of allowed signers (ssh-keygen) next to this one: only commits signed by"
             " the approver's own key count."
-        },
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -55,10 +56,10 @@ class RequiredGates:
     """Gates whose verdicts on the image must be there."""
 
     required: tuple[str, ...] = field(
-        default=(), metadata={"doc": "The names of gates that must have judged this digest."}
+        default=(), metadata=doc("The names of gates that must have judged this digest.")
     )
     max_age: Duration | None = field(
-        default=None, metadata={"doc": "The maximum age of their verdicts."}
+        default=None, metadata=doc("The maximum age of their verdicts.")
     )
 
     def __post_init__(self) -> None:
@@ -70,51 +71,48 @@ class RequiredGates:
 class EnvironmentSection:
     """An environment that images are deployed to."""
 
-    gitops: GitOpsSection = field(metadata={"doc": "Where it is described in git."})
+    gitops: GitOpsSection = field(metadata=doc("Where it is described in git."))
     after: str = field(
         default="",
-        metadata={"doc": "The environment in which a digest must have been verified before."},
+        metadata=doc("The environment in which a digest must have been verified before."),
     )
     branches: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "doc": "The branches that `shipline ship` deploys to it, as patterns; by default the"
+        metadata=doc(
+            "The branches that `shipline ship` deploys to it, as patterns; by default the"
             " default branch. Git tags are always deployed."
-        },
+        ),
     )
     promotion: Literal["auto", "manual"] | None = field(
         default=None,
-        metadata={
-            "doc": "Whether `shipline ship` promotes to it, or a person does; by default auto, with"
+        metadata=doc(
+            "Whether `shipline ship` promotes to it, or a person does; by default auto, with"
             " `approvals` once they are given."
-        },
+        ),
     )
-    approvals: Approvals | None = field(default=None, metadata={"doc": "Who must approve."})
+    approvals: Approvals | None = field(default=None, metadata=doc("Who must approve."))
     gates: RequiredGates = field(
-        default_factory=RequiredGates, metadata={"doc": "Verdicts that must be there."}
+        default_factory=RequiredGates, metadata=doc("Verdicts that must be there.")
     )
     soak: Duration | None = field(
-        default=None,
-        metadata={"doc": "How long ago the digest must have been verified in `after`."},
+        default=None, metadata=doc("How long ago the digest must have been verified in `after`.")
     )
     windows: tuple[Window, ...] = field(
-        default=(), metadata={"doc": "When promotions are made; by default at any time."}
+        default=(), metadata=doc("When promotions are made; by default at any time.")
     )
-    freezes: tuple[Freeze, ...] = field(
-        default=(), metadata={"doc": "When no promotions are made."}
-    )
+    freezes: tuple[Freeze, ...] = field(default=(), metadata=doc("When no promotions are made."))
     health: HealthSection | None = field(
-        default=None, metadata={"doc": "Where it can be seen what runs, and whether it is healthy."}
+        default=None, metadata=doc("Where it can be seen what runs, and whether it is healthy.")
     )
     checks: Mapping[str, str | CheckSection] = field(
         default_factory=dict,
-        metadata={
-            "doc": "What must pass once the image runs, in this order: scripts or mappings by name."
-        },
+        metadata=doc(
+            "What must pass once the image runs, in this order: scripts or mappings by name."
+        ),
     )
     canary: CanarySection | None = field(
         default=None,
-        metadata={"doc": "Give a new version its traffic step by step, while it is measured."},
+        metadata=doc("Give a new version its traffic step by step, while it is measured."),
     )
 
     @property

@@ -12,6 +12,7 @@ from shipline.deliver.commands import check_inside, check_variables
 from shipline.errors import ConfigError
 from shipline.gates.section import DastGate, split_format
 from shipline.units import Duration
+from shipline.values import doc
 
 WORKLOADS = {
     "deployment": "deployments",
@@ -22,23 +23,19 @@ WORKLOADS = {
 """Kinds of workloads by their key, as the API names them."""
 
 
-def _doc(text: str, *, interpolate: bool = False) -> dict[str, object]:
-    return {"doc": text, "interpolate": interpolate}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgoCdHealth:
     """An Application of Argo CD, over its API."""
 
-    server: str = field(metadata=_doc("The URL of Argo CD.", interpolate=True))
-    application: str = field(metadata=_doc("The name of the Application."))
+    server: str = field(metadata=doc("The URL of Argo CD.", interpolate=True))
+    application: str = field(metadata=doc("The name of the Application."))
     namespace: str = field(
-        default="", metadata=_doc("The Application's namespace, if it is not Argo CD's own.")
+        default="", metadata=doc("The Application's namespace, if it is not Argo CD's own.")
     )
     token: str = field(
-        default="ARGOCD_TOKEN", metadata=_doc("The variable with a token that may get it.")
+        default="ARGOCD_TOKEN", metadata=doc("The variable with a token that may get it.")
     )
-    ca: str = field(default="", metadata=_doc("A file with the server's CA, relative to this one."))
+    ca: str = field(default="", metadata=doc("A file with the server's CA, relative to this one."))
 
     def __post_init__(self) -> None:
         _require_url("server", self.server)
@@ -48,18 +45,18 @@ class ArgoCdHealth:
 class KubernetesHealth:
     """Workloads and their pods, over the API of Kubernetes; the cluster is that of kubeconfig."""
 
-    deployment: str = field(default="", metadata=_doc("The name of a Deployment."))
-    statefulset: str = field(default="", metadata=_doc("The name of a StatefulSet."))
-    daemonset: str = field(default="", metadata=_doc("The name of a DaemonSet."))
-    rollout: str = field(default="", metadata=_doc("The name of a Rollout (Argo Rollouts)."))
+    deployment: str = field(default="", metadata=doc("The name of a Deployment."))
+    statefulset: str = field(default="", metadata=doc("The name of a StatefulSet."))
+    daemonset: str = field(default="", metadata=doc("The name of a DaemonSet."))
+    rollout: str = field(default="", metadata=doc("The name of a Rollout (Argo Rollouts)."))
     selector: str = field(
-        default="", metadata=_doc("Instead of a name: the labels of workloads and pods.")
+        default="", metadata=doc("Instead of a name: the labels of workloads and pods.")
     )
     context: str = field(
-        default="", metadata=_doc("The context of kubeconfig; by default the current one.")
+        default="", metadata=doc("The context of kubeconfig; by default the current one.")
     )
     namespace: str = field(
-        default="", metadata=_doc("The namespace; by default that of the context.")
+        default="", metadata=doc("The namespace; by default that of the context.")
     )
 
     def __post_init__(self) -> None:
@@ -79,16 +76,16 @@ class UrlHealth:
     is deployed; with several images, `{digest}` and `{tag}` are those of the first.
     """
 
-    address: str = field(metadata=_doc("The URL of the page.", interpolate=True))
-    expect: int = field(default=200, metadata=_doc("The status of the response."))
+    address: str = field(metadata=doc("The URL of the page.", interpolate=True))
+    expect: int = field(default=200, metadata=doc("The status of the response."))
     contains: str = field(
-        default="", metadata=_doc("What the body must contain, such as {commit} or {digest}.")
+        default="", metadata=doc("What the body must contain, such as {commit} or {digest}.")
     )
     header: str = field(
-        default="", metadata=_doc("A header that the response must have, as in X-Version: {tag}.")
+        default="", metadata=doc("A header that the response must have, as in X-Version: {tag}.")
     )
-    token: str = field(default="", metadata=_doc("The variable with a bearer token."))
-    ca: str = field(default="", metadata=_doc("A file with the server's CA, relative to this one."))
+    token: str = field(default="", metadata=doc("The variable with a bearer token."))
+    ca: str = field(default="", metadata=doc("A file with the server's CA, relative to this one."))
 
     def __post_init__(self) -> None:
         _require_url("address", self.address)
@@ -100,15 +97,15 @@ class UrlHealth:
 class HealthSection:
     """How to see what an environment runs: one of these."""
 
-    argocd: ArgoCdHealth | None = field(default=None, metadata=_doc("From Argo CD."))
-    kubernetes: KubernetesHealth | None = field(default=None, metadata=_doc("From Kubernetes."))
-    url: UrlHealth | None = field(default=None, metadata=_doc("From the service."))
+    argocd: ArgoCdHealth | None = field(default=None, metadata=doc("From Argo CD."))
+    kubernetes: KubernetesHealth | None = field(default=None, metadata=doc("From Kubernetes."))
+    url: UrlHealth | None = field(default=None, metadata=doc("From the service."))
     timeout: Duration = field(
-        default=Duration(600_000), metadata=_doc("How long to wait until the image runs.")
+        default=Duration(600_000), metadata=doc("How long to wait until the image runs.")
     )
     grace: Duration = field(
         default=Duration(60_000),
-        metadata=_doc("How long a rollout may be degraded before it counts as failed."),
+        metadata=doc("How long a rollout may be degraded before it counts as failed."),
     )
 
     def __post_init__(self) -> None:
@@ -123,26 +120,26 @@ class CheckSection:
     """
 
     run: str | tuple[str, ...] = field(
-        metadata=_doc("A script for `sh -e`, or a program with its arguments.")
+        metadata=doc("A script for `sh -e`, or a program with its arguments.")
     )
     report: str | tuple[str, ...] = field(
-        default=(), metadata=_doc("Reports that it writes, as PATH or FORMAT:PATH, also globs.")
+        default=(), metadata=doc("Reports that it writes, as PATH or FORMAT:PATH, also globs.")
     )
     gate: str | DastGate = field(
         default_factory=DastGate,
-        metadata=_doc("What judges the reports: the rules of a dast gate, or the name of a gate."),
+        metadata=doc("What judges the reports: the rules of a dast gate, or the name of a gate."),
     )
-    timeout: Duration = field(default=Duration(600_000), metadata=_doc("Time limit."))
-    retries: int = field(default=0, metadata=_doc("Further attempts after a failure."))
+    timeout: Duration = field(default=Duration(600_000), metadata=doc("Time limit."))
+    retries: int = field(default=0, metadata=doc("Further attempts after a failure."))
     env: Mapping[str, str] = field(
-        default_factory=dict, metadata=_doc("Variables to set, in addition to the usual ones.")
+        default_factory=dict, metadata=doc("Variables to set, in addition to the usual ones.")
     )
     pass_env: tuple[str, ...] = field(
         default=(),
-        metadata=_doc("Variables to pass on, by name or as NAME_*; output shows *** for them."),
+        metadata=doc("Variables to pass on, by name or as NAME_*; output shows *** for them."),
     )
     working_directory: str = field(
-        default=".", metadata=_doc("Working directory, relative to this file.")
+        default=".", metadata=doc("Working directory, relative to this file.")
     )
 
     def __post_init__(self) -> None:

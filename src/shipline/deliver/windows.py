@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from shipline.errors import ConfigError
 from shipline.units import shown_time
+from shipline.values import doc
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY = timedelta(days=1)
@@ -124,16 +125,13 @@ class Window:
 
     days: tuple[Weekdays, ...] = field(
         default=(Weekdays(frozenset(range(7))),),
-        metadata={"doc": "The days on which it begins: `mon`, `mon-fri`; by default all."},
+        metadata=doc("The days on which it begins: `mon`, `mon-fri`; by default all."),
     )
-    from_: TimeOfDay = field(
-        default=TimeOfDay(0), metadata={"doc": "When it begins, such as 09:00."}
-    )
+    from_: TimeOfDay = field(default=TimeOfDay(0), metadata=doc("When it begins, such as 09:00."))
     to: TimeOfDay = field(
-        default=TimeOfDay(24 * 60),
-        metadata={"doc": "When it ends; before `from`, on the next day."},
+        default=TimeOfDay(24 * 60), metadata=doc("When it ends; before `from`, on the next day.")
     )
-    zone: Zone = field(default=Zone(), metadata={"doc": "The time zone, such as Europe/Berlin."})
+    zone: Zone = field(default=Zone(), metadata=doc("The time zone, such as Europe/Berlin."))
 
     def __post_init__(self) -> None:
         if not self.days:
@@ -161,10 +159,10 @@ class Window:
 class Freeze:
     """A time in which nothing is promoted."""
 
-    from_: LocalTime = field(metadata={"doc": "The first day, or 2026-12-20 18:00."})
-    to: LocalTime = field(metadata={"doc": "The last day, or the minute at which it ends."})
-    reason: str = field(default="", metadata={"doc": "Why, for messages."})
-    zone: Zone = field(default=Zone(), metadata={"doc": "The time zone, such as Europe/Berlin."})
+    from_: LocalTime = field(metadata=doc("The first day, or 2026-12-20 18:00."))
+    to: LocalTime = field(metadata=doc("The last day, or the minute at which it ends."))
+    reason: str = field(default="", metadata=doc("Why, for messages."))
+    zone: Zone = field(default=Zone(), metadata=doc("The time zone, such as Europe/Berlin."))
 
     def __post_init__(self) -> None:
         if self.begins >= self.ends:

@@ -11,25 +11,21 @@ from shipline.gates.reports import REPORT_FORMATS, Confidence, Severity, target_
 from shipline.gates.waivers import Waiver
 from shipline.globs import Glob
 from shipline.units import ByteSize, Duration
-from shipline.values import replace
-
-
-def _doc(text: str) -> dict[str, str]:
-    return {"doc": text}
+from shipline.values import doc, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRules:
     """Options of every gate."""
 
-    name: str = field(default="", metadata=_doc("Its name in messages; by default its key."))
-    early: bool = field(default=False, metadata=_doc("Run it in git hooks, before the commit."))
-    skip: str = field(default="", metadata=_doc("Skip the gate, for this reason."))
+    name: str = field(default="", metadata=doc("Its name in messages; by default its key."))
+    early: bool = field(default=False, metadata=doc("Run it in git hooks, before the commit."))
+    skip: str = field(default="", metadata=doc("Skip the gate, for this reason."))
     on_incomplete: Literal["fail", "warn", ""] = field(
-        default="", metadata=_doc("What to do if it cannot tell: fail (default) or warn.")
+        default="", metadata=doc("What to do if it cannot tell: fail (default) or warn.")
     )
     blocks_in: tuple[Glob, ...] = field(
-        default=(), metadata=_doc("Environments in which it blocks, as globs; in others it warns.")
+        default=(), metadata=doc("Environments in which it blocks, as globs; in others it warns.")
     )
 
 
@@ -38,15 +34,15 @@ class ReportGate(GateRules):
     """Options of every gate that reads reports."""
 
     reports: str | tuple[str, ...] = field(
-        default=(), metadata=_doc("Files, as PATH or FORMAT:PATH; globs are allowed.")
+        default=(), metadata=doc("Files, as PATH or FORMAT:PATH; globs are allowed.")
     )
     run: str | tuple[str, ...] = field(
-        default=(), metadata=_doc("Command that writes the reports; its exit status is ignored.")
+        default=(), metadata=doc("Command that writes the reports; its exit status is ignored.")
     )
     timeout: Duration = field(
-        default=Duration(1_800_000), metadata=_doc("Maximum run time of `run`.")
+        default=Duration(1_800_000), metadata=doc("Maximum run time of `run`.")
     )
-    max_age: Duration | None = field(default=None, metadata=_doc("Maximum age of a report."))
+    max_age: Duration | None = field(default=None, metadata=doc("Maximum age of a report."))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -58,23 +54,22 @@ class ReportGate(GateRules):
 class CoverageGate(ReportGate):
     """How much of the code the tests cover, in percent."""
 
-    min: float = field(default=80.0, metadata=_doc("Minimum line coverage, in percent."))
+    min: float = field(default=80.0, metadata=doc("Minimum line coverage, in percent."))
     branch_min: float | None = field(
-        default=None, metadata=_doc("Minimum branch coverage, in percent.")
+        default=None, metadata=doc("Minimum branch coverage, in percent.")
     )
-    file_min: float | None = field(default=None, metadata=_doc("Minimum coverage of each file."))
+    file_min: float | None = field(default=None, metadata=doc("Minimum coverage of each file."))
     patch_min: float | None = field(
-        default=None, metadata=_doc("Minimum coverage of changed lines.")
+        default=None, metadata=doc("Minimum coverage of changed lines.")
     )
-    patch_floor: int = field(default=20, metadata=_doc("Do not judge changes of fewer lines."))
+    patch_floor: int = field(default=20, metadata=doc("Do not judge changes of fewer lines."))
     max_drop: float | None = field(
-        default=None, metadata=_doc("Maximum drop since the last promoted image, in points.")
+        default=None, metadata=doc("Maximum drop since the last promoted image, in points.")
     )
     deleted_code: Literal["tolerate", "count"] = field(
-        default="tolerate",
-        metadata=_doc("Whether a drop counts that only comes from deleted code."),
+        default="tolerate", metadata=doc("Whether a drop counts that only comes from deleted code.")
     )
-    exclude: tuple[Glob, ...] = field(default=(), metadata=_doc("Files to exclude, as globs."))
+    exclude: tuple[Glob, ...] = field(default=(), metadata=doc("Files to exclude, as globs."))
 
     def __post_init__(self) -> None:
         for key in ("min", "branch_min", "file_min", "patch_min"):
@@ -90,17 +85,17 @@ class TestsGate(ReportGate):
 
     __test__ = False  # or pytest collects it
 
-    min_tests: int = field(default=1, metadata=_doc("Minimum number of tests that ran."))
-    max_failed: int = field(default=0, metadata=_doc("Maximum number of failures and errors."))
-    max_skipped: int | None = field(default=None, metadata=_doc("Maximum number of skipped tests."))
+    min_tests: int = field(default=1, metadata=doc("Minimum number of tests that ran."))
+    max_failed: int = field(default=0, metadata=doc("Maximum number of failures and errors."))
+    max_skipped: int | None = field(default=None, metadata=doc("Maximum number of skipped tests."))
     max_flaky: int | None = field(
-        default=None, metadata=_doc("Maximum number of tests that passed only on retry.")
+        default=None, metadata=doc("Maximum number of tests that passed only on retry.")
     )
     max_duration: Duration | None = field(
-        default=None, metadata=_doc("Maximum total duration of the tests.")
+        default=None, metadata=doc("Maximum total duration of the tests.")
     )
     max_lost: int | None = field(
-        default=None, metadata=_doc("How many tests fewer than for the last promoted image.")
+        default=None, metadata=doc("How many tests fewer than for the last promoted image.")
     )
 
     def __post_init__(self) -> None:
@@ -113,21 +108,21 @@ class TestsGate(ReportGate):
 class FindingsGate(ReportGate):
     """Findings of static analysis or a secret scanner (SARIF)."""
 
-    max: int = field(default=0, metadata=_doc("Maximum number of findings."))
+    max: int = field(default=0, metadata=doc("Maximum number of findings."))
     level: Literal["error", "warning", "note", "none"] = field(
-        default="warning", metadata=_doc("The lowest SARIF level that counts.")
+        default="warning", metadata=doc("The lowest SARIF level that counts.")
     )
     severity: Severity | None = field(
-        default=None, metadata=_doc("Also count findings of this security severity or higher.")
+        default=None, metadata=doc("Also count findings of this security severity or higher.")
     )
     new_only: bool = field(
-        default=False, metadata=_doc("Count what the last promoted image did not have.")
+        default=False, metadata=doc("Count what the last promoted image did not have.")
     )
     changed_lines_only: bool = field(
-        default=False, metadata=_doc("Count only findings on changed lines.")
+        default=False, metadata=doc("Count only findings on changed lines.")
     )
     suppressed: Literal["ignore", "count"] = field(
-        default="ignore", metadata=_doc("Whether findings suppressed in the source count.")
+        default="ignore", metadata=doc("Whether findings suppressed in the source count.")
     )
 
     def __post_init__(self) -> None:
@@ -139,7 +134,7 @@ class SecretsGate(FindingsGate):
     """Secrets in the source: findings of any level count."""
 
     level: Literal["error", "warning", "note", "none"] = field(
-        default="none", metadata=_doc("The lowest SARIF level that counts.")
+        default="none", metadata=doc("The lowest SARIF level that counts.")
     )
 
 
@@ -149,18 +144,18 @@ class DastGate(ReportGate):
     counts.
     """
 
-    max: int = field(default=0, metadata=_doc("Maximum number of findings."))
+    max: int = field(default=0, metadata=doc("Maximum number of findings."))
     fail_on: Severity = field(
-        default=Severity.MEDIUM, metadata=_doc("The lowest severity that counts.")
+        default=Severity.MEDIUM, metadata=doc("The lowest severity that counts.")
     )
     confidence: Confidence = field(
-        default=Confidence.LOW, metadata=_doc("The lowest confidence that counts.")
+        default=Confidence.LOW, metadata=doc("The lowest confidence that counts.")
     )
     target: str = field(
-        default="", metadata=_doc("The URL of the service that must have been scanned.")
+        default="", metadata=doc("The URL of the service that must have been scanned.")
     )
     new_only: bool = field(
-        default=False, metadata=_doc("Count what the last promoted image did not have.")
+        default=False, metadata=doc("Count what the last promoted image did not have.")
     )
 
     def __post_init__(self) -> None:
@@ -176,43 +171,43 @@ class VulnerabilitiesGate(ReportGate):
     """
 
     max: int | None = field(
-        default=None, metadata=_doc("Maximum number; by default 0, or none with max-by-severity.")
+        default=None, metadata=doc("Maximum number; by default 0, or none with max-by-severity.")
     )
     fail_on: Severity = field(
-        default=Severity.NEGLIGIBLE, metadata=_doc("The lowest severity that counts.")
+        default=Severity.NEGLIGIBLE, metadata=doc("The lowest severity that counts.")
     )
     max_by_severity: Mapping[str, int] = field(
-        default_factory=dict, metadata=_doc("Maximum number by severity.")
+        default_factory=dict, metadata=doc("Maximum number by severity.")
     )
     fix: Literal["any", "available"] = field(
-        default="any", metadata=_doc("Count all, or only those with a fix.")
+        default="any", metadata=doc("Count all, or only those with a fix.")
     )
     grace: Duration | None = field(
-        default=None, metadata=_doc("Do not count one whose fix is newer than this.")
+        default=None, metadata=doc("Do not count one whose fix is newer than this.")
     )
     exploited: Literal["count", "as-others"] = field(
-        default="count", metadata=_doc("Whether exploited ones (CISA KEV) always count.")
+        default="count", metadata=doc("Whether exploited ones (CISA KEV) always count.")
     )
     epss: float | None = field(
-        default=None, metadata=_doc("One with this EPSS score (0 to 1) or more always counts.")
+        default=None, metadata=doc("One with this EPSS score (0 to 1) or more always counts.")
     )
     ignore_statuses: tuple[str, ...] = field(
-        default=(), metadata=_doc("Fix states that do not count, such as will_not_fix.")
+        default=(), metadata=doc("Fix states that do not count, such as will_not_fix.")
     )
     new_only: bool = field(
-        default=False, metadata=_doc("Count what the last promoted image did not have.")
+        default=False, metadata=doc("Count what the last promoted image did not have.")
     )
     max_database_age: Duration | None = field(
-        default=None, metadata=_doc("Maximum age of the scanner's database; by default 5d.")
+        default=None, metadata=doc("Maximum age of the scanner's database; by default 5d.")
     )
     allow_empty: bool = field(
-        default=False, metadata=_doc("Accept a report for which no package was scanned.")
+        default=False, metadata=doc("Accept a report for which no package was scanned.")
     )
     about: Literal["auto", "image", "source"] = field(
-        default="auto", metadata=_doc("What reports must be about when an image is judged.")
+        default="auto", metadata=doc("What reports must be about when an image is judged.")
     )
     vex: tuple[str, ...] = field(
-        default=(), metadata=_doc("OpenVEX files: vulnerabilities that do not matter.")
+        default=(), metadata=doc("OpenVEX files: vulnerabilities that do not matter.")
     )
 
     @property
@@ -235,18 +230,18 @@ class VulnerabilitiesGate(ReportGate):
 class SbomGate(ReportGate):
     """The packages in the image (SBOM)."""
 
-    min_components: int = field(default=1, metadata=_doc("Minimum number of packages."))
+    min_components: int = field(default=1, metadata=doc("Minimum number of packages."))
     deny_licenses: tuple[str, ...] = field(
-        default=(), metadata=_doc("Licences that are not allowed, as globs like AGPL-*.")
+        default=(), metadata=doc("Licences that are not allowed, as globs like AGPL-*.")
     )
     unknown_licenses: Literal["allow", "deny"] = field(
-        default="allow", metadata=_doc("Packages without a licence: allow or deny.")
+        default="allow", metadata=doc("Packages without a licence: allow or deny.")
     )
     deny_packages: tuple[str, ...] = field(
-        default=(), metadata=_doc("Packages that are not allowed, by name or purl, as globs.")
+        default=(), metadata=doc("Packages that are not allowed, by name or purl, as globs.")
     )
     about: Literal["auto", "image", "source"] = field(
-        default="auto", metadata=_doc("What reports must be about when an image is judged.")
+        default="auto", metadata=doc("What reports must be about when an image is judged.")
     )
 
     def __post_init__(self) -> None:
@@ -257,24 +252,24 @@ class SbomGate(ReportGate):
 class ImageGate(GateRules):
     """Properties of the pushed image, for each platform."""
 
-    max_size: ByteSize | None = field(default=None, metadata=_doc("Maximum compressed size."))
+    max_size: ByteSize | None = field(default=None, metadata=doc("Maximum compressed size."))
     max_growth: float | None = field(
-        default=None, metadata=_doc("Maximum growth since the last promoted image, in percent.")
+        default=None, metadata=doc("Maximum growth since the last promoted image, in percent.")
     )
-    non_root: bool = field(default=False, metadata=_doc("The user must not be root."))
-    bases: tuple[str, ...] = field(default=(), metadata=_doc("Allowed base images, as globs."))
+    non_root: bool = field(default=False, metadata=doc("The user must not be root."))
+    bases: tuple[str, ...] = field(default=(), metadata=doc("Allowed base images, as globs."))
     labels: Mapping[str, str] = field(
-        default_factory=dict, metadata=_doc("Required labels, with a glob for the value.")
+        default_factory=dict, metadata=doc("Required labels, with a glob for the value.")
     )
-    max_layers: int | None = field(default=None, metadata=_doc("Maximum number of layers."))
+    max_layers: int | None = field(default=None, metadata=doc("Maximum number of layers."))
     ports: tuple[str, ...] | None = field(
-        default=None, metadata=_doc("Ports that may be exposed, such as 8080/tcp.")
+        default=None, metadata=doc("Ports that may be exposed, such as 8080/tcp.")
     )
     platforms: tuple[str, ...] = field(
-        default=(), metadata=_doc("Required platforms, such as linux/arm64.")
+        default=(), metadata=doc("Required platforms, such as linux/arm64.")
     )
     revision: bool = field(
-        default=False, metadata=_doc("The revision label must name the judged commit.")
+        default=False, metadata=doc("The revision label must name the judged commit.")
     )
 
     def __post_init__(self) -> None:
@@ -285,8 +280,8 @@ class ImageGate(GateRules):
 class CommandGate(GateRules):
     """A program that judges: context as JSON in, verdict as JSON out (docs/gates.md)."""
 
-    run: str | tuple[str, ...] = field(metadata=_doc("The program with its arguments."))
-    timeout: Duration = field(default=Duration(600_000), metadata=_doc("Maximum run time."))
+    run: str | tuple[str, ...] = field(metadata=doc("The program with its arguments."))
+    timeout: Duration = field(default=Duration(600_000), metadata=doc("Maximum run time."))
 
 
 REPORT_GATES: Mapping[str, type[ReportGate]] = {
@@ -317,47 +312,47 @@ class GatesSection:
     """Each key holds one gate, or a list of named gates."""
 
     coverage: CoverageGate | tuple[CoverageGate, ...] | None = field(
-        default=None, metadata=_doc("Test coverage.")
+        default=None, metadata=doc("Test coverage.")
     )
     tests: TestsGate | tuple[TestsGate, ...] | None = field(
-        default=None, metadata=_doc("Test results (JUnit).")
+        default=None, metadata=doc("Test results (JUnit).")
     )
     analysis: FindingsGate | tuple[FindingsGate, ...] | None = field(
-        default=None, metadata=_doc("Static analysis (SARIF).")
+        default=None, metadata=doc("Static analysis (SARIF).")
     )
     secrets: SecretsGate | tuple[SecretsGate, ...] | None = field(
-        default=None, metadata=_doc("Secrets in the source (SARIF).")
+        default=None, metadata=doc("Secrets in the source (SARIF).")
     )
     dast: DastGate | tuple[DastGate, ...] | None = field(
-        default=None, metadata=_doc("Dynamic analysis of a running service (ZAP, Nuclei, SARIF).")
+        default=None, metadata=doc("Dynamic analysis of a running service (ZAP, Nuclei, SARIF).")
     )
     vulnerabilities: VulnerabilitiesGate | tuple[VulnerabilitiesGate, ...] | None = field(
-        default=None, metadata=_doc("Known vulnerabilities of packages.")
+        default=None, metadata=doc("Known vulnerabilities of packages.")
     )
     sbom: SbomGate | tuple[SbomGate, ...] | None = field(
-        default=None, metadata=_doc("Packages in the image (CycloneDX, SPDX).")
+        default=None, metadata=doc("Packages in the image (CycloneDX, SPDX).")
     )
     image: ImageGate | tuple[ImageGate, ...] | None = field(
-        default=None, metadata=_doc("Properties of the pushed image.")
+        default=None, metadata=doc("Properties of the pushed image.")
     )
     commands: Mapping[str, CommandGate] = field(
-        default_factory=dict, metadata=_doc("Programs that judge, by name.")
+        default_factory=dict, metadata=doc("Programs that judge, by name.")
     )
     waivers: tuple[Waiver, ...] = field(
-        default=(), metadata=_doc("Waivers, each with an owner and an end date.")
+        default=(), metadata=doc("Waivers, each with an owner and an end date.")
     )
     waiver_files: tuple[str, ...] = field(
-        default=(), metadata=_doc("YAML or JSON files with a list of waivers.")
+        default=(), metadata=doc("YAML or JSON files with a list of waivers.")
     )
     max_age: Duration = field(
-        default=Duration(86_400_000), metadata=_doc("Maximum age of a report.")
+        default=Duration(86_400_000), metadata=doc("Maximum age of a report.")
     )
     on_incomplete: Literal["fail", "warn"] = field(
-        default="fail", metadata=_doc("What to do if a gate cannot tell.")
+        default="fail", metadata=doc("What to do if a gate cannot tell.")
     )
     blocks_in: tuple[Glob, ...] = field(
         default=(),
-        metadata=_doc("Environments in which gates block, as globs; in others they warn."),
+        metadata=doc("Environments in which gates block, as globs; in others they warn."),
     )
 
     def __post_init__(self) -> None:

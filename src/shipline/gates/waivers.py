@@ -19,11 +19,7 @@ from shipline.gates.reports import Finding, VexStatement, Vulnerability
 from shipline.gates.verdict import Check, Outcome, Verdict
 from shipline.globs import Glob, glob
 from shipline.units import Day
-from shipline.values import replace
-
-
-def _doc(text: str) -> dict[str, str]:
-    return {"doc": text}
+from shipline.values import doc, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +29,16 @@ class Waiver:
     Without `id`, `package`, `purl` and `path` it waives the whole gate that it names.
     """
 
-    owner: str = field(metadata=_doc("Who is responsible for it."))
-    reason: str = field(metadata=_doc("Why it is acceptable."))
-    until: Day = field(metadata=_doc("The last day on which it applies, such as 2026-12-31."))
-    id: str = field(default="", metadata=_doc("Vulnerability, alias or rule, as a glob."))
-    package: str = field(default="", metadata=_doc("Name of the package, as a glob."))
-    purl: str = field(default="", metadata=_doc("Package URL, as a glob."))
-    path: str = field(default="", metadata=_doc("File or target, as a glob."))
-    gate: str = field(default="", metadata=_doc("Name of the gate, as a glob."))
-    image: str = field(default="", metadata=_doc("Repository of the image, as a glob."))
-    environment: str = field(default="", metadata=_doc("Environment, as a glob."))
+    owner: str = field(metadata=doc("Who is responsible for it."))
+    reason: str = field(metadata=doc("Why it is acceptable."))
+    until: Day = field(metadata=doc("The last day on which it applies, such as 2026-12-31."))
+    id: str = field(default="", metadata=doc("Vulnerability, alias or rule, as a glob."))
+    package: str = field(default="", metadata=doc("Name of the package, as a glob."))
+    purl: str = field(default="", metadata=doc("Package URL, as a glob."))
+    path: str = field(default="", metadata=doc("File or target, as a glob."))
+    gate: str = field(default="", metadata=doc("Name of the gate, as a glob."))
+    image: str = field(default="", metadata=doc("Repository of the image, as a glob."))
+    environment: str = field(default="", metadata=doc("Environment, as a glob."))
 
     def __post_init__(self) -> None:
         for key in ("owner", "reason"):

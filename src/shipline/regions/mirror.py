@@ -25,6 +25,7 @@ from shipline.server.entries import subject_of_tag
 from shipline.supply import copy_evidence
 from shipline.tasks import TaskGroup
 from shipline.units import ByteSize
+from shipline.values import doc
 
 _EVERY = (Glob("**"),)
 _AT_ONCE = 8
@@ -45,18 +46,18 @@ class MirrorSection:
     """Tags to copy from one registry to another."""
 
     from_: str = field(
-        metadata={"doc": "a repository, or with `repositories` a registry: HOST[/PREFIX]"}
+        metadata=doc("a repository, or with `repositories` a registry: HOST[/PREFIX]")
     )
-    to: str = field(metadata={"doc": "where it is copied to, in the same form"})
+    to: str = field(metadata=doc("where it is copied to, in the same form"))
     repositories: tuple[Glob, ...] = field(
-        default=(), metadata={"doc": "the repositories below `from`, as the registry lists them"}
+        default=(), metadata=doc("the repositories below `from`, as the registry lists them")
     )
-    tags: tuple[Glob, ...] = field(default=_EVERY, metadata={"doc": "only these tags"})
+    tags: tuple[Glob, ...] = field(default=_EVERY, metadata=doc("only these tags"))
     platforms: tuple[str, ...] = field(
-        default=(), metadata={"doc": "only these platforms; the index is then another"}
+        default=(), metadata=doc("only these platforms; the index is then another")
     )
     referrers: bool = field(
-        default=True, metadata={"doc": "also signatures, attestations and other referrers"}
+        default=True, metadata=doc("also signatures, attestations and other referrers")
     )
 
     def __post_init__(self) -> None:
@@ -79,10 +80,10 @@ class MirrorSection:
 class MirrorPlan:
     """What `shipline mirror sync` copies."""
 
-    mirrors: tuple[MirrorSection, ...] = field(metadata={"doc": "what is copied where"})
-    version: Literal[1] = field(default=1, metadata={"doc": "the version of this format"})
+    mirrors: tuple[MirrorSection, ...] = field(metadata=doc("what is copied where"))
+    version: Literal[1] = field(default=1, metadata=doc("the version of this format"))
     bandwidth: ByteSize | None = field(
-        default=None, metadata={"doc": "bytes per second at most, of all transfers together"}
+        default=None, metadata=doc("bytes per second at most, of all transfers together")
     )
 
 

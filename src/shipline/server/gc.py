@@ -31,6 +31,7 @@ from shipline.server.reachability import cosign_tags, needed_by, ordinary_tags, 
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep
 from shipline.units import Duration
+from shipline.values import doc
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,14 @@ class GcOptions:
     """What is collected, and when."""
 
     every: Duration | None = field(
-        default=Duration.parse("1h"), metadata={"doc": "Time between collections; null for none."}
+        default=Duration.parse("1h"), metadata=doc("Time between collections; null for none.")
     )
     grace: Duration = field(
         default=Duration.parse("1h"),
-        metadata={"doc": "Keep what was pushed, or requested by a client, within this time."},
+        metadata=doc("Keep what was pushed, or requested by a client, within this time."),
     )
     untagged: bool = field(
-        default=False,
-        metadata={"doc": "Collect manifests that no tag, index or subject refers to."},
+        default=False, metadata=doc("Collect manifests that no tag, index or subject refers to.")
     )
 
 

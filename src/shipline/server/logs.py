@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 
 from shipline.server.http import Request, Response
 from shipline.units import rfc3339
+from shipline.values import doc
 
 _access = logging.getLogger("shipline.server.requests")
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -25,12 +26,12 @@ class LogSection:
     """How the node logs."""
 
     format: Literal["text", "json"] = field(
-        default="text", metadata={"doc": "plain text, or one JSON object per line"}
+        default="text", metadata=doc("plain text, or one JSON object per line")
     )
     level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata={"doc": "minimum severity"}
+        default="info", metadata=doc("minimum severity")
     )
-    requests: bool = field(default=False, metadata={"doc": "log every request"})
+    requests: bool = field(default=False, metadata=doc("log every request"))
 
 
 @contextmanager

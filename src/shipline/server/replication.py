@@ -33,6 +33,7 @@ from shipline.server.repository import StoredRepositories
 from shipline.server.storage import Storage
 from shipline.tasks import TaskGroup
 from shipline.units import ByteSize, Duration
+from shipline.values import doc
 
 _PAGE = 1000  # entries in a response
 _LONGEST_WAIT_S = 60.0
@@ -48,8 +49,8 @@ _EVERYTHING = (Glob("**"),)
 class JournalSection:
     """How long the journal is kept. An edge that was away for longer compares everything once."""
 
-    entries: int = field(default=1_000_000, metadata={"doc": "entries to keep, about 400 MB"})
-    age: Duration = field(default=_MONTH, metadata={"doc": "how long entries are kept"})
+    entries: int = field(default=1_000_000, metadata=doc("entries to keep, about 400 MB"))
+    age: Duration = field(default=_MONTH, metadata=doc("how long entries are kept"))
 
     def __post_init__(self) -> None:
         if self.entries < 1:
@@ -60,39 +61,33 @@ class JournalSection:
 class ReplicationSection:
     """Copies tags with their images and statements between this node and another registry."""
 
-    name: str = field(metadata={"doc": "name in logs and metrics: a-z, 0-9 and -"})
+    name: str = field(metadata=doc("name in logs and metrics: a-z, 0-9 and -"))
     from_: str = field(
-        default="",
-        metadata={"doc": "pull what changes at this shipline node: HOST[:PORT][/PREFIX]"},
+        default="", metadata=doc("pull what changes at this shipline node: HOST[:PORT][/PREFIX]")
     )
     to: str = field(
-        default="",
-        metadata={"doc": "push what changes here to this registry: HOST[:PORT][/PREFIX]"},
+        default="", metadata=doc("push what changes here to this registry: HOST[:PORT][/PREFIX]")
     )
     repositories: tuple[Glob, ...] = field(
-        default=_EVERYTHING, metadata={"doc": "only these repositories of this node"}
+        default=_EVERYTHING, metadata=doc("only these repositories of this node")
     )
-    tags: tuple[Glob, ...] = field(default=_EVERYTHING, metadata={"doc": "only these tags"})
+    tags: tuple[Glob, ...] = field(default=_EVERYTHING, metadata=doc("only these tags"))
     platforms: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "doc": "only these platforms of an image; the index, and so its digest, is another"
-        },
+        metadata=doc("only these platforms of an image; the index, and so its digest, is another"),
     )
     referrers: bool = field(
-        default=True, metadata={"doc": "also signatures, attestations and other referrers"}
+        default=True, metadata=doc("also signatures, attestations and other referrers")
     )
-    deletes: bool = field(default=False, metadata={"doc": "also delete what is deleted there"})
+    deletes: bool = field(default=False, metadata=doc("also delete what is deleted there"))
     bandwidth: ByteSize | None = field(
-        default=None, metadata={"doc": "bytes per second at most, of all transfers together"}
+        default=None, metadata=doc("bytes per second at most, of all transfers together")
     )
     windows: tuple[str, ...] = field(
-        default=(), metadata={"doc": "only at these times of the day, in UTC: 22:00-06:00"}
+        default=(), metadata=doc("only at these times of the day, in UTC: 22:00-06:00")
     )
-    at_once: int = field(default=4, metadata={"doc": "images copied at a time"})
-    max_lag: Duration | None = field(
-        default=None, metadata={"doc": "lag beyond which /readyz fails"}
-    )
+    at_once: int = field(default=4, metadata=doc("images copied at a time"))
+    max_lag: Duration | None = field(default=None, metadata=doc("lag beyond which /readyz fails"))
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -15,6 +15,7 @@ from shipline.server.logs import LogSection
 from shipline.server.replication import JournalSection, ReplicationSection
 from shipline.server.upstreams.section import UpstreamSection
 from shipline.units import ByteSize, Duration
+from shipline.values import doc
 
 _HALF_MINUTE, _MINUTE, _DAY = Duration(30_000), Duration(60_000), Duration(86_400_000)
 _SLOWEST, _FLOOR = ByteSize(500), ByteSize(256 << 20)
@@ -25,36 +26,34 @@ class LimitsSection:
     """Resource limits for clients."""
 
     connections: int = field(
-        default=4096, metadata={"doc": "simultaneous connections; more wait in the kernel's queue"}
+        default=4096, metadata=doc("simultaneous connections; more wait in the kernel's queue")
     )
     address_connections: int = field(
         default=1024,
-        metadata={
-            "doc": "simultaneous connections of one address, proxies excepted; more are closed"
-        },
+        metadata=doc("simultaneous connections of one address, proxies excepted; more are closed"),
     )
     header_timeout: Duration = field(
         default=_HALF_MINUTE,
-        metadata={"doc": "time for the head of a request, and keep-alive time between two"},
+        metadata=doc("time for the head of a request, and keep-alive time between two"),
     )
     body_timeout: Duration = field(
-        default=_HALF_MINUTE, metadata={"doc": "time over which body-rate is measured"}
+        default=_HALF_MINUTE, metadata=doc("time over which body-rate is measured")
     )
     body_rate: ByteSize = field(
         default=_SLOWEST,
-        metadata={"doc": "minimum bytes per second of a client that sends or receives"},
+        metadata=doc("minimum bytes per second of a client that sends or receives"),
     )
     blob_size: ByteSize | None = field(
-        default=None, metadata={"doc": "maximum size of a blob; unlimited by default"}
+        default=None, metadata=doc("maximum size of a blob; unlimited by default")
     )
     disk_floor: ByteSize = field(
         default=_FLOOR,
-        metadata={
-            "doc": "free disk space below which /readyz fails and nothing of upstreams is fetched"
-        },
+        metadata=doc(
+            "free disk space below which /readyz fails and nothing of upstreams is fetched"
+        ),
     )
     upload_expiry: Duration = field(
-        default=_DAY, metadata={"doc": "time without new bytes after which an upload is deleted"}
+        default=_DAY, metadata=doc("time without new bytes after which an upload is deleted")
     )
 
     def __post_init__(self) -> None:
@@ -69,53 +68,47 @@ class RegistrySection:
 
     role: Literal["primary", "edge"] | None = field(
         default=None,
-        metadata={
-            "doc": "among regions: a primary keeps a journal for its edges, an edge serves what "
+        metadata=doc(
+            "among regions: a primary keeps a journal for its edges, an edge serves what "
             "other registries have; an edge keeps a journal, too"
-        },
+        ),
     )
-    listen: str = field(
-        default="127.0.0.1:5000", metadata={"doc": "address to listen on, host:port"}
-    )
-    data: str = field(
-        default="", metadata={"doc": "data directory of the node, relative to this file"}
-    )
+    listen: str = field(default="127.0.0.1:5000", metadata=doc("address to listen on, host:port"))
+    data: str = field(default="", metadata=doc("data directory of the node, relative to this file"))
     access: AccessSection = field(
-        default_factory=AccessSection, metadata={"doc": "who may use the node"}
+        default_factory=AccessSection, metadata=doc("who may use the node")
     )
     limits: LimitsSection = field(
-        default_factory=LimitsSection, metadata={"doc": "resource limits for clients"}
+        default_factory=LimitsSection, metadata=doc("resource limits for clients")
     )
-    log: LogSection = field(default_factory=LogSection, metadata={"doc": "how the node logs"})
+    log: LogSection = field(default_factory=LogSection, metadata=doc("how the node logs"))
     drain_timeout: Duration = field(
-        default=_MINUTE, metadata={"doc": "time for running requests to finish at shutdown"}
+        default=_MINUTE, metadata=doc("time for running requests to finish at shutdown")
     )
     policy: AdmissionSection = field(
-        default_factory=AdmissionSection, metadata={"doc": "admission and retention of images"}
+        default_factory=AdmissionSection, metadata=doc("admission and retention of images")
     )
-    collection: GcOptions = field(default_factory=GcOptions, metadata={"doc": "garbage collection"})
+    collection: GcOptions = field(default_factory=GcOptions, metadata=doc("garbage collection"))
     metadata: Literal["sqlite", "rocksdb"] | None = field(
-        default=None, metadata={"doc": "metadata store of a new data directory"}
+        default=None, metadata=doc("metadata store of a new data directory")
     )
     webhooks: tuple[WebhookSection, ...] = field(
-        default=(), metadata={"doc": "receivers of the node's events"}
+        default=(), metadata=doc("receivers of the node's events")
     )
     cdn: CdnSection | None = field(
-        default=None, metadata={"doc": "the content delivery network in front of the node"}
+        default=None, metadata=doc("the content delivery network in front of the node")
     )
-    cdn_accelerate: bool = field(
-        default=False, metadata={"doc": "redirect pulls of blobs to the CDN"}
-    )
+    cdn_accelerate: bool = field(default=False, metadata=doc("redirect pulls of blobs to the CDN"))
     upstreams: tuple[UpstreamSection, ...] = field(
         default=(),
-        metadata={"doc": "registries whose content is fetched when it is asked for; first match"},
+        metadata=doc("registries whose content is fetched when it is asked for; first match"),
     )
     journal: JournalSection = field(
         default_factory=JournalSection,
-        metadata={"doc": "the journal of changes that a node with a role keeps"},
+        metadata=doc("the journal of changes that a node with a role keeps"),
     )
     replication: tuple[ReplicationSection, ...] = field(
-        default=(), metadata={"doc": "copies from and to other registries"}
+        default=(), metadata=doc("copies from and to other registries")
     )
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from shipline.deliver.commands import check_inside, check_variables
 from shipline.errors import ConfigError, ShiplineError, UsageError
 from shipline.oci import Platform, Reference
 from shipline.units import Duration
-from shipline.values import replace
+from shipline.values import doc, replace
 
 RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 """The steps that every pipeline has, in order."""
@@ -28,17 +28,16 @@ class When:
     """When a step runs: all conditions must hold; of the patterns in a list, one must match."""
 
     branch: str | tuple[str, ...] = field(
-        default=(), metadata={"doc": "Branches, as shell patterns: main, feature/*."}
+        default=(), metadata=doc("Branches, as shell patterns: main, feature/*.")
     )
     tag: str | tuple[str, ...] = field(
-        default=(), metadata={"doc": "Git tags that were pushed, as shell patterns: v*."}
+        default=(), metadata=doc("Git tags that were pushed, as shell patterns: v*.")
     )
     event: Occasion | tuple[Occasion, ...] = field(
-        default=(), metadata={"doc": "What started the run; without CI, push."}
+        default=(), metadata=doc("What started the run; without CI, push.")
     )
     env: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata={"doc": "Variables, each with the shell pattern it must match."},
+        default_factory=dict, metadata=doc("Variables, each with the shell pattern it must match.")
     )
 
 
@@ -47,38 +46,38 @@ class StepSection:
     """A command of the project: lint, tests, static analysis, or a scan of the image."""
 
     run: str | tuple[str, ...] = field(
-        default="", metadata={"doc": "A script for `sh -e`, or a program with its arguments."}
+        default="", metadata=doc("A script for `sh -e`, or a program with its arguments.")
     )
     scanner: Literal["syft", "trivy", "grype"] | None = field(
         default=None,
-        metadata={"doc": "Instead of run: scan the pushed digest of each platform with this."},
+        metadata=doc("Instead of run: scan the pushed digest of each platform with this."),
     )
     needs: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Steps that must have passed. A step that needs `build` gets the digest."},
+        metadata=doc("Steps that must have passed. A step that needs `build` gets the digest."),
     )
     reports: tuple[str, ...] | Mapping[str, str | tuple[str, ...]] = field(
         default=(),
-        metadata={"doc": "Files that the step writes; as a mapping, by the gate that reads them."},
+        metadata=doc("Files that the step writes; as a mapping, by the gate that reads them."),
     )
     when: When = field(
-        default_factory=When, metadata={"doc": "When the step runs; otherwise it is skipped."}
+        default_factory=When, metadata=doc("When the step runs; otherwise it is skipped.")
     )
     timeout: Duration = field(
-        default=Duration.parse("30m"), metadata={"doc": "Time limit, as 90s or 1h30m."}
+        default=Duration.parse("30m"), metadata=doc("Time limit, as 90s or 1h30m.")
     )
-    retries: int = field(default=0, metadata={"doc": "Further attempts after a failure."})
+    retries: int = field(default=0, metadata=doc("Further attempts after a failure."))
     env: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Variables to set, in addition to the usual ones."}
+        default_factory=dict, metadata=doc("Variables to set, in addition to the usual ones.")
     )
     pass_env: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Variables to pass on, by name or as NAME_*; others are not."}
+        default=(), metadata=doc("Variables to pass on, by name or as NAME_*; others are not.")
     )
     working_directory: str = field(
-        default=".", metadata={"doc": "Working directory, relative to this file."}
+        default=".", metadata=doc("Working directory, relative to this file.")
     )
     allow_failure: bool = field(
-        default=False, metadata={"doc": "Continue after a failure, which is recorded."}
+        default=False, metadata=doc("Continue after a failure, which is recorded.")
     )
 
     def __post_init__(self) -> None:
@@ -107,50 +106,50 @@ class StepSection:
 class Build:
     """How the image is built; keys are named as the flags of `shipline build`."""
 
-    context: str = field(default=".", metadata={"doc": "The directory to build from."})
-    file: str | None = field(default=None, metadata={"doc": "The Dockerfile."})
+    context: str = field(default=".", metadata=doc("The directory to build from."))
+    file: str | None = field(default=None, metadata=doc("The Dockerfile."))
     platforms: tuple[Platform, ...] = field(
-        default=(), metadata={"doc": "Platforms to build for; by default that of this machine."}
+        default=(), metadata=doc("Platforms to build for; by default that of this machine.")
     )
-    target: str | None = field(default=None, metadata={"doc": "The stage to build."})
+    target: str | None = field(default=None, metadata=doc("The stage to build."))
     args: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Build arguments.", "interpolate": True}
+        default_factory=dict, metadata=doc("Build arguments.", interpolate=True)
     )
     labels: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={"doc": "Labels, besides those of the tag policy.", "interpolate": True},
+        metadata=doc("Labels, besides those of the tag policy.", interpolate=True),
     )
     contexts: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Additional contexts, by name."}
+        default_factory=dict, metadata=doc("Additional contexts, by name.")
     )
     secrets: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Secrets for steps, as id=NAME,env=VARIABLE or id=NAME,src=F."}
+        default=(), metadata=doc("Secrets for steps, as id=NAME,env=VARIABLE or id=NAME,src=F.")
     )
-    ssh: tuple[str, ...] = field(default=(), metadata={"doc": "Agents or keys, as ID[=PATH]."})
+    ssh: tuple[str, ...] = field(default=(), metadata=doc("Agents or keys, as ID[=PATH]."))
     cache_from: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Caches to read from.", "interpolate": True}
+        default=(), metadata=doc("Caches to read from.", interpolate=True)
     )
     cache_to: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Caches to write to.", "interpolate": True}
+        default=(), metadata=doc("Caches to write to.", interpolate=True)
     )
     compression: Literal["gzip", "estargz", "zstd"] | None = field(
-        default=None, metadata={"doc": "How layers are compressed."}
+        default=None, metadata=doc("How layers are compressed.")
     )
     provenance: Literal["min", "max"] | None = field(
         default=None,
-        metadata={"doc": "Add to the image how it was built: min, or max, with all steps."},
+        metadata=doc("Add to the image how it was built: min, or max, with all steps."),
     )
     sbom: bool = field(
         default=False,
-        metadata={"doc": "Add a list of its packages to the image; the sbom gate judges it."},
+        metadata=doc("Add a list of its packages to the image; the sbom gate judges it."),
     )
-    pull: bool = field(default=False, metadata={"doc": "Check for newer versions of base images."})
-    no_cache: bool = field(default=False, metadata={"doc": "Do not use results of earlier builds."})
+    pull: bool = field(default=False, metadata=doc("Check for newer versions of base images."))
+    no_cache: bool = field(default=False, metadata=doc("Do not use results of earlier builds."))
     needs: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "doc": "Steps that must have passed before the build starts; others run concurrently."
-        },
+        metadata=doc(
+            "Steps that must have passed before the build starts; others run concurrently."
+        ),
     )
 
 
@@ -160,18 +159,17 @@ class TargetSection(Build):
 
     image: Reference | None = field(
         default=None,
-        metadata={
-            "doc": "The repository to push to, without a tag; a target without one is only a"
+        metadata=doc(
+            "The repository to push to, without a tag; a target without one is only a"
             " context of others, as `target:NAME`.",
-            "interpolate": True,
-        },
+            interpolate=True,
+        ),
     )
     copies: tuple[Reference, ...] = field(
         default=(),
-        metadata={
-            "doc": "Repositories that get the image with its signatures and tags.",
-            "interpolate": True,
-        },
+        metadata=doc(
+            "Repositories that get the image with its signatures and tags.", interpolate=True
+        ),
     )
 
     @property
@@ -203,16 +201,14 @@ class Sign:
     """How an image that passed the gates is signed, and which statements are attached."""
 
     key: str = field(
-        metadata={
-            "doc": "A private key file of `shipline key generate` or cosign, or env://VARIABLE."
-        }
+        metadata=doc("A private key file of `shipline key generate` or cosign, or env://VARIABLE.")
     )
     annotations: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={"doc": "Annotations to include in the signatures.", "interpolate": True},
+        metadata=doc("Annotations to include in the signatures.", interpolate=True),
     )
     attest: bool = field(
-        default=True, metadata={"doc": "Also attach the verdicts of the gates and the provenance."}
+        default=True, metadata=doc("Also attach the verdicts of the gates and the provenance.")
     )
 
 
@@ -222,18 +218,18 @@ class RegionsSection:
 
     registries: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={
-            "doc": "Registries by the name of their region, as HOST or HOST/PREFIX: the path of the"
+        metadata=doc(
+            "Registries by the name of their region, as HOST or HOST/PREFIX: the path of the"
             " image follows it.",
-            "interpolate": True,
-        },
+            interpolate=True,
+        ),
     )
     wait: Literal["all", "quorum", "none"] = field(
         default="all",
-        metadata={
-            "doc": "The regions that must have the image before it is tagged anywhere: all, more"
+        metadata=doc(
+            "The regions that must have the image before it is tagged anywhere: all, more"
             " than half, or none. The others get it by the end of the run, or with --resume."
-        },
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -264,40 +260,36 @@ class Pipeline:
     """The pipeline of one image, or of several targets."""
 
     image: Reference | None = field(
-        default=None,
-        metadata={"doc": "The repository to push to, without a tag.", "interpolate": True},
+        default=None, metadata=doc("The repository to push to, without a tag.", interpolate=True)
     )
     steps: Mapping[str, str | StepSection] = field(
         default_factory=dict,
-        metadata={"doc": "Commands by name: a script, or a mapping. They run concurrently."},
+        metadata=doc("Commands by name: a script, or a mapping. They run concurrently."),
     )
     build: Build = field(
         default_factory=Build,
-        metadata={"doc": "How the image is built; with `targets`, what they have in common."},
+        metadata=doc("How the image is built; with `targets`, what they have in common."),
     )
     targets: Mapping[str, TargetSection] = field(
         default_factory=dict,
-        metadata={"doc": "Instead of image and copies: several images by name, shipped together."},
+        metadata=doc("Instead of image and copies: several images by name, shipped together."),
     )
     sign: Sign | None = field(
-        default=None, metadata={"doc": "How the image is signed; by default it is not."}
+        default=None, metadata=doc("How the image is signed; by default it is not.")
     )
     copies: tuple[Reference, ...] = field(
         default=(),
-        metadata={
-            "doc": "Repositories that get the image with its signatures and tags.",
-            "interpolate": True,
-        },
+        metadata=doc(
+            "Repositories that get the image with its signatures and tags.", interpolate=True
+        ),
     )
     regions: RegionsSection = field(
-        default_factory=RegionsSection,
-        metadata={"doc": "Registries that serve the image elsewhere."},
+        default_factory=RegionsSection, metadata=doc("Registries that serve the image elsewhere.")
     )
     builder: str | None = field(
-        default=None,
-        metadata={"doc": "The builder that builds, as `shipline builder ls` names it."},
+        default=None, metadata=doc("The builder that builds, as `shipline builder ls` names it.")
     )
-    keep_runs: int = field(default=50, metadata={"doc": "Number of records of runs to keep."})
+    keep_runs: int = field(default=50, metadata=doc("Number of records of runs to keep."))
 
     def __post_init__(self) -> None:
         regions = self.regions.registries

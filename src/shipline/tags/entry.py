@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from shipline.errors import ConfigError
 from shipline.tags.templates import VERSION_FIELDS, check_template, fields_of
+from shipline.values import doc
 
 EntryType = Literal[
     "template", "schedule", "semver", "pep440", "match", "edge", "ref", "raw", "sha"
@@ -38,44 +39,42 @@ class TagEntry:
     """An entry of a rule. Keys that its type does not use are errors."""
 
     template: str = field(
-        default="", metadata={"doc": "A tag with fields: v{version}, dev-{sha}, latest."}
+        default="", metadata=doc("A tag with fields: v{version}, dev-{sha}, latest.")
     )
     type: EntryType = field(
-        default="template", metadata={"doc": "The kind, as docker/metadata-action has them."}
+        default="template", metadata=doc("The kind, as docker/metadata-action has them.")
     )
     enable: str = field(
-        default="true", metadata={"doc": "true, false or an expression: {{is_default_branch}}."}
+        default="true", metadata=doc("true, false or an expression: {{is_default_branch}}.")
     )
     priority: int | None = field(
-        default=None, metadata={"doc": "Entries with a higher priority come first."}
+        default=None, metadata=doc("Entries with a higher priority come first.")
     )
-    prefix: str | None = field(default=None, metadata={"doc": "Prefix of the tag."})
-    suffix: str | None = field(default=None, metadata={"doc": "Suffix of the tag."})
+    prefix: str | None = field(default=None, metadata=doc("Prefix of the tag."))
+    suffix: str | None = field(default=None, metadata=doc("Suffix of the tag."))
     pattern: str = field(
         default="",
-        metadata={"doc": "The format of a version or date; for match, the regular expression."},
+        metadata=doc("The format of a version or date; for match, the regular expression."),
     )
-    group: int = field(
-        default=0, metadata={"doc": "match: the group of the pattern that is the tag."}
-    )
+    group: int = field(default=0, metadata=doc("match: the group of the pattern that is the tag."))
     match: str = field(
         default="",
-        metadata={
-            "doc": "semver, pep440: a regular expression for the git tag; group 1 is the version."
-        },
+        metadata=doc(
+            "semver, pep440: a regular expression for the git tag; group 1 is the version."
+        ),
     )
-    value: str = field(default="", metadata={"doc": "The text to use instead of the git tag."})
+    value: str = field(default="", metadata=doc("The text to use instead of the git tag."))
     event: Literal["", "branch", "tag", "pr"] = field(
-        default="", metadata={"doc": "ref: the kind of ref."}
+        default="", metadata=doc("ref: the kind of ref.")
     )
     branch: str = field(
-        default="", metadata={"doc": "edge: the branch, else the default branch of the remote."}
+        default="", metadata=doc("edge: the branch, else the default branch of the remote.")
     )
     format: Literal["short", "long"] = field(
-        default="short", metadata={"doc": "sha: short (seven digits) or long."}
+        default="short", metadata=doc("sha: short (seven digits) or long.")
     )
     immutable: bool | None = field(
-        default=None, metadata={"doc": "Whether the tag may never move to another image."}
+        default=None, metadata=doc("Whether the tag may never move to another image.")
     )
 
     @classmethod

@@ -13,7 +13,7 @@ from shipline.errors import ConfigError
 from shipline.globs import glob
 from shipline.tags.entry import TagEntry
 from shipline.tags.versions import Levels, Version
-from shipline.values import replace
+from shipline.values import doc, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,10 @@ Patterns = str | tuple[str, ...]
 class RuleEvents:
     """The events of a rule, as patterns of ref names such as `main`, `feature/**`, `!feature/x`."""
 
-    push: Patterns = field(default=(), metadata={"doc": "Branches that were pushed."})
-    tag: Patterns = field(default=(), metadata={"doc": "Git tags that were pushed."})
-    pull_request: Patterns = field(
-        default=(), metadata={"doc": "Target branches of pull requests."}
-    )
-    schedule: Patterns = field(default=(), metadata={"doc": "Branches of schedules."})
+    push: Patterns = field(default=(), metadata=doc("Branches that were pushed."))
+    tag: Patterns = field(default=(), metadata=doc("Git tags that were pushed."))
+    pull_request: Patterns = field(default=(), metadata=doc("Target branches of pull requests."))
+    schedule: Patterns = field(default=(), metadata=doc("Branches of schedules."))
 
     def __post_init__(self) -> None:
         if not any((self.push, self.tag, self.pull_request, self.schedule)):
@@ -87,30 +85,28 @@ class TagRule:
     """The tags of images for some events; without `on`, for all events."""
 
     tags: tuple[str | TagEntry, ...] = field(
-        metadata={"doc": "Templates such as v{version}, or entries of docker/metadata-action."}
+        metadata=doc("Templates such as v{version}, or entries of docker/metadata-action.")
     )
-    on: RuleEvents | None = field(default=None, metadata={"doc": "The events; by default all."})
+    on: RuleEvents | None = field(default=None, metadata=doc("The events; by default all."))
     version: Literal["conventional", "none"] | None = field(
-        default=None, metadata={"doc": "conventional: from the commits since the last version."}
+        default=None, metadata=doc("conventional: from the commits since the last version.")
     )
     prerelease: str = field(
-        default="", metadata={"doc": "Make prereleases such as 1.3.0-beta.1, with this word."}
+        default="", metadata=doc("Make prereleases such as 1.3.0-beta.1, with this word.")
     )
     immutable: bool | None = field(
         default=None,
-        metadata={
-            "doc": "Whether the tags may never move; by default those with a commit or version."
-        },
+        metadata=doc("Whether the tags may never move; by default those with a commit or version."),
     )
     git_tag: bool | None = field(
         default=None,
-        metadata={
-            "doc": "Whether a new version becomes a git tag; by default with version: conventional."
-        },
+        metadata=doc(
+            "Whether a new version becomes a git tag; by default with version: conventional."
+        ),
     )
-    push: bool = field(default=True, metadata={"doc": "Whether the image is pushed at all."})
+    push: bool = field(default=True, metadata=doc("Whether the image is pushed at all."))
     none_releasable: Literal["patch", "none"] | None = field(
-        default=None, metadata={"doc": "When no commit asks for a version: a patch, or none."}
+        default=None, metadata=doc("When no commit asks for a version: a patch, or none.")
     )
 
     def __post_init__(self) -> None:
@@ -144,16 +140,12 @@ class Flavor:
     """Defaults of all docker/metadata-action entries."""
 
     latest: Literal["auto", "true", "false"] = field(
-        default="auto", metadata={"doc": "Whether to add the tag latest."}
+        default="auto", metadata=doc("Whether to add the tag latest.")
     )
-    prefix: str = field(default="", metadata={"doc": "Prefix of tags without their own prefix."})
-    suffix: str = field(default="", metadata={"doc": "Suffix of tags without their own suffix."})
-    prefix_latest: bool = field(
-        default=False, metadata={"doc": "Whether latest gets the prefix too."}
-    )
-    suffix_latest: bool = field(
-        default=False, metadata={"doc": "Whether latest gets the suffix too."}
-    )
+    prefix: str = field(default="", metadata=doc("Prefix of tags without their own prefix."))
+    suffix: str = field(default="", metadata=doc("Suffix of tags without their own suffix."))
+    prefix_latest: bool = field(default=False, metadata=doc("Whether latest gets the prefix too."))
+    suffix_latest: bool = field(default=False, metadata=doc("Whether latest gets the suffix too."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,55 +153,52 @@ class TagsSection:
     """How images are tagged. Every key has a default; the first matching rule applies."""
 
     rules: tuple[TagRule, ...] = field(
-        default=(), metadata={"doc": "The first rule for the event decides."}
+        default=(), metadata=doc("The first rule for the event decides.")
     )
     tag_prefix: str = field(
-        default="v", metadata={"doc": "How git tags of versions begin: v, or api/v."}
+        default="v", metadata=doc("How git tags of versions begin: v, or api/v.")
     )
     paths: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Only commits that change these files count: services/api/**, !**/*.md."},
+        metadata=doc("Only commits that change these files count: services/api/**, !**/*.md."),
     )
-    initial: str = field(default="0.1.0", metadata={"doc": "The first version."})
+    initial: str = field(default="0.1.0", metadata=doc("The first version."))
     none_releasable: Literal["patch", "none"] = field(
-        default="patch", metadata={"doc": "When no commit asks for a version: a patch, or none."}
+        default="patch", metadata=doc("When no commit asks for a version: a patch, or none.")
     )
     major_on_zero: bool = field(
-        default=True, metadata={"doc": "Whether a breaking change in 0.y.z makes 1.0.0."}
+        default=True, metadata=doc("Whether a breaking change in 0.y.z makes 1.0.0.")
     )
     minor_types: tuple[str, ...] = field(
-        default=("feat",), metadata={"doc": "Types of commits that ask for a minor version."}
+        default=("feat",), metadata=doc("Types of commits that ask for a minor version.")
     )
     patch_types: tuple[str, ...] = field(
         default=("fix", "perf", "revert"),
-        metadata={"doc": "Types of commits that ask for a patch version."},
+        metadata=doc("Types of commits that ask for a patch version."),
     )
     changelog: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict,
-        metadata={"doc": "Headings of the changelog in order, and the types or areas below each."},
+        metadata=doc("Headings of the changelog in order, and the types or areas below each."),
     )
     flavor: Flavor = field(
-        default=Flavor(), metadata={"doc": "Defaults of entries of docker/metadata-action."}
+        default=Flavor(), metadata=doc("Defaults of entries of docker/metadata-action.")
     )
     labels: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "More labels, or other values for standard ones."}
+        default_factory=dict, metadata=doc("More labels, or other values for standard ones.")
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata={"doc": "More annotations, or other values for standard ones."},
+        default_factory=dict, metadata=doc("More annotations, or other values for standard ones.")
     )
     remote: str = field(
         default="",
-        metadata={"doc": "The remote with the version tags; by default origin, or the only one."},
+        metadata=doc("The remote with the version tags; by default origin, or the only one."),
     )
     default_branch: str = field(
-        default="", metadata={"doc": "The default branch, if neither CI nor the remote reports it."}
+        default="", metadata=doc("The default branch, if neither CI nor the remote reports it.")
     )
     unique_names: bool = field(
         default=True,
-        metadata={
-            "doc": "Whether names that are not valid tags get a hash, so that no two collide."
-        },
+        metadata=doc("Whether names that are not valid tags get a hash, so that no two collide."),
     )
 
     def __post_init__(self) -> None:

@@ -20,15 +20,16 @@ from shipline.supply import (
     read_public_key,
 )
 from shipline.units import Duration
+from shipline.values import doc
 
 
 @dataclass(frozen=True, slots=True)
 class PredicateRule:
     """A required attestation."""
 
-    type: str = field(metadata={"doc": "spdx, cyclonedx, vuln, test-result, ... or a URI."})
+    type: str = field(metadata=doc("spdx, cyclonedx, vuln, test-result, ... or a URI."))
     max_age: Duration | None = field(
-        default=None, metadata={"doc": "The maximum age of the statement, by its own time."}
+        default=None, metadata=doc("The maximum age of the statement, by its own time.")
     )
 
 
@@ -37,33 +38,32 @@ class TrustRule:
     """A rule for the images that match; the first matching rule decides."""
 
     images: tuple[ImagePattern, ...] = field(
-        metadata={"doc": "Patterns of host/repository: * matches within a component, ** also /."}
+        metadata=doc("Patterns of host/repository: * matches within a component, ** also /.")
     )
     action: Literal["require", "accept", "reject"] = field(
         default="require",
-        metadata={"doc": "require signatures, accept without them, or always reject."},
+        metadata=doc("require signatures, accept without them, or always reject."),
     )
     keys: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Names from trust.keys, paths, or PEM; by default all of trust.keys."},
+        metadata=doc("Names from trust.keys, paths, or PEM; by default all of trust.keys."),
     )
-    threshold: int = field(default=1, metadata={"doc": "How many different keys must have signed."})
+    threshold: int = field(default=1, metadata=doc("How many different keys must have signed."))
     identity: Identity = field(
         default=OPTIONAL,
-        metadata={
-            "doc": "The name a signature must carry: repository, exact, path, any, a pattern; "
+        metadata=doc(
+            "The name a signature must carry: repository, exact, path, any, a pattern; "
             "optional: this repository's, or none at all."
-        },
+        ),
     )
     max_age: Duration | None = field(
-        default=None,
-        metadata={"doc": "The maximum age of signatures; one without a time is too old."},
+        default=None, metadata=doc("The maximum age of signatures; one without a time is too old.")
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict, hash=False, metadata={"doc": "Annotations that signatures must have."}
+        default_factory=dict, hash=False, metadata=doc("Annotations that signatures must have.")
     )
     predicates: tuple[str | PredicateRule, ...] = field(
-        default=(), metadata={"doc": "Types of required attestations, signed by one of the keys."}
+        default=(), metadata=doc("Types of required attestations, signed by one of the keys.")
     )
 
     def __post_init__(self) -> None:
@@ -87,15 +87,15 @@ class TrustSection:
     """Rules in order. Without rules every image is accepted."""
 
     rules: tuple[TrustRule, ...] = field(
-        default=(), metadata={"doc": "The first rule that matches an image decides."}
+        default=(), metadata=doc("The first rule that matches an image decides.")
     )
     keys: Mapping[str, str] = field(
         default_factory=dict,
         hash=False,
-        metadata={"doc": "Public keys by name: a path, or PEM in place."},
+        metadata=doc("Public keys by name: a path, or PEM in place."),
     )
     default: Literal["accept", "reject"] = field(
-        default="reject", metadata={"doc": "For images that no rule matches."}
+        default="reject", metadata=doc("For images that no rule matches.")
     )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from shipline.deliver.gitops import OnePlace, Update
 from shipline.errors import ConfigError
 from shipline.units import Duration
+from shipline.values import doc
 
 VARIABLE = re.compile(r"\{\{ *([a-z-]+) *\}\}")
 """A variable of a query. What templates of LogQL have in braces begins with a dot or has none of
@@ -26,27 +27,25 @@ class Weights(OnePlace):
     KINDS: ClassVar[tuple[str, ...]] = ("rollout", "httproute", "virtualservice", "replicas")
 
     rollout: str | None = field(
-        default=None,
-        metadata={"doc": "A Rollout of Argo Rollouts with the steps setWeight and pause."},
+        default=None, metadata=doc("A Rollout of Argo Rollouts with the steps setWeight and pause.")
     )
     httproute: str | None = field(
-        default=None, metadata={"doc": "An HTTPRoute or GRPCRoute of the Gateway API."}
+        default=None, metadata=doc("An HTTPRoute or GRPCRoute of the Gateway API.")
     )
-    virtualservice: str | None = field(default=None, metadata={"doc": "A VirtualService of Istio."})
+    virtualservice: str | None = field(default=None, metadata=doc("A VirtualService of Istio."))
     replicas: str | None = field(
         default=None,
-        metadata={
-            "doc": "A file or directory with both Deployments, or a Kustomization with `replicas`."
-        },
+        metadata=doc(
+            "A file or directory with both Deployments, or a Kustomization with `replicas`."
+        ),
     )
     stable: str = field(
-        default="",
-        metadata={"doc": "The Service, subset or Deployment of the version that is in use."},
+        default="", metadata=doc("The Service, subset or Deployment of the version that is in use.")
     )
     canary: str = field(
-        default="", metadata={"doc": "The Service, subset or Deployment of the new version."}
+        default="", metadata=doc("The Service, subset or Deployment of the new version.")
     )
-    total: int = field(default=10, metadata={"doc": "With `replicas`: the pods of both together."})
+    total: int = field(default=10, metadata=doc("With `replicas`: the pods of both together."))
 
     def __post_init__(self) -> None:
         OnePlace.__post_init__(self)
@@ -62,8 +61,8 @@ class Weights(OnePlace):
 class CanaryStep:
     """A weight of the new version, and how long it has it at least."""
 
-    weight: int = field(metadata={"doc": "The percentage of the traffic, or of the pods."})
-    hold: Duration = field(metadata={"doc": "How long at least until the next step."})
+    weight: int = field(metadata=doc("The percentage of the traffic, or of the pods."))
+    hold: Duration = field(metadata=doc("How long at least until the next step."))
 
     def __post_init__(self) -> None:
         if not 1 <= self.weight <= 100:
@@ -74,13 +73,11 @@ class CanaryStep:
 class MetricServer:
     """A server that is asked for measurements. Credentials are in variables of the environment."""
 
-    url: str = field(metadata={"doc": "The URL of the server, without /api."})
-    token: str = field(
-        default="", metadata={"doc": "The variable with a bearer token.", "interpolate": False}
-    )
-    user: str = field(default="", metadata={"doc": "The variable with the user name."})
-    password: str = field(default="", metadata={"doc": "The variable with the password."})
-    tenant: str = field(default="", metadata={"doc": "The tenant (X-Scope-OrgID)."})
+    url: str = field(metadata=doc("The URL of the server, without /api."))
+    token: str = field(default="", metadata=doc("The variable with a bearer token."))
+    user: str = field(default="", metadata=doc("The variable with the user name."))
+    password: str = field(default="", metadata=doc("The variable with the password."))
+    tenant: str = field(default="", metadata=doc("The tenant (X-Scope-OrgID)."))
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/@]+", self.url):
@@ -93,35 +90,33 @@ class MetricServer:
 class Metric:
     """A query whose result is one number, and its limits."""
 
-    name: str = field(metadata={"doc": "Its name in messages."})
-    promql: str | None = field(default=None, metadata={"doc": "A query for Prometheus."})
-    logql: str | None = field(default=None, metadata={"doc": "A metric query for Loki."})
+    name: str = field(metadata=doc("Its name in messages."))
+    promql: str | None = field(default=None, metadata=doc("A query for Prometheus."))
+    logql: str | None = field(default=None, metadata=doc("A metric query for Loki."))
     traceql: str | None = field(
-        default=None, metadata={"doc": "A TraceQL metrics query for Tempo, over the window."}
+        default=None, metadata=doc("A TraceQL metrics query for Tempo, over the window.")
     )
     baseline: str | None = field(
         default=None,
-        metadata={
-            "doc": "The query for the stable version; by default the same one with its names."
-        },
+        metadata=doc("The query for the stable version; by default the same one with its names."),
     )
-    max: float | None = field(default=None, metadata={"doc": "The maximum."})
-    min: float | None = field(default=None, metadata={"doc": "The minimum."})
+    max: float | None = field(default=None, metadata=doc("The maximum."))
+    min: float | None = field(default=None, metadata=doc("The minimum."))
     max_ratio: float | None = field(
-        default=None, metadata={"doc": "The maximum, as a multiple of the stable version's."}
+        default=None, metadata=doc("The maximum, as a multiple of the stable version's.")
     )
     max_increase: float | None = field(
-        default=None, metadata={"doc": "The maximum above the stable version's."}
+        default=None, metadata=doc("The maximum above the stable version's.")
     )
     samples: str | None = field(
         default=None,
-        metadata={"doc": "A query of the same kind that counts what the number is made of."},
+        metadata=doc("A query of the same kind that counts what the number is made of."),
     )
     min_samples: int = field(
-        default=1, metadata={"doc": "With fewer samples there is no verdict (no_data)."}
+        default=1, metadata=doc("With fewer samples there is no verdict (no_data).")
     )
     window: Duration = field(
-        default=Duration(60_000), metadata={"doc": "What {{window}} stands for in the queries."}
+        default=Duration(60_000), metadata=doc("What {{window}} stands for in the queries.")
     )
 
     def __post_init__(self) -> None:
@@ -173,40 +168,32 @@ class Analysis:
     they mean in an AnalysisTemplate of Argo Rollouts.
     """
 
-    metrics: tuple[Metric, ...] = field(metadata={"doc": "What is measured; all must pass."})
-    prometheus: MetricServer | None = field(default=None, metadata={"doc": "For PromQL."})
-    loki: MetricServer | None = field(default=None, metadata={"doc": "For LogQL."})
-    tempo: MetricServer | None = field(default=None, metadata={"doc": "For TraceQL metrics."})
+    metrics: tuple[Metric, ...] = field(metadata=doc("What is measured; all must pass."))
+    prometheus: MetricServer | None = field(default=None, metadata=doc("For PromQL."))
+    loki: MetricServer | None = field(default=None, metadata=doc("For LogQL."))
+    tempo: MetricServer | None = field(default=None, metadata=doc("For TraceQL metrics."))
     interval: Duration = field(
-        default=Duration(60_000), metadata={"doc": "The time between measurements."}
+        default=Duration(60_000), metadata=doc("The time between measurements.")
     )
-    count: int = field(
-        default=1, metadata={"doc": "Measurements with a verdict that each step needs."}
-    )
-    failure_limit: int = field(
-        default=0, metadata={"doc": "How many measurements of a step may fail."}
-    )
+    count: int = field(default=1, metadata=doc("Measurements with a verdict that each step needs."))
+    failure_limit: int = field(default=0, metadata=doc("How many measurements of a step may fail."))
     error_limit: int | None = field(
         default=None,
-        metadata={"doc": "How many errors one after the other a step bears; by default any."},
+        metadata=doc("How many errors one after the other a step bears; by default any."),
     )
     deadline: Duration | None = field(
         default=None,
-        metadata={
-            "doc": "How long after its hold a step waits for its verdict, and fails then; by"
+        metadata=doc(
+            "How long after its hold a step waits for its verdict, and fails then; by"
             " default for as long as it takes."
-        },
+        ),
     )
-    timeout: Duration = field(
-        default=Duration(10_000), metadata={"doc": "How long a query may take."}
-    )
+    timeout: Duration = field(default=Duration(10_000), metadata=doc("How long a query may take."))
     canary: str = field(
-        default="",
-        metadata={"doc": "What {{canary}} stands for; by default the name in `weights`."},
+        default="", metadata=doc("What {{canary}} stands for; by default the name in `weights`.")
     )
     stable: str = field(
-        default="",
-        metadata={"doc": "What {{stable}} stands for; by default the name in `weights`."},
+        default="", metadata=doc("What {{stable}} stands for; by default the name in `weights`.")
     )
 
     def __post_init__(self) -> None:
@@ -239,21 +226,21 @@ class Analysis:
 class CanarySection:
     """How a new version takes over from the one in use."""
 
-    weights: Weights = field(metadata={"doc": "Where the weights of both versions stand in git."})
-    steps: tuple[CanaryStep, ...] = field(metadata={"doc": "The weights, one after the other."})
+    weights: Weights = field(metadata=doc("Where the weights of both versions stand in git."))
+    steps: tuple[CanaryStep, ...] = field(metadata=doc("The weights, one after the other."))
     updates: tuple[Update, ...] = field(
         default=(),
-        metadata={
-            "doc": "Where the image of the new version stands while both run; not for a Rollout,"
+        metadata=doc(
+            "Where the image of the new version stands while both run; not for a Rollout,"
             " which has one image."
-        },
+        ),
     )
     analysis: Analysis | None = field(
-        default=None, metadata={"doc": "What is measured; without it, time alone passes."}
+        default=None, metadata=doc("What is measured; without it, time alone passes.")
     )
     on_failure: Literal["rollback", "freeze"] = field(
         default="rollback",
-        metadata={"doc": "Go back and hold the image, or leave the weights for a person."},
+        metadata=doc("Go back and hold the image, or leave the weights for a person."),
     )
 
     def __post_init__(self) -> None:

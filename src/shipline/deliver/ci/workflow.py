@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from shipline.deliver.environments import Environments
 from shipline.deliver.project import Toolchain
 from shipline.errors import ConfigError
+from shipline.values import doc
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -21,55 +22,51 @@ class CiSection:
 
     branches: tuple[str, ...] = field(
         default=("main", "master", "develop", "feature/**"),
-        metadata={"doc": "Branches whose pushes are released, as patterns of the CI system."},
+        metadata=doc("Branches whose pushes are released, as patterns of the CI system."),
     )
     tags: tuple[str, ...] = field(
-        default=("v*",), metadata={"doc": "Git tags that are released, as patterns."}
+        default=("v*",), metadata=doc("Git tags that are released, as patterns.")
     )
     install: str = field(
         default="",
-        metadata={"doc": "What pip installs to get shipline; by default this shipline's commit."},
+        metadata=doc("What pip installs to get shipline; by default this shipline's commit."),
     )
     setup: tuple[str, ...] = field(
-        default=(),
-        metadata={"doc": "Commands before the steps, such as npm ci; by default detected."},
+        default=(), metadata=doc("Commands before the steps, such as npm ci; by default detected.")
     )
     runners: Mapping[str, str | tuple[str, ...]] = field(
         default_factory=dict,
-        metadata={"doc": "Runners by platform: a GitHub label or several, or a GitLab tag."},
+        metadata=doc("Runners by platform: a GitHub label or several, or a GitLab tag."),
     )
     release_setup: tuple[str, ...] = field(
-        default=(),
-        metadata={"doc": "Commands before steps that inspect the image: install a scanner."},
+        default=(), metadata=doc("Commands before steps that inspect the image: install a scanner.")
     )
-    timeout_minutes: int = field(default=30, metadata={"doc": "Time limit of each job."})
+    timeout_minutes: int = field(default=30, metadata=doc("Time limit of each job."))
     environment: str = field(
-        default="release", metadata={"doc": "The environment with the secrets of a release."}
+        default="release", metadata=doc("The environment with the secrets of a release.")
     )
     username: str = field(
-        default="REGISTRY_USERNAME",
-        metadata={"doc": "The CI variable with the user of the registry."},
+        default="REGISTRY_USERNAME", metadata=doc("The CI variable with the user of the registry.")
     )
     password: str = field(
         default="REGISTRY_PASSWORD",
-        metadata={"doc": "The CI secret with the password or token of the registry."},
+        metadata=doc("The CI secret with the password or token of the registry."),
     )
     key: str = field(
-        default="COSIGN_PRIVATE_KEY",
-        metadata={"doc": "The CI secret with the private key that signs."},
+        default="COSIGN_PRIVATE_KEY", metadata=doc("The CI secret with the private key that signs.")
     )
     secrets: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Further CI secrets that the build reads as variables."}
+        default=(), metadata=doc("Further CI secrets that the build reads as variables.")
     )
     login: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Commands that log in to the registries, instead of user and password."},
+        metadata=doc("Commands that log in to the registries, instead of user and password."),
     )
     oidc_audience: str = field(
-        default="", metadata={"doc": "The audience of an identity token for these commands."}
+        default="", metadata=doc("The audience of an identity token for these commands.")
     )
     pins: str = field(
-        default="", metadata={"doc": "A pin file with commits of actions, relative to this file."}
+        default="", metadata=doc("A pin file with commits of actions, relative to this file.")
     )
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shipline.deliver.gitops.updates import Update
 from shipline.errors import ConfigError
+from shipline.values import doc
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,21 +14,19 @@ class GitOpsSection:
     """The files of a GitOps repository in which the images of an environment are set."""
 
     repository: str = field(
-        metadata={"doc": "The URL of the repository, or its path, relative to this file."}
+        metadata=doc("The URL of the repository, or its path, relative to this file.")
     )
-    updates: tuple[Update, ...] = field(metadata={"doc": "Where the image stands; all are set."})
-    branch: str = field(default="", metadata={"doc": "The branch; by default the default branch."})
+    updates: tuple[Update, ...] = field(metadata=doc("Where the image stands; all are set."))
+    branch: str = field(default="", metadata=doc("The branch; by default the default branch."))
     pull_request: bool = field(
         default=False,
-        metadata={
-            "doc": "Propose the change on GitHub or GitLab instead of pushing to the branch."
-        },
+        metadata=doc("Propose the change on GitHub or GitLab instead of pushing to the branch."),
     )
     api: str = field(
         default="",
-        metadata={"doc": "The URL of the API for pull requests, where the host does not tell."},
+        metadata=doc("The URL of the API for pull requests, where the host does not tell."),
     )
-    sign: bool = field(default=False, metadata={"doc": "Sign the commit, as git is configured."})
+    sign: bool = field(default=False, metadata=doc("Sign the commit, as git is configured."))
 
     def __post_init__(self) -> None:
         if not self.updates:

@@ -16,6 +16,7 @@ from typing import ClassVar
 from shipline.deliver.gitops.yaml_text import Edit, UnsuitableFile, YamlFile, YamlValue
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Reference
+from shipline.values import doc
 
 _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
@@ -66,37 +67,36 @@ class Update(OnePlace):
     )
 
     kustomization: str | None = field(
-        default=None, metadata={"doc": "A Kustomization or its directory: an entry of `images`."}
+        default=None, metadata=doc("A Kustomization or its directory: an entry of `images`.")
     )
     values: str | None = field(
-        default=None, metadata={"doc": "A file of Helm values: the value at `path`."}
+        default=None, metadata=doc("A file of Helm values: the value at `path`.")
     )
     manifests: str | None = field(
-        default=None, metadata={"doc": "A manifest or a directory of them: a container's image."}
+        default=None, metadata=doc("A manifest or a directory of them: a container's image.")
     )
     application: str | None = field(
-        default=None,
-        metadata={"doc": "An Argo CD Application: its Kustomize images or Helm values."},
+        default=None, metadata=doc("An Argo CD Application: its Kustomize images or Helm values.")
     )
     markers: str | None = field(
-        default=None, metadata={"doc": "A file or directory: values that a comment marks."}
+        default=None, metadata=doc("A file or directory: values that a comment marks.")
     )
     image: str = field(
-        default="", metadata={"doc": "The name in `images`, if it is not that of the repository."}
+        default="", metadata=doc("The name in `images`, if it is not that of the repository.")
     )
     path: str = field(
         default="image",
-        metadata={"doc": "The value of the chart: a name, or a mapping with repository and tag."},
+        metadata=doc("The value of the chart: a name, or a mapping with repository and tag."),
     )
     container: str = field(
         default="",
-        metadata={"doc": "The container; by default the one with an image of the repository."},
+        metadata=doc("The container; by default the one with an image of the repository."),
     )
     marker: str = field(
         default="",
-        metadata={"doc": "The name in the comments; by default the last part of the repository."},
+        metadata=doc("The name in the comments; by default the last part of the repository."),
     )
-    target: str = field(default="", metadata={"doc": "With `targets`: the one whose image is set."})
+    target: str = field(default="", metadata=doc("With `targets`: the one whose image is set."))
 
     def apply(self, tree: Tree, image: Reference) -> dict[str, bytes]:
         """The files that change, with their new contents; none if the image is set already. Raises

@@ -9,6 +9,7 @@ from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.trust import TrustSection
 from shipline.units import ByteSize, Day, Duration
+from shipline.values import doc
 
 EVERYWHERE = (Glob("**"),)
 Level = Literal["low", "medium", "high", "critical"]
@@ -21,10 +22,10 @@ _REPOSITORIES = "Patterns of repositories: * matches within a path component, **
 class ImmutableRule:
     """Tags that can be neither moved nor deleted."""
 
-    tags: tuple[Glob, ...] = field(metadata={"doc": "Patterns of tags, such as v*."})
-    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata={"doc": _REPOSITORIES})
+    tags: tuple[Glob, ...] = field(metadata=doc("Patterns of tags, such as v*."))
+    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata=doc(_REPOSITORIES))
     unless: tuple[Glob, ...] = field(
-        default=(), metadata={"doc": "Tags that the rule does not apply to."}
+        default=(), metadata=doc("Tags that the rule does not apply to.")
     )
 
     def covers(self, name: str, tag: str) -> bool:
@@ -40,12 +41,12 @@ class Quota:
     """Limits for all repositories of a project together."""
 
     project: str = field(
-        metadata={"doc": "First component of repository names, or a longer prefix; * for each."}
+        metadata=doc("First component of repository names, or a longer prefix; * for each.")
     )
     size: ByteSize | None = field(
-        default=None, metadata={"doc": "Bytes of blobs and manifests, counted once per repository."}
+        default=None, metadata=doc("Bytes of blobs and manifests, counted once per repository.")
     )
-    tags: int | None = field(default=None, metadata={"doc": "Number of tags."})
+    tags: int | None = field(default=None, metadata=doc("Number of tags."))
 
     def __post_init__(self) -> None:
         if self.size is None and self.tags is None:
@@ -56,9 +57,9 @@ class Quota:
 class AcceptedVulnerability:
     """A vulnerability that is accepted for a limited time."""
 
-    id: str = field(metadata={"doc": "CVE-..., GHSA-... or another identifier."})
-    until: Day = field(metadata={"doc": "The last day on which it is accepted."})
-    reason: str = field(metadata={"doc": "Why it is accepted."})
+    id: str = field(metadata=doc("CVE-..., GHSA-... or another identifier."))
+    until: Day = field(metadata=doc("The last day on which it is accepted."))
+    reason: str = field(metadata=doc("Why it is accepted."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +67,14 @@ class VulnerabilityRule:
     """Images can be pulled only with an acceptable signed scan result."""
 
     keys: tuple[str, ...] = field(
-        metadata={"doc": "Public keys of scanners: names from signatures.keys, paths or PEM."}
+        metadata=doc("Public keys of scanners: names from signatures.keys, paths or PEM.")
     )
-    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata={"doc": _REPOSITORIES})
-    refuse: Level = field(
-        default="critical", metadata={"doc": "The lowest severity that is refused."}
-    )
-    fixable_only: bool = field(
-        default=False, metadata={"doc": "Ignore vulnerabilities without a fix."}
-    )
-    max_age: Duration | None = field(default=None, metadata={"doc": "Maximum age of a scan."})
+    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata=doc(_REPOSITORIES))
+    refuse: Level = field(default="critical", metadata=doc("The lowest severity that is refused."))
+    fixable_only: bool = field(default=False, metadata=doc("Ignore vulnerabilities without a fix."))
+    max_age: Duration | None = field(default=None, metadata=doc("Maximum age of a scan."))
     allow: tuple[AcceptedVulnerability, ...] = field(
-        default=(), metadata={"doc": "Vulnerabilities that are accepted for a limited time."}
+        default=(), metadata=doc("Vulnerabilities that are accepted for a limited time.")
     )
 
     def __post_init__(self) -> None:
@@ -89,16 +86,16 @@ class VulnerabilityRule:
 class RetentionRule:
     """Which of the matching tags are kept: those that meet any condition."""
 
-    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata={"doc": _REPOSITORIES})
+    repositories: tuple[Glob, ...] = field(default=EVERYWHERE, metadata=doc(_REPOSITORIES))
     tags: tuple[Glob, ...] = field(
-        default=EVERYWHERE, metadata={"doc": "The tags that the rule applies to."}
+        default=EVERYWHERE, metadata=doc("The tags that the rule applies to.")
     )
-    keep: tuple[Glob, ...] = field(default=(), metadata={"doc": "Tags that are always kept."})
+    keep: tuple[Glob, ...] = field(default=(), metadata=doc("Tags that are always kept."))
     latest: int | None = field(
-        default=None, metadata={"doc": "Keep this many of the most recently pushed."}
+        default=None, metadata=doc("Keep this many of the most recently pushed.")
     )
     within: Duration | None = field(
-        default=None, metadata={"doc": "Keep those pushed within this time."}
+        default=None, metadata=doc("Keep those pushed within this time.")
     )
 
     def __post_init__(self) -> None:
@@ -113,28 +110,27 @@ class AdmissionSection:
     """Admission and retention rules of a node."""
 
     immutable: tuple[ImmutableRule, ...] = field(
-        default=(), metadata={"doc": "Tags that cannot be moved or deleted."}
+        default=(), metadata=doc("Tags that cannot be moved or deleted.")
     )
-    quotas: tuple[Quota, ...] = field(default=(), metadata={"doc": "Limits of projects."})
+    quotas: tuple[Quota, ...] = field(default=(), metadata=doc("Limits of projects."))
     signatures: TrustSection | None = field(
-        default=None, metadata={"doc": "Which images can be pulled only if signed."}
+        default=None, metadata=doc("Which images can be pulled only if signed.")
     )
     vulnerabilities: tuple[VulnerabilityRule, ...] = field(
-        default=(),
-        metadata={"doc": "Which images can be pulled only with an acceptable scan result."},
+        default=(), metadata=doc("Which images can be pulled only with an acceptable scan result.")
     )
     retention: tuple[RetentionRule, ...] = field(
-        default=(), metadata={"doc": "Which tags are removed after some time."}
+        default=(), metadata=doc("Which tags are removed after some time.")
     )
     hostname: str = field(
         default="",
-        metadata={
-            "doc": "host[:port] under which clients know this node; signatures must carry it where "
+        metadata=doc(
+            "host[:port] under which clients know this node; signatures must carry it where "
             "a rule says identity: repository. Without it the repository alone is compared."
-        },
+        ),
     )
     retention_every: Duration = field(
-        default=Duration(86_400_000), metadata={"doc": "How often retention runs."}
+        default=Duration(86_400_000), metadata=doc("How often retention runs.")
     )
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.server.secrets import read_secret
 from shipline.units import ByteSize, Duration
+from shipline.values import doc
 
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 _SHORTEST_S = 10
@@ -22,9 +23,9 @@ Form = Literal["shipline", "nginx", "cloudfront"]
 class CdnKey:
     """A key that signs URLs. Its secret comes from an environment variable or a file."""
 
-    id: str = field(metadata={"doc": "id in URLs: letters, digits, - and _; CloudFront's key id"})
-    variable: str = field(default="", metadata={"doc": "environment variable with the secret"})
-    file: str = field(default="", metadata={"doc": "file with the secret"})
+    id: str = field(metadata=doc("id in URLs: letters, digits, - and _; CloudFront's key id"))
+    variable: str = field(default="", metadata=doc("environment variable with the secret"))
+    file: str = field(default="", metadata=doc("file with the secret"))
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -44,38 +45,37 @@ class CdnKey:
 class CdnSection:
     """A content delivery network in front of the node."""
 
-    url: str = field(metadata={"doc": "URL of the CDN, which has the paths of the node"})
+    url: str = field(metadata=doc("URL of the CDN, which has the paths of the node"))
     keys: tuple[CdnKey, ...] = field(
-        metadata={"doc": "the first signs URLs, the others are still accepted"}
+        metadata=doc("the first signs URLs, the others are still accepted")
     )
     form: Form = field(
         default="shipline",
-        metadata={
-            "doc": "how URLs are signed: HMAC-SHA256, which the node verifies; nginx: secure_link; "
+        metadata=doc(
+            "how URLs are signed: HMAC-SHA256, which the node verifies; nginx: secure_link; "
             "cloudfront: policies of CloudFront"
-        },
+        ),
     )
     expiry: Duration = field(
         default=Duration(1_200_000),
-        metadata={"doc": "longest time for which a URL is valid; half of it at least"},
+        metadata=doc("longest time for which a URL is valid; half of it at least"),
     )
     address_range: Literal["none", "address", "network"] = field(
         default="none",
-        metadata={"doc": "bind URLs to the client's address, or its /24 or, for IPv6, /64"},
+        metadata=doc("bind URLs to the client's address, or its /24 or, for IPv6, /64"),
     )
     repositories: tuple[Glob, ...] = field(
-        default=(Glob("**"),), metadata={"doc": "redirect pulls from these repositories"}
+        default=(Glob("**"),), metadata=doc("redirect pulls from these repositories")
     )
     minimum_size: ByteSize = field(
-        default=ByteSize(1 << 20), metadata={"doc": "smallest blob to redirect for"}
+        default=ByteSize(1 << 20), metadata=doc("smallest blob to redirect for")
     )
     account: str = field(
-        default="",
-        metadata={"doc": "account with which the CDN itself pulls; required for cloudfront"},
+        default="", metadata=doc("account with which the CDN itself pulls; required for cloudfront")
     )
     purge_keep: Duration = field(
         default=Duration(30 * 86_400_000),
-        metadata={"doc": "time for which removed content stays in the purge list"},
+        metadata=doc("time for which removed content stays in the purge list"),
     )
 
     def __post_init__(self) -> None:

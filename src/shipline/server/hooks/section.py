@@ -13,6 +13,7 @@ from shipline.server.events import NodeEvent
 from shipline.server.hooks.outbound import DeliveryTarget
 from shipline.server.secrets import read_secret
 from shipline.units import Duration
+from shipline.values import doc
 
 _ATTEMPT, _THREE_DAYS = Duration(10_000), Duration(259_200_000)
 _BLOB_TYPE = "application/octet-stream"
@@ -24,34 +25,33 @@ SentEvent = Literal["push", "pull", "delete", "untag", "mount", "refused", "quot
 class WebhookSection:
     """A webhook receiver. Its secret comes from a file or environment variable."""
 
-    name: str = field(metadata={"doc": "name in logs and metrics: a-z, 0-9 and -"})
-    url: str = field(metadata={"doc": "URL to send events to, https:// or http://"})
+    name: str = field(metadata=doc("name in logs and metrics: a-z, 0-9 and -"))
+    url: str = field(metadata=doc("URL to send events to, https:// or http://"))
     events: tuple[SentEvent, ...] = field(
-        default=("push", "delete", "untag"), metadata={"doc": "events to send"}
+        default=("push", "delete", "untag"), metadata=doc("events to send")
     )
     blobs: bool = field(
-        default=False, metadata={"doc": "also send pushes of blobs, not only of manifests"}
+        default=False, metadata=doc("also send pushes of blobs, not only of manifests")
     )
     repositories: tuple[Glob, ...] = field(
-        default=(Glob("**"),), metadata={"doc": "only events of these repositories"}
+        default=(Glob("**"),), metadata=doc("only events of these repositories")
     )
     format: Literal["docker", "cloudevents", "harbor"] = field(
         default="docker",
-        metadata={
-            "doc": "docker: the notifications of docker-registry; CloudEvents 1.0; Harbor's payload"
-        },
+        metadata=doc(
+            "docker: the notifications of docker-registry; CloudEvents 1.0; Harbor's payload"
+        ),
     )
-    secret_file: str = field(default="", metadata={"doc": "file with the key for signing requests"})
+    secret_file: str = field(default="", metadata=doc("file with the key for signing requests"))
     secret_variable: str = field(
-        default="", metadata={"doc": "environment variable with the key for signing requests"}
+        default="", metadata=doc("environment variable with the key for signing requests")
     )
     allow: tuple[str, ...] = field(
-        default=(),
-        metadata={"doc": "non-public networks and addresses that the host may resolve to"},
+        default=(), metadata=doc("non-public networks and addresses that the host may resolve to")
     )
-    timeout: Duration = field(default=_ATTEMPT, metadata={"doc": "timeout of one attempt"})
+    timeout: Duration = field(default=_ATTEMPT, metadata=doc("timeout of one attempt"))
     keep: Duration = field(
-        default=_THREE_DAYS, metadata={"doc": "time after which an undelivered event is given up"}
+        default=_THREE_DAYS, metadata=doc("time after which an undelivered event is given up")
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from shipline.errors import ConfigError, UsageError
 from shipline.globs import Glob, glob
 from shipline.net import split_url
 from shipline.units import ByteSize, Duration
+from shipline.values import doc
 
 _MINUTE, _DAY, _QUARTER_MINUTE = Duration(60_000), Duration(86_400_000), Duration(15_000)
 _SILENCE = Duration(20_000)
@@ -22,45 +23,45 @@ class UpstreamSection:
     """A registry that this node fetches from, and for which repositories."""
 
     url: str = field(
-        metadata={"doc": "the registry, https://HOST; a path is put before repository names"}
+        metadata=doc("the registry, https://HOST; a path is put before repository names")
     )
     match: str = field(
         default="*",
-        metadata={
-            "doc": "repositories, as docker.io/*, library/* or *; a * at the end also matches /. "
+        metadata=doc(
+            "repositories, as docker.io/*, library/* or *; a * at the end also matches /. "
             "A host at its start is not part of the name at the registry"
-        },
+        ),
     )
     username: str = field(
-        default="", metadata={"doc": "account there; default: the logins of the node's user"}
+        default="", metadata=doc("account there; default: the logins of the node's user")
     )
-    password_file: str = field(default="", metadata={"doc": "file with its password or token"})
+    password_file: str = field(default="", metadata=doc("file with its password or token"))
     password_variable: str = field(
-        default="", metadata={"doc": "environment variable with its password or token"}
+        default="", metadata=doc("environment variable with its password or token")
     )
     fresh: Duration = field(
-        default=_MINUTE, metadata={"doc": "time in which a tag is served without asking again"}
+        default=_MINUTE, metadata=doc("time in which a tag is served without asking again")
     )
     stale_while_revalidate: Duration | None = field(
         default=None,
-        metadata={"doc": "time after that in which it is served at once, and checked meanwhile"},
+        metadata=doc("time after that in which it is served at once, and checked meanwhile"),
     )
     stale_if_error: Duration | None = field(
         default=_DAY,
-        metadata={
-            "doc": "time in which it is served with a Warning while the registry does not answer; "
+        metadata=doc(
+            "time in which it is served with a Warning while the registry does not answer; "
             "at most 24h, null for none"
-        },
+        ),
     )
     negative: Duration = field(
-        default=_QUARTER_MINUTE, metadata={"doc": "time in which a 404 is not asked for again"}
+        default=_QUARTER_MINUTE, metadata=doc("time in which a 404 is not asked for again")
     )
     timeout: Duration = field(
-        default=_SILENCE, metadata={"doc": "longest silence of the registry in an answer"}
+        default=_SILENCE, metadata=doc("longest silence of the registry in an answer")
     )
     cache_size: ByteSize | None = field(
         default=None,
-        metadata={"doc": "bytes to keep; what was used least recently goes first; default: no cap"},
+        metadata=doc("bytes to keep; what was used least recently goes first; default: no cap"),
     )
 
     def __post_init__(self) -> None:
