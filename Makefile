@@ -47,7 +47,7 @@ types:
 	$(BIN)/mypy
 
 all-tests: tests/__pycache__
-	MAKEFLAGS= $(BIN)/python -m pytest -n 5 --dist worksteal --hypothesis-profile=all
+	MAKEFLAGS= $(BIN)/python -m pytest -n 5 --dist worksteal -o tmp_path_retention_policy=failed --hypothesis-profile=all
 
 # compiled once, not by each worker
 tests/__pycache__:
