@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def built_as_without(place: Path, tmp_path: Path, *words: str | Path) -> str:
     """Build on a fresh machine; what it said."""
     out = tmp_path / "out"
     done = Shipline(tmp_path / "fresh").build(*PLAIN, "-o", out, *words, place).ok()
-    assert {path.name: path.read_text() for path in out.iterdir()} == {"one": "1", "two": "2"}
+    found = {path.name: path.read_text() for path in out.iterdir()}
+    assert found == {"one": "1", "two": "2"}, done.err
     assert "Traceback" not in done.err
     return done.err
 
@@ -196,7 +198,7 @@ def _damage(layout: Path, chance: random.Random) -> str:
         values += [0, -1, 10**30, "", None, [], {}, [[]], [{}], "sha256:" + "0" * 64]
         for _ in range(chance.choice((1, 1, 3))):
             holder, key = chance.choice(places)
-            holder[key] = chance.choice(values)
+            holder[key] = deepcopy(chance.choice(values))  # never itself
             said.append(f"{key} = {holder[key]!r:.80}")
 
     rewrite(layout, change)
