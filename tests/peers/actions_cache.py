@@ -200,6 +200,23 @@ class ActionsCache:
 
 
 @contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a server whose requests `handler` answers; one that still waits is left alone."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def actions_cache() -> Iterator[ActionsCache]:
     """Serve until the block ends."""
 
@@ -272,16 +289,6 @@ def actions_cache() -> Iterator[ActionsCache]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    service = ActionsCache(url, url)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(Handler) as url:
+        service = ActionsCache(url, url)
         yield service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from peers.actions_cache import ActionsCache, Refused
+from peers.actions_cache import ActionsCache, Refused, answering
 
 _TWIRP = "/twirp/github.actions.results.api.v1.CacheService/"
 Query = Mapping[str, list[str]]
@@ -213,17 +213,6 @@ def hostile_caches() -> Iterator[HostileCaches]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    service = HostileCaches(url, ActionsCache(url, url))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(Handler) as url:
+        service = HostileCaches(url, ActionsCache(url, url))
         yield service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

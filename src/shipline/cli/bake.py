@@ -34,11 +34,10 @@ from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build import completed, loaded_for_docker, shown
 from shipline.cli.build_options import SwitchCommand
-from shipline.cli.completing import builders
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.observing import Observed, build_facts, image_facts, size_facts
-from shipline.cli.options import PROGRESS
+from shipline.cli.options import BUILDER, PROGRESS
 from shipline.cli.results import (
     REPORTED,
     response_facts,
@@ -84,13 +83,7 @@ _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 @click.option("--sbom", metavar="BOOL|K=V", help="--set=*.attest=type=sbom")
 @click.option("--policy", multiple=True, metavar="K=V", help="A policy in Rego for all targets.")
 @click.option("--metadata-file", metavar="PATH", help="Write metadata of the results, as JSON.")
-@click.option(
-    "--builder",
-    envvar="BUILDX_BUILDER",
-    metavar="NAME",
-    shell_complete=builders,
-    help="The builder to use.",
-)
+@BUILDER
 @PROGRESS
 @registry_options
 @click.argument("targets", nargs=-1, metavar="[URL] [TARGET]...")

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.build import parse_boolean
-from shipline.cli.completing import builders
 from shipline.cli.environment import debug_option, registry_options
-from shipline.cli.options import PROGRESS
+from shipline.cli.options import BUILDER, PROGRESS
 
 if TYPE_CHECKING:
     from click.parser import _OptionParser
@@ -135,13 +134,7 @@ _RESULT = (
     _text("--metadata-file", metavar="PATH", help="Write metadata of the result here, as JSON."),
     _text("--call", default="build", metavar="METHOD", help="build, check, outline or targets."),
     _switch("--check", help="Check the Dockerfile and build nothing: --call=check."),
-    _text(
-        "--builder",
-        envvar="BUILDX_BUILDER",
-        metavar="NAME",
-        shell_complete=builders,
-        help="The builder to use.",
-    ),
+    BUILDER,
     _many("--policy", metavar="K=V", help="A policy in Rego for what the build reads."),
 )
 _SHOWN = (PROGRESS, _switch("-q", "--quiet", help="Show nothing; print the image ID at the end."))

@@ -39,7 +39,7 @@ from shipline.errors import BuilderError, ConfigError, FlagConflict, ShiplineErr
 from shipline.events import Step
 from shipline.home import docker_directory
 from shipline.oci import Descriptor
-from shipline.registry import load_document, write_private
+from shipline.registry import changed_document
 from shipline.tasks import TaskGroup
 
 DOCKER = "docker"
@@ -366,14 +366,13 @@ def uninstall() -> None:
 
 def _set_alias(plugin: str | None) -> None:
     path = docker_directory(os.environ) / "config.json"
-    document = load_document(path)
-    aliases = document.get("aliases")
-    kept = {**aliases} if isinstance(aliases, dict) else {}
-    kept.pop("builder", None)
-    document["aliases"] = {**kept, "builder": plugin} if plugin else kept
-    if not document["aliases"]:
-        del document["aliases"]
-    write_private(path, document)
+    with changed_document(path) as document:
+        aliases = document.get("aliases")
+        kept = {**aliases} if isinstance(aliases, dict) else {}
+        kept.pop("builder", None)
+        document["aliases"] = {**kept, "builder": plugin} if plugin else kept
+        if not document["aliases"]:
+            del document["aliases"]
 
 
 def _is_inactive(builder: Builder, timeout_s: float) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from shipline.cli.completing import builders
+
 MODES = ("auto", "none", "plain", "quiet", "rawjson", "report", "tty")
 """How progress is shown."""
 
@@ -40,4 +42,11 @@ PROGRESS = click.option(
     default="auto",
     envvar="BUILDKIT_PROGRESS",
     help="How progress is shown.",
+)
+BUILDER = click.option(
+    "--builder",
+    envvar="BUILDX_BUILDER",
+    metavar="NAME",
+    shell_complete=builders,
+    help="The builder to use.",
 )

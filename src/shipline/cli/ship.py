@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.cli.commit import CommitQuery, commit_options
-from shipline.cli.completing import builders
 from shipline.cli.environment import registry_options, use_mirrors
 from shipline.cli.failures import INTERRUPTED, ProgramSettings, failure_annotations, message_width
 from shipline.cli.interrupts import run_in_step
 from shipline.cli.observing import observed
-from shipline.cli.options import PROGRESS
+from shipline.cli.options import BUILDER, PROGRESS
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, InvalidFlag, ShiplineError, UsageError
 
@@ -95,13 +94,7 @@ def _words(
     metavar="OS/ARCH",
     help="Build only for these platforms.",
 )
-@click.option(
-    "--builder",
-    envvar="BUILDX_BUILDER",
-    metavar="NAME",
-    shell_complete=builders,
-    help="The builder to use.",
-)
+@BUILDER
 @click.option(
     "--metadata-file",
     type=click.Path(path_type=Path),

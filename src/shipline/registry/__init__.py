@@ -10,11 +10,10 @@ from shipline.registry.credentials import Credentials, Keychain, NoKeychain, Sta
 from shipline.registry.hosts import HostSettings, Proxies, parse_mirrors, settings_from
 from shipline.registry.keychain import (
     STORE_HELPER,
+    changed_document,
     credential_store,
     erase_credentials,
     keychain_from,
-    load_document,
-    write_private,
 )
 from shipline.registry.repository import RemoteRepository
 

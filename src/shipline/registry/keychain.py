@@ -368,6 +368,17 @@ def changing(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def changed_document(file: Path) -> Iterator[dict[str, Any]]:
+    """The document of a config.json, which the block changes and no other process of shipline
+    meanwhile.
+    """
+    with changing(file):
+        document = load_document(file)
+        yield document
+        write_private(file, document)
+
+
 def write_private(path: Path, document: Mapping[str, Any]) -> None:
     """Atomically replace a JSON file by one that only its owner can read; where it is a symbolic
     link, the file that it names.

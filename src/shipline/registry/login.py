@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from shipline.registry.credentials import (
 from shipline.registry.keychain import (
     STORE_FILE,
     STORE_HELPER,
-    changing,
+    changed_document,
     credential_store,
     erase_credentials,
     helpers_of,
     load_document,
     login_file,
     names_host,
-    write_private,
 )
 
 
@@ -59,31 +57,22 @@ def save_login(
     helper = next(helpers_of(document, normal_host(host)), "") if store is LoginStore.AUTO else ""
     if helper and helper != STORE_HELPER:
         store_in_helper(helper, _key(host), credentials, environment)
-        with _changed(file) as document:
+        with changed_document(file) as document:
             _clear_entries(document, host)
             document.setdefault("auths", {})[_key(host)] = {}
         return f"the credential helper {helper!r}"
     if store is LoginStore.PLAIN:
         entry = _plain(credentials)
-        with _changed(file) as document:
+        with changed_document(file) as document:
             _clear(document, host)
             document.setdefault("auths", {})[_key(host)] = entry
         return f"{file}, in plain text"
     path = credential_store_path(environment)
     credential_store(environment, path).put(_key(host), credentials)
-    with _changed(file) as document:
+    with changed_document(file) as document:
         _clear(document, host)
         document.setdefault("credHelpers", {})[_bare(host)] = STORE_HELPER
     return f"{path}, encrypted"
-
-
-@contextmanager
-def _changed(file: Path) -> Iterator[dict[str, Any]]:
-    """The document of config.json, which the block changes and no other login meanwhile."""
-    with changing(file):
-        document = load_document(file)
-        yield document
-        write_private(file, document)
 
 
 def login_helper(host: str, environment: Mapping[str, str]) -> str:
@@ -106,7 +95,7 @@ def forget_login(host: str, environment: Mapping[str, str]) -> bool:
     _clear(document, host)
     if json.dumps(document) == before:
         return removed
-    with _changed(file) as document:
+    with changed_document(file) as document:
         _clear(document, host)
     return True
 
