@@ -28,12 +28,13 @@ _AWS = {
 
 class OpenCaches(Struct, frozen=True):
     """The caches of a build; `stores` are those in directories here, `tags` the names that the
-    written ones get.
+    written ones get, `reset` those that keep nothing else.
     """
 
     options: CacheOptions
     stores: dict[str, OciLayout] = field(default_factory=dict)
     tags: list[tuple[OciLayout, str]] = field(default_factory=list)
+    reset: list[OciLayout] = field(default_factory=list)
 
     def name(self, response: Mapping[str, str]) -> None:
         """Name what was written in directories, as the exporters say."""
@@ -42,6 +43,8 @@ class OpenCaches(Struct, frozen=True):
         manifest = Descriptor.from_json(json.loads(found))
         for layout, tag in self.tags:
             layout.tag(manifest, layout, tag)
+        for layout in self.reset:
+            layout.remove_unnamed()
 
 
 def open_caches(caches: CacheSettings, environment: Mapping[str, str], step: Step) -> OpenCaches:
@@ -61,6 +64,8 @@ def open_caches(caches: CacheSettings, environment: Mapping[str, str], step: Ste
         if entry.type == "local":
             layout = _layout(entry.attrs.get("dest", ""), found, create=True)
             found.tags.append((layout, entry.attrs.get("tag", "latest")))
+            if parse_boolean(entry.attrs.get("reset", "false")):
+                found.reset.append(layout)
         found.options.exports.append(entry)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shipline.cachestores.unusable import UnusableCache
@@ -15,7 +15,7 @@ from shipline.units import parse_boolean
 _DOCUMENTS = {"image-manifest", "oci-mediatypes"}
 _KNOWN = {
     "registry": {"ref", "registry.insecure", *_DOCUMENTS},
-    "local": {"src", "dest", "tag", "digest", *_DOCUMENTS},
+    "local": {"src", "dest", "tag", "digest", "reset", *_DOCUMENTS},
 }
 
 
@@ -54,11 +54,17 @@ def _local(attributes: Mapping[str, str]) -> CacheStore:
     except ContentError as error:
         return UnusableCache(error)
     name = attributes.get("digest") or attributes.get("tag") or "latest"
-    return _open(layout, name, attributes)
+    reset = _is_true(attributes, "reset", "false")
+    clean = layout.remove_unnamed if reset and isinstance(layout, OciLayout) else None
+    return _open(layout, name, attributes, clean=clean)
 
 
 def _open(
-    repository: CacheRepository, wanted: str, attributes: Mapping[str, str], name: str = ""
+    repository: CacheRepository,
+    wanted: str,
+    attributes: Mapping[str, str],
+    name: str = "",
+    clean: Callable[[], None] | None = None,
 ) -> RepositoryCache:
     return RepositoryCache(
         repository,
@@ -66,11 +72,12 @@ def _open(
         docker=not _is_true(attributes, "oci-mediatypes"),
         image_manifest=_is_true(attributes, "image-manifest"),
         name=name,
+        clean=clean,
     )
 
 
-def _is_true(attributes: Mapping[str, str], name: str) -> bool:
-    if (value := parse_boolean(attributes.get(name, "true"))) is None:
+def _is_true(attributes: Mapping[str, str], name: str, default: str = "true") -> bool:
+    if (value := parse_boolean(attributes.get(name, default))) is None:
         raise UsageError(
             f"a cache with {name}={attributes[name]}: it is true or false", code="cache-attributes"
         )

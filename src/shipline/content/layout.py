@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from shipline.content.graph import fetch_document
+from shipline.content.graph import fetch_document, successors
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
@@ -155,6 +155,26 @@ class OciLayout(LocalStore):
             if len(kept) == len(before):
                 raise NotFound(f"{reference} is not in {self.root}", code="image-not-found")
             self._write(Index.make(kept).raw)
+
+    @_described()
+    def remove_unnamed(self) -> None:
+        """Remove the blobs that no image in index.json has. Raises ContentError, and removes
+        nothing, where a manifest is damaged.
+        """
+        with _locked(self.root):
+            kept = {self.path(one) for one in self._reachable()}
+            for path in self.root.glob("blobs/*/[!.]*"):
+                if path not in kept:
+                    path.unlink(missing_ok=True)
+
+    def _reachable(self) -> set[Digest]:
+        found = set[Digest]()
+        waiting = [*self.index().manifests]
+        while waiting:
+            if (node := waiting.pop()).digest not in found:
+                found.add(node.digest)
+                waiting += successors(self, node) if super().exists(node) else ()
+        return found
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
         _check_name(tag)

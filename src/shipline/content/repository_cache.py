@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -54,7 +54,8 @@ class RepositoryCache:
     """The CacheStore under `reference`, a tag or a digest, of `repository`.
 
     `image_manifest` and `docker` choose the documents that are written. `name` is that of the
-    repository, empty for a layout.
+    repository, empty for a layout. With `clean`, what is written replaces the cache that is there,
+    and `clean` is called then.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class RepositoryCache:
         image_manifest: bool = True,
         docker: bool = False,
         name: str = "",
+        clean: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
+        self._clean = clean
         self._repository = repository
         self._reference = reference
         self._image_manifest = image_manifest and not docker
@@ -97,6 +100,10 @@ class RepositoryCache:
         between the last comparison and the request; so the tag is read again after the time in
         which another writer may have done that, and merged again where it has changed.
         """
+        if self._clean is not None:
+            self._repository.tag(*self._publish(merge(None)), self._reference)
+            self._clean()
+            return
         written: Digest | None = None
         for attempt in range(_TRIES):
             before, documents = self._read()

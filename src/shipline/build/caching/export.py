@@ -17,7 +17,7 @@ from shipline.build.assembly import Recoder, fits
 from shipline.build.blobs import Blobs, BrokenCache
 from shipline.build.cache import LayerResult
 from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
-from shipline.build.publish import stream
+from shipline.build.publish import show_status, stream
 from shipline.build.request import CacheTarget
 from shipline.content import CacheStore, Follow, LocalIngest, RepositoryCache
 from shipline.errors import Cancelled, ContentError, RegistryError, ShiplineError
@@ -196,7 +196,10 @@ class CacheExport:
             return
         with self._failing(target):
             document = self._document(target, entries)
-            with self._step.step(f"write {target.backend}", kind="cache"):
+            with self._step.step(f"write {target.backend}", kind="cache") as writing:
+                if not any(document.results()):
+                    show_status("skipping cache export for empty result", writing)
+                    return
                 try:
                     store.update(partial(self._merged, target, document))
                 except RegistryError:  # such as one that misses blobs of the present document
