@@ -27,9 +27,9 @@ class PublishedImage:
 
 @dataclass(frozen=True, slots=True)
 class TagPlacement:
-    """What to do about a tag. `create`: it does not exist. `reuse`: it has this commit's image,
-    `digest`. `move`: it has an older image. `keep`: it has a newer image and is not changed.
-    `conflict`: it is immutable and belongs to another commit.
+    """What to do about a tag. `create`: it does not exist. `reuse`: it has this commit's image.
+    `move`: it has an older image. `keep`: it has a newer image and is not changed. `conflict`: it
+    is immutable and belongs to another commit. `digest` is that of the image which it has.
     """
 
     tag: str
@@ -95,9 +95,10 @@ def _place(
     if not tag.mutable:
         return TagPlacement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
     if not there.revision:
-        return TagPlacement(tag.name, "move", f"{whose}, so it is unknown which one is newer")
+        reason = f"{whose}, so it is unknown which one is newer"
+        return TagPlacement(tag.name, "move", reason, there.digest)
     if is_ancestor(there.revision, commit):
-        return TagPlacement(tag.name, "move", f"{whose}, which is older")
+        return TagPlacement(tag.name, "move", f"{whose}, which is older", there.digest)
     newer = is_ancestor(commit, there.revision)
     reason = "newer: superseded" if newer else "not in the history of this commit"
     return TagPlacement(tag.name, "keep", f"{whose}, which is {reason}", there.digest)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound, ShiplineError
 from shipline.git import CommitOrder, commit_order
+from shipline.images import TagMoved
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import (
     PipelineStep,
@@ -28,6 +29,7 @@ from shipline.ship.plan import (
 from shipline.ship.record import RunRecord
 from shipline.ship.section import copy_step, publish_step
 from shipline.ship.steps.build import require_images
+from shipline.supply import at_the_source
 from shipline.tags import (
     Decision,
     GitTag,
@@ -44,6 +46,8 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.events import Step as Span
     from shipline.supply import Attachable
+
+_ATTEMPTS = 10  # at a tag that others move
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,23 +334,33 @@ def give_tags(
 ) -> TagChanges:
     """Set the tags of `target`, immutable ones first. Raises TagConflict before any is set.
 
-    A tag that another run moved meanwhile to a newer commit is not changed.
+    A tag that another run moves meanwhile is compared again: one of a newer commit is not changed.
+    Raises TagMoved for one that others move again and again.
     """
-    mutable = {tag.name for tag in decision.tags if tag.mutable}
-    added, present, kept = [], [], []
-    for placement in placements(repository, decision, older):
-        if placement.action == "reuse" and placement.digest == target.digest:
-            present.append(placement.tag)
-        elif placement.action == "keep" or (
-            placement.action == "reuse" and placement.tag not in mutable
-        ):
-            kept.append((placement.tag, placement.reason))
-        else:
-            added.append(placement.tag)
+    repository = at_the_source(repository)
+    planned = placements(repository, decision, older)
     raw = MemoryStore(fetch_all(repository, target, MANIFEST_LIMIT))
-    for tag in sorted(added, key=mutable.__contains__):
-        repository.tag(target, raw, tag)
+    added, present, kept = [], [], []
+    for tag, placement in sorted(zip(decision.tags, planned, strict=True), key=_is_mutable):
+        alone = replace(decision, tags=(tag,))
+        for _ in range(_ATTEMPTS):
+            if placement.action == "reuse" and placement.digest == target.digest:
+                present.append(tag.name)
+            elif placement.action == "keep" or (placement.action == "reuse" and not tag.mutable):
+                kept.append((tag.name, placement.reason))
+            elif repository.swap(target, raw, tag.name, placement.digest):
+                added.append(tag.name)
+            else:
+                (placement,) = placements(repository, alone, older)
+                continue
+            break
+        else:
+            raise TagMoved(tag.name)
     return TagChanges(tuple(added), tuple(present), tuple(kept))
+
+
+def _is_mutable(planned: tuple[Tag, TagPlacement]) -> bool:
+    return planned[0].mutable
 
 
 def lost_races(repository: Attachable, target: Descriptor, tags: Iterable[str]) -> tuple[str, ...]:
