@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from shipline.cli.inspection import Inspection, describe, inspect_image
 from shipline.cli.options import MODES
 from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
-from shipline.content import MemoryStore, copy_graph, fetch_all
+from shipline.content import MemoryStore, attempts, copy_graph, fetch_all, settling
 from shipline.errors import FlagConflict, MissingFlag, NotFound, UsageError
 from shipline.images import OpenImage, Place, Places, TagMoved, image_tree, parse_place
 from shipline.oci import (
@@ -40,7 +39,6 @@ from shipline.oci import (
     combine,
     parse_manifest,
 )
-from shipline.tasks import sleep
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PLATFORM_FIELDS = ("architecture", "os", "os.version", "os.features", "variant")
-_TRIES, _PAUSE_S = 12, (0.05, 0.5)  # where several append to one tag at once
 
 _builder = click.option("--builder", hidden=True, expose_value=False)
 """buildx reads the settings of registries from it; here they are those of this machine."""
@@ -322,22 +319,17 @@ def _append(
     remotes: OpenRepositories, name: Reference, write: Callable[[Sequence[Inspection]], _NewImage]
 ) -> _NewImage:
     """Move the tag to what `write` makes of its image, again where another writer moved it
-    meanwhile. Where the registry has no conditional write it is read again after the time in which
-    another one, who had read it before, may have written it.
+    meanwhile.
     """
-    import random  # only needed here
-
     repository = remotes(name).unmirrored
-    for _ in range(_TRIES):
+    for _ in attempts():
         existing = _existing(remotes, [name])
         new = write(existing)
         before = existing[0].descriptor.digest if existing else None
-        began = time.monotonic()
-        if repository.swap(new.target, MemoryStore(new.raw), name.tag, before):
-            sleep(2 * (time.monotonic() - began))
-            if any(map(new.is_in, _existing(remotes, [name]))):
-                return new
-        sleep(random.uniform(*_PAUSE_S))
+        with settling():
+            swapped = repository.swap(new.target, MemoryStore(new.raw), name.tag, before)
+        if swapped and any(map(new.is_in, _existing(remotes, [name]))):
+            return new
     raise TagMoved(name.tag)
 
 

@@ -1,6 +1,7 @@
 """Content addressed by digest: protocols, stores and copying."""
 
 from shipline.content.cache_store import CacheReader, CacheStore, OpenCache
+from shipline.content.contention import attempts, settling
 from shipline.content.graph import copy_graph, fetch_document, fetch_image, successors
 from shipline.content.layout import (
     OciLayout,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
+from shipline.content.contention import attempts, settling
 from shipline.content.graph import fetch_document
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import Advance, Fetcher, Reader, Repository, Swapper
@@ -30,7 +30,6 @@ from shipline.oci import (
     media,
     to_bytes,
 )
-from shipline.tasks import sleep
 from shipline.values import replace
 
 CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
@@ -40,8 +39,6 @@ INLINE_CACHE = "moby.buildkit.cache.v0"
 _DIFF_ID, _CREATED = "containerd.io/uncompressed", "buildkit/createdat"
 _INTERNAL = (_DIFF_ID, _CREATED)
 _OWN = ("mediaType", "diffID", "size", "createdAt")  # of a layer in the document
-_TRIES = 8
-_PAUSE_S = (0.02, 0.3)  # before another attempt, while others write to the same tag
 _IMAGES = 64  # of an index, that are read for their inline caches
 _OCI = {docker: oci for oci, docker in media.DOCKER_LAYERS.items()}
 
@@ -93,36 +90,28 @@ class RepositoryCache:
         return self._repository.mount(target, source)
 
     def documents(self) -> tuple[bytes, ...]:
-        return self._read()[1]
+        root = self._resolve()
+        return () if root is None else tuple(self._documents(root))
 
     def update(self, merge: Merge) -> None:
-        """See CacheStore. A registry that ignores conditions may lose what another writer wrote
-        between the last comparison and the request; so the tag is read again after the time in
-        which another writer may have done that, and merged again where it has changed.
-        """
+        """See CacheStore."""
         if self._clean is not None:
             self._repository.tag(*self._publish(merge(None)), self._reference)
             self._clean()
             return
-        written: Digest | None = None
-        for attempt in range(_TRIES):
-            before, documents = self._read()
-            now = None if before is None else before.digest
-            if now is not None and now == written:
-                return
-            present = documents[0] if documents else None
+        for _ in attempts():
+            before = self._resolve()
+            present = None if before is None else next(iter(self._documents(before)), None)
             merged = merge(present)
             if merged == present:
                 return  # also where another writer kept what was written here
             root, source = self._publish(merged)
-            began = time.monotonic()
-            if self._repository.swap(root, source, self._reference, now):
-                written = root.digest
-                sleep(2 * (time.monotonic() - began))
-            else:
-                import random  # only needed here
-
-                sleep(random.uniform(*_PAUSE_S) * (attempt + 1))
+            known = None if before is None else before.digest
+            with settling():
+                swapped = self._repository.swap(root, source, self._reference, known)
+            after = self._resolve() if swapped else None
+            if after is not None and after.digest == root.digest:
+                return
         raise ContentError(
             f"other builds keep overwriting the cache {self._reference}",
             code="cache-contended",
@@ -147,13 +136,11 @@ class RepositoryCache:
         self._repository.push(described, source)
         return root.descriptor, source
 
-    def _read(self) -> tuple[Descriptor | None, tuple[bytes, ...]]:
-        """What the reference points to, and its cache documents."""
+    def _resolve(self) -> Descriptor | None:
         try:
-            root = self._repository.resolve(self._reference)
+            return self._repository.resolve(self._reference)
         except NotFound:
-            return None, ()
-        return root, tuple(self._documents(root))
+            return None
 
     def _documents(self, root: Descriptor) -> Iterator[bytes]:
         parsed = fetch_document(self._repository, root)

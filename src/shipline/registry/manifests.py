@@ -5,10 +5,10 @@ Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 
+from shipline.content import attempts, settling
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
 from shipline.oci import (
     MANIFEST_LIMIT,
@@ -24,7 +24,6 @@ from shipline.oci import (
 from shipline.registry.errors import InvalidResponse
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
-from shipline.tasks import sleep
 from shipline.values import replace
 
 ACCEPT = ", ".join(
@@ -147,8 +146,6 @@ def next_link(header: str) -> str:
 
 
 _REFERRER_PAGES = 100
-_REFERRER_TRIES = 6
-_REFERRER_PAUSE_S = (0.05, 0.4)  # between attempts, while others write to the same index
 
 
 def list_referrers(
@@ -172,9 +169,7 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
     """Add a pushed manifest to its subject's referrers tag, for a registry without the API.
 
     Writes nothing if it is listed already, nor for attestations of a build, which the index of
-    their image lists: BuildKit tags none. The tag schema has no conditional write, so the index is
-    read back, and an entry that another client dropped is added again. Raises RegistryError if that
-    keeps happening.
+    their image lists: BuildKit tags none. Raises RegistryError if others keep dropping the entry.
     """
     parsed = parse_manifest(content, target.media_type)
     if parsed.subject is None or _artifact_type(parsed) == media.ATTESTATIONS:
@@ -182,25 +177,21 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
     entry = replace(
         target.plain, artifact_type=_artifact_type(parsed), annotations=parsed.annotations
     )
-    for attempt in range(_REFERRER_TRIES):
-        before = _from_tag(api, parsed.subject.digest)
+    subject = parsed.subject.digest
+    for _ in attempts():
+        before = _from_tag(api, subject)
         if any(referrer.digest == target.digest for referrer in before):
             return
-        if attempt:
-            import random  # only needed here
-
-            sleep(random.uniform(*_REFERRER_PAUSE_S))
-            before = _from_tag(api, parsed.subject.digest)
-        began = time.monotonic()
-        _put_index(api, parsed.subject.digest, Index.make((*before, entry)))
-        sleep(2 * (time.monotonic() - began))  # others who had read it before have written it
-    if all(referrer.digest != target.digest for referrer in _from_tag(api, parsed.subject.digest)):
-        raise RegistryError(
-            f"{api.host}: other clients keep overwriting {referrers_tag(parsed.subject.digest)}",
-            code="registry-contended",
-            host=api.host,
-            hint="run the command again",
-        )
+        with settling():
+            _put_index(api, subject, Index.make((*before, entry)))
+        if any(referrer.digest == target.digest for referrer in _from_tag(api, subject)):
+            return
+    raise RegistryError(
+        f"{api.host}: other clients keep overwriting {referrers_tag(subject)}",
+        code="registry-contended",
+        host=api.host,
+        hint="run the command again",
+    )
 
 
 def restore_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:

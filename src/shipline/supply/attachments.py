@@ -4,8 +4,6 @@ written, and copied along with the image.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +14,10 @@ from shipline.content import (
     Advance,
     MemoryStore,
     Repository,
+    attempts,
     copy_graph,
     fetch_document,
+    settling,
     successors,
 )
 from shipline.errors import AuthError, ContentError, NotFound, RegistryError
@@ -32,7 +32,7 @@ from shipline.supply.claims import (
     attachment_tag,
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
-from shipline.tasks import TaskGroup, sleep
+from shipline.tasks import TaskGroup
 from shipline.units import rfc3339
 from shipline.values import replace
 
@@ -43,8 +43,6 @@ the bundle.
 
 _EMPTY = b"{}"
 _NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
-_TRIES = 12
-_PAUSE_S = (0.1, 0.6)  # between tries, where others attach to the same image
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +73,20 @@ def attach_layers(
 ) -> Descriptor:
     """Add layers to the manifest under the tag of `target`, and remove those in `drop`; others are
     kept.
-
-    Most registries have no conditional writes: the tag is read again after the time in which
-    another writer, who had read it before, may have replaced it. What is missing is added again.
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
     new = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
     for piece in pieces:
         repository.push(piece.descriptor.plain, MemoryStore(piece.content))
-    for attempt in range(_TRIES):
-        if attempt:
-            sleep(random.uniform(*_PAUSE_S))
+    for _ in attempts():
         known, before = _current(repository, tag)
         manifest = _extended(before, pieces, drop)
         store = MemoryStore(_config(manifest.layers), manifest.raw)
         repository.push(manifest.config, store)
-        began = time.monotonic()
-        if not repository.swap(manifest.descriptor, store, tag, known):
+        with settling():
+            swapped = repository.swap(manifest.descriptor, store, tag, known)
+        if not swapped:
             continue
-        sleep(2 * (time.monotonic() - began))
         _, after = _current(repository, tag)
         kept = (
             {(layer.digest, *layer.annotations.items()) for layer in after.layers}
@@ -139,12 +132,11 @@ def attach_settled(
     returns all that was attached. Raises ContentError if that does not end.
     """
     done: tuple[Descriptor, ...] = ()
-    for _ in range(_TRIES):
+    for _ in attempts():
         attached = attach()
         done += tuple(attached)
         if not attached or _is_settled(repository, target, kind, attached):
             return done
-        sleep(random.uniform(*_PAUSE_S))
     raise _contended(target)
 
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from attached import AMD, NAME, Repository, add_image, add_index, payload_for, signed_layer
 from attached import attach as attach_raw
-from shipline.content import Fetcher, MemoryStore, fetch_all
+from shipline.content import Fetcher, MemoryStore, contention, fetch_all
 from shipline.errors import ContentError, UsageError
 from shipline.oci import Descriptor, Manifest, Reference, media, parse_manifest
 from shipline.supply import (
     Form,
     Identity,
     SignatureRefused,
-    attachments,
     examine,
     generate_key,
     sign,
@@ -253,16 +252,16 @@ def test_a_writer_who_read_the_tag_before_is_waited_for(monkeypatch: pytest.Monk
     image = add_image(store)
 
     def other(_: float) -> None:
-        monkeypatch.setattr(attachments, "sleep", lambda _: None)
+        monkeypatch.setattr(contention, "sleep", lambda _: None)
         attach_raw(store, image, [signed_layer(store, payload_for(image), OTHER)])
 
-    monkeypatch.setattr(attachments, "sleep", other)
+    monkeypatch.setattr(contention, "sleep", other)
     sign(store, image, NAME, [KEY], forms=[Form.TAG], clock=clock)
     verify(store, image, NAME, [KEY.public, OTHER.public], threshold=2)
 
 
 def test_endless_contention_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "_PAUSE_S", (0.0, 0.01))
+    monkeypatch.setattr(contention, "_PAUSE_S", (0.0, 0.01))
     store = Contended(100)
     store.image = add_image(store)
     with pytest.raises(ContentError, match="keep changing"):
