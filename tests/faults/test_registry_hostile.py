@@ -5,6 +5,7 @@ The numbers are those of the known attacks that each test stands for.
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from shipline.errors import (
     RegistryError,
     ShiplineError,
 )
-from shipline.oci import Descriptor, Reference, media
+from shipline.oci import Descriptor, Digest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
 from shipline.server.upstreams.section import UpstreamSection
 
@@ -286,15 +287,19 @@ def test_5_an_upload_elsewhere_carries_no_credentials(thief: Served) -> None:
 
 def test_6_the_next_page_is_not_on_another_host(thief: Served) -> None:
     def respond(request: ReceivedRequest) -> Reply:
-        link = {"Link": f'<{thief.url}/v2/team/app/tags/list>; rel="next"'}
-        return basic(request) or (200, link, b'{"tags":["a"]}')
+        last = "last" in request.query
+        entry = {"mediaType": media.OCI_MANIFEST, "size": 1, "digest": str(Digest.of(b"%d" % last))}
+        body = {"tags": ["b" if last else "a"], "repositories": ["b" if last else "a"]}
+        index = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [entry]}
+        headers = {"Content-Type": media.OCI_INDEX}
+        if not last:
+            headers["Link"] = f'<{thief.url}{request.path}?last=a>; rel="next"'
+        return basic(request) or (200, headers, json.dumps(body | index).encode())
 
-    with (
-        serving(respond) as served,
-        client_for(served) as client,
-        pytest.raises(RegistryError, match="another host"),
-    ):
-        list(client.repository(name(served)).tags())
+    with serving(respond) as served, client_for(served) as client:
+        repository = client.repository(name(served))
+        assert list(repository.tags()) == list(client.repositories(served.host)) == ["a", "b"]
+        assert len(repository.referrers(LAYER)) == 2
     assert thief.requests == []
 
 

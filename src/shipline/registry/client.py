@@ -19,8 +19,8 @@ from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import Endpoint, HostSettings, settings_from
 from shipline.registry.http import Caller, HttpClient
 from shipline.registry.keychain import keychain_from
-from shipline.registry.manifests import next_link
 from shipline.registry.mirrors import Measurement
+from shipline.registry.paging import pages
 from shipline.registry.repository import KnownBlobs, RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import ClientRequest, Url
@@ -155,23 +155,20 @@ class Client:
         """
         endpoint = self.settings.endpoint(host)
         caller = Caller(endpoint, "", (Scope("registry", "catalog", frozenset("*")),))
-        url: Url | None = Url(endpoint.origin, "/v2/_catalog").with_query(("n", "1000"))
-        seen: set[Url] = set()
-        while url is not None and url.origin == endpoint.origin and url not in seen:
-            seen.add(url)
-            response = self._http.call(
-                ClientRequest("GET", url), expect={200}, operation="listing", caller=caller
-            )
-            with closing(response):
-                try:
-                    names = json.loads(response.content(_DOCUMENT_LIMIT)).get("repositories") or ()
-                except (ValueError, AttributeError):
-                    raise ContentError(
-                        f"{host}: the list of repositories is not JSON", code="registry-answer"
-                    ) from None
-                link = next_link(response.header("Link"))
+
+        def get(url: Url) -> ClientResponse:
+            request = ClientRequest("GET", url)
+            return self._http.call(request, expect={200}, operation="listing", caller=caller)
+
+        first = Url(endpoint.origin, "/v2/_catalog").with_query(("n", "1000"))
+        for page in pages(first, get, limit=_DOCUMENT_LIMIT):
+            try:
+                names = json.loads(page).get("repositories") or ()
+            except (ValueError, AttributeError):
+                raise ContentError(
+                    f"{host}: the list of repositories is not JSON", code="registry-answer"
+                ) from None
             yield from (name for name in names if isinstance(name, str))
-            url = url.join(link) if link else None
 
     def get(self, url: str, headers: Mapping[str, str]) -> ClientResponse:
         """GET any URL, with the proxies and authorities of the settings and no credentials but

@@ -1,12 +1,12 @@
-"""Manifests, tag lists and referrers of a registry: verified, paged, cached.
+"""Manifests and referrers of a registry, verified.
 
 Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Container, Iterator
-from contextlib import suppress
+from collections.abc import Container
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 from shipline.content import attempts, settling
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
@@ -21,10 +21,13 @@ from shipline.oci import (
     schema1_payload,
     schema1_type,
 )
-from shipline.registry.errors import InvalidResponse
+from shipline.registry.paging import pages
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
 from shipline.values import replace
+
+if TYPE_CHECKING:
+    from shipline.registry.transport import ClientResponse
 
 ACCEPT = ", ".join(
     (
@@ -99,53 +102,12 @@ def _media_type(content: bytes, content_type: str) -> str:
         return content_type or "application/octet-stream"
 
 
-PAGE_LIMIT = 4 << 20  # bytes of a list of referrers
-_TAGS_LIMIT = 64 << 20  # bytes: docker-registry 2 has all tags in one page
-_PAGES = 10_000
-
-
-def pages(
-    api: RepositoryApi, first: Url, operation: str, expect: Collection[int] = (200, 404)
-) -> Iterator[bytes]:
-    """The body of each page. Raises NotFound for a 404.
-
-    Links are followed within the registry's origin only, each once, up to a limit.
-    """
-    url, seen = first, {first}
-    for _ in range(_PAGES):
-        response = api.call("GET", url, expect=expect, operation=operation)
-        try:
-            if response.status == 404:
-                raise NotFound(
-                    f"{api.host}/{api.repository} does not exist", code="repository-not-found"
-                )
-            content = response.content(_TAGS_LIMIT)
-            link = next_link(response.header("Link"))
-        finally:
-            response.close()
-        yield content
-        if not link:
-            return
-        url = url.join(link)
-        if url.origin != first.origin:
-            raise InvalidResponse(
-                api.host, f"{operation}: the next page is on another host, {url.origin}"
-            )
-        if url in seen:
-            raise InvalidResponse(api.host, f"{operation}: the pages form a loop")
-        seen.add(url)
-    raise InvalidResponse(api.host, f"{operation}: more than {_PAGES} pages")
-
-
-def next_link(header: str) -> str:
-    """The target of `rel="next"` (RFC 8288), empty without one."""
-    for target, parameters in re.findall(r"<([^<>]*)>([^<]*)", header[:8192]):
-        if re.search(r";\s*rel\s*=\s*\"?next\b", parameters, re.IGNORECASE):
-            return str(target)
-    return ""
-
-
+_PAGE_LIMIT = 4 << 20  # bytes of a list of referrers
 _REFERRER_PAGES = 100
+
+
+class _NoReferrersApi(Exception):
+    """What answers does not know the referrers API."""
 
 
 def list_referrers(
@@ -251,35 +213,32 @@ def _from_api(
     """
     if not api.has_referrers:
         return None
-    url: Url | None = api.url("referrers", str(subject))
-    if url is not None and artifact_type:
-        url = url.with_query(("artifactType", artifact_type))
+    first = api.url("referrers", str(subject))
+    if artifact_type:
+        first = first.with_query(("artifactType", artifact_type))
+
+    def get(url: Url) -> ClientResponse:
+        response = api.call(
+            "GET", url, expect={200, 404}, operation="listing referrers", redirects=0
+        )
+        content_type = response.header("Content-Type").partition(";")[0].strip()
+        if response.status == 200 and content_type == media.OCI_INDEX:
+            return response
+        with closing(response):
+            if response.status == 404 and b'"errors"' not in response.content(_PAGE_LIMIT):
+                api.http.without_referrers.put(api.endpoint.origin, True)
+            raise _NoReferrersApi
+
     entries: list[Descriptor] = []
-    seen: set[Url] = set()
-    while url is not None and url not in seen and len(seen) < _REFERRER_PAGES:
-        seen.add(url)
-        try:
-            response = api.call(
-                "GET", url, expect={200, 404}, operation="listing referrers", redirects=0
-            )
-        except RegistryError as error:
-            if error.retriable or not error.status:
-                raise
-            return None
-        try:
-            content_type = response.header("Content-Type").partition(";")[0].strip()
-            if response.status != 200 or content_type != media.OCI_INDEX:
-                if response.status == 404 and b'"errors"' not in response.content(PAGE_LIMIT):
-                    api.http.without_referrers.put(api.endpoint.origin, True)
-                return None
-            entries += _referrer_entries(response.content(PAGE_LIMIT), api)
-            link = next_link(response.header("Link"))
-        finally:
-            response.close()
-        following = url.join(link) if link else None
-        if following is not None and following.origin != url.origin:
-            raise InvalidResponse(api.host, "the next page of its referrers is on another host")
-        url = following
+    try:
+        for page in pages(first, get, limit=_PAGE_LIMIT, most=_REFERRER_PAGES):
+            entries += _referrer_entries(page, api)
+    except _NoReferrersApi:
+        return None
+    except RegistryError as error:
+        if error.retriable or not error.status:
+            raise
+        return None
     return tuple(entries)
 
 

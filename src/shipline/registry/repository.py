@@ -41,9 +41,9 @@ from shipline.registry.manifests import (
     fetch_manifest,
     list_referrers,
     no_image,
-    pages,
     restore_referrer,
 )
+from shipline.registry.paging import pages
 from shipline.registry.quirks import PAGE
 from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.request import Origin, Url
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 
 _CACHED = 16 << 20  # bytes of manifests
+_TAGS_LIMIT = 64 << 20  # bytes: docker-registry 2 has all tags in one page
 _ALWAYS: Mapping[str, str] = {}
 _UNSUPPORTED = frozenset({400, 405})
 _KNOWN = 100_000  # blobs
@@ -368,7 +369,7 @@ class RemoteRepository:
     def tags(self) -> Iterator[str]:
         """All tags, in the registry's order, without what is not a tag."""
         first = self._registry.url("tags", "list").with_query(("n", str(PAGE)))
-        for page in pages(self._registry, first, "listing tags"):
+        for page in pages(first, self._tags_page, limit=_TAGS_LIMIT):
             try:
                 names = json.loads(page).get("tags") or ()
             except (ValueError, AttributeError):
@@ -376,6 +377,13 @@ class RemoteRepository:
                     f"{self.name}: the list of tags is not JSON", code="registry-answer"
                 ) from None
             yield from (tag for tag in names if isinstance(tag, str) and is_tag(tag))
+
+    def _tags_page(self, url: Url) -> ClientResponse:
+        response = self._registry.call("GET", url, expect={200, 404}, operation="listing tags")
+        if response.status != 404:
+            return response
+        response.close()
+        raise NotFound(f"{self.name} does not exist", code="repository-not-found")
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """Manifests whose subject is `target`, of one artifact type if it is given."""

@@ -13,7 +13,7 @@ from shipline.errors import RegistryError, UsageError
 from shipline.registry import HostSettings, Proxies, parse_mirrors, settings_from
 from shipline.registry.errors import retry_after
 from shipline.registry.hosts import Endpoint
-from shipline.registry.manifests import next_link
+from shipline.registry.paging import next_link
 from shipline.registry.quirks import quirks_of
 from shipline.registry.request import ClientRequest, Origin, Url
 
