@@ -14,7 +14,7 @@ from shipline.content import Fetcher, fetch_all, fetch_document, fetch_image
 from shipline.errors import ConfigError, ContentError
 from shipline.gates.verdict import Measurements
 from shipline.git import ChangedLines
-from shipline.oci import CONFIG_LIMIT, REFERENCE_TYPE, Descriptor, Manifest, Platform
+from shipline.oci import CONFIG_LIMIT, Descriptor, Manifest, Platform, is_attestation
 
 _ROOT = re.compile(r"root|[+-]?0*")
 _BASE = "org.opencontainers.image.base.name"
@@ -63,20 +63,11 @@ def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
         return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
     platforms = []
     for child in document.manifests:
-        if _is_attestation(child):
+        if is_attestation(child):
             continue
         manifest = fetch_image(source, child)
         platforms.append(_facts(source, child, manifest, document.annotations))
     return ImageSubject(str(target.digest), tuple(platforms))
-
-
-def _is_attestation(child: Descriptor) -> bool:
-    """Engines choose by platform alone: one that an engine could run is an image, whatever its
-    annotations say.
-    """
-    platform = child.platform
-    runs = platform is not None and "unknown" not in (platform.os, platform.architecture)
-    return REFERENCE_TYPE in child.annotations and not runs
 
 
 def _facts(

@@ -18,6 +18,7 @@ from shipline.oci.manifest import (
     Part,
     combine,
     from_bytes,
+    is_attestation,
     parse_manifest,
     to_bytes,
     weight_of,

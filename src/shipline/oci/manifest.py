@@ -36,6 +36,15 @@ _FIELDS = {
 } | {"subject": "subject", "annotations": "annotations"}
 
 
+def is_attestation(entry: Descriptor) -> bool:
+    """Whether an index lists an attestation of BuildKit's (attestation-storage.md). Engines choose
+    by platform alone: what an engine could run is an image, whatever its annotations say.
+    """
+    platform = entry.platform
+    runs = platform is not None and "unknown" not in (platform.os, platform.architecture)
+    return REFERENCE_TYPE in entry.annotations and not runs
+
+
 class Manifest(Struct, frozen=True):
     """One image: its config and its layers, bottom first; `raw` is what the digest names."""
 
@@ -119,9 +128,7 @@ class Index(Struct, frozen=True):
     @property
     def images(self) -> tuple[Descriptor, ...]:
         """The entries with a platform that are no attestations of BuildKit."""
-        return tuple(
-            one for one in self.manifests if one.platform and REFERENCE_TYPE not in one.annotations
-        )
+        return tuple(one for one in self.manifests if one.platform and not is_attestation(one))
 
     def attestation_of(self, image: Descriptor) -> Descriptor | None:
         """The entry with the attestations of an image (BuildKit, attestation-storage.md)."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from shipline.metadata import Key, walk
-from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media
+from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, is_attestation, media
 from shipline.server.cache import StoredManifest
 from shipline.server.entries import (
     Changes,
@@ -489,8 +489,7 @@ def _kept_facts(value: bytes) -> ListedFacts | None:
 
 def _is_image(entry: Descriptor) -> bool:
     """Whether an index lists it as one: not BuildKit's attestations, nor layers of its caches."""
-    attests = entry.annotations.get("vnd.docker.reference.type") == "attestation-manifest"
-    return entry.media_type in media.NAMED and not attests
+    return entry.media_type in media.NAMED and not is_attestation(entry)
 
 
 def _writer_after_overwrite(tag: str, actor: str) -> str:

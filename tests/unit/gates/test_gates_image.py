@@ -93,6 +93,7 @@ def test_an_image_that_calls_itself_an_attestation_is_judged() -> None:
         annotations={"vnd.docker.reference.type": "attestation-manifest"},
     )
     index = Index.make([manifest(shelf, "arm64", User="app"), hidden])
+    assert index.images == index.manifests
     subject = image_facts(shelf, shelf.put(index.raw, index.media_type))
     assert [(one.platform, one.root) for one in subject.platforms] == [
         ("linux/arm64", False),

@@ -13,7 +13,16 @@ from typing import Any
 
 from shipline.errors import ContentError, NotFound
 from shipline.gates.reports import Component, Sbom, parse_report
-from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media, parse_manifest
+from shipline.oci import (
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Index,
+    Manifest,
+    is_attestation,
+    media,
+    parse_manifest,
+)
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.cache import StoredManifest
 from shipline.server.manifests import ListedFacts, ManifestEntry
@@ -30,7 +39,6 @@ _MAX_DOCUMENT = 256 << 10  # characters of a manifest that are shown
 _FACTS = ("User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal")
 _ATTACHED = (".sig", ".att", ".sbom")
 _PACKAGE_LISTS = ("https://spdx.dev/Document", "https://cyclonedx.org/bom")
-_ATTESTATION = "attestation-manifest"  # BuildKit's annotation, not a platform
 
 
 Fact = tuple[str, tuple[str, ...]]
@@ -127,11 +135,7 @@ def image(node: RegistryNode, name: str, stored: StoredManifest, platform: str =
 
 
 def is_image(entry: Descriptor) -> bool:
-    return entry.platform is not None and not _is_attestation(entry)
-
-
-def _is_attestation(entry: Descriptor) -> bool:
-    return entry.annotations.get("vnd.docker.reference.type") == _ATTESTATION
+    return entry.platform is not None and not is_attestation(entry)
 
 
 def _has_image_config(document: Manifest | Index) -> bool:
@@ -142,7 +146,7 @@ def _has_image_config(document: Manifest | Index) -> bool:
 def _children(node: RegistryNode, name: str, document: Manifest | Index) -> Iterator[Child]:
     entries = document.manifests[:_LISTED] if isinstance(document, Index) else ()
     for number, entry in enumerate(entries):
-        platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
+        platform = "attestation" if is_attestation(entry) else str(entry.platform or "")
         here = node.manifests.entry(name, entry.digest) if number < CHILDREN else None
         facts = node.manifests.facts(name, entry.digest) if here is not None else None
         yield Child(entry, platform, here is not None, facts)
