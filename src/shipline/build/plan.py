@@ -35,7 +35,7 @@ from shipline.build.stages import (
     dispatch,
     environment,
 )
-from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
+from shipline.errors import DockerfileError, ShiplineError, Span, UsageError, located
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
 from shipline.tasks import run_all
 from shipline.values import replace
@@ -236,7 +236,11 @@ class PlatformPlan:
         named = self._platform if self._request.platforms else platform
         image = replace(image, platform=named).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.default_shell(platform.os))
-        return StageState(vertex, image, scope, notes, shell=shell)
+        state = StageState(vertex, image, scope, notes, shell=shell, os=platform.os)
+        if platform.os != "windows" or not image.run.get("WorkingDir"):
+            return state
+        with located(stage.span):
+            return state.with_run(WorkingDir=df.shown_path(state.workdir, platform.os))
 
     def _source(self, name: str, span: Span, platform: Platform) -> Vertex:
         """What `--from=name` means; the main context for an empty name."""

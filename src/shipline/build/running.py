@@ -289,7 +289,7 @@ def _spec(
     )
     return sandbox.StepSpec(
         args=op.args,
-        env=(*op.proxies, *op.env, *edits.env),
+        env=(*op.env, *op.proxies, *edits.env),
         cwd=resolve_path("/", op.cwd),
         user=replace(user, groups=(*user.groups, *edits.groups)),
         mounts=(*mounts, *edits.mounts),

@@ -51,7 +51,8 @@ class StageState(Struct, frozen=True):
     """A stage so far. `image` has the history of the base only, `notes` are the entries since;
     `scanned` are stages and the context, by name, whose packages are to be listed beside its own.
     `target` is the platform that the image is for, None for that of its configuration. As in
-    BuildKit they differ where FROM names a platform and the build does not.
+    BuildKit they differ where FROM names a platform and the build does not. `os` is the operating
+    system whose paths the instructions have.
     """
 
     vertex: Vertex
@@ -62,10 +63,11 @@ class StageState(Struct, frozen=True):
     cmd_set: bool = False
     scanned: tuple[tuple[str, Vertex], ...] = ()
     target: Platform | None = None
+    os: str = "linux"
 
     @property
     def workdir(self) -> str:
-        return str(self.image.run.get("WorkingDir") or "/")
+        return df.system_path(str(self.image.run.get("WorkingDir") or "/"), self.os)
 
     @property
     def user(self) -> str:
@@ -240,18 +242,19 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
     if isinstance(copy, df.Add):
-        sources, parents, unpack = _add_sources(copy, options), False, _unpack(copy)
+        sources, parents, unpack = _add_sources(copy, state, options), False, _unpack(copy)
     else:
         _check_copied(copy)
         parents, unpack = copy.parents, "never"
         context = options.source(copy.origin, copy.span, options.platform)
-        sources = [(context, one) for one in copy.sources]
+        sources = [(context, _local_path(one, copy, state)) for one in copy.sources]
     inputs = list(dict.fromkeys(vertex for vertex, _ in sources))
     with located(copy.span):
         parse_mode(copy.chmod)
+        destination = df.system_path(copy.destination, state.os)
     op = CopyOp(
         sources=tuple(path for _, path in sources),
-        destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),
+        destination=df.resolve_path(state.workdir, destination, keep_slash=True),
         files=tuple((one.name, one.content) for one in copy.files),
         chown=copy.chown,
         chmod=copy.chmod,
@@ -279,14 +282,23 @@ def _check_copied(copy: df.Copy) -> None:
             )
 
 
-def _add_sources(add: df.Add, options: DispatchOptions) -> list[tuple[Vertex, str]]:
+def _local_path(source: str, transfer: df.Copy | df.Add, state: StageState) -> str:
+    with located(transfer.span):
+        return df.system_path(source, state.os)
+
+
+def _add_sources(
+    add: df.Add, state: StageState, options: DispatchOptions
+) -> list[tuple[Vertex, str]]:
     """The sources of an ADD, in order: the vertex that has each, and its path there."""
     if add.checksum and len(add.sources) > 1:
         raise DockerfileError("--checksum is for a single source", span=add.span)
-    return [_add_source(source, add, options) for source in add.sources]
+    return [_add_source(source, add, state, options) for source in add.sources]
 
 
-def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Vertex, str]:
+def _add_source(
+    source: str, add: df.Add, state: StageState, options: DispatchOptions
+) -> tuple[Vertex, str]:
     if repository := _git_source(source, add):
         return options.vertex(GitOp(repository), [], repository.shown, add.span), "."
     if is_http(source):
@@ -295,7 +307,7 @@ def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Ver
         return options.vertex(op, [], without_logins(source), add.span), _literal(name)
     if add.checksum:
         raise DockerfileError("checksum requires HTTP(S) or Git sources: --checksum", span=add.span)
-    return options.source("", add.span, options.platform), source
+    return options.source("", add.span, options.platform), _local_path(source, add, state)
 
 
 def _git_source(source: str, transfer: df.Copy | df.Add) -> GitSource | None:
@@ -323,15 +335,18 @@ def _unpack(add: df.Add) -> str:
 def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     workdir = step.instruction
     assert isinstance(workdir, df.Workdir)
+    name = f"WORKDIR {workdir.path}"
+    with located(workdir.span, prefix="normalizing workdir: normalizing working directory: "):
+        workdir = replace(workdir, path=df.system_path(workdir.path, state.os))
     path = df.working_directory(state.workdir, workdir.path)
-    text = _text(state, step)
+    text = _text(state, replace(step, instruction=workdir))
     makes_layer = df.makes_layer(workdir, workdir=state.workdir)
-    state = state.with_run(WorkingDir=path)
+    state = state.with_run(WorkingDir=df.shown_path(path, state.os))
     if not makes_layer:
         return state.with_note(text)
     clean = df.resolve_path("/", path)  # as BuildKit's mkdir, thus its cache key
     op = MakeDirectoryOp(clean, state.user, options.timestamp)
-    vertex = options.vertex(op, [state.vertex], f"WORKDIR {workdir.path}", workdir.span)
+    vertex = options.vertex(op, [state.vertex], name, workdir.span)
     return state.with_note(text, vertex)
 
 

@@ -23,9 +23,7 @@ from shipline.dockerfile.history import (
     default_shell,
     history_text,
     makes_layer,
-    resolve_path,
     script_of,
-    working_directory,
 )
 from shipline.dockerfile.ignore import IgnoreRules, Wildcard, has_wildcards
 from shipline.dockerfile.instructions import (
@@ -56,6 +54,12 @@ from shipline.dockerfile.instructions import (
 from shipline.dockerfile.mounts import Mount, MountType, Sharing
 from shipline.dockerfile.outlines import Outline, OutlineMount, description, outline
 from shipline.dockerfile.parser import detect_syntax
+from shipline.dockerfile.paths import (
+    resolve_path,
+    shown_path,
+    system_path,
+    working_directory,
+)
 from shipline.dockerfile.plan import (
     SCRATCH,
     ContextSource,

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.ignore import IgnoreRules
+from shipline.dockerfile.paths import is_absolute
 from shipline.dockerfile.plan import SCRATCH
 from shipline.dockerfile.scope import GlobalScope, PlatformArgs, VariableScope, apply, open_scope
 from shipline.dockerfile.stages import Dockerfile, Stage
@@ -325,7 +326,7 @@ class StageWalk(Struct):
         for instruction in instructions:
             yield from _used_before(instruction, last)
             yield from _legacy_pairs(instruction)
-            yield from self._workdir(instruction, state)
+            yield from self._workdir(instruction, state, stage)
             yield from _json_args(instruction, state)
             yield from self._ignored_sources(instruction)
             state, found = self._step(instruction, state)
@@ -371,11 +372,14 @@ class StageWalk(Struct):
             workdir=state.workdir or isinstance(instruction, ins.Workdir),
         ), found
 
-    def _workdir(self, instruction: ins.Instruction, state: _CheckedState) -> Iterator[RuleFinding]:
+    def _workdir(
+        self, instruction: ins.Instruction, state: _CheckedState, stage: Stage
+    ) -> Iterator[RuleFinding]:
         if not isinstance(instruction, ins.Workdir) or state.workdir:
             return
         step = apply(instruction, state.scope, self.scope).instruction
-        if isinstance(step, ins.Workdir) and not step.path.startswith("/"):
+        platform = self.scope.base_of(stage).platform or self.target
+        if isinstance(step, ins.Workdir) and not is_absolute(step.path, platform):
             message = (
                 f"Relative workdir {quote(step.path)} can have unexpected results if the base "
                 "image changes"

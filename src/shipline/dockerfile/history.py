@@ -6,11 +6,11 @@ follow Go's `%q` and `%v`.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Sequence
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.parser import chomp, parse_heredoc
+from shipline.dockerfile.paths import working_directory
 from shipline.dockerfile.scope import VariableScope
 from shipline.dockerfile.text import quote, quote_character
 from shipline.dockerfile.values import format_duration
@@ -74,21 +74,6 @@ def _with_documents(instruction: ins.Run) -> str:
         return document.content
     ends = "".join(f"\n{file.content}{file.name}" for file in instruction.files)
     return " ".join(instruction.command.words) + ends
-
-
-def resolve_path(workdir: str, path: str, *, keep_slash: bool = False) -> str:
-    """`path` relative to `workdir`, absolute and normalised.
-
-    `keep_slash` keeps the final `/` or `.` that makes a destination of COPY a directory.
-    """
-    clean = posixpath.normpath("/" + posixpath.join(workdir, path).lstrip("/"))
-    wanted = path.endswith("/") or posixpath.basename(path) in ("", ".")
-    return clean + "/" if keep_slash and wanted and clean != "/" else clean
-
-
-def working_directory(workdir: str, path: str) -> str:
-    """The WorkingDir that WORKDIR sets; an absolute path is kept as written."""
-    return path if path.startswith("/") else resolve_path(workdir, path)
 
 
 def makes_layer(instruction: ins.Instruction, *, workdir: str = "/") -> bool:

@@ -225,7 +225,7 @@ def _mounts(spec: StepSpec, paths: BundlePaths) -> list[dict[str, Any]]:
             mounts.append(_mount(placed.target, "tmpfs", "tmpfs", placed.options))
         else:
             mounts.append(_mount(placed.target, "bind", str(placed.source), placed.options))
-    return mounts
+    return [*{one["destination"]: one for one in mounts}.values()]  # the last of a place, alone
 
 
 def _terminal_group() -> tuple[str, ...]:

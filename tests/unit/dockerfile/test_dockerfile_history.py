@@ -20,7 +20,6 @@ from shipline.dockerfile import (
     makes_layer,
     open_scope,
     parse_dockerfile,
-    resolve_path,
     script_of,
 )
 from shipline.dockerfile.text import quote
@@ -124,29 +123,6 @@ def test_the_exec_form_has_no_shell() -> None:
     cmd = parse_dockerfile('FROM x\nCMD ["a", "b"]\n').stages[0].instructions[0]
     assert isinstance(cmd, Cmd)
     assert command_line(cmd, ("bash", "-c")) == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("workdir", "path", "expected"),
-    [
-        ("/", "a", "/a"),
-        ("/a", "../../b", "/b"),
-        ("/a", "/b//c/.", "/b/c"),
-        ("/a", ".", "/a"),
-        ("a", "b", "/a/b"),
-        ("//a", "b", "/a/b"),
-    ],
-)
-def test_paths_are_absolute_and_clean(workdir: str, path: str, expected: str) -> None:
-    assert resolve_path(workdir, path) == expected
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [("b/", "/a/b/"), (".", "/a/"), ("", "/a/"), ("b", "/a/b"), ("/", "/"), ("b/.", "/a/b/")],
-)
-def test_a_destination_keeps_the_mark_of_a_directory(path: str, expected: str) -> None:
-    assert resolve_path("/a", path, keep_slash=True) == expected
 
 
 def test_layers_come_from_files() -> None:

@@ -341,3 +341,10 @@ def test_every_rule_has_a_description_and_a_page() -> None:
     assert {rule for rule, *_ in BROKEN} <= set(DESCRIPTIONS)
     assert rule_url("JSONArgsRecommended").endswith("/rule/json-args-recommended/")
     assert rule_url("SecretsUsedInArgOrEnv").endswith("/rule/secrets-used-in-arg-or-env/")
+
+
+def test_a_path_with_a_drive_is_absolute_on_windows() -> None:
+    absolute = "FROM --platform=windows/amd64 scratch\nWORKDIR c:/b\n"
+    assert "WorkdirRelativePath" not in [rule for rule, *_ in warnings(absolute)]
+    elsewhere = absolute.replace("c:", "d:")
+    assert "WorkdirRelativePath" in [rule for rule, *_ in warnings(elsewhere)]
