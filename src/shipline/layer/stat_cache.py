@@ -10,12 +10,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from shipline.content import read_file, seal, unseal
 from shipline.files import replace_file
 
 Stat = tuple[str, int, int, int, int, int, int, int, int]
-"""Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
+"""Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links. marshal knows
+no named tuples, so the fields have constants.
+"""
+NAME: Final = 0
+MODE: Final = 1
+SIZE: Final = 4
+MTIME_NS: Final = 5
+CTIME_NS: Final = 6
+INODE: Final = 7
+LINKS: Final = 8
 
 Directories = dict[str, tuple[list[Stat], bool]]
 """The stats of the entries of each directory, sorted by name; and whether these are all."""
@@ -82,7 +92,7 @@ class StatCache:
         """Cache contents read after `since_ns`; `complete` if `stats` is the whole directory."""
         limit = since_ns - _TICK_NS
         kept = [
-            b"" if stat[6] >= limit or stat[5] >= limit else content
+            b"" if stat[CTIME_NS] >= limit or stat[MTIME_NS] >= limit else content
             for stat, content in zip(stats, contents, strict=True)
         ]
         with self._lock:
@@ -130,7 +140,7 @@ def _merged(
     old: _Record, stats: list[Stat], contents: list[bytes]
 ) -> tuple[list[Stat], list[bytes]]:
     rows = {
-        stat[0]: (stat, content)
+        stat[NAME]: (stat, content)
         for stat, content in (
             *zip(_unpack(old[0]), old[1], strict=True),
             *zip(stats, contents, strict=True),

@@ -30,7 +30,16 @@ from shipline.layer.entry import (
     entry_of,
     unreadable,
 )
-from shipline.layer.stat_cache import Directories, Stat, StatCache
+from shipline.layer.stat_cache import (
+    INODE,
+    LINKS,
+    MODE,
+    NAME,
+    SIZE,
+    Directories,
+    Stat,
+    StatCache,
+)
 from shipline.oci import Digest
 from shipline.tasks import CPUS, check, ordered_map
 
@@ -129,18 +138,18 @@ class _Scanner:
             prefix = f"{path}/" if path else ""
             emptied: set[str] = set()
             if (prune := self._prune) is not None:
-                verdicts = [(one, prune(prefix + one[0], _is_dir(one))) for one in stats]
+                verdicts = [(one, prune(prefix + one[NAME], _is_dir(one))) for one in stats]
                 stats = [one for one, verdict in verdicts if not verdict]
-                emptied = {one[0] for one, verdict in verdicts if verdict is None}
+                emptied = {one[NAME] for one, verdict in verdicts if verdict is None}
             stats.sort()
             self.directories[path] = (stats, False)
             for one in reversed(stats) if self._on_end else stats:
-                if one[1] & 0o170000 == stat.S_IFDIR:
-                    self._enter(fd, one[0], prefix + one[0])
+                if one[MODE] & 0o170000 == stat.S_IFDIR:
+                    self._enter(fd, one[NAME], prefix + one[NAME])
             emptied = {name for name in emptied if not self._has_entries(prefix + name)}
             for name in emptied:
                 self.directories.pop(prefix + name, None)
-            kept = [one for one in stats if one[0] not in emptied] if emptied else stats
+            kept = [one for one in stats if one[NAME] not in emptied] if emptied else stats
             self.directories[path] = (kept, len(kept) == listed)
             if self._on_end is not None:
                 self._on_end(path)
@@ -178,7 +187,7 @@ class _Scanner:
         self.directories[path] = found[path]
         for one in found[path][0]:
             if _is_dir(one):
-                self._take(f"{path}/{one[0]}", found)
+                self._take(f"{path}/{one[NAME]}", found)
 
 
 class _OtherEnd:
@@ -244,7 +253,7 @@ def _listed(directory: int, kinds: Collection[int], *, whiteouts: bool) -> list[
     return [
         one
         for one in stats
-        if one[1] & 0o170000 in kinds and (whiteouts or not _is_whiteout(directory, one))
+        if one[MODE] & 0o170000 in kinds and (whiteouts or not _is_whiteout(directory, one))
     ]
 
 
@@ -259,21 +268,21 @@ def _hides(one: os.DirEntry[str]) -> bool:
 
 
 def _is_whiteout(directory: int, one: Stat) -> bool:
-    if one[1] & 0o170000 != stat.S_IFCHR:
+    if one[MODE] & 0o170000 != stat.S_IFCHR:
         return False
-    return os.stat(one[0], dir_fd=directory, follow_symlinks=False).st_rdev == 0
+    return os.stat(one[NAME], dir_fd=directory, follow_symlinks=False).st_rdev == 0
 
 
 def _is_socket(one: Stat) -> bool:
-    return one[1] & 0o170000 == stat.S_IFSOCK
+    return one[MODE] & 0o170000 == stat.S_IFSOCK
 
 
 def _is_file(one: Stat) -> bool:
-    return one[1] & 0o170000 == stat.S_IFREG
+    return one[MODE] & 0o170000 == stat.S_IFREG
 
 
 def _is_dir(one: Stat) -> bool:
-    return one[1] & 0o170000 == stat.S_IFDIR
+    return one[MODE] & 0o170000 == stat.S_IFDIR
 
 
 class Tree:
@@ -323,8 +332,8 @@ class Tree:
         """
         other_names = set(names(directory))
         for one in self._directories["/".join(filter(None, (self._path, directory)))][0]:
-            if one[0] in other_names:
-                path = f"{directory}/{one[0]}" if directory else one[0]
+            if one[NAME] in other_names:
+                path = f"{directory}/{one[NAME]}" if directory else one[NAME]
                 yield path, _is_dir(one)
                 if _is_dir(one):
                     yield from self.shared(names, path)
@@ -346,20 +355,23 @@ class Tree:
         contents = (self._read or self._found or {}).get(directory, nothing)
         inside = f"{directory}/" if directory else ""
         for one, content in zip(stats, contents, strict=True):
-            path, kind = shown + one[0], one[1] & 0o170000
+            path, kind = shown + one[NAME], one[MODE] & 0o170000
             if kind == stat.S_IFDIR:
                 yield _entry(one, path), None
-                yield from self._items_in(inside + one[0], path + "/", first)
+                yield from self._items_in(inside + one[NAME], path + "/", first)
                 continue
-            if one[8] > 1:
-                earlier = first.setdefault(one[7], path)
+            if one[LINKS] > 1:
+                earlier = first.setdefault(one[INODE], path)
                 if earlier != path:
                     yield _entry(one, path)._replace(kind="hardlink", link=earlier, size=0), None
                     continue
             if kind == stat.S_IFREG and not self._capabilities:
-                yield _entry(one, path), Source(self._root, inside + one[0], self._noted, content)
+                yield (
+                    _entry(one, path),
+                    Source(self._root, inside + one[NAME], self._noted, content),
+                )
             else:
-                yield self._item(one, path, inside + one[0], content)
+                yield self._item(one, path, inside + one[NAME], content)
 
     def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
         entry = _entry(one, path)
@@ -426,8 +438,8 @@ class Tree:
         for one, content in zip(
             self._directories[directory][0], self._read[directory], strict=True
         ):
-            if one[1] & 0o170000 == stat.S_IFDIR:
-                content = self._directory_digest(inside + one[0], owner)
+            if one[MODE] & 0o170000 == stat.S_IFDIR:
+                content = self._directory_digest(inside + one[NAME], owner)
             rows.append(_row(one, content, owner))
         return hashlib.sha256(b"".join(rows)).digest()
 
@@ -446,7 +458,7 @@ class Tree:
             for one, content in zip(stats, read[directory], strict=True):
                 uid, gid = owner or one[2:4]
                 known = b"" if _is_dir(one) else content
-                yield (inside + one[0])[start:], one[1], uid, gid, known
+                yield (inside + one[NAME])[start:], one[MODE], uid, gid, known
 
     @cached_property
     def extent(self) -> tuple[int, int]:
@@ -455,13 +467,15 @@ class Tree:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        return [one[4] for stats, _ in self._directories.values() for one in stats if _is_file(one)]
+        return [
+            one[SIZE] for stats, _ in self._directories.values() for one in stats if _is_file(one)
+        ]
 
     @property
     def has_hard_links(self) -> bool:
         """Whether a file has several names, here or elsewhere."""
         found = self._directories.values()
-        return any(one[8] > 1 and not _is_dir(one) for stats, _ in found for one in stats)
+        return any(one[LINKS] > 1 and not _is_dir(one) for stats, _ in found for one in stats)
 
     def contents(self) -> Contents:
         """What is known of the items."""
@@ -474,7 +488,7 @@ class Tree:
             if self._read or self._is_cached():
                 return 0
             _, missing = self._known_contents()
-            return sum(one[4] for _, _, one in missing if _is_file(one))
+            return sum(one[SIZE] for _, _, one in missing if _is_file(one))
 
     def note_contents(self) -> None:
         """Let those who read the items from now on note what `digest` would read the files for."""
@@ -545,15 +559,17 @@ class Tree:
         return known
 
     def _read_batch(self, batch: list[_Missing]) -> list[bytes]:
-        paths = [f"{directory}/{one[0]}" if directory else one[0] for directory, _, one in batch]
+        paths = [
+            f"{directory}/{one[NAME]}" if directory else one[NAME] for directory, _, one in batch
+        ]
         return [self._identify(path, one) for path, (_, _, one) in zip(paths, batch, strict=True)]
 
     def _identify(self, file_path: str, one: Stat) -> bytes:
         """An identifier of the content among files of its kind; never empty."""
-        kind = one[1] & 0o170000
+        kind = one[MODE] & 0o170000
         try:
             if kind == stat.S_IFREG:
-                return self._file_identity(file_path, one[4])
+                return self._file_identity(file_path, one[SIZE])
             if kind == stat.S_IFLNK:
                 return b">" + os.fsencode(os.readlink(file_path, dir_fd=self._root.fd))
             if kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -588,7 +604,7 @@ def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
     size = 0
     for job in missing:
         batch.append(job)
-        size += job[2][4]
+        size += job[2][SIZE]
         if len(batch) == _BATCH_FILES or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
