@@ -216,11 +216,7 @@ class Report:
               f"{'peak':>10}{'peak':>8}{'goal':>8}{'took':>8}", flush=True)  # fmt: skip
 
     def row(
-        self,
-        workload: str,
-        costs: tuple[list[Cost], list[Cost]],
-        goal: float = 1,
-        **more: object,
+        self, workload: str, costs: tuple[list[Cost], list[Cost]], goal: float = 1, **more: object
     ) -> None:
         """Add the costs of both builders; the ratio is the median of the pairs."""
         ours, theirs = costs

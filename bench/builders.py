@@ -28,14 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from peers import (  # noqa: E402
-    Docker,
-    Registry,
-    docker_registry,
-    dockerd,
-    newest,
-    push_base_images,
-)
+from peers import Docker, Registry, docker_registry, dockerd, newest, push_base_images  # noqa: E402
 from peers.buildkit_relay import relay  # noqa: E402
 
 PLATFORMS = ("linux/amd64", "linux/arm64", "linux/386", "linux/arm/v7")
@@ -156,12 +149,7 @@ def running(work: Path, percent: int, counts: Sequence[int]) -> Iterator[Bench]:
         for index in range(max(counts)):
             group = stack.enter_context(limited(f"bench-{os.getpid()}-{index}", percent))
             node = dockerd(
-                work,
-                registry,
-                name=f"node{index}",
-                programs=newest(),
-                bridged=True,
-                cgroup=group,
+                work, registry, name=f"node{index}", programs=newest(), bridged=True, cgroup=group
             )
             nodes.append(stack.enter_context(node))
         ports = [stack.enter_context(relay(node.host.removeprefix("unix://"))) for node in nodes]

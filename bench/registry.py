@@ -74,11 +74,7 @@ def manifests(party: Party, seconds: int) -> Figure:
     target = Target(party.url, REPOSITORY)
     layers = [target.push_blob(os.urandom(64)) for _ in range(20)]
     described = [
-        {
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-            "digest": digest,
-            "size": 64,
-        }
+        {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 64}
         for digest in layers
     ]
     document = {**target.image("bench"), "layers": described}

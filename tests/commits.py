@@ -49,9 +49,7 @@ class Work:
     def clone(cls, source: Path, path: Path, *options: str) -> Work:
         environ = environment(path.parent)
         subprocess.run(
-            ["git", "clone", "-q", *options, f"file://{source}", str(path)],
-            env=environ,
-            check=True,
+            ["git", "clone", "-q", *options, f"file://{source}", str(path)], env=environ, check=True
         )
         return cls(path, minutes=1000, environ=environ)
 

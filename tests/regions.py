@@ -10,15 +10,7 @@ from pathlib import Path
 
 from node_app import NodeApp
 from shipline.content import MemoryStore, copy_graph, successors
-from shipline.oci import (
-    Descriptor,
-    Digest,
-    ImageConfig,
-    Index,
-    Manifest,
-    Platform,
-    media,
-)
+from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, Platform, media
 from shipline.regions.backlog import Backlog
 from shipline.regions.replication import Ends, JournalReplication, _known_here
 from shipline.regions.sources import LocalJournal
@@ -34,8 +26,7 @@ def image(store: MemoryStore, seed: str, platform: Platform = AMD, size: int = 0
     layer = (f"layer of {seed}".encode() * (size // 8 + 1))[: size or 100]
     config = ImageConfig(platform).set(Env=[f"SEED={seed}"]).to_bytes()
     manifest = Manifest.make(
-        Descriptor.of(config, media.OCI_CONFIG),
-        [Descriptor.of(layer, media.OCI_LAYER_GZIP)],
+        Descriptor.of(config, media.OCI_CONFIG), [Descriptor.of(layer, media.OCI_LAYER_GZIP)]
     )
     for content in (layer, config, manifest.raw):
         store.blobs[Digest.of(content)] = content

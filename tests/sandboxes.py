@@ -80,12 +80,7 @@ def run_in(sandbox: Sandbox, root: Path, spec: StepSpec) -> tuple[int, bytes, by
 
 
 def run_step(
-    directory: Path,
-    runtime: str,
-    spec: StepSpec,
-    *,
-    script: str = "",
-    lower: Path | None = None,
+    directory: Path, runtime: str, spec: StepSpec, *, script: str = "", lower: Path | None = None
 ) -> Outcome:
     """Run one step, or `script` by the root's shell, over `lower` (the busybox root)."""
     if script:

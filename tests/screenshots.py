@@ -26,11 +26,7 @@ from shipline.supply import generate_key, write_key_pair
 from ui_servers import pages_of, ui_server
 
 PLACE = Path(__file__).parent.parent / "docs" / "screenshots"
-LOOKS = {
-    "wide": (1000, "light"),
-    "narrow": (360, "light"),
-    "dark": (1000, "dark"),
-}
+LOOKS = {"wide": (1000, "light"), "narrow": (360, "light"), "dark": (1000, "dark")}
 _HIGHEST = 1500  # pixels
 ALICE = "alice@example.org"
 RULES = {

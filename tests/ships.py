@@ -110,8 +110,7 @@ def new_project(place: Path, node: Node, configuration: str, **files: str) -> Pr
     text = configuration.replace("{image}", project.image).replace("{platforms}", PLATFORMS)
     dockerfile = "FROM scratch\nCOPY app /app\n"
     project.commit(
-        "feat: begin",
-        **{"Dockerfile": dockerfile, "app": "one\n", "shipline__yaml": text, **files},
+        "feat: begin", **{"Dockerfile": dockerfile, "app": "one\n", "shipline__yaml": text, **files}
     )
     return project
 

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caches import (
-    CachePlace,
-    azure_place,
-    directory_place,
-    github_place,
-    registry_place,
-    s3_place,
-)
+from caches import CachePlace, azure_place, directory_place, github_place, registry_place, s3_place
 from proxy import Answer, CutRequest, CutResponse, FaultProxy, FlipBit, LoseResponse
 from shipline.content import MemoryStore, fetch_all
 from shipline.content.cache_store import CacheStore

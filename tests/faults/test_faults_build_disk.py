@@ -79,8 +79,7 @@ def test_full_disk_is_told_wherever_it_is_met(
 
 
 @pytest.mark.parametrize(
-    "output",
-    ["type=oci,dest={}/o.tar", "type=tar,dest={}/t.tar", "type=oci,tar=false,dest={}/o"],
+    "output", ["type=oci,dest={}/o.tar", "type=tar,dest={}/t.tar", "type=oci,tar=false,dest={}/o"]
 )
 def test_an_output_that_does_not_fit_is_not_there(
     base_images: Registry, place: Path, tmp_path: Path, output: str

@@ -19,12 +19,7 @@ from tunnel import tunnel
 from serving import ReceivedRequest, Reply, Served, serving
 from shipline.cli.registry_upstreams import connect_upstreams
 from shipline.content import MemoryStore
-from shipline.errors import (
-    AuthError,
-    NotFound,
-    RegistryError,
-    ShiplineError,
-)
+from shipline.errors import AuthError, NotFound, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
 from shipline.server.upstreams.section import UpstreamSection

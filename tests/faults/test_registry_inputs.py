@@ -180,10 +180,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 def test_31_a_response_that_is_wrong_http_gives_no_content(response: bytes) -> None:
     with _saying(response) as port, Client(tries=2) as client:
         repository = client.repository(Reference.parse(f"127.0.0.1:{port}/team/app"))
-        with (
-            pytest.raises((RegistryError, DigestMismatch)),
-            repository.fetch(LAYER) as reader,
-        ):
+        with pytest.raises((RegistryError, DigestMismatch)), repository.fetch(LAYER) as reader:
             reader.read()
 
 

@@ -135,10 +135,7 @@ def test_small_blob_is_sent_once(running: Running, client: Client, store: LocalS
 def test_small_blob_arrives_otherwise(store: LocalStore, posts: bool) -> None:
     quirky = replace(QUIRKY[-1], posts=posts)
     first, second = make_layer(store, 1000), make_layer(store, 50_000)
-    with (
-        quirk_registry(quirky) as (registry, proxy, served),
-        client_of(registry, proxy) as client,
-    ):
+    with quirk_registry(quirky) as (registry, proxy, served), client_of(registry, proxy) as client:
         repository = at(client, registry)
         repository.push(first, store)
         if posts:
@@ -212,10 +209,7 @@ def test_registry_that_drops_chunks_is_noticed(store: LocalStore) -> None:
     """One that no row knows."""
     quirky = Quirky("", "registry.example.com", drops=True)
     layer = make_layer(store, SIZE)
-    with (
-        quirk_registry(quirky) as (registry, proxy, served),
-        client_of(registry, proxy) as client,
-    ):
+    with quirk_registry(quirky) as (registry, proxy, served), client_of(registry, proxy) as client:
         proxy.break_next(CutRequest(after=3_000_000), method="PUT", target="uploads")
         at(client, registry).push(layer, store)
         assert len(registry.blobs["team/app"][str(layer.digest)]) == SIZE

@@ -19,9 +19,7 @@ _ROOM = 6 << 20  # bytes
 _TOO_MUCH = [b"z" * (_ROOM + (1 << 20)), b"z" * (9 << 20)]
 """Read by the event loop, and from 8 MiB on from the socket."""
 
-pytestmark = [
-    pytest.mark.root,
-]
+pytestmark = [pytest.mark.root]
 
 
 @pytest.fixture

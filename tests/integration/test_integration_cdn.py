@@ -19,15 +19,7 @@ import pytest
 from commands import run
 from guarded import basic
 from layouts import write_layout
-from peers import (
-    Containerd,
-    Docker,
-    Edge,
-    containerd,
-    free_port,
-    nginx_edge,
-    varnish_edge,
-)
+from peers import Containerd, Docker, Edge, containerd, free_port, nginx_edge, varnish_edge
 from served import served
 from shipline.server.cdn.signatures import Grant, HmacForm, SecureLinkForm, with_query
 from spec_client import Answer, Target

@@ -229,12 +229,7 @@ def test_an_unused_named_context_is_not_fetched(
     ],
 )
 def test_what_a_url_cannot_give_is_one_clear_message(
-    name: str,
-    content: bytes | None,
-    status: int,
-    named: str,
-    server: GitServer,
-    shipline: Shipline,
+    name: str, content: bytes | None, status: int, named: str, server: GitServer, shipline: Shipline
 ) -> None:
     if content is not None:
         (server.root / name).write_bytes(content)

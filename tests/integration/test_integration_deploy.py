@@ -82,9 +82,7 @@ class Deploy:
 
     def git(self, *words: str) -> str:
         done = subprocess.run(
-            ("git", "-C", str(self.remote), *words),
-            env=self.project.environ(),
-            capture_output=True,
+            ("git", "-C", str(self.remote), *words), env=self.project.environ(), capture_output=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.decode()

@@ -125,13 +125,7 @@ def delivered(tmp_path: Path, nodes: tuple[Node, Node]) -> Iterator[Delivered]:
         yield started
 
 
-ALL = {
-    "staging registry",
-    "staging eu",
-    "staging cluster",
-    "production registry",
-    "production eu",
-}
+ALL = {"staging registry", "staging eu", "staging cluster", "production registry", "production eu"}
 
 
 def test_what_is_as_in_git_is_in_sync_and_each_difference_has_its_state(

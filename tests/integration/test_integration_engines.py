@@ -143,11 +143,7 @@ def test_store_without_containerd_fails_before_the_build(
 
 
 def test_docker_is_loaded_without_its_command(
-    shipline: Shipline,
-    classic: Docker,
-    docker: Docker,
-    source: Path,
-    no_commands: dict[str, str],
+    shipline: Shipline, classic: Docker, docker: Docker, source: Path, no_commands: dict[str, str]
 ) -> None:
     for engine in (classic, docker):
         words = ("-t", "engines/api:1", "--load", source)

@@ -14,13 +14,7 @@ from builds import context
 from openssh import make_key, ssh_add, ssh_agent
 from peers import GitRepository
 from peers.sshd import SshServer, sshd
-from shipline.git import (
-    GitStore,
-    IsolatedGit,
-    RemoteUnreachable,
-    SshAccess,
-    parse_git_source,
-)
+from shipline.git import GitStore, IsolatedGit, RemoteUnreachable, SshAccess, parse_git_source
 from users import ordinary_user
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]

@@ -234,11 +234,7 @@ def test_memory_of_run_is_limited(base_images: Registry, tmp_path: Path) -> None
     ],
 )
 def test_a_check_finds_what_buildx_finds(
-    tmp_path: Path,
-    docker: Docker,
-    base_images: Registry,
-    text: str,
-    lines: list[int] | None,
+    tmp_path: Path, docker: Docker, base_images: Registry, text: str, lines: list[int] | None
 ) -> None:
     place = context(tmp_path / "context", text, file="content")
     words = ("--call=check,format=json", "-q", place)

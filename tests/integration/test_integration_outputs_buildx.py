@@ -147,10 +147,7 @@ def test_archives(builders: Builders, tmp_path: Path, kind: str, words: tuple[st
             }
         index = json.loads(documents["index.json"])
         index["manifests"] = [
-            shape(
-                one,
-                lambda digest: json.loads(documents[f"blobs/{digest.replace(':', '/')}"]),
-            )
+            shape(one, lambda digest: json.loads(documents[f"blobs/{digest.replace(':', '/')}"]))
             for one in index["manifests"]
         ]
         for one in json.loads(documents.get("manifest.json", b"[]")):

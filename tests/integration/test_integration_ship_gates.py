@@ -19,12 +19,7 @@ FINDING = {
     "level": "error",
     "message": {"text": "x is not defined"},
     "locations": [
-        {
-            "physicalLocation": {
-                "artifactLocation": {"uri": "src/a.js"},
-                "region": {"startLine": 7},
-            }
-        }
+        {"physicalLocation": {"artifactLocation": {"uri": "src/a.js"}, "region": {"startLine": 7}}}
     ],
 }
 COVERED = "steps: {{test: {{run: mkdir -p out && cp {name} out/c, reports: {{{gate}: out/c}}}}}}\n"

@@ -106,12 +106,7 @@ def test_missing_dockerfile_is_reported_before_any_work(tmp_path: Path, registry
     project.ship().ok()
 
 
-@pytest.mark.parametrize(
-    ("build", "named"),
-    [
-        ("secrets: [nonsense]", "nonsense"),
-    ],
-)
+@pytest.mark.parametrize(("build", "named"), [("secrets: [nonsense]", "nonsense")])
 def test_what_a_build_refuses_is_refused_before_any_work(
     tmp_path: Path, registry: Node, build: str, named: str
 ) -> None:

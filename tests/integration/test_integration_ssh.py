@@ -52,9 +52,7 @@ def test_steps_of_every_platform_sign_with_a_key_of_a_file(
     assert "BEGIN OPENSSH" not in said
 
 
-def test_an_ordinary_user_forwards_an_agent_that_steps_cannot_change(
-    base_images: Registry,
-) -> None:
+def test_an_ordinary_user_forwards_an_agent_that_steps_cannot_change(base_images: Registry) -> None:
     script = "/openssh/ssh-add -L && ! /openssh/ssh-add -D && stat -c 'is %u:%g %a' $SSH_AUTH_SOCK"
     with ordinary_user(subids=True) as user:
         place = context(user.home / "user", RUN.format(",uid=3,gid=4,mode=0606", script))

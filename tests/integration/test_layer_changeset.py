@@ -29,9 +29,7 @@ from shipline.layer import (
     write_tar,
 )
 
-pytestmark = [
-    pytest.mark.root,
-]
+pytestmark = [pytest.mark.root]
 SECOND = 10**9
 
 

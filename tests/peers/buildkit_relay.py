@@ -68,10 +68,7 @@ def _context(tls: tuple[Path, Path, Path] | None) -> ssl.SSLContext | None:
 
 
 def _serve(
-    listener: socket.socket,
-    path: str,
-    context: ssl.SSLContext | None,
-    clients: list[socket.socket],
+    listener: socket.socket, path: str, context: ssl.SSLContext | None, clients: list[socket.socket]
 ) -> None:
     while True:
         try:

@@ -28,12 +28,7 @@ def test_a_failure_has_the_hint_and_the_status_of_its_error() -> None:
         raise error
 
     expected = Diagnosis(
-        "here",
-        "runtime",
-        Condition.FAILED,
-        "no runtime\ncrun: not on the PATH",
-        "install one",
-        10,
+        "here", "runtime", Condition.FAILED, "no runtime\ncrun: not on the PATH", "install one", 10
     )
     assert diagnose(Examination("here", "runtime", fail)) == expected
 

@@ -25,8 +25,7 @@ QUIET.log_errors = False
 
 @settings(max_examples=10 * settings().max_examples)
 @given(
-    st.lists(st.sampled_from(PARTS), max_size=9).map("".join),
-    st.text("aabcKk.d1 \né_", max_size=8),
+    st.lists(st.sampled_from(PARTS), max_size=9).map("".join), st.text("aabcKk.d1 \né_", max_size=8)
 )
 @example(r"(?i)\P{Lu}", "a")
 @example(r"(?i)[^\P{Lu}]", "a")

@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.globs import glob
-from shipline.units import (
-    ByteSize,
-    Duration,
-    as_unicode,
-    go_size,
-    parse_boolean,
-    parse_go_size,
-)
+from shipline.units import ByteSize, Duration, as_unicode, go_size, parse_boolean, parse_go_size
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,7 @@ class Attributes:
         """Raises UsageError for an attribute that was not read."""
         for name in self.rest:
             raise InvalidFlag(
-                f"{self._flag}: unknown attribute {name!r}",
-                hint=f"known: {', '.join(self._known)}",
+                f"{self._flag}: unknown attribute {name!r}", hint=f"known: {', '.join(self._known)}"
             )
 
 

@@ -22,13 +22,7 @@ from shipline.build.blobs import Blobs
 from shipline.build.engine_images import is_unreachable, may_be_local, not_available
 from shipline.build.graph import ImageOp
 from shipline.content import Fetcher, OciLayout, Repository, fetch_all
-from shipline.errors import (
-    AuthError,
-    ContentError,
-    DamagedContent,
-    NotFound,
-    ShiplineError,
-)
+from shipline.errors import AuthError, ContentError, DamagedContent, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.layer import Layer
 from shipline.oci import (

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 
 from shipline import sandbox
 from shipline.build.cache import LayerResult
-from shipline.build.executor import (
-    Executor,
-    StepMounts,
-    context_digest,
-    is_root,
-    mounted_digest,
-)
+from shipline.build.executor import Executor, StepMounts, context_digest, is_root, mounted_digest
 from shipline.build.faults import full_hint
 from shipline.build.graph import RunOp, key_of
 from shipline.build.request import SHM_SIZE

@@ -140,13 +140,7 @@ class Worker(Struct, frozen=True):
             extents: Sequence[Extent] = (Extent(1, 0, 0),)
             if options.mountable and index is not None and is_changed_little(contents, index):
                 layer, extents = stream_changed(
-                    normalized,
-                    ingest,
-                    codec,
-                    index,
-                    path,
-                    share=base.exists(),
-                    beside=dumped,
+                    normalized, ingest, codec, index, path, share=base.exists(), beside=dumped
                 )
             else:
                 tar = path if options.mountable else None

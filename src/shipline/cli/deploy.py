@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     " has the reason and the rules.",
 )
 @click.option(
-    "--replace-image",
-    is_flag=True,
-    help="Also where the file has an image of another repository.",
+    "--replace-image", is_flag=True, help="Also where the file has an image of another repository."
 )
 @click.option("--wait", is_flag=True, help="Wait until it runs and is healthy, then check it.")
 @click.option("--no-checks", is_flag=True, help="With --wait: do not run the checks.")

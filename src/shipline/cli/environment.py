@@ -138,10 +138,7 @@ def skopeo_options(command: Command) -> Command:
         return command(*values, **options)
 
     verify = click.option(
-        "--tls-verify",
-        type=bool,
-        default=True,
-        help="false: --insecure for the registry of NAME.",
+        "--tls-verify", type=bool, default=True, help="false: --insecure for the registry of NAME."
     )
     return authfile_option(verify(cast(Command, called)))
 

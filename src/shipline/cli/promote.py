@@ -65,9 +65,7 @@ def open_delivery(query: CommitQuery) -> Iterator[Delivery]:
     "--allow-older", is_flag=True, help="Promote also what is older than what is deployed."
 )
 @click.option(
-    "--replace-image",
-    is_flag=True,
-    help="Also where the file has an image of another repository.",
+    "--replace-image", is_flag=True, help="Also where the file has an image of another repository."
 )
 @click.option(
     "--wait", is_flag=True, help="Wait until it runs and is healthy, check it, record the verdict."

@@ -246,13 +246,7 @@ def remove_robot(accounts: Accounts, login: str) -> None:
 def list_robots(accounts: Accounts) -> None:
     """List robots."""
     rows = [
-        (
-            robot["name"],
-            robot["may"],
-            robot["state"],
-            when(robot["expires"]),
-            when(robot["used"]),
-        )
+        (robot["name"], robot["may"], robot["state"], when(robot["expires"]), when(robot["used"]))
         for robot in accounts.listed("robots")
     ]
     table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)

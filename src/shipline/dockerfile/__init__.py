@@ -54,12 +54,7 @@ from shipline.dockerfile.instructions import (
 from shipline.dockerfile.mounts import Mount, MountType, Sharing
 from shipline.dockerfile.outlines import Outline, OutlineMount, description, outline
 from shipline.dockerfile.parser import detect_syntax
-from shipline.dockerfile.paths import (
-    resolve_path,
-    shown_path,
-    system_path,
-    working_directory,
-)
+from shipline.dockerfile.paths import resolve_path, shown_path, system_path, working_directory
 from shipline.dockerfile.plan import (
     SCRATCH,
     ContextSource,

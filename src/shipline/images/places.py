@@ -75,12 +75,7 @@ class PlaceKind(StrEnum):
     DIRECTORY = "dir"
 
 
-_FILES = (
-    PlaceKind.LAYOUT,
-    PlaceKind.OCI_ARCHIVE,
-    PlaceKind.DOCKER_ARCHIVE,
-    PlaceKind.DIRECTORY,
-)
+_FILES = (PlaceKind.LAYOUT, PlaceKind.OCI_ARCHIVE, PlaceKind.DOCKER_ARCHIVE, PlaceKind.DIRECTORY)
 _ONE_PLATFORM = (PlaceKind.DOCKER_ARCHIVE, PlaceKind.ENGINE)
 _OTHERS = {
     "containers-storage": "`podman save --format oci-archive` writes an oci-archive: from it",

@@ -40,10 +40,7 @@ if TYPE_CHECKING:
     from shipline.layer.tar_writer import write_tar
 else:
     __getattr__ = load_when_named(
-        __name__,
-        apply="UnsafeEntry Whiteouts",
-        blocks="BlockIndex",
-        estargz="ANNOTATIONS",
+        __name__, apply="UnsafeEntry Whiteouts", blocks="BlockIndex", estargz="ANNOTATIONS"
     )
     (unpack,) = load_when_called(f"{__name__}.apply", "unpack")
     (cut_tar,) = load_when_called(f"{__name__}.blocks", "cut_tar")

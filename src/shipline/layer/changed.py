@@ -22,13 +22,7 @@ from queue import SimpleQueue
 from shipline.content import Ingest
 from shipline.errors import ContentError
 from shipline.files import WriteBehind, write_at
-from shipline.layer.blocks import (
-    LONGEST,
-    BlockIndex,
-    KnownBlock,
-    checksum,
-    join_checksums,
-)
+from shipline.layer.blocks import LONGEST, BlockIndex, KnownBlock, checksum, join_checksums
 from shipline.layer.codecs import Codec, CompressedBlock, Layer
 from shipline.layer.entry import PREFIX, Contents, Entry, Item
 from shipline.layer.stored_tar import Extent, StoredTar, TarReader

@@ -30,16 +30,7 @@ from shipline.layer.entry import (
     entry_of,
     unreadable,
 )
-from shipline.layer.stat_cache import (
-    INODE,
-    LINKS,
-    MODE,
-    NAME,
-    SIZE,
-    Directories,
-    Stat,
-    StatCache,
-)
+from shipline.layer.stat_cache import INODE, LINKS, MODE, NAME, SIZE, Directories, Stat, StatCache
 from shipline.oci import Digest
 from shipline.tasks import CPUS, check, ordered_map
 

@@ -254,9 +254,7 @@ def parse_mirrors(entries: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
             _mirror(host, url)
         except RegistryError as error:
             raise UsageError(
-                f"not a mirror: {error.message}",
-                code="mirror-invalid",
-                hint=_MIRROR_HINT,
+                f"not a mirror: {error.message}", code="mirror-invalid", hint=_MIRROR_HINT
             ) from None
         mirrors[host] = (*mirrors.get(host, ()), url)
     return types.MappingProxyType(mirrors)

@@ -140,9 +140,7 @@ class Runs:
         """Raises UsageError if another process has the run, or has just removed it."""
         path = self.directory(run) / "lock"
         removed = UsageError(
-            f"{run} was removed",
-            code="run-unknown",
-            hint="run `shipline ship` without --resume",
+            f"{run} was removed", code="run-unknown", hint="run `shipline ship` without --resume"
         )
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -307,10 +307,7 @@ def refusal_hint(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
 
 
 def examine_attestations(
-    source: StatementSource,
-    target: Descriptor,
-    keys: Sequence[PublicKey],
-    predicate_type: str,
+    source: StatementSource, target: Descriptor, keys: Sequence[PublicKey], predicate_type: str
 ) -> Attestations:
     """Check every attestation of this type on `target` against `keys`; other types are ignored.
     Raises RegistryError or AuthError if the registry cannot be asked.

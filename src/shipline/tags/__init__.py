@@ -12,14 +12,7 @@ from shipline.tags.decision import (
     decide,
 )
 from shipline.tags.entry import TagEntry
-from shipline.tags.event import (
-    COMMAND_LINE,
-    CommitHistory,
-    Event,
-    Situation,
-    event_from,
-    ref_of,
-)
+from shipline.tags.event import COMMAND_LINE, CommitHistory, Event, Situation, event_from, ref_of
 from shipline.tags.published import (
     PublishedImage,
     TagConflict,

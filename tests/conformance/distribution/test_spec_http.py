@@ -62,10 +62,7 @@ def test_head_of_a_list_has_the_headers_of_get(target: Target, path: str) -> Non
     assert (head.status, head.body, headers(head)) == (200, b"", headers(get))
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["blobs/{blob}", "manifests/{manifest}", "referrers/{manifest}"],
-)
+@pytest.mark.parametrize("path", ["blobs/{blob}", "manifests/{manifest}", "referrers/{manifest}"])
 def test_colon_may_be_percent_encoded(target: Target, path: str) -> None:
     document, digest = image(target)
     place = path.format(manifest=digest, blob=document["config"]["digest"])

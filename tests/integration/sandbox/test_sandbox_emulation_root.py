@@ -14,12 +14,7 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.oci import Platform
 from shipline.sandbox import register, supported_platforms
-from shipline.sandbox.emulation import (
-    MACHINES,
-    handler_for,
-    handlers,
-    probe_program,
-)
+from shipline.sandbox.emulation import MACHINES, handler_for, handlers, probe_program
 
 ARM64, AMD64 = Platform("linux", "arm64"), Platform("linux", "amd64")
 

@@ -187,10 +187,7 @@ def test_a_projects_administrator_manages_its_robots_alone(running: Guarded) -> 
 
 def test_the_first_version_below_a_project(running: Guarded) -> None:
     running.project("old")
-    body = {
-        "name": "v1",
-        "access": [{"resource": "/project/1/repository", "action": "push"}],
-    }
+    body = {"name": "v1", "access": [{"resource": "/project/1/repository", "action": "push"}]}
     robot = running.api("POST", "/projects/old/robots", body)
     assert robot.status == 201 and robot.json["name"] == "robot$old+v1"
     login = basic(robot.json["name"], robot.json["secret"])

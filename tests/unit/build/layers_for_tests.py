@@ -39,16 +39,7 @@ from shipline.layer import (
     write_tar,
 )
 from shipline.metadata import SqliteRecords
-from shipline.oci import (
-    Descriptor,
-    Digest,
-    History,
-    ImageConfig,
-    Index,
-    Manifest,
-    Platform,
-    media,
-)
+from shipline.oci import Descriptor, Digest, History, ImageConfig, Index, Manifest, Platform, media
 from shipline.sandbox import Sandbox
 from shipline.values import replace
 

@@ -11,12 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline.build.cache import Cache, open_records
-from shipline.build.downloads import (
-    Downloader,
-    file_name,
-    parse_checksum,
-    place_file,
-)
+from shipline.build.downloads import Downloader, file_name, parse_checksum, place_file
 from shipline.build.locating import is_http
 from shipline.content import LocalStore
 from shipline.errors import DockerfileError, RegistryError, UsageError

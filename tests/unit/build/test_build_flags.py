@@ -350,10 +350,7 @@ Read = Callable[[], object]
             lambda: flags.parse_output("type=image,compression=estargz,compression-level=10"),
         ),
         ("--output", lambda: flags.parse_output("type=image,push=maybe")),
-        (
-            "--output",
-            lambda: flags.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False),
-        ),
+        ("--output", lambda: flags.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False)),
         ("--tag", lambda: flags.parse_tags(["a/b@sha256:" + "0" * 64])),
         ("--build-context", lambda: flags.parse_build_context("name")),
         ("--shm-size", lambda: flags.parse_request(".", {}, shm_size="64x")),

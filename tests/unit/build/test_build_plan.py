@@ -11,15 +11,7 @@ from layers_for_tests import AMD64, ARM64
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, CacheSettings, Context, ContextKind
 from shipline.build.base_images import BaseImage
-from shipline.build.graph import (
-    ContextOp,
-    CopyOp,
-    ImageOp,
-    MakeDirectoryOp,
-    RunOp,
-    ScratchOp,
-    walk,
-)
+from shipline.build.graph import ContextOp, CopyOp, ImageOp, MakeDirectoryOp, RunOp, ScratchOp, walk
 from shipline.build.plan import PlatformPlan
 from shipline.build.request import RunOptions
 from shipline.build.stages import StageState

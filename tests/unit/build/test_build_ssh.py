@@ -16,13 +16,7 @@ from shipline.build.request import Ssh
 from shipline.build.ssh import Agent, agents_of, served
 from shipline.errors import UsageError
 
-KINDS = (
-    ("ed25519", "256"),
-    ("ecdsa", "256"),
-    ("ecdsa", "384"),
-    ("ecdsa", "521"),
-    ("rsa", "2048"),
-)
+KINDS = (("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "2048"))
 
 
 @contextmanager

@@ -14,9 +14,7 @@ CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
 
 @pytest.mark.parametrize(
     ("request_", "named"),
-    [
-        (api.BuildRequest(CONTEXT, outputs=(api.Output("image", push=True),)), "--push"),
-    ],
+    [(api.BuildRequest(CONTEXT, outputs=(api.Output("image", push=True),)), "--push")],
 )
 def test_the_api_refuses_what_the_command_line_refuses(
     request_: api.BuildRequest, named: str, tmp_path: Path

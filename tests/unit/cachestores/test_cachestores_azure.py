@@ -101,9 +101,7 @@ def test_without_any_identity_requests_are_anonymous(login: Callable[..., AzureL
     assert login(AZURE_POD_IDENTITY_AUTHORITY_HOST=nobody).sign(BLOB) == BLOB
 
 
-def test_a_wrong_secret_is_an_error_that_does_not_show_it(
-    login: Callable[..., AzureLogin],
-) -> None:
+def test_a_wrong_secret_is_an_error_that_does_not_show_it(login: Callable[..., AzureLogin]) -> None:
     with pytest.raises(AuthError, match="invalid_client: AADSTS7000215") as caught:
         login(**PRINCIPAL, AZURE_CLIENT_SECRET="wrong").sign(BLOB)
     assert "wrong" not in repr(caught.value)

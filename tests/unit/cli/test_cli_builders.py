@@ -47,7 +47,7 @@ def test_one_bad_builder_hides_no_other(instances: Path) -> None:
     keep(instances, "good", f"unix://{instances}/no.sock")
     lines = run("ls").stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        *("NAME/NODE", "native*", "docker", "bad", "foreign", "good"),
+        *("NAME/NODE", "native*", "docker", "bad", "foreign", "good")
     ]
     assert all("inactive" in line for line in lines[5:] if line.startswith(" "))
 

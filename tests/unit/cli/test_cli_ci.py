@@ -245,11 +245,7 @@ def test_the_plain_workflow_tells_what_it_leaves_out(project: Path) -> None:
         file.write("gates: {coverage: {}}\nsign: {key: env://COSIGN_PRIVATE_KEY}\n")
     said = run(project, "ci", "github", "--style", "buildx").stderr
     text = (project / ".github/workflows/docker.yml").read_text()
-    for one in (
-        "gates: coverage",
-        "sign: nothing is signed",
-        "versions and tags by rules: images",
-    ):
+    for one in ("gates: coverage", "sign: nothing is signed", "versions and tags by rules: images"):
         assert one in said and f"# - {one}" in text
 
 

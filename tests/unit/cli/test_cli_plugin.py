@@ -70,9 +70,7 @@ def test_the_builder_of_a_command_is_that_of_the_environment() -> None:
         assert environ == {"BUILDX_BUILDER": "one"}
 
 
-def test_the_version_of_buildx_is_one_that_actions_read(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_version_of_buildx_is_one_that_actions_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["buildx", "version"]) == 0
     module, version, revision = capsys.readouterr().out.split()
     assert module == "github.com/docker/buildx" and revision == f"shipline-{__version__}"

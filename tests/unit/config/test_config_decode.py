@@ -67,10 +67,7 @@ class Outer:
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
 keys = st.text("abcxyz-_.0", min_size=1, max_size=6)
 inners = st.builds(
-    Inner,
-    st.integers(-(10**12), 10**12),
-    words,
-    st.none() | st.integers(1, 10**10).map(Duration),
+    Inner, st.integers(-(10**12), 10**12), words, st.none() | st.integers(1, 10**10).map(Duration)
 )
 outers = st.builds(
     Outer,

@@ -25,13 +25,7 @@ from shipline.deliver.ratify import ratify_policy
 from shipline.errors import ConfigError
 from shipline.oci import Reference
 from shipline.supply import Identity, ImagePattern, PublicKey
-from shipline.trust import (
-    PredicateRule,
-    ResolvedPolicy,
-    TrustRule,
-    TrustSection,
-    load_trust,
-)
+from shipline.trust import PredicateRule, ResolvedPolicy, TrustRule, TrustSection, load_trust
 from shipline.units import Duration
 
 KEYS = {

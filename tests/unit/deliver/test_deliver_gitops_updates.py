@@ -219,10 +219,7 @@ APPLICATION = """\
     ("source", "line"),
     [
         ("kustomize: {images: [app=x:1]}", f"kustomize: {{images: [app={NEW}]}}"),
-        (
-            "kustomize: {images: [registry.example/team/app:1]}",
-            f"kustomize: {{images: [{NEW}]}}",
-        ),
+        ("kustomize: {images: [registry.example/team/app:1]}", f"kustomize: {{images: [{NEW}]}}"),
         (
             "helm: {parameters: [{name: image.tag, value: '1'}]}",
             f"helm: {{parameters: [{{name: image.tag, value: '1.5.0@{DIGEST}'}}]}}",

@@ -103,11 +103,7 @@ def test_stops_and_holds_last_until_they_are_ended(commits: list[str], expected:
         ([("deploy a", -4000), ("deploy b", -3000), ("rollback a", -900)], False, []),
         ([("deploy a", -4000), ("verify a pass", -1700)], True, ["soak waits"]),
         ([("deploy a", -4000), ("verify a pass", -1900)], True, []),
-        (
-            [("deploy a", -9000), *FAILED_ONCE],
-            True,
-            ["soak waits"],
-        ),
+        ([("deploy a", -9000), *FAILED_ONCE], True, ["soak waits"]),
         # a clock that is behind gains no time
         ([("deploy b", -60), ("deploy a", -9000)], False, ["soak waits"]),
         ([("deploy a", -60), ("verify a pass", -9000)], True, ["soak waits"]),
@@ -184,11 +180,7 @@ def test_nobody_approves_what_has_no_known_author() -> None:
     ],
 )
 def test_required_gates_have_judged_the_digest_lately(
-    outcome: str | None,
-    age_s: float,
-    judged_for: str,
-    blocks_in: tuple[str, ...],
-    refused: bool,
+    outcome: str | None, age_s: float, judged_for: str, blocks_in: tuple[str, ...], refused: bool
 ) -> None:
     gates = {}
     if outcome:

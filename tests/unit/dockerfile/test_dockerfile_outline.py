@@ -59,11 +59,7 @@ def test_a_global_argument_is_listed_where_a_stage_uses_it_with_what_its_default
 
 def test_a_default_needs_what_has_a_value_where_it_is() -> None:
     text = "ARG A=1\nARG B=$A\nARG C=$D\nARG D=2\nARG B=${B:?}3\nARG A=\nFROM scratch\nARG B C\n"
-    assert arguments(outlined(text)) == [
-        ("C", "", "", 3),
-        ("B", "13", "", 5),
-        ("A", "", "", 6),
-    ]
+    assert arguments(outlined(text)) == [("C", "", "", 3), ("B", "13", "", 5), ("A", "", "", 6)]
 
 
 def test_an_argument_that_is_given_is_the_stages_own_and_needs_nothing() -> None:

@@ -78,11 +78,7 @@ def test_names_stand_for_stages_images_and_contexts() -> None:
         "FROM two\nFROM ctx AS last\n"
     )
     dockerfile, plan = planned(content, "three", contexts=("ctx",))
-    assert plan.bases == {
-        0: ImageSource("alpine"),
-        1: StageSource(0),
-        2: ImageSource(SCRATCH),
-    }
+    assert plan.bases == {0: ImageSource("alpine"), 1: StageSource(0), 2: ImageSource(SCRATCH)}
     assert plan.source("0") == StageSource(0)
     assert plan.source("two") == plan.source("TWO") == StageSource(1)
     assert plan.source("img:1") == ImageSource("img:1")

@@ -131,10 +131,7 @@ NOTHING: tuple[Any, ...] = (
     *({"SchemaVersion": 2}, {"SchemaVersion": 2, "Results": []}, {"Results": None}),
     *({"SchemaVersion": 2, "ArtifactName": "a", "Results": [{"Class": "os-pkgs"}]},),
     *({"SchemaVersion": 2, "ArtifactName": "a", "Results": {}},),
-    *(
-        {"auditReportVersion": 2},
-        {"auditReportVersion": 2, "vulnerabilities": {}},
-    ),
+    *({"auditReportVersion": 2}, {"auditReportVersion": 2, "vulnerabilities": {}}),
     *({"auditReportVersion": 2, "vulnerabilities": [], "metadata": {}},),
     *({"auditReportVersion": 2, "vulnerabilities": {"a": {}}, "metadata": {}},),
     *({"dependencies": {}}, {"dependencies": [{"x": 1}]}, {"dependencies": [{"name": "a"}]}),

@@ -114,10 +114,7 @@ PLUS = {
 
 @pytest.mark.parametrize(
     ("document", "rules", "target"),
-    [
-        (OLD, ["10010", "10010"], "staging.example:8080"),
-        (PLUS, ["40012-1"], "staging.example:443"),
-    ],
+    [(OLD, ["10010", "10010"], "staging.example:8080"), (PLUS, ["40012-1"], "staging.example:443")],
 )
 def test_reports_of_older_and_newer_versions_of_zap_are_read(
     document: Any, rules: list[str], target: str

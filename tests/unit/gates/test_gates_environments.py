@@ -16,8 +16,7 @@ BLOCKS_IN = (Glob("staging"), Glob("prod*"))
 
 
 @pytest.mark.parametrize(
-    ("environment", "code"),
-    [("dev", 0), ("staging", 9), ("production", 9), ("stag", 0), ("", 9)],
+    ("environment", "code"), [("dev", 0), ("staging", 9), ("production", 9), ("stag", 0), ("", 9)]
 )
 def test_a_gate_blocks_only_in_its_environments(
     tmp_path: Path, environment: str, code: int

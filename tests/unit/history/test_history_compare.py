@@ -69,10 +69,7 @@ def history(tmp_path: Path) -> RunHistory:
     [
         ({"variable CC": "v2"}, Reason("variable", "CC", "set", "set")),
         ({"variable NEW": "x"}, Reason("variable", "NEW", "", "set")),
-        (
-            {"image busybox": "sha256:bb i"},
-            Reason("image", "busybox", "sha256:aa", "sha256:bb"),
-        ),
+        ({"image busybox": "sha256:bb i"}, Reason("image", "busybox", "sha256:aa", "sha256:bb")),
         ({"user": "u"}, Reason("setting", "user")),
         ({}, Reason("evicted")),
     ],

@@ -50,10 +50,7 @@ def test_files_that_are_named_lie_beside_the_kubeconfig(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(b"authority")
     (tmp_path / "cert.pem").write_bytes(b"certificate")
     cluster = {"server": "https://a", "certificate-authority": "ca.pem"}
-    user = {
-        "client-certificate": "cert.pem",
-        "client-key-data": base64.b64encode(b"key").decode(),
-    }
+    user = {"client-certificate": "cert.pem", "client-key-data": base64.b64encode(b"key").decode()}
     path = config(
         tmp_path / "c",
         clusters=[{"name": "a", "cluster": cluster}],

@@ -14,15 +14,7 @@ import pytest
 
 from shipline.content import MemoryStore
 from shipline.errors import Cancelled, ContentError
-from shipline.layer import (
-    BlockIndex,
-    Codec,
-    StatCache,
-    scan,
-    stream,
-    stream_blocks,
-    tar_writer,
-)
+from shipline.layer import BlockIndex, Codec, StatCache, scan, stream, stream_blocks, tar_writer
 from shipline.layer.forks import SharedJobs
 from shipline.layer.tar_writer import TarBlock
 from shipline.tasks import TaskGroup

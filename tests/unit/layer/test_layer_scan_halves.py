@@ -72,11 +72,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("path", ["", "a"])
 @pytest.mark.parametrize("prune", [None, by_name])
 def test_two_processes_find_what_one_finds(
-    place: Path,
-    path: str,
-    prune: Prune | None,
-    taken: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path, path: str, prune: Prune | None, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for worth in (4, 40):
         monkeypatch.setattr(tree, "_WORTH_FORKING", worth)

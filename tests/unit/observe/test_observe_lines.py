@@ -109,10 +109,7 @@ def test_a_line_without_end_is_shown_in_pieces() -> None:
     run = script.start(0, "RUN", build, kind="run")
     for _ in range(3):
         script.output(0, run, b"x" * 40_000)
-    assert [len(line) for line in shown(stream)] == [
-        len("#1 RUN"),
-        len("#1 0.000 ") + 80_000,
-    ]
+    assert [len(line) for line in shown(stream)] == [len("#1 RUN"), len("#1 0.000 ") + 80_000]
 
 
 def test_a_closed_stream_does_not_stop_the_work() -> None:

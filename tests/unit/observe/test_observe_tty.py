@@ -166,11 +166,7 @@ def test_a_narrower_window_erases_no_finished_step_where_lines_are_cut_off() -> 
     screen.resize(columns=20)
     stream.feed(after.replace("\n", "\r\n").replace("\r\r", "\r"))
     shown = [line.rstrip() for line in screen.display if line.strip()]
-    assert [line[:9] for line in shown] == [
-        *[" => COPY "] * 3,
-        " => RUN x",
-        "[+] Build",
-    ]
+    assert [line[:9] for line in shown] == [*[" => COPY "] * 3, " => RUN x", "[+] Build"]
 
 
 def seen(received: str, width: int) -> list[str]:

@@ -9,10 +9,7 @@ import pytest
 from shipline.errors import SandboxError
 from shipline.oci import Platform
 from shipline.sandbox import can_execute, require_execution, supported_platforms
-from shipline.sandbox.emulation import (
-    BinfmtEntry,
-    exit_program,
-)
+from shipline.sandbox.emulation import BinfmtEntry, exit_program
 
 ARM64, AMD64 = Platform("linux", "arm64"), Platform("linux", "amd64")
 

@@ -53,11 +53,7 @@ class Directory:
         return digest
 
     def image(
-        self,
-        name: str,
-        layers: Iterable[bytes],
-        *tags: str,
-        subject: Descriptor | None = None,
+        self, name: str, layers: Iterable[bytes], *tags: str, subject: Descriptor | None = None
     ) -> Descriptor:
         layers = list(layers)
         config = json.dumps({"of": [Digest.of(layer).hex for layer in layers]}).encode()

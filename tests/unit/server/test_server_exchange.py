@@ -182,9 +182,7 @@ def test_a_truncated_body_is_distinguished_from_a_complete_one() -> None:
             return Response.of(200)
 
         async def talk(
-            port: int,
-            raw: bytes = put(body, fields),
-            ended: threading.Event = ended,
+            port: int, raw: bytes = put(body, fields), ended: threading.Event = ended
         ) -> bytes:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(raw)

@@ -253,9 +253,7 @@ def test_an_own_repository_does_not_have_what_is_cached(tmp_path: Path) -> None:
 
 def test_a_tag_is_fresh_then_checked_then_stale(tmp_path: Path) -> None:
     section = UpstreamSection(
-        "https://origin.example",
-        fresh=Duration.parse("1m"),
-        stale_if_error=Duration.parse("1h"),
+        "https://origin.example", fresh=Duration.parse("1m"), stale_if_error=Duration.parse("1h")
     )
     with opened(tmp_path, section) as edge:
         image = edge.origin.image("v1", b"layer")

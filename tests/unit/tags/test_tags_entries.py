@@ -168,10 +168,7 @@ def test_flavor_dresses_every_entry_without_its_own() -> None:
     assert found.names == ("pre-1.2.3-post", "sha-90dd603-post", "pre-latest")
     never = decided("refs/tags/v1.2.3", "type=ref,event=tag", flavor=Flavor(latest="false"))
     assert never.names == ("v1.2.3",)
-    assert decided("x", "type=sha", flavor=Flavor(latest="true")).names == (
-        "sha-90dd603",
-        "latest",
-    )
+    assert decided("x", "type=sha", flavor=Flavor(latest="true")).names == ("sha-90dd603", "latest")
 
 
 def test_entries_that_give_nothing_are_told_and_all_of_them_are_an_error() -> None:

@@ -123,11 +123,7 @@ def test_a_child_of_a_signed_index_is_accepted(store: Counted) -> None:
 
 @pytest.mark.parametrize(
     ("forms", "recursive", "accepted"),
-    [
-        ((Form.TAG,), True, True),
-        ((Form.TAG,), False, False),
-        ((Form.BUNDLE,), True, False),
-    ],
+    [((Form.TAG,), True, True), ((Form.TAG,), False, False), ((Form.BUNDLE,), True, False)],
 )
 def test_a_policy_of_podman_asks_for_the_signature_of_what_is_run(
     forms: tuple[Form, ...], recursive: bool, accepted: bool, store: Counted

@@ -10,13 +10,7 @@ from shipline.config import loads
 from shipline.errors import ConfigError
 from shipline.oci import Reference
 from shipline.supply import ImagePattern, generate_key
-from shipline.trust import (
-    NO_TRUST,
-    PredicateRule,
-    TrustRule,
-    TrustSection,
-    load_trust,
-)
+from shipline.trust import NO_TRUST, PredicateRule, TrustRule, TrustSection, load_trust
 
 KEY, OTHER = generate_key("ours"), generate_key("theirs")
 

@@ -81,11 +81,7 @@ def test_an_accepted_verdict_holds_until_it_says(
 
 @pytest.mark.parametrize(
     ("signed_at", "reason"),
-    [
-        (None, "has no time"),
-        (NOW - 86401, "24.0 hours old"),
-        (NOW + 301, "in the future"),
-    ],
+    [(None, "has no time"), (NOW - 86401, "24.0 hours old"), (NOW + 301, "in the future")],
 )
 def test_a_signature_out_of_its_time_does_not_count(signed_at: float | None, reason: str) -> None:
     found = judge(rule(max_age="1d"), findings(signature(0, signed_at)), NOW)

@@ -85,12 +85,7 @@ def visit(work: Callable[[Browser], Coroutine[Any, Any, None]]) -> list[BaseExce
     async def run() -> None:
         admittance = Admittance(["box.example"])
         workspace = Workspace(Path("/nowhere"), Path("/nowhere"))
-        app: web.Application = make_app(
-            workspace,
-            PAGES,
-            admittance,
-            report=reported.append,
-        )
+        app: web.Application = make_app(workspace, PAGES, admittance, report=reported.append)
         opened, stop, started = open_socket("127.0.0.1", 0), asyncio.Event(), asyncio.Event()
         url = f"http://127.0.0.1:{opened.getsockname()[1]}"
         serving = asyncio.create_task(serve(app, opened, started.set, stop))

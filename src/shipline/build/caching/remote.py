@@ -48,12 +48,7 @@ class RemoteCaches:
     """
 
     def __init__(
-        self,
-        options: CacheSettings,
-        open_cache: OpenCache,
-        blobs: Blobs,
-        scratch: Path,
-        step: Step,
+        self, options: CacheSettings, open_cache: OpenCache, blobs: Blobs, scratch: Path, step: Step
     ) -> None:
         self._step = step
         self._sources = [

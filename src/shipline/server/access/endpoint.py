@@ -142,11 +142,7 @@ def _form(request: Request) -> dict[str, str]:
 
 
 def _token_json(token: IssuedToken) -> dict[str, Any]:
-    return {
-        "access_token": token.text,
-        "expires_in": token.lifetime,
-        "issued_at": token.issued_at,
-    }
+    return {"access_token": token.text, "expires_in": token.lifetime, "issued_at": token.issued_at}
 
 
 def _text(scopes: tuple[TokenScope, ...]) -> str:

@@ -132,11 +132,7 @@ def _member_may(user: User, project: Project | None, action: Action) -> bool:
 
 
 def _robot_may(
-    robot: Robot,
-    project: Project | None,
-    action: Action,
-    repository: str,
-    tag: str,
+    robot: Robot, project: Project | None, action: Action, repository: str, tag: str
 ) -> bool:
     """A project's robot is confined to it, whatever its permissions say."""
     name = None if project is None else project.name
