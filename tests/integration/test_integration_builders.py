@@ -138,7 +138,8 @@ def test_metadata_is_that_of_buildx(
     tag = ("-t", "builders-metadata:1") if "image" in output else ()
     buildx, engine, ours = metadata(docker, shipline, tmp_path, "-o", wanted, *tag)
     assert list(buildx) == list(engine) == list(ours) == sorted(buildx)
-    assert set(engine["buildx.build.provenance"]) == set(buildx["buildx.build.provenance"])
+    stated = [set(one["buildx.build.provenance"]) for one in (buildx, engine, ours)]
+    assert stated[0] - {"materials"} == stated[1] - {"materials"} == stated[2]
     for key in ("mediaType", "platform"):
         descriptors = [one.get("containerimage.descriptor", {}) for one in (buildx, engine, ours)]
         assert len({json.dumps(one.get(key)) for one in descriptors}) == 1

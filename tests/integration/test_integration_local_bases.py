@@ -97,7 +97,7 @@ def test_a_build_is_based_on_what_was_loaded(
     assert f"read {name} from the engine at" in said and "may be old" not in said
     assert (out / "both").read_text() == "first\nfirst\n"
     provenance = json.loads(facts.read_text())["buildx.build.provenance"]
-    (material,) = provenance["buildDefinition"]["resolvedDependencies"]
+    (material,) = provenance["materials"]
     assert material["uri"].startswith(f"pkg:docker/{name.replace(':1', '@1')}?platform=linux%2F")
     assert len(material["digest"]["sha256"]) == 64
 
@@ -157,7 +157,7 @@ def test_only_what_has_the_name_the_platform_and_the_digest_is_used(
             build(f"{repository}@{digest}").ok()
         build(name, "--metadata-file", facts).ok()
         provenance = json.loads(facts.read_text())["buildx.build.provenance"]
-        (material,) = provenance["buildDefinition"]["resolvedDependencies"]
+        (material,) = provenance["materials"]
         assert f"sha256:{material['digest']['sha256']}" == digest
 
 
@@ -176,7 +176,7 @@ def test_an_index_of_which_the_engine_has_one_platform(
         said = engine.shipline.build(*words).ok().err
         assert ("read 127.0.0.1:1/" in said) == (word == "read")
         provenance = json.loads(facts.read_text())["buildx.build.provenance"]
-        (material,) = provenance["buildDefinition"]["resolvedDependencies"]
+        (material,) = provenance["materials"]
         index = docker.run("image", "inspect", "--format", "{{.Id}}", pulled).stdout.strip()
         assert f"sha256:{material['digest']['sha256']}" == index
     assert "it offers linux/amd64" in engine.shipline.build(

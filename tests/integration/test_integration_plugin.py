@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -80,6 +81,34 @@ def test_without_an_output_the_image_is_in_the_engine(
     listed = docker.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
     assert {one for one in listed if one.startswith(("built:", "baked:"))} == {*commands} - {""}
     docker.run("rmi", *filter(None, commands))
+
+
+@pytest.mark.root
+def test_logs_and_references_are_those_of_buildx(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    config, place = tmp_path / "config", context(tmp_path / "context", "FROM scratch\nCOPY . /\n")
+    bake, facts = place / "docker-bake.hcl", tmp_path / "facts.json"
+    bake.write_text(f'target "default" {{\n context = "{place}"\n}}\n')
+    words = ["--progress=plain", "--metadata-file", str(facts)]
+    for command, steps in (
+        (["build", *words, str(place)], ["#1 [internal] load build definition"]),
+        (
+            ["bake", *words, "--allow", "fs.read=*", "-f", str(bake)],
+            ["#1 [internal] load local bake definitions", f"#1 reading {bake} "],
+        ),
+    ):
+        nothing = {name: value for name, value in environment.items() if name != "DOCKER_HOST"}
+        done = run(nothing, config, "buildx", *command)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        assert lines[0] == '#0 building with "native" instance using native driver'
+        for step in steps:
+            assert any(line.startswith(step) for line in lines), done.stderr
+        found = json.loads(facts.read_text())
+        reference = found.get("default", found)["buildx.build.ref"]
+        noted = json.loads((config / "buildx" / "refs" / reference).read_text())
+        assert noted["LocalPath"] == str(place)
 
 
 @pytest.mark.root

@@ -57,9 +57,8 @@ def _content(name: str, read_stdin: Callable[[int], bytes]) -> bytes:
             with open(name, "rb", opener=_open_file) as file:
                 content = file.read(_LIMIT + 1)
         except OSError as error:
-            raise UsageError(
-                f"cannot read {name}: {error.strerror}", code="bake-unreadable"
-            ) from None
+            why = (error.strerror or "").lower()  # as buildx words it, for scripts
+            raise UsageError(f"cannot read {name}: {why}", code="bake-unreadable") from None
     if len(content) > _LIMIT:
         raise UsageError(
             f"{name} is too big for a bake definition: more than {_LIMIT} bytes",

@@ -72,12 +72,15 @@ def missing_permissions(
     *,
     files: bool = True,
 ) -> list[Wanted]:
-    """What the targets ask for and is not given; with `files` false paths are not looked at.
+    """What the targets ask for and is not given; with `files` false neither paths nor the agent of
+    SSH are looked at.
     `environ` is where secrets are looked for first.
     """
     found: dict[Wanted, None] = {}
     for target in selection.targets.values():
         for word in _words(target):
+            if word == "ssh" and not files:
+                continue
             if word not in given.words and word not in selection.named:
                 found[Wanted(word, _PLAIN[word])] = None
         for kind, path in _paths(target, environ) if files else ():

@@ -33,6 +33,7 @@ from shipline.git import parse_git_source
 from shipline.values import replace
 
 CWD = "cwd://"
+_GIT = "BUILDX_BAKE_GIT_AUTH"
 EPOCH = "SOURCE_DATE_EPOCH"
 
 
@@ -158,6 +159,8 @@ def request_of(
         for name, value in contexts.items()
         if not value.startswith("target:")
     ]
+    if is_remote(context):
+        flags["secret"] += git_secrets(environ)
     request = parse_request(context, environ, **flags)
     for name, one in request.build_contexts.items():
         if one.is_local and not os.path.isdir(one.location):
@@ -169,6 +172,12 @@ def request_of(
         build_contexts={**request.build_contexts, **linked},
         inline=None if inline is None else inline.encode(),
     )
+
+
+def git_secrets(environ: Mapping[str, str]) -> list[str]:
+    """The logins for remote definitions and their contexts, as secrets for git."""
+    names = {"GIT_AUTH_TOKEN": f"{_GIT}_TOKEN", "GIT_AUTH_HEADER": f"{_GIT}_HEADER"}
+    return [f"id={id},env={name}" for id, name in names.items() if name in environ]
 
 
 def _dockerfile(target: Target) -> str:
@@ -197,7 +206,10 @@ def _flags(target: Target) -> Iterator[tuple[str, Any]]:
         named = values.get(attribute) or {}
         yield flag, [f"{key}={one}" for key, one in named.items() if one is not None]
     hosts = values.get("extra-hosts") or {}
-    yield "add_host", [f"{name}={one}" for name, one in hosts.items() if one is not None]
+    yield (
+        "add_host",
+        [f"{name}={one}" for name, all_ in hosts.items() for one in (all_ or "").split(",") if one],
+    )
     for flag, attribute in (
         ("annotation", "annotations"),
         ("platform", "platforms"),

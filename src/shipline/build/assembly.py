@@ -92,7 +92,8 @@ def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> N
             )
         if one.level.of_index and len(platforms) == 1 and not wanted.attested:
             raise UsageError(
-                f"the annotation {one.key} is for an index, but a build for one platform has none",
+                "index annotations not supported for single platform export, which has no index:"
+                f" {one.key}",
                 code="annotation-impossible",
                 hint="annotate the manifest, or build for several platforms",
             )

@@ -70,19 +70,20 @@ def insecure_entitlements(files: Mapping[str, bytes]) -> list[str]:
 
 
 def format_toml(document: Table) -> str:
-    """The document as TOML 1.0."""
+    """The document as TOML 1.0, laid out as buildx does it."""
     return "\n".join(_lines(document, ())) + "\n"
 
 
 def _lines(table: Table, place: tuple[str, ...]) -> Iterator[str]:
     """A table: its values first, since a heading ends it."""
     inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    indent = "  " * len(place)
     for key, value in table.items():
         if key not in inner:
-            yield f"{_key(key)} = {_value(value)}"
+            yield f"{indent}{_key(key)} = {_value(value)}"
     for key, value in inner.items():
         name = (*place, key)
-        yield f"[{'.'.join(map(_key, name))}]"
+        yield from ("", f"{indent}[{'.'.join(map(_key, name))}]")
         yield from _lines(value, name)
 
 

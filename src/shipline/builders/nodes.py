@@ -41,9 +41,7 @@ class NodeFacts(Struct, frozen=True):
 
     @property
     def stores_images(self) -> bool:
-        return "org.mobyproject.buildkit.worker.moby.host-gateway-ip" not in self.labels or (
-            "org.mobyproject.buildkit.worker.containerd.uuid" in self.labels
-        )
+        return "org.mobyproject.buildkit.worker.containerd.uuid" in self.labels
 
 
 def driver_of(

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from shipline.build.source_rules import SourcePolicy
 
 
+_GATEWAY = "host-gateway"
+_GATEWAY_LABEL = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 PROVENANCE = "buildx.build.provenance"
 """The metadata that has the provenance; followed by / and a platform if there are several."""
 
@@ -117,7 +119,7 @@ def build_on(
     for output in request.outputs:
         _add_output(output, job, node.facts, results)
     caches = open_caches(request.cache, settings.environment, step)
-    solve = _solve_request(job)
+    solve = _solve_request(node, job)
     solve.cache = caches.options
     solve.exporters = results.exporters
     if results.exporters:
@@ -170,7 +172,7 @@ def call_on(node: OpenNode, job: BuildJob, step: Step) -> dict[str, bytes]:
     """
     name = capability_name(job.builder, node.facts)
     require_capable(job.builder.name, name, job.request)
-    solve = _solve_request(job)
+    solve = _solve_request(node, job)
     method = job.request.call.method
     solve.frontend_attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
     solve.frontend_attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
@@ -178,8 +180,9 @@ def call_on(node: OpenNode, job: BuildJob, step: Step) -> dict[str, bytes]:
         return call_frontend(node.control, solve, step)
 
 
-def _solve_request(job: BuildJob) -> SolveRequest:
-    attributes = _attributes(job.request, in_engine=job.builder.driver == "docker")
+def _solve_request(node: OpenNode, job: BuildJob) -> SolveRequest:
+    hosts = _hosts(job, node.facts)
+    attributes = _attributes(job.request, hosts, in_engine=job.builder.driver == "docker")
     return SolveRequest(
         ref=uuid.uuid4().hex,
         frontend="dockerfile.v0",
@@ -277,7 +280,28 @@ def _entitlements(request: BuildRequest) -> list[str]:
     return sorted(request.run.entitlements | asked)
 
 
-def _attributes(request: BuildRequest, *, in_engine: bool) -> dict[str, str]:
+def _hosts(job: BuildJob, facts: NodeFacts) -> str:
+    """The hosts of --add-host. An engine says which address `host-gateway` has there."""
+    addresses = {}
+    driver = job.builder.driver
+    asked = any(host.address == _GATEWAY for host in job.request.run.hosts)
+    if asked and driver != "ssh":
+        gateway = facts.labels.get(_GATEWAY_LABEL, "") if driver == "docker" else ""
+        if not gateway:
+            raise UsageError(
+                "unable to derive the IP value for host-gateway"
+                if driver == "docker"
+                else f"host-gateway is not supported by the {driver} driver",
+                code="builder-incapable",
+                hint="give --add-host an address",
+            )
+        addresses[_GATEWAY] = gateway
+    return _comma(
+        f"{host.name}={addresses.get(host.address, host.address)}" for host in job.request.run.hosts
+    )
+
+
+def _attributes(request: BuildRequest, hosts: str, *, in_engine: bool) -> dict[str, str]:
     """The attributes of the Dockerfile frontend (moby/buildkit, frontend/dockerui/config.go). In an
     engine, its own images come before those of registries.
     """
@@ -287,7 +311,7 @@ def _attributes(request: BuildRequest, *, in_engine: bool) -> dict[str, str]:
         "target": request.target or "",
         "image-resolve-mode": "pull" if request.pull else "local" if in_engine else "",
         "force-network-mode": "" if run.network == "default" else run.network,
-        "add-hosts": _comma(f"{host.name}={host.address}" for host in run.hosts),
+        "add-hosts": hosts,
         "shm-size": "" if run.shm_size == SHM_SIZE else str(run.shm_size),
         "ulimit": _comma(f"{one.name}={one.soft}:{one.hard}" for one in run.ulimits),
         "cgroup-parent": run.resources.cgroup_parent,

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,7 +33,13 @@ from shipline.build import (
 from shipline.build.metadata import result_facts
 from shipline.builders.instances import other_builder
 from shipline.cli import engine
-from shipline.cli.build import completed, loaded_for_docker, shown
+from shipline.cli.build import (
+    builder_facts,
+    completed,
+    loaded_for_docker,
+    note_native_build,
+    shown,
+)
 from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
@@ -47,7 +54,7 @@ from shipline.cli.results import (
 )
 from shipline.cli.template import go_json
 from shipline.errors import FlagConflict, InvalidFlag, UsageError
-from shipline.events import Step
+from shipline.events import Attribute, Step
 from shipline.observe import clean, open_sinks
 from shipline.oci import Platform
 from shipline.values import replace
@@ -59,7 +66,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
-_CHECK_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS"
+_CHECK_FILES, _ALLOW_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS", "BAKE_ALLOW_REMOTE_FS_ACCESS"
 _TAB = 8  # columns
 _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 
@@ -123,7 +130,8 @@ def command(
     url, command_context, names = split_arguments(targets)
     with ExitStack() as stack:
         directory = stack.enter_context(_fetched(url, progress)) if url else None
-        config = _config(directory, url, files, variables, command_context, environ)
+        read = _read(files or _files_of(environ), directory, url)
+        config = _config(read, variables, command_context, environ)
         for warning in config.warnings:
             click.echo(f"warning: {clean(warning)}", err=True)
         if wanted:
@@ -145,7 +153,10 @@ def command(
             return 0
         if any(one.call.method != "build" for one in requests.values()):
             return _call(selection, requests, flags["call"], progress, settings, metadata_file)
-        return _build(requests, progress, metadata_file, other_builder(builder, environ))
+        shown_files = [] if url else read
+        origin = "" if files or not _files_of(environ) else f" from {_FILES} env"
+        told = partial(_tell_files, shown_files, origin)
+        return _build(requests, progress, metadata_file, other_builder(builder, environ), told)
 
 
 def split_arguments(words: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
@@ -188,9 +199,7 @@ def _attributes(kind: str, value: str) -> str:
 
 
 def _config(
-    directory: Path | None,
-    url: str,
-    files: Sequence[str],
+    files: Sequence[DefinitionFile],
     variables: Sequence[str],
     command_context: str,
     environ: Mapping[str, str],
@@ -203,9 +212,8 @@ def _config(
             code="flag-not-supported",
             hint="run bake where the paths begin",
         )
-    read = _read(files or _files_of(environ), directory, url)
     builtin = {"BAKE_CMD_CONTEXT": command_context, "BAKE_LOCAL_PLATFORM": str(Platform.local())}
-    return parse_files(read, environ, variables=_variables(variables), builtin=builtin)
+    return parse_files(files, environ, variables=_variables(variables), builtin=builtin)
 
 
 def _files_of(environ: Mapping[str, str]) -> list[str]:
@@ -281,10 +289,11 @@ def _inside(directory: Path, name: str) -> DefinitionFile:
 @contextmanager
 def _fetched(url: str, mode: str) -> Iterator[Path]:
     """A directory with the files of a remote definition."""
+    from shipline.bake import git_secrets
     from shipline.build import parse_request
 
     engine.enter()
-    request = parse_request(url, os.environ)
+    request = parse_request(url, os.environ, secret=git_secrets(os.environ))
     with ExitStack() as stack:
 
         def fetch(step: Any) -> Path:
@@ -376,7 +385,11 @@ def _ask(
     """Ask on a terminal for the permissions that are missing. Raises UsageError without them."""
     from shipline.bake import missing_permissions
 
-    checked = parse_boolean(environ.get(_CHECK_FILES) or "true", _CHECK_FILES)
+    checked = True
+    if remote and (allowed := environ.get(_ALLOW_FILES, "")):
+        checked = not parse_boolean(allowed, _ALLOW_FILES)
+    if setting := environ.get(_CHECK_FILES, ""):
+        checked = parse_boolean(setting, _CHECK_FILES)
     missing = missing_permissions(selection, given, environ, files=checked)
     if not missing:
         return
@@ -429,22 +442,47 @@ def requests_of(
     return found
 
 
+def _tell_files(files: Sequence[DefinitionFile], origin: str, step: Step) -> None:
+    """Show the files that were read, as buildx does; `origin` says where their names come from."""
+    if not files:
+        return
+    with step.step(f"load local bake definitions{origin}", kind="internal") as loaded:
+        for one in files:
+            name, size = "from stdin" if one.name == "-" else one.name, len(one.content)
+            with loaded.step(f"reading {name}", kind="status", size=size) as reading:
+                reading.progress(size, size)
+
+
 def _build(
-    requests: Mapping[str, BuildRequest], mode: str, metadata_file: str | None, builder: str
+    requests: Mapping[str, BuildRequest],
+    mode: str,
+    metadata_file: str | None,
+    builder: str,
+    begin: Callable[[Step], None],
 ) -> int:
-    """Build in this process, or on `builder`."""
+    """Build in this process, or on `builder`, after `begin`."""
+    named = builder_facts(builder, os.environ)
     if builder:
         from shipline.cli.builders import build_on_builder
 
-        found, warned = _shown(
-            requests, lambda step: build_on_builder(builder, requests, step), mode, _note
-        )
+        def build_there(step: Step) -> dict[str, dict[str, str]]:
+            begin(step)
+            return build_on_builder(builder, requests, step)
+
+        found, warned = _shown(requests, build_there, mode, named, _note)
         facts = {name: response_facts(one) for name, one in found.items()}
     else:
         requests = {name: loaded_for_docker(one, os.environ) for name, one in requests.items()}
         engine.enter()
-        made, warned = _shown(requests, lambda step: engine.start(requests, step), mode, _keep)
+
+        def build_here(step: Step) -> dict[str, BuildResult]:
+            begin(step)
+            return engine.start(requests, step)
+
+        made, warned = _shown(requests, build_here, mode, named, _keep)
         facts = {name: result_facts(one) for name, one in made.items()}
+        for name, one in made.items():
+            note_native_build(requests[name], one, os.environ)
     if metadata_file:
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}
@@ -458,9 +496,10 @@ def _shown(
     requests: Mapping[str, BuildRequest],
     work: Callable[[Step], T],
     mode: str,
+    builder: Mapping[str, Attribute],
     ended: Callable[[Observed, T], object],
 ) -> tuple[T, list[dict[str, Any]]]:
-    facts = {**build_facts(*requests.values()), "root": str(Path.cwd())}
+    facts = {**build_facts(*requests.values()), "root": str(Path.cwd()), **builder}
     return shown("bake", work, mode, name=" ".join(requests), facts=facts, ended=ended)
 
 

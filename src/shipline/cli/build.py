@@ -84,6 +84,7 @@ def command(
         response, warned = _build(
             request,
             mode,
+            builder_facts(name, os.environ),
             lambda step: build_on_builder(name, {"": request}, step)[""],
             lambda run, made: run.step.note(**image_facts(response_facts(made))),
         )
@@ -93,8 +94,13 @@ def command(
     request = loaded_for_docker(request, os.environ)
     engine.enter()
     result, warned = _build(
-        request, mode, lambda step: engine.start({"": request}, step)[""], _keep
+        request,
+        mode,
+        builder_facts("", os.environ),
+        lambda step: engine.start({"": request}, step)[""],
+        _keep,
     )
+    note_native_build(request, result, os.environ)
     write_result(request, result, warnings=warning_facts(warned, os.environ), mode=mode)
     return 0
 
@@ -146,6 +152,31 @@ def loads_for_docker(environ: Mapping[str, str]) -> bool:
     return loads_by_default(environ) and has_docker(environ)
 
 
+def builder_facts(name: str, environ: Mapping[str, str]) -> dict[str, Attribute]:
+    """The builder as displays name it, as buildx does: none for this process under its own name.
+    Raises UsageError for one that does not exist.
+    """
+    if name:
+        from shipline.cli.builders import find_builder
+
+        return {"builder": name, "driver": find_builder(name).driver}
+    if not is_buildx():
+        return {}
+    from shipline.builders.instances import NATIVE
+
+    return {"builder": NATIVE, "driver": "docker" if loads_for_docker(environ) else NATIVE}
+
+
+def note_native_build(
+    request: BuildRequest, result: BuildResult, environ: Mapping[str, str]
+) -> None:
+    """Called as buildx, note where the files of a build are, as buildx does."""
+    if is_buildx():
+        from shipline.builders.history import note_build
+
+        note_build(request, result_facts(result)["buildx.build.ref"], environ)
+
+
 def completed(request: BuildRequest, context: str, environ: Mapping[str, str]) -> BuildRequest:
     """The request with what the environment and the repository of its context add."""
     return replace(
@@ -169,12 +200,13 @@ def _keep(run: Observed, made: BuildResult) -> None:
 def _build(
     request: BuildRequest,
     mode: str,
+    builder: Mapping[str, Attribute],
     work: Callable[[Step], T],
     ended: Callable[[Observed, T], object],
 ) -> tuple[T, list[dict[str, Any]]]:
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
-    name, facts = build_name(request), build_facts(request)
+    name, facts = build_name(request), {**build_facts(request), **builder}
     return shown("build", work, mode, name=name, facts=facts, ended=ended)
 
 

@@ -1,7 +1,8 @@
 """The entry point of the program, also as a plugin of docker.
 
 docker runs `docker-NAME`, a link to shipline in `~/.docker/cli-plugins`, with its own options in
-front; `shipline buildx build` means the same as `docker buildx build`.
+front; `shipline buildx build` means the same as `docker buildx build`, and so does `buildx build`
+with a link of that name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
@@ -48,9 +50,12 @@ def metadata(version: str) -> str:
 
 
 def version_line(*, as_buildx: bool) -> str:
-    """`shipline 0.1.0`, or the line that buildx prints: its module, version and revision."""
+    """`shipline 0.1.0`, or the line that buildx prints: its module and version. A revision would
+    have to be a commit of buildx.
+    """
     if as_buildx:
-        return f"github.com/docker/buildx {_BUILDX} shipline-{__version__}"
+        own = re.sub("[^0-9A-Za-z.-]", ".", __version__)
+        return f"github.com/docker/buildx {_BUILDX}+shipline.{own}"
     return f"shipline {__version__}"
 
 
@@ -60,8 +65,7 @@ def own_arguments(
     """`arguments` without the name of the plugin, or `buildx`, and without docker's options, which
     are stored in `environ`.
     """
-    name = os.path.basename(program)
-    called = name.removeprefix("docker-") if name.startswith("docker-") else ""
+    called = _called(program)
     if not called and arguments[:1] != ["buildx"]:
         return arguments
     rest, options = _taken(arguments, environ)
@@ -71,6 +75,12 @@ def own_arguments(
     if (called or "buildx") == "buildx":
         return [*options, *_as_buildx(rest, environ)]
     return [*options, *rest]
+
+
+def _called(program: str) -> str:
+    """The name as which this program was called, empty if that is its own."""
+    name = os.path.basename(program)
+    return name.removeprefix("docker-") if name.startswith(("docker-", "buildx")) else ""
 
 
 def _as_buildx(arguments: list[str], environ: MutableMapping[str, str]) -> list[str]:
@@ -153,8 +163,8 @@ def cancel_with_docker(environ: Mapping[str, str]) -> None:
 
 
 def is_buildx() -> bool:
-    """Whether docker runs this program as its buildx."""
-    return os.path.basename(sys.argv[0]) == "docker-buildx"
+    """Whether this program is called as buildx, by docker or by itself."""
+    return _called(sys.argv[0]) == "buildx"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["docker-cli-plugin-metadata"]:
         print(metadata(_BUILDX if is_buildx() else __version__))
         return 0
-    if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
+    if arguments[:1] == ["buildx"] or _called(program):
         arguments = own_arguments(program, arguments, os.environ)
         cancel_with_docker(os.environ)
     if arguments in (["--version"], _VERSION_OF_BUILDX) and sys.stdout is not None:

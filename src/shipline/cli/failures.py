@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _BROKEN_PIPE = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_WIDTH = 100  # columns of a message
+_FLAG = re.compile("(--[a-z-]+): ")
+_PARSED_FIRST = frozenset(
+    f"--{name}"
+    for name in (
+        *("annotation", "attest", "build-arg", "build-context", "cache-from", "cache-to"),
+        *("label", "secret", "shm-size", "ulimit"),
+    )
+)
+"""Flags of buildx whose wrong values are found before it begins to build."""
 
 
 class ProgramSettings:
@@ -145,7 +155,8 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
 
 
 def _show(error: ShiplineError, settings: ProgramSettings, again: str = "") -> None:
-    click.echo(explain(error, again), err=True)
+    if not is_buildx() or again or error.hint or error.span or error.run:
+        click.echo(explain(error, again), err=True)  # else the last line says it all
     _end_as_buildx(error, settings)
 
 
@@ -171,8 +182,11 @@ def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
 
     target = f"{error.part}: " if error.part.startswith("target ") else ""
     solving = "" if isinstance(error, UsageError) else "failed to solve: "
-    building = "failed to build: " if "build" in arguments[:2] else ""
     message = clean(error.message.partition("\n")[0].removeprefix(target))
+    flag = _FLAG.match(message)
+    message = message[flag.end() :] if flag else message
+    wrong_flag = error.code == "usage" or (flag and flag[1] in _PARSED_FIRST)
+    building = "failed to build: " if "build" in arguments[:2] and not wrong_flag else ""
     if not building and "bake" not in arguments[:2]:
         solving = ""
     return f"ERROR: {building}{target}{solving}{message}"
@@ -227,7 +241,12 @@ def explain(error: ShiplineError, again: str = "") -> str:
 
 def _usage_error(failure: click.ClickException) -> UsageError:
     """An error of click as a UsageError."""
-    error = UsageError(failure.format_message(), code="usage", hint=getattr(failure, "hint", ""))
+    message = failure.format_message()
+    if is_buildx() and isinstance(failure, click.NoSuchOption):
+        message = f"unknown flag: {failure.option_name}"
+    elif is_buildx() and isinstance(failure, click.exceptions.NoSuchCommand):
+        message = f'unknown command: "{failure.command_name}"'
+    error = UsageError(message, code="usage", hint=getattr(failure, "hint", ""))
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
         named = isinstance(context.command, click.Group)

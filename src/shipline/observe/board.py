@@ -3,8 +3,9 @@
 Attributes of Started used here: `kind` (run, copy, pull, unpack, upload, download, resolve,
 export, internal, status), `platform`, `single` (it is the only one of its build), `stage`,
 `number` ("2/3"), `size`, `vertex` (a digest) and `inputs` (those of the vertexes whose results it
-uses, apart by spaces). A root span without a kind is the whole operation, not a vertex. A pull,
-upload, download, unpack or status inside a vertex is a line of that vertex.
+uses, apart by spaces). A root span without a kind is the whole operation, not a vertex; it may
+have the `builder` that builds, and its `driver`. A pull, upload, download, unpack or status inside
+a vertex is a line of that vertex.
 """
 
 from __future__ import annotations
@@ -137,6 +138,13 @@ class Board:
 
 def _end(vertex: VertexState) -> float:
     return vertex.finished or float("inf")
+
+
+def builder_of(event: Started) -> tuple[str, str] | None:
+    """The name and the driver of the builder with which the whole operation begins."""
+    name = clean(str(event.attributes.get("builder", "")))
+    is_root = event.parent == 0 and not event.attributes.get("kind")
+    return (name, clean(str(event.attributes.get("driver", "")))) if is_root and name else None
 
 
 def label(event: Started) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
-from shipline.observe.board import Activity, Board, VertexState
+from shipline.observe.board import Activity, Board, VertexState, builder_of
 from shipline.observe.text import clean, progress_text, seconds_text, size_text
 
 _INTERVAL_S = 2.0  # between progress lines of a transfer
@@ -32,6 +32,9 @@ class LinesSink:
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, Started):
+            if builder := builder_of(event):
+                name, driver = builder
+                return [f'#0 building with "{name}" instance using {driver} driver', ""]
             started = self._board.start(event)
             return [] if started is None else [f"#{started.number} {started.name}"]
         vertex = self._board.vertex(event.span)

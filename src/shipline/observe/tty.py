@@ -18,7 +18,7 @@ from typing import TextIO
 from msgspec import Struct
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
-from shipline.observe.board import Activity, Board, VertexState
+from shipline.observe.board import Activity, Board, VertexState, builder_of
 from shipline.observe.text import cells, clean, clip, progress_text, seconds_text, size_text
 from shipline.tasks import TaskGroup
 
@@ -51,11 +51,13 @@ def warning_lines(message: str, hint: str, width: int) -> list[ScreenLine]:
     return [ScreenLine(clip(text, width), _YELLOW) for text in texts]
 
 
-def summary(vertexes: Sequence[VertexState], elapsed_s: float, width: int) -> ScreenLine:
-    """The first line of a frame."""
+def summary(
+    vertexes: Sequence[VertexState], elapsed_s: float, width: int, builder: str = ""
+) -> ScreenLine:
+    """The first line of a frame, with the builder at its right edge."""
     done = sum(not vertex.running for vertex in vertexes)
     text = f"[+] Building {seconds_text(elapsed_s)} ({done}/{len(vertexes)})"
-    return ScreenLine(clip(text, width))
+    return _row(text, builder, width) if builder else ScreenLine(clip(text, width))
 
 
 def live_lines(
@@ -166,6 +168,7 @@ class TtySink:
         self._window = self._size()
         self._unstable_frames = 0
         self._started = clock()
+        self._builder = ""
         self._closing = threading.Event()
         self._threads: TaskGroup | None = None
 
@@ -185,6 +188,9 @@ class TtySink:
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, Started):
+            if builder := builder_of(event):
+                name, driver = builder
+                self._builder = f"{driver}:{name}"
             self._board.start(event)
         elif isinstance(event, Progress):
             self._board.progress(event)
@@ -232,7 +238,7 @@ class TtySink:
 
     def _live(self, width: int, height: int) -> list[ScreenLine]:
         now, vertexes = self._clock(), list(self._board.vertexes.values())
-        first = summary(vertexes, now - self._started, width)
+        first = summary(vertexes, now - self._started, width, self._builder)
         if height < 2:
             return [first]
         return [first, *live_lines(vertexes, self._logs, now, width=width, height=height - 2)]

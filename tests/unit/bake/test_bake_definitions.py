@@ -17,6 +17,7 @@ from shipline.bake import (
     missing_permissions,
     parse_files,
     parse_permissions,
+    request_of,
     select,
 )
 from shipline.bake.evaluation import Budget
@@ -277,6 +278,26 @@ def test_values_of_earlier_compose_files_are_taken_away_or_replaced(
 def missing(text: str, environ: Mapping[str, str]) -> list[str]:
     found = selected(text)
     return [one.flag for one in missing_permissions(found, parse_permissions(()), environ)]
+
+
+def test_without_checks_of_files_the_agent_needs_no_permission() -> None:
+    found = selected('target "default" {\n ssh = ["default"]\n}')
+    given = parse_permissions(())
+    assert [one.flag for one in missing_permissions(found, given, {})] == ["ssh"]
+    assert not missing_permissions(found, given, {}, files=False)
+
+
+def test_a_host_may_have_several_addresses() -> None:
+    text = 'target "default" {\n extra-hosts = { h = "1.2.3.4,1.2.3.5" }\n}'
+    hosts = request_of(selected(text).targets["default"], {}, None).run.hosts
+    assert [(one.name, one.address) for one in hosts] == [("h", "1.2.3.4"), ("h", "1.2.3.5")]
+
+
+def test_a_remote_context_has_the_logins_of_bake() -> None:
+    environ = {"BUILDX_BAKE_GIT_AUTH_TOKEN": "t"}
+    for context, ids in (("https://git.example/a.git", ["GIT_AUTH_TOKEN"]), (".", [])):
+        target = selected(f'target "default" {{\n context = "{context}"\n}}').targets["default"]
+        assert [one.id for one in request_of(target, environ, None).secrets] == ids
 
 
 def test_every_file_that_is_read_needs_permission(tmp_path: Path) -> None:

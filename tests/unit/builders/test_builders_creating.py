@@ -200,6 +200,11 @@ def test_toml_comes_back() -> None:
     assert tomllib.loads(format_toml(document)) == document
 
 
+def test_toml_is_laid_out_as_buildx_does_it() -> None:
+    text = 'debug = true\n\n[log]\n  format = "text"\n\n  [log.more]\n    a = 1\n'
+    assert format_toml(tomllib.loads(text)) == text
+
+
 @pytest.mark.parametrize(
     "log, words",
     [

@@ -55,6 +55,8 @@ BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"
             "-D builder create --buildkitd-flags --debug",
         ),
         (BUILDX, "build .", "build ."),
+        ("/usr/local/bin/buildx", "build -D .", "-D build ."),
+        ("/usr/local/bin/buildx", "--builder b ls", "builder ls"),
     ],
 )
 def test_the_name_of_the_plugin_and_dockers_options_go(
@@ -72,9 +74,9 @@ def test_the_builder_of_a_command_is_that_of_the_environment() -> None:
 
 def test_the_version_of_buildx_is_one_that_actions_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["buildx", "version"]) == 0
-    module, version, revision = capsys.readouterr().out.split()
-    assert module == "github.com/docker/buildx" and revision == f"shipline-{__version__}"
-    assert re.fullmatch(r"v0\.[0-9]+\.[0-9]+", version)
+    module, version = capsys.readouterr().out.split()
+    assert module == "github.com/docker/buildx"
+    assert re.fullmatch(r"v0\.[0-9]+\.[0-9]+\+shipline\.[0-9A-Za-z.-]+", version)
 
 
 def test_install_makes_it_the_builder_of_docker(
@@ -97,7 +99,10 @@ def test_a_failure_ends_with_the_line_of_buildx(
     monkeypatch.setattr("sys.argv", [BUILDX])
     for words, last in (
         (["build", str(tmp_path)], "ERROR: failed to build: failed to solve: dockerfile parse"),
-        (["build", "--bogus"], "ERROR: failed to build: No such option"),
+        (["build", "--bogus"], "ERROR: unknown flag: --bogus"),
+        (["build", "--build-context", "bad", "."], "ERROR: invalid context value: bad"),
+        (["build", "--add-host", "bad", "."], "ERROR: failed to build: invalid host bad"),
+        (["bogus"], 'ERROR: unknown command: "bogus"'),
         (["imagetools", "create"], "ERROR: no SOURCE is given"),
         (
             ["build", "--progress=rawjson", str(tmp_path)],
@@ -109,6 +114,16 @@ def test_a_failure_ends_with_the_line_of_buildx(
     monkeypatch.setattr("sys.argv", ["shipline"])
     main(["build", str(tmp_path)])
     assert "\nERROR: " not in capfd.readouterr().err
+
+
+def test_what_the_line_of_buildx_says_in_full_has_no_box(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--build-arg", "--label"):
+        monkeypatch.setattr("sys.argv", ["/usr/local/bin/buildx"])
+        assert main(["build", flag, "=VALUE", "."]) != 0
+        said = 'ERROR: invalid key-value pair "=VALUE": empty key\n'
+        assert capfd.readouterr().err == said
 
 
 def test_a_failure_in_json_shows_the_lines_of_the_dockerfile_as_buildx(

@@ -34,6 +34,15 @@ def test_a_step_is_told_from_its_start_to_its_end() -> None:
     ]
 
 
+def test_the_builder_is_named_before_its_steps() -> None:
+    stream = io.StringIO()
+    script = Script(LinesSink(stream))
+    build = script.start(0, "build", builder="farm", driver="remote")
+    script.start(0, "RUN make", build, kind="run")
+    first = '#0 building with "farm" instance using remote driver'
+    assert shown(stream) == [first, "", "#1 RUN make"]
+
+
 def test_the_ends_are_told_apart() -> None:
     script, stream, build = open_script()
     for error, cached in (("", True), ("no\nway", False), ("interrupted", False)):
