@@ -71,7 +71,7 @@ def command(
     written = {name: text for name, text in files.items() if name not in present}
     _report(project, written)
     if written and not dry_run:
-        _tell_next(project, written)
+        _tell_next(project, written, in_repository=_in_repository(directory))
 
 
 def _files(
@@ -147,9 +147,16 @@ def _report(project: DetectedProject, written: Mapping[str, str]) -> None:
         click.echo(f"there is no Dockerfile{why}: write one before `shipline ship`", err=True)
 
 
-def _tell_next(project: DetectedProject, written: Mapping[str, str]) -> None:
+def _in_repository(directory: Path) -> bool:
+    return any((one / ".git").exists() for one in (directory, *directory.resolve().parents))
+
+
+def _tell_next(
+    project: DetectedProject, written: Mapping[str, str], *, in_repository: bool
+) -> None:
     todo = PLACEHOLDER in "".join(written.values())
     start = f"set the repository in {next(iter(written))}, then " if todo else ""
+    start += "" if in_repository else "`git init`, "
     commit = f"git add {' '.join(written)} && git commit -m 'build: ship with shipline'"
     ci = "" if project.ci else ", then `shipline ci github`"
     click.echo(f"next: {start}`{commit}`, `shipline ship --plan`, `shipline ship`{ci}", err=True)

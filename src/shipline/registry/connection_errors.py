@@ -29,6 +29,10 @@ class _Diagnosis(NamedTuple):
 
 
 _SPELLING = "check the spelling and this machine's DNS"
+_HUB = (
+    "this is Docker Hub, where names without a host belong: check this machine's network;"
+    " --registry-mirror names a mirror that it can reach"
+)
 _CAPITALS = (
     "a name that begins with capital letters, as Team/app, names a registry: those at Docker Hub"
     " are lower case"
@@ -94,7 +98,7 @@ def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
             return _Diagnosis(
                 "the host name cannot be resolved",
                 code="host-not-found",
-                hint=_SPELLING if "." in host or ":" in host else f"{_CAPITALS}; else {_SPELLING}",
+                hint=_unresolved_hint(host),
                 retriable=isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN,
             )
         case ssl.SSLCertVerificationError(verify_message=reason, verify_code=number):
@@ -136,3 +140,10 @@ def _diagnose(origin: Origin, error: Exception) -> _Diagnosis:
             text = f"connection lost: {clean(reason or str(error))}"
             return _Diagnosis(text, code="connection-lost", hint=again)
     return _Diagnosis(f"invalid request: {error}", code="url-invalid", hint="", retriable=False)
+
+
+def _unresolved_hint(host: str) -> str:
+    """What to do about a name without an address. Nobody writes the one of Docker Hub."""
+    if host == "registry-1.docker.io":
+        return _HUB
+    return _SPELLING if "." in host or ":" in host else f"{_CAPITALS}; else {_SPELLING}"

@@ -117,7 +117,9 @@ def test_check_without_a_file_is_no_success(project: Path) -> None:
 def test_init_names_what_is_left_to_the_reader(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("")
     said = run(tmp_path, "init").stderr
-    assert "next: set the repository in shipline.yaml, then `git add shipline.yaml" in said
+    assert (
+        "next: set the repository in shipline.yaml, then `git init`, `git add shipline.yaml" in said
+    )
     assert "*.key" in (tmp_path / ".gitignore").read_text()  # of `shipline key generate`
 
 
@@ -132,7 +134,7 @@ def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
     done = run(tmp_path, "init", "--image", "reg.example/shop")
     assert done.returncode == 0
     written = [".dockerignore", ".gitignore", "Dockerfile", "shipline.yaml"]
-    assert all(name in done.stderr.partition("next: `git add ")[2] for name in written)
+    assert all(name in done.stderr.partition("next: `git init`, `git add ")[2] for name in written)
     names = sorted([*written, "app.js", "package.json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert run(tmp_path, "config", "check").returncode == 0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipline.errors import RegistryError
-from shipline.registry.connection_errors import translate_errors
+from shipline.registry.connection_errors import NameNotResolved, translate_errors
 from shipline.registry.hosts import HostSettings
 from shipline.registry.request import Origin, Url
 from shipline.registry.response import (
@@ -231,3 +231,10 @@ def test_what_is_no_response_is_shown_without_control_characters() -> None:
     ):
         raise MalformedResponse("\x1b[31m" + "x" * 10_000)
     assert caught.value.message.isprintable() and len(caught.value.message) < 500
+
+
+def test_docker_hub_out_of_reach_is_no_misspelling() -> None:
+    hub = Origin("https", "registry-1.docker.io", 443)
+    with pytest.raises(RegistryError) as caught, translate_errors(hub):
+        raise NameNotResolved
+    assert "Docker Hub" in caught.value.hint and "spelling" not in caught.value.hint
