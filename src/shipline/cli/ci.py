@@ -21,6 +21,7 @@ from shipline import __version__
 from shipline.cli.build import command
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.options import CONFIGURATION
+from shipline.cli.program import CommandGroup
 from shipline.cli.results import write_whole
 from shipline.config import Config, load
 from shipline.deliver.ci import (
@@ -296,7 +297,7 @@ _FORCE = click.option(
 )
 
 
-@click.group("ci")
+@click.group("ci", cls=CommandGroup)
 def group() -> None:
     """Generate workflows for CI systems, and keep them up to date."""
 

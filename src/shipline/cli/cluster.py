@@ -14,6 +14,7 @@ import click
 from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.deploy import configured
 from shipline.cli.environment import registry_options
+from shipline.cli.program import CommandGroup
 from shipline.errors import ConfigError, MissingFlag
 from shipline.units import Duration
 
@@ -51,7 +52,7 @@ _SHARED = (
 )
 
 
-@click.group("argocd")
+@click.group("argocd", cls=CommandGroup)
 def argocd() -> None:
     """Write objects for Argo CD."""
 
@@ -109,7 +110,7 @@ def flux(query: CommitQuery, interval: str, secret: str, flux_namespace: str, **
     )
 
 
-@click.group("k8s")
+@click.group("k8s", cls=CommandGroup)
 def kubernetes() -> None:
     """Write objects for Kubernetes."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.options import CONFIGURATION
+from shipline.cli.program import CommandGroup
 from shipline.errors import ConfigError
 from shipline.units import counted
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from shipline.config import Config
 
 
-@click.group("config")
+@click.group("config", cls=CommandGroup)
 def group() -> None:
     """Check and show shipline.yaml."""
 

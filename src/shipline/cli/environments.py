@@ -12,6 +12,7 @@ import click
 
 from shipline.cli.commit import CommitQuery, project_options
 from shipline.cli.environment import registry_options
+from shipline.cli.program import CommandGroup
 from shipline.cli.promote import REASON, open_delivery, show_record
 from shipline.cli.tables import columns
 from shipline.errors import MissingFlag, ShiplineError
@@ -58,7 +59,7 @@ def status(query: CommitQuery, watch: bool, as_json: bool) -> None:
             sleep(_EVERY_S)
 
 
-@click.group("env")
+@click.group("env", cls=CommandGroup)
 def group() -> None:
     """Show the history of an environment, and stop or resume promotions to it."""
 

@@ -20,6 +20,7 @@ from msgspec import Struct, to_builtins
 
 from shipline.cli.completing import runs as complete_runs
 from shipline.cli.history_filters import is_local, parse_filter, status_of
+from shipline.cli.program import CommandGroup
 from shipline.cli.tables import line, table
 from shipline.errors import FlagConflict, InvalidFlag, MissingFlag, NotFound, UsageError
 from shipline.history import RunHistory, RunState, RunSummary
@@ -45,7 +46,7 @@ _NAME_WIDTH = 36
 run_argument = click.argument("run", default="", metavar="[REF]", shell_complete=complete_runs)
 
 
-@click.group("history")
+@click.group("history", cls=CommandGroup)
 def group() -> None:
     """Show earlier runs of build, bake and ship.
 
@@ -84,7 +85,7 @@ def listing(filters: Sequence[str], template: str, local: bool, whole: bool) -> 
         click.echo(line(template, row))
 
 
-class _Inspect(click.Group):
+class _Inspect(CommandGroup):
     """`inspect [REF]`, which has a command of its own, `attachment`."""
 
     def resolve_command(

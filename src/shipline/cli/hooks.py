@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from shipline.cli.options import DIRECTORY
+from shipline.cli.program import CommandGroup
 from shipline.config import load
 from shipline.gates import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.git import Git
@@ -25,7 +26,7 @@ def _hook_flags(command: _Command) -> _Command:
     return command
 
 
-@click.group("hooks")
+@click.group("hooks", cls=CommandGroup)
 def group() -> None:
     """Run the early gates before a commit or a push."""
 

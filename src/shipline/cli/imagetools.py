@@ -21,6 +21,7 @@ from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options, skopeo_options
 from shipline.cli.inspection import Inspection, describe, inspect_image
 from shipline.cli.options import MODES
+from shipline.cli.program import CommandGroup
 from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.content import MemoryStore, attempts, copy_graph, fetch_all, settling
@@ -51,7 +52,7 @@ _builder = click.option("--builder", hidden=True, expose_value=False)
 """buildx reads the settings of registries from it; here they are those of this machine."""
 
 
-@click.group("imagetools")
+@click.group("imagetools", cls=CommandGroup)
 def group() -> None:
     """Inspect images in registries, tag and combine them."""
 

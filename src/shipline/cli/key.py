@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from shipline.cli.program import CommandGroup
 from shipline.cli.results import write_whole
 from shipline.cli.signing import new_password, password_of, password_option
 
@@ -23,7 +24,7 @@ _PREFIX = click.option(
 _FORCE = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
 
 
-@click.group("key")
+@click.group("key", cls=CommandGroup)
 def group() -> None:
     """Generate, import and inspect signing keys."""
 

@@ -12,6 +12,7 @@ import click
 
 from shipline.cli.environment import registry_options
 from shipline.cli.mirror_sync import sync
+from shipline.cli.program import CommandGroup
 from shipline.errors import ConfigError, UsageError
 from shipline.files import read_bounded, write_whole
 from shipline.units import shown_size
@@ -29,7 +30,7 @@ _NEXT = {
 }
 
 
-@click.group("mirror")
+@click.group("mirror", cls=CommandGroup)
 def group() -> None:
     """Show mirrors of registries, write them for other programs, and fill them."""
 

@@ -39,6 +39,19 @@ class ForeignCommand(click.exceptions.NoSuchCommand):
         self.hint = hint
 
 
+class CommandGroup(click.Group):
+    """A group whose help has the first sentence of each command whole, over several lines."""
+
+    group_class = type
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {name: one for name, one in self.commands.items() if not one.hidden}
+        rows = [(name, shown[name].get_short_help_str(sys.maxsize)) for name in sorted(shown)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
 class LazyGroup(click.Group):
     """A group of commands in titled sections; its help imports none of them.
 

@@ -12,6 +12,7 @@ import click
 
 from shipline.cli.environment import host_of, registry_options, use_mirrors
 from shipline.cli.options import CONFIGURATION
+from shipline.cli.program import CommandGroup
 from shipline.cli.registry_node import ask, when
 from shipline.errors import ConfigError, MissingFlag, UsageError
 from shipline.units import shown_size
@@ -19,7 +20,7 @@ from shipline.units import shown_size
 _EVERY_S = 2.0
 
 
-@click.group("regions", invoke_without_command=True)
+@click.group("regions", cls=CommandGroup, invoke_without_command=True)
 @click.option(
     "--node", metavar="HOST[:PORT]", help="The node to ask; log in there as an administrator."
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shipline.cli.environment import use_mirrors
+from shipline.cli.program import CommandGroup
 from shipline.cli.registry_accounts import audit, project, robot, token, user
 from shipline.cli.registry_maintenance import (
     check,
@@ -226,7 +227,7 @@ def _resolve_paths(root: Path, section: RegistrySection) -> RegistrySection:
     )
 
 
-@click.group("registry")
+@click.group("registry", cls=CommandGroup)
 def group() -> None:
     """Run a registry node."""
 

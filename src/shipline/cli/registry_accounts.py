@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from shipline.cli.program import CommandGroup
 from shipline.cli.registry_node import (
     Accounts,
     open_accounts,
@@ -27,7 +28,7 @@ _ROLES = ("limited-guest", "guest", "developer", "maintainer", "admin")
 _LONGEST = 4096  # characters of a password on standard input
 
 
-@click.group("user")
+@click.group("user", cls=CommandGroup)
 def user() -> None:
     """People who may use the registry."""
 
@@ -96,7 +97,7 @@ def list_users(accounts: Accounts) -> None:
     table(("NAME", "KIND", "STATE", "LAST USED"), rows)
 
 
-@click.group("project")
+@click.group("project", cls=CommandGroup)
 def project() -> None:
     """Projects: who may use the repositories below a prefix."""
 
@@ -173,7 +174,7 @@ def _password(from_stdin: bool) -> str:
 _ACTIONS = ("pull", "push", "create", "update", "delete", "replicate")
 
 
-@click.group("robot")
+@click.group("robot", cls=CommandGroup)
 def robot() -> None:
     """Accounts for programs."""
 
@@ -252,7 +253,7 @@ def list_robots(accounts: Accounts) -> None:
     table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)
 
 
-@click.group("token")
+@click.group("token", cls=CommandGroup)
 def token() -> None:
     """Refresh tokens and signing keys."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.program import CommandGroup
 from shipline.cli.registry_node import (
     ask,
     audit_publisher,
@@ -331,7 +332,7 @@ def purge_list(node: str, since: Duration | None) -> None:
         click.echo(url)
 
 
-@click.group("webhook")
+@click.group("webhook", cls=CommandGroup)
 def webhook() -> None:
     """Webhook receivers of a running node."""
 

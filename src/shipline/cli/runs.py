@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipline.cli.program import CommandGroup
 from shipline.errors import MissingFlag, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from shipline.ship.runs import Runs
 
 
-@click.group("runs", invoke_without_command=True)
+@click.group("runs", cls=CommandGroup, invoke_without_command=True)
 @click.pass_context
 def group(context: click.Context) -> None:
     """Show the runs of `shipline ship`. RUN is an id, its beginning or end, or `latest`: the newest

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.program import CommandGroup
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
     from shipline.telemetry.spool import SpooledRun
 
 
-@click.group("telemetry")
+@click.group("telemetry", cls=CommandGroup)
 def group() -> None:
     """Show and deliver traces and logs of runs (docs/telemetry.md)."""
 

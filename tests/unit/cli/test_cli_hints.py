@@ -93,3 +93,14 @@ def check_command(words: list[str], hint: Hint) -> None:
     assert command is not program, f"there is no command {words} in {hint}"
     used = {word.partition("=")[0] for word in left if word.startswith("-") and word != "-"}
     assert used <= options_of(command), f"{words} has no {used - options_of(command)} in {hint}"
+
+
+@pytest.mark.slow
+def test_help_of_a_group_shows_whole_sentences() -> None:
+    for words in commands(program):
+        command = find(list(words))[0]
+        if isinstance(command, click.Group):
+            rows = click.HelpFormatter(width=80)
+            command.format_commands(click.Context(command), rows)
+            text = rows.getvalue()
+            assert re.search(r"\S", text) and not re.search(r"(?<!\bREGISTRY)\.\.\.$", text, re.M)
