@@ -236,7 +236,7 @@ def _file_size(store: LocalStore, digest: Digest) -> int | None:
 
 
 _BLOCK = 1 << 20  # bytes
-_UPLOAD_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(single|manifest|fill|gone)-.*")
+_UPLOAD_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(single|manifest|fill|gone|replica)-.*")
 Advance = Callable[[int], object]
 """Called with the size in bytes of each checked file."""
 
