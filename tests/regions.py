@@ -112,6 +112,7 @@ def replication(
         target.open,
         LocalJournal(source.app.storage),
         partial(_known_here, target.app.storage),
+        LocalJournal(target.app.storage).snapshot,
     )
     records = (by or target).app.storage.records
     return JournalReplication(

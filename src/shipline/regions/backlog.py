@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -30,7 +31,8 @@ class _Item:
     since: float  # when the first of the entries that this one stands for was made
     ready_at: float = 0.0
     attempts: int = 0
-    busy: bool = False
+    taken: int = 0  # when, of all that were taken, if it is being applied
+    beside: frozenset[int] | None = None  # copies of images that may undo it
 
 
 class Backlog:
@@ -48,8 +50,9 @@ class Backlog:
         self._changed = threading.Condition()
         self._items: dict[Key, _Item] = {}
         self._heap: list[tuple[float, int, Key]] = []
-        self._order = count()
+        self._order = count(1)
         self._tags: Counter[str] = Counter()  # waiting entries of tags, by repository
+        self._copies: dict[str, set[int]] = {}  # those being applied
         with self._changed:
             for key, value in sorted(walk(records, ("replica-todo", name)), key=_number):
                 self._put(key, JournalEntry.from_json(json.loads(value)))
@@ -73,15 +76,8 @@ class Backlog:
         newest = {_key(entry): entry for entry in entries}
         state = json.dumps({"cursor": cursor, "purpose": purpose}).encode()
         with self._changed:
-            self._records.write(
-                {
-                    ("replica", self._name): state,
-                    **{
-                        ("replica-todo", self._name, *key): json.dumps(entry.to_json()).encode()
-                        for key, entry in newest.items()
-                    },
-                }
-            )
+            records = self._records_of(newest.values())
+            self._records.write({("replica", self._name): state, **records})
             for key, entry in newest.items():
                 self._put(key, entry)
             self._changed.notify_all()
@@ -111,6 +107,7 @@ class Backlog:
                 self._release(key, item, 0.0)
                 return
             self._records.write({("replica-todo", self._name, *key): None}, durable=False)
+            self._end(key, item)
             del self._items[key]
             self._tags[entry.repository] -= key[1] == _TAGS
 
@@ -121,6 +118,31 @@ class Backlog:
             item = self._items[key]
             item.attempts += 1
             self._release(key, item, delay_s(item.attempts) if item.entry is entry else 0.0)
+
+    def again(self, entries: Iterable[JournalEntry]) -> None:
+        """Apply tags once more, by the entries that wait or are being applied, else by these."""
+        with self._changed:
+            found = {key: entry for entry in entries if not self._waits(key := _key(entry))}
+            now = {
+                key: copy(self._items[key].entry) if key in self._items else entry
+                for key, entry in found.items()
+            }
+            self._records.write(self._records_of(now.values()))
+            for key, entry in now.items():
+                self._put(key, entry)
+
+    def may_be_undone(self, entry: JournalEntry) -> bool:
+        """Whether a copy of an image in the repository goes on that began before this entry, of
+        something else and being applied, was applied first: it may write what it read before.
+        """
+        key = _key(entry)
+        if key[1] == _TAGS:
+            return False
+        with self._changed:
+            item = self._items[key]
+            running = frozenset(self._copies.get(entry.repository, ()))
+            item.beside = running if item.beside is None else item.beside & running
+            return bool(item.beside)
 
     def has_tags(self, repository: str) -> bool:
         """Whether entries for tags of images in the repository wait, or are being applied."""
@@ -136,12 +158,24 @@ class Backlog:
                     tags.setdefault(item.entry.repository, set()).add(item.entry.tag)
         return tags
 
+    def _waits(self, key: Key) -> bool:
+        item = self._items.get(key)
+        return item is not None and not item.taken
+
+    def _records_of(self, entries: Iterable[JournalEntry]) -> dict[Key, bytes | None]:
+        return {
+            ("replica-todo", self._name, *_key(entry)): json.dumps(entry.to_json()).encode()
+            for entry in entries
+        }
+
     def _due(self, now: float) -> JournalEntry | None:
         while self._heap and self._heap[0][0] <= now:
             ready_at, _, key = heapq.heappop(self._heap)
             item = self._items.get(key)
-            if item is not None and not item.busy and item.ready_at == ready_at:
-                item.busy = True
+            if item is not None and not item.taken and item.ready_at == ready_at:
+                item.taken = next(self._order)
+                if key[1] == _TAGS:
+                    self._copies.setdefault(key[0], set()).add(item.taken)
                 return item.entry
         return None
 
@@ -150,15 +184,24 @@ class Backlog:
         if item is None:
             item = self._items[key] = _Item(entry, entry.at)
             self._tags[entry.repository] += key[1] == _TAGS
-        item.entry, item.attempts = entry, 0
-        if not item.busy:
+        item.entry, item.attempts, item.beside = entry, 0, None
+        if not item.taken:
             self._release(key, item, 0.0)
 
     def _release(self, key: Key, item: _Item, delay_s: float) -> None:
-        item.busy = False
+        self._end(key, item)
         item.ready_at = self._clock() + delay_s
         heapq.heappush(self._heap, (item.ready_at, next(self._order), key))
         self._changed.notify()
+
+    def _end(self, key: Key, item: _Item) -> None:
+        """It is not being applied any more."""
+        if item.taken and key[1] == _TAGS:
+            copies = self._copies[key[0]]
+            copies.remove(item.taken)
+            if not copies:
+                del self._copies[key[0]]
+        item.taken = 0
 
     def _wake(self) -> None:
         with self._changed:

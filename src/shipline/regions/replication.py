@@ -67,19 +67,20 @@ Known = Callable[[JournalEntry], bool]
 
 
 class _Later(Exception):
-    """What the entry depends on has not arrived."""
+    """What the entry depends on has not arrived, or may still be undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
     """The two ends of a replication: repositories by their name on this node, the journal of the
-    source, and what the target has already.
+    source, and what the target has.
     """
 
     source: Open
     target: Open
     journal: JournalSource
     known: Callable[[], Known]
+    held: Callable[[], Iterable[JournalEntry]]
 
 
 @dataclass(slots=True)
@@ -170,7 +171,10 @@ class JournalReplication:
             return False
         try:
             with self._traced(entry):
+                undone = self._backlog.may_be_undone(entry)
                 self._apply(entry)
+                if undone:
+                    raise _Later
         except _Later:
             self._backlog.back(entry, lambda attempts: _LATER_S)
         except Cancelled:
@@ -286,7 +290,7 @@ class JournalReplication:
         batch: list[JournalEntry] = []
         for entry in self._ends.journal.snapshot():
             if self._section.deletes:
-                there.setdefault(entry.repository, set()).add(entry.tag)
+                there.setdefault(entry.repository, set()).add(entry.tag or entry.digest)
             if self._accepts(entry) and not known(entry):
                 batch.append(replace(entry, at=now))
             if len(batch) >= _BATCH:
@@ -296,8 +300,9 @@ class JournalReplication:
         self._backlog.add(batch, page.cursor, purpose)
 
     def _gone(self, there: Mapping[str, set[str]], now: float) -> Iterator[JournalEntry]:
-        """Tags that the target has or is about to get and the source does not have, in repositories
-        that it has: one that it does not show at all may only be hidden from this account.
+        """Tags and referrers that the target has or is about to get and the source does not have,
+        in repositories that it has: one that it does not show at all may only be hidden from this
+        account.
         """
         waiting = self._backlog.tags()
         for name, tags in there.items():
@@ -306,6 +311,11 @@ class JournalReplication:
                 found |= set(self._ends.target(name).tags())
             for tag in found - tags:
                 yield JournalEntry(0, "untag", name, "", tag, at=now)
+        for entry in self._ends.held() if there else ():
+            if entry.op == "refer" and entry.digest not in there.get(
+                entry.repository, entry.digest
+            ):
+                yield replace(entry, op="delete", at=now)
 
     def _accepts(self, entry: JournalEntry) -> bool:
         section = self._section
@@ -333,11 +343,24 @@ class JournalReplication:
                 if digest_of(source, entry.tag) is None:
                     _delete(target, entry.tag)
             case "delete":
-                root = Descriptor(entry.media_type or media.OCI_MANIFEST, _digest(entry), 0)
-                if target.exists(root) and not source.exists(root):
-                    _delete(target, entry.digest)
+                self._delete(entry, source, target)
+
+    def _delete(self, entry: JournalEntry, source: Remote, target: Remote) -> None:
+        """Delete a manifest, which takes its tags along: should the source have got it again
+        meanwhile, they may have been copied already.
+        """
+        root = Descriptor(entry.media_type or media.OCI_MANIFEST, _digest(entry), 0)
+        if not target.exists(root) or source.exists(root):
+            return
+        _delete(target, entry.digest)
+        if source.exists(root):
+            back = (tag for tag in source.tags() if digest_of(source, tag) == root.digest)
+            tags = (replace(entry, seq=0, op="tag", tag=tag, size=0) for tag in back)
+            self._backlog.again(filter(self._accepts, tags))
 
     def _copy_tag(self, entry: JournalEntry, source: Remote, target: Remote) -> None:
+        if not entry.seq and digest_of(source, entry.tag) != _digest(entry):
+            return  # the journal says later where it points to
         subject = subject_of_tag(entry.tag)
         if subject is not None and not self._has_subject(entry.repository, subject, target):
             return
@@ -430,9 +453,15 @@ def open_replications(
         remote = RemoteJournal(client.impatient, host, prefix, f"{node}/{section.name}")
         here, storage = repositories.open, repositories.storage
         ends = (
-            Ends(there, here, remote, partial(_known_here, storage))
+            Ends(there, here, remote, partial(_known_here, storage), LocalJournal(storage).snapshot)
             if section.from_
-            else Ends(here, there, LocalJournal(storage), partial(_known_there, remote))
+            else Ends(
+                here,
+                there,
+                LocalJournal(storage),
+                partial(_known_there, remote),
+                partial(_held_there, remote),
+            )
         )
         yield JournalReplication(section, ends, Backlog(storage.records, section.name), spans=spans)
 
@@ -449,7 +478,10 @@ def _known_here(storage: Storage) -> Known:
 
 def _known_there(journal: RemoteJournal) -> Known:
     """What another shipline node has, in few requests; nothing of any other registry."""
-    found = set()
-    with suppress(RegistryError, AuthError):
-        found = {(one.repository, one.tag, one.digest) for one in journal.snapshot()}
+    found = {(one.repository, one.tag, one.digest) for one in _held_there(journal)}
     return lambda entry: (entry.repository, entry.tag, entry.digest) in found
+
+
+def _held_there(journal: RemoteJournal) -> Iterator[JournalEntry]:
+    with suppress(RegistryError, AuthError):
+        yield from journal.snapshot()

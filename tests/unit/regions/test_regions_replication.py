@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,9 @@ from shipline.errors import NotFound, RegistryError
 from shipline.globs import Glob
 from shipline.images import Meter
 from shipline.oci import Descriptor, Index, parse_manifest
+from shipline.regions.replication import JournalReplication
+from shipline.server.fsck import CheckSummary, check
+from shipline.server.manifests import Manifests
 from shipline.server.repository import StoredRepository
 
 
@@ -184,6 +187,116 @@ def test_a_tag_that_went_while_the_journal_was_cut_does_not_arrive_later(
     assert edge.tags() == primary.tags()
 
 
+def test_a_statement_that_went_while_the_journal_was_cut_goes(
+    primary: Region, edge: Region
+) -> None:
+    store, one = MemoryStore(), replication(primary, edge, deletes=True)
+    root = image(store, "one")
+    kept, gone = (statement(store, root, seed) for seed in ("kept", "gone"))
+    primary.push("team/app", "v1", root, store)
+    primary.attach("team/app", kept, store)
+    primary.attach("team/app", gone, store)
+    drain(one)
+    primary.open("team/app").delete(str(gone.digest))
+    primary.push("team/app", "v2", root, store)
+    primary.app.storage.journal.trim(1, 1e9)
+    drain(one)
+    assert [found.digest for found in edge.open("team/app").referrers(root)] == [kept.digest]
+
+
+def _once(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    when: object,
+    then: Callable[[], object],
+) -> None:
+    """Right before `method` is called with `when`, do `then`, once."""
+    done, real = list[bool](), getattr(owner, method)
+
+    def racing(self: object, *arguments: object, **options: object) -> object:
+        if when in arguments and not done:
+            done.append(True)
+            then()
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, racing)
+
+
+def _apply_beside(one: JournalReplication) -> None:
+    """What another worker of the replication does."""
+    one.poll(0)
+    one.apply_one()
+
+
+def _settle(one: JournalReplication) -> None:
+    drain(one)
+    while one.state().entries:
+        assert one.apply_one(5)
+
+
+def test_a_statement_that_goes_while_its_image_is_copied_goes(
+    primary: Region, edge: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one = MemoryStore(), replication(primary, edge, deletes=True)
+    drain(one)
+    root = image(store, "one")
+    about = statement(store, root, "about")
+    primary.attach("team/app", about, store)
+    primary.push("team/app", "v1", root, store)
+    drain(one)
+    edge.open("team/app").delete(str(about.digest))
+    primary.push("team/app", "v2", root, store)
+
+    def meanwhile() -> None:
+        primary.open("team/app").delete(str(about.digest))
+        _apply_beside(one)
+
+    _once(monkeypatch, Manifests, "put", about.digest, meanwhile)
+    _settle(one)
+    assert edge.tags() == primary.tags()
+    assert edge.open("team/app").referrers(root) == ()
+
+
+def test_a_newer_statement_is_not_replaced_by_the_copy_of_its_image(
+    primary: Region, edge: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one = MemoryStore(), replication(primary, edge)
+    drain(one)
+    root, old, new = (image(store, seed) for seed in ("one", "old", "new"))
+    tag = f"sha256-{root.digest.hex}.sig"
+    primary.push("team/app", tag, old, store)
+    primary.push("team/app", "v1", root, store)
+    edge.push("team/app", "v0", root, store)
+
+    def meanwhile() -> None:
+        primary.push("team/app", tag, new, store)
+        _apply_beside(one)
+
+    _once(monkeypatch, StoredRepository, "tag", tag, meanwhile)
+    _settle(one)
+    assert edge.tags()["team/app", tag] == str(new.digest)
+
+
+def test_a_manifest_that_is_pushed_again_while_it_is_deleted_keeps_its_tags(
+    primary: Region, edge: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one = MemoryStore(), replication(primary, edge, deletes=True)
+    root = image(store, "one")
+    primary.push("team/app", "v1", root, store)
+    drain(one)
+    primary.open("team/app").delete(str(root.digest))
+
+    def meanwhile() -> None:
+        primary.push("team/app", "v1", root, store)
+        primary.push("team/app", "v2", root, store)
+        drain(one)
+
+    _once(monkeypatch, StoredRepository, "delete", str(root.digest), meanwhile)
+    _settle(one)
+    assert edge.tags() == primary.tags()
+
+
 def test_a_repository_that_is_not_shown_is_not_deleted(primary: Region, edge: Region) -> None:
     """The account may have lost the right to see it."""
     store, one = MemoryStore(), replication(primary, edge, deletes=True)
@@ -279,6 +392,7 @@ def test_a_download_goes_on_where_it_broke_off(
         patch.setattr(StoredRepository, "fetch", breaking)
         drain(one)
     assert edge.tags() == {}
+    assert not list(check(edge.app.storage, CheckSummary()))
     monkeypatch.setattr(primary, "open", partial(Seekable, primary.repositories))
     drain(replication(primary, edge))
     assert edge.tags() == primary.tags()
@@ -460,7 +574,7 @@ def test_every_tag_of_the_edge_is_whole_at_every_instant_and_it_converges(
         assert {key: value for key, value in edge.tags().items() if key[0] in kept} == there
         for name, tag in there:
             target = primary.open(name).resolve(tag)
-            assert set(primary.open(name).referrers(target)) <= set(
+            assert set(primary.open(name).referrers(target)) == set(
                 edge.open(name).referrers(target)
             )
     finally:
