@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shipline.build.disk import CacheRecord, PruneLimits
 
 
-_COMMANDS = (
+COMMANDS = (
     LazyCommand("create", "builders:create", "Create a builder, or add a node."),
     LazyCommand("use", "builders:use_command", "Choose the builder for builds."),
     LazyCommand("ls", "builder_list:ls", "List builders and their nodes."),
@@ -45,7 +45,7 @@ _COMMANDS = (
 )
 
 
-@click.group("builder", cls=LazyGroup, sections={"Commands": _COMMANDS})
+@click.group("builder", cls=LazyGroup, sections={"Commands": COMMANDS})
 def group() -> None:
     """Choose what builds: this machine, or BuildKit in an engine or elsewhere."""
 

@@ -92,11 +92,35 @@ class LazyGroup(click.Group):
             raise click.exceptions.NoSuchCommand(name, possibilities=names, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        widest = max(len(entry.name) for entry in self._entries)
-        for title, entries in self._sections.items():
-            with formatter.section(title):
-                rows = [(entry.name.ljust(widest), entry.help) for entry in entries]
-                formatter.write_dl(rows)
+        _write_sections(self._sections, formatter)
+
+
+def _write_sections(
+    sections: Mapping[str, Sequence[LazyCommand]], formatter: click.HelpFormatter
+) -> None:
+    widest = max(len(entry.name) for entries in sections.values() for entry in entries)
+    for title, entries in sections.items():
+        with formatter.section(title):
+            formatter.write_dl([(entry.name.ljust(widest), entry.help) for entry in entries])
+
+
+class Program(LazyGroup):
+    """The group of all commands. To docker it shows those of buildx alone, with the option before
+    them: programs search this help for what they need.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return [_BUILDER, *params] if is_buildx() else params
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if not is_buildx():
+            super().format_commands(ctx, formatter)
+            return
+        from shipline.cli.builder import COMMANDS as OF_BUILDERS
+
+        found = {entry.name: entry for entry in (*self._entries, *OF_BUILDERS, _VERSION)}
+        _write_sections({"Commands": [found[name] for name in _OF_BUILDX]}, formatter)
 
 
 COMMANDS = {
@@ -177,6 +201,17 @@ COMMANDS = {
     ),
 }
 
+_OF_BUILDX = (
+    *("bake", "build", "create", "du", "history", "imagetools", "inspect", "install", "ls"),
+    *("prune", "rm", "stop", "uninstall", "use", "version"),
+)
+"""The commands of `docker buildx`."""
+_VERSION = LazyCommand("version", "", "Print the version of buildx.")
+_BUILDER = click.Option(
+    ["--builder"], metavar="string", expose_value=False, help="The builder to use."
+)
+"""`cli.entry` takes it from the command line."""
+
 _COPY = "`shipline copy OLD NEW` copies and tags images in registries"
 POINTERS = {
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
@@ -203,7 +238,7 @@ POINTERS = {
 
 @click.group(
     "shipline",
-    cls=LazyGroup,
+    cls=Program,
     sections=COMMANDS,
     pointers=POINTERS,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -160,6 +160,18 @@ def test_help_names_the_command_that_was_called(
         assert capfd.readouterr().out.startswith(f"Usage: {named} build [OPTIONS]")
 
 
+def test_help_has_what_programs_search_for_in_that_of_buildx(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [BUILDX])
+    main(["--help"])
+    shown = capfd.readouterr().out
+    assert "--builder string" in shown
+    assert re.search("^  create +Create a builder", shown, re.MULTILINE)
+    assert re.search("^  ls +List builders", shown, re.MULTILINE)
+    assert "deploy" not in shown
+
+
 def test_what_a_plugin_starts_is_no_plugin() -> None:
     inherited = {"DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND": "docker"}
     assert own_arguments("/usr/bin/shipline", ["version"], inherited) == ["version"]
