@@ -74,6 +74,9 @@ def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: 
         if output.type not in FILES:
             show_documents(source.assembled, exporting)
         by_manifest = write(output, source, stdout) or False
+        if output.loads and not by_manifest:
+            image = source.assembled.images[0].config_descriptor.digest
+            show_status(f"writing image {image}", exporting)
         for one in source.names if output.loads or output.type == "image" else ():
             show_status(f"naming to {one.tagged(one.tag or 'latest')}", exporting)
     return by_manifest
