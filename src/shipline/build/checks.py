@@ -215,7 +215,7 @@ def warnings_of(
 
     found: dict[df.LintWarning, None] = {}
     for platform in request.target_platforms:
-        arguments = df.PlatformArgs(str(platform), str(Platform.local()))
+        arguments = df.PlatformArgs(platform.full, str(Platform.local()))
         found |= dict.fromkeys(
             df.lint(
                 dockerfile,

@@ -194,7 +194,7 @@ def _below(prefix: str, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _directory_name(platform: Platform) -> str:
-    return str(platform).replace("/", "_")
+    return platform.full.replace("/", "_")
 
 
 def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None) -> bool:

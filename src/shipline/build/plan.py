@@ -112,7 +112,7 @@ class PlatformPlan:
         self._steps: dict[int, list[df.ScopedInstruction]] = {}
         self._globals = df.open_scope(
             dockerfile,
-            df.PlatformArgs(str(platform), str(Platform.local())),
+            df.PlatformArgs(platform.full, str(Platform.local())),
             build_args=request.build_args,
             target=request.target or "",
         )
@@ -134,7 +134,8 @@ class PlatformPlan:
         target = self._done[self._stages.target.index]
         labels = {**(target.image.run.get("Labels") or {}), **self._request.labels}
         state = target.with_run(Labels=labels)
-        return replace(state, scanned=self._scanned(), target=self._platform)
+        platform = _completed(self._platform, state.image.platform)
+        return replace(state, scanned=self._scanned(), target=platform)
 
     def outline(self) -> df.Outline:
         """What the target takes, once all that it needs could be planned."""
@@ -234,6 +235,7 @@ class PlatformPlan:
                 image = image.set(WorkingDir="/")
         scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
         named = self._platform if self._request.platforms else platform
+        named = _completed(named, image.platform)
         image = replace(image, platform=named).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.default_shell(platform.os))
         state = StageState(vertex, image, scope, notes, shell=shell, os=platform.os)
@@ -379,6 +381,17 @@ def _platform_fault(platform: str) -> str:
                 f'must match "^{_COMPONENT.pattern}$"'
             )
     return f'"{platform}": unknown operating system or architecture'
+
+
+def _completed(platform: Platform, base: Platform) -> Platform:
+    """With what a base for Windows says of version and features, where `platform` does not."""
+    if platform.os != "windows" or base.os != platform.os:
+        return platform
+    return replace(
+        platform,
+        os_version=platform.os_version or base.os_version,
+        os_features=platform.os_features or base.os_features,
+    )
 
 
 def _shown(platform: Platform, variables: Mapping[str, str]) -> str:

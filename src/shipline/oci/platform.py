@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
+from urllib.parse import unquote
 
 from msgspec import Struct
 
 from shipline.errors import ContentError, UsageError
+from shipline.values import replace
 
 _ARCHITECTURES = {
     "x86_64": ("amd64", ""),
@@ -33,6 +35,10 @@ _SYSTEMS = frozenset(
     | {"windows"}
 )
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_OPTIONS = re.compile(r"([A-Za-z0-9_-]+)\(([\w.%-]*)((?:\+[\w.%-]+)*)\)(?=/|\Z)", re.ASCII)
+"""`windows(10.0.17763+win32k)`, as containerd's platforms write version and features."""
+_ESCAPES = str.maketrans({one: f"%{ord(one):X}" for one in "%+()/"})
+_LTSC_2022 = 20348  # the first build of Windows whose later ones run its images
 
 
 class Platform(Struct, frozen=True, order=True):
@@ -46,11 +52,18 @@ class Platform(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `os/architecture[/variant]`, `architecture`, `os` or `local`. Raises UsageError.
+        """Read `os/architecture[/variant]`, `architecture`, `os` or `local`; behind the system may
+        be `(version+feature..)`. Raises UsageError.
 
         What is left out is that of this machine, `linux` for the system.
         """
-        parts = text.strip().lower().split("/")
+        if given := _OPTIONS.match(text := text.strip()):
+            return replace(
+                cls.parse(given[1] + text[given.end() :]),
+                os_version=unquote(given[2]),
+                os_features=tuple(sorted({unquote(one) for one in given[3].split("+")[1:]})),
+            )
+        parts = text.lower().split("/")
         if parts == ["local"]:
             return cls.local()
         if len(parts) == 1 and parts[0] in _KNOWN | _ARCHITECTURES.keys():
@@ -107,6 +120,13 @@ class Platform(Struct, frozen=True, order=True):
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
+    @property
+    def full(self) -> str:
+        """The text with version and features of the system, as `parse` reads it."""
+        words = (self.os_version, *sorted(self.os_features))
+        options = "+".join(one.translate(_ESCAPES) for one in words)
+        return str(replace(self, os=f"{self.os}({options})")) if options else str(self)
+
 
 def runs_on(wanted: Platform) -> tuple[Platform, ...]:
     """The platforms whose programs run on `wanted`, best first."""
@@ -129,5 +149,27 @@ def best_match(wanted: Platform, offered: Iterable[Platform]) -> Platform | None
     plain = {
         Platform(platform.os, platform.architecture, platform.variant): platform
         for platform in reversed([*offered])
+        if _has_version(wanted, platform)
     }
     return next((plain[fit] for fit in runs_on(wanted) if fit in plain), None)
+
+
+def _has_version(wanted: Platform, offered: Platform) -> bool:
+    """Whether an image for the Windows of `offered` runs on that of `wanted`, as containerd says:
+    on the same build, and on those since that of 2022.
+    """
+    host, image = _build_of(wanted), _build_of(offered)
+    if host is None or not offered.os_version:
+        return True
+    if image is None or host[:2] != image[:2]:
+        return False
+    return image == host or _LTSC_2022 <= image[2] <= host[2]
+
+
+def _build_of(platform: Platform) -> tuple[int, int, int] | None:
+    """Major and minor version of a Windows, and the build; None if they are not given."""
+    words = platform.os_version.split(".")[:3]
+    if platform.os != "windows" or len(words) < 3 or not all(map(str.isdecimal, words)):
+        return None
+    major, minor, build = map(int, words)
+    return major, minor, build

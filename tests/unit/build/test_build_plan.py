@@ -183,6 +183,24 @@ def test_the_configuration_has_the_platform_of_its_stage() -> None:
     assert (found.image.platform, found.target) == (AMD64, AMD64)
 
 
+def test_a_base_for_windows_says_which_version_it_is() -> None:
+    """Where the platform of the build says none."""
+    base = Platform.parse("windows(10.0.20348.1)/amd64")
+
+    class Versioned(Images):
+        def resolve(self, name: str, platform: Platform) -> BaseImage:
+            found = super().resolve(name, platform)
+            return replace(found, config=replace(found.config, platform=base))
+
+    found = plan("FROM base\n", images=Versioned(base={}), platform=replace(base, os_version=""))
+    assert (found.image.platform, found.target) == (base, base)
+    newer = Platform.parse("windows(10.0.26100.1)/amd64")
+    text = "FROM base\nARG TARGETOSVERSION\nLABEL version=$TARGETOSVERSION\n"
+    found = plan(text, images=Versioned(base={}), platform=newer)
+    assert found.image.platform == newer
+    assert found.image.run["Labels"] == {"version": "10.0.26100.1"}
+
+
 def test_steps_run_for_their_platform_with_their_arguments() -> None:
     images = Images(base={"Env": ["PATH=/bin"]})
     found = plan("FROM base\nARG V=1\nUSER me\nWORKDIR /w\nRUN x\n", images=images, platform=ARM64)

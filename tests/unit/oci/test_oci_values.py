@@ -20,9 +20,11 @@ from shipline.oci import (
     Manifest,
     Platform,
     Reference,
+    best_match,
     media,
     parse_manifest,
 )
+from shipline.values import replace
 
 CONFIG = Descriptor.of(b"{}", media.OCI_CONFIG)
 LAYER = Descriptor.of(b"layer", media.OCI_LAYER_GZIP)
@@ -160,6 +162,42 @@ def test_index_selects_the_best_platform() -> None:
         assert entry is not None and entry.platform is not None
         assert entry.platform.variant == found
     assert index.select(Platform.parse("linux/arm/v5")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "features"),
+    [
+        ("windows(10.0.17763)/amd64", "10.0.17763", ()),
+        ("windows(10.0.17763+win32k+a)/amd64", "10.0.17763", ("a", "win32k")),
+        ("Linux(+a%2Bb)/arm64", "", ("a+b",)),
+        ("windows(10.0.20348.1006)", "10.0.20348.1006", ()),
+    ],
+)
+def test_a_system_may_have_a_version_and_features(
+    text: str, version: str, features: tuple[str, ...]
+) -> None:
+    found = Platform.parse(text)
+    assert (found.os_version, found.os_features) == (version, features)
+    assert "(" not in str(found)
+    assert Platform.parse(found.full) == found
+
+
+@pytest.mark.parametrize(
+    ("host", "fits"),
+    [
+        ("10.0.17763.1", ("10.0.17763.9", "")),
+        ("10.0.20348", ("10.0.20348.1006", "")),
+        ("10.0.26100.1", ("10.0.20348.1006", "10.0.26100.4", "")),
+        ("6.3.9600", ("",)),
+    ],
+)
+def test_an_image_of_windows_runs_on_its_build_and_on_later_ones_since_2022(
+    host: str, fits: tuple[str, ...]
+) -> None:
+    offered = ("10.0.17763.9", "10.0.20348.1006", "10.0.26100.4", "")
+    wanted = Platform("windows", "amd64", os_version=host)
+    found = (best_match(wanted, [replace(wanted, os_version=one)]) for one in offered)
+    assert {one.os_version for one in found if one} == set(fits)
 
 
 def test_manifest_reads_what_it_writes() -> None:
