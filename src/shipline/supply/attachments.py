@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 from shipline.content import (
     Advance,
     MemoryStore,
-    Repository,
     attempts,
     copy_graph,
     fetch_document,
@@ -74,13 +73,23 @@ def attach_layers(
     """Add layers to the manifest under the tag of `target`, and remove those in `drop`; others are
     kept.
     """
-    tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
-    new = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
+    layers = []
     for piece in pieces:
         repository.push(piece.descriptor.plain, MemoryStore(piece.content))
+        layers.append(piece.descriptor)
+    return _add_layers(repository, attachment_tag(target.digest, kind), layers, drop)
+
+
+def _add_layers(
+    repository: Attachable,
+    tag: str,
+    layers: Sequence[Descriptor],
+    drop: Callable[[Descriptor], bool] = lambda layer: False,
+) -> Descriptor:
+    """Add layers, whose content is there, to the manifest under `tag`; see `attach_layers`."""
     for _ in attempts():
         known, before = _current(repository, tag)
-        manifest = _extended(before, pieces, drop)
+        manifest = _extended(before, layers, drop)
         store = MemoryStore(_config(manifest.layers), manifest.raw)
         repository.push(manifest.config, store)
         with settling():
@@ -88,14 +97,15 @@ def attach_layers(
         if not swapped:
             continue
         _, after = _current(repository, tag)
-        kept = (
-            {(layer.digest, *layer.annotations.items()) for layer in after.layers}
-            if after
-            else set()
-        )
-        if new <= kept:
+        if after is not None and not _lacking(after, layers):
             return manifest.descriptor
-    raise _contended(target)
+    raise _contended(tag)
+
+
+def _lacking(manifest: Manifest, layers: Iterable[Descriptor]) -> list[Descriptor]:
+    """Those of `layers` that the manifest does not have, with their annotations."""
+    there = {(one.digest, *one.annotations.items()) for one in manifest.layers}
+    return [one for one in layers if (one.digest, *one.annotations.items()) not in there]
 
 
 def attach_bundle(
@@ -137,7 +147,7 @@ def attach_settled(
         done += tuple(attached)
         if not attached or _is_settled(repository, target, kind, attached):
             return done
-    raise _contended(target)
+    raise _contended(str(target.digest))
 
 
 def _is_settled(
@@ -157,9 +167,9 @@ def _is_settled(
         return False
 
 
-def _contended(target: Descriptor) -> ContentError:
+def _contended(what: str) -> ContentError:
     return ContentError(
-        f"others keep changing the attachments of {target.digest}",
+        f"others keep changing the attachments of {what}",
         code="registry-contended",
         hint="run the command again",
     )
@@ -181,10 +191,10 @@ def _current(repository: Attachable, tag: str) -> tuple[Digest | None, Manifest 
 
 
 def _extended(
-    before: Manifest | None, pieces: Iterable[AttachmentLayer], drop: Callable[[Descriptor], bool]
+    before: Manifest | None, new: Iterable[Descriptor], drop: Callable[[Descriptor], bool]
 ) -> Manifest:
     kept = () if before is None else tuple(layer for layer in before.layers if not drop(layer))
-    layers = (*kept, *(piece.descriptor for piece in pieces))
+    layers = (*kept, *new)
     if len(layers) > DEFAULT_LIMITS.statements:
         raise ContentError(
             f"{len(layers)} statements under one tag are more than verifiers accept",
@@ -238,7 +248,7 @@ def attached_tags(subject: Descriptor) -> dict[str, str]:
     return {f"{digest.algorithm}-{digest.hex}.{end}": what for end, what in _ATTACHED.items()}
 
 
-def copy_with_evidence(source: StatementSource, destination: Repository, target: Descriptor) -> int:
+def copy_with_evidence(source: StatementSource, destination: Attachable, target: Descriptor) -> int:
     """Copy `target` and everything attached to it or to its images; returns the number of attached
     manifests. Running it again continues an interrupted copy.
     """
@@ -248,7 +258,7 @@ def copy_with_evidence(source: StatementSource, destination: Repository, target:
 
 def copy_evidence(
     source: StatementSource,
-    destination: Repository,
+    destination: Attachable,
     target: Descriptor,
     advance: Advance | None = None,
     *,
@@ -256,7 +266,7 @@ def copy_evidence(
 ) -> int:
     """Copy what is attached to `target` or to its images; returns the number of attached
     manifests. The destination has the images, and `target` itself if `subject_is_there`: else it is
-    pushed before what refers to it.
+    pushed before what refers to it. Signatures that the destination alone has stay there.
     """
     source, tags = _with_tags(source)
 
@@ -274,13 +284,27 @@ def copy_evidence(
                     _warn(f"{attached.digest} refers to {subject.digest}, and is gone: left out")
                 continue
             if tag:
-                destination.tag(attached, source, tag)
+                _tag_attached(source, destination, attached, tag)
             count += 1
         return count
 
     with TaskGroup(_AT_ONCE) as group:
         tasks = [group.start(copy, one) for one in _images(source, target, MAX_DEPTH)]
     return sum(task.result() for task in tasks)
+
+
+def _tag_attached(
+    source: StatementSource, destination: Attachable, attached: Descriptor, tag: str
+) -> None:
+    """Point `tag` to what is attached; signatures that the destination alone has are kept."""
+    known, there = _current(destination, tag) if tag.endswith(".sig") else (None, None)
+    if known == attached.digest:
+        return
+    new = fetch_document(source, attached) if there is not None else None
+    if there is None or not isinstance(new, Manifest) or not _lacking(new, there.layers):
+        destination.tag(attached, source, tag)
+    elif lacking := _lacking(there, new.layers):
+        _add_layers(destination, tag, lacking)
 
 
 def _is_there(source: StatementSource, attached: Descriptor) -> bool:

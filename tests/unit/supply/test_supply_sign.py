@@ -13,11 +13,13 @@ from attached import AMD, NAME, Repository, add_image, add_index, payload_for, s
 from attached import attach as attach_raw
 from shipline.content import Fetcher, MemoryStore, contention, fetch_all
 from shipline.errors import ContentError, UsageError
+from shipline.images import Meter, NarrowedSource
 from shipline.oci import Descriptor, Manifest, Reference, media, parse_manifest
 from shipline.supply import (
     Form,
     Identity,
     SignatureRefused,
+    copy_with_evidence,
     examine,
     generate_key,
     sign,
@@ -342,3 +344,22 @@ def test_the_identity_must_be_that_of_the_rule(rule: str, asked: str, accepted: 
     found = examine(store, target, name, [KEY.public], identity=identity)
     assert bool(found.signatures) is accepted
     assert accepted or "not for" in found.rejected[0].reason
+
+
+def test_a_copy_keeps_the_signatures_of_its_destination() -> None:
+    """As of a mirror whose owner signs what was mirrored."""
+    source, mirror = Repository(), Repository()
+    read = NarrowedSource(source, Meter(), ())
+    target = add_image(source)
+    sign(source, target, NAME, [KEY], forms=[Form.TAG], clock=clock)
+    copy_with_evidence(read, mirror, target)
+    assert mirror.tags[tag_of(target)] == source.tags[tag_of(target)]
+    sign(mirror, target, NAME, [OTHER], forms=[Form.TAG], clock=clock)
+    both = mirror.tags[tag_of(target)]
+    copy_with_evidence(read, mirror, target)
+    assert mirror.tags[tag_of(target)] == both
+    sign(source, target, NAME, [third := generate_key("third")], forms=[Form.TAG], clock=clock)
+    copy_with_evidence(read, mirror, target)
+    for key in (KEY, OTHER, third):
+        assert verify(mirror, target, NAME, [key.public]).keys == (key.public,)
+    assert len(layers(mirror, target)) == 3
