@@ -34,6 +34,7 @@ SAME_FLOOR = {
     ("events", "errors"),
     ("events", "propagation"),
     ("events", "units"),
+    ("files", "errors"),
     ("net", "errors"),
 }
 NEVER = {

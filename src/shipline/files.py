@@ -14,6 +14,35 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from shipline.errors import ShiplineError, UsageError
+
+
+@contextmanager
+def reading(
+    name: Path | str, kind: type[ShiplineError] = UsageError, *, of: str = "", hint: str = ""
+) -> Iterator[None]:
+    """The block reads the file `name`. Raises an error of `kind` if that fails, or if it is not
+    text; `of` is the flag or the member that names the file.
+    """
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        message = f"{of}: cannot read {name}: {reason}".removeprefix(": ")
+        raise kind(message, code="file-unreadable", hint=hint) from error
+
+
+@contextmanager
+def writing(
+    name: Path | str, kind: type[ShiplineError] = UsageError, *, hint: str = ""
+) -> Iterator[None]:
+    """The block writes the file `name`. Raises an error of `kind` if that fails."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {name}: {error.strerror}"
+        raise kind(message, code="file-unwritable", hint=hint) from error
+
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises OSError for anything else, and

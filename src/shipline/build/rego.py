@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipline.errors import ConfigError, GateRefused, UsageError
+from shipline.files import reading
 from shipline.net import split_url
 from shipline.oci import ImageConfig, Platform, Reference
 
@@ -190,14 +191,8 @@ def _modules(path: Path) -> dict[str, str]:
 
 def _module(path: Path, package: str) -> str:
     """The text of a module, as one of `package`."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_SIZE_LIMIT)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"--policy: cannot read {path}: {reason}", code="file-unreadable"
-        ) from None
+    with reading(path, of="--policy"), path.open(encoding="utf-8") as file:
+        text = file.read(_SIZE_LIMIT)
     bare = _COMMENT.sub(r"\1", text)
     if unknown := _UNKNOWN.search(bare):
         raise UsageError(

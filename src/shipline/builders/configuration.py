@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shipline.errors import UsageError
+from shipline.files import reading
 
 PLACE = "/etc/buildkit"
 """Where the files are for the daemon."""
@@ -106,9 +107,5 @@ def _listed(value: object) -> list[Any]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with reading(path, of="--buildkitd-config"):
         return path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"--buildkitd-config: cannot read {path}: {error.strerror}", code="file-unreadable"
-        ) from None

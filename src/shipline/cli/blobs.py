@@ -19,7 +19,7 @@ from shipline.cli.signing import (
     public_keys,
 )
 from shipline.errors import ConfigError, ContentError, FlagConflict, InvalidFlag
-from shipline.files import read_bounded
+from shipline.files import read_bounded, reading
 
 SUFFIX = ".sigstore.json"
 _LIMIT = 1 << 30  # bytes of a file: it is read into memory
@@ -167,9 +167,5 @@ def _check_output(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def _content(path: Path, limit: int, hint: str = "") -> bytes:
-    try:
+    with reading(path, ConfigError, hint=hint):
         return read_bounded(path, limit)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", code="file-unreadable", hint=hint
-        ) from error

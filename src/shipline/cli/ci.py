@@ -11,6 +11,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -45,6 +46,7 @@ from shipline.deliver.ci import (
 )
 from shipline.deliver.project import detect_project
 from shipline.errors import ConfigError, FlagConflict, StepFailed, UsageError
+from shipline.files import reading
 from shipline.git import Git, GitError, read_repository, web_address
 from shipline.oci import Reference
 from shipline.ship import Build, Pipeline
@@ -496,12 +498,9 @@ def _replace(place: Path, text: str, *, force: bool) -> None:
 
 
 def _text(place: Path) -> str | None:
-    try:
+    with reading(place), suppress(FileNotFoundError):
         return place.read_text()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {place}: {error}", code="file-unreadable") from error
+    return None
 
 
 def _top(root: Path) -> Path:

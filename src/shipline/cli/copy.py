@@ -13,6 +13,7 @@ import click
 
 from shipline.cli.environment import authfile_option, registry_options
 from shipline.errors import FlagConflict, MissingFlag, ShiplineError, UsageError
+from shipline.files import reading
 from shipline.units import counted, shown_size
 
 if TYPE_CHECKING:
@@ -218,14 +219,8 @@ def _pairs(names: Sequence[str], file: str | None) -> list[_Pair]:
         return [(parse_place(names[0]), parse_target(names[1]))]
     if names:
         raise FlagConflict("--from-file names the images: no others can be given")
-    try:
-        with click.open_file(file, encoding="utf-8-sig") as lines:
-            text = lines.read(_LIST_LIMIT)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(
-            f"--from-file: cannot read {file}: {reason}", code="file-unreadable"
-        ) from None
+    with reading(file, of="--from-file"), click.open_file(file, encoding="utf-8-sig") as lines:
+        text = lines.read(_LIST_LIMIT)
     found = list(_lines(text, file))
     if not found:
         raise MissingFlag(f"{file} has no pairs of images")

@@ -14,6 +14,7 @@ import click
 from msgspec import Struct
 
 from shipline.errors import ConfigError, UsageError
+from shipline.files import reading
 from shipline.home import docker_directory
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,14 +49,9 @@ def implied_build_args(environ: Mapping[str, str]) -> dict[str, str]:
 def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
     path = docker_directory(environ) / "config.json"
     try:
-        document = json.loads(path.read_bytes())
-        proxies = document.get("proxies", {}).get("default", {})
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", code="file-unreadable"
-        ) from error
+        with reading(path, ConfigError):
+            content = path.read_bytes() if path.exists() else b"{}"
+        proxies = json.loads(content).get("proxies", {}).get("default", {})
     except (ValueError, AttributeError):
         raise ConfigError(
             f"{path} is not a docker configuration",

@@ -23,6 +23,7 @@ from shipline.cli.history_filters import is_local, parse_filter, status_of
 from shipline.cli.program import CommandGroup
 from shipline.cli.tables import line, table
 from shipline.errors import FlagConflict, InvalidFlag, MissingFlag, NotFound, UsageError
+from shipline.files import open_whole, reading, writing
 from shipline.history import RunHistory, RunState, RunSummary
 from shipline.home import state_directory
 from shipline.units import rfc3339
@@ -200,7 +201,6 @@ def export(runs: Sequence[str], output: Path | None, everything: bool, finalize:
     `history import` reads it, and so does Docker Desktop.
     """
     from shipline.builders.bundles import write_bundle
-    from shipline.files import open_whole
 
     if runs and everything:
         raise FlagConflict("--all goes with no run")
@@ -222,13 +222,8 @@ def export(runs: Sequence[str], output: Path | None, everything: bool, finalize:
     if output is None:
         write_bundle(history, chosen, sys.stdout.buffer)
         return
-    try:
-        with open_whole(output) as file:
-            write_bundle(history, chosen, file)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {output}: {error.strerror}", code="file-unwritable"
-        ) from None
+    with writing(output), open_whole(output) as file:
+        write_bundle(history, chosen, file)
 
 
 @group.command("import")
@@ -242,13 +237,8 @@ def import_command(source: str | None, files: Sequence[str]) -> None:
         raise InvalidFlag(f"{source!r} is not understood", hint="name files with -f")
     history = RunHistory(state_directory())
     for name in files or ("-",):
-        try:
-            with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
-                found = read_bundle(history, file)
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {name}: {error.strerror}", code="file-unreadable"
-            ) from None
+        with reading(name), sys.stdin.buffer if name == "-" else open(name, "rb") as file:
+            found = read_bundle(history, file)
         for run in found:
             click.echo(run)
 

@@ -26,6 +26,7 @@ from shipline.cli.results import write_whole
 from shipline.cli.template import go_json, render
 from shipline.content import MemoryStore, attempts, copy_graph, fetch_all, settling
 from shipline.errors import FlagConflict, MissingFlag, NotFound, UsageError
+from shipline.files import reading
 from shipline.images import OpenImage, Place, Places, TagMoved, image_tree, parse_place
 from shipline.oci import (
     CONFIG_LIMIT,
@@ -223,12 +224,8 @@ def create(
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(MANIFEST_LIMIT).strip()
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"--file: cannot read {path}: {reason}", code="file-unreadable") from None
+    with reading(path, of="--file"), open(path, encoding="utf-8") as file:
+        return file.read(MANIFEST_LIMIT).strip()
 
 
 _Fields = Mapping[str, Any]

@@ -18,6 +18,7 @@ from shipline.deliver.scaffold import (
     initial_gitignore,
 )
 from shipline.errors import UsageError
+from shipline.files import writing
 from shipline.oci import Platform, Reference
 from shipline.values import replace
 
@@ -113,13 +114,8 @@ def _platforms(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _create(path: Path, text: str) -> None:
-    try:
-        with path.open("x") as file:  # never replaces a file created in the meantime
-            file.write(text)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", code="file-unwritable"
-        ) from error
+    with writing(path), path.open("x") as file:  # never replaces a file created in the meantime
+        file.write(text)
     click.echo(f"wrote {path}", err=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from shipline.cli.environment import registry_options
 from shipline.cli.mirror_sync import sync
 from shipline.cli.program import CommandGroup
 from shipline.errors import ConfigError, UsageError
-from shipline.files import read_bounded, write_whole
+from shipline.files import read_bounded, reading, write_whole, writing
 from shipline.units import shown_size
 
 if TYPE_CHECKING:
@@ -85,14 +86,10 @@ def config_command(program: str, write: bool, path: Path | None) -> None:
         if not write:
             click.echo(f"# {file}\n{text}", nl=False)
             continue
-        try:
+        hint = "run it as root, or name another place with --path"
+        with writing(file, ConfigError, hint=hint):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, text.encode())
-        except OSError as error:
-            hint = "run it as root, or name another place with --path"
-            raise ConfigError(
-                f"cannot write {file}: {error.strerror}", code="file-unwritable", hint=hint
-            ) from error
         click.echo(f"wrote {file}")
     if write:
         click.echo(_NEXT[program], err=True)
@@ -217,10 +214,6 @@ def _default(program: str) -> Path:
 
 def _text(path: Path) -> str:
     """The content of a file; empty if there is none. Raises ConfigError."""
-    try:
+    with reading(path, ConfigError), suppress(FileNotFoundError):
         return read_bounded(path, _LIMIT).decode()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot read {path}: {why}", code="file-unreadable") from error
+    return ""

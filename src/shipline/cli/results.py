@@ -14,8 +14,7 @@ import click
 
 from shipline.build import BuildRequest, parse_boolean
 from shipline.build.metadata import image_id, result_facts
-from shipline.errors import UsageError
-from shipline.files import open_whole
+from shipline.files import open_whole, writing
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
@@ -152,12 +151,7 @@ def write_whole(path: Path, text: str, *, private: bool = False) -> None:
     """Write a file atomically; a device is written directly. Only its owner can read a `private`
     one.
     """
-    try:
-        with open_whole(path) as file:
-            if private:
-                os.fchmod(file.fileno(), 0o600)
-            file.write(text.encode())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", code="file-unwritable"
-        ) from error
+    with writing(path), open_whole(path) as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
+        file.write(text.encode())

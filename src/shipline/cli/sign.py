@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from shipline.cli.signing import (
     private_keys,
 )
 from shipline.errors import FlagConflict, UsageError
+from shipline.files import reading
 from shipline.oci import Reference
 
 if TYPE_CHECKING:
@@ -189,14 +189,8 @@ def _statement(place: ImageAddress, content: bytes, kind: str, *, whole: bool) -
 
 
 def _read(path: str) -> bytes:
-    try:
-        if path == "-":
-            content = sys.stdin.buffer.read(_LIMIT + 1)
-        else:
-            with open(path, "rb") as file:
-                content = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", code="file-unreadable") from error
+    with reading(path), click.open_file(path, "rb") as file:
+        content: bytes = file.read(_LIMIT + 1)
     if len(content) > _LIMIT:
         raise UsageError(
             f"{path} is larger than {_LIMIT >> 20} MiB: too large to attach",

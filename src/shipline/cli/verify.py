@@ -20,6 +20,7 @@ from shipline.cli.signing import (
     public_keys,
 )
 from shipline.errors import ConfigError, FlagConflict, UsageError
+from shipline.files import reading
 from shipline.units import rfc3339
 from shipline.values import replace
 
@@ -193,13 +194,8 @@ def _trust(policy: Path | None) -> ResolvedPolicy:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_POLICY_LIMIT)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", code="file-unreadable"
-        ) from error
+    with reading(path, ConfigError), path.open("rb") as file:
+        return file.read(_POLICY_LIMIT)
 
 
 def _verdict(place: ImageAddress, verdict: TrustVerdict) -> dict[str, Any]:

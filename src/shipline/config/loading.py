@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
 from shipline.errors import ConfigError, UsageError
+from shipline.files import reading
 from shipline.ship import Pipeline, deploy_step
 from shipline.values import doc, replace
 
@@ -156,10 +157,5 @@ def _upwards(cwd: Path) -> Iterator[Path]:
 
 
 def _read_file(file_path: Path, name: str, hint: str = "`shipline init` creates one") -> bytes:
-    try:
-        with file_path.open("rb") as file:
-            return file.read(LIMIT + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {name}: {error.strerror}", code="file-unreadable", hint=hint
-        ) from error
+    with reading(name, ConfigError, hint=hint), file_path.open("rb") as file:
+        return file.read(LIMIT + 1)

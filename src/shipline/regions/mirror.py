@@ -16,7 +16,7 @@ from typing import Literal
 from msgspec import Struct
 
 from shipline.errors import ConfigError, ShiplineError
-from shipline.files import write_whole
+from shipline.files import write_whole, writing
 from shipline.globs import Glob
 from shipline.images import CopyOptions, Meter, NarrowedSource, copy_tag, digest_of, missing
 from shipline.oci import Descriptor, Digest, Platform, Reference
@@ -228,12 +228,8 @@ def read_lock(path: Path, *, required: bool) -> Lock:
 def write_lock(path: Path, seen: Lock) -> None:
     """Write what was seen, sorted, so that it can be compared and committed. Raises ConfigError."""
     tags = {name: dict(sorted(seen[name].items())) for name in sorted(seen)}
-    try:
+    with writing(path, ConfigError):
         write_whole(path, json.dumps({"version": 1, "tags": tags}, indent=2).encode() + b"\n")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}", code="file-unwritable"
-        ) from error
 
 
 @contextmanager

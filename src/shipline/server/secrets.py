@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shipline.errors import ConfigError
+from shipline.files import reading
 
 
 def read_secret(owner: str, variable: str, file: str, environ: Mapping[str, str]) -> bytes:
@@ -20,9 +21,5 @@ def read_secret(owner: str, variable: str, file: str, environ: Mapping[str, str]
         return value.encode()
     if not file:
         return b""
-    try:
+    with reading(file, ConfigError, of=owner):
         return Path(file).read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"{owner}: cannot read {file}: {error.strerror}", code="file-unreadable"
-        ) from None

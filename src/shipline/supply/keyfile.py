@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError
-from shipline.files import directory_lock, write_durably
+from shipline.files import directory_lock, write_durably, writing
 from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey
 
 Password = Callable[[], bytes]
@@ -191,19 +191,15 @@ def write_key_pair(
     files = KeyFiles(Path(f"{prefix}.key"), Path(f"{prefix}.pub"))
     check_free(files, replace=replace)
     sealed = encrypted_pem(key, password)
-    try:
-        with directory_lock(prefix.parent):  # no two pairs are mixed
-            write_durably(files.private, sealed, 0o600, replace=replace)
-            try:
-                write_durably(files.public, key.public.pem, 0o644, replace=replace)
-            except OSError:
-                if not replace:
-                    files.private.unlink()
-                raise
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {prefix}.key and .pub: {error.strerror}", code="file-unwritable"
-        ) from error
+    written = f"{prefix}.key and .pub"
+    with writing(written, ConfigError), directory_lock(prefix.parent):  # no two pairs are mixed
+        write_durably(files.private, sealed, 0o600, replace=replace)
+        try:
+            write_durably(files.public, key.public.pem, 0o644, replace=replace)
+        except OSError:
+            if not replace:
+                files.private.unlink()
+            raise
     return files
 
 
