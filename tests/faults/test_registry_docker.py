@@ -45,6 +45,28 @@ def at(client: Client, port: int, name: str = "team/app") -> RemoteRepository:
     return client.repository(Reference.parse(f"127.0.0.1:{port}/{name}"))
 
 
+def test_blob_that_another_client_pushes_again_is_no_failure(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry empties its link to the blob, then writes it again."""
+    image = make_image(store, 1000)
+    with docker_registry(tmp_path / "registry") as port, Client() as client:
+        repository = at(client, port)
+        copy_graph(store, repository, image)
+        links = {link: link.read_bytes() for link in tmp_path.rglob("_layers/*/*/link")}
+        assert links
+        for link in links:
+            link.write_bytes(b"")
+
+        def written(seconds: float) -> None:
+            for link, content in links.items():
+                link.write_bytes(content)
+
+        monkeypatch.setattr("shipline.registry.repository.sleep", written)
+        repository.tag(image, store, "v1")
+        assert repository.resolve("v1").digest == image.digest
+
+
 def test_what_was_pushed_is_pulled_equal(port: int, store: LocalStore) -> None:
     image = make_image(store, 3_000_000, 10)
     moved: list[int] = []
