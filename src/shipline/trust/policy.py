@@ -137,6 +137,7 @@ class TrustPolicy:
         levels up.
         """
         now, policy, where = self._clock(), self._trust.hash, str(examination.name.at(None))
+        generation = self._cache.generation
         if cached := self._cache.get(policy, target.digest, where, now):
             return cached
         verdict, via = judge(examination.rule, examination.proofs(target), now), ""
@@ -148,7 +149,7 @@ class TrustPolicy:
                     verdict, via = replace(of_parent, reason=reason), str(parent.digest)
                     break
         if verdict.accepted:
-            self._cache.put(policy, target.digest, where, verdict, now, via)
+            self._cache.put(policy, target.digest, where, verdict, now, via, generation=generation)
         return verdict
 
 

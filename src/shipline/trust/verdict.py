@@ -8,6 +8,7 @@ because it can move.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -179,6 +180,9 @@ class VerdictCache:
         self._capacity = capacity
         self._kept: Lru[Key, CachedVerdict] = Lru(capacity)
         self._written = 0
+        self._lock = threading.Lock()
+        self.generation = 0
+        """How often verdicts were dropped: one that was reached meanwhile may be of before."""
 
     def get(self, policy: str, digest: Digest, name: str, now: float) -> TrustVerdict | None:
         """A cached verdict that has not expired at `now`, in Unix time; None if there is none."""
@@ -196,21 +200,32 @@ class VerdictCache:
         verdict: TrustVerdict,
         now: float,
         via: str = "",
+        *,
+        generation: int,
     ) -> None:
-        """Cache an accepted verdict; it expires with its proofs."""
+        """Cache an accepted verdict, unless any were dropped since `generation`; it expires with
+        its proofs.
+        """
         until = min(now + _KEPT_S, verdict.until if verdict.until is not None else now + _KEPT_S)
         key, entry = (policy, str(digest), name), CachedVerdict(verdict, until, via)
-        self._kept.put(key, entry)
-        prune = self._written % self._capacity == 0
-        self._written += 1
-        if self._records is not None:
-            if prune:
-                self._prune(policy, now)
-            self._records.write({(_ROOM, *key): _written(entry)})
+        with self._lock:
+            if generation != self.generation:
+                return
+            self._kept.put(key, entry)
+            prune = self._written % self._capacity == 0
+            self._written += 1
+            if self._records is not None:
+                if prune:
+                    self._prune(policy, now)
+                self._records.write({(_ROOM, *key): _written(entry)})
 
     def forget(self, digest: Digest) -> None:
         """Drop the verdicts on `digest` and its children, after an attachment was deleted."""
-        text = str(digest)
+        with self._lock:
+            self.generation += 1
+            self._forget(str(digest))
+
+    def _forget(self, text: str) -> None:
         lost = {text}
         while affected := [k for k, verdict in self._kept.items() if lost & {k[1], verdict.via}]:
             for key in affected:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from attached import (
     refer,
     signed_layer,
 )
-from shipline.content import MemoryStore, copy_graph
+from shipline.content import MemoryStore, VerifiedReader, copy_graph
 from shipline.errors import RegistryError
 from shipline.metadata import SqliteRecords, walk
 from shipline.oci import Descriptor, ImageConfig, Index, Manifest, media
@@ -249,6 +250,27 @@ def test_what_was_removed_is_forgotten_with_the_children(store: Counted) -> None
     assert judge.verdict(store, NAME, child).accepted, "kept"
     judge.forget(index.descriptor.digest)
     assert not judge.verdict(store, NAME, child, lambda one: [index.descriptor]).accepted
+
+
+def test_a_verdict_on_what_is_removed_meanwhile_is_not_kept() -> None:
+    class Racing(Repository):
+        """A statement goes once it was read."""
+
+        @contextmanager
+        def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+            with super().fetch(target) as reader:
+                yield reader
+            if target.media_type not in media.NAMED:
+                self.tags.clear()
+                for one in self.referrers(image):
+                    self.delete(str(one.digest))
+                judge.forget(image.digest)
+
+    store, judge = Racing(), TrustPolicy(trust(), clock=clock)
+    image = add_image(store)
+    sign(store, image, NAME, [KEY], clock=clock)
+    assert judge.verdict(store, NAME, image).accepted, "it was there"
+    assert not judge.verdict(store, NAME, image).accepted
 
 
 def test_a_registry_that_fails_is_an_error_and_no_verdict() -> None:
