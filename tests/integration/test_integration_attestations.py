@@ -333,15 +333,17 @@ def test_secrets_and_logins_are_in_no_attestation(
 def test_metadata_says_how_the_image_was_built(
     shipline: Shipline, own: Path, tmp_path: Path, asked: str, steps: bool | None
 ) -> None:
+    """As with buildx: of version 0.2, with all arguments and the builder whatever the mode is."""
     file = tmp_path / "meta.json"
-    words = ("--metadata-file", file, "-o", "type=cacheonly", own)
-    shipline.build(*words, BUILDX_METADATA_PROVENANCE=asked).ok()
+    words = ("--metadata-file", file, "-o", "type=cacheonly", "--build-arg", "A=b")
+    attested = "--provenance=mode=min,builder-id=https://ci.example/1"
+    shipline.build(*words, attested, own, BUILDX_METADATA_PROVENANCE=asked).ok()
     found = json.loads(file.read_bytes()).get("buildx.build.provenance")
+    assert (found and "buildConfig" in found) == steps
+    assert (found and "metadata" in found) == steps
     if found is not None:
-        assert found["buildType"] == "https://mobyproject.org/buildkit@v1"  # as of buildx
-        assert ("metadata" in found) is steps
-        found = "buildConfig" in found
-    assert found == steps
+        assert found["builder"] == {"id": "https://ci.example/1"}
+        assert found["invocation"]["parameters"]["args"]["build-arg:A"] == "b"
 
 
 @pytest.fixture

@@ -571,13 +571,11 @@ def _result(
 ) -> BuildResult:
     request = plan.request
     first = results[formats_of(request)[0]]
-    provenance: dict[Platform, Mapping[str, Any]] = {}
-    if (wanted := request.metadata_provenance) is not None:
-        left_out = ("metadata",) if wanted.mode == "min" else ()  # as in buildx
-        for stage, image in zip(plan.stages, first.images, strict=True):
-            stated = attestor.provenance(stage, image, wanted)
-            kept = {key: one for key, one in stated.items() if key not in left_out}
-            provenance[image.platform] = kept
+    provenance = {
+        image.platform: attestor.provenance_for_metadata(stage, image, request.metadata_provenance)
+        for stage, image in zip(plan.stages, first.images, strict=True)
+        if request.metadata_provenance is not None
+    }
     context = next(iter(work.contexts[MAIN_CONTEXT].materials), None)
     archive = request.outputs and all(one.type in ARCHIVES for one in request.outputs)
     root = archived(first) if archive else first.descriptor

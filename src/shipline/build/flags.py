@@ -152,9 +152,7 @@ def parse_request(
         call=parse_call(call or "build"),
         iidfile=Path(iidfile) if iidfile else None,
         metadata_file=Path(metadata_file) if metadata_file else None,
-        metadata_provenance=_metadata_provenance(
-            environ.get(_METADATA) or "min", metadata_file, stated
-        ),
+        metadata_provenance=_metadata_provenance(environ.get(_METADATA) or "min", metadata_file),
     )
 
 
@@ -563,18 +561,15 @@ def _sbom(given: Mapping[str, str]) -> SbomOptions:
     return options
 
 
-def _metadata_provenance(
-    text: str, file: str | None, stated: ProvenanceOptions | None
-) -> ProvenanceOptions | None:
+def _metadata_provenance(text: str, file: str | None) -> Literal["min", "max"] | None:
     """What BUILDX_METADATA_PROVENANCE says: min, max, disabled or a boolean; None without a
-    metadata file. As in buildx it has version 0.2; its builder is that of the attestation.
+    metadata file.
     """
     if text not in ("min", "max", "disabled"):
         text = "min" if parse_boolean(text, _METADATA) else "disabled"
     if text == "disabled" or not file:
         return None
-    builder = stated.builder_id if stated is not None else ""
-    return ProvenanceOptions("max" if text == "max" else "min", "v0.2", builder_id=builder)
+    return "max" if text == "max" else "min"
 
 
 _LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace", "none")

@@ -311,7 +311,7 @@ class BuildRequest(Struct, frozen=True):
     call: Call = Call()
     iidfile: Path | None = None
     metadata_file: Path | None = None
-    metadata_provenance: ProvenanceOptions | None = None
+    metadata_provenance: Literal["min", "max"] | None = None
 
     @property
     def attested(self) -> bool:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from msgspec import Struct, field
 
+from shipline.build.attestation.provenance import for_metadata, to_version_0_2
 from shipline.build.request import (
     SHM_SIZE,
     Annotation,
@@ -145,12 +146,12 @@ def build_on(
 
 
 def _recorded_provenance(
-    control: Control, ref: str, options: ProvenanceOptions | None, step: Step
+    control: Control, ref: str, mode: Literal["min", "max"] | None, step: Step
 ) -> dict[str, str]:
-    """The provenance of a build for its metadata, encoded as buildx does it; none for `options`
-    None. A history that cannot be read fails no build.
+    """The provenance of a build for its metadata, encoded as buildx does it; none for `mode` None.
+    A history that cannot be read fails no build.
     """
-    if options is None:
+    if mode is None:
         return {}
     try:
         found = control.provenance(ref)
@@ -159,8 +160,9 @@ def _recorded_provenance(
         return {}
     told = {}
     for platform, predicate in found.items():
-        left_out = ("buildConfig", "metadata") if options.mode == "min" else ()
-        kept = {key: one for key, one in predicate.items() if key not in left_out}
+        if "buildDefinition" in predicate:
+            predicate = to_version_0_2(predicate)
+        kept = for_metadata(predicate, mode)
         name = f"{PROVENANCE}{platform and '/'}{platform}"
         told[name] = base64.b64encode(json.dumps(kept).encode()).decode()
     return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
@@ -14,6 +14,7 @@ from shipline.build.attestation.provenance import (
     Built,
     Invocation,
     dependencies,
+    provenance_for_metadata,
     provenance_of,
 )
 from shipline.build.base_images import BaseImage
@@ -106,6 +107,15 @@ class Attestor:
         self, stage: StageState, image: Image, options: ProvenanceOptions
     ) -> Mapping[str, Any]:
         """How the image was built."""
+        return provenance_of(self._request, self._solved(stage, image), options)
+
+    def provenance_for_metadata(
+        self, stage: StageState, image: Image, mode: Literal["min", "max"]
+    ) -> Mapping[str, Any]:
+        """How the image was built, in `--metadata-file`."""
+        return provenance_for_metadata(self._request, self._solved(stage, image), mode)
+
+    def _solved(self, stage: StageState, image: Image) -> Built:
         chain = {*stage.vertex.chain()}
 
         def layers(vertex: Vertex) -> list[Descriptor]:
@@ -116,7 +126,7 @@ class Attestor:
             own = image.layers[: len(found)] if vertex in chain else found
             return [layer.descriptor for layer in own]
 
-        return provenance_of(self._request, self._built(stage, layers), options)
+        return self._built(stage, layers)
 
     def dependencies(self, stages: Iterable[StageState]) -> tuple[Mapping[str, Any], ...]:
         """The images and files that were fetched, each once, with their digests by algorithm."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from msgspec import Struct
@@ -58,9 +58,27 @@ class Built(Struct, frozen=True):
 
 def provenance_of(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
     """The predicate in the version and mode of `options`."""
-    predicate = _version_1(request, built, options)
-    predicate = predicate if options.version == "v1" else _version_0_2(predicate)
+    predicate = _version_1(request, built, options, steps=options.mode == "max")
+    predicate = predicate if options.version == "v1" else to_version_0_2(predicate)
     return {key: _redacted(value) for key, value in predicate.items()}
+
+
+def provenance_for_metadata(
+    request: BuildRequest, built: Built, mode: Literal["min", "max"]
+) -> Json:
+    """The predicate of `--metadata-file`: as with buildx it is one of version 0.2 and has all
+    arguments, and mode `min` leaves out the steps, and when they ran.
+    """
+    builder = "" if request.provenance is None else request.provenance.builder_id
+    options = ProvenanceOptions("max", builder_id=builder)
+    predicate = to_version_0_2(_version_1(request, built, options, steps=mode == "max"))
+    return {key: _redacted(value) for key, value in for_metadata(predicate, mode).items()}
+
+
+def for_metadata(predicate: Json, mode: str) -> Json:
+    """What of a predicate of version 0.2 is in metadata."""
+    left_out = ("buildConfig", "metadata") if mode == "min" else ()
+    return {key: one for key, one in predicate.items() if key not in left_out}
 
 
 def image_uri(name: Reference, platform: Platform, kind: str = "docker") -> str:
@@ -73,7 +91,9 @@ def image_uri(name: Reference, platform: Platform, kind: str = "docker") -> str:
     return f"pkg:{kind}/{familiar}{version}?{urlencode(qualifiers, quote_via=quote, safe='')}"
 
 
-def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
+def _version_1(
+    request: BuildRequest, built: Built, options: ProvenanceOptions, *, steps: bool
+) -> Json:
     vertices = list(walk(built.root))
     local = _locals(request, vertices)
     complete = not local
@@ -82,10 +102,11 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
     internal: Json = {"builderPlatform": str(Platform.local())}
     details: Json = {"vcs": dict(request.vcs)} if request.vcs else {}
     wanted: Json = {"frontend": _FRONTEND, **({"args": args} if args else {})}
-    if options.mode == "max":
+    if steps:
         definition = define(built.root, lambda op: _name_of(built.images[op]))
         internal["buildConfig"] = definition.to_json()
         details |= _sources(request, built, definition)
+    if options.mode == "max":
         wanted |= secrets_of(vertices)
     else:
         every = every and not secrets_of(vertices)
@@ -115,25 +136,25 @@ def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) 
     }
 
 
-def _version_0_2(predicate: Json) -> Json:
-    """The same in the fields of version 0.2."""
+def to_version_0_2(predicate: Json) -> Json:
+    """A predicate of version 1 in the fields of version 0.2."""
     definition, details = predicate["buildDefinition"], predicate["runDetails"]
     external, internal = definition["externalParameters"], definition["internalParameters"]
     source, metadata = dict(external["configSource"]), details["metadata"]
     if path := source.pop("path", ""):
         source["entryPoint"] = path
-    complete = metadata["buildkit_completeness"]
+    complete = metadata.get("buildkit_completeness", {})
     found: Json = {
         "buildInvocationID": metadata["invocationId"],
         "buildStartedOn": metadata["startedOn"],
         "buildFinishedOn": metadata["finishedOn"],
         "completeness": {
-            "parameters": complete["request"],
+            "parameters": complete.get("request", False),
             "environment": True,
-            "materials": complete["resolvedDependencies"],
+            "materials": complete.get("resolvedDependencies", False),
         },
         "reproducible": metadata.get("buildkit_reproducible", False),
-        f"{_BUILD_TYPE_0_2}#metadata": metadata["buildkit_metadata"],
+        f"{_BUILD_TYPE_0_2}#metadata": metadata.get("buildkit_metadata", {}),
     }
     if metadata.get("buildkit_hermetic"):
         found[f"{_BUILD_TYPE_0_2}#hermetic"] = True
