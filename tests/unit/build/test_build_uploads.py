@@ -13,7 +13,8 @@ from layers_for_tests import items_of, make_layer
 from shipline.build.assembly import PLAIN, Recoder
 from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, LayerResult
-from shipline.build.caching.export import CacheExport
+from shipline.build.caching.document import CacheKey
+from shipline.build.caching.export import CacheEntry, CacheExport
 from shipline.build.publish import PushTarget, Uploads
 from shipline.build.request import CacheBackend, CacheTarget, OutputFormat
 from shipline.build.worker import Follower
@@ -150,7 +151,8 @@ def test_a_cache_gets_the_bytes_of_a_layer_while_it_is_made(
     assert remote.blobs[layer.digest] == bytes(2 * PART)
     assert pushed.asked == []  # the image is on its way there
     pushed.blobs[layer.digest] = remote.blobs[layer.digest]
-    export.finish([])
+    stored = ((made, LayerResult(made, "", 1)),)
+    export.finish([CacheEntry((CacheKey("sha256:" + "0" * 64),), stored, True)])
     assert pushed.asked == ["push", "push"]  # the document and its manifest alone
 
 
