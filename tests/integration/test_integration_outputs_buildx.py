@@ -219,3 +219,52 @@ def test_steps_are_named_as_by_buildx(
             for text in (theirs.stdout, ours.err)
         ]
         assert found[0] == found[1] and f"exporting to {WORDS[output]}" in found[0]
+
+
+DOCUMENTS = """
+FROM busybox
+ARG WHO=me
+ENV B=2 A=1
+LABEL z=1 a="<2> & 3"
+EXPOSE 80 443/udp
+VOLUME /data /a
+WORKDIR /w
+COPY page.html /srv/
+USER 1000:1000
+HEALTHCHECK --interval=5s --retries=2 CMD true
+SHELL ["/bin/sh", "-ec"]
+ONBUILD RUN true
+CMD ["c"]
+"""
+
+
+def documents(layout: Path) -> list[bytes]:
+    """The index.json of a layout, and below it all documents, and the digests of layers."""
+    found = [(layout / "index.json").read_bytes()]
+    waiting = [one["digest"] for one in json.loads(found[0])["manifests"]]
+    while waiting:
+        digest = waiting.pop(0)
+        raw = (layout / "blobs/sha256" / digest.partition(":")[2]).read_bytes()
+        if not raw.startswith(b"{"):
+            found.append(digest.encode())
+            continue
+        found.append(raw)
+        parts = json.loads(raw)
+        below = [*parts.get("manifests", ()), *parts.get("layers", ())]
+        if "mediaType" in parts.get("config", {}):
+            below.append(parts["config"])
+        waiting += [one["digest"] for one in below]
+    return found
+
+
+@pytest.mark.parametrize("platforms", ["linux/amd64", PLATFORMS])
+def test_equal_images_have_equal_digests(
+    builders: Builders, source: Path, tmp_path: Path, platforms: str
+) -> None:
+    """Where the bytes of the layers are equal: no compressor is that of BuildKit."""
+    (source / "Dockerfile").write_text(DOCUMENTS)
+    attributes = "compression=uncompressed,force-compression=true,rewrite-timestamp=true"
+    attributes += ",annotation.b=1,annotation.a=<2>"
+    output = f"type=oci,tar=false,dest={tmp_path}/{{}},{attributes}"
+    names = builders.outputs(output, "--platform", platforms)
+    same([documents(tmp_path / name) for name in names])

@@ -276,6 +276,7 @@ def assemble(
         ],
         media_type=media.DOCKER_MANIFEST if format.docker else media.OCI_MANIFEST,
         annotations=annotations_at(format.annotations, Level.MANIFEST, platform),
+        indented=True,
     )
     return Image(platform, config, raw, descriptor, manifest, layers)
 
@@ -318,6 +319,7 @@ def combine(
         [*entries, *(one.descriptor for one in attestations)],
         media_type=media.DOCKER_INDEX if format.docker else media.OCI_INDEX,
         annotations=annotations_at(format.annotations, Level.INDEX),
+        indented=True,
     )
     notes = annotations_at(format.annotations, Level.INDEX_DESCRIPTOR)
     described_index = replace(index.descriptor, annotations=notes)

@@ -236,7 +236,7 @@ class PlatformPlan:
         scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
         named = self._platform if self._request.platforms else platform
         named = _completed(named, image.platform)
-        image = replace(image, platform=named).set(Env=environment(scope))
+        image = replace(image.specified, platform=named).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.default_shell(platform.os))
         state = StageState(vertex, image, scope, notes, shell=shell, os=platform.os)
         if platform.os != "windows" or not image.run.get("WorkingDir"):

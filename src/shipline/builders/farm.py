@@ -348,6 +348,7 @@ def _join(
         entries,
         media_type=media.DOCKER_INDEX if docker else media.OCI_INDEX,
         annotations=_index_annotations(request.annotations),
+        indented=True,
     )
     for name in names:
         with step.step(f"push index to {name}", kind="push", host=name.host):

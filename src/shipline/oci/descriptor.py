@@ -140,7 +140,7 @@ class Descriptor(Struct, frozen=True):
         if self.urls:
             value["urls"] = list(self.urls)
         if self.annotations:
-            value["annotations"] = dict(self.annotations)
+            value["annotations"] = dict(sorted(self.annotations.items()))
         if self.data is not None:
             value["data"] = base64.b64encode(self.data).decode()
         if self.platform is not None:

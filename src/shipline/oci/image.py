@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from shipline.errors import ContentError
 from shipline.oci.descriptor import Digest
-from shipline.oci.manifest import from_bytes, to_bytes
+from shipline.oci.manifest import from_bytes, to_go_bytes
 from shipline.oci.platform import Platform
 from shipline.values import replace
 
@@ -27,6 +27,14 @@ _KNOWN = {
     "rootfs",
     "variant",
 }
+
+
+_RUN: tuple[str, ...] = (
+    *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
+    *("StopSignal", "ArgsEscaped", "Healthcheck", "OnBuild", "Shell"),
+)
+"""The order of keys in `config` (moby/docker-image-spec, specs-go/v1)."""
+_MAPS = ("ExposedPorts", "Volumes", "Labels")
 
 
 class History(Struct, frozen=True):
@@ -118,10 +126,10 @@ class ImageConfig(Struct, frozen=True):
         )
 
     def to_bytes(self) -> bytes:
-        """The document as stored, with sorted keys."""
+        """The document as stored: the bytes that BuildKit gives it."""
         document: dict[str, Any] = dict(self.extra)
         document |= self.platform.to_json()
-        document["config"] = dict(self.run)
+        document["config"] = dict(sorted(map(_sorted, self.run.items()), key=_place))
         document["rootfs"] = {"type": "layers", "diff_ids": list(map(str, self.diff_ids))}
         if self.history:
             document["history"] = [entry.to_json() for entry in self.history]
@@ -129,12 +137,20 @@ class ImageConfig(Struct, frozen=True):
             document["created"] = self.created
         if self.author:
             document["author"] = self.author
-        return to_bytes(dict(sorted(document.items())))
+        return to_go_bytes(dict(sorted(document.items())))
 
     @property
     def env(self) -> dict[str, str]:
         """The environment; a variable without `=` is empty."""
         return dict(_assignment(text) for text in self.run.get("Env") or ())
+
+    @property
+    def specified(self) -> Self:
+        """Without what is empty and what no specification has, such as the `container_config` of
+        older dockers: what BuildKit takes over from a base image.
+        """
+        run = {key: value for key, value in self.run.items() if key in _RUN and value}
+        return replace(self, run=types.MappingProxyType(run), extra=types.MappingProxyType({}))
 
     def set(self, **values: Any) -> Self:
         """With keys of `run` replaced; None or an empty value removes the key."""
@@ -142,6 +158,15 @@ class ImageConfig(Struct, frozen=True):
         gone = {key for key in values if not values[key]}
         kept = {key: value for key, value in run.items() if key not in gone}
         return replace(self, run=types.MappingProxyType(kept))
+
+
+def _sorted(member: tuple[str, Any]) -> tuple[str, Any]:
+    key, value = member
+    return key, dict(sorted(value.items())) if key in _MAPS and value else value
+
+
+def _place(member: tuple[str, Any]) -> int:
+    return _RUN.index(member[0]) if member[0] in _RUN else len(_RUN)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ OCI image specification, manifest.md and image-index.md.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
@@ -69,7 +70,9 @@ class Manifest(Struct, frozen=True):
         subject: Descriptor | None = None,
         artifact_type: str = "",
         annotations: Mapping[str, str] = NO_ANNOTATIONS,
+        indented: bool = False,
     ) -> Self:
+        """An `indented` one has the bytes that BuildKit gives it."""
         layers = tuple(layers)
         document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_type}
         if artifact_type:
@@ -77,7 +80,7 @@ class Manifest(Struct, frozen=True):
         document["config"] = config.to_json()
         document["layers"] = [layer.to_json() for layer in layers]
         _finish(document, subject, annotations)
-        raw = to_bytes(document)
+        raw = to_go_bytes(document, indent=2) if indented else to_bytes(document)
         return cls(raw, media_type, config, layers, subject, artifact_type, annotations)
 
     @property
@@ -106,12 +109,15 @@ class Index(Struct, frozen=True):
         media_type: str = media.OCI_INDEX,
         subject: Descriptor | None = None,
         annotations: Mapping[str, str] = NO_ANNOTATIONS,
+        indented: bool = False,
     ) -> Self:
+        """An `indented` one has the bytes that BuildKit and buildx give it."""
         manifests = tuple(manifests)
         document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_type}
         document["manifests"] = [entry.to_json() for entry in manifests]
         _finish(document, subject, annotations)
-        return cls(to_bytes(document), media_type, manifests, subject, annotations=annotations)
+        raw = to_go_bytes(document, indent=2) if indented else to_bytes(document)
+        return cls(raw, media_type, manifests, subject, annotations=annotations)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -197,6 +203,20 @@ def to_bytes(document: Mapping[str, Any]) -> bytes:
     return as_unicode(json.dumps(document, separators=(",", ":"), ensure_ascii=False)).encode()
 
 
+def to_go_bytes(document: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """JSON as Go's encoding/json writes it, which BuildKit is made with: equal documents have equal
+    digests.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    text = json.dumps(document, indent=indent, separators=separators, ensure_ascii=False)
+    return re.sub("[<>&\u2028\u2029\ud800-\udfff]", _escaped, text).encode()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return "\\ufffd" if 0xD800 <= number < 0xE000 else f"\\u{number:04x}"
+
+
 def weight_of(raw: bytes) -> int:
     """The approximate number of objects and lists in a JSON text, eight commas counting as one. The
     memory to parse it grows with that: 4 MB of `[{},{}]` took 80 MB.
@@ -247,7 +267,7 @@ def _finish(
     if subject is not None:
         document["subject"] = subject.to_json()
     if annotations:
-        document["annotations"] = dict(annotations)
+        document["annotations"] = dict(sorted(annotations.items()))
 
 
 def _entries(document: Mapping[str, Any], key: str) -> tuple[Descriptor, ...]:
@@ -333,7 +353,7 @@ def combine(
         for manifest in manifests
     )
     media_type = media.DOCKER_INDEX if docker and not annotations else media.OCI_INDEX
-    return Index.make(manifests, media_type=media_type, annotations=annotations)
+    return Index.make(manifests, media_type=media_type, annotations=annotations, indented=True)
 
 
 def _annotated(

@@ -104,10 +104,12 @@ def attest_image(
             layers,
             subject=image.plain,
             artifact_type=media.ATTESTATIONS,
+            indented=True,
         )
     else:
         config = _image_config(layers)
-        manifest = Manifest.make(Descriptor.of(config, media.OCI_CONFIG), layers)
+        described = Descriptor.of(config, media.OCI_CONFIG)
+        manifest = Manifest.make(described, layers, indented=True)
     return AttestationManifest(manifest, image, (config, *statements))
 
 
