@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from builds import PLATFORMS, Shipline, blob, command, context, document, statements, tags
+from builds import PLATFORMS, Shipline, blob, command, context, document, get, statements, tags
 from peers import Docker, Registry
 from shipline.oci import Digest
 
@@ -344,6 +344,21 @@ def test_metadata_says_how_the_image_was_built(
     if found is not None:
         assert found["builder"] == {"id": "https://ci.example/1"}
         assert found["invocation"]["parameters"]["args"]["build-arg:A"] == "b"
+
+
+@pytest.mark.parametrize("name", ["busybox", "busybox:latest@{}", "busybox@{}"])
+def test_a_digest_in_the_name_of_a_base_is_in_its_package_url(
+    shipline: Shipline, base_images: Registry, tmp_path: Path, name: str
+) -> None:
+    """As BuildKit writes it, which does not escape the colon."""
+    digest = str(Digest.of(get(base_images, "/v2/library/busybox/manifests/latest")[1]))
+    place = context(tmp_path / "place", f"FROM {name.format(digest)}\n")
+    file = tmp_path / "meta.json"
+    shipline.build("--metadata-file", file, "-o", "type=cacheonly", place).ok()
+    (material,) = json.loads(file.read_bytes())["buildx.build.provenance"]["materials"]
+    tag = "@latest" if name != "busybox@{}" else ""
+    pinned = f"digest={digest}&" if "{}" in name else ""
+    assert material["uri"] == f"pkg:docker/busybox{tag}?{pinned}platform=linux%2Famd64"
 
 
 @pytest.fixture

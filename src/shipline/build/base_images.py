@@ -52,7 +52,7 @@ Repositories = Callable[[Reference], Repository]
 class BaseImage(Struct, frozen=True):
     """An image to build on, for one platform; its layers need not be here yet. `reference` has its
     digest. An image that is in the OCI layout at the path `layout` is called after that directory,
-    the result of another `target` of this run after that.
+    the result of another `target` of this run after that. One is `pinned` by a digest in its name.
     """
 
     reference: Reference
@@ -61,6 +61,7 @@ class BaseImage(Struct, frozen=True):
     layers: tuple[Layer, ...]
     layout: str = ""
     target: str = ""
+    pinned: bool = True
 
     @property
     def shown(self) -> str:
@@ -236,7 +237,8 @@ class RegistryImages:
         if self._policy is not None and not origin.layout:
             self._policy.check_image(origin.reference.at(digest))
         reference, op = origin.reference.at(digest), ImageOp(manifest.descriptor.digest)
-        return BaseImage(reference, op, config, layers, origin.layout)
+        pinned = bool(origin.layout or origin.reference.digest)
+        return BaseImage(reference, op, config, layers, origin.layout, pinned=pinned)
 
     def _in_engine(
         self, origin: _ImageLocation, platform: Platform, error: ShiplineError, step: Step

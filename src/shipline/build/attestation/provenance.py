@@ -22,6 +22,7 @@ from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Material, Run
 from shipline.build.request import SHM_SIZE, BuildRequest, Context, ContextKind, ProvenanceOptions
 from shipline.net import without_logins
 from shipline.oci import Descriptor, Platform, Reference
+from shipline.values import replace
 
 Json = dict[str, Any]
 
@@ -85,10 +86,10 @@ def image_uri(name: Reference, platform: Platform, kind: str = "docker") -> str:
     """The package URL of an image (purl-spec, type docker, or oci for one in a layout)."""
     familiar = Reference(name.host, name.repository).familiar
     qualifiers = {"platform": str(platform)}
-    if name.digest is not None and not name.tag:
+    if name.digest is not None:
         qualifiers = {"digest": str(name.digest), **qualifiers}
     version = f"@{name.tag}" if name.tag else ""
-    return f"pkg:{kind}/{familiar}{version}?{urlencode(qualifiers, quote_via=quote, safe='')}"
+    return f"pkg:{kind}/{familiar}{version}?{urlencode(qualifiers, quote_via=quote, safe=':')}"
 
 
 def _version_1(
@@ -245,7 +246,8 @@ def _material_of(image: BaseImage) -> Material:
     assert image.reference.digest is not None
     digest = image.reference.digest
     kind = "oci" if image.layout else "docker"
-    uri = image_uri(image.reference, image.config.platform, kind)
+    name = image.reference if image.pinned else replace(image.reference, digest=None)
+    uri = image_uri(name, image.config.platform, kind)
     return Material(uri, ((digest.algorithm, digest.hex),))
 
 
