@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
 
@@ -267,21 +268,30 @@ def inline_cache(entries: Iterable[CacheEntry], layers: Sequence[Layer]) -> str:
     image = [one.diff_id for one in layers]
     document = CacheDocument()
     for entry in entries:
-        mine = [layer.diff_id for layer, _ in entry.layers]
-        stacked = mine and mine == image[: len(mine)]
+        present = entry.layers and all(layer.diff_id in image for layer, _ in entry.layers)
         for key in entry.keys:
-            document.add(key, cached_result(entry.layers) if stacked else None)
+            document.add(key, cached_result(entry.layers) if present else None)
     found = from_bytes(document.dump())
-    depth = {}
-    for number in range(len(found["layers"])):
-        chain = [number]
-        while (parent := found["layers"][chain[-1]].get("parent", 0)) != -1:
-            chain.append(parent)
-        depth[number] = len(chain) - 1
-    for record in found["records"]:
-        for result in record.get("layers", ()):
-            result["layer"] = depth[result["layer"]]
     if not found["layers"]:
         return ""
+    for record in found["records"]:
+        _number(record, found["layers"], [str(one) for one in image])
     text = json.dumps(found["records"], separators=(",", ":"))
     return base64.b64encode(text.encode()).decode()
+
+
+def _number(record: dict[str, Any], rows: Sequence[dict[str, Any]], image: Sequence[str]) -> None:
+    """Let the results of a record name the layers of an image: the top one of those at its bottom,
+    others as chains.
+    """
+    for result in record.pop("layers", ()):
+        chain = [result["layer"]]
+        while (parent := rows[chain[-1]].get("parent", 0)) != -1:
+            chain.append(parent)
+        stack = [rows[number]["annotations"]["diffID"] for number in reversed(chain)]
+        if stack == image[: len(stack)]:
+            record.setdefault("layers", []).append({**result, "layer": len(stack) - 1})
+        else:
+            numbers = [image.index(one) for one in stack]
+            created = {"createdAt": result["createdAt"]}
+            record.setdefault("chains", []).append({"layers": numbers, **created})

@@ -73,6 +73,7 @@ class KeyMaker:
         self._contexts = contexts
         self.variant = variant
         self._known: dict[Vertex, Keys] = {}
+        self._linked: dict[Vertex, Keys] = {}
         self.read = ReadFiles()
 
     def keys(self, vertex: Vertex) -> Keys:
@@ -81,6 +82,11 @@ class KeyMaker:
             if one not in self._known:
                 self._known[one] = self._keys(one)
         return self._known[vertex]
+
+    def linked(self, vertex: Vertex) -> Keys:
+        """The keys of the layer of a COPY --link, whatever is below it; none for other vertices."""
+        self.keys(vertex)
+        return self._linked.get(vertex, ())
 
     def _keys(self, vertex: Vertex) -> Keys:
         match vertex.op:
@@ -139,8 +145,10 @@ class KeyMaker:
                 paths = tuple(each.source for each in op.mounts if each.input == number)
                 digest = own_digest(self._contexts[one], paths, (), self.read)
             inputs.append((("", _content(digest)),))
-        digest = key_of("remote/1", op=op.key(), variant=self.variant)
-        return _step(f"sha256:{digest}", [one for one in inputs if one != _SCRATCH])
+        digest = f"sha256:{key_of('remote/1', op=op.key(), variant=self.variant)}"
+        if isinstance(op, CopyOp) and op.link and _is_independent(op):
+            self._linked[vertex] = _step(digest, [one for one in inputs[1:] if one != _SCRATCH])
+        return _step(digest, [one for one in inputs if one != _SCRATCH])
 
     def _links(self, vertex: Vertex, selector: str) -> _Links:
         """The links to an input by what it is; `_SCRATCH` for nothing. Raises _Unknown for
@@ -167,7 +175,7 @@ class KeyMaker:
     def _copy(self, vertex: Vertex, op: CopyOp) -> Keys:
         if op.parents or op.excludes or (op.files and len(vertex.inputs) > 1) or vertex.inputs[2:]:
             raise _Own
-        if op.link and op.chown and not _is_numeric(op.chown):
+        if op.link and not _is_independent(op):
             raise _Own
         octal = octal_mode(op.chmod)
         common = {
@@ -191,6 +199,7 @@ class KeyMaker:
         copied = _file_op(numbered, [below, *sources])
         if not op.link or isinstance(base.op, ScratchOp):
             return copied
+        self._linked[vertex] = copied
         merged = {"Type": "buildkit.merge.v0", "Merge": {"inputs": [{}, {"input": 1}]}}
         inputs = [self._links(base, ""), tuple(("", one) for one in copied)]
         return _step(sha256(_go_json(merged)), inputs)
@@ -262,6 +271,11 @@ class KeyMaker:
         return tuple(
             key for digest in _exec_digests(op, mounts, secrets) for key in _step(digest, inputs)
         )
+
+
+def _is_independent(op: CopyOp) -> bool:
+    """Whether the layer of a COPY --link needs no file of those below it: not to look up a name."""
+    return not op.chown or _is_numeric(op.chown)
 
 
 class _MountInputs:

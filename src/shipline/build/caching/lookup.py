@@ -109,8 +109,13 @@ class CacheLookup:
             if vertex in seen or vertex in self._known or not vertex.inputs:
                 continue
             seen.add(vertex)
-            if vertex in fresh or not self._find(vertex):
-                waiting += vertex.inputs
+            if vertex not in fresh:
+                if self._find(vertex):
+                    continue
+                if self._find_linked(vertex):
+                    waiting.append(vertex.inputs[0])
+                    continue
+            waiting += vertex.inputs
         return self._known
 
     def mount(self, name: str) -> Layer | None:
@@ -152,6 +157,17 @@ class CacheLookup:
         ]
         for result, cache in sorted(found, key=lambda one: one[0].age, reverse=True):
             if self._accept_remote(steps, base, result, cache):
+                return True
+        return False
+
+    def _find_linked(self, vertex: Vertex) -> bool:
+        """Whether the layer of a COPY --link was found, which is the same on any base."""
+        for key in self._maker.linked(vertex):
+            known = self._known_here(key.identity)
+            if len(known) == 1 and self._accept([vertex], known):
+                return True
+            found = self._single(key, self._caches)
+            if found is not None and self._accept([vertex], [found]):
                 return True
         return False
 

@@ -200,6 +200,9 @@ class RemoteCaches:
                 identities = [key.identity for key in self._maker.keys(vertex)]
                 if own and identities:
                     self._cache.know(identities, own)
+                linked = [key.identity for key in self._maker.linked(vertex)]
+                if own and linked:
+                    self._cache.know(linked, own[-1:])
 
     def with_inline(self, stage: StageState, layers: Sequence[Layer], solved: Solved) -> StageState:
         """The stage; its image has its own cache if that is wanted, never that of its base."""
@@ -233,5 +236,8 @@ class RemoteCaches:
             if not vertex.inputs or not (keys := self._maker.keys(vertex)):
                 continue
             layers = tuple(solved.layers(vertex)) if solved.is_solved(vertex) else ()
-            entries.append(caching.CacheEntry(keys, layers, vertex in self._published))
+            published = vertex in self._published
+            entries.append(caching.CacheEntry(keys, layers, published))
+            if linked := self._maker.linked(vertex):
+                entries.append(caching.CacheEntry(linked, layers[-1:], published))
         return entries
