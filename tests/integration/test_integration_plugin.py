@@ -70,6 +70,7 @@ def test_without_an_output_the_image_is_in_the_engine(
         "built:1": ["build", "-t", "built:1", str(place)],
         "built:2": ["buildx", "build", "-t", "built:2", str(place)],
         "baked:1": ["buildx", "bake", "--allow", "fs.read=*", "-f", str(bake)],
+        "built:5": ["build", "-o", "type=docker", "-o", "type=image,name=built:5", str(place)],
         "": ["shipline", "build", "-t", "built:3", str(place)],
     }
     for name, words in commands.items():

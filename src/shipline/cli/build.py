@@ -129,15 +129,20 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
 
 
 def loaded_for_docker(request: BuildRequest, environ: Mapping[str, str]) -> BuildRequest:
-    """The request of docker's plugin: without outputs the result is loaded into docker's engine, as
-    by the driver `docker`, unless this machine has none. Raises EngineError for a docker context
-    that does not exist.
+    """The request of docker's plugin: without outputs, and with `type=image`, the result is loaded
+    into docker's engine, as by the driver `docker`, unless it is pushed or this machine has no
+    engine. Raises EngineError for a docker context that does not exist.
     """
-    if request.outputs or not loads_for_docker(environ):
+    kept = [one.type == "image" and not (one.push or one.store) for one in request.outputs]
+    if (kept and not any(kept)) or not loads_for_docker(environ):
         return request
     from shipline.build import Output
 
-    return replace(request, outputs=(Output("docker"),))
+    loaded = (
+        replace(one, type="docker") if keep else one
+        for one, keep in zip(request.outputs, kept, strict=True)
+    )
+    return replace(request, outputs=tuple(loaded) or (Output("docker"),))
 
 
 def loads_for_docker(environ: Mapping[str, str]) -> bool:
