@@ -204,7 +204,8 @@ def _placed_agents(mounts: Iterable[RunMount]) -> list[RunMount]:
 
 
 def _shown(run: df.Run) -> str:
-    return run.source.partition(" ")[2].strip() or " ".join(run.command.words)
+    text = run.source.partition(" ")[2].strip() or " ".join(run.command.words)
+    return f"{text} ({summary})" if (summary := df.summary_of(run)) else text
 
 
 def _mount_source(mount: df.Mount, options: DispatchOptions, span: Span) -> Vertex | None:
@@ -265,7 +266,7 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
         inputs=tuple(1 + inputs.index(vertex) for vertex, _ in sources) if inputs[1:] else (),
     )
     origin = options.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
-    name = without_logins(copy.source)
+    name = without_logins(copy.name + copy.source[len(copy.name) :])
     vertex = options.vertex(op, [state.vertex, *inputs], name, copy.span, origin)
     return state.with_note(without_logins(_text(state, step) or ""), vertex)
 

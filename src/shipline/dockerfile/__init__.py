@@ -24,6 +24,7 @@ from shipline.dockerfile.history import (
     history_text,
     makes_layer,
     script_of,
+    summary_of,
 )
 from shipline.dockerfile.ignore import IgnoreRules, Wildcard, has_wildcards
 from shipline.dockerfile.instructions import (

@@ -57,6 +57,14 @@ def script_of(instruction: ins.Run) -> ins.InlineFile | None:
     return document
 
 
+def summary_of(run: ins.Run) -> str:
+    """The first line of a here-document that is the whole command, as BuildKit shows it."""
+    if _only_document(run) is None:
+        return ""
+    first, *others = run.files[0].content.strip().replace("\r\n", "\n").split("\n")
+    return f"{first}..." if others else first
+
+
 def _only_document(instruction: ins.Run) -> ins.InlineFile | None:
     """The document if the whole command is `<<NAME`, with tabs removed for `<<-`."""
     if not instruction.files or not parse_heredoc(" ".join(instruction.command.words)):

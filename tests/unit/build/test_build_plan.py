@@ -215,6 +215,20 @@ def test_steps_run_for_their_platform_with_their_arguments() -> None:
     assert {"PATH=/bin", "V=1"} <= set(op.env)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("copy a b", "COPY a b"),
+        ("run x", "RUN x"),
+        ("RUN <<E\n\nfirst\nsecond\nE", "RUN <<E (first...)"),
+        ("RUN <<-E\n\t#!/bin/sh\nE", "RUN <<-E (#!/bin/sh)"),
+        ("RUN cat <<E\nfirst\nE", "RUN cat <<E"),
+    ],
+)
+def test_a_step_is_named_by_its_instruction(text: str, name: str) -> None:
+    assert plan(f"FROM base\n{text}\n").vertex.label.name == name
+
+
 def test_proxies_reach_the_step_and_are_no_part_of_its_name() -> None:
     request = replace(REQUEST, build_args={"HTTP_PROXY": "http://p"})
     with_proxy = plan("FROM base\nRUN x\n", request=request).vertex
