@@ -13,6 +13,7 @@
     ├── ContentError        8   bytes are missing or do not match their digest
     │   ├── DigestMismatch
     │   ├── DamagedContent      in our own store: removed, so that a retry recreates it
+    │   ├── InvalidArchive      a tar, or an archive of images
     │   └── NotFound
     ├── GateRefused         9   a quality gate failed
     ├── SandboxError       10   this machine cannot run the step
@@ -275,6 +276,12 @@ class DamagedContent(ContentError):
     """A damaged file of our own store was removed; the same work recreates it."""
 
     code = "damaged-content"
+
+
+class InvalidArchive(ContentError):
+    """A tar file, or an archive of images, is malformed, hostile or truncated."""
+
+    code = "archive-invalid"
 
 
 class NotFound(ContentError):

@@ -20,7 +20,7 @@ from shipline.build import parse_boolean
 from shipline.build.attributes import parse_integer
 from shipline.build.flags import parse_resources
 from shipline.builders.configuration import CONFIGURATION, PLACE
-from shipline.builders.driver import State, engine_errors
+from shipline.builders.driver import InvalidDriverOption, State, engine_errors
 from shipline.builders.instances import Node
 from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
@@ -28,7 +28,7 @@ from shipline.engines.containers import Containers
 from shipline.engines.docker import DockerApi
 from shipline.engines.engine import EngineError
 from shipline.engines.finding import docker_address
-from shipline.errors import BuilderError, UsageError
+from shipline.errors import BuilderError
 from shipline.events import Step
 from shipline.oci import Reference, Resources
 from shipline.registry import keychain_from
@@ -73,18 +73,16 @@ def parse_options(options: Mapping[str, str]) -> ContainerOptions:
     variables = {key[4:]: value for key, value in options.items() if key.startswith("env.")}
     for key in options:
         if key == "env." or not (key in _OPTIONS or key.startswith("env.")):
-            raise UsageError(
+            raise InvalidDriverOption(
                 f"--driver-opt: the driver docker-container has no option {key!r}",
-                code="driver-option",
                 hint=f"its options are {', '.join(_OPTIONS)}",
             )
     for key in _FLAGS:
         parse_boolean(options.get(key, "false"), f"--driver-opt {key}")
     policy, _, count = options.get("restart-policy", "unless-stopped").partition(":")
     if policy not in _POLICIES or (count and policy != "on-failure"):
-        raise UsageError(
+        raise InvalidDriverOption(
             f"--driver-opt restart-policy: {options['restart-policy']!r} is not a policy",
-            code="driver-option",
             hint=f"write {', '.join(_POLICIES)} or on-failure:COUNT",
         )
     limits = {key: options[key] for key in _LIMITS if key in options}

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from shipline.builders.configuration import insecure_entitlements, read_configuration
-from shipline.builders.driver import engine_errors
+from shipline.builders.driver import InvalidDriverOption, engine_errors
 from shipline.builders.instances import FOREIGN, Builder, Node, check_name, parse_driver
 from shipline.engines.finding import docker_endpoint
 from shipline.errors import UsageError
@@ -55,10 +55,9 @@ def with_new_node(
     builder = existing or Builder(name, driver, ())
     before = next((one for one in builder.nodes if one.name == asked.name), None)
     if driver in FOREIGN and (asked.flags or asked.configuration):
-        raise UsageError(
+        raise InvalidDriverOption(
             f"the driver {driver} starts no daemon that takes --buildkitd-flags or"
             " --buildkitd-config",
-            code="driver-option",
             hint="give them to the daemon where it is started",
         )
     options = parse_driver_options(asked.driver_options)
@@ -89,10 +88,8 @@ def with_new_node(
 def _driver(existing: Builder | None, asked: NodeRequest, environment: Mapping[str, str]) -> str:
     if existing is not None:
         if asked.driver not in ("", existing.driver):
-            raise UsageError(
-                f"--driver: the builder has the driver {existing.driver}",
-                code="driver-option",
-                hint="leave --driver out",
+            raise InvalidDriverOption(
+                f"--driver: the builder has the driver {existing.driver}", hint="leave --driver out"
             )
         return existing.driver
     if asked.driver:
@@ -131,9 +128,9 @@ def parse_driver_options(given: Sequence[str]) -> dict[str, str]:
     for one in (field for text in given for field in next(csv.reader([text]))):
         key, equals, value = one.partition("=")
         if not equals:
-            raise UsageError(f"--driver-opt: {one!r} is not K=V", code="driver-option")
+            raise InvalidDriverOption(f"--driver-opt: {one!r} is not K=V")
         if key in _FILES and not Path(value).is_file():
-            raise UsageError(f"--driver-opt {key}: there is no file {value}", code="driver-option")
+            raise InvalidDriverOption(f"--driver-opt {key}: there is no file {value}")
         options[key] = str(Path(value).absolute()) if key in _FILES else value
     return options
 
@@ -147,9 +144,7 @@ def _flags(
     try:
         flags = shlex.split(given)
     except ValueError as error:
-        raise UsageError(
-            f"--buildkitd-flags: {given!r} cannot be read: {error}", code="driver-option"
-        ) from None
+        raise InvalidDriverOption(f"--buildkitd-flags: {given!r} cannot be read: {error}") from None
     allowed = _allowed(flags)
     if driver == "docker-container" and options.get("network") == "host":
         adds = _NETWORK_HOST not in allowed

@@ -13,8 +13,14 @@ from typing import Protocol
 
 from shipline.buildkit.control import Control
 from shipline.engines import EngineError
-from shipline.errors import BuilderError
+from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
+
+
+class InvalidDriverOption(UsageError):
+    """An option of a driver is unknown, or has a value that it does not take."""
+
+    code = "driver-option"
 
 
 class State(StrEnum):

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from shipline.builders.configuration import CONFIGURATION, PLACE
+from shipline.builders.driver import InvalidDriverOption
 from shipline.builders.instances import Node
 from shipline.errors import UsageError
 from shipline.units import Duration, parse_boolean
@@ -102,15 +103,13 @@ def parse_options(given: Mapping[str, str]) -> KubernetesOptions:
         elif name not in ("qemu.install", "qemu.image", "default-load"):
             known = [*_READERS, "qemu.install", "qemu.image", "env.NAME"]
             known += [f"{group}.{one}" for group in ("requests", "limits") for one in _RESOURCES]
-            raise UsageError(
+            raise InvalidDriverOption(
                 f"--driver-opt: the driver kubernetes has no option {name!r}",
-                code="driver-option",
                 hint=f"its options are {', '.join(sorted(known))}",
             )
     if found.get("claim") and found.get("memory"):
-        raise UsageError(
+        raise InvalidDriverOption(
             f"--driver-opt: {_CLAIM} and {_MEMORY} are two places for the same cache",
-            code="driver-option",
             hint="leave one of them out",
         )
     if _boolean("qemu.install", given.get("qemu.install", "false")):
@@ -253,9 +252,8 @@ def _text(name: str, value: str) -> str:
 def _name(name: str, value: str) -> str:
     """A label of RFC 1123, as namespaces are named."""
     if not _LABEL.fullmatch(value):
-        raise UsageError(
+        raise InvalidDriverOption(
             f"--driver-opt {name}: {value!r} is not the name of a {name}",
-            code="driver-option",
             hint="write lower-case letters, digits and -",
         )
     return value
@@ -263,27 +261,21 @@ def _name(name: str, value: str) -> str:
 
 def _quantity(name: str, value: str) -> str:
     if not _QUANTITY.fullmatch(value):
-        raise UsageError(
-            f"--driver-opt {name}: {value!r} is not a quantity",
-            code="driver-option",
-            hint="write 500m, 2, 4Gi or 20G",
+        raise InvalidDriverOption(
+            f"--driver-opt {name}: {value!r} is not a quantity", hint="write 500m, 2, 4Gi or 20G"
         )
     return value
 
 
 def _count(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) <= 1000:
-        raise UsageError(
-            f"--driver-opt {name}: {value!r} is not a number from 1 to 1000", code="driver-option"
-        )
+        raise InvalidDriverOption(f"--driver-opt {name}: {value!r} is not a number from 1 to 1000")
     return int(value)
 
 
 def _boolean(name: str, value: str) -> bool:
     if (found := parse_boolean(value)) is None:
-        raise UsageError(
-            f"--driver-opt {name}: {value!r} is neither true nor false", code="driver-option"
-        )
+        raise InvalidDriverOption(f"--driver-opt {name}: {value!r} is neither true nor false")
     return found
 
 
@@ -291,18 +283,16 @@ def _span(name: str, value: str) -> float:
     try:
         return Duration.parse(value).seconds
     except ValueError as error:
-        raise UsageError(f"--driver-opt {name}: {error}", code="driver-option") from None
+        raise InvalidDriverOption(f"--driver-opt {name}: {error}") from None
 
 
 def _pairs(name: str, value: str) -> dict[str, str]:
     pairs = [one.partition("=") for one in _fields(value.strip('"'))]
     for key, equals, _ in pairs:
         if not key or not equals:
-            raise UsageError(f"--driver-opt {name}: {key!r} is not KEY=VALUE", code="driver-option")
+            raise InvalidDriverOption(f"--driver-opt {name}: {key!r} is not KEY=VALUE")
         if key in ("app", _PLATFORM):
-            raise UsageError(
-                f"--driver-opt {name}: {key} is the driver's own", code="driver-option"
-            )
+            raise InvalidDriverOption(f"--driver-opt {name}: {key} is the driver's own")
     return {key: one for key, _, one in pairs}
 
 
@@ -313,9 +303,8 @@ def _tolerations(name: str, value: str) -> list[dict[str, Any]]:
         one: dict[str, Any] = dict(_pairs(name, text))
         fields = ("key", "operator", "value", "effect", "tolerationSeconds")
         if unknown := [key for key in one if key not in fields]:
-            raise UsageError(
+            raise InvalidDriverOption(
                 f"--driver-opt {name}: a toleration has no {unknown[0]!r}",
-                code="driver-option",
                 hint=f"it has {', '.join(fields)}; several are separated by `;`",
             )
         if "tolerationSeconds" in one:
@@ -330,9 +319,7 @@ def _fields(text: str) -> list[str]:
 
 def _balance(name: str, value: str) -> bool:
     if value not in ("sticky", "random"):
-        raise UsageError(
-            f"--driver-opt {name}: {value!r} is neither sticky nor random", code="driver-option"
-        )
+        raise InvalidDriverOption(f"--driver-opt {name}: {value!r} is neither sticky nor random")
     return value == "random"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from msgspec import Struct
 
 from shipline.builders.capabilities import OWN_STORE
-from shipline.builders.driver import Driver, State, engine_errors
+from shipline.builders.driver import Driver, InvalidDriverOption, State, engine_errors
 from shipline.builders.instances import Builder, Node
 from shipline.builders.ssh import SshDriver
 from shipline.buildkit.connecting import (
@@ -22,7 +22,7 @@ from shipline.buildkit.connecting import (
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import CdiDevice, GcRule
 from shipline.engines.finding import docker_address
-from shipline.errors import BuilderError, UsageError
+from shipline.errors import BuilderError
 from shipline.events import Step
 from shipline.oci import Platform
 
@@ -148,16 +148,13 @@ class _Remote(_Kept):
         options = node.driver_options
         for name in options:
             if name not in _REMOTE_OPTIONS:
-                raise UsageError(
+                raise InvalidDriverOption(
                     f"--driver-opt: the driver remote has no option {name!r}",
-                    code="driver-option",
                     hint=f"its options are {', '.join(_REMOTE_OPTIONS)}",
                 )
         if ("cert" in options) != ("key" in options):
-            raise UsageError(
-                "--driver-opt: cert and key go together",
-                code="driver-option",
-                hint="give both, or neither of them",
+            raise InvalidDriverOption(
+                "--driver-opt: cert and key go together", hint="give both, or neither of them"
             )
         self._parts = parse_endpoint(node.endpoint)
         files = TlsFiles(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 from shipline import __version__
-from shipline.builders.driver import State
+from shipline.builders.driver import InvalidDriverOption, State
 from shipline.builders.instances import Node
 from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
 from shipline.buildkit.control import Control
@@ -36,15 +36,12 @@ class SshDriver:
         self._copies = _boolean(options.pop("copy", "false"))
         self._command = options.pop("command", "") or _COMMAND
         if self._copies and "command" in node.driver_options:
-            raise UsageError(
-                "--driver-opt: copy=true and command= exclude each other",
-                code="driver-option",
-                hint="leave one out",
+            raise InvalidDriverOption(
+                "--driver-opt: copy=true and command= exclude each other", hint="leave one out"
             )
         if options:
-            raise UsageError(
+            raise InvalidDriverOption(
                 f"--driver-opt: the driver ssh has no option {next(iter(options))!r}",
-                code="driver-option",
                 hint="its options are command, which is run on the other machine, and copy",
             )
         self._endpoint = node.endpoint
@@ -132,9 +129,7 @@ class SshDriver:
 
 def _boolean(value: str) -> bool:
     if (found := parse_boolean(value)) is None:
-        raise UsageError(
-            f"--driver-opt copy: {value!r} is neither true nor false", code="driver-option"
-        )
+        raise InvalidDriverOption(f"--driver-opt copy: {value!r} is neither true nor false")
     return found
 
 

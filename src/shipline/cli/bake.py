@@ -33,13 +33,7 @@ from shipline.build import (
 from shipline.build.metadata import result_facts
 from shipline.builders.instances import other_builder
 from shipline.cli import engine
-from shipline.cli.build import (
-    builder_facts,
-    completed,
-    loaded_for_docker,
-    note_native_build,
-    shown,
-)
+from shipline.cli.build import builder_facts, completed, loaded_for_docker, note_native_build, shown
 from shipline.cli.build_options import SwitchCommand
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings

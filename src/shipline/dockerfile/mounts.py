@@ -21,6 +21,12 @@ from shipline.units import parse_boolean, parse_go_size
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
+class InvalidMount(DockerfileError):
+    """An option of RUN --mount is unknown, or has a value that it does not take."""
+
+    code = "dockerfile-mount"
+
+
 class MountOptions(Struct):
     """The options of one mount by key; `order` holds the keys as given.
 
@@ -42,9 +48,8 @@ class MountOptions(Struct):
         except ValueError:
             known = [str(item) for item in kind]
             what = "mount type" if key == "type" else f"{key} value"
-            raise DockerfileError(
+            raise InvalidMount(
                 f'unsupported {what} "{text}"{did_you_mean(text, known)}',
-                code="dockerfile-mount",
                 hint=f"use one of {', '.join(known)}",
             ) from None
 
@@ -66,9 +71,8 @@ class MountOptions(Struct):
         text = self.values[key]
         digits = "0-7" if base == 8 else "0-9"
         if not re.fullmatch(f"[{digits}]+", text) or int(text, base) >= 1 << 32:
-            raise DockerfileError(
+            raise InvalidMount(
                 f"invalid value {text} for {key}",
-                code="dockerfile-mount",
                 hint="use an octal number such as 0755" if base == 8 else "use a number",
             )
         return int(text, base)
@@ -80,19 +84,13 @@ class MountOptions(Struct):
 def parse_option(key: str, text: str) -> bool:
     """A boolean option of a mount or device. Raises DockerfileError."""
     if (value := parse_boolean(text)) is None:
-        raise DockerfileError(
-            f"invalid value for {key}: {text}", code="dockerfile-mount", hint="use true or false"
-        )
+        raise InvalidMount(f"invalid value for {key}: {text}", hint="use true or false")
     return value
 
 
 def parse_size(text: str) -> int:
     if (size := parse_go_size(text)) is None:
-        raise DockerfileError(
-            f"invalid value for size: {text}",
-            code="dockerfile-mount",
-            hint="use a size such as 64m",
-        )
+        raise InvalidMount(f"invalid value for size: {text}", hint="use a size such as 64m")
     return size
 
 
@@ -175,9 +173,8 @@ def parse_mount_flag(text: str) -> MountFlag:
     options = tuple(map(_option, split_options(text, "mounts")))
     origin = next((value or "" for key, value in reversed(options) if key == "from"), "")
     if re.search(r"\$.", origin):
-        raise DockerfileError(
+        raise InvalidMount(
             "'from' doesn't support variable expansion, define alias stage instead",
-            code="dockerfile-mount",
             hint="write FROM image:$VERSION AS name, then from=name",
         )
     return MountFlag(options, origin)
@@ -188,16 +185,12 @@ def split_options(text: str, of: str) -> list[str]:
     try:
         rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise DockerfileError(
-            f"failed to parse csv {of}: {error}",
-            code="dockerfile-mount",
-            hint="double a quote inside quotes",
+        raise InvalidMount(
+            f"failed to parse csv {of}: {error}", hint="double a quote inside quotes"
         ) from None
     if not rows or not rows[0]:
-        raise DockerfileError(
-            f"failed to parse csv {of}: EOF",
-            code="dockerfile-mount",
-            hint="give it a value, or leave the flag out",
+        raise InvalidMount(
+            f"failed to parse csv {of}: EOF", hint="give it a value, or leave the flag out"
         )
     return rows[0]
 
@@ -217,14 +210,12 @@ def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
     options = MountOptions({})
     for key, value in flag.options:
         if value is None and key not in _FLAGS:
-            raise DockerfileError(
-                f"invalid field '{key}' must be a key=value pair{did_you_mean(key, _KEYS)}",
-                code="dockerfile-mount",
+            raise InvalidMount(
+                f"invalid field '{key}' must be a key=value pair{did_you_mean(key, _KEYS)}"
             )
         if key not in _KEYS:
-            raise DockerfileError(
+            raise InvalidMount(
                 f"unexpected key '{key}' in '{key}={value}'{did_you_mean(key, _KEYS)}",
-                code="dockerfile-mount",
                 hint=f"the keys are {', '.join(_KEYS)}",
             )
         options.values[key] = "true" if value is None else expand(value)
@@ -237,11 +228,10 @@ def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
 def _check_allowed(options: MountOptions, mount_type: MountType) -> None:
     for key in options.values:
         if key not in _ALLOWED[mount_type]:
-            raise DockerfileError(
+            raise InvalidMount(
                 f'{key} not allowed for "{mount_type}" type mounts'
                 if key in _OWNED
                 else f"unexpected key '{key}' for mount type '{mount_type}'",
-                code="dockerfile-mount",
                 hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
             )
 
@@ -292,15 +282,11 @@ def _last(path: str) -> str:
 def _secret(options: MountOptions) -> Mount:
     target, env = options.text("target"), options.text("env")
     if options.text("source") and options.text("id"):
-        raise DockerfileError(
-            "both source and id can't be set", code="dockerfile-mount", hint="keep id"
-        )
+        raise InvalidMount("both source and id can't be set", hint="keep id")
     secret = options.text("id") or options.text("source") or _last(target)
     if not secret:
-        raise DockerfileError(
-            "invalid secret mount. one of source, target required",
-            code="dockerfile-mount",
-            hint="add id=name",
+        raise InvalidMount(
+            "invalid secret mount. one of source, target required", hint="add id=name"
         )
     if not target and not env:
         target = f"/run/secrets/{_last(secret)}"

@@ -25,7 +25,7 @@ from shipline.dockerfile.fields import (
     read_flags,
     read_health_check,
 )
-from shipline.dockerfile.mounts import parse_mount_flag, parse_option, split_options
+from shipline.dockerfile.mounts import InvalidMount, parse_mount_flag, parse_option, split_options
 from shipline.dockerfile.parser import ParsedInstruction, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span, located
@@ -162,22 +162,19 @@ def _device(text: str) -> ins.DeviceFlag:
             case "required":
                 required = not equals or parse_option("required", value)
             case "name" if equals and name:
-                raise DockerfileError(f"device name already set to {name}", code="dockerfile-mount")
+                raise InvalidMount(f"device name already set to {name}")
             case "name" if equals:
                 name = value
             case _ if not name:
                 name = field
             case _ if equals:
-                raise DockerfileError(
+                raise InvalidMount(
                     f"unexpected key '{key.lower()}' in '{field}'"
                     + did_you_mean(key, ("name", "required")),
-                    code="dockerfile-mount",
                     hint="write --device=VENDOR/CLASS=NAME,required",
                 )
             case _:
-                raise DockerfileError(
-                    f"invalid field '{field}' must be a key=value pair", code="dockerfile-mount"
-                )
+                raise InvalidMount(f"invalid field '{field}' must be a key=value pair")
     return ins.DeviceFlag(name, required)
 
 

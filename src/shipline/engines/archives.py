@@ -31,7 +31,7 @@ from shipline.content import (
     of_type,
     referrers_by_subject,
 )
-from shipline.errors import ContentError, NotFound
+from shipline.errors import ContentError, InvalidArchive, NotFound
 from shipline.layer import codec, cut_tar, decompress, sniff, stream_layer
 from shipline.oci import (
     IMAGE_NAME,
@@ -93,9 +93,7 @@ class TarArchive:
                 self._members, self._links = _members(tar)
         except (tarfile.TarError, OSError) as error:
             self.close()
-            raise ContentError(
-                f"{path} is not a tar archive: {error}", code="archive-invalid"
-            ) from None
+            raise InvalidArchive(f"{path} is not a tar archive: {error}") from None
         except BaseException:
             self.close()
             raise
@@ -135,10 +133,7 @@ class TarArchive:
     def document(self, name: str) -> bytes:
         reader, size = self.open(name)
         if size > DOCUMENT_LIMIT:
-            raise ContentError(
-                f"{name} in {self.path} is larger than {DOCUMENT_LIMIT} bytes",
-                code="archive-invalid",
-            )
+            raise InvalidArchive(f"{name} in {self.path} is larger than {DOCUMENT_LIMIT} bytes")
         return reader.read()
 
     def close(self) -> None:
@@ -150,10 +145,7 @@ def _members(tar: tarfile.TarFile) -> tuple[dict[str, _Member], dict[str, str]]:
     links: dict[str, str] = {}
     for number, one in enumerate(tar):
         if number > _MEMBERS:
-            raise ContentError(
-                f"an archive of more than {_MEMBERS} files is not one of images",
-                code="archive-invalid",
-            )
+            raise InvalidArchive(f"an archive of more than {_MEMBERS} files is not one of images")
         name = posixpath.normpath(one.name)
         if one.isreg() and not one.issparse():
             members[name] = _Member(one.offset_data, one.size)
@@ -174,9 +166,7 @@ class LayoutArchive:
     def _index(self) -> Index:
         parsed = parse_manifest(self._tar.document("index.json"))
         if not isinstance(parsed, Index):
-            raise ContentError(
-                f"index.json in {self._tar.path} is not an index", code="archive-invalid"
-            )
+            raise InvalidArchive(f"index.json in {self._tar.path} is not an index")
         return parsed
 
     @cached_property
@@ -229,9 +219,8 @@ class DockerArchive:
         self._layout = LayoutArchive(tar) if "index.json" in tar else None
         self._entries = self._read_entries() if "manifest.json" in tar else []
         if self._layout is None and not self._entries:
-            raise ContentError(
+            raise InvalidArchive(
                 f"{tar.path} has no images: neither manifest.json nor index.json is in it",
-                code="archive-invalid",
                 hint="`docker save` and `--output type=docker` write archives that have",
             )
 
@@ -247,9 +236,8 @@ class DockerArchive:
                 for one in entries
             ]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ContentError(
-                f"{self._tar.path}: manifest.json is not that of `docker save`",
-                code="archive-invalid",
+            raise InvalidArchive(
+                f"{self._tar.path}: manifest.json is not that of `docker save`"
             ) from None
 
     def resolve(self, reference: str) -> Descriptor:
@@ -303,17 +291,15 @@ class DockerArchive:
         diff_ids = diff_ids_of(raw) or []
         layers = []
         if len(diff_ids) != len(entry["layers"]):
-            raise ContentError(
+            raise InvalidArchive(
                 f"{self._tar.path}: the image has {len(entry['layers'])} layers, its configuration"
-                f" {len(diff_ids)}",
-                code="archive-invalid",
+                f" {len(diff_ids)}"
             )
         for number, name in enumerate(entry["layers"]):
             layer, diff_id = self._layer(name)
             if diff_ids[number] != str(diff_id):
-                raise ContentError(
-                    f"{self._tar.path}: {name} is not the layer that {config.digest} names",
-                    code="archive-invalid",
+                raise InvalidArchive(
+                    f"{self._tar.path}: {name} is not the layer that {config.digest} names"
                 )
             layers.append(layer)
         manifest = Manifest.make(config, layers)

@@ -36,6 +36,12 @@ _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _SHORT = "github.com/"
 
 
+class InvalidGitUrl(UsageError):
+    """The URL of a Git repository, or a part of it, is not one that git takes."""
+
+    code = "git-url"
+
+
 class GitSource(Struct, frozen=True):
     """A tree of a repository. `remote` has no login, which is `login` (`user:password`); an empty
     `ref` is the default branch, and an empty `subdir` the whole tree.
@@ -129,30 +135,27 @@ def parse_remote(text: str) -> tuple[str, str]:
     """
     shown = without_logins(text)
     if _UNPRINTABLE.search(text):
-        raise UsageError(f"the Git URL {shown!r} has spaces or control characters", code="git-url")
+        raise InvalidGitUrl(f"the Git URL {shown!r} has spaces or control characters")
     match = _SCHEME.match(text)
     if match is None:
         if (scp := _SCP.match(text)) is None:
-            raise UsageError(
+            raise InvalidGitUrl(
                 f"{shown!r} is not the URL of a Git repository",
-                code="git-url",
                 hint=f"it starts with {', '.join(f'{one}://' for one in PROTOCOLS)} or git@HOST:",
             )
         _refuse_options(text, scp[1], scp[2], scp[3])
         return text, ""
     scheme = match[1].lower()
     if scheme not in PROTOCOLS:
-        raise UsageError(
+        raise InvalidGitUrl(
             f"{shown!r}: the protocol {scheme} is not allowed for Git repositories",
-            code="git-url",
             hint=f"use one of {', '.join(PROTOCOLS)}",
         )
     authority, slash, path = text[match.end() :].partition("/")
     login, at, host = authority.rpartition("@")
     if not host or not path:
-        raise UsageError(
-            f"{shown!r} is not the URL of a Git repository: the host or the path is missing",
-            code="git-url",
+        raise InvalidGitUrl(
+            f"{shown!r} is not the URL of a Git repository: the host or the path is missing"
         )
     _refuse_options(text, login, host)
     split_url(f"{scheme}://{host}")
@@ -166,9 +169,7 @@ def parse_remote(text: str) -> tuple[str, str]:
 
 def _refuse_options(text: str, *words: str) -> None:
     if any(word.startswith("-") for word in words):
-        raise UsageError(
-            f"the Git URL {without_logins(text)!r} has a name that starts with '-'", code="git-url"
-        )
+        raise InvalidGitUrl(f"the Git URL {without_logins(text)!r} has a name that starts with '-'")
 
 
 def _with_query(source: GitSource, query: str) -> GitSource:
@@ -176,21 +177,18 @@ def _with_query(source: GitSource, query: str) -> GitSource:
     values: dict[str, str] = {}
     for key, found in parse_qs(query, keep_blank_values=True, separator="&").items():
         if len(found) > 1:
-            raise UsageError(f"{source.shown}: {key} is given twice in the query", code="git-url")
+            raise InvalidGitUrl(f"{source.shown}: {key} is given twice in the query")
         if not found[0] and key not in ("submodules", "keep-git-dir", "fetch-by-commit"):
-            raise UsageError(f"{source.shown}: {key} has no value in the query", code="git-url")
+            raise InvalidGitUrl(f"{source.shown}: {key} has no value in the query")
         values[key] = found[0]
     if unknown := sorted(values.keys() - _KEYS):
-        raise UsageError(
+        raise InvalidGitUrl(
             f"{source.shown}: the query has the unknown key {unknown[0]!r}",
-            code="git-url",
             hint=f"known: {', '.join(sorted(_KEYS))}",
         )
     mtime = values.get("mtime", "checkout")
     if mtime not in ("checkout", "commit"):
-        raise UsageError(
-            f"{source.shown}: mtime is {mtime!r}, not checkout or commit", code="git-url"
-        )
+        raise InvalidGitUrl(f"{source.shown}: mtime is {mtime!r}, not checkout or commit")
     checksum = _only("checksum", source, values.get("checksum"), values.get("commit"))
     keep = values.get("keep-git-dir")
     ref = _ref(source, values)
@@ -216,7 +214,7 @@ _KEYS = frozenset(
 def _ref(source: GitSource, values: Mapping[str, str]) -> str:
     """The ref of fragment and query; a tag or branch is written out."""
     if "tag" in values and "branch" in values:
-        raise UsageError(f"{source.shown}: the query has both a tag and a branch", code="git-url")
+        raise InvalidGitUrl(f"{source.shown}: the query has both a tag and a branch")
     full = [
         prefix + values[key].removeprefix(prefix)
         for key, prefix in (("tag", "refs/tags/"), ("branch", "refs/heads/"))
@@ -229,26 +227,21 @@ def _only(what: str, source: GitSource, *values: str | None) -> str:
     """The one of `values` that is given. Raises UsageError for two that differ."""
     found = list(dict.fromkeys(filter(None, values)))
     if len(found) > 1:
-        raise UsageError(
-            f"{source.shown}: {what} conflicts: it is both {found[0]!r} and {found[1]!r}",
-            code="git-url",
+        raise InvalidGitUrl(
+            f"{source.shown}: {what} conflicts: it is both {found[0]!r} and {found[1]!r}"
         )
     return found[0] if found else ""
 
 
 def _boolean(source: GitSource, key: str, text: str) -> bool:
     if (value := parse_boolean(text or "true")) is None:
-        raise UsageError(
-            f"{source.shown}: {key} is {text!r}, neither true nor false", code="git-url"
-        )
+        raise InvalidGitUrl(f"{source.shown}: {key} is {text!r}, neither true nor false")
     return value
 
 
 def _checked(source: GitSource) -> GitSource:
     if source.ref and _BAD_REF.search(source.ref):
-        raise UsageError(
-            f"{source.remote}: {source.ref!r} is not the name of a Git ref", code="git-url"
-        )
+        raise InvalidGitUrl(f"{source.remote}: {source.ref!r} is not the name of a Git ref")
     if source.checksum and not _HEX.match(source.checksum):
         raise UsageError(
             f"{source.remote}: invalid checksum {source.checksum!r}, expected hex commit hash",
@@ -256,9 +249,7 @@ def _checked(source: GitSource) -> GitSource:
             hint="write the hash in hexadecimal, without sha256:",
         )
     if _UNPRINTABLE.search(source.subdir.replace(" ", "")):
-        raise UsageError(
-            f"{source.remote}: {source.subdir!r} is not the path of a directory", code="git-url"
-        )
+        raise InvalidGitUrl(f"{source.remote}: {source.subdir!r} is not the path of a directory")
     checksum, ref = source.checksum.lower(), source.ref
     if _COMMIT.match(ref.lower()):
         ref = ref.lower()
@@ -301,4 +292,4 @@ def _parent(base: str, url: str) -> str:
     head, separator, name = base.rpartition(":")
     if separator and name and "://" not in base:
         return f"{head}:"
-    raise UsageError(f"the submodule URL {url!r} leads above {base}", code="git-url")
+    raise InvalidGitUrl(f"the submodule URL {url!r} leads above {base}")

@@ -25,7 +25,7 @@ from shipline.engines.archives import (
     blob_path,
     diff_ids_of,
 )
-from shipline.errors import ContentError, NotFound, UsageError
+from shipline.errors import ContentError, InvalidArchive, NotFound, UsageError
 from shipline.layer import Entry, Item
 from shipline.oci import (
     IMAGE_NAME,
@@ -146,10 +146,9 @@ class NewArchive:
         _, source = self._blobs[parsed.config.digest]
         diff_ids = diff_ids_of(fetch_all(source, parsed.config, DOCUMENT_LIMIT))
         if diff_ids is None or len(diff_ids) != len(parsed.layers):
-            raise ContentError(
+            raise InvalidArchive(
                 f"{root.digest} is not an image that docker can load: its configuration has no"
                 " rootfs with the digest of each layer",
-                code="archive-invalid",
                 hint="copy it to oci:, oci-archive: or a registry",
             )
 

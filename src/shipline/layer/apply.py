@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from shipline.content import Reader
-from shipline.errors import ContentError
+from shipline.errors import ContentError, InvalidArchive
 from shipline.layer.entry import (
     CAPABILITY,
     OPAQUE,
@@ -267,10 +267,7 @@ class _Writer:
             new = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
             if entry[5] and _copy(content, new, entry[5]) != entry[5]:
-                raise ContentError(
-                    f"{entry.path}: the content is not {entry.size} bytes long",
-                    code="archive-invalid",
-                )
+                raise InvalidArchive(f"{entry.path}: the content is not {entry.size} bytes long")
             self._set_metadata(new, entry)
         except BaseException:
             os.unlink(name, dir_fd=fd)
@@ -300,7 +297,7 @@ class _Writer:
 
     def _hardlink(self, fd: int, name: str, entry: Entry, _: Content) -> None:
         if entry.link == entry.path:
-            raise ContentError(f"{entry.path} is a hard link to itself", code="archive-invalid")
+            raise InvalidArchive(f"{entry.path} is a hard link to itself")
         check_path(entry.link)
         parent, _slash, target = entry.link.rpartition("/")
         source = os.dup(self._cache.directory(parent))
@@ -309,10 +306,9 @@ class _Writer:
             try:
                 os.stat(target, dir_fd=source, follow_symlinks=False)
             except FileNotFoundError:
-                raise ContentError(
+                raise InvalidArchive(
                     f"{entry.path!r:.200} is a hard link to {entry.link!r:.200}, which is not"
                     " before it in this archive",
-                    code="archive-invalid",
                     hint="a link to a file below, in an image, is not one of the archive: put both"
                     " names into it",
                 ) from None
@@ -326,9 +322,8 @@ class _Writer:
         device = os.makedev(entry.major, entry.minor)
         if entry.kind != "fifo":
             if not self._devices:
-                raise ContentError(
+                raise InvalidArchive(
                     f"{entry.path}: device nodes are not allowed here",
-                    code="archive-invalid",
                     hint="unpack as root, or remove the device nodes from the image",
                 )
             if self._whiteouts == "overlay" and entry.kind == "char" and not device:

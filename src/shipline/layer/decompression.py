@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, Protocol
 
 from shipline.content import Reader
-from shipline.errors import ContentError
+from shipline.errors import ContentError, InvalidArchive
 
 Archive = Literal["gzip", "bzip2", "xz", "zstd", "uncompressed"]
 
@@ -107,7 +107,7 @@ class _BoundedReader:
         try:
             data = self._source.read(min(size, _OUTPUT))
         except errors as error:
-            raise ContentError(f"damaged archive: {error}", code="archive-invalid") from error
+            raise InvalidArchive(f"damaged archive: {error}") from error
         self._total += len(data)
         if self._total > self._limit:
             raise ContentError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import zlib
 
-from shipline.errors import ContentError
+from shipline.errors import ContentError, InvalidArchive
 from shipline.layer.entry import Entry, Xattrs
 
 BLOCK = 512  # bytes
@@ -192,10 +192,10 @@ def number(field: bytes) -> int:
     else:
         digits = field.partition(b"\0")[0].strip(b" ") or b"0"
         if digits.strip(b"01234567"):
-            raise ContentError(f"tar: not an octal number: {field!r}", code="archive-invalid")
+            raise InvalidArchive(f"tar: not an octal number: {field!r}")
         value = int(digits, 8)
     if not -_LARGEST <= value < _LARGEST:
-        raise ContentError(f"tar: number out of range: {field!r}", code="archive-invalid")
+        raise InvalidArchive(f"tar: number out of range: {field!r}")
     return value
 
 
@@ -203,7 +203,7 @@ def count(field: bytes) -> int:
     """A numeric field that cannot be negative."""
     value = number(field)
     if value < 0:
-        raise ContentError(f"tar: negative number: {value}", code="archive-invalid")
+        raise InvalidArchive(f"tar: negative number: {value}")
     return value
 
 
@@ -222,12 +222,12 @@ def parse_records(body: bytes, into: Records) -> None:
         space = body.find(b" ", position, position + 20)
         end = position + decimal(body[position:space]) if space > 0 else 0
         if end <= space or end > len(body) or body[end - 1 : end] != b"\n":
-            raise ContentError("tar: malformed extended header", code="archive-invalid")
+            raise InvalidArchive("tar: malformed extended header")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
-            raise ContentError("tar: extended header record without a key", code="archive-invalid")
+            raise InvalidArchive("tar: extended header record without a key")
         if b"\0" in key or (key in _NAMES and b"\0" in value):
-            raise ContentError("tar: a name with a NUL byte", code="archive-invalid")
+            raise InvalidArchive("tar: a name with a NUL byte")
         _add(into, key, value)
         position = end
 
@@ -246,7 +246,7 @@ def _add(into: Records, key: bytes, value: bytes) -> None:
 def decimal(raw: bytes) -> int:
     """A number in a record. Raises ContentError unless it is decimal digits."""
     if not raw.isdigit() or len(raw) > 19:
-        raise ContentError(f"tar: not a decimal number: {raw[:40]!r}", code="archive-invalid")
+        raise InvalidArchive(f"tar: not a decimal number: {raw[:40]!r}")
     return int(raw)
 
 
@@ -254,7 +254,7 @@ def nanoseconds(raw: bytes) -> int:
     """A time of a record, such as `-1.5`, in nanoseconds; further digits are dropped."""
     whole, _, fraction = raw.removeprefix(b"-").partition(b".")
     if fraction and not fraction.isdigit():
-        raise ContentError(f"tar: not a time: {raw[:40]!r}", code="archive-invalid")
+        raise InvalidArchive(f"tar: not a time: {raw[:40]!r}")
     value = decimal(whole) * _SECOND + int(fraction[:9].ljust(9, b"0"))
     return -value if raw.startswith(b"-") else value
 

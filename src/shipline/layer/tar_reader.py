@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from shipline.content import Reader
-from shipline.errors import ContentError
+from shipline.errors import ContentError, InvalidArchive
 from shipline.layer.entry import Entry, Kind
 from shipline.layer.tar_header import (
     BLOCK,
@@ -92,7 +92,7 @@ def _check_count(fragments: Fragments) -> None:
 
 
 def _malformed() -> ContentError:
-    return ContentError("tar: malformed map of a sparse file", code="archive-invalid")
+    return InvalidArchive("tar: malformed map of a sparse file")
 
 
 class Sparse:
@@ -127,7 +127,7 @@ class Sparse:
             return b""
         data = self._stored.read(size)
         if not data:
-            raise ContentError("tar: a sparse file is shorter than its map", code="archive-invalid")
+            raise InvalidArchive("tar: a sparse file is shorter than its map")
         return data
 
 
@@ -295,7 +295,7 @@ def read_tar(reader: Reader) -> Iterator[tuple[Entry, Reader | None]]:
     if next_records:
         raise truncated()
     if block and source.header() not in (_ZERO, b""):
-        raise ContentError("tar: a member follows the end of the archive", code="archive-invalid")
+        raise InvalidArchive("tar: a member follows the end of the archive")
     source.drain()
 
 
@@ -338,9 +338,7 @@ class RawTar:
             size = _stored(block, flag, records)
             entry = _entry(block, flag, size, records)._replace(xattrs=xattrs(records))
             if flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in records):
-                raise ContentError(
-                    f"tar: {entry.path} is stored as a sparse file", code="archive-invalid"
-                )
+                raise InvalidArchive(f"tar: {entry.path} is stored as a sparse file")
             content, padding = FileContent(source, size), FileContent(source, -size % BLOCK)
             yield RawMember(b"".join(header), entry, content, padding, _owner(block, records))
             header, next_records = [], {}
@@ -373,7 +371,7 @@ def _stored(block: bytes, flag: bytes, records: Records) -> int:
 def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
     kind = _KINDS.get(flag)
     if kind is None:
-        raise ContentError(f"tar: member of unknown type {flag!r}", code="archive-invalid")
+        raise InvalidArchive(f"tar: member of unknown type {flag!r}")
     name = block[:100].partition(b"\0")[0]
     if block[345] and block[257:263] == b"ustar\0":
         end = 476 if block[508:512] == b"tar\0" else 500  # star stores times after the prefix
@@ -413,9 +411,7 @@ _MAJORS, _MINORS = 1 << 12, 1 << 20  # the kernel drops further bits: another de
 
 def _below(end: int, value: int) -> int:
     if value >= end:
-        raise ContentError(
-            f"tar: {value} is not an owner or device: it is not below {end}", code="archive-invalid"
-        )
+        raise InvalidArchive(f"tar: {value} is not an owner or device: it is not below {end}")
     return value
 
 
@@ -449,9 +445,8 @@ def _extend(
     """Read an extended header, which applies to later members; returns its body and padding."""
     flag, size = block[156:157], count(block[124:136])
     if size > _RECORDS_LIMIT:
-        raise ContentError(
-            f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed",
-            code="archive-invalid",
+        raise InvalidArchive(
+            f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed"
         )
     stored = source.read_exactly(size + -size % BLOCK)
     body = stored[:size]
@@ -482,12 +477,8 @@ def _check_sum(block: bytes) -> None:
     stated = number(block[148:156])
     signed = sum(byte - 256 if byte > 127 else byte for byte in blank)  # as old tars summed
     if stated not in (computed, signed):
-        raise ContentError(
-            "tar: bad checksum: the archive is damaged, or is not tar", code="archive-invalid"
-        )
+        raise InvalidArchive("tar: bad checksum: the archive is damaged, or is not tar")
 
 
 def truncated() -> ContentError:
-    return ContentError(
-        "tar: the archive is truncated", code="archive-invalid", hint="transfer or create it again"
-    )
+    return InvalidArchive("tar: the archive is truncated", hint="transfer or create it again")

@@ -30,7 +30,7 @@ from shipline.supply.claims import (
     StatementSource,
     attachment_tag,
 )
-from shipline.supply.envelopes import BUNDLE, Bundle
+from shipline.supply.envelopes import BUNDLE, Bundle, InvalidSignature
 from shipline.tasks import TaskGroup
 from shipline.units import rfc3339
 from shipline.values import replace
@@ -183,11 +183,7 @@ def _current(repository: Attachable, tag: str) -> tuple[Digest | None, Manifest 
     manifest = fetch_document(repository, descriptor)
     if isinstance(manifest, Manifest):
         return descriptor.digest, manifest
-    raise ContentError(
-        f"{tag} is not a manifest with signatures",
-        code="signature-invalid",
-        hint=f"delete the tag {tag}",
-    )
+    raise InvalidSignature(f"{tag} is not a manifest with signatures", hint=f"delete the tag {tag}")
 
 
 def _extended(
@@ -196,9 +192,8 @@ def _extended(
     kept = () if before is None else tuple(layer for layer in before.layers if not drop(layer))
     layers = (*kept, *new)
     if len(layers) > DEFAULT_LIMITS.statements:
-        raise ContentError(
+        raise InvalidSignature(
             f"{len(layers)} statements under one tag are more than verifiers accept",
-            code="signature-invalid",
             hint="delete the tag and sign again, or attest with --replace",
         )
     config = _config(layers)

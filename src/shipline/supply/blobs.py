@@ -6,9 +6,8 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from shipline.errors import ContentError
 from shipline.oci import from_bytes, to_bytes
-from shipline.supply.envelopes import BUNDLE, from_base64, parse_bundle
+from shipline.supply.envelopes import BUNDLE, InvalidSignature, from_base64, parse_bundle
 from shipline.supply.keys import PrivateKey, PublicKey
 from shipline.supply.verification import SignatureRefused
 
@@ -56,7 +55,7 @@ def verify_blob(name: str, content: bytes, bundle: bytes, keys: Sequence[PublicK
     if signature is None:
         signed = parse_bundle(bundle)[0].get("messageSignature")
         if not isinstance(signed, dict):
-            raise ContentError("the bundle has no signature of a file", code="signature-invalid")
+            raise InvalidSignature("the bundle has no signature of a file")
         stated, signature = signed.get("messageDigest"), signed.get("signature")
     return _signer(name, content, from_base64(signature), keys, stated)
 

@@ -23,6 +23,7 @@ from shipline.supply.envelopes import (
     SIMPLE_SIGNING,
     Bundle,
     Envelope,
+    InvalidSignature,
     from_base64,
 )
 from shipline.supply.keys import PublicKey
@@ -278,9 +279,7 @@ def _claim(
     expected = BUNDLE if form is Form.BUNDLE else _LAYERS[kind]
     try:
         if layer.media_type != expected:
-            raise ContentError(
-                f"the layer has the media type {layer.media_type!r:.100}", code="signature-invalid"
-            )
+            raise InvalidSignature(f"the layer has the media type {layer.media_type!r:.100}")
         if expected == SIMPLE_SIGNING:
             body = message = fetch_all(source, layer, PAYLOAD_LIMIT)
             signatures: tuple[bytes, ...] = (_annotated_signature(layer),)
@@ -295,16 +294,12 @@ def _claim(
 def _envelope(raw: bytes, media_type: str) -> Envelope:
     envelope = Bundle.parse(raw).envelope if media_type == BUNDLE else Envelope.parse(raw)
     if envelope.payload_type != IN_TOTO:
-        raise ContentError(
-            f"the envelope is of type {envelope.payload_type!r:.100}", code="signature-invalid"
-        )
+        raise InvalidSignature(f"the envelope is of type {envelope.payload_type!r:.100}")
     return envelope
 
 
 def _annotated_signature(layer: Descriptor) -> bytes:
     text = layer.annotations.get(SIGNATURE_ANNOTATION, "")
     if not text:
-        raise ContentError(
-            f"the layer lacks the annotation {SIGNATURE_ANNOTATION}", code="signature-invalid"
-        )
+        raise InvalidSignature(f"the layer lacks the annotation {SIGNATURE_ANNOTATION}")
     return from_base64(text)

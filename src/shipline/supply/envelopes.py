@@ -26,6 +26,12 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
+class InvalidSignature(ContentError):
+    """What should be a signature or an attestation is malformed."""
+
+    code = "signature-invalid"
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """`signatures` are over `pae(payload_type, payload)`; their keys are not verified yet."""
@@ -42,18 +48,14 @@ class Envelope:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         if not isinstance(value, dict):
-            raise ContentError("the envelope is not a JSON object", code="signature-invalid")
+            raise InvalidSignature("the envelope is not a JSON object")
         kind, payload, entries = (
             value.get(key) for key in ("payloadType", "payload", "signatures")
         )
         if not isinstance(kind, str) or not isinstance(entries, list):
-            raise ContentError(
-                "the envelope lacks payloadType or signatures", code="signature-invalid"
-            )
+            raise InvalidSignature("the envelope lacks payloadType or signatures")
         if not 0 < len(entries) <= _SIGNATURES:
-            raise ContentError(
-                f"the envelope has {len(entries)} signatures", code="signature-invalid"
-            )
+            raise InvalidSignature(f"the envelope has {len(entries)} signatures")
         signatures = tuple(
             from_base64(entry.get("sig") if isinstance(entry, dict) else None) for entry in entries
         )
@@ -82,11 +84,11 @@ def from_base64(text: object) -> bytes:
     none.
     """
     if not isinstance(text, str) or not text:
-        raise ContentError("base64 text is expected", code="signature-invalid")
+        raise InvalidSignature("base64 text is expected")
     try:
         return base64.b64decode(text.translate({ord("-"): "+", ord("_"): "/"}), validate=True)
     except (binascii.Error, ValueError):
-        raise ContentError("invalid base64 text", code="signature-invalid") from None
+        raise InvalidSignature("invalid base64 text") from None
 
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -108,21 +110,16 @@ class SimplePayload:
         specification.
         """
         if len(raw) > PAYLOAD_LIMIT:
-            raise ContentError(
-                f"the payload has {len(raw)} bytes, more than {PAYLOAD_LIMIT}",
-                code="signature-invalid",
-            )
+            raise InvalidSignature(f"the payload has {len(raw)} bytes, more than {PAYLOAD_LIMIT}")
         document = _exactly(from_bytes(raw), "the payload", "critical", "optional")
         critical = _exactly(document["critical"], "critical", "identity", "image", "type")
         if critical["type"] != _TYPE:
-            raise ContentError(
-                f"critical.type is {critical['type']!r:.100}", code="signature-invalid"
-            )
+            raise InvalidSignature(f"critical.type is {critical['type']!r:.100}")
         image = _exactly(critical["image"], "critical.image", "docker-manifest-digest")
         identity = _exactly(critical["identity"], "critical.identity", "docker-reference")
         optional = {} if document["optional"] is None else document["optional"]
         if not isinstance(optional, dict):
-            raise ContentError("optional is not a JSON object", code="signature-invalid")
+            raise InvalidSignature("optional is not a JSON object")
         return cls(
             _text(identity["docker-reference"]),
             Digest.parse(_text(image["docker-manifest-digest"])),
@@ -144,17 +141,13 @@ class SimplePayload:
 
 def _exactly(value: object, what: str, *keys: str) -> dict[str, Any]:
     if not isinstance(value, dict) or set(value) != set(keys):
-        raise ContentError(
-            f"{what} must have exactly the fields {', '.join(keys)}", code="signature-invalid"
-        )
+        raise InvalidSignature(f"{what} must have exactly the fields {', '.join(keys)}")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ContentError(
-            f"the payload has {value!r:.100} instead of a text", code="signature-invalid"
-        )
+        raise InvalidSignature(f"the payload has {value!r:.100} instead of a text")
     return value
 
 
@@ -179,7 +172,7 @@ class Bundle:
         """Raises ContentError for other documents, and for bundles without key or envelope."""
         document, hint = parse_bundle(raw)
         if "dsseEnvelope" not in document:
-            raise ContentError("the bundle has no DSSE envelope", code="signature-invalid")
+            raise InvalidSignature("the bundle has no DSSE envelope")
         return cls(Envelope.from_json(document["dsseEnvelope"]), hint)
 
     def to_bytes(self) -> bytes:
@@ -198,16 +191,11 @@ def parse_bundle(raw: bytes) -> tuple[dict[str, Any], str]:
     """
     document = from_bytes(raw)
     if document.get("mediaType") not in _KNOWN:
-        raise ContentError(
-            f"not a sigstore bundle: mediaType {document.get('mediaType')!r}",
-            code="signature-invalid",
-        )
+        raise InvalidSignature(f"not a sigstore bundle: mediaType {document.get('mediaType')!r}")
     material = document.get("verificationMaterial")
     if not isinstance(material, dict):
-        raise ContentError("the bundle has no verification material", code="signature-invalid")
+        raise InvalidSignature("the bundle has no verification material")
     key = material.get("publicKey")
     if not isinstance(key, dict):
-        raise ContentError(
-            "the bundle was signed with a certificate, not with a key", code="signature-invalid"
-        )
+        raise InvalidSignature("the bundle was signed with a certificate, not with a key")
     return document, str(key.get("hint", ""))

@@ -34,6 +34,12 @@ _UNTYPED = re.compile(r"=|\{\{")  # neither is in a template
 _FIELD = re.compile(r"(?<!\{)\{[^{}]*\}(?!\})")
 
 
+class InvalidTags(ConfigError):
+    """An entry of `tags` is not valid."""
+
+    code = "tags-invalid"
+
+
 @dataclass(frozen=True, slots=True)
 class TagEntry:
     """An entry of a rule. Keys that its type does not use are errors."""
@@ -123,14 +129,10 @@ class TagEntry:
 def _set(values: dict[str, Any], key: str, value: str, text: str) -> None:
     known = {item.name for item in fields(TagEntry)} - {"template"}
     if key not in known:
-        raise ConfigError(
-            f"{text}: there is no key {key!r}", code="tags-invalid", hint=", ".join(sorted(known))
-        )
+        raise InvalidTags(f"{text}: there is no key {key!r}", hint=", ".join(sorted(known)))
     if key in {"priority", "group"}:
         if not re.fullmatch(r"-?\d+", value):
-            raise ConfigError(
-                f"{text}: {key} must be a whole number, not {value!r}", code="tags-invalid"
-            )
+            raise InvalidTags(f"{text}: {key} must be a whole number, not {value!r}")
         values[key] = int(value)
     elif key == "immutable":
         values[key] = value == "true"
@@ -142,40 +144,30 @@ def _check(entry: TagEntry) -> None:
     """Raises ConfigError for an entry that cannot give a tag."""
     if entry.type not in _TYPES:
         known = ", ".join(_TYPES)
-        raise ConfigError(
-            f"type: there is no type {entry.type!r}", code="tags-invalid", hint=f"one of {known}"
-        )
+        raise InvalidTags(f"type: there is no type {entry.type!r}", hint=f"one of {known}")
     if entry.type == "template":
         check_template(entry.template)
     elif entry.template:
-        raise ConfigError(f"template: type {entry.type} has none", code="tags-invalid")
+        raise InvalidTags(f"template: type {entry.type} has none")
     if entry.type == "ref" and entry.event not in {"branch", "tag", "pr"}:
-        raise ConfigError(
-            "event: type=ref needs event=branch, event=tag or event=pr", code="tags-invalid"
-        )
+        raise InvalidTags("event: type=ref needs event=branch, event=tag or event=pr")
     if entry.type in {"semver", "pep440", "match"} and not entry.pattern:
-        raise ConfigError(
-            f"pattern: type={entry.type} needs one, such as {{{{version}}}}", code="tags-invalid"
-        )
+        raise InvalidTags(f"pattern: type={entry.type} needs one, such as {{{{version}}}}")
     if entry.type == "match":
         search_pattern(entry.pattern)
     if entry.match:
         _check_match(entry)
     if entry.type == "raw" and not entry.value:
-        raise ConfigError("value: type=raw needs one", code="tags-invalid")
+        raise InvalidTags("value: type=raw needs one")
     if entry.type == "sha" and entry.format not in {"short", "long"}:
-        raise ConfigError("format: short or long", code="tags-invalid")
+        raise InvalidTags("format: short or long")
 
 
 def _check_match(entry: TagEntry) -> None:
     if entry.type not in {"semver", "pep440"}:
-        raise ConfigError(
-            f"match: type={entry.type} has none; type=match has a pattern", code="tags-invalid"
-        )
+        raise InvalidTags(f"match: type={entry.type} has none; type=match has a pattern")
     if not regular_expression(entry.match, key="match").groups:
-        raise ConfigError(
-            "match: needs a group around the version, such as app/v(.*)", code="tags-invalid"
-        )
+        raise InvalidTags("match: needs a group around the version, such as app/v(.*)")
 
 
 def search_pattern(pattern: str) -> re.Pattern[str]:
@@ -190,6 +182,4 @@ def regular_expression(text: str, letters: str = "", *, key: str = "pattern") ->
     try:
         return re.compile(re.sub(r"\(\?<(?![=!])", "(?P<", text), flags | re.ASCII)
     except (re.error, OverflowError) as error:
-        raise ConfigError(
-            f"{key}: not a regular expression: {error}", code="tags-invalid"
-        ) from error
+        raise InvalidTags(f"{key}: not a regular expression: {error}") from error

@@ -11,7 +11,7 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import glob
-from shipline.tags.entry import TagEntry
+from shipline.tags.entry import InvalidTags, TagEntry
 from shipline.tags.versions import Levels, Version
 from shipline.values import doc, replace
 
@@ -67,9 +67,7 @@ class RuleEvents:
 
     def __post_init__(self) -> None:
         if not any((self.push, self.tag, self.pull_request, self.schedule)):
-            raise ConfigError(
-                "a rule's `on` needs push, tag, pull-request or schedule", code="tags-invalid"
-            )
+            raise InvalidTags("a rule's `on` needs push, tag, pull-request or schedule")
         for kind in ("push", "tag", "pull-request", "schedule"):
             for pattern in self.patterns(kind):
                 check_pattern(pattern)
@@ -111,11 +109,11 @@ class TagRule:
 
     def __post_init__(self) -> None:
         if not self.tags:
-            raise ConfigError("tags: a rule needs at least one", code="tags-invalid")
+            raise InvalidTags("tags: a rule needs at least one")
         try:
             self.entries  # noqa: B018  raises what is wrong with them
         except ConfigError as error:
-            raise ConfigError(f"tags: {error}", code="tags-invalid", hint=error.hint) from None
+            raise InvalidTags(f"tags: {error}", hint=error.hint) from None
         if self.prerelease:
             _check_word(self.prerelease)
 
@@ -205,9 +203,9 @@ class TagsSection:
         try:
             first = Version.parse(self.initial)
         except ValueError as error:
-            raise ConfigError(f"initial: {error}", code="tags-invalid") from None
+            raise InvalidTags(f"initial: {error}") from None
         if first.prerelease or first.build:
-            raise ConfigError("initial: must be major.minor.patch", code="tags-invalid")
+            raise InvalidTags("initial: must be major.minor.patch")
 
     @property
     def levels(self) -> Levels:
@@ -244,6 +242,4 @@ def _check_word(word: str) -> None:
     except ValueError:
         prerelease = ()
     if len(prerelease) != 2 or prerelease[0].isdecimal():
-        raise ConfigError(
-            f"prerelease: {word!r} must be one word such as beta", code="tags-invalid"
-        )
+        raise InvalidTags(f"prerelease: {word!r} must be one word such as beta")
