@@ -195,28 +195,26 @@ def read_add(node: ParsedInstruction, escape: str) -> Add:
 _MINIMUM_INTERVAL_NS = 1_000_000
 
 
+class InvalidHealthcheck(DockerfileError):
+    """HEALTHCHECK has a malformed command or flag."""
+
+    code = "dockerfile-healthcheck"
+
+
 def read_health_check(node: ParsedInstruction, escape: str) -> HealthCheck:
     kind, *tail = node.rest.split(None, 1) or [""]
     rest = tail[0] if tail else ""
     if not kind:
-        raise DockerfileError(
-            "HEALTHCHECK requires at least one argument", code="dockerfile-healthcheck"
-        )
+        raise InvalidHealthcheck("HEALTHCHECK requires at least one argument")
     if kind.upper() == "NONE":
         if rest:
-            raise DockerfileError(
-                "HEALTHCHECK NONE takes no arguments", code="dockerfile-healthcheck"
-            )
+            raise InvalidHealthcheck("HEALTHCHECK NONE takes no arguments")
         return HealthCheck(test=("NONE",), **common(node))
     if kind.upper() != "CMD":
-        raise DockerfileError(
-            f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)', code="dockerfile-healthcheck"
-        )
+        raise InvalidHealthcheck(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     command = read_command(rest)
     if not command.words:
-        raise DockerfileError(
-            "Missing command after HEALTHCHECK CMD", code="dockerfile-healthcheck"
-        )
+        raise InvalidHealthcheck("Missing command after HEALTHCHECK CMD")
     times = ("interval", "timeout", "start-period", "start-interval")
     flags = read_flags(node.flags, text=(*times, "retries"))
     interval, timeout, start_period, start_interval = (_interval(flags, name) for name in times)
@@ -238,27 +236,17 @@ def _interval(flags: InstructionFlags, name: str) -> int:
     try:
         value = parse_duration(text)
     except ValueError as error:
-        raise DockerfileError(
-            str(error), code="dockerfile-healthcheck", hint=f"write --{name}=30s"
-        ) from None
+        raise InvalidHealthcheck(str(error), hint=f"write --{name}=30s") from None
     if value != 0 and value < _MINIMUM_INTERVAL_NS:
         least = format_duration(_MINIMUM_INTERVAL_NS)
-        raise DockerfileError(
-            f'Interval "{name}" cannot be less than {least}', code="dockerfile-healthcheck"
-        )
+        raise InvalidHealthcheck(f'Interval "{name}" cannot be less than {least}')
     return value
 
 
 def _retries(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]*", text) or (len(text) > 9 and int(text) >= 1 << 31):
-        raise DockerfileError(
-            f'invalid number of retries: "{text}"',
-            code="dockerfile-healthcheck",
-            hint="write --retries=3",
-        )
+        raise InvalidHealthcheck(f'invalid number of retries: "{text}"', hint="write --retries=3")
     value = int(text or "0")
     if value < 0:
-        raise DockerfileError(
-            f"--retries cannot be negative ({value})", code="dockerfile-healthcheck"
-        )
+        raise InvalidHealthcheck(f"--retries cannot be negative ({value})")
     return value

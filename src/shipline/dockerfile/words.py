@@ -20,6 +20,12 @@ from shipline.globs import sought
 _STAR = ".*"
 
 
+class InvalidSubstitution(DockerfileError):
+    """A substitution such as `${v:-x}` is malformed, or refuses the value."""
+
+    code = "dockerfile-substitution"
+
+
 def trim_prefix(pattern: str, value: str, *, greedy: bool) -> str:
     """`value` without the shortest, or when `greedy` the longest, prefix that `pattern` matches."""
     found = _compile(pattern, greedy=greedy).match(value)
@@ -60,9 +66,8 @@ def _compile(pattern: str, *, greedy: bool) -> re.Pattern[str]:
             char = pattern[position : position + 1]
             position += 1
             if char not in ("*", "?", "\\", "}", "/"):
-                raise DockerfileError(
-                    f"invalid pattern ({pattern}) in substitution: invalid escape '\\{char}'",
-                    code="dockerfile-substitution",
+                raise InvalidSubstitution(
+                    f"invalid pattern ({pattern}) in substitution: invalid escape '\\{char}'"
                 )
             out.append(re.escape(char))
         else:
@@ -120,15 +125,12 @@ def process_word(
     try:
         result, words = lexer.read_until(_END)
     except DockerfileError as error:
-        raise DockerfileError(
-            f"failed to process {quote(text)}: {error.message}",
-            code="dockerfile-substitution",
-            hint=error.hint,
+        raise InvalidSubstitution(
+            f"failed to process {quote(text)}: {error.message}", hint=error.hint
         ) from None
     if len(result) > _LONGEST:
-        raise DockerfileError(
+        raise InvalidSubstitution(
             f"{quote(text[:40])} becomes longer than {_LONGEST >> 20} MiB",
-            code="dockerfile-substitution",
             hint="the value of a variable in it grows with each use",
         )
     return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
@@ -214,9 +216,8 @@ class _Lexer(Struct):
                 words.add(piece)
             result.append(piece)
         if stop:
-            raise DockerfileError(
-                f"unexpected end of statement while looking for matching {stop}",
-                code="dockerfile-substitution",
+            raise InvalidSubstitution(
+                f"unexpected end of statement while looking for matching {stop}"
             )
         return "".join(result), words.finish()
 
@@ -244,9 +245,8 @@ class _Lexer(Struct):
     def single_quoted(self) -> str:
         end = self.text.find("'", self.position + 1)
         if end < 0:
-            raise DockerfileError(
-                "unexpected end of statement while looking for matching single-quote",
-                code="dockerfile-substitution",
+            raise InvalidSubstitution(
+                "unexpected end of statement while looking for matching single-quote"
             )
         quoted = self.text[self.position : end + 1]
         self.position = end + 1
@@ -266,9 +266,8 @@ class _Lexer(Struct):
                 result.append(self.escaped_in_quotes(raw_escapes))
             else:
                 result.append(self.take())
-        raise DockerfileError(
-            "unexpected end of statement while looking for matching double-quote",
-            code="dockerfile-substitution",
+        raise InvalidSubstitution(
+            "unexpected end of statement while looking for matching double-quote"
         )
 
     def escaped_in_quotes(self, raw_escapes: bool) -> str:
@@ -288,7 +287,7 @@ class _Lexer(Struct):
         if not self.peek():
             raise _missing_brace()
         if self.peek() in "{}:":
-            raise DockerfileError("syntax error: bad substitution", code="dockerfile-substitution")
+            raise InvalidSubstitution("syntax error: bad substitution")
         return self.braced_variable(self.name())
 
     def bare_variable(self) -> str:
@@ -360,9 +359,7 @@ class _Lexer(Struct):
 
     def operand(self, stop: str, *, raw_escapes: bool) -> str:
         if self.depth == _MAX_DEPTH:
-            raise DockerfileError(
-                f"more than {_MAX_DEPTH} nested substitutions", code="dockerfile-substitution"
-            )
+            raise InvalidSubstitution(f"more than {_MAX_DEPTH} nested substitutions")
         self.depth += 1
         try:
             return self.read_until(stop, raw_escapes=raw_escapes)[0]
@@ -370,9 +367,7 @@ class _Lexer(Struct):
             if self.peek():
                 raise
             missing = "'/' in ${}" if stop == "/" else "'}'"
-            raise DockerfileError(
-                f"syntax error: missing {missing}", code="dockerfile-substitution"
-            ) from None
+            raise InvalidSubstitution(f"syntax error: missing {missing}") from None
         finally:
             self.depth -= 1
 
@@ -395,10 +390,8 @@ class _Lexer(Struct):
 
 
 def _unsupported(operator: str) -> DockerfileError:
-    return DockerfileError(
-        f"unsupported modifier ({operator}) in substitution", code="dockerfile-substitution"
-    )
+    return InvalidSubstitution(f"unsupported modifier ({operator}) in substitution")
 
 
 def _missing_brace() -> DockerfileError:
-    return DockerfileError("syntax error: missing '}'", code="dockerfile-substitution")
+    return InvalidSubstitution("syntax error: missing '}'")

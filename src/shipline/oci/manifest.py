@@ -46,6 +46,12 @@ def is_attestation(entry: Descriptor) -> bool:
     return REFERENCE_TYPE in entry.annotations and not runs
 
 
+class InvalidManifest(ContentError):
+    """A document is not the manifest or index that it should be."""
+
+    code = "manifest-invalid"
+
+
 class Manifest(Struct, frozen=True):
     """One image: its config and its layers, bottom first; `raw` is what the digest names."""
 
@@ -171,20 +177,13 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
     document = from_bytes(raw)
     for key in document:
         if _FIELDS.get(key.casefold(), key) != key:
-            raise ContentError(
-                f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}", code="manifest-invalid"
-            )
+            raise InvalidManifest(f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}")
     content_type = media_type.partition(";")[0].strip()
     declared = text_from(document, "mediaType")
     if declared and content_type in media.NAMED and declared != content_type:
-        raise ContentError(
-            f"the manifest says {declared!r}, its registry says {content_type!r}",
-            code="manifest-invalid",
-        )
+        raise InvalidManifest(f"the manifest says {declared!r}, its registry says {content_type!r}")
     if "manifests" in document and ("layers" in document or "config" in document):
-        raise ContentError(
-            "a document cannot be both a manifest and an index", code="manifest-invalid"
-        )
+        raise InvalidManifest("a document cannot be both a manifest and an index")
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise ContentError(
             "the image has a Docker schema 1 manifest",
@@ -195,7 +194,7 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
         return _index(raw, document, declared or content_type or media.OCI_INDEX)
     if "config" in document and "layers" in document:
         return _manifest(raw, document, declared or content_type or media.OCI_MANIFEST)
-    raise ContentError("the document is neither a manifest nor an index", code="manifest-invalid")
+    raise InvalidManifest("the document is neither a manifest nor an index")
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
@@ -234,19 +233,17 @@ def from_bytes(
     differently.
     """
     if len(raw) > largest:
-        raise ContentError(f"the document has {len(raw)} bytes, too many", code="manifest-invalid")
+        raise InvalidManifest(f"the document has {len(raw)} bytes, too many")
     if weight_of(raw) > heaviest:
-        raise ContentError(
-            f"the document has more than {heaviest} objects and lists", code="manifest-invalid"
-        )
+        raise InvalidManifest(f"the document has more than {heaviest} objects and lists")
     try:
         document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_not_json)
         if b"\\u" in raw:
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"not JSON: {error}", code="manifest-invalid") from None
+        raise InvalidManifest(f"not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise ContentError("not a JSON object", code="manifest-invalid")
+        raise InvalidManifest("not a JSON object")
     return document
 
 
@@ -275,9 +272,7 @@ def _entries(document: Mapping[str, Any], key: str) -> tuple[Descriptor, ...]:
     if entries is None:
         return ()
     if not isinstance(entries, list) or len(entries) > _ENTRIES:
-        raise ContentError(
-            f"{key} is not a list, or has more than {_ENTRIES} entries", code="manifest-invalid"
-        )
+        raise InvalidManifest(f"{key} is not a list, or has more than {_ENTRIES} entries")
     return tuple(map(Descriptor.from_json, entries))
 
 

@@ -116,7 +116,7 @@ def _check_blob(
 ) -> Findings:
     subject, removal = f"{name}@{digest}", no_blob_entries(name, digest)
     record = _decode(value, size=int, at=float)
-    if record is None or (parsed := _digest(digest)) is None:
+    if record is None or (parsed := digest_or_none(digest)) is None:
         yield Inconsistency(
             "broken-record", subject, "the record of this blob cannot be read", removal
         )
@@ -133,7 +133,7 @@ def _check_manifest(
     subject = f"{name}@{digest}"
     record = _decode(value, mediaType=str, size=int, at=float)
     removal = no_manifest_entries(name, digest, "" if record is None else record.get("subject", ""))
-    if record is None or (parsed := _digest(digest)) is None:
+    if record is None or (parsed := digest_or_none(digest)) is None:
         yield Inconsistency(
             "broken-record", subject, "the record of this manifest cannot be read", removal
         )
@@ -221,7 +221,7 @@ def _decode(value: bytes, **fields: type) -> dict[str, Any] | None:
     return None
 
 
-def _digest(text: str) -> Digest | None:
+def digest_or_none(text: str) -> Digest | None:
     try:
         return Digest.parse(text)
     except InvalidDigest:

@@ -22,15 +22,7 @@ from pathlib import Path
 from shipline.content import LocalStore
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.metadata import DRIVERS, copy_records, open_records
-from shipline.oci import (
-    MANIFEST_LIMIT,
-    Digest,
-    Index,
-    InvalidDigest,
-    Manifest,
-    media,
-    parse_manifest,
-)
+from shipline.oci import MANIFEST_LIMIT, Digest, Index, Manifest, media, parse_manifest
 from shipline.server.entries import (
     Changes,
     blob_entries,
@@ -41,7 +33,14 @@ from shipline.server.entries import (
     read_manifest,
     tag_entries,
 )
-from shipline.server.fsck import Advance, CheckSummary, Inconsistency, check, open_offline
+from shipline.server.fsck import (
+    Advance,
+    CheckSummary,
+    Inconsistency,
+    check,
+    digest_or_none,
+    open_offline,
+)
 from shipline.server.layout import (
     VERSION,
     DataLayout,
@@ -153,7 +152,7 @@ def recover(root: Path) -> Recovered:
     recovered = Recovered()
     with open_offline(root) as storage:
         for entry in read_catalogue(root):
-            digest = _digest(entry.digest)
+            digest = digest_or_none(entry.digest)
             content = digest and read_manifest(storage.store, digest, entry.media_type)
             if digest and content:
                 _add_manifest(storage, entry.repository, digest, content, entry.tags)
@@ -210,7 +209,7 @@ def _add_manifest(
 def _manifests(store: LocalStore) -> Iterator[tuple[Digest, Manifest | Index]]:
     for algorithm in ("sha256", "sha512"):
         for file in (store.root / "blobs" / algorithm).iterdir():
-            digest = _digest(f"{algorithm}:{file.name}")
+            digest = digest_or_none(f"{algorithm}:{file.name}")
             content = digest and _parsed(store, digest)
             if digest and content and content.media_type in media.NAMED:
                 yield digest, content
@@ -224,13 +223,6 @@ def _parsed(store: LocalStore, digest: Digest) -> Manifest | Index | None:
     try:
         return parse_manifest(raw) if Digest.of(raw, digest.algorithm) == digest else None
     except ContentError:
-        return None
-
-
-def _digest(text: str) -> Digest | None:
-    try:
-        return Digest.parse(text)
-    except InvalidDigest:
         return None
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from shipline.errors import ConfigError
 from shipline.files import directory_lock, write_durably, writing
-from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey
+from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey, UnusableKey
 
 Password = Callable[[], bytes]
 """Called only where a key needs a password."""
@@ -45,18 +45,12 @@ def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
     if match := _OURS.search(pem):
         return _from_pkcs8(_open_box(match[2], name, password()), name, None)
     if b"OPENSSH PRIVATE KEY" in pem:
-        raise ConfigError(
-            f"{name} is an OpenSSH key",
-            code="key-unusable",
-            hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY",
+        raise UnusableKey(
+            f"{name} is an OpenSSH key", hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
         )
     if b"PRIVATE KEY-----" not in pem:
         kind = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
-        raise ConfigError(
-            f"{name} is {kind}",
-            code="key-unusable",
-            hint="`shipline key generate` creates a key pair",
-        )
+        raise UnusableKey(f"{name} is {kind}", hint="`shipline key generate` creates a key pair")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
     return _from_pkcs8(pem, name, password() if encrypted else None)
 
@@ -81,9 +75,7 @@ def _open_box(body: bytes, name: str, password: bytes) -> bytes:
     from nacl.exceptions import CryptoError
     from nacl.secret import SecretBox
 
-    damaged = ConfigError(
-        f"{name} is damaged: it is not in cosign's key format", code="key-unusable"
-    )
+    damaged = UnusableKey(f"{name} is damaged: it is not in cosign's key format")
     try:
         document: Any = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
         kdf, cipher = document["kdf"], document["cipher"]
@@ -108,7 +100,7 @@ def _checked(params: Any, name: str) -> dict[str, int]:
     values = {key: params[key] for key in _SCRYPT}
     whole = all(type(value) is int and value > 0 for value in values.values())
     if not whole or 128 * values["N"] * values["r"] > _MEMORY or values["p"] > _ROUNDS:
-        raise ConfigError(f"{name} has excessive scrypt parameters: {values}", code="key-unusable")
+        raise UnusableKey(f"{name} has excessive scrypt parameters: {values}")
     return values
 
 
@@ -129,7 +121,7 @@ def _from_pkcs8(content: bytes, name: str, password: bytes | None) -> PrivateKey
     except (ValueError, TypeError, UnsupportedAlgorithm):
         if password is not None:
             raise _wrong_password(name) from None
-        raise ConfigError(f"{name} is not a usable private key", code="key-unusable") from None
+        raise UnusableKey(f"{name} is not a usable private key") from None
 
 
 def _wrong_password(name: str) -> ConfigError:
@@ -177,7 +169,7 @@ def read_pem(path: Path) -> bytes:
             hint="`shipline key generate` makes a key pair" if missing else "",
         ) from error
     if len(content) > PEM_LIMIT:
-        raise ConfigError(f"{path} is too large for a key file", code="key-unusable")
+        raise UnusableKey(f"{path} is too large for a key file")
     return content
 
 

@@ -22,6 +22,12 @@ _RSA_BITS = range(2048, 8193)
 _CURVES = {"secp256r1": "ECDSA P-256", "secp384r1": "ECDSA P-384", "secp521r1": "ECDSA P-521"}
 
 
+class UnusableKey(ConfigError):
+    """A file is no key, or a key that cannot sign or verify."""
+
+    code = "key-unusable"
+
+
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """`der` is the canonical SubjectPublicKeyInfo (RFC 5280, 4.1.2.7); keys are equal if it is.
@@ -38,10 +44,8 @@ class PublicKey:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
         if b"PRIVATE KEY-----" in pem:
-            raise ConfigError(
-                f"{name} is a private key",
-                code="key-unusable",
-                hint="use the public key in the file .pub beside it",
+            raise UnusableKey(
+                f"{name} is a private key", hint="use the public key in the file .pub beside it"
             )
         try:
             if b"BEGIN CERTIFICATE" in pem:
@@ -50,9 +54,8 @@ class PublicKey:
                 return cls.of(load_pem_x509_certificate(pem).public_key(), name)
             return cls.of(load_pem_public_key(pem), name)
         except (ValueError, UnsupportedAlgorithm):
-            raise ConfigError(
+            raise UnusableKey(
                 f"{name} is not a public key",
-                code="key-unusable",
                 hint="use a PEM file that begins with -----BEGIN PUBLIC KEY-----",
             ) from None
 
@@ -190,9 +193,8 @@ def _supported(key: object, name: str) -> PublicNumbers:
 
 
 def _unusable(name: str) -> ConfigError:
-    return ConfigError(
+    return UnusableKey(
         f"{name} is of an unsupported kind",
-        code="key-unusable",
         hint="use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits",
     )
 

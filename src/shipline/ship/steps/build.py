@@ -241,18 +241,15 @@ def _check_built(
     wanted, found = context.project.pipeline.builds[name].platforms, dict(image.platforms)
     if missing := [str(one) for one in wanted if str(one) not in found]:
         hint = "pass the files of all builds; --platform names fewer platforms"
-        raise UsageError(
-            f"--built: no file has a build{of} for {', '.join(missing)}",
-            code="built-metadata",
-            hint=hint,
+        raise InvalidBuildMetadata(
+            f"--built: no file has a build{of} for {', '.join(missing)}", hint=hint
         )
     repository = context.repository(name)
     for platform, digest in image.platforms:
         commit = revision(repository, repository.resolve(str(digest)))
         if commit and commit not in commits:
-            raise UsageError(
+            raise InvalidBuildMetadata(
                 f"--built: the build{of} for {platform} is of another commit: {commit}",
-                code="built-metadata",
                 hint="build this one: shipline ship --only build --metadata-file FILE",
             )
 
@@ -450,6 +447,12 @@ def _missing_sources(build: Build, root: Path, key: str) -> Iterator[str]:
             yield f"{key}.secrets: there is no file {source}"
 
 
+class InvalidBuildMetadata(UsageError):
+    """A file of --built is not the metadata of a build for this run."""
+
+    code = "built-metadata"
+
+
 def read_built(
     paths: Iterable[Path], images: Mapping[str, Reference]
 ) -> dict[str, tuple[Digest, ...]]:
@@ -464,14 +467,10 @@ def read_built(
             if facts is not None:
                 found.setdefault(name, {})[_built(path, facts, image)] = None
     if found and (missing := images.keys() - found.keys()):
-        raise UsageError(
-            f"--built: no file has the image of the target {min(missing)}", code="built-metadata"
-        )
+        raise InvalidBuildMetadata(f"--built: no file has the image of the target {min(missing)}")
     if paths and not found:
-        raise UsageError(
-            f"--built: no file has a target of {', '.join(images)}",
-            code="built-metadata",
-            hint=_BUILT_HINT,
+        raise InvalidBuildMetadata(
+            f"--built: no file has a target of {', '.join(images)}", hint=_BUILT_HINT
         )
     return {name: tuple(digests) for name, digests in found.items()}
 
@@ -481,13 +480,11 @@ def _metadata(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             document = json.loads(file.read(_METADATA_LIMIT))
     except OSError as error:
-        raise UsageError(
-            f"--built: cannot read {path}: {error.strerror}", code="built-metadata"
-        ) from error
+        raise InvalidBuildMetadata(f"--built: cannot read {path}: {error.strerror}") from error
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UsageError(f"--built: {path} names no image", code="built-metadata", hint=_BUILT_HINT)
+        raise InvalidBuildMetadata(f"--built: {path} names no image", hint=_BUILT_HINT)
     return document
 
 
@@ -496,13 +493,10 @@ def _built(path: Path, facts: Mapping[str, Any], image: Reference) -> Digest:
         digest = Digest.parse(facts["containerimage.digest"])
         names = [Reference.parse(text) for text in facts.get("image.name", "").split(",") if text]
     except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
-        raise UsageError(
-            f"--built: {path} names no image", code="built-metadata", hint=_BUILT_HINT
-        ) from None
+        raise InvalidBuildMetadata(f"--built: {path} names no image", hint=_BUILT_HINT) from None
     if names and image.name not in {name.name for name in names}:
-        raise UsageError(
-            f"--built: {path} is a build of {names[0].name}, not of {image.name}",
-            code="built-metadata",
+        raise InvalidBuildMetadata(
+            f"--built: {path} is a build of {names[0].name}, not of {image.name}"
         )
     return digest
 
@@ -518,7 +512,7 @@ def merge(
     seen: set[Platform] = set()
     for platform in (one.platform for one in index.images if one.platform):
         if platform in seen:
-            raise UsageError(f"--built: two builds are for {platform}", code="built-metadata")
+            raise InvalidBuildMetadata(f"--built: two builds are for {platform}")
         seen.add(platform)
     repository.push(index.descriptor, MemoryStore(index.raw))
     return index.descriptor
