@@ -44,6 +44,12 @@ def read_command(text: str) -> Command:
     return Command((text,) if text else (), shell_form=True)
 
 
+class InvalidInstructionFlag(DockerfileError):
+    """An instruction has no such flag, or not with this value."""
+
+    code = "dockerfile-flag"
+
+
 class InstructionFlags(Struct, frozen=True):
     """The values of the given flags by name, in order."""
 
@@ -81,24 +87,18 @@ def read_flags(
         if name not in known:
             suggestion = did_you_mean(name, known)
             listed = ", ".join(f"--{flag}" for flag in known) or "none"
-            raise DockerfileError(
-                f"unknown flag: --{name}{suggestion}",
-                code="dockerfile-flag",
-                hint=f"the known flags are: {listed}",
+            raise InvalidInstructionFlag(
+                f"unknown flag: --{name}{suggestion}", hint=f"the known flags are: {listed}"
             )
         if name in values and name not in repeated:
-            raise DockerfileError(
-                f"duplicate flag specified: --{name}",
-                code="dockerfile-flag",
-                hint="remove one of them",
+            raise InvalidInstructionFlag(
+                f"duplicate flag specified: --{name}", hint="remove one of them"
             )
         if name in switches:
             value = _switch(name, bool(equals), value)
         elif not equals:
-            raise DockerfileError(
-                f"missing a value on flag: --{name}",
-                code="dockerfile-flag",
-                hint=f"write --{name}=...",
+            raise InvalidInstructionFlag(
+                f"missing a value on flag: --{name}", hint=f"write --{name}=..."
             )
         values[name] = (*values.get(name, ()), value)
     return InstructionFlags(values)
@@ -106,15 +106,11 @@ def read_flags(
 
 def _switch(name: str, given: bool, value: str) -> str:
     if given and not value:
-        raise DockerfileError(
-            f"missing a value on flag: --{name}", code="dockerfile-flag", hint=f"write --{name}"
-        )
+        raise InvalidInstructionFlag(f"missing a value on flag: --{name}", hint=f"write --{name}")
     lower = value.lower() or "true"  # flags of instructions know these words only (bflag.go)
     if lower not in ("true", "false"):
-        raise DockerfileError(
-            f"expecting boolean value for flag --{name}, not: {value}",
-            code="dockerfile-flag",
-            hint="use true or false",
+        raise InvalidInstructionFlag(
+            f"expecting boolean value for flag --{name}, not: {value}", hint="use true or false"
         )
     return lower
 

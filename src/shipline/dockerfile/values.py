@@ -29,6 +29,12 @@ _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _WHOLE = rf"[+-]?({_PART})+"
 
 
+class InvalidValue(DockerfileError):
+    """A duration, a port or a signal is malformed."""
+
+    code = "dockerfile-value"
+
+
 def parse_duration(text: str) -> int:
     """Nanoseconds. Raises ValueError for an invalid duration, and one of more than 64 bits."""
     if text.lstrip("+-") == "0" and len(text) <= 2:
@@ -102,24 +108,18 @@ def _ports(text: str) -> list[str]:
     spec = PortSpec.parse(text)
     protocol = spec.protocol.lower() or "tcp"
     if not spec.container:
-        raise DockerfileError(
-            f'invalid port: "{text}": no port specified',
-            code="dockerfile-value",
-            hint="write 80/tcp",
-        )
+        raise InvalidValue(f'invalid port: "{text}": no port specified', hint="write 80/tcp")
     if protocol not in _PROTOCOLS:
-        raise DockerfileError(
+        raise InvalidValue(
             f'invalid port: "{text}": invalid proto: {spec.protocol}',
-            code="dockerfile-value",
             hint=f"use one of {', '.join(_PROTOCOLS)}",
         )
     _check_address(spec.address)
     ports = _range(spec.container, "containerPort")
     if spec.host and len(ports) not in (1, len(_range(spec.host, "hostPort"))):
-        raise DockerfileError(
+        raise InvalidValue(
             f"invalid ranges specified for container and host Ports: {spec.container} and "
             f"{spec.host}",
-            code="dockerfile-value",
             hint="EXPOSE names container ports only; drop the host part",
         )
     return [f"{port}/{protocol}" for port in ports]
@@ -133,10 +133,8 @@ def _check_address(address: str) -> None:
     try:
         ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
     except ValueError:
-        raise DockerfileError(
-            f"invalid IP address: {address}",
-            code="dockerfile-value",
-            hint="EXPOSE names container ports only",
+        raise InvalidValue(
+            f"invalid IP address: {address}", hint="EXPOSE names container ports only"
         ) from None
 
 
@@ -144,16 +142,10 @@ def _range(text: str, what: str) -> range:
     first, dash, last = text.partition("-")
     bounds = [first, last] if dash else [first, first]
     if not all(re.fullmatch(r"\+?[0-9]+", bound) for bound in bounds):  # strconv.Atoi's
-        raise DockerfileError(
-            f"invalid {what}: {text}", code="dockerfile-value", hint="write a port or a range 80-90"
-        )
+        raise InvalidValue(f"invalid {what}: {text}", hint="write a port or a range 80-90")
     start, end = (int(bound) for bound in bounds)
     if end < start or end > _LAST_PORT:
-        raise DockerfileError(
-            f"invalid {what}: {text}",
-            code="dockerfile-value",
-            hint=f"ports run from 0 to {_LAST_PORT}",
-        )
+        raise InvalidValue(f"invalid {what}: {text}", hint=f"ports run from 0 to {_LAST_PORT}")
     return range(start, end + 1)
 
 
@@ -182,8 +174,6 @@ def checked_signal(text: str) -> str:
     name = "SIG" + text.upper().removeprefix("SIG")
     if name in NAMES or (_NUMBER.fullmatch(text) and 0 < abs(int(text)) < 1 << 63):
         return text
-    raise DockerfileError(
-        f"invalid signal: {text}{did_you_mean(name, NAMES)}",
-        code="dockerfile-value",
-        hint="write STOPSIGNAL SIGTERM",
+    raise InvalidValue(
+        f"invalid signal: {text}{did_you_mean(name, NAMES)}", hint="write STOPSIGNAL SIGTERM"
     )

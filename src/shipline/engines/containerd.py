@@ -18,7 +18,13 @@ from typing import Annotated, BinaryIO
 from msgspec import Struct, field
 
 from shipline.content import Fetcher, LocalStore, Reader, VerifiedReader, chunks, fetch_all
-from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
+from shipline.engines.engine import (
+    EngineError,
+    EngineRefused,
+    LoadableImage,
+    UnpackableImage,
+    connecting,
+)
 from shipline.grpc.connection import Code, Connection, RpcCall, RpcError, SocketPipe, connected
 from shipline.grpc.containerd import (
     ContentInfo,
@@ -253,10 +259,7 @@ class Containerd:
         applied = channel.ask("diff.v1.Diff/Apply", request, _Applied).applied
         if applied is None or applied.digest != str(diff_id):
             channel.tell("snapshots.v1.Snapshots/Remove", _Snapshot(self._snapshotter, key))
-            raise EngineError(
-                f"containerd at {self} unpacked {layer.digest} to another diff ID",
-                code="engine-refused",
-            )
+            raise EngineRefused(f"containerd at {self} unpacked {layer.digest} to another diff ID")
         with _unless(Code.ALREADY_EXISTS):
             commit = _Commit(self._snapshotter, chain, key)
             channel.tell("snapshots.v1.Snapshots/Commit", commit)
@@ -275,9 +278,7 @@ class Containerd:
                 with connected(SocketPipe(connection)) as calls:
                     yield _Channel(calls, self._namespace)
             except RpcError as error:
-                raise EngineError(
-                    f"containerd at {self} refuses: {error}", _START, code="engine-refused"
-                ) from error
+                raise EngineRefused(f"containerd at {self} refuses: {error}", _START) from error
 
 
 class _CallReader:

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, quote
 from msgspec import Struct
 
 from shipline.content import Fetcher, LocalStore
-from shipline.engines.engine import EngineError, LoadableImage, connecting
+from shipline.engines.engine import EngineError, EngineRefused, LoadableImage, connecting
 from shipline.errors import NotFound, UsageError
 from shipline.net import connect_unix, split_url, without_passwords
 from shipline.oci import Descriptor, Digest, InvalidDigest
@@ -263,10 +263,7 @@ class Docker:
         """Keep the image: `POST /images/load`."""
         for said in self._api.follow("POST", "/images/load?quiet=1", archive):
             if "error" in said:
-                raise EngineError(
-                    f"the engine at {self} refuses the image: {said['error']}",
-                    code="engine-refused",
-                )
+                raise EngineRefused(f"the engine at {self} refuses the image: {said['error']}")
 
     def save(self, name: str, file: BinaryIO) -> None:
         """Write the archive of an image, `GET /images/{name}/get`. Raises NotFound."""
@@ -349,9 +346,7 @@ class PodmanCommand:
             return _id(f"sha256:{said.decode('utf-8', 'replace').strip()}", str(self))
         if "image not known" in message:
             return None
-        raise EngineError(
-            f"podman image inspect failed: {message}", "see `podman info`", code="engine-refused"
-        )
+        raise EngineRefused(f"podman image inspect failed: {message}", "see `podman info`")
 
     def opened(
         self, image: Digest, scratch: Path, store: LocalStore
@@ -369,9 +364,7 @@ class PodmanCommand:
         )
         if done.returncode:
             message = done.stderr.decode("utf-8", "replace").strip()
-            raise EngineError(
-                f"podman save failed: {message}", "see `podman images`", code="engine-refused"
-            )
+            raise EngineRefused(f"podman save failed: {message}", "see `podman images`")
 
     def load_archive(self, archive: Iterable[bytes]) -> None:
         process = subprocess.Popen(
@@ -390,6 +383,4 @@ class PodmanCommand:
                 pass
             message = process.stderr.read().decode("utf-8", "replace").strip()
         if process.returncode:
-            raise EngineError(
-                f"podman load failed: {message}", "see `podman info`", code="engine-refused"
-            )
+            raise EngineRefused(f"podman load failed: {message}", "see `podman info`")

@@ -29,6 +29,12 @@ class EngineError(ShiplineError):
         super().__init__(message, code=code, hint=f"{hint}{_WITHOUT}")
 
 
+class EngineRefused(EngineError):
+    """The engine answers, and does not do what it is asked."""
+
+    code = "engine-refused"
+
+
 class UnpackableImage(Struct, frozen=True):
     """The image of a platform: its configuration, and its layers with their diff IDs, lowest
     first.

@@ -26,6 +26,12 @@ LARGEST = 40 << 20  # bytes, as in BuildKit
 _SUBJECTS = 1024  # the limit of sigstore-go
 
 
+class InvalidStatement(ContentError):
+    """A document is no in-toto statement."""
+
+    code = "statement-invalid"
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """The subject of a statement: `digests` maps algorithms to hex."""
@@ -37,14 +43,12 @@ class Subject:
     @classmethod
     def from_json(cls, value: object) -> Self:
         if not isinstance(value, dict):
-            raise ContentError(f"not a subject: {value!r:.200}", code="statement-invalid")
+            raise InvalidStatement(f"not a subject: {value!r:.200}")
         name, digests, annotations = (value.get(key) for key in ("name", "digest", "annotations"))
         if not isinstance(name, str | None) or not isinstance(annotations, dict | None):
-            raise ContentError(f"not a subject: {value!r:.200}", code="statement-invalid")
+            raise InvalidStatement(f"not a subject: {value!r:.200}")
         if not isinstance(digests, dict) or not all(map(_is_text, digests.values())):
-            raise ContentError(
-                f"a subject without digests: {value!r:.200}", code="statement-invalid"
-            )
+            raise InvalidStatement(f"a subject without digests: {value!r:.200}")
         return cls(name or "", digests, annotations or NO_ANNOTATIONS)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,21 +87,15 @@ class Statement:
         """Raises ContentError for anything but a statement, version 1 or 0.1."""
         document = from_bytes(raw, heaviest=_HEAVIEST, largest=LARGEST)
         if document.get("_type") not in _KNOWN:
-            raise ContentError(
-                f"not an in-toto statement: _type {document.get('_type')!r:.100}",
-                code="statement-invalid",
+            raise InvalidStatement(
+                f"not an in-toto statement: _type {document.get('_type')!r:.100}"
             )
         subjects, kind = document.get("subject"), document.get("predicateType")
         if not isinstance(subjects, list) or not 0 < len(subjects) <= _SUBJECTS:
-            raise ContentError(
-                f"a statement has between 1 and {_SUBJECTS} subjects", code="statement-invalid"
-            )
+            raise InvalidStatement(f"a statement has between 1 and {_SUBJECTS} subjects")
         predicate = document.get("predicate", {})
         if not _is_text(kind) or not kind or not isinstance(predicate, dict | str):
-            raise ContentError(
-                "the statement lacks a predicateType or a usable predicate",
-                code="statement-invalid",
-            )
+            raise InvalidStatement("the statement lacks a predicateType or a usable predicate")
         subjects_found = tuple(map(Subject.from_json, subjects))
         return cls(subjects_found, kind, predicate, document["_type"])
 

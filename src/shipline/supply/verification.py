@@ -33,7 +33,14 @@ from shipline.supply.claims import (
 )
 from shipline.supply.envelopes import SIMPLE_SIGNING, Envelope, SimplePayload
 from shipline.supply.keys import PublicKey
-from shipline.supply.statement import COSIGN_SIGN, Statement, seconds, short_name, stated_time
+from shipline.supply.statement import (
+    COSIGN_SIGN,
+    InvalidStatement,
+    Statement,
+    seconds,
+    short_name,
+    stated_time,
+)
 from shipline.values import replace
 
 _OPTIONAL = "optional"
@@ -425,9 +432,7 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
         return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
     statement = Statement.parse(claim.body)
     if statement.predicate_type != COSIGN_SIGN:
-        raise ContentError(
-            f"the statement is of type {statement.predicate_type!r:.200}", code="statement-invalid"
-        )
+        raise InvalidStatement(f"the statement is of type {statement.predicate_type!r:.200}")
     subject = statement.subject_of(digest)
     if subject is None:
         raise Unproven(RejectReason.DIGEST, "the statement is about another digest")
