@@ -100,7 +100,9 @@ def test_second_build_is_cached_and_has_the_same_digest(
     assert document(target, "demo/again", "1") == before
     steps = {line.split(" ", 1)[0] for line in first.err.splitlines() if " RUN " in line}
     assert steps
-    shown = [line for line in second.err.splitlines() if re.search(r"\] (RUN|COPY|WORKDIR)", line)]
+    shown = [
+        line for line in second.err.splitlines() if re.search(r"\] (FROM|RUN|COPY|WORKDIR)", line)
+    ]
     cached = [line for line in second.err.splitlines() if line.endswith("CACHED")]
     assert len(cached) == len({line.split(" ", 1)[0] for line in shown}), second.err
 

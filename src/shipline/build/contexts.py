@@ -304,12 +304,14 @@ def _content(
 
 
 def open_contexts(
-    request: BuildRequest, state: Path, scratch: Path, stack: ExitStack
+    request: BuildRequest, state: Path, scratch: Path, stack: ExitStack, step: Step
 ) -> dict[str, ContextDirectory]:
     """The main context and those that are directories here, by name. Raises UsageError for one that
     does not exist.
     """
-    contexts = {MAIN_CONTEXT: _open(MAIN_CONTEXT, request.context, request, state, scratch, stack)}
+    with step.step("load .dockerignore", kind="internal"):
+        main = _open(MAIN_CONTEXT, request.context, request, state, scratch, stack)
+    contexts = {MAIN_CONTEXT: main}
     for name, context in request.build_contexts.items():
         if context.is_local:
             contexts[name] = _open(name, context, request, state, scratch, stack)

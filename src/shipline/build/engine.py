@@ -430,7 +430,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         state=settings.home,
         mounts=caches.mounts,
     )
-    contexts = open_contexts(request, settings.home, tools.scratch, tools.stack)
+    contexts = open_contexts(request, settings.home, tools.scratch, tools.stack, step)
     recoder = Recoder(blobs, worker.cache, step)
     scanner = _scanner(plan, worker, executor, tools)
     roots = plan.roots

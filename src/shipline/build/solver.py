@@ -107,6 +107,7 @@ class Solver:
         self._commands = commands or command_limiter()
         self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
+        self._bases: Once[None] = Once()  # that were shown
 
     def start(
         self,
@@ -191,6 +192,7 @@ class Solver:
 
     def _take(self, vertex: Vertex, found: LayerResult) -> LayerResult:
         """A result that is known, shown as any other."""
+        self._show_bases(vertex)
         with self._shown(vertex) as step:
             step.cached()
             step.note(**_layer_facts(found))
@@ -227,6 +229,8 @@ class Solver:
                 found = cache.get(key)
             if found is None:
                 self._prepare(vertex, inputs)
+            else:
+                self._show_bases(vertex)
             waited: dict[str, Attribute] = {}
             if found is None and is_run:
                 ready = time.monotonic()
@@ -261,13 +265,27 @@ class Solver:
                 meanwhile = partial(group.start, list_files, vertex.op, inputs[1:])
                 self._prepared.get((bottom, files), partial(self._pull, bottom, files, meanwhile))
 
+    def _show_bases(self, vertex: Vertex) -> None:
+        """Show the base images of a step that needs nothing of them: BuildKit does, too."""
+        for one in vertex.inputs:
+            *_, bottom = one.chain()
+            if isinstance(bottom.op, ImageOp):
+                self._bases.get(bottom, partial(self._show_base, bottom))
+
+    def _show_base(self, image: Vertex) -> None:
+        if image.label.number:  # it begins a stage
+            with self._shown(image) as step:
+                step.cached()
+
     def _pull(self, image: Vertex, files: bool, meanwhile: Callable[[], object]) -> None:
         assert isinstance(image.op, ImageOp)
         snapshots, label = self._worker.snapshots, image.label
         layers = self._images[image.op].layers
         absent = snapshots.absent(layers, files=files)
         if not absent:
+            self._bases.get(image, partial(self._show_base, image))
             return
+        self._bases.get(image, lambda: None)
         name = label.name
         if all(self._worker.store.exists(layer.descriptor) for layer in absent):
             name = name.replace("FROM", "unpack", 1)

@@ -55,6 +55,14 @@ _OWN_STORE = frozenset(
     }
 )
 
+_FEATURES = {
+    Capability.SEVERAL_PLATFORMS: "Multi-platform build",
+    Capability.ATTESTATIONS: "Attestation",
+    Capability.ARCHIVES: "OCI exporter",
+    Capability.CACHE_TO_REGISTRY: "Cache export",
+}
+"""The words of buildx, which scripts look for."""
+
 OWN_STORE = "docker (own image store)"
 """The driver `docker` where the engine does not keep images in containerd."""
 
@@ -78,10 +86,12 @@ def require_capable(builder: str, driver: str, request: BuildRequest) -> None:
     missing = [one for one in _calls_for(request) if one not in CAPABILITIES[driver]]
     if not missing:
         return
+    features = dict.fromkeys(_FEATURES.get(one, one.value) for one in missing)
     able = [name for name, has in CAPABILITIES.items() if has.issuperset(missing)]
+    known, more = driver.partition(" ")[::2]
     raise BuilderError(
-        f"the builder {builder}, driver {driver}, cannot do this:"
-        f" {', '.join(dict.fromkeys(missing))}",
+        f"{', '.join(features)} is not supported for the {known} driver: the builder {builder}"
+        f"{more and f' {more}'} cannot do {', '.join(dict.fromkeys(missing))}",
         code="builder-incapable",
         hint=f"drivers that can: {', '.join(able)}"
         " (`--builder native` builds in this process; see `shipline builder ls`)",

@@ -236,7 +236,9 @@ def shown(
         if isinstance(event, Warned) and event.more:  # of a file, not of the options
             from shipline.observe import warning_json  # rarely needed
 
-            warned.append(warning_json(event))
+            found = warning_json(event)
+            if not any({**found, "vertex": ""} == {**one, "vertex": ""} for one in warned):
+                warned.append(found)
 
     try:
         with observed(kind, name, sinks=(*sinks, note, report), facts=facts) as run:

@@ -181,7 +181,8 @@ def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
     from shipline.observe import clean
 
     target = f"{error.part}: " if error.part.startswith("target ") else ""
-    solving = "" if isinstance(error, UsageError) else "failed to solve: "
+    refused = isinstance(error, UsageError) or error.code == "builder-incapable"
+    solving = "" if refused else "failed to solve: "
     message = clean(error.message.partition("\n")[0].removeprefix(target))
     flag = _FLAG.match(message)
     message = message[flag.end() :] if flag else message

@@ -134,7 +134,7 @@ def test_an_annotation_without_a_place_is_refused() -> None:
         "type=oci,dest=f,annotation[linux/arm64].k=v",
     )
     formats_of(request(index, platforms=(AMD64, ARM64)))
-    with pytest.raises(UsageError, match="one platform"):
+    with pytest.raises(UsageError, match="single platform"):
         formats_of(request(index, platforms=(AMD64,)))
     with pytest.raises(UsageError, match="linux/arm64"):
         formats_of(request(arm, platforms=(AMD64,)))

@@ -43,6 +43,13 @@ def test_what_a_driver_cannot_do_is_refused(
     require_capable("native", "native", asked(*flags))
 
 
+def test_a_refusal_has_the_words_of_buildx() -> None:
+    flags = ("platform", ["linux/amd64,linux/arm64"])
+    said = "^Multi-platform build is not supported for the docker driver: the builder farm "
+    with pytest.raises(BuilderError, match=said):
+        require_capable("farm", "docker (own image store)", asked(flags))
+
+
 def test_the_documents_have_the_table() -> None:
     head = ["", *(f"`{name}`" if "(" not in name else name for name in CAPABILITIES)]
     rows = [head, ["---"] * len(head)]

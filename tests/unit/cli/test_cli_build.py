@@ -180,3 +180,16 @@ def test_a_failed_build_is_in_the_summary_of_the_job(
     summary = (tmp_path / "summary").read_text()
     assert summary.startswith("## build app: failed\n\n````\n")
     assert "RUN a: exit code: 1" in summary and "- linux/arm64: RUN `a```" in summary
+
+
+def test_a_warning_of_several_targets_is_one_in_the_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path))
+
+    def work(step: Step) -> None:
+        for vertex, url in (("sha256:a", "u"), ("sha256:b", "u"), ("sha256:b", "v")):
+            step.warn("told", more={"vertex": vertex, "url": url})
+
+    _, warned = shown("check", work, "quiet")
+    assert [one["url"] for one in warned] == ["u", "v"]
