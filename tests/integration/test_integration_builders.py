@@ -11,7 +11,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from commands import run_shipline
 from peers import Docker, Registry, buildkit_relay, dockerd
 from peers.buildkit_relay import relay
 from peers.registry import certificate
+from shipline.buildkit.connecting import open_pipe, open_program
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
@@ -148,6 +149,20 @@ def test_metadata_is_that_of_buildx(
     for one in (engine, ours):
         for mine, theirs in zip(warnings(one), warnings(buildx), strict=True):
             assert mine | {"vertex": ""} == theirs | {"vertex": ""}
+
+
+def test_a_client_of_buildkit_is_connected_to_a_builder(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", docker.host)
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path))
+    words = ["builder", "dial-stdio", "--builder", "docker"]
+    with open_program([sys.executable, "-m", "shipline", *words]) as program:
+        with open_pipe(nullcontext(program), "dial-stdio") as control:
+            assert control.workers()
+        assert program.said == b"builder: docker\n"
+        program.close()
+        assert program.wait(60) == 0
 
 
 def test_an_image_is_loaded_into_the_engine(

@@ -30,6 +30,7 @@ from shipline.engines.engine import EngineError
 from shipline.engines.finding import docker_address
 from shipline.errors import BuilderError
 from shipline.events import Step
+from shipline.grpc.connection import Pipe
 from shipline.oci import Reference, Resources
 from shipline.registry import keychain_from
 from shipline.tasks import after_cancel, sleep, time_limit
@@ -143,6 +144,9 @@ class ContainerDriver:
     def open(self, key: str = "") -> AbstractContextManager[Control]:
         return open_container(self._engine, self._name, self._timeout_s)
 
+    def dial(self) -> AbstractContextManager[Pipe]:
+        return dial_container(self._engine, self._name)
+
     def stop(self) -> None:
         with engine_errors():
             if self._engine.find(self._name) is not None:
@@ -250,10 +254,20 @@ class ContainerDriver:
 @contextmanager
 def open_container(engine: Containers, name: str, timeout_s: float) -> Iterator[Control]:
     """The BuildKit in a container, which must run. Raises BuilderError."""
+    with (
+        dial_container(engine, name) as pipe,
+        open_pipe(nullcontext(pipe), name, timeout_s=timeout_s) as control,
+    ):
+        yield control
+
+
+@contextmanager
+def dial_container(engine: Containers, name: str) -> Iterator[Pipe]:
+    """The bytes to and from the BuildKit in a container. Raises BuilderError."""
     with ExitStack() as stack:
         with engine_errors():
             pipe = stack.enter_context(engine.running(name, _DIAL))
-        yield stack.enter_context(open_pipe(nullcontext(pipe), name, timeout_s=timeout_s))
+        yield pipe
 
 
 def containers_of(endpoint: str, environment: Mapping[str, str]) -> Containers:

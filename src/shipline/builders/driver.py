@@ -15,6 +15,7 @@ from shipline.buildkit.control import Control
 from shipline.engines import EngineError
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
+from shipline.grpc.connection import Pipe
 
 
 class InvalidDriverOption(UsageError):
@@ -48,6 +49,11 @@ class Driver(Protocol):
     def open(self, key: str = "") -> AbstractContextManager[Control]:
         """Its API, inside the block; the daemon must run. Of several that are equal, the same `key`
         leads to the same, for the sake of its cache.
+        """
+
+    def dial(self) -> AbstractContextManager[Pipe]:
+        """The bytes to and from its API, inside the block, for another program; also raises
+        OSError.
         """
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,6 +20,7 @@ from shipline.buildkit.connecting import open_pipe
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError
 from shipline.events import Step
+from shipline.grpc.connection import Pipe
 from shipline.kubernetes import Cluster, KubernetesError, load_access, open_exec, pod_problem
 from shipline.net import split_url
 from shipline.tasks import after_cancel, sleep
@@ -77,6 +78,9 @@ class KubernetesDriver:
         pipe = open_exec(self._cluster, pod, CONTAINER, _DIAL)
         with open_pipe(pipe, shown, timeout_s=self._timeout_s) as control:
             yield control
+
+    def dial(self) -> AbstractContextManager[Pipe]:
+        return open_exec(self._cluster, self._choose(""), CONTAINER, _DIAL)
 
     def stop(self) -> None:
         if self._workload() is not None:
@@ -223,6 +227,15 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
     """The BuildKit in a pod: kube-pod://POD?context=&namespace=&container=&kubeconfig=. Raises
     BuilderError.
     """
+    pipe, shown = dial_pod(endpoint, environment)
+    with open_pipe(pipe, shown, timeout_s=timeout_s) as control:
+        yield control
+
+
+def dial_pod(
+    endpoint: str, environment: Mapping[str, str]
+) -> tuple[AbstractContextManager[Pipe], str]:
+    """The bytes to and from the BuildKit in a pod, and how errors name it. Raises BuilderError."""
     query = _query(endpoint)
     access = load_access(
         environment, kubeconfig=query.get("kubeconfig", ""), context=query.get("context", "")
@@ -235,9 +248,7 @@ def open_pod(endpoint: str, environment: Mapping[str, str], timeout_s: float) ->
             f"there is no pod {cluster.namespace}/{name}", code="builder-pods", retriable=True
         )
     container = query.get("container") or str(pod["spec"]["containers"][0]["name"])
-    pipe = open_exec(cluster, name, container, _DIAL)
-    with open_pipe(pipe, f"{cluster.namespace}/{name}", timeout_s=timeout_s) as control:
-        yield control
+    return open_exec(cluster, name, container, _DIAL), f"{cluster.namespace}/{name}"
 
 
 def _query(endpoint: str) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from msgspec import Struct
@@ -15,8 +16,10 @@ from shipline.builders.ssh import SshDriver
 from shipline.buildkit.connecting import (
     CONNECT_S,
     TlsFiles,
+    dial_engine,
     open_buildkit,
     open_engine,
+    open_socket,
     parse_endpoint,
 )
 from shipline.buildkit.control import Control
@@ -24,7 +27,11 @@ from shipline.buildkit.messages import CdiDevice, GcRule
 from shipline.engines.finding import docker_address
 from shipline.errors import BuilderError
 from shipline.events import Step
+from shipline.grpc.connection import Pipe
 from shipline.oci import Platform
+
+if TYPE_CHECKING:
+    from shipline.engines.containers import Containers
 
 
 class NodeFacts(Struct, frozen=True):
@@ -110,6 +117,9 @@ class _Kept:
     def open(self, key: str = "") -> AbstractContextManager[Control]:
         raise NotImplementedError
 
+    def dial(self) -> AbstractContextManager[Pipe]:
+        raise NotImplementedError
+
     def state(self) -> State:
         """Running, if it can be reached."""
         with self.open() as control:
@@ -137,6 +147,13 @@ class _Docker(_Kept):
                 opening = open_engine(address.connect, address.url, timeout_s=self._timeout_s)
                 control = stack.enter_context(opening)
             yield control
+
+    @contextmanager
+    def dial(self) -> Iterator[Pipe]:
+        with engine_errors():
+            address = docker_address(self._environment, self._node.endpoint)
+        with dial_engine(address.connect, self._timeout_s) as pipe:
+            yield pipe
 
 
 class _Remote(_Kept):
@@ -172,12 +189,27 @@ class _Remote(_Kept):
             return self._open_container()
         return open_buildkit(endpoint, self._tls, timeout_s=self._timeout_s)
 
+    def dial(self) -> AbstractContextManager[Pipe]:
+        if self._parts.scheme == "kube-pod":
+            from shipline.builders.kubernetes import dial_pod  # slow to import
+
+            return dial_pod(self._node.endpoint, self._environment)[0]
+        if self._parts.scheme == "docker-container":
+            from shipline.builders.container import dial_container
+
+            return dial_container(self._containers(), self._parts.netloc)
+        return open_socket(self._parts, self._tls, self._timeout_s)
+
     def _open_container(self) -> AbstractContextManager[Control]:
-        from shipline.builders.container import containers_of, open_container
+        from shipline.builders.container import open_container
+
+        return open_container(self._containers(), self._parts.netloc, self._timeout_s)
+
+    def _containers(self) -> Containers:
+        from shipline.builders.container import containers_of
 
         context = parse_qs(self._parts.query).get("context", [""])[0]
-        engine = containers_of(context, self._environment)
-        return open_container(engine, self._parts.netloc, self._timeout_s)
+        return containers_of(context, self._environment)
 
 
 def _container(node: Node, environment: Mapping[str, str], timeout_s: float) -> Driver:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from shipline import __version__
 from shipline.builders.driver import InvalidDriverOption, State
@@ -17,6 +17,7 @@ from shipline.buildkit.connecting import ProgramPipe, open_pipe, open_program
 from shipline.buildkit.control import Control
 from shipline.errors import BuilderError, UsageError
 from shipline.events import Step
+from shipline.grpc.connection import Pipe
 from shipline.net import split_url, without_passwords
 from shipline.observe import clean
 from shipline.units import parse_boolean
@@ -76,6 +77,13 @@ class SshDriver:
                 if begun:
                     raise
                 raise self._explained(pipe, error) from None
+
+    def dial(self) -> AbstractContextManager[Pipe]:
+        raise UsageError(
+            "a builder with the driver ssh builds for shipline alone",
+            code="builder-incapable",
+            hint="name one with another driver",
+        )
 
     def _remote_command(self) -> str:
         words = "builder serve-stdio"

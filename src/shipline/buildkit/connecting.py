@@ -118,16 +118,21 @@ def open_engine(
     """The BuildKit inside the container engine that `connect` leads to: as `open_buildkit`; errors
     name it as `shown`.
     """
-    with _named(shown):
-        with connect() as connection:
-            with _limited(connection, timeout_s):
-                upgraded = _upgrade(SocketPipe(connection))
-            if upgraded is not None:
-                with connected(upgraded) as found:
-                    yield _answering(found, timeout_s)
-                return
-        with connect() as connection, connected(SocketPipe(connection)) as found:
-            yield _answering(found, timeout_s)  # newer engines speak HTTP/2 from the start
+    with _named(shown), dial_engine(connect, timeout_s) as pipe, connected(pipe) as found:
+        yield _answering(found, timeout_s)
+
+
+@contextmanager
+def dial_engine(connect: Callable[[], socket.socket], timeout_s: float) -> Iterator[Pipe]:
+    """The bytes to and from the BuildKit inside a container engine. Raises OSError."""
+    with connect() as connection:
+        with _limited(connection, timeout_s):
+            upgraded = _upgrade(SocketPipe(connection))
+        if upgraded is not None:
+            yield upgraded
+            return
+    with connect() as connection:
+        yield SocketPipe(connection)  # newer engines speak HTTP/2 from the start
 
 
 def _answering(connection: Connection, timeout_s: float) -> Control:

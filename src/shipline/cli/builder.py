@@ -39,6 +39,7 @@ COMMANDS = (
     LazyCommand("install", "builders:install", "Have `docker build` call buildx."),
     LazyCommand("uninstall", "builders:uninstall", "Undo `install`."),
     LazyCommand("bootstrap", "builder:bootstrap", "Register emulators."),
+    LazyCommand("dial-stdio", "serve_stdio:dial_stdio", "Connect a program to a builder."),
     LazyCommand("serve-stdio", "serve_stdio:serve_stdio", "Build for another machine."),
     LazyCommand("du", "builder:du", "Show the size of the build cache."),
     LazyCommand("prune", "builder:prune_command", "Remove build cache."),

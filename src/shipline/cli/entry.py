@@ -32,7 +32,10 @@ _WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--
 _DEBUG = ("-D", "--debug")
 _WITH_FLAGS = ("--buildkitd-flags",)
 """The options of buildx whose value is a flag, as in `--buildkitd-flags --debug`."""
-_BUILDERS = ("create", "use", "ls", "inspect", "rm", "stop", "install", "uninstall")
+_BUILDERS = (
+    *("create", "use", "ls", "inspect", "rm", "stop", "install", "uninstall"),
+    "dial-stdio",
+)
 """Commands of buildx that are below `shipline builder`."""
 _VERSION_OF_BUILDX = ["--version", "buildx"]
 _BUILDX = "v0.29.0"

@@ -226,12 +226,14 @@ POINTERS = {
     "policy": "`shipline build --policy filename=FILE` judges what a build reads",
     "dap": "`shipline -D build` shows where an error comes from",
     "debug": "`shipline -D build` shows where an error comes from",
-    "dial-stdio": "builds run in this process, which no other program can connect to",
     "install": 'write {"aliases": {"builder": "shipline"}} into ~/.docker/config.json, so that'
     " `docker build` calls the plugin docker-shipline",
     "uninstall": "remove `aliases` from ~/.docker/config.json",
     "stop": "builds end with their process; `shipline builder rm` removes a builder",
-    **{name: f"`shipline builder {name}` does that" for name in ("create", "use", "rm")},
+    **{
+        name: f"`shipline builder {name}` does that"
+        for name in ("create", "use", "rm", "dial-stdio")
+    },
 }
 """Commands of other programs, with their replacements."""
 

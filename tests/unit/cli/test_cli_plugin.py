@@ -55,6 +55,7 @@ BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"
             "-D builder create --buildkitd-flags --debug",
         ),
         (BUILDX, "build .", "build ."),
+        (BUILDX, "buildx dial-stdio --progress auto", "builder dial-stdio --progress auto"),
         ("/usr/local/bin/buildx", "build -D .", "-D build ."),
         ("/usr/local/bin/buildx", "--builder b ls", "builder ls"),
     ],
