@@ -134,6 +134,7 @@ def build_on(
             _add_input(name, one.location, target(one.location), solve)
     services = _services(job, results.sinks, caches.stores)
     reference = reference_of(job.builder, node.node, solve.ref)
+    step.note(reference=reference)
     with _session(node, job, services, solve):
         note_build(request, reference, settings.environment)
         if use is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -38,7 +39,7 @@ from shipline.cli.results import (
     write_result,
 )
 from shipline.errors import FlagConflict, ShiplineError, UsageError
-from shipline.events import Attribute, Event, Step, Warned
+from shipline.events import Attribute, Event, Finished, Step, Warned
 from shipline.observe import RunReport, open_sinks
 from shipline.values import replace
 
@@ -231,8 +232,11 @@ def shown(
     sinks = open_sinks(mode, sys.stderr, os.environ)
     report = RunReport()
     warned: list[dict[str, Any]] = []
+    references: list[str] = []
 
     def note(event: Event) -> None:
+        if isinstance(event, Finished) and (made := event.attributes.get("reference")):
+            references.append(str(made))
         if isinstance(event, Warned) and event.more:  # of a file, not of the options
             from shipline.observe import warning_json  # rarely needed
 
@@ -247,10 +251,24 @@ def shown(
     except ShiplineError as error:
         if name and (place := job_summary(os.environ)):
             append_summary(place, f"## {kind} {name}: failed\n\n{fenced(explain(error))}\n\n")
+        _show_links(references, mode, os.environ)
         raise
     if name and mode in REPORTED:
         write_report(f"{kind} {name}", report, os.environ)
+    _show_links(references, mode, os.environ)
     return found, warned
+
+
+def _show_links(references: Sequence[str], mode: str, environ: Mapping[str, str]) -> None:
+    """Called as buildx, where Docker Desktop shows builds: the links to those of its builders."""
+    if not references or not is_buildx() or mode not in REPORTED:
+        return
+    home = Path(environ.get("HOME") or Path.home())
+    if (home / ".docker/desktop-build/.lastaccess").exists():
+        links = [f"docker-desktop://dashboard/build/{one}" for one in references]
+        before = "\n  " if len(links) > 1 else ""
+        shown = "".join(f"{before}{one}" for one in links)
+        click.echo(f"\nView build details: {shown}", err=True)
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

@@ -17,8 +17,9 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
     none, which show nothing.
 
     `auto` is tty on a terminal that can move its cursor, folded in GitHub Actions and GitLab CI,
-    else plain, according to `environ` (TERM, NO_COLOR, FORCE_COLOR and variables of terminals and
-    CI systems). Raises UsageError for tty without a terminal.
+    else plain, according to `environ` (TERM, NO_COLOR, FORCE_COLOR, BUILDKIT_COLORS,
+    BUILDKIT_TTY_LOG_LINES and variables of terminals and CI systems). Raises UsageError for tty
+    without a terminal.
     """
     if mode in ("quiet", "none"):
         return ()
@@ -36,9 +37,17 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
         )
     dumb = environ.get("TERM", "dumb") == "dumb"
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
-        from shipline.observe.tty import TtySink, reflowing
+        from shipline.observe.tty import LOG_LINES, TtySink, palette, reflowing
 
-        return (TtySink(stream, color=colored(environ), reflows=reflowing(environ)),)
+        lines = environ.get("BUILDKIT_TTY_LOG_LINES", "")
+        sink = TtySink(
+            stream,
+            color=colored(environ),
+            reflows=reflowing(environ),
+            log_lines=int(lines) if lines.isdecimal() else LOG_LINES,
+            colors=palette(environ.get("BUILDKIT_COLORS", "")),
+        )
+        return (sink,)
     if mode == "auto" and environ.keys() & _FOLDING:
         from shipline.observe.ci import folding_sink
 

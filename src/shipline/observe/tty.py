@@ -24,6 +24,9 @@ from shipline.tasks import TaskGroup
 
 LOG_LINES = 6  # last lines of output of a running step
 _RED, _YELLOW, _CYAN, _FAINT, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
+_CANCELLED = "\x1b[0;33m"
+_ROLES = {"run": _CYAN, "error": _RED, "warning": _YELLOW, "cancel": _CANCELLED}
+_COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 
 
 class ScreenLine(Struct, frozen=True):
@@ -32,15 +35,36 @@ class ScreenLine(Struct, frozen=True):
     text: str
     color: str = ""
 
-    def painted(self, color: bool) -> str:
-        return f"{self.color}{self.text}{_PLAIN}" if color and self.color else self.text
+    def painted(self, color: bool, colors: Mapping[str, str]) -> str:
+        """With `color`, and the colors that `colors` has instead of ours."""
+        if not color or not self.color:
+            return self.text
+        return f"{colors.get(self.color, self.color)}{self.text}{_PLAIN}"
+
+
+def palette(text: str) -> dict[str, str]:
+    """What BUILDKIT_COLORS has instead of our colours, `run=green:error=255,0,0`; what cannot be
+    read is left out, as by BuildKit.
+    """
+    found = {}
+    for role, _, value in (one.partition("=") for one in text.split(":")):
+        parts = value.split(",")
+        if value.lower() in _COLORS:
+            code = str(30 + _COLORS.index(value.lower()))
+        elif len(parts) == 3 and all(one.isdecimal() and int(one) < 256 for one in parts):
+            code = ";".join(("38", "2", *parts))
+        else:
+            continue
+        if role in _ROLES:
+            found[_ROLES[role]] = f"\x1b[{code}m"
+    return found
 
 
 def final_line(vertex: VertexState, width: int) -> ScreenLine:
     """The line that remains of a finished step."""
     time = seconds_text(vertex.elapsed(vertex.started))
     if vertex.cancelled:
-        return _row(f" => CANCELED {vertex.name}", time, width, _YELLOW)
+        return _row(f" => CANCELED {vertex.name}", time, width, _CANCELLED)
     if vertex.error:
         return _row(f" => ERROR {vertex.name}", time, width, _RED)
     return _row(f" => {'CACHED ' if vertex.cached else ''}{vertex.name}", time, width, _CYAN)
@@ -67,6 +91,7 @@ def live_lines(
     *,
     width: int,
     height: int,
+    log_lines: int = LOG_LINES,
 ) -> list[ScreenLine]:
     """The running steps in at most `height` lines.
 
@@ -74,7 +99,7 @@ def live_lines(
     only counted.
     """
     running = [vertex for vertex in vertexes if vertex.running or _running_transfers(vertex)]
-    for logged, moved in ((LOG_LINES, 8), (2, 4), (0, 4), (0, 0)):
+    for logged, moved in ((log_lines, 8), (min(log_lines, 2), 4), (0, 4), (0, 0)):
         blocks = [
             _block(vertex, logs.get(vertex.span, ()), now, width, logged, moved)
             for vertex in running
@@ -145,7 +170,8 @@ class TtySink:
     """Draws on a terminal until it is closed. Never raises: drawing errors are ignored.
 
     `reflows` tells that the terminal rewraps lines when its window narrows. If that is unknown,
-    pass False: parts of a frame may remain then, but no finished step is erased.
+    pass False: parts of a frame may remain then, but no finished step is erased. A running step has
+    its last `log_lines` lines of output; `colors` is a `palette`.
     """
 
     def __init__(
@@ -154,11 +180,15 @@ class TtySink:
         *,
         color: bool = True,
         reflows: bool = False,
+        log_lines: int = LOG_LINES,
+        colors: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._stream = stream
         self._color = color
         self._reflows = reflows
+        self._log_lines = log_lines
+        self._colors = colors or {}
         self._clock = clock
         self._lock = threading.Lock()
         self._board = Board()
@@ -205,7 +235,7 @@ class TtySink:
         vertex = self._board.vertex(event.span)
         for line in self._board.output(event):
             if vertex is not None and (text := clean(line)):
-                self._logs.setdefault(vertex.span, deque(maxlen=LOG_LINES)).append(text)
+                self._logs.setdefault(vertex.span, deque(maxlen=self._log_lines)).append(text)
 
     def _finish(self, event: Finished) -> None:
         activity = self._board.finish(event)
@@ -227,7 +257,8 @@ class TtySink:
             self._finished.clear()
             live = self._live(width, 0 if last else height)
         parts = [_HIDE_CURSOR, _erase(self._drawn, width + 1 if self._reflows else 0)]
-        painted = [line.painted(self._color) + "\n" for line in (*final, *live)]
+        lines = (*final, *live)
+        painted = [f"{line.painted(self._color, self._colors)}\n" for line in lines]
         parts += painted if self._reflows else [_NO_WRAP, *painted, _WRAP]
         if last:
             parts.append(_SHOW_CURSOR)
@@ -241,7 +272,10 @@ class TtySink:
         first = summary(vertexes, now - self._started, width, self._builder)
         if height < 2:
             return [first]
-        return [first, *live_lines(vertexes, self._logs, now, width=width, height=height - 2)]
+        shown = live_lines(
+            vertexes, self._logs, now, width=width, height=height - 2, log_lines=self._log_lines
+        )
+        return [first, *shown]
 
     def _settled(self) -> bool:
         """Whether the window size is stable; updates the size."""

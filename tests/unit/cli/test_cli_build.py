@@ -182,6 +182,25 @@ def test_a_failed_build_is_in_the_summary_of_the_job(
     assert "RUN a: exit code: 1" in summary and "- linux/arm64: RUN `a```" in summary
 
 
+def test_a_build_of_a_builder_has_a_link_of_docker_desktop_where_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["docker-buildx"])
+
+    def work(step: Step) -> None:
+        step.note(reference="default/default/abc")
+
+    shown("check", work, "plain")
+    assert "View" not in capfd.readouterr().err
+    (tmp_path / ".docker/desktop-build").mkdir(parents=True)
+    (tmp_path / ".docker/desktop-build/.lastaccess").touch()
+    shown("check", work, "plain")
+    link = "docker-desktop://dashboard/build/default/default/abc"
+    assert capfd.readouterr().err == f"\nView build details: {link}\n"
+
+
 def test_a_warning_of_several_targets_is_one_in_the_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

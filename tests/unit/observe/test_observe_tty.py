@@ -14,7 +14,7 @@ from shipline.events import Started
 from shipline.observe import RunReport, TtySink
 from shipline.observe.board import Board, VertexState
 from shipline.observe.text import cells
-from shipline.observe.tty import live_lines, reflowing
+from shipline.observe.tty import ScreenLine, live_lines, palette, reflowing
 
 
 def redrawn(terminal: Terminal) -> Screen:
@@ -308,3 +308,15 @@ def test_a_transfer_is_shown_after_its_step_has_ended() -> None:
     vertexes[0].finished = START + 1
     lines = live_lines(vertexes, {}, START + 2, width=60, height=5)
     assert [" => => layer" in line.text for line in lines] == [False, True]
+
+
+def test_colors_and_lines_of_output_are_chosen_as_for_buildkit() -> None:
+    colors = palette("run=green:error=255,0,1:warning=none:other=red:cancel")
+    painted = [ScreenLine("x", one).painted(True, colors) for one in ("\x1b[36m", "\x1b[31m")]
+    assert painted == ["\x1b[32mx\x1b[0m", "\x1b[38;2;255;0;1mx\x1b[0m"]
+    assert len(colors) == 2 and ScreenLine("x", "\x1b[36m").painted(False, colors) == "x"
+    vertexes = running(1)
+    logs = {vertexes[0].span: deque(map(str, range(9)))}
+    for wanted in (0, 1, 8):
+        lines = live_lines(vertexes, logs, START, width=60, height=20, log_lines=wanted)
+        assert sum(line.text.startswith(" => => # ") for line in lines) == wanted
