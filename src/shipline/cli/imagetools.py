@@ -39,8 +39,10 @@ from shipline.oci import (
     Platform,
     Reference,
     combine,
+    is_attestation,
     parse_manifest,
 )
+from shipline.supply import copy_evidence
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -203,6 +205,9 @@ def create(
                     if image.reference.name != name.name:
                         for part in new.parts_of(image):
                             copy_graph(image.repository, remotes(name), part)
+                        if isinstance(image.reference, Reference):
+                            for part in new.attestations_of(image):  # with their signatures
+                                copy_evidence(remotes(image.reference), remotes(name), part)
             return new
 
         if dry_run:
@@ -367,6 +372,11 @@ class _NewImage(Struct, frozen=True):
         if self.kept is None:
             return [image.descriptor]
         return [one.plain for one in image.part().descriptors if one.digest in self.kept]
+
+    def attestations_of(self, image: Inspection) -> list[Descriptor]:
+        """The attestations that it has of a source."""
+        found = filter(is_attestation, image.part().descriptors)
+        return [one.plain for one in found if self.kept is None or one.digest in self.kept]
 
     def is_in(self, image: Inspection) -> bool:
         """Whether `image` is this one, or an index with all of it."""

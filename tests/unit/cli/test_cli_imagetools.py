@@ -28,6 +28,7 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
+from shipline.values import replace
 
 AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64")
 
@@ -135,6 +136,43 @@ def test_images_are_combined_and_read_back_over_the_network(
     assert raw.startswith('{\n  "schemaVersion": 2,\n  "mediaType": ')
     seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
     assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)
+
+
+def test_attestations_are_combined_with_their_signatures(registry: str, store: MemoryStore) -> None:
+    from shipline.registry import Client
+
+    image = store.resolve("amd64")
+    empty = Descriptor.of(b"{}", media.OCI_EMPTY)
+    about = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": str(image.digest),
+    }
+    stated = Manifest.make(empty, [empty])
+    attested = replace(
+        stated.descriptor, annotations=about, platform=Platform("unknown", "unknown")
+    )
+    signed = Manifest.make(empty, [empty], subject=stated.descriptor, artifact_type="a/signature")
+    parts = [Part(add_image(store, AMD, "signed"), AMD)]
+    index = combine(parts)
+    document = json.loads(index.raw)
+    document["manifests"].append(attested.to_json())
+    listed = parse_manifest(json.dumps(document).encode())
+    with Client() as client:
+        repository = client.repository(Reference.parse(f"{registry}/signed/from"))
+        copy_graph(store, repository, image)
+        documents = MemoryStore(b"{}", stated.raw, signed.raw, listed.raw)
+        for one in (stated, signed):
+            copy_graph(documents, repository, one.descriptor)
+        repository.tag(listed.descriptor, documents, "1")
+        source = f"{registry}/signed/from:1"
+        for number, words in enumerate(((), ("--platform", "linux/amd64"))):
+            name = f"{registry}/signed/to-{number}:1"
+            done = run_shipline("imagetools", "create", *words, "-t", name, source)
+            assert done.returncode == 0, done.stderr
+            there = client.repository(Reference.parse(name))
+            assert [one.digest for one in there.referrers(stated.descriptor)] == [
+                signed.descriptor.digest
+            ]
 
 
 def test_images_that_are_appended_at_once_are_all_kept(registry: str) -> None:
