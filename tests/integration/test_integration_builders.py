@@ -235,7 +235,7 @@ def test_a_source_policy_holds_there_too(shipline: Shipline, tmp_path: Path) -> 
     image = {"identifier": "docker-image://docker.io/library/busybox*"}
     said = judged({"action": "DENY", "selector": image}).failed(9)
     assert "denied by policy" in said
-    judged({"action": "DENY", "selector": {**image, "matchType": "EXACT"}}).ok()
+    judged({"action": "DENY", "selector": {**image, "match_type": "EXACT"}}).ok()
     converted = {"identifier": "docker-image://docker.io/library/none:1"}
     rule = {"action": "CONVERT", "selector": image, "updates": converted}
     assert "library/none" in judged(rule).failed(6)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct, field
@@ -31,8 +31,12 @@ _NO_POLICY = "pass --policy disabled=true to build without policies"
 _IMAGE, _GIT, _FULL_URL, _CHECKSUM = "docker-image://", "git://", "git.fullurl", "http.checksum"
 _MOST_CHANGES = 20
 _SIZE_LIMIT = 1 << 20  # bytes
-_MATCH_TYPES = ("WILDCARD", "EXACT", "REGEX")
-_CONDITIONS = ("EQUAL", "NOTEQUAL", "MATCHES")
+_WORDS = {
+    "action": ("ALLOW", "DENY", "CONVERT"),
+    "matchtype": ("WILDCARD", "EXACT", "REGEX"),
+    "condition": ("EQUAL", "NOTEQUAL", "MATCHES"),
+}
+"""The values of members, which may also be written as numbers."""
 
 
 class _Constraint(Struct, frozen=True):
@@ -47,7 +51,7 @@ class _Constraint(Struct, frozen=True):
         return (found == self.value) is (self.condition == "EQUAL")
 
 
-class _Selector(Struct, frozen=True, rename="camel"):
+class _Selector(Struct, frozen=True, rename={"match_type": "matchtype"}):
     identifier: str
     match_type: str = "WILDCARD"
     constraints: tuple[_Constraint, ...] = ()
@@ -214,7 +218,8 @@ def source_policy(environ: Mapping[str, str], rego: RegoPolicies | None = None) 
         return SourcePolicy(rego=rego)
     try:
         with open(path, "rb") as file:
-            rules = msgspec.json.decode(file.read(_SIZE_LIMIT), type=_Document).rules
+            document = _as_go_reads(msgspec.json.decode(file.read(_SIZE_LIMIT)))
+        rules = msgspec.convert(document, _Document).rules
         for rule in rules:
             _check(rule)
     except OSError as error:
@@ -230,15 +235,38 @@ def source_policy(environ: Mapping[str, str], rego: RegoPolicies | None = None) 
     return SourcePolicy(rules, rego)
 
 
+def _as_go_reads(value: Any) -> Any:
+    """The document with the names of members as the classes here have them: BuildKit takes them in
+    any case, and `match_type`; and with words for numbers. Raises ValueError.
+    """
+    if isinstance(value, list):
+        return [_as_go_reads(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for name, member in value.items():
+        key = name.lower().replace("_", "")
+        if key in _WORDS:
+            found[key] = _word(key, member)
+        else:
+            found[key] = member if key == "attrs" else _as_go_reads(member)
+    if "action" in found and not found.get("selector"):
+        raise ValueError("invalid nil selector in policy")
+    return found
+
+
+def _word(key: str, value: Any) -> str:
+    words = _WORDS[key]
+    number = value or 0 if value is None or type(value) is int else -1
+    word = words[number] if number in range(len(words)) else value
+    if word not in words:
+        raise ValueError(f"{value!r} is not one of {', '.join(words)}")
+    return str(word)
+
+
 def _check(rule: _Rule) -> None:
-    conditions = [one.condition for one in rule.selector.constraints]
-    for value, known in (
-        (rule.action, ("ALLOW", "DENY", "CONVERT")),
-        (rule.selector.match_type, _MATCH_TYPES),
-        *((condition, _CONDITIONS) for condition in conditions),
-    ):
-        if value not in known:
-            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+    if rule.action == "CONVERT" and rule.updates is None:
+        raise ValueError("missing destination for convert rule")
     rule.selector.pattern()
     for constraint in rule.selector.constraints:
         if constraint.condition == "MATCHES":

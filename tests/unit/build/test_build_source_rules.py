@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def policy_of(tmp_path: Path) -> object:
 
 def rule(action: str, identifier: str, kind: str = "", **more: object) -> dict[str, object]:
     selector: dict[str, object] = {"identifier": identifier, **more}
-    return {"action": action, "selector": selector | ({"matchType": kind} if kind else {})}
+    return {"action": action, "selector": selector | ({"match_type": kind} if kind else {})}
 
 
 def convert(identifier: str, to: str, kind: str = "", **attrs: str) -> dict[str, object]:
@@ -57,6 +58,36 @@ def test_the_last_rule_that_matches_counts(policy_of, rules, allowed) -> None:  
         return
     with pytest.raises(GateRefused, match="denied by policy"):
         policy.image("busybox")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"action": "DENY", "selector": {"identifier": "busybox:l", "matchType": "REGEX"}},
+        {"action": 1, "selector": {"identifier": "busybox:l", "match_type": 2}},
+        {"Action": "DENY", "Selector": {"Identifier": "busybox:l", "MATCH_TYPE": "REGEX"}},
+    ],
+)
+def test_members_are_in_any_case_and_values_may_be_numbers(policy_of, written) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(GateRefused):
+        policy_of(written).image("busybox")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"action": "CONVERT"}, "invalid nil selector in policy"),
+        (rule("CONVERT", BUSYBOX), "missing destination for convert rule"),
+        (rule("9000", BUSYBOX), "'9000' is not one of ALLOW"),
+        ({**rule("", BUSYBOX), "action": 9000}, "9000 is not one of ALLOW"),
+        ({**rule("", BUSYBOX), "action": True}, "True is not one of ALLOW"),
+        (rule("DENY", f"{BUSYBOX}(", "REGEX"), "is not a source policy"),
+        ("DENY", "is not a source policy"),
+    ],
+)
+def test_a_wrong_rule_is_refused(policy_of, written, said) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match=re.escape(said)):
+        policy_of(written)
 
 
 def test_an_image_is_judged_by_its_digest_too(policy_of) -> None:  # type: ignore[no-untyped-def]
