@@ -63,14 +63,20 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
     """`key=value,key=value` with keys in lower case. Errors show no values: some are secrets."""
     found: dict[str, str] = {}
     for part in split_csv(text):
-        key, equals, value = part.partition("=")
-        key = key.strip().lower()
-        if not equals or not key:
-            raise InvalidFlag(f"{flag}: {part!r} is not key=value")
+        key, value = parse_attribute(part, flag)
         if key in found:
             raise FlagConflict(f"{flag}: {key} is given twice")
         found[key] = value
     return found
+
+
+def parse_attribute(text: str, flag: str) -> tuple[str, str]:
+    """One `key=value`, whose key is in lower case then; the value may have commas."""
+    key, equals, value = text.partition("=")
+    key = key.strip().lower()
+    if not equals or not key:
+        raise InvalidFlag(f"{flag}: {text!r} is not key=value")
+    return key, value
 
 
 def parse_boolean(text: str, name: str) -> bool:

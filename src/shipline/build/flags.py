@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from shipline.build.attributes import (
     Attributes,
+    parse_attribute,
     parse_attributes,
     parse_boolean,
     parse_integer,
@@ -516,9 +517,9 @@ def _attributes(text: str, flag: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for part in split_csv(text):
-        for lower, value in parse_attributes(part, flag).items():
-            name = part.partition("=")[0].strip()
-            found[lower if lower in ("type", "disabled", "generator") else name] = value
+        lower, value = parse_attribute(part, flag)
+        name = part.partition("=")[0].strip()
+        found[lower if lower in ("type", "disabled", "generator") else name] = value
     return found
 
 
@@ -581,7 +582,7 @@ def parse_policy(given: Iterable[str]) -> PolicyOptions:
     """
     flag, files, switches = "--policy", [], {"reset": False, "disabled": False, "strict": False}
     for field in _each(split_csv, given):
-        ((name, value),) = parse_attributes(field, flag).items()
+        name, value = parse_attribute(field, flag)
         if name == "filename" and value:
             files.append(value)
         elif name in switches:
@@ -711,7 +712,10 @@ def _epoch(text: str | None) -> str | None:
 
 def _deletes(mode: str) -> bool:
     if mode not in ("copy", "delete"):
-        raise InvalidFlag(f"--output: mode={mode} is neither copy nor delete")
+        raise InvalidFlag(
+            f'--output: mode={mode}: invalid local exporter mode "{mode}"',
+            hint="write copy or delete",
+        )
     return mode == "delete"
 
 

@@ -250,6 +250,9 @@ def test_attestations() -> None:
     )
     parameters = (("Mode", "x"), ("type", "sbom"))
     assert read([], sbom="Generator=a/b,Mode=x")[1] == SbomOptions("a/b", False, parameters)
+    quoted = '"generator=a/b","B=hello,world"'
+    given = SbomOptions("a/b", False, (("B", "hello,world"), ("type", "sbom")))
+    assert read([], sbom=quoted)[1] == read([f"type=sbom,{quoted}"])[1] == given
     with pytest.raises(UsageError):
         read([], sbom="generator=A b")
 
