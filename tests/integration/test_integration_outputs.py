@@ -61,6 +61,31 @@ def test_local_holds_the_files(shipline: Shipline, small: Path, tmp_path: Path) 
     assert leftovers(shipline.home) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "attribute", "dated"),
+    [
+        (("--build-arg", "SOURCE_DATE_EPOCH=1000"), "", True),
+        ((), ",source-date-epoch=1000", True),
+        (("--build-arg", "SOURCE_DATE_EPOCH=1000"), ",source-date-epoch=", False),
+    ],
+)
+def test_files_have_the_time_of_the_epoch(
+    shipline: Shipline,
+    own: Path,
+    tmp_path: Path,
+    argument: tuple[str, ...],
+    attribute: str,
+    dated: bool,
+) -> None:
+    """As in BuildKit, whatever times they have in the image."""
+    out, archive = tmp_path / "out", tmp_path / "out.tar"
+    outputs = (f"type=local,dest={out}{attribute}", f"type=tar,dest={archive}{attribute}")
+    shipline.build("-o", outputs[0], "-o", outputs[1], *argument, own).ok()
+    with tarfile.open(archive) as tar:
+        times = {entry.mtime for entry in tar} | {int((out / "page.html").stat().st_mtime)}
+    assert (times == {1000}) is dated
+
+
 def test_local_splits_by_platform(shipline: Shipline, own: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shipline.build("-o", out, "--platform", PLATFORMS, own).ok()

@@ -558,6 +558,7 @@ def _deliver(
                 plan.clock.now_ns(),
                 settings.environment,
                 stated,
+                dated=plan.clock.epoch is not None and output.epoch != "",
             )
             by_manifest |= export(output, source, settings.stdout, step)
         if written is not None and caches.required:

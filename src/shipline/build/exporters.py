@@ -50,7 +50,8 @@ _CREATED = "org.opencontainers.image.created"
 
 class ExportSource(Struct, frozen=True):
     """A result in the format of an output, with its names and what gives its files; `attestations`
-    are what is stated about the images of each platform.
+    are what is stated about the images of each platform. Where files are `dated`, all have the time
+    `mtime_ns`, and else those alone that are in no image.
     """
 
     assembled: Assembled
@@ -60,6 +61,7 @@ class ExportSource(Struct, frozen=True):
     mtime_ns: int
     environment: Mapping[str, str] = field(default_factory=dict)
     attestations: Mapping[Platform, Sequence[Attestation]] = field(default_factory=dict)
+    dated: bool = False
 
 
 def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> bool:
@@ -119,7 +121,13 @@ def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator
             prefix = _directory_name(image.platform) if split else ""
             infix = f".{_directory_name(image.platform)}" if several and not split else ""
             items = _attested(output, infix, root, attestations, source.mtime_ns)
+            if source.dated:
+                items = _dated(items, source.mtime_ns)
             yield prefix, items if split else _apart(items, image.platform, owners)
+
+
+def _dated(items: Iterable[Item], mtime_ns: int) -> Iterator[Item]:
+    return ((entry._replace(mtime_ns=mtime_ns), content) for entry, content in items)
 
 
 def _apart(
@@ -240,7 +248,7 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
         yield _file("index.json", index.raw)
     if output.type == "docker":
         yield _file("manifest.json", _docker_manifest(source))
-    yield _file("oci-layout", LAYOUT_FILE, 0o444)
+    yield _file("oci-layout", LAYOUT_FILE, 0o444 if output.archive else 0o644)
 
 
 def archived(assembled: Assembled) -> Descriptor:
@@ -272,10 +280,10 @@ def _docker_manifest(source: ExportSource) -> bytes:
     image = source.assembled.images[0]
     document = {
         "Config": f"blobs/sha256/{image.config_descriptor.digest.hex}",
-        "RepoTags": [name.tagged(name.tag or "latest").familiar for name in source.names],
+        "RepoTags": [name.tagged(name.tag or "latest").familiar for name in source.names] or None,
         "Layers": [f"blobs/sha256/{layer.descriptor.digest.hex}" for layer in image.layers],
     }
-    return json.dumps([document]).encode()
+    return json.dumps([document], separators=(",", ":")).encode()
 
 
 def _file(path: str, content: bytes, mode: int = 0o644) -> Item:
