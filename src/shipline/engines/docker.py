@@ -21,7 +21,7 @@ from shipline.content import Fetcher, LocalStore
 from shipline.engines.engine import EngineError, EngineRefused, LoadableImage, connecting
 from shipline.errors import NotFound, UsageError
 from shipline.net import connect_unix, split_url, without_passwords
-from shipline.oci import Descriptor, Digest, InvalidDigest
+from shipline.oci import Descriptor, Digest, InvalidDigest, Reference
 from shipline.processes import run_process, ssh_command
 from shipline.tasks import check, on_cancel
 
@@ -278,13 +278,16 @@ class Docker:
 
     def find(self, name: str) -> Digest | None:
         """Podman takes a name without a host for one of its own images, too."""
+        reference = Reference.parse(name)
         try:
-            found = self._api.ask("GET", f"/images/{quote(name, safe='')}/json")
+            found = self._api.ask("GET", f"/images/{quote(_asked(name, reference), safe='')}/json")
         except Refused as error:
             if error.status == _NO_IMAGE:
                 return None
             raise
-        return _id(str(found.get("Id")) if isinstance(found, dict) else "", str(self))
+        known = found if isinstance(found, dict) else {}
+        image = _id(str(known.get("Id")), str(self))
+        return image if _is_called(reference, known.get("RepoTags")) else None
 
     def opened(
         self, image: Digest, scratch: Path, store: LocalStore
@@ -293,6 +296,27 @@ class Docker:
 
     def __str__(self) -> str:
         return str(self._api)
+
+
+def _asked(name: str, reference: Reference) -> str:
+    """With a tag: a name without one may be the beginning of an ID for the engine, as `cafe`."""
+    return name if reference.tag or reference.digest else f"{name}:latest"
+
+
+def _is_called(reference: Reference, tags: object) -> bool:
+    """Whether an image with these tags has the name, at Docker Hub or as one of Podman's own: for
+    Podman, `app` is also `registry.example/team/app`. A digest speaks for itself.
+    """
+    wanted = {str(reference.or_latest), f"localhost/{reference.or_latest.familiar}"}
+    return reference.digest is not None or any(
+        _canonical(tag) in wanted for tag in (tags if isinstance(tags, list) else ())
+    )
+
+
+def _canonical(tag: object) -> str:
+    with suppress(UsageError):
+        return str(Reference.parse(str(tag)))
+    return ""
 
 
 def _id(text: str, where: str) -> Digest:
@@ -329,8 +353,9 @@ class PodmanCommand:
         return "podman"
 
     def find(self, name: str) -> Digest | None:
-        said = bytearray()
-        words = ["podman", "image", "inspect", "--format", "{{.Id}}", "--", name]
+        said, reference = bytearray(), Reference.parse(name)
+        words = ["podman", "image", "inspect", "--format", "{{.Id}} {{json .RepoTags}}", "--"]
+        words.append(_asked(name, reference))
         with TemporaryFile() as errors:
             done = run_process(
                 words,
@@ -343,7 +368,9 @@ class PodmanCommand:
             errors.seek(0)
             message = errors.read(_LIMIT).decode("utf-8", "replace").strip()
         if not done.status:
-            return _id(f"sha256:{said.decode('utf-8', 'replace').strip()}", str(self))
+            number, _, tags = said.decode("utf-8", "replace").partition(" ")
+            image = _id(f"sha256:{number}", str(self))
+            return image if _is_called(reference, json.loads(tags or "[]")) else None
         if "image not known" in message:
             return None
         raise EngineRefused(f"podman image inspect failed: {message}", "see `podman info`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ class Refusing(MemoryStore):
 class FakeEngine:
     """Answers as Docker with its own image store; what it saves may be something else."""
 
-    def __init__(self, layer: bytes = LAYER, *, word: str = "") -> None:
+    def __init__(self, layer: bytes = LAYER, *, word: str = "", tags: Sequence[str] = ()) -> None:
         self.config = json.dumps(
             {
                 "os": "linux",
@@ -51,12 +52,13 @@ class FakeEngine:
         ).encode()
         self.id = str(Digest.of(self.config))
         self.layer = layer
+        self.tags = tags or ("localhost/base:latest", "example.com/base:latest")
 
     def __call__(self, request: ReceivedRequest) -> Reply:
         if request.path == "/info":
             return 200, {}, b"{}"
         if request.path.endswith("/json"):
-            return 200, {}, json.dumps({"Id": self.id}).encode()
+            return 200, {}, json.dumps({"Id": self.id, "RepoTags": self.tags}).encode()
         return 200, {}, self.archive()
 
     def archive(self) -> bytes:
@@ -146,6 +148,19 @@ def test_what_a_registry_has_comes_from_there(tmp_path: Path) -> None:
     with serving(FakeEngine()) as engine:
         image, _ = resolve(tmp_path, registry, engine)
         assert image.reference.digest == registry.tags["latest"].digest and not engine.requests
+
+
+@pytest.mark.parametrize("name", ["base", "cafe"])
+def test_an_image_that_the_engine_knows_by_another_name_is_another(
+    name: str, tmp_path: Path
+) -> None:
+    """Engines take the beginning of an ID for a name, and Podman the end of a longer name."""
+    fake = FakeEngine(tags=["registry.example/team/base:latest", "<none>:<none>"])
+    with serving(fake) as engine:
+        with pytest.raises(NotFound, match=f"{name}:latest was not found"):
+            resolve(tmp_path, Refusing(NotFound("none")), engine, name)
+        (asked,) = engine.to("GET", "/json")
+    assert asked.path == f"/images/{name}%3Alatest/json"
 
 
 def test_a_name_that_moved_is_its_new_image(tmp_path: Path) -> None:
