@@ -26,6 +26,8 @@ _BROKEN_PIPE = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_WIDTH = 100  # columns of a message
 _FLAG = re.compile("(--[a-z-]+): ")
+_NO_TAG = re.compile(r"(\S+) has no tag (\S+)")
+_NO_DIGEST = re.compile(r"(\S+) is not in (\S+)")
 _PARSED_FIRST = frozenset(
     f"--{name}"
     for name in (
@@ -186,6 +188,9 @@ def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
     message = clean(error.message.partition("\n")[0].removeprefix(target))
     flag = _FLAG.match(message)
     message = message[flag.end() :] if flag else message
+    if error.code == "image-not-found":
+        message = _NO_TAG.sub(r"\1:\2: not found", message)
+        message = _NO_DIGEST.sub(r"\2@\1: not found", message)
     wrong_flag = error.code == "usage" or (flag and flag[1] in _PARSED_FIRST)
     building = "failed to build: " if "build" in arguments[:2] and not wrong_flag else ""
     if not building and "bake" not in arguments[:2]:

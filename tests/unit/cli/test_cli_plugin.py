@@ -15,6 +15,8 @@ import pytest
 from shipline import __version__
 from shipline.cli import main
 from shipline.cli.entry import cancel_with_docker, own_arguments
+from shipline.cli.failures import _as_buildx
+from shipline.registry.manifests import no_image
 
 PLUGIN = "/home/me/.docker/cli-plugins/docker-shipline"
 BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"
@@ -115,6 +117,14 @@ def test_a_failure_ends_with_the_line_of_buildx(
     monkeypatch.setattr("sys.argv", ["shipline"])
     main(["build", str(tmp_path)])
     assert "\nERROR: " not in capfd.readouterr().err
+
+
+def test_an_absent_image_is_not_found_as_in_buildx() -> None:
+    arguments = ["imagetools", "inspect", "r.example/a:1"]
+    digest = "sha256:" + "0" * 64
+    for name, shown in (("1", "r.example/a:1"), (digest, f"r.example/a@{digest}")):
+        error = no_image("r.example/a", name)
+        assert _as_buildx(error, arguments) == f"ERROR: {shown}: not found"
 
 
 def test_what_the_line_of_buildx_says_in_full_has_no_box(
