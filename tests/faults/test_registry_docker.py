@@ -45,15 +45,21 @@ def at(client: Client, port: int, name: str = "team/app") -> RemoteRepository:
     return client.repository(Reference.parse(f"127.0.0.1:{port}/{name}"))
 
 
-def test_blob_that_another_client_pushes_again_is_no_failure(
-    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["blobs", "referrers"])
+def test_content_that_another_client_pushes_again_is_no_failure(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """The registry empties its link to the blob, then writes it again."""
+    """The registry empties its link to it, then writes it again."""
     image = make_image(store, 1000)
+    empty = store.add(b"{}", media.OCI_EMPTY)
+    about = [Manifest.make(empty, [], subject=image, annotations={"n": name}) for name in "ab"]
+    one, two = (store.add(made.raw, made.media_type) for made in about)
     with docker_registry(tmp_path / "registry") as port, Client() as client:
         repository = at(client, port)
         copy_graph(store, repository, image)
-        links = {link: link.read_bytes() for link in tmp_path.rglob("_layers/*/*/link")}
+        copy_graph(store, repository, one)
+        pattern = "_layers/*/*/link" if what == "blobs" else f"_manifests/*/*/{one.digest.hex}/link"
+        links = {link: link.read_bytes() for link in tmp_path.rglob(pattern)}
         assert links
         for link in links:
             link.write_bytes(b"")
@@ -62,9 +68,14 @@ def test_blob_that_another_client_pushes_again_is_no_failure(
             for link, content in links.items():
                 link.write_bytes(content)
 
-        monkeypatch.setattr("shipline.registry.repository.sleep", written)
-        repository.tag(image, store, "v1")
-        assert repository.resolve("v1").digest == image.digest
+        monkeypatch.setattr("shipline.registry.manifests.sleep", written)
+        if what == "blobs":
+            repository.tag(image, store, "v1")
+            assert repository.resolve("v1").digest == image.digest
+        else:
+            repository.push(two, store)
+            found = {referrer.digest for referrer in repository.referrers(image)}
+            assert found == {one.digest, two.digest}
 
 
 def test_what_was_pushed_is_pulled_equal(port: int, store: LocalStore) -> None:

@@ -4,7 +4,7 @@ Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from shipline.oci import (
 from shipline.registry.paging import pages
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
+from shipline.tasks import sleep
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ ACCEPT = ", ".join(
         "*/*;q=0.1",
     )
 )
+_RELINKING = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
+_RELINKED_S = 0.05, 0.2, 0.5
 _GENERIC_TYPES = {"", "application/json", "text/plain", "application/octet-stream", "text/html"}
 
 
@@ -182,15 +185,38 @@ def drop_referrer(api: RepositoryApi, digest: Digest, content: bytes) -> None:
 
 
 def _put_index(api: RepositoryApi, subject: Digest, index: Index) -> None:
-    api.call(
-        "PUT",
-        api.manifest(referrers_tag(subject)),
-        expect={200, 201, 202},
-        operation="updating the referrers tag",
-        actions=WRITE,
-        headers={"Content-Type": index.media_type},
-        body=index.raw,
-    ).close()
+    operation, headers = "updating the referrers tag", {"Content-Type": index.media_type}
+    put_manifest(api, referrers_tag(subject), index.raw, headers, operation)
+
+
+def put_manifest(
+    api: RepositoryApi, name: str, content: bytes, headers: Mapping[str, str], operation: str
+) -> ClientResponse:
+    """The response to a PUT, 412 if `headers` have a condition. Repeated while another client
+    pushes the same content to a docker-registry on a file system, which empties its links to it for
+    an instant.
+    """
+    conditional = not headers.keys().isdisjoint(("If-Match", "If-None-Match"))
+    waits_s = iter(_RELINKED_S)
+    while True:
+        try:
+            response = api.call(
+                "PUT",
+                api.manifest(name),
+                expect={200, 201, 202, *((412,) if conditional else ())},
+                operation=operation,
+                actions=WRITE,
+                headers=headers,
+                body=content,
+            )
+        except RegistryError as error:
+            wait_s = next(waits_s, None)
+            if wait_s is None or not _RELINKING.issubset(error.diagnostics):
+                raise
+            sleep(wait_s)
+        else:
+            response.close()
+            return response
 
 
 def referrers_tag(subject: Digest) -> str:

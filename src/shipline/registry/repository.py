@@ -41,6 +41,7 @@ from shipline.registry.manifests import (
     fetch_manifest,
     list_referrers,
     no_image,
+    put_manifest,
     restore_referrer,
 )
 from shipline.registry.paging import pages
@@ -55,7 +56,7 @@ from shipline.registry.upload import (
     push_blob,
     session_of,
 )
-from shipline.tasks import TaskGroup, sleep
+from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from shipline.registry.shared import AssumedBlob
@@ -72,8 +73,6 @@ _SMALL = 64 << 10  # bytes: mounted from its own repository, which opens an uplo
 _MOMENT_S = 10.0  # in which a manifest need not be looked for again
 _AT_ONCE = 8  # blobs that are looked for
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
-_RELINKING = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
-_RELINKED_S = 0.05, 0.2, 0.5
 
 
 class KnownBlobs(Lru[tuple[Origin, Digest], str]):
@@ -545,32 +544,8 @@ class RemoteRepository:
     def _put_manifest(
         self, target: Descriptor, content: bytes, name: str, condition: Mapping[str, str]
     ) -> ClientResponse:
-        """Repeated while another client pushes the same blobs to a docker-registry on a file
-        system, which empties its links to them for an instant.
-        """
-        for wait_s in _RELINKED_S:
-            try:
-                return self._put_once(target, content, name, condition)
-            except RegistryError as error:
-                if not _RELINKING.issubset(error.diagnostics):
-                    raise
-                sleep(wait_s)
-        return self._put_once(target, content, name, condition)
-
-    def _put_once(
-        self, target: Descriptor, content: bytes, name: str, condition: Mapping[str, str]
-    ) -> ClientResponse:
-        response = self._registry.call(
-            "PUT",
-            self._registry.manifest(name),
-            expect={200, 201, 202, *((412,) if condition else ())},
-            operation=f"putting the manifest {name}",
-            actions=WRITE,
-            headers={"Content-Type": target.media_type, **condition},
-            body=content,
-        )
-        response.close()
-        return response
+        headers = {"Content-Type": target.media_type, **condition}
+        return put_manifest(self._registry, name, content, headers, f"putting the manifest {name}")
 
     def _confirm(self, manifest: bytes) -> None:
         """Look for the assumed blobs of a manifest that exists: the registry checked them when it
