@@ -122,7 +122,7 @@ class Step:
     def warn(
         self, message: str, hint: str = "", *, more: Mapping[str, object] | None = None
     ) -> None:
-        if self.target:
+        if self.target and not more:  # the others name a place in a file
             message = f"target {self.target}: {message}"
         at, message, hint = self._stream.clock(), as_unicode(message), as_unicode(hint)
         self._stream.emit(Warned(self.span, at, message, hint, more or {}))

@@ -208,7 +208,7 @@ def test_a_warning_of_several_targets_is_one_in_the_metadata(
 
     def work(step: Step) -> None:
         for vertex, url in (("sha256:a", "u"), ("sha256:b", "u"), ("sha256:b", "v")):
-            step.warn("told", more={"vertex": vertex, "url": url})
+            step.within(target=vertex).warn("told", more={"vertex": vertex, "url": url})
 
     _, warned = shown("check", work, "quiet")
     assert [one["url"] for one in warned] == ["u", "v"]
