@@ -47,15 +47,17 @@ from shipline.lazy import load_when_named
 if TYPE_CHECKING:
     from shipline.build.checks import CheckResult, call
     from shipline.build.contexts import fetched
-    from shipline.build.engine import BuildResult, build, build_targets
+    from shipline.build.engine import build, build_targets
     from shipline.build.remotes import CONTEXT_FILE
     from shipline.build.settings import Settings
+    from shipline.build.target import BuildResult
 else:
     __getattr__ = load_when_named(
         __name__,
         checks="CheckResult call",
         contexts="fetched",
-        engine="BuildResult build build_targets",
+        engine="build build_targets",
         remotes="CONTEXT_FILE",
         settings="Settings",
+        target="BuildResult",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.oci import Digest, media
 
 if TYPE_CHECKING:
-    from shipline.build.engine import BuildResult
+    from shipline.build.target import BuildResult
 
 
 def result_facts(result: BuildResult) -> dict[str, Any]:

@@ -324,6 +324,11 @@ class BuildRequest(Struct, frozen=True):
         return typed or self.context.kind is ContextKind.STDIN
 
     @property
+    def is_piped(self) -> bool:
+        """Whether the build reads or writes a stream, and cannot be repeated."""
+        return self.reads_stdin or any(output.destination == "-" for output in self.outputs)
+
+    @property
     def is_dropped(self) -> bool:
         """Whether the result goes nowhere, by request."""
         return bool(self.outputs) and all(output.type == "cacheonly" for output in self.outputs)

@@ -20,10 +20,11 @@ from typing import Any
 
 from shipline import __version__
 from shipline.build.disk import KEPT_CONTEXTS, PruneLimits, is_cache, prune, scan
-from shipline.build.engine import BuildResult, build
+from shipline.build.engine import build
 from shipline.build.metadata import result_facts
 from shipline.build.request import BuildRequest, insecure_hosts
 from shipline.build.settings import Settings
+from shipline.build.target import BuildResult
 from shipline.builders.client_session import ClientSession, SessionAgents, SessionSecrets
 from shipline.builders.reporting import StatusReporter, rpc_error
 from shipline.builders.solve_request import SolveWork, check_frontend, named_contexts, read_request
