@@ -65,6 +65,7 @@ class LayerFiles:
         self._on_damage = on_damage
         self._every_byte = verified
         self._verified: set[Digest] = set()
+        self._unpacked: set[Digest] = set()  # right now, by this process
         self._recency = Recency(state / USE_LOCK)
         self._scratch = scratch
         memory = None if _holds_whiteouts(scratch) else in_memory(scratch)
@@ -85,7 +86,11 @@ class LayerFiles:
         return self._root / diff_id.hex
 
     def has(self, diff_id: Digest) -> bool:
-        """Whether the layer is here, complete; it counts as used."""
+        """Whether the layer is here, complete; it counts as used. One that this process unpacks is
+        not: its blob may be asked for, which is looked for here.
+        """
+        if diff_id in self._unpacked:
+            return False
         with self._locked(diff_id):
             return self._is_kept(diff_id)
 
@@ -108,6 +113,19 @@ class LayerFiles:
                 (building / COMPLETE).write_bytes(seal(_KIND, complete))
                 os.rename(building, self.path(diff_id))
                 self._unsynced.put(self.path(diff_id))
+
+    @contextmanager
+    def unpacking(self, diff_id: Digest) -> Iterator[Path | None]:
+        """As `making`, of parts that come from the layer's blob."""
+        with self.making(diff_id) as building:
+            if building is None:
+                yield None
+                return
+            self._unpacked.add(diff_id)
+            try:
+                yield building
+            finally:
+                self._unpacked.discard(diff_id)
 
     def mount_points(self, diff_id: Digest) -> list[Path]:
         """Its directories of files, top first; tars are mounted. Raises OSError if that fails."""

@@ -227,7 +227,7 @@ class Snapshots:
 
     def _unpack(self, layer: Layer) -> None:
         """Unpack the layer unless its files are here."""
-        with self._files.making(layer.diff_id) as building:
+        with self._files.unpacking(layer.diff_id) as building:
             if building is not None:
                 self._make(layer, building)
 

@@ -15,6 +15,7 @@ from layers_for_tests import items_of, make_layer
 from shipline.build import layer_files
 from shipline.build import snapshots as build_snapshots
 from shipline.build.blobs import Blobs
+from shipline.build.cache import LayerResult
 from shipline.build.faults import Damage
 from shipline.build.layer_files import LayerFiles
 from shipline.build.snapshots import Snapshot, Snapshots
@@ -170,6 +171,30 @@ def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, stor
             assert (root / "a").read_text() == "content"
     assert store.exists(layer.descriptor)
     assert len([one for one in seen if isinstance(one, Started) and "pull" in one.name]) == 1
+
+
+def test_a_layer_that_was_made_here_is_pulled_once_its_files_and_blob_are_gone(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    """As with a cache of another place, in which it is, too; the files are not waited for."""
+    remote: Repository = MemoryStore()
+    layer = make_layer(remote, texts(a="content"))
+    (tmp_path / "scratch").mkdir()
+    files = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
+    blobs = Blobs(store, step, files)
+    blobs.remember(LayerResult(layer, "", 1))
+    blobs.offer(layer.descriptor, remote, "h/base")
+    snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, files, step)
+    seen: list[str] = []
+
+    def read() -> None:
+        with snapshots.mounted(Snapshot((layer,))) as root:
+            seen.append((root / "a").read_text())
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert seen == ["content"]
 
 
 def test_a_layer_that_is_nowhere_is_named(tmp_path: Path, store: Counted, step: Step) -> None:
