@@ -1,7 +1,8 @@
 """ADD of URLs: files fetched over HTTP, kept by digest, fetched again only when they changed.
 
 As in BuildKit, a file has mode 0600 and the time of Last-Modified, or else Unix time 0. Every build
-sends a request with the ETag of the stored file, unless `--checksum` is its digest.
+sends a request with the ETag of the stored file, unless `--checksum` is its digest. What a server
+sends with `Content-Encoding: gzip`, as object stores do, is decompressed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shipline.build.cache import Cache, RemoteFile
 from shipline.content import CHUNK, LocalStore, chunks
 from shipline.errors import DockerfileError, RegistryError, Span, UsageError
 from shipline.events import Step
+from shipline.layer import decompress
 from shipline.net import split_url, without_logins
 from shipline.oci import Descriptor, Digest, InvalidDigest
 
@@ -109,9 +111,11 @@ class Downloader(Struct, frozen=True):
 
     def _keep(self, reply: Reply, step: Step) -> RemoteFile:
         length = reply.header("Content-Length")
-        total = int(length) if length.isdecimal() else 0
+        encoded = reply.header("Content-Encoding").lower() == "gzip"  # though none was asked for
+        total = int(length) if length.isdecimal() and not encoded else 0
+        body = decompress(reply, "gzip") if encoded else reply
         with self.store.ingest() as ingest:
-            while data := reply.read(CHUNK):
+            while data := body.read(CHUNK):
                 ingest.write(data)
                 step.progress(ingest.size, total)
             content = Descriptor(_MEDIA_TYPE, ingest.digest, ingest.size)

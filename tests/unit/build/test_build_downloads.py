@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from shipline.build.cache import Cache, open_records
 from shipline.build.downloads import Downloader, file_name, parse_checksum, place_file
 from shipline.build.locating import is_http
 from shipline.content import LocalStore
-from shipline.errors import DockerfileError, RegistryError, UsageError
+from shipline.errors import ContentError, DockerfileError, RegistryError, UsageError
 from shipline.events import Step, silent
 from shipline.net import without_logins
 from shipline.oci import Digest
@@ -38,6 +39,7 @@ class FakeReply(BytesIO):
 class Server:
     content: bytes = b"one"
     etag: str = '"1"'
+    headers: Mapping[str, str] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def get(self, url: str, headers: Mapping[str, str]) -> FakeReply:
@@ -46,7 +48,8 @@ class Server:
             raise RegistryError("no", host="example.org", status=404)
         if self.etag and headers.get("If-None-Match") == self.etag:
             return FakeReply(304, b"", {})
-        return FakeReply(200, self.content, {"ETag": self.etag, "Last-Modified": DATE})
+        always = {"ETag": self.etag, "Last-Modified": DATE}
+        return FakeReply(200, self.content, {**always, **self.headers})
 
 
 @pytest.fixture
@@ -85,6 +88,16 @@ def test_without_a_strong_etag_it_is_always_sent(
     downloader.fetch(URL, "", step)
     downloader.fetch(URL, "", step)
     assert [headers for _, headers in server.asked] == [{}, {}]
+
+
+def test_content_that_is_sent_encoded_is_decoded(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    server.content, server.headers = gzip.compress(b"one"), {"Content-Encoding": "gzip"}
+    assert downloader.fetch(URL, str(Digest.of(b"one")), step).content.size == 3
+    server.content, server.etag = b"no gzip", ""
+    with pytest.raises(ContentError, match="damaged archive"):
+        downloader.fetch(URL, "", step)
 
 
 def test_a_checksum_that_is_met_needs_no_server(
