@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["docker-cli-plugin-metadata"]:
         print(metadata(_BUILDX if is_buildx() else __version__))
         return 0
+    as_buildx = is_buildx() or arguments[:1] == ["buildx"]
     if arguments[:1] == ["buildx"] or _called(program):
         arguments = own_arguments(program, arguments, os.environ)
         cancel_with_docker(os.environ)
@@ -195,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
 
-    status = run(arguments)
+    status = run(arguments, as_buildx=as_buildx)
     if argv is None:
         leave(status)
     return status

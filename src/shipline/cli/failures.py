@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _BROKEN_PIPE = 1
+_WRONG_FLAG = 125  # of a plugin of docker
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_WIDTH = 100  # columns of a message
 _FLAG = re.compile("(--[a-z-]+): ")
@@ -36,16 +37,22 @@ _PARSED_FIRST = frozenset(
     )
 )
 """Flags of buildx whose wrong values are found before it begins to build."""
+_REFUSED_BY_PARSER = re.compile(
+    "--(shm-size|ulimit|filter|timeout|reserved-space|min-free-space|max-used-space|keep-storage):"
+    "|--[a-z-]+: .* is neither true nor false$"
+)
+"""What the parser of buildx's command line refuses; its commands refuse other wrong values."""
 
 
 class ProgramSettings:
     """Global settings; with `json_lines`, standard error is JSON, including failures. `arguments`
-    are the words of the command line, `repeated` whether a failure says how to repeat it.
+    are the words of the command line, `repeated` whether a failure says how to repeat it. With
+    `as_buildx`, exit statuses are those of buildx.
     """
 
-    def __init__(self, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, arguments: tuple[str, ...] = (), *, as_buildx: bool = False) -> None:
         self.debug = self.json_lines = self.repeated = False
-        self.arguments = arguments
+        self.arguments, self.as_buildx = arguments, as_buildx
 
     def again(self) -> str:
         """The command that repeats this one, without secrets; empty where it says nothing."""
@@ -100,6 +107,24 @@ def open_standard_streams() -> None:
 
 def report(failure: BaseException, settings: ProgramSettings) -> int:
     """Report the failure; returns the exit status."""
+    status = _reported(failure, settings)
+    return _status_of_buildx(failure, status, os.environ) if settings.as_buildx else status
+
+
+def _status_of_buildx(failure: BaseException, status: int, environ: Mapping[str, str]) -> int:
+    """The exit status that buildx has for the failure: 1, and for flags that cannot be parsed that
+    of the plugins of docker, where it runs this one.
+    """
+    if status in (0, INTERRUPTED):
+        return status
+    unparsed = isinstance(failure, (click.NoSuchOption, click.BadOptionUsage)) or (
+        isinstance(failure, UsageError) and _REFUSED_BY_PARSER.match(failure.message)
+    )
+    is_plugin = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND" in environ
+    return _WRONG_FLAG if unparsed and is_plugin else 1
+
+
+def _reported(failure: BaseException, settings: ProgramSettings) -> int:
     if isinstance(failure, click.exceptions.Exit):
         return failure.exit_code
     if isinstance(failure, SystemExit):

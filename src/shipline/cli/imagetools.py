@@ -31,7 +31,6 @@ from shipline.images import OpenImage, Place, Places, TagMoved, image_tree, pars
 from shipline.oci import (
     CONFIG_LIMIT,
     MANIFEST_LIMIT,
-    NO_ANNOTATIONS,
     Descriptor,
     Digest,
     Index,
@@ -294,12 +293,10 @@ def _inspect_source(
             f"{name.digest} has {found.descriptor.size} bytes, its descriptor says {given['size']}",
             code="descriptor-invalid",
         )
-    platform, annotations = given.get("platform"), given.get("annotations")
-    return replace(
-        found,
-        platform=Platform.from_json(platform) if isinstance(platform, dict) else None,
-        annotations=annotations if isinstance(annotations, dict) else NO_ANNOTATIONS,
-    )
+    if not given:
+        return found
+    stated = {**given, **found.descriptor.plain.to_json()}
+    return replace(found, given=Descriptor.from_json(stated))
 
 
 class OpenRepositories:

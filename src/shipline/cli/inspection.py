@@ -16,7 +16,6 @@ from shipline.errors import ContentError
 from shipline.images import Place
 from shipline.oci import (
     CONFIG_LIMIT,
-    NO_ANNOTATIONS,
     REFERENCE_DIGEST,
     Descriptor,
     Index,
@@ -99,23 +98,25 @@ Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
 
 
 class Inspection(Struct, frozen=True):
-    """An image or index with its reference, and the repository with its parts. `platform` and
-    `annotations` are those of its descriptor where it was given by one.
+    """An image or index with its reference, and the repository with its parts. `given` is the
+    descriptor that it was given by, if any.
     """
 
     reference: Reference | Place
     descriptor: Descriptor
     document: Manifest | Index
     repository: Fetcher
-    platform: Platform | None = None
-    annotations: Mapping[str, str] = NO_ANNOTATIONS
+    given: Descriptor | None = None
 
     def part(self) -> Part:
         """The part for an index; a single image has its platform."""
         if isinstance(self.document, Index):
             return Part(self.document)
-        platform = self.platform or _platform(self._config(self.document))
-        return Part(self.document, platform, self.annotations)
+        platform = self.given.platform if self.given else None
+        if platform is None or not (platform.os and platform.architecture):
+            own = _platform(self._config(self.document))
+            platform = _filled(platform, own) if platform and own else own
+        return Part(self.document, platform, self.given)
 
     def fields(self, name: str = "") -> dict[str, Any]:
         """The fields of templates, `name` as it was given; Image, Provenance and SBOM are fetched
@@ -263,6 +264,12 @@ def _entry(
             yield "OSFeatures", ", ".join(platform.os_features)
         if child.urls:
             yield "URLs", ", ".join(child.urls)
+
+
+def _filled(stated: Platform, own: Platform) -> Platform:
+    """The platform that a descriptor states, with what it lacks from the configuration."""
+    given = {key: value for key, value in stated.to_json().items() if value}
+    return Platform.from_json({**own.to_json(), **given})
 
 
 def _platform(config: dict[str, Any]) -> Platform | None:

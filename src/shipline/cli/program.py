@@ -269,15 +269,15 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(script(ctx.find_root().command, {}, "shipline", "_SHIPLINE_COMPLETE").source())
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status.
+def run(arguments: list[str], *, as_buildx: bool = False) -> int:
+    """Run the command line; returns the exit status, which is that of buildx `as_buildx`.
 
     SIGTERM is handled like Ctrl-C. A parent that ignores SIGCHLD hands that on: the kernel would
     not keep the exit status of a program, and `subprocess` takes a lost one for success.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    settings = ProgramSettings(arguments=tuple(arguments))
+    settings = ProgramSettings(tuple(arguments), as_buildx=as_buildx)
     open_standard_streams()
     if "_SHIPLINE_COMPLETE" in os.environ:
         complete_files()

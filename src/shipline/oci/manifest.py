@@ -306,19 +306,19 @@ def _index(raw: bytes, document: Mapping[str, Any], media_type: str) -> Index:
 
 class Part(Struct, frozen=True):
     """A document to combine; `platform` is that of a single image, from its configuration, and
-    `annotations` are those of its descriptor.
+    `given` the descriptor that it was given by, if any.
     """
 
     document: Manifest | Index
     platform: Platform | None = None
-    annotations: Mapping[str, str] = NO_ANNOTATIONS
+    given: Descriptor | None = None
 
     @property
     def descriptors(self) -> tuple[Descriptor, ...]:
         if isinstance(self.document, Index):
             return self.document.manifests
-        own = self.document.descriptor
-        return (replace(own, platform=self.platform, annotations=self.annotations),)
+        own = self.given or self.document.descriptor
+        return (replace(own, platform=self.platform),)
 
 
 def combine(

@@ -212,6 +212,8 @@ def test_a_source_may_be_a_descriptor_or_a_digest_whose_platform_and_annotations
         **amd.to_json(),
         "annotations": {"a": "b"},
         "platform": {"os": "x", "architecture": "y"},
+        "artifactType": "a/type",
+        "urls": ["https://host.example/blob"],
     }
     (tmp_path / "source").write_text(json.dumps(given))
     name, facts = f"{registry}/team/all:1", tmp_path / "facts"
@@ -221,6 +223,9 @@ def test_a_source_may_be_a_descriptor_or_a_digest_whose_platform_and_annotations
     entries = json.loads(run_shipline("imagetools", "inspect", "--raw", name).stdout)["manifests"]
     assert entries[0] == given
     assert (entries[1]["digest"], entries[1]["platform"]) == (str(arm.digest), ARM.to_json())
+    partial = json.dumps({**arm.to_json(), "platform": {"os": "x"}})
+    done = run_shipline("imagetools", "create", "--dry-run", "-t", name, partial)
+    assert json.loads(done.stdout)["manifests"][0]["platform"] == {**ARM.to_json(), "os": "x"}
     untyped = ("--annotation", "a=b", "--annotation", "manifest-descriptor:c=d")
     done = run_shipline("imagetools", "create", "-t", f"{registry}/team/all:2", *untyped, name)
     assert done.returncode == 0, done.stderr

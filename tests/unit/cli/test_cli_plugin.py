@@ -119,6 +119,28 @@ def test_a_failure_ends_with_the_line_of_buildx(
     assert "\nERROR: " not in capfd.readouterr().err
 
 
+def test_exit_statuses_are_those_of_buildx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nNONE\n")
+    monkeypatch.setenv("SHIPLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BUILDX_CONFIG", str(tmp_path / "buildx"))
+    monkeypatch.delenv("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", raising=False)
+    build, flag = ["build", str(tmp_path)], ["build", "--bogus", "."]
+    commands = (build, ["build", str(tmp_path / "none")], ["bake", "-f", str(tmp_path / "none")])
+    others = (["inspect", "none"], ["bogus"], ["build", "--progress=bogus", "."])
+    monkeypatch.setattr("sys.argv", [BUILDX])
+    for words in (*commands, *others, flag, ["build", "--no-cache=maybe", "."]):
+        assert main(words) == 1, words
+    monkeypatch.setenv("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", "docker")
+    assert [main(words) for words in (*commands, *others)] == [1] * 6
+    for words in (["--output"], ["--no-cache=maybe", "."], ["--shm-size=x", "."]):
+        assert main(["build", *words]) == 125, words
+    assert main(flag) == main(["du", "--filter=x"]) == 125
+    monkeypatch.setattr("sys.argv", ["shipline"])
+    assert (main(build), main(["buildx", *build]), main(flag)) == (4, 1, 2)
+
+
 def test_an_absent_image_is_not_found_as_in_buildx() -> None:
     arguments = ["imagetools", "inspect", "r.example/a:1"]
     digest = "sha256:" + "0" * 64
