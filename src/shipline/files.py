@@ -8,9 +8,10 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -183,3 +184,50 @@ def _sync_file_range() -> Callable[[int, int, int, int], object]:
     function = ctypes.CDLL(None).sync_file_range
     function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function
+
+
+RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x4, 0x10
+_OPENAT2 = 437  # on every machine
+_AGAIN = (errno.EAGAIN, errno.EINTR)  # a concurrent rename (openat2(2), ERRORS); a signal
+_ABSENT = (errno.ENOSYS, errno.EPERM)  # openat2(2) is not there, or a filter refuses it
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """A descriptor of `path` below an open directory, found by the rules of openat2(2). Raises
+    OSError.
+    """
+    call, get_errno = _syscall()
+    how = _open_how(flags | os.O_CLOEXEC, resolve)
+    while (opened := call(_OPENAT2, directory, os.fsencode(path), how, len(how))) < 0:
+        number = get_errno()
+        if number not in _AGAIN:
+            raise OSError(number, os.strerror(number), path)
+    return opened
+
+
+def open_without_links(directory: int, path: str, flags: int) -> int:
+    """A descriptor of `path`, a relative one without `..`; a symbolic link in it is an error, also
+    where a directory was when the path was found. Raises OSError.
+    """
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    if "/" in path:
+        try:
+            return openat2(directory, path, flags, RESOLVE_NO_SYMLINKS)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+    return os.open(path, flags, dir_fd=directory)
+
+
+@lru_cache(maxsize=64)
+def _open_how(flags: int, resolve: int) -> bytes:
+    return struct.pack("=QQQ", flags, 0, resolve)
+
+
+@cache
+def _syscall() -> tuple[Callable[..., int], Callable[[], int]]:
+    import ctypes  # slow to import
+
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    function.restype = ctypes.c_long
+    return function, ctypes.get_errno

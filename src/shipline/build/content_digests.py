@@ -146,7 +146,7 @@ def _digest_of(entry: Entry, content: object) -> str:
         raise KeyError(entry.kind)
     assert isinstance(content, Source)
     found = _header(entry.mode, entry.size, _FILE, "")
-    with open(f"{content.root.path}/{content.name}", "rb", buffering=0) as file:
+    with open(content.root.open(content.name), "rb", buffering=0) as file:
         while data := file.read(_CHUNK):
             found.update(data)
     return f"sha256:{found.hexdigest()}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -31,6 +32,7 @@ from shipline.layer import (
     Entry,
     Item,
     LayeredToc,
+    OpenDirectory,
     Tree,
     decompress,
     read_tar,
@@ -395,10 +397,9 @@ def _place(target: CopyTarget, placement: Placement) -> None:
 
 def _archive(source: Selected) -> str:
     """The compression of a tar archive, empty for another file and for one without entries."""
-    place = source.root / source.path
-    if not place.is_file():
+    if not (source.root / source.path).is_file():
         return ""
-    with place.open("rb") as file:
+    with _opened(source) as file:
         compression = sniff(file.read(_HEAD))
         if compression is None:
             return ""
@@ -408,6 +409,10 @@ def _archive(source: Selected) -> str:
         except ContentError:
             return ""
     return compression if first else ""
+
+
+def _opened(source: Selected) -> BinaryIO:
+    return open(OpenDirectory(source.root).open(source.path), "rb")
 
 
 def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> tuple[Tree, set[str]]:
@@ -422,7 +427,7 @@ def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> tuple[Tree, 
                 listed.append(entry.path)
             yield entry, content
 
-    with (target.source.root / target.source.path).open("rb") as file:
+    with _opened(target.source) as file:
         items = owned(_contained(listing(read_tar(decompress(file, target.archive)))))
         unpack(items, place, whiteouts="keep", devices=not in_user_namespace())
     lookup = partial(link_at, place)

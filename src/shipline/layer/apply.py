@@ -432,7 +432,7 @@ def _copy_reader(content: Reader, fd: int, size: int) -> int:
 
 def _copy_file(content: Source, fd: int, size: int) -> int:
     copied = 0
-    source = os.open(content.name, _READ, dir_fd=content.root.fd)
+    source = content.root.open(content.name)
     try:
         while copied <= size and (sent := os.sendfile(fd, source, None, size - copied + 1)):
             copied += sent

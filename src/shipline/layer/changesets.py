@@ -34,7 +34,6 @@ from shipline.tasks import check
 
 _SECOND = 1_000_000_000  # nanoseconds
 _CHUNK = 1 << 20  # bytes
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Lower(Protocol):
@@ -61,7 +60,7 @@ class _LowerDirectory:
         return os.listdir(f"{self._root.path}/{path}")
 
     def open(self, path: str) -> int | None:
-        return os.open(path, _READ, dir_fd=self._root.fd)
+        return self._root.open(path)
 
 
 @contextmanager
@@ -221,7 +220,7 @@ class _Walk:
         if old is None:
             return False
         with open(old, "rb", buffering=0) as before:
-            new = os.open(path, _READ, dir_fd=self._upper.fd)
+            new = self._upper.open(path)
             with open(new, "rb", buffering=0) as after:
                 while True:
                     data = after.read(_CHUNK)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from shipline.content import Reader
 from shipline.errors import ContentError
+from shipline.files import open_without_links
 
 Kind = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
 Xattrs = tuple[tuple[str, bytes], ...]
@@ -79,6 +80,13 @@ class OpenDirectory:
                 f"cannot open {directory}: {error.strerror}", code="content-unreadable"
             ) from error
         self.path = f"/proc/self/fd/{self.fd}"
+
+    def open(self, name: str) -> int:
+        """A descriptor to read the file `name` below it, which the caller closes. A symbolic link
+        is an error, also in place of a directory: it may have come after the tree was read. A FIFO
+        does not block. Raises OSError.
+        """
+        return open_without_links(self.fd, name, os.O_RDONLY | os.O_NONBLOCK)
 
     def __del__(self) -> None:
         if self.fd >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import marshal
 import os
@@ -18,8 +19,6 @@ from shipline.tasks import check
 if TYPE_CHECKING:
     from blake3 import blake3
 
-# O_NONBLOCK: open(2) must not block on a file that has become a FIFO
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STOP = "stop writing to it during the build, or exclude it in .dockerignore"
 _IDENTITY = 32  # bytes of a digest; a capability may follow, which the header has
 
@@ -198,7 +197,7 @@ def _read(source: Source, entry: Entry, start: int, target: memoryview) -> None:
     is_last = start + size == entry[5]
     into = (target, extra) if is_last else (target,)
     try:
-        fd = os.open(name, _OPEN_FLAGS, dir_fd=root.fd)
+        fd = root.open(name)
         try:
             # a FIFO cannot be read elsewhere than from where it is
             seen = os.preadv(fd, into, start) if start else os.readv(fd, into)
@@ -236,7 +235,7 @@ def _unknown(part: FilePart) -> ContentDigests | None:
 def _identify(source: Source, digests: ContentDigests) -> None:
     seen = digests.hasher()
     try:
-        fd = os.open(source.name, _OPEN_FLAGS, dir_fd=source.root.fd)
+        fd = source.root.open(source.name)
         try:
             while data := os.read(fd, LONGEST):
                 check()
@@ -300,6 +299,13 @@ def changed(entry: Entry) -> ContentError:
 
 
 def unreadable(source: Source, error: OSError) -> ContentError:
+    if error.errno == errno.ELOOP:
+        return ContentError(
+            f"{source.name} is a symbolic link now, or a directory above it is: it changed while it"
+            " was read",
+            code="file-changed",
+            hint=_STOP,
+        )
     return ContentError(
         f"cannot read {source.name}: {error.strerror}",
         code="content-unreadable",

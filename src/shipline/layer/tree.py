@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 
+from shipline.files import open_without_links
 from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
@@ -51,8 +52,7 @@ _PATIENCE = 3  # times as long as this process took for its half, a second at le
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
     *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
 )
-_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY
 
 
 def scan(
@@ -121,7 +121,7 @@ class _Scanner:
         check()
         if self._is_elsewhere(path):
             return
-        fd = os.open(name, _LIST, dir_fd=parent)
+        fd = open_without_links(parent, name, _LIST)
         try:
             stats = _listed(fd, self._kinds, whiteouts=self._whiteouts)
             listed = len(stats)
@@ -574,7 +574,7 @@ class Tree:
         """See `ContentDigests`."""
         from blake3 import blake3
 
-        fd = os.open(file_path, _READ, dir_fd=self._root.fd)
+        fd = self._root.open(file_path)
         try:
             data = os.read(fd, min(size, _CHUNK) + 1)
             seen = blake3(data)

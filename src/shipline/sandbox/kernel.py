@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from shipline.errors import SandboxError
+from shipline.files import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 
 CLONE_FS, CLONE_NEWNS, CLONE_NEWPID = 0x200, 0x20000, 0x20000000
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWCGROUP = 0x10000000, 0x40000000, 0x2000000
@@ -21,19 +22,14 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOSYMFOLLOW = 0x100  # from Linux 5.10 on; others ignore it
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
-RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x4, 0x10
 CAP_CHOWN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 0, 21, 24
 
-_OPENAT2, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 437, 429, 430, 431, 432  # on every machine
+_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432  # on every machine
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
 _STRING_LIMIT = 255  # bytes that fsconfig takes in one string
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 @cache
@@ -98,14 +94,7 @@ def open_in_root(root: int, path: str, flags: int, *, links: bool = True) -> int
     without `links`, one in the path is an error.
     """
     resolve = RESOLVE_IN_ROOT | (0 if links else RESOLVE_NO_SYMLINKS)
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    name = os.fsencode(path or ".")
-    while True:
-        try:
-            return _syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how), about=path)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:  # a concurrent rename; openat2(2), ERRORS
-                raise
+    return openat2(root, path or ".", flags, resolve)
 
 
 class NewMount:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import ContentError
-from shipline.layer import Entry, StatCache, Tree, scan
+from shipline.layer import Entry, StatCache, Tree, scan, unpack, write_tar
 
 
 @pytest.fixture
@@ -202,3 +202,26 @@ def test_items_outlive_their_tree(root: Path) -> None:
         Entry("z", "file", (root / "z").stat().st_mode & 0o7777, os.geteuid(), os.getegid(),
               mtime_ns=(root / "z").stat().st_mtime_ns)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda tree, place: b"".join(write_tar(tree.items())),
+        lambda tree, place: unpack(tree.items(), place, whiteouts="keep", owner=False),
+        lambda tree, place: tree.digest(),
+    ],
+    ids=["tar", "unpack", "digest"],
+)
+def test_a_link_that_takes_the_place_of_a_directory_leads_nowhere(
+    root: Path, tmp_path: Path, read: Callable[[Tree, Path], object]
+) -> None:
+    tree = scan(root)
+    outside, place = tmp_path / "outside", tmp_path / "place"
+    place.mkdir()
+    (root / "a").rename(outside)  # its files have the sizes that the tree has seen
+    (root / "a").symlink_to(outside)
+    with pytest.raises(ContentError):
+        read(tree, place)
+    with pytest.raises(ContentError):
+        scan(root, "a/b")
