@@ -24,7 +24,7 @@ from peers.hostile_caches import (
     hostile_caches,
 )
 from shipline.build.caching.document import CacheDocument
-from shipline.build.flags import parse_cache_source
+from shipline.build.result_flags import parse_cache_source
 from shipline.cachestores import gha, objects, open_cache, transfer
 from shipline.content import CacheStore, fetch_all
 from shipline.errors import RegistryError, ShiplineError

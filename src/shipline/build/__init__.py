@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from shipline.build.attributes import parse_attributes, parse_boolean, parse_size, split_csv
 from shipline.build.flags import (
     check_url,
-    parse_annotation,
     parse_call,
     parse_platforms,
     parse_request,
     parse_ssh,
-    parse_tags,
     parse_ulimit,
 )
 from shipline.build.request import (
@@ -41,6 +39,7 @@ from shipline.build.request import (
     insecure_hosts,
     linked_targets,
 )
+from shipline.build.result_flags import parse_annotation, parse_tags
 from shipline.build.validation import check_request
 from shipline.lazy import load_when_named
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from shipline import units
 from shipline.errors import FlagConflict, InvalidFlag
 
 _Default = TypeVar("_Default")
+_Value = TypeVar("_Value")
 
 
 class Attributes:
@@ -98,3 +99,13 @@ def parse_integer(text: str, flag: str) -> int:
         return int(text)
     except ValueError:
         raise InvalidFlag(f"{flag}: not a whole number: {text!r}") from None
+
+
+def each(parse: Callable[[str], Iterable[_Value]], texts: Iterable[str]) -> tuple[_Value, ...]:
+    """What `parse` makes of all texts."""
+    return tuple(one for text in texts for one in parse(text))
+
+
+def unique(*found: _Value) -> tuple[_Value, ...]:
+    """Each value once, in the order of the first."""
+    return tuple(dict.fromkeys(found))

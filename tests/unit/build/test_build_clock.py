@@ -7,7 +7,7 @@ import pytest
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
 from shipline.build.clock import EPOCH, Clock, clock_of, epoch_of, with_seconds
-from shipline.build.flags import parse_output
+from shipline.build.result_flags import parse_output
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.values import replace
 

@@ -27,6 +27,15 @@ from shipline.build import (
     attributes,
     flags,
 )
+from shipline.build.result_flags import (
+    parse_annotation,
+    parse_attestations,
+    parse_cache_source,
+    parse_cache_targets,
+    parse_output,
+    parse_outputs,
+    parse_tags,
+)
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference, Resources, Ulimit
 
@@ -91,7 +100,7 @@ def test_platforms_are_split_normalised_and_unique() -> None:
 
 
 def test_tags_get_latest_and_stand_once() -> None:
-    assert flags.parse_tags(["a/b", "a/b:latest"]) == (Reference.parse("a/b:latest"),)
+    assert parse_tags(["a/b", "a/b:latest"]) == (Reference.parse("a/b:latest"),)
 
 
 def test_bare_names_take_the_environment_or_vanish() -> None:
@@ -123,7 +132,7 @@ def test_ssh() -> None:
 
 
 def test_caches_to_read_from() -> None:
-    read = flags.parse_cache_source
+    read = parse_cache_source
     assert read("u/a:c,u/b") == (
         CacheBackend("registry", {"ref": "u/a:c"}),
         CacheBackend("registry", {"ref": "u/b"}),
@@ -134,14 +143,14 @@ def test_caches_to_read_from() -> None:
 
 
 def test_caches_to_write_to() -> None:
-    (found,) = flags.parse_cache_targets(
+    (found,) = parse_cache_targets(
         ["type=registry,ref=u/a,mode=max,compression=zstd,compression-level=3,ignore-error=false"],
         {},
     )
     wanted = OutputFormat("zstd", 3)
     backend = CacheBackend("registry", {"ref": "u/a"})
     assert found == CacheTarget(backend, "max", wanted, required=True)
-    (found,) = flags.parse_cache_targets(["type=local,dest=d,oci-mediatypes=false"], {})
+    (found,) = parse_cache_targets(["type=local,dest=d,oci-mediatypes=false"], {})
     assert found.backend.attributes == {"dest": "d", "oci-mediatypes": "false"}
     assert found.format.docker and not found.required
 
@@ -158,13 +167,13 @@ def test_caches_to_write_to() -> None:
 def test_one_text_stands_for_the_cache_to_read_and_to_write(
     text: str, kept: dict[str, str]
 ) -> None:
-    (source,) = flags.parse_cache_source(f"{text},mode=max,ignore-error=true")
-    (target,) = flags.parse_cache_targets([f"{text},mode=max,ignore-error=true"], {})
+    (source,) = parse_cache_source(f"{text},mode=max,ignore-error=true")
+    (target,) = parse_cache_targets([f"{text},mode=max,ignore-error=true"], {})
     assert source.attributes == target.backend.attributes == kept
 
 
 def test_an_empty_mode_is_the_default() -> None:
-    (found,) = flags.parse_cache_targets(["type=gha,mode="], {})
+    (found,) = parse_cache_targets(["type=gha,mode="], {})
     assert found.mode == "min"
 
 
@@ -179,9 +188,9 @@ def test_neither_errors_nor_values_show_the_secrets_of_a_cache() -> None:
         f"type=s3,ignore-error=perhaps,{secret}",
     ):
         with pytest.raises(UsageError) as caught:
-            flags.parse_cache_targets([text], {})
+            parse_cache_targets([text], {})
         assert "hidden" not in repr(caught.value) + caught.value.hint
-    (found,) = flags.parse_cache_targets([f"type=s3,bucket=b,{secret}"], {})
+    (found,) = parse_cache_targets([f"type=s3,bucket=b,{secret}"], {})
     assert found.backend.attributes["secret_access_key"] == "hidden"
     assert "hidden" not in repr(found) and "hidden" not in str(found.backend)
 
@@ -189,9 +198,9 @@ def test_neither_errors_nor_values_show_the_secrets_of_a_cache() -> None:
 def test_a_build_argument_asks_for_an_inline_cache() -> None:
     wanted = {"BUILDKIT_INLINE_CACHE": "1"}
     inline = CacheTarget(CacheBackend("inline"))
-    assert flags.parse_cache_targets([], wanted) == (inline,)
-    assert flags.parse_cache_targets(["type=inline"], wanted) == (inline,)
-    assert flags.parse_cache_targets([], {"BUILDKIT_INLINE_CACHE": "0"}) == ()
+    assert parse_cache_targets([], wanted) == (inline,)
+    assert parse_cache_targets(["type=inline"], wanted) == (inline,)
+    assert parse_cache_targets([], {"BUILDKIT_INLINE_CACHE": "0"}) == ()
 
 
 @pytest.mark.parametrize(
@@ -207,13 +216,13 @@ def test_a_build_argument_asks_for_an_inline_cache() -> None:
 )
 def test_caches_that_cannot_be_written(text: str) -> None:
     with pytest.raises(UsageError):
-        flags.parse_cache_targets([text], {})
+        parse_cache_targets([text], {})
 
 
 def test_annotations_name_their_places() -> None:
     arm = Platform("linux", "arm64")
-    assert flags.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
-    assert flags.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
+    assert parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
+    assert parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
         Annotation(Level.INDEX, "k", "v"),
         Annotation(Level.MANIFEST_DESCRIPTOR, "k", "v", arm),
     )
@@ -240,7 +249,7 @@ def test_resources() -> None:
 
 
 def test_attestations() -> None:
-    read = flags.parse_attestations
+    read = parse_attestations
     assert read([]) == (None, None)
     assert read([], provenance="false", sbom="true") == (None, SbomOptions())
     assert read([], provenance="true")[0] == ProvenanceOptions("max", "v1")
@@ -272,7 +281,7 @@ def test_attestations() -> None:
 def test_the_first_attestation_of_a_type_counts(
     attest: list[str], short: str | None, mode: str | None
 ) -> None:
-    found, _ = flags.parse_attestations(attest, provenance=short)
+    found, _ = parse_attestations(attest, provenance=short)
     assert (found and found.mode) == mode
 
 
@@ -282,7 +291,7 @@ def test_calls() -> None:
 
 
 def test_outputs_in_their_short_forms() -> None:
-    read = flags.parse_output
+    read = parse_output
     assert read("out dir") == Output("local", "out dir")
     assert read("-") == Output("tar", "-")
     name, other = Reference.parse("a/b:latest"), Reference.parse("c:1")
@@ -292,14 +301,14 @@ def test_outputs_in_their_short_forms() -> None:
 
 
 def test_push_turns_image_outputs_into_pushing_ones() -> None:
-    assert flags.parse_outputs([], push=True, load=False) == (Output("image", push=True),)
-    found = flags.parse_outputs(["type=image,compression=zstd", "o"], push=True, load=False)
+    assert parse_outputs([], push=True, load=False) == (Output("image", push=True),)
+    found = parse_outputs(["type=image,compression=zstd", "o"], push=True, load=False)
     assert found[0] == Output("image", format=OutputFormat("zstd"), push=True)
     assert [one.push for one in found] == [True, False]
 
 
 def test_load_is_a_docker_output_without_a_file() -> None:
-    found = flags.parse_outputs(["type=docker,dest=f"], push=False, load=True)
+    found = parse_outputs(["type=docker,dest=f"], push=False, load=True)
     assert [one.loads for one in found] == [False, True]
 
 
@@ -312,9 +321,9 @@ Read = Callable[[], object]
         ("--secret", lambda: flags.parse_secret("src=f", {})),
         ("--secret", lambda: flags.parse_secret("type=vault,id=a", {})),
         ("--ssh", lambda: flags.parse_ssh("=x")),
-        ("--cache-to", lambda: flags.parse_cache_targets(["ref=a/b"], {})),
-        ("--annotation", lambda: flags.parse_annotation("layer:k=v")),
-        ("--annotation", lambda: flags.parse_annotation("k")),
+        ("--cache-to", lambda: parse_cache_targets(["ref=a/b"], {})),
+        ("--annotation", lambda: parse_annotation("layer:k=v")),
+        ("--annotation", lambda: parse_annotation("k")),
         ("--add-host", lambda: flags.parse_host("a:nowhere")),
         ("--add-host", lambda: flags.parse_host("a")),
         ("--add-host", lambda: flags.parse_host("a=[::1")),
@@ -322,39 +331,48 @@ Read = Callable[[], object]
         ("--ulimit", lambda: flags.parse_ulimit("files=1")),
         ("--ulimit", lambda: flags.parse_ulimit("nofile=2:1")),
         ("--resource", lambda: flags.parse_resources(["memroy=1"])),
-        ("--attest", lambda: flags.parse_attestations(["mode=max"])),
-        ("--attest", lambda: flags.parse_attestations(["type=vex"])),
-        ("--attest", lambda: flags.parse_attestations(["provenance"])),
-        ("--attest", lambda: flags.parse_attestations(["type=sbom,disabled=perhaps"])),
-        ("--sbom", lambda: flags.parse_attestations([], sbom="mode=max")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="max")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="true,mode=max")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="mode=most")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="version=v9")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="builderid=b")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="reproducible=x")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="filename=../x")),
-        ("--provenance", lambda: flags.parse_attestations([], provenance="perhaps")),
+        ("--attest", lambda: parse_attestations(["mode=max"])),
+        ("--attest", lambda: parse_attestations(["type=vex"])),
+        ("--attest", lambda: parse_attestations(["provenance"])),
+        ("--attest", lambda: parse_attestations(["type=sbom,disabled=perhaps"])),
+        ("--sbom", lambda: parse_attestations([], sbom="mode=max")),
+        ("--provenance", lambda: parse_attestations([], provenance="max")),
+        ("--provenance", lambda: parse_attestations([], provenance="true,mode=max")),
+        ("--provenance", lambda: parse_attestations([], provenance="mode=most")),
+        ("--provenance", lambda: parse_attestations([], provenance="version=v9")),
+        ("--provenance", lambda: parse_attestations([], provenance="builderid=b")),
+        ("--provenance", lambda: parse_attestations([], provenance="reproducible=x")),
+        ("--provenance", lambda: parse_attestations([], provenance="filename=../x")),
+        ("--provenance", lambda: parse_attestations([], provenance="perhaps")),
         ("--call", lambda: flags.parse_call("guess")),
         ("--allow", lambda: flags.parse_entitlements(["everything"])),
-        ("--output", lambda: flags.parse_output("type=zip,dest=a")),
-        ("--output", lambda: flags.parse_output("type=local")),
-        ("--output", lambda: flags.parse_output("type=local,dest=-")),
-        ("mode=sync", lambda: flags.parse_output("type=local,dest=d,mode=sync")),
-        ("tar=false", lambda: flags.parse_output("type=oci,tar=false")),
-        ("tar=false", lambda: flags.parse_output("type=docker,tar=false")),
-        ("unpack", lambda: flags.parse_output("type=image,unpack=true,rewrite-timestamp=true")),
-        ("invalid source-date-epoch", lambda: flags.parse_output("type=tar,source-date-epoch=x")),
-        ("unpack", lambda: flags.parse_output("type=image,unpack=true,store=false")),
-        ("nondist", lambda: flags.parse_output("type=image,prefer-nondist-layers=true")),
-        ("version=20", lambda: flags.parse_output("type=image,compatibility-version=20")),
+        ("--output", lambda: parse_output("type=zip,dest=a")),
+        ("--output", lambda: parse_output("type=local")),
+        ("--output", lambda: parse_output("type=local,dest=-")),
+        ("mode=sync", lambda: parse_output("type=local,dest=d,mode=sync")),
+        ("tar=false", lambda: parse_output("type=oci,tar=false")),
+        ("tar=false", lambda: parse_output("type=docker,tar=false")),
+        (
+            "unpack",
+            lambda: parse_output("type=image,unpack=true,rewrite-timestamp=true"),
+        ),
+        (
+            "invalid source-date-epoch",
+            lambda: parse_output("type=tar,source-date-epoch=x"),
+        ),
+        ("unpack", lambda: parse_output("type=image,unpack=true,store=false")),
+        ("nondist", lambda: parse_output("type=image,prefer-nondist-layers=true")),
+        ("version=20", lambda: parse_output("type=image,compatibility-version=20")),
         (
             "level",
-            lambda: flags.parse_output("type=image,compression=estargz,compression-level=10"),
+            lambda: parse_output("type=image,compression=estargz,compression-level=10"),
         ),
-        ("--output", lambda: flags.parse_output("type=image,push=maybe")),
-        ("--output", lambda: flags.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False)),
-        ("--tag", lambda: flags.parse_tags(["a/b@sha256:" + "0" * 64])),
+        ("--output", lambda: parse_output("type=image,push=maybe")),
+        (
+            "--output",
+            lambda: parse_outputs(["-", "type=oci,dest=-"], push=False, load=False),
+        ),
+        ("--tag", lambda: parse_tags(["a/b@sha256:" + "0" * 64])),
         ("--build-context", lambda: flags.parse_build_context("name")),
         ("--shm-size", lambda: flags.parse_request(".", {}, shm_size="64x")),
         ("--build-arg", lambda: flags.parse_assignments(["=v"], "--build-arg", {})),
@@ -367,17 +385,17 @@ def test_what_cannot_be_read_is_refused_by_its_name(flag: str, read: Read) -> No
 
 
 def test_attributes_of_a_store_and_of_files() -> None:
-    one = flags.parse_output("type=image,name=a:1,unpack=true,name-canonical=true,store=true")
+    one = parse_output("type=image,name=a:1,unpack=true,name-canonical=true,store=true")
     assert (one.store, one.unpack, one.canonical, one.push) == (True, True, True, False)
-    one = flags.parse_output("type=registry,dangling-name-prefix=a/b,store=false,unpack=false")
+    one = parse_output("type=registry,dangling-name-prefix=a/b,store=false,unpack=false")
     assert (one.store, one.unpack, one.push, one.dangling_prefix) == (False, False, True, "a/b")
-    one = flags.parse_output("type=image,compatibility-version=30,prefer-nondist-layers=false")
+    one = parse_output("type=image,compatibility-version=30,prefer-nondist-layers=false")
     assert not one.store
-    assert flags.parse_output("type=docker,context=there").context == "there"
-    assert flags.parse_output("type=local,dest=d,mode=delete").delete
-    assert not flags.parse_output("type=local,dest=d,mode=copy").delete
+    assert parse_output("type=docker,context=there").context == "there"
+    assert parse_output("type=local,dest=d,mode=delete").delete
+    assert not parse_output("type=local,dest=d,mode=copy").delete
     for kind in ("tar", "oci"):
-        assert flags.parse_output(f"type={kind}").destination == "-"
+        assert parse_output(f"type={kind}").destination == "-"
 
 
 @pytest.mark.parametrize(
@@ -395,13 +413,13 @@ def test_a_git_repository_of_this_machine_is_no_url(text: str, directory: str, r
     ("read", "message"),
     [
         (lambda: flags.parse_host("a"), "invalid host a"),
-        (lambda: flags.parse_output("type=local"), "dest is required for local exporter"),
-        (lambda: flags.parse_output("type=bogus"), 'exporter "bogus" could not be found'),
+        (lambda: parse_output("type=local"), "dest is required for local exporter"),
+        (lambda: parse_output("type=bogus"), 'exporter "bogus" could not be found'),
         (lambda: flags.parse_secret("src=x", {}), "secret missing ID"),
         (lambda: flags.parse_secret("id=a,foo=b", {}), "unexpected key 'foo'"),
         (lambda: flags.parse_secret("id=a,type=zz", {}), 'unsupported secret type "zz"'),
-        (lambda: flags.parse_annotation("bad:a=b"), 'unknown annotation type "bad"'),
-        (lambda: flags.parse_annotation("a"), 'invalid annotation "a", expected key=value'),
+        (lambda: parse_annotation("bad:a=b"), 'unknown annotation type "bad"'),
+        (lambda: parse_annotation("a"), 'invalid annotation "a", expected key=value'),
         (lambda: flags.parse_build_context("a"), "invalid context value: a, expected key=value"),
     ],
 )

@@ -7,8 +7,8 @@ import pytest
 from shipline.build import Annotation, BuildRequest, Context, ContextKind, Level, OutputFormat
 from shipline.build.assembly import PLAIN, annotations_at, codec_for, format_of, formats_of
 from shipline.build.cache import LayerResult
-from shipline.build.flags import parse_output, parse_outputs
 from shipline.build.publish import push_targets
+from shipline.build.result_flags import parse_output, parse_outputs
 from shipline.content import MemoryStore
 from shipline.errors import UsageError
 from shipline.layer import Layer, codec

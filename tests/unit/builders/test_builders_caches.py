@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from shipline.build.flags import parse_cache_source, parse_cache_targets
 from shipline.build.request import CacheSettings
+from shipline.build.result_flags import parse_cache_source, parse_cache_targets
 from shipline.builders.caches import open_caches
 from shipline.events import Step, silent
 
