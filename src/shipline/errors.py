@@ -15,9 +15,10 @@
     │   ├── DamagedContent      in our own store: removed, so that a retry recreates it
     │   ├── InvalidArchive      a tar, or an archive of images
     │   └── NotFound
-    ├── GateRefused         9   a quality gate failed
+    ├── GateError               quality gates did not pass; carries the reasons
+    │   ├── GateRefused     9   one failed
+    │   └── GateUndecided  11   one could not decide
     ├── SandboxError       10   this machine cannot run the step
-    ├── GateUndecided      11   a quality gate could not decide
     ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
     ├── EngineError        13   the container engine of --load is missing or refuses (engines/)
     ├── BuilderError       14   a builder cannot be reached, or refuses
@@ -290,18 +291,30 @@ class NotFound(ContentError):
     code = "not-found"
 
 
-class GateRefused(ShiplineError):
-    """A quality gate refused the release; `verdicts` lists the reasons, one line each."""
-
-    code = "gate"
-    title = "refused by policy"
-    exit_code = 9
+class GateError(ShiplineError):
+    """Quality gates did not pass; `verdicts` lists the reasons, one line each."""
 
     def __init__(
         self, message: str, *, code: str = "", verdicts: tuple[str, ...] = (), hint: str = ""
     ) -> None:
         super().__init__(message, code=code, hint=hint)
         self.verdicts = verdicts
+
+
+class GateRefused(GateError):
+    """A quality gate refused the release."""
+
+    code = "gate"
+    title = "refused by policy"
+    exit_code = 9
+
+
+class GateUndecided(GateError):
+    """No gate failed, but at least one could not decide."""
+
+    code = "gate-undecided"
+    title = "a gate could not decide"
+    exit_code = 11
 
 
 class BuilderError(ShiplineError):
@@ -310,20 +323,6 @@ class BuilderError(ShiplineError):
     code = "builder"
     title = "builder error"
     exit_code = 14
-
-
-class GateUndecided(ShiplineError):
-    """No gate failed, but at least one could not decide; `verdicts` lists the reasons."""
-
-    code = "gate-undecided"
-    title = "a gate could not decide"
-    exit_code = 11
-
-    def __init__(
-        self, message: str, *, code: str = "", verdicts: tuple[str, ...] = (), hint: str = ""
-    ) -> None:
-        super().__init__(message, code=code, hint=hint)
-        self.verdicts = verdicts
 
 
 class Waiting(ShiplineError):

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from shipline.errors import GateRefused, GateUndecided
+from shipline.errors import GateError, GateRefused, GateUndecided
 from shipline.gates.reports import Report, Tool
 
 Number = int | float
@@ -168,7 +168,7 @@ class Verdicts:
         blocking = [verdict for verdict in self.verdicts if verdict.blocks]
         lines = tuple(verdict.line for verdict in blocking)
         hint = next((verdict.deciding_check.hint for verdict in blocking), "")
-        error: GateRefused | GateUndecided
+        error: GateError
         match self.outcome:
             case "pass":
                 return

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from shipline.errors import (
-    GateRefused,
-    GateUndecided,
+    GateError,
     RegistryError,
     ShiplineError,
     Span,
@@ -136,7 +135,7 @@ def _shortened(first: int, last: int) -> Iterator[int]:
 
 
 def _details(error: ShiplineError) -> Iterator[str]:
-    if isinstance(error, GateRefused | GateUndecided):
+    if isinstance(error, GateError):
         reasons = (one for one in error.verdicts if one.split(": ", 2)[-1] not in error.message)
         yield from (f"  - {reason}" for reason in reasons)
     if isinstance(error, RegistryError):

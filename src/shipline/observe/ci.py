@@ -13,7 +13,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
 
-from shipline.errors import DockerfileError, GateRefused, GateUndecided, ShiplineError
+from shipline.errors import (
+    DockerfileError,
+    GateError,
+    ShiplineError,
+)
 from shipline.events import Event, Finished, Logged, Started, Warned
 from shipline.observe.board import VertexState
 from shipline.observe.lines import LinesSink, verdict
@@ -124,7 +128,7 @@ def annotate(error: ShiplineError, environ: Mapping[str, str]) -> list[str]:
     if isinstance(error, DockerfileError) and (span := error.span):
         place = {"file": span.file, "line": span.line, "endLine": span.end}
         return [annotation("error", error.message, **place, title=error.code)]
-    if isinstance(error, GateRefused | GateUndecided):
+    if isinstance(error, GateError):
         return list(_findings(error.code, (*error.verdicts, *getattr(error, "__notes__", ()))))
     return [] if error.run else [annotation("error", error.message, title=error.code)]
 

@@ -10,7 +10,12 @@ from operator import attrgetter
 from pathlib import Path
 
 from shipline.deliver.commands import LAST_LINES
-from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
+from shipline.errors import (
+    GateError,
+    RegistryError,
+    ShiplineError,
+    StepFailed,
+)
 from shipline.history import RunState
 from shipline.observe import advice, also_failed, clean, excerpt, table
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
@@ -92,7 +97,7 @@ def failure_sections(
     failures = [step for step in (run.steps if run else ()) if step.state is RunState.FAILED]
     failed = failures[0] if failures else None
     yield [f"{failed.name}: {error.message}" if failed else error.message]
-    if isinstance(error, (GateRefused, GateUndecided)) and error.verdicts:
+    if isinstance(error, GateError) and error.verdicts:
         reasons = [one for one in error.verdicts if one.split(": ", 2)[-1] not in error.message]
         yield [f"- {reason}" for reason in reasons]
     codes = error.diagnostics if isinstance(error, RegistryError) else ()
