@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipline.errors import ConfigError, GateRefused, UsageError
+from shipline.build.source_rules import InvalidBuildPolicy
+from shipline.errors import ConfigError, GateRefused
 from shipline.files import reading
 from shipline.net import split_url
 from shipline.oci import ImageConfig, Platform, Reference
@@ -162,15 +163,12 @@ def _decision(path: Path, interpreter: regopy.Interpreter, given: Mapping[str, A
         interpreter.set_input(given)
         (found,) = interpreter.query(f"data.{_PACKAGE}.decision").results[0].expressions
     except (ValueError, LookupError) as error:  # regopy reads its own error as JSON
-        raise UsageError(
+        raise InvalidBuildPolicy(
             f"{path}: the policy has no decision",
-            code="build-policy",
             hint="write `decision := {..}`; functions of buildx, as load_json, are not there",
         ) from error
     if not isinstance(found, dict) or not isinstance(found.get("allow", False), bool):
-        raise UsageError(
-            f"{path}: decision is {found!r}", code="build-policy", hint='write `{"allow": allow}`'
-        )
+        raise InvalidBuildPolicy(f"{path}: decision is {found!r}", hint='write `{"allow": allow}`')
     return found
 
 
@@ -195,15 +193,14 @@ def _module(path: Path, package: str) -> str:
         text = file.read(_SIZE_LIMIT)
     bare = _COMMENT.sub(r"\1", text)
     if unknown := _UNKNOWN.search(bare):
-        raise UsageError(
+        raise InvalidBuildPolicy(
             f"{path}: the policy reads {unknown[0]!r}, which is not known here",
-            code="build-policy",
             hint="judge signatures with `shipline verify` or a node's policy, or pass"
             " --policy disabled=true",
         )
     found = _PACKAGE_LINE.search(bare)
     if found is None or package == _PACKAGE != found[1]:
-        raise UsageError(f"{path}: the policy is not of the package {package}", code="build-policy")
+        raise InvalidBuildPolicy(f"{path}: the policy is not of the package {package}")
     return bare[: found.start(1)] + package + bare[found.end(1) :]
 
 
@@ -223,7 +220,7 @@ def _interpreter(modules: Mapping[str, str]) -> regopy.Interpreter:
             found.add_module(name, text)
         except regopy.RegoError as error:
             reasons = ", ".join(dict.fromkeys(re.findall(r"errormsg \d+:(.*?)\)", str(error))))
-            raise UsageError(f"{name}: not Rego: {reasons or error}", code="build-policy") from None
+            raise InvalidBuildPolicy(f"{name}: not Rego: {reasons or error}") from None
     return found
 
 

@@ -39,6 +39,12 @@ _WORDS = {
 """The values of members, which may also be written as numbers."""
 
 
+class InvalidBuildPolicy(UsageError):
+    """A policy for the sources of builds cannot be read, or decides nothing."""
+
+    code = "build-policy"
+
+
 class _Constraint(Struct, frozen=True):
     key: str = ""
     value: str = ""
@@ -102,9 +108,8 @@ class SourcePolicy(Struct, frozen=True):
             if changed is None:
                 return identifier, found
             identifier, found = changed
-        raise UsageError(
+        raise InvalidBuildPolicy(
             f"the source policy converts {identifier} without end",
-            code="build-policy",
             hint=f"correct the rules CONVERT in the file that {VARIABLE} names",
         )
 
@@ -158,9 +163,7 @@ class SourcePolicy(Struct, frozen=True):
         if self.rego is None or image.target:
             return
         if image.layout:
-            raise UsageError(
-                f"policies in Rego cannot judge {name}", code="build-policy", hint=_NO_POLICY
-            )
+            raise InvalidBuildPolicy(f"policies in Rego cannot judge {name}", hint=_NO_POLICY)
         self.rego.check_image(
             Reference.parse(self.image(name)).or_latest, image.reference, platform, image.config
         )
@@ -201,9 +204,8 @@ def _same_scheme(identifier: str, scheme: str) -> str:
 
 
 def _unsuitable(what: str, identifier: str) -> UsageError:
-    return UsageError(
+    return InvalidBuildPolicy(
         f"the source policy converts {what} into {identifier}, which is of another kind",
-        code="build-policy",
         hint=f"correct the file that {VARIABLE} names",
     )
 
@@ -223,13 +225,10 @@ def source_policy(environ: Mapping[str, str], rego: RegoPolicies | None = None) 
         for rule in rules:
             _check(rule)
     except OSError as error:
-        raise UsageError(
-            f"{VARIABLE}: cannot read {path}: {error.strerror}", code="build-policy"
-        ) from None
+        raise InvalidBuildPolicy(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, ValueError) as error:
-        raise UsageError(
+        raise InvalidBuildPolicy(
             f"{VARIABLE}: {path} is not a source policy: {error}",
-            code="build-policy",
             hint='write {"rules": [{"action": "DENY", "selector": {"identifier": "..."}}]}',
         ) from None
     return SourcePolicy(rules, rego)

@@ -13,8 +13,9 @@ from msgspec import Struct, field
 
 from shipline.build.request import CacheBackend, CacheSettings, OutputFormat
 from shipline.buildkit.messages import CacheOptions, CacheOptionsEntry
+from shipline.cachestores.unusable import InvalidCacheAttributes
 from shipline.content import OciLayout
-from shipline.errors import NotFound, UsageError
+from shipline.errors import NotFound
 from shipline.events import Step
 from shipline.oci import Descriptor
 from shipline.units import parse_boolean
@@ -100,9 +101,8 @@ def _import(
 def _layout(place: str, found: OpenCaches, *, create: bool = False) -> OciLayout:
     """The layout in a directory, which the daemon knows by the path that it was given."""
     if not place:
-        raise UsageError(
+        raise InvalidCacheAttributes(
             "a cache of type=local needs dest=DIRECTORY to write, src= to read",
-            code="cache-attributes",
         )
     layout = OciLayout(Path(place), create=create)
     found.stores[f"local:{place}"] = layout

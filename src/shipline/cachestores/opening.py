@@ -13,7 +13,7 @@ from posixpath import normpath
 from shipline.cachestores import aws, azblob, azure, gha, s3
 from shipline.cachestores.objects import ObjectCache, ObjectKeys
 from shipline.cachestores.service import Service, Sign, utc_now
-from shipline.cachestores.unusable import UnusableCache
+from shipline.cachestores.unusable import InvalidCacheAttributes, UnusableCache
 from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.registry import Client, NoKeychain, Proxies
@@ -66,9 +66,8 @@ class _Attributes:
         known = _KNOWN[self.kind] | _OF_ALL
         for name in self.given:
             if name not in known:
-                raise UsageError(
+                raise InvalidCacheAttributes(
                     f"a cache of type={self.kind} has no {name}=",
-                    code="cache-attributes",
                     hint=f"it has {', '.join(sorted(known))}",
                 )
             if not self.given[name].isprintable():
@@ -84,7 +83,7 @@ class _Attributes:
         text = self.given.get(name) or next(filter(None, found), "")
         if not text:
             ways = f"{name}= or {variables[0]}" if variables else f"{name}="
-            raise UsageError(f"a cache of type={self.kind} needs {ways}", code="cache-attributes")
+            raise InvalidCacheAttributes(f"a cache of type={self.kind} needs {ways}")
         return text
 
     def true(self, name: str) -> bool:
@@ -114,9 +113,7 @@ class _Attributes:
         return tuple(filter(None, self.text("name", "buildkit").split(";"))) or ("buildkit",)
 
     def unusable(self, name: str, reason: str) -> UsageError:
-        return UsageError(
-            f"type={self.kind},{name}= cannot be used: {reason}", code="cache-attributes"
-        )
+        return InvalidCacheAttributes(f"type={self.kind},{name}= cannot be used: {reason}")
 
 
 def _metadata(client: Client, name: str) -> Service:
@@ -209,9 +206,8 @@ def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str)
         token = given.text("session_token", variable="AWS_SESSION_TOKEN")
     if bool(key_id) != bool(secret):
         lacking = "secret_access_key" if key_id else "access_key_id"
-        raise UsageError(
+        raise InvalidCacheAttributes(
             f"a cache of type=s3 needs both parts of a key: {lacking}= is missing",
-            code="cache-attributes",
         )
     if key_id:
         fixed = aws.AwsCredentials(key_id, secret, token)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shipline.cachestores.unusable import UnusableCache
+from shipline.cachestores.unusable import InvalidCacheAttributes, UnusableCache
 from shipline.content import CacheRepository, CacheStore, MemoryStore, OciLayout, RepositoryCache
-from shipline.errors import ContentError, NotFound, UsageError
+from shipline.errors import ContentError, NotFound
 from shipline.oci import Reference
 from shipline.registry import Client
 from shipline.units import parse_boolean
@@ -23,9 +23,8 @@ def open_repository(kind: str, attributes: Mapping[str, str], client: Client) ->
     """The cache of type registry or local; makes no request. Raises UsageError."""
     for name in attributes:
         if name not in _KNOWN[kind]:
-            raise UsageError(
+            raise InvalidCacheAttributes(
                 f"a cache of type={kind} has no {name}=",
-                code="cache-attributes",
                 hint=f"it has {', '.join(sorted(_KNOWN[kind]))}",
             )
     return _registry(attributes, client) if kind == "registry" else _local(attributes)
@@ -33,7 +32,7 @@ def open_repository(kind: str, attributes: Mapping[str, str], client: Client) ->
 
 def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
     if not attributes.get("ref"):
-        raise UsageError("a cache of type=registry needs ref=IMAGE", code="cache-attributes")
+        raise InvalidCacheAttributes("a cache of type=registry needs ref=IMAGE")
     reference = Reference.parse(attributes["ref"]).or_latest
     repository = client.repository(reference).unmirrored
     wanted = str(reference.digest or reference.tag)
@@ -43,9 +42,8 @@ def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
 def _local(attributes: Mapping[str, str]) -> CacheStore:
     place = attributes.get("dest") or attributes.get("src")
     if not place:
-        raise UsageError(
+        raise InvalidCacheAttributes(
             "a cache of type=local needs dest=DIRECTORY to write, src= to read",
-            code="cache-attributes",
         )
     try:
         layout: OciLayout | MemoryStore = OciLayout(Path(place), create="dest" in attributes)
@@ -78,7 +76,5 @@ def _open(
 
 def _is_true(attributes: Mapping[str, str], name: str, default: str = "true") -> bool:
     if (value := parse_boolean(attributes.get(name, default))) is None:
-        raise UsageError(
-            f"a cache with {name}={attributes[name]}: it is true or false", code="cache-attributes"
-        )
+        raise InvalidCacheAttributes(f"a cache with {name}={attributes[name]}: it is true or false")
     return value

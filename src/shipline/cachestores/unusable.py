@@ -1,4 +1,4 @@
-"""A cache that cannot be opened: whoever uses it learns why."""
+"""Caches that cannot be opened, and why."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from contextlib import AbstractContextManager
 
 from shipline.content import Advance, Fetcher, Reader
 from shipline.content.cache_store import Merge
-from shipline.errors import ShiplineError
+from shipline.errors import ShiplineError, UsageError
 from shipline.oci import Descriptor
+
+
+class InvalidCacheAttributes(UsageError):
+    """An attribute of a cache is missing, unknown or wrong."""
+
+    code = "cache-attributes"
 
 
 class UnusableCache:

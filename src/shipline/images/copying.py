@@ -24,7 +24,7 @@ from shipline.content import (
     fetch_rest,
     successors,
 )
-from shipline.errors import ContentError, NotFound
+from shipline.errors import ContentError, NotFound, UsageError
 from shipline.images.formats import ImageFormat
 from shipline.oci import MAX_DEPTH, Descriptor, Digest, Index, Platform, media
 from shipline.supply import Attachable, StatementSource, copy_evidence
@@ -43,6 +43,12 @@ class Remote(Attachable, Swapper, Protocol):
 
     def delete(self, reference: str) -> None:
         """Remove a tag or a manifest. Raises NotFound."""
+
+
+class InvalidPlace(UsageError):
+    """No image can be read or written at a place."""
+
+    code = "copy-place"
 
 
 class TagMoved(ContentError):

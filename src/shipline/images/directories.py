@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 from shipline.content import CHUNK, VerifiedReader
-from shipline.errors import ContentError, NotFound, UsageError
+from shipline.errors import ContentError, NotFound
 from shipline.files import directory_lock, open_whole, read_bounded, write_whole
 from shipline.images.archives import NewArchive
+from shipline.images.copying import InvalidPlace
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
 
 _VERSION = b"Directory Transport Version: 1.1\n"
@@ -111,9 +112,8 @@ def _check(path: Path) -> set[str]:
     with suppress(OSError):
         version = read_bounded(path / _VERSION_FILE, 100)
     if names and version != _VERSION:
-        raise UsageError(
+        raise InvalidPlace(
             f"{path} has files, and is not the directory of an image",
-            code="copy-place",
             hint="name an empty directory, or one that does not exist",
         )
     return names

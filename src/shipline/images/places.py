@@ -32,6 +32,7 @@ from shipline.errors import ContentError, NotFound, UsageError
 from shipline.files import open_whole
 from shipline.images.copying import (
     CopyOptions,
+    InvalidPlace,
     Meter,
     NarrowedSource,
     Remote,
@@ -139,14 +140,12 @@ def parse_place(text: str) -> Place:
         return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
     is_path = "/" in rest or rest.startswith(".") or scheme == "containers-storage"
     if scheme in _OTHERS and is_path:
-        raise UsageError(
-            f"{text}: {scheme}: is not supported", code="copy-place", hint=_OTHERS[scheme]
-        )
+        raise InvalidPlace(f"{text}: {scheme}: is not supported", hint=_OTHERS[scheme])
     if scheme not in list(PlaceKind):
         return Place(PlaceKind.REGISTRY, Reference.parse(text).or_latest)
     kind = PlaceKind(scheme)
     if not rest:
-        raise UsageError(f"{text!r} names no image", code="copy-place", hint=_FORM)
+        raise InvalidPlace(f"{text!r} names no image", hint=_FORM)
     if kind not in _FILES:
         return Place(kind, Reference.parse(rest).or_latest)
     if kind is PlaceKind.DIRECTORY:
@@ -181,13 +180,11 @@ def parse_target(text: str) -> Place:
     scheme, colon, _ = text.partition(":")
     if colon and scheme in _OTHERS:
         hint = f"{_OTHERS[scheme]}; for an image of this name, docker://{text}"
-        raise UsageError(f"{text}: {scheme}: is not supported", code="copy-place", hint=hint)
+        raise InvalidPlace(f"{text}: {scheme}: is not supported", hint=hint)
     place = parse_place(text)
     if place.remote is not None and place.remote.digest is not None and place.remote.tag:
         hint = f"write {place.remote.name}:{place.remote.tag} or {place.name}@{place.selector}"
-        raise UsageError(
-            f"{place}: a copy is written to a tag or to a digest", code="copy-place", hint=hint
-        )
+        raise InvalidPlace(f"{place}: a copy is written to a tag or to a digest", hint=hint)
     return place
 
 
@@ -293,9 +290,8 @@ class Places:
         if place.kind is PlaceKind.LAYOUT:
             return list(OciLayout(place.path).names())
         if place.kind is PlaceKind.DIRECTORY:
-            raise UsageError(
+            raise InvalidPlace(
                 f"{place}: the image in a dir: has no name",
-                code="copy-place",
                 hint="`shipline inspect` shows it",
             )
         if place.kind is PlaceKind.ENGINE:
@@ -416,9 +412,8 @@ class Places:
             root = convert.converted(root)
         wanted = place.remote.digest if place.remote is not None else None
         if wanted is not None and root.digest != wanted:
-            raise UsageError(
+            raise InvalidPlace(
                 f"{place}: the image to copy is {root.digest}",
-                code="copy-place",
                 hint="write this digest, or a tag",
             )
         return source, root, options
@@ -514,9 +509,8 @@ def _check_new(place: Place) -> None:
     """Raises UsageError for an archive that is there: what it has would be lost."""
     with suppress(FileNotFoundError):
         if place.path.stat().st_size:
-            raise UsageError(
+            raise InvalidPlace(
                 f"{place.path} exists: an archive is written whole, with one image",
-                code="copy-place",
                 hint="remove it, name another file, or replace it with --force; one oci:DIR has"
                 " several images",
             )
