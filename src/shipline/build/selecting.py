@@ -383,14 +383,15 @@ def _join(directory: str, name: str) -> str:
 
 def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune | None:
     """The rules of the context and of `--exclude`, whose patterns are relative to `base`."""
-    if not excludes:
+    if (excluded := _exclusions(excludes).prune()) is None:
         return prune
-    rules = _exclusions(excludes)
 
     def both(path: str, is_directory: bool) -> bool | None:
-        if rules.ignores(path[len(base) :].lstrip("/")):
-            return True
-        return False if prune is None else prune(path, is_directory)
+        verdicts = (
+            excluded(path[len(base) :].lstrip("/"), is_directory),
+            prune is not None and prune(path, is_directory),
+        )
+        return True in verdicts or (None if None in verdicts else False)
 
     return both
 

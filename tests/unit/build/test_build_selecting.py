@@ -128,6 +128,26 @@ def test_excludes_are_relative_to_the_source(root: Path) -> None:
     assert content(base, "src", "/sub", "!/main.c", "main.c") == ["sub", "sub/x.c", "sub/x.h"]
 
 
+@pytest.mark.parametrize(
+    ("excludes", "found"),
+    [
+        (["sub", "!sub/x.c"], ["main.c", "sub", "sub/x.c"]),
+        (["**", "!**/x.h"], ["sub", "sub/x.h"]),
+        (["sub", "!sub/none"], ["main.c"]),
+    ],
+)
+def test_an_exception_is_found_below_what_is_excluded(
+    root: Path, excludes: list[str], found: list[str]
+) -> None:
+    assert content(Root(root, "the context"), "src", *excludes) == found
+
+
+def test_an_exception_brings_back_no_file_that_is_ignored(root: Path) -> None:
+    base = Root(root, "the context", df.IgnoreRules.of(["src/sub/x.c"]).prune())
+    assert content(base, "src", "sub", "!sub/x.c") == ["main.c"]
+    assert content(base, "src", "sub", "!sub") == ["main.c", "sub", "sub/x.h"]
+
+
 def test_ignored_files_are_not_there(root: Path) -> None:
     rules = df.IgnoreRules.of(["*.txt", "src", "!src/main.c"])
     base = Root(root, "the context", rules.prune())
