@@ -46,6 +46,7 @@ _SHOWN = {
 }
 """What progress calls the types, as BuildKit's: scripts search for these words."""
 _CREATED = "org.opencontainers.image.created"
+_FRACTION = re.compile(r"\.[0-9]+")  # of a second
 
 
 class ExportSource(Struct, frozen=True):
@@ -252,8 +253,8 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
 
 
 def archived(assembled: Assembled) -> Descriptor:
-    """The descriptor of an image in an archive: it says when the image was created."""
-    created = {_CREATED: assembled.images[0].config.created}
+    """The descriptor of an image in an archive: it says in which second the image was created."""
+    created = {_CREATED: _FRACTION.sub("", assembled.images[0].config.created)}
     root = assembled.descriptor
     return replace(root, annotations=dict(sorted({**created, **root.annotations}.items())))
 
