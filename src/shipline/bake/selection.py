@@ -155,7 +155,6 @@ class _Selector:
 
     def target(self, name: str) -> Target:
         found = self.inherited(name, {}, [])
-        found.values.pop("inherits", None)
         if found.values.get("context") is None:
             found.values["context"] = "."
         if not found.values.get("dockerfile"):
@@ -181,6 +180,7 @@ class _Selector:
         for parent in own.texts("inherits"):
             found.merge(self.inherited(parent, done, [*path, name]))
         found.merge(own)
+        found.values.pop("inherits", None)  # children would add it to their own, again and again
         for override in self.overrides.get(name, {}).values():
             self.apply(found, override)
         found.normalize()

@@ -74,7 +74,7 @@ def json_strings(text: str) -> tuple[str, ...] | None:
         return None
     try:
         value = json.loads(text, parse_constant=_no_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not all(isinstance(item, str) for item in value):
         raise DockerfileError(

@@ -111,7 +111,7 @@ def _json_syntax(content: str) -> str:
         return ""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     syntax = value.get("syntax", "") if isinstance(value, dict) else ""
     return syntax if isinstance(syntax, str) else ""

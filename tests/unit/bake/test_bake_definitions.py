@@ -42,6 +42,16 @@ def line(error: ShiplineError) -> int:
     return error.span.line
 
 
+@pytest.mark.parametrize(
+    "attribute",
+    ['inherits = ["t{0}", "t{0}"]', 'contexts = {{ x = "target:t{0}", y = "target:t{0}" }}'],
+)
+def test_what_is_named_twice_by_each_target_is_read_once(attribute: str) -> None:
+    targets = [f'target "t{n + 1}" {{ {attribute.format(n)} }}' for n in range(30)]
+    found = selected("\n".join(['target "t0" { tags = ["a"] }', *targets]), "t30")
+    assert "t30" in found.targets
+
+
 def test_a_cycle_is_named() -> None:
     inherits = refused(
         'target "a" { inherits = ["default"] }\ntarget "default" { inherits = ["a"] }'
