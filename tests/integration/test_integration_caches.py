@@ -51,7 +51,7 @@ def machine(tmp_path: Path, base_images: Registry) -> Iterator[list[Shipline]]:
 
 
 def cached(said: str) -> set[str]:
-    """The instructions that were not run."""
+    """The instructions that were not run, but for FROM."""
     names: dict[str, str] = {}
     found = set()
     for line in said.splitlines():
@@ -60,7 +60,7 @@ def cached(said: str) -> set[str]:
             found.add(names[number])
         elif rest.startswith("["):
             names[number] = rest.partition("] ")[2]
-    return found
+    return {one for one in found if not one.startswith("FROM ")}
 
 
 def pushed(done: Done) -> str:

@@ -27,6 +27,8 @@ NOT_COMMANDS = {
     *("RUN --mount=type=bind,from=NAME", "--secret", "--ssh", "--target", "--build-arg"),
     *("registry-mirrors", "--registry-mirror https://HOST"),  # tests of mirrors
     *("--build-context", "--file", "--no-cache", "shipline build", "shipline imagetools inspect"),
+    *("shipline builder dial-stdio --builder NAME", "--builder"),  # tests of builders
+    "shipline builder create --driver remote ADDRESS",
     *("create", "shipline prune", "shipline login HOST", "RUN --security=insecure"),
     # into an engine of the machine: shown by tests of outputs
     *("shipline build --load -t NAME .", "CONTAINER_HOST=unix:///run/podman/podman.sock"),

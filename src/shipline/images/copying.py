@@ -208,7 +208,7 @@ class CopyOptions:
     """`platforms` of an image, all if empty, with `single` the image of the first of them that it
     has, by default that of this machine; with `referrers`, statements about it, too. With `force`,
     each blob is looked for, where else a manifest says that all it names is there. `format` is that
-    of the manifests.
+    of the manifests. `exact` replaces signatures at the destination by those of the source.
     """
 
     platforms: tuple[Platform, ...] = ()
@@ -216,6 +216,7 @@ class CopyOptions:
     force: bool = False
     single: bool = False
     format: ImageFormat | None = None
+    exact: bool = False
 
 
 def copy_tag(
@@ -246,7 +247,8 @@ def copy_tag(
         source, target, new, advance, is_complete=is_complete, expect=expect, with_root=not alone
     )
     if options.referrers:
-        copy_evidence(source, target, new, advance, subject_is_there=not alone)
+        there, exact = not alone, options.exact
+        copy_evidence(source, target, new, advance, subject_is_there=there, exact=exact)
     if not target.swap(new, source, tag, before) and digest_of(target, tag) != new.digest:
         raise TagMoved(tag)
     return new

@@ -112,9 +112,8 @@ class JournalReplication:
         self._backlog = backlog
         self._clock = clock
         self._meter = Meter(section.bandwidth.bytes if section.bandwidth else None)
-        self._options = CopyOptions(
-            tuple(map(Platform.parse, section.platforms)), section.referrers
-        )
+        platforms = tuple(map(Platform.parse, section.platforms))
+        self._options = CopyOptions(platforms, section.referrers, exact=True)
         self._lock = threading.Lock()
         self._progress = _Progress(clock())
 

@@ -258,10 +258,12 @@ def copy_evidence(
     advance: Advance | None = None,
     *,
     subject_is_there: bool = True,
+    exact: bool = False,
 ) -> int:
     """Copy what is attached to `target` or to its images; returns the number of attached
     manifests. The destination has the images, and `target` itself if `subject_is_there`: else it is
-    pushed before what refers to it. Signatures that the destination alone has stay there.
+    pushed before what refers to it. Signatures that the destination alone has stay there, unless
+    its tags are to be `exact` copies.
     """
     source, tags = _with_tags(source)
 
@@ -278,7 +280,9 @@ def copy_evidence(
                 if not tag:
                     _warn(f"{attached.digest} refers to {subject.digest}, and is gone: left out")
                 continue
-            if tag:
+            if tag and exact:
+                destination.tag(attached, source, tag)
+            elif tag:
                 _tag_attached(source, destination, attached, tag)
             count += 1
         return count
