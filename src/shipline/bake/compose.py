@@ -68,6 +68,7 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
     one project, in which later ones win. Raises BakeError.
     """
     environ = {**_dotenv(".env", environ), **environ}
+    environ["COMPOSE_PROJECT_NAME"] = _project_name(files, environ)
     project = YamlMap("")
     for file in files:
         for document in _with_included(file, environ):
@@ -84,6 +85,9 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
                 _fail(service, "depends_on", f"{name} depends on {other!r}, which is not a service")
         _variables_of(service, environ)
         if service.get("build") is None:
+            if not service.get("image"):
+                message = f'service "{name}" has neither an image nor a build context specified'
+                _fail(services, name, message)
             continue
         target = _Service(name, service, secrets, environ, config.warnings).target()
         if not _NAME.match(target.name):
@@ -95,6 +99,15 @@ def add_compose(config: Definitions, files: Sequence[Any], environ: Mapping[str,
         config.targets[target.name] = target
     if services:
         config.groups["default"] = group
+
+
+def _project_name(files: Sequence[Any], environ: Mapping[str, str]) -> str:
+    """The name that the last file gives to the project, else that of the environment, or bake."""
+    names = [parse_yaml(file.name, file.content).get("name") for file in files]
+    named = next((one for one in reversed(names) if isinstance(one, str) and one), "")
+    where = YamlMap(files[-1].name if files else "")
+    given: str = _interpolated(named, where, "name", environ)
+    return given or environ.get("COMPOSE_PROJECT_NAME") or "bake"
 
 
 def _fail(where: Mapping[str, Any], key: str, message: str, hint: str = "") -> NoReturn:

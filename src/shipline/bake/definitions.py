@@ -138,13 +138,8 @@ class _Evaluation:
         self.instances: dict[str, dict[str, list[_Instance]]] = {"target": {}, "group": {}}
 
     def _global_attributes(self, bodies: Sequence[Body]) -> dict[str, Attribute]:
-        found: dict[str, Attribute] = {}
-        for attribute in (one for body in bodies for one in body.attributes):
-            if attribute.name in found and attribute.name not in self.variables:
-                first = found[attribute.name].place.span
-                refuse(f"{attribute.name} is set twice: first at {first}", attribute.name_place)
-            found.setdefault(attribute.name, attribute)
-        return found
+        """Those of all files, of which later ones win."""
+        return {one.name: one for body in bodies for one in body.attributes}
 
     def add(self) -> None:
         for name in self.variables:

@@ -129,6 +129,8 @@ def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[lis
             kept.append("-D")
         elif option not in _WITH_VALUE and option not in ("--tls", "--tlsverify"):
             break  # an option of ours
+        if option == "--builder" and not equals and not arguments[1:]:
+            break  # the command line is wrong
         arguments = arguments[1:]
         if option in _WITH_VALUE and not equals:
             value, arguments = (arguments or [""])[0], arguments[1:]

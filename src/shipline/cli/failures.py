@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.entry import is_buildx, is_interrupt
-from shipline.errors import Cancelled, ContentError, ShiplineError, UsageError
+from shipline.errors import Cancelled, ConfigError, ContentError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -149,8 +149,8 @@ def _report(failure: BaseException, settings: ProgramSettings) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(failure, click.exceptions.NoArgsIsHelpError):
-        click.echo(failure.format_message(), err=True)
-        return failure.exit_code
+        click.echo(failure.format_message(), err=not settings.as_buildx)
+        return 0 if settings.as_buildx else failure.exit_code
     if isinstance(failure, click.ClickException):
         _show(_usage_error(failure), settings)
         return failure.exit_code
@@ -208,7 +208,7 @@ def _as_buildx(error: ShiplineError, arguments: Sequence[str]) -> str:
     from shipline.observe import clean
 
     target = f"{error.part}: " if error.part.startswith("target ") else ""
-    refused = isinstance(error, UsageError) or error.code == "builder-incapable"
+    refused = isinstance(error, (UsageError, ConfigError)) or error.code == "builder-incapable"
     solving = "" if refused else "failed to solve: "
     message = clean(error.message.partition("\n")[0].removeprefix(target))
     flag = _FLAG.match(message)
@@ -275,6 +275,8 @@ def _usage_error(failure: click.ClickException) -> UsageError:
     message = failure.format_message()
     if is_buildx() and isinstance(failure, click.NoSuchOption):
         message = f"unknown flag: {failure.option_name}"
+    elif is_buildx() and isinstance(failure, click.BadOptionUsage) and "requires" in message:
+        message = f"flag needs an argument: {failure.option_name}"
     elif is_buildx() and isinstance(failure, click.exceptions.NoSuchCommand):
         message = f'unknown command: "{failure.command_name}"'
     error = UsageError(message, code="usage", hint=getattr(failure, "hint", ""))

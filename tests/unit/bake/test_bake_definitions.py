@@ -140,6 +140,31 @@ def test_an_unknown_key_of_a_build_is_an_error_and_others_are_warnings() -> None
     ]
 
 
+def test_a_service_has_an_image_or_is_built() -> None:
+    error = refused("services:\n  a:\n    environment: [A=1]\n", "compose.yaml")
+    assert 'service "a" has neither an image nor a build context specified' in error.message
+
+
+@pytest.mark.parametrize(
+    "first, environ, name",
+    [("", {}, "bake"), ("", {"COMPOSE_PROJECT_NAME": "own"}, "own"), ("name: file\n", {}, "file")],
+)
+def test_the_name_of_a_compose_project_is_a_variable(
+    first: str, environ: dict[str, str], name: str
+) -> None:
+    build = "{context: ., args: {N: $COMPOSE_PROJECT_NAME}}"
+    file = DefinitionFile("compose.yaml", f"{first}services: {{a: {{build: {build}}}}}".encode())
+    config = parse_files([file], environ, variables={}, builtin={})
+    assert config.targets["a"].values["args"] == {"N": name}
+
+
+def test_a_global_attribute_of_a_later_file_wins() -> None:
+    first = DefinitionFile("a.hcl", b'A = "1"\ntarget "a" {\n  args = { N = A }\n}\n')
+    files = [first, DefinitionFile("b.hcl", b'A = "2"\n')]
+    config = parse_files(files, {}, variables={}, builtin={})
+    assert config.targets["a"].values["args"] == {"N": "2"}
+
+
 def test_services_of_the_first_compose_format_are_an_error_that_names_the_cure() -> None:
     error = refused("web:\n  build: .\nredis:\n  image: redis\n", "docker-compose.yml")
     assert line(error) == 1

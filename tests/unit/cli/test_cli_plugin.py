@@ -103,6 +103,8 @@ def test_a_failure_ends_with_the_line_of_buildx(
     for words, last in (
         (["build", str(tmp_path)], "ERROR: failed to build: failed to solve: dockerfile parse"),
         (["build", "--bogus"], "ERROR: unknown flag: --bogus"),
+        (["build", "--output"], "ERROR: flag needs an argument: --output"),
+        (["bake", "-f", os.devnull, "none"], "ERROR: failed to find target none"),
         (["build", "--build-context", "bad", "."], "ERROR: invalid context value: bad"),
         (["build", "--add-host", "bad", "."], "ERROR: failed to build: invalid host bad"),
         (["bogus"], 'ERROR: unknown command: "bogus"'),
@@ -137,6 +139,9 @@ def test_exit_statuses_are_those_of_buildx(
     for words in (["--output"], ["--no-cache=maybe", "."], ["--shm-size=x", "."]):
         assert main(["build", *words]) == 125, words
     assert main(flag) == main(["du", "--filter=x"]) == 125
+    assert own_arguments(BUILDX, ["buildx", "--builder"], {}) == ["--builder"]
+    assert main(["--builder"]) == 125
+    assert main(["imagetools"]) == 0
     monkeypatch.setattr("sys.argv", ["shipline"])
     assert (main(build), main(["buildx", *build]), main(flag)) == (4, 1, 2)
 
