@@ -9,7 +9,15 @@ from __future__ import annotations
 from shipline.bake.definitions import Definitions, VariableInfo
 from shipline.bake.files import BAKE_FILES, COMPOSE_FILES, DefinitionFile, parse_files, read_files
 from shipline.bake.permissions import missing_permissions, parse_permissions
-from shipline.bake.requests import CWD, git_secrets, is_remote, place_at, prepare, request_of
+from shipline.bake.requests import (
+    CWD,
+    git_secrets,
+    git_ssh,
+    is_remote,
+    place_at,
+    prepare,
+    request_of,
+)
 from shipline.bake.selection import SelectedTargets, select
 from shipline.bake.syntax import BakeError
 from shipline.bake.target import Target

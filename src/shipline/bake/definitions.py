@@ -542,31 +542,37 @@ def _parsed(given: str, wanted: Type, *, typed: bool) -> Value:
     if wanted.kind == "object":
         raise _Unsupported(f"give an {wanted} by the variable with _JSON after its name")
     words = _csv(given)
-    if wanted.kind == "map" and wanted.item.is_primitive:
+    if wanted.kind == "map":
         pieces = dict(map(_key_and_value, words))
         return convert(
-            object_with(
-                {key: _parsed(one, wanted.item, typed=True) for key, one in pieces.items()}
-            ),
+            object_with({key: _element(one, wanted.item) for key, one in pieces.items()}),
             wanted,
         )
     if wanted.kind == "tuple":
         if len(words) != len(wanted.items):
             raise TypeMismatch(f"the tuple has {len(wanted.items)} elements, not {len(words)}")
         pairs = zip(words, wanted.items, strict=True)
-        return tuple_of([_parsed(word, item, typed=True) for word, item in pairs])
-    item = wanted.item
-    if not item.is_primitive:
-        raise TypeMismatch(f"a {wanted} is given by the variable with _JSON after its name")
+        return tuple_of([_element(word, item) for word, item in pairs])
     make = set_with if wanted.kind == "set" else list_with
-    return make([_parsed(word, item, typed=True) for word in words], item)
+    return make([_element(word, wanted.item) for word in words], wanted.item)
+
+
+def _element(word: str, wanted: Type) -> Value:
+    if not wanted.is_primitive:
+        raise TypeMismatch(
+            f"unsupported type {wanted} of an element: give the variable with _JSON after its name"
+        )
+    try:
+        return _parsed(word, wanted, typed=True)
+    except ValueError as error:
+        raise ValueError(f"failed to parse element of type {wanted}: {error.args[0]}") from None
 
 
 def _key_and_value(word: str) -> tuple[str, str]:
-    key, colon, value = word.partition(":")
-    if not colon or ":" in value:
+    pair = _csv(word, ":")
+    if len(pair) != 2:
         raise ValueError(f"expected one k/v pair in {word!r}: write KEY:VALUE,KEY:VALUE")
-    return key, value
+    return pair[0], pair[1]
 
 
 def _number(given: str) -> Value:
@@ -581,11 +587,11 @@ def _number(given: str) -> Value:
     return number(Decimal(repr(found)))
 
 
-def _csv(given: str) -> list[str]:
+def _csv(given: str, delimiter: str = ",") -> list[str]:
     try:
-        rows = [row for row in csv.reader([given], strict=True) if row]
+        rows = [row for row in csv.reader([given], strict=True, delimiter=delimiter) if row]
     except csv.Error as error:
-        raise ValueError(f"not comma-separated values: {error}") from None
+        raise ValueError(f"failed to parse {given!r} as CSV: {error}") from None
     if len(rows) != 1:
         raise ValueError("not one line of comma-separated values")
     return rows[0]

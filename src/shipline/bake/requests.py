@@ -34,6 +34,7 @@ from shipline.values import replace
 
 CWD = "cwd://"
 _GIT = "BUILDX_BAKE_GIT_AUTH"
+_GIT_SSH = "BUILDX_BAKE_GIT_SSH"
 EPOCH = "SOURCE_DATE_EPOCH"
 
 
@@ -178,6 +179,12 @@ def git_secrets(environ: Mapping[str, str]) -> list[str]:
     """The logins for remote definitions and their contexts, as secrets for git."""
     names = {"GIT_AUTH_TOKEN": f"{_GIT}_TOKEN", "GIT_AUTH_HEADER": f"{_GIT}_HEADER"}
     return [f"id={id},env={name}" for id, name in names.items() if name in environ]
+
+
+def git_ssh(environ: Mapping[str, str]) -> list[str]:
+    """The agent or keys for remote definitions, as --ssh takes them."""
+    given = environ.get(_GIT_SSH, "")
+    return [f"default={given}"] if given else []
 
 
 def _dockerfile(target: Target) -> str:

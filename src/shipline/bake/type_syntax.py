@@ -24,13 +24,13 @@ def parse_type(expression: Expression) -> Type:
                 f"write {expression.name}(any)" if expression.name in _COLLECTIONS else "",
             )
         refuse(
-            f'Invalid type specification; the keyword "{expression.name}" is not a type',
+            f'Invalid type specification; the keyword "{expression.name}" is not a valid type',
             expression.place,
             "types are string, number, bool, any, list(..), set(..), map(..), tuple([..]),"
             " object({..})",
         )
     if not isinstance(expression, FunctionCall) or len(expression.arguments) != 1:
-        refuse("this is not a type", expression.place)
+        refuse("this is not a valid type", expression.place)
     argument = expression.arguments[0]
     if expression.name in _COLLECTIONS:
         return Type(expression.name, (parse_type(argument),))
@@ -38,7 +38,7 @@ def parse_type(expression: Expression) -> Type:
         return Type("tuple", tuple(map(parse_type, argument.items)))
     if expression.name == "object" and isinstance(argument, Object):
         return _object(argument)
-    return refuse("this is not a type", expression.place)
+    return refuse("this is not a valid type", expression.place)
 
 
 def _object(written: Object) -> Type:

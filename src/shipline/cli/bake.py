@@ -283,11 +283,12 @@ def _inside(directory: Path, name: str) -> DefinitionFile:
 @contextmanager
 def _fetched(url: str, mode: str) -> Iterator[Path]:
     """A directory with the files of a remote definition."""
-    from shipline.bake import git_secrets
+    from shipline.bake import git_secrets, git_ssh
     from shipline.build import parse_request
 
     engine.enter()
-    request = parse_request(url, os.environ, secret=git_secrets(os.environ))
+    ssh = git_ssh(os.environ)
+    request = parse_request(url, os.environ, secret=git_secrets(os.environ), ssh=ssh)
     with ExitStack() as stack:
 
         def fetch(step: Any) -> Path:

@@ -433,6 +433,11 @@ def test_a_wrong_override_has_the_words_of_buildx(override: str, message: str) -
         ("type = any", "x", "unsupported type dynamic for variable A"),
         ("type = list(number)", "1,x", "failed to convert variable A from CSV"),
         ("type = map(string)", "a:b:c", "failed to convert variable A from CSV"),
+        ("type = map(string)", 'a:b,c:"d', "failed to parse 'c:\"d' as CSV"),
+        ("type = map(number)", "a:1z", "failed to parse element of type number"),
+        ("type = list(list(number))", "1,2", "unsupported type list of number"),
+        ("type = tuple([list(number)])", "1", "unsupported type list of number"),
+        ("type = boolean", "1", "is not a valid type"),
     ],
 )
 def test_a_wrong_value_of_the_environment_has_the_words_of_buildx(

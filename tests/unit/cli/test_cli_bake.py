@@ -65,3 +65,25 @@ def test_a_url_that_is_none_is_one_message(tmp_path: Path) -> None:
         environ = {"PATH": os.environ["PATH"], "SHIPLINE_HOME": str(tmp_path)}
         done = run_shipline(*command, environ=environ, stdin=b"", timeout_s=60)
         assert done.returncode == 2 and "is not a URL" in done.stderr
+
+
+def test_a_remote_definition_is_read_with_the_keys_of_bake(tmp_path: Path) -> None:
+    key, tried = tmp_path / "key", tmp_path / "tried"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {tried}\nexit 1\n')
+    ssh.chmod(0o755)
+    done = run_shipline(
+        "bake",
+        "--print",
+        "ssh://git@host.example/a.git",
+        environ={
+            **os.environ,
+            "PATH": f"{ssh.parent}{os.pathsep}{os.environ['PATH']}",
+            "SHIPLINE_HOME": str(tmp_path / "home"),
+            "BUILDX_BAKE_GIT_SSH": str(key),
+        },
+    )
+    assert done.returncode != 0
+    assert f"-i {key}" in tried.read_text()
