@@ -164,12 +164,15 @@ def _field(key: str, value: object) -> str:
     return text
 
 
+_NAMING = {"attest": "type", "secret": "id", "ssh": "id"}
+
+
 def without_duplicates(kind: str, entries: Sequence[Entry]) -> list[Entry]:
-    """Each entry once, in the order that buildx gives them; of attestations the last of a type, in
-    the place of the first.
+    """Each entry once, in the order that buildx gives them; of attestations the last of a type, of
+    secrets and agents the last of a name, in the place of the first.
     """
-    if kind == "attest":
-        return [*{one.get("type", ""): one for one in entries}.values()]
+    if name := _NAMING.get(kind):
+        return [*{one.get(name, ""): one for one in entries}.values()]
     found = list(entries)
     for at in range(len(found) - 2, -1, -1):
         for later in range(at + 1, len(found)):

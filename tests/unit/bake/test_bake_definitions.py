@@ -140,6 +140,19 @@ def test_an_unknown_key_of_a_build_is_an_error_and_others_are_warnings() -> None
     ]
 
 
+def test_of_secrets_and_agents_with_one_name_the_last_counts() -> None:
+    text = """target "a" {
+      secret = ["id=s,env=A", "id=t,env=B", { id = "s", env = "C" }]
+      ssh    = ["k=a", "l=b", { id = "k", paths = ["c"] }]
+    }
+    target "b" { inherits = ["a"] }"""
+    config = parse_files([DefinitionFile("a.hcl", text.encode())], {}, variables={}, builtin={})
+    for name in ("a", "b"):
+        values = select(config, (name,), (), {}).targets[name].values
+        assert values["secret"] == [{"id": "s", "env": "C"}, {"id": "t", "env": "B"}]
+        assert values["ssh"] == [{"id": "k", "paths": ["c"]}, {"id": "l", "paths": ["b"]}]
+
+
 def test_a_service_has_an_image_or_is_built() -> None:
     error = refused("services:\n  a:\n    environment: [A=1]\n", "compose.yaml")
     assert 'service "a" has neither an image nor a build context specified' in error.message
