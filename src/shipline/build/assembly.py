@@ -169,7 +169,8 @@ class Recoder:
             level=codec.level,
             docker=codec.docker,
         )
-        return self._once.get(key, lambda: self._recoded(key, layer, codec))
+        recoded = self._once.get(key, lambda: self._recoded(key, layer, codec))
+        return replace(recoded, windows=layer.windows)
 
     def _recoded(self, key: str, layer: Layer, codec: Codec) -> Layer:
         if found := self._cache.get(key):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -233,7 +234,8 @@ class RegistryImages:
             )
         for layer in manifest.layers if repository is origin.repository else ():
             self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
-        layers = tuple(map(Layer, manifest.layers, config.diff_ids))
+        windows = config.platform.os == "windows"
+        layers = tuple(map(partial(Layer, windows=windows), manifest.layers, config.diff_ids))
         if self._policy is not None and not origin.layout:
             self._policy.check_image(origin.reference.at(digest))
         reference, op = origin.reference.at(digest), ImageOp(manifest.descriptor.digest)

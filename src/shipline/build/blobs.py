@@ -55,7 +55,7 @@ class Blobs:
         self._lock = threading.Lock()
         self._origins: dict[Digest, _Origin] = {}
         self._claims: dict[Digest, _Claim] = {}
-        self._verified: set[Layer] = set()
+        self._verified: set[tuple[Descriptor, Digest]] = set()
         self._downloaded: set[Digest] = set()
         self._once: Once[None] = Once()
 
@@ -77,11 +77,12 @@ class Blobs:
 
     def note_verified(self, layer: Layer) -> None:
         """Remember that the bytes of the layer were read, and have its diff ID."""
-        self._verified.add(layer)
+        self._verified.add((layer.descriptor, layer.diff_id))
 
     def is_verified(self, layer: Layer) -> bool:
         """Whether the layer is here, and its bytes were verified."""
-        return layer in self._verified and self.store.exists(layer.descriptor)
+        verified = (layer.descriptor, layer.diff_id) in self._verified
+        return verified and self.store.exists(layer.descriptor)
 
     def is_downloaded(self, digest: Digest) -> bool:
         """Whether this build has downloaded the content into the local store."""

@@ -231,8 +231,11 @@ class Cache:
         """Remember which of the results in `used` some work had, one for each step, under names
         that it has outside of this machine. Does nothing where one is not in `used`.
         """
-        keys = {result: key for key, result in self.used.items()}
-        steps = [(self._space, keys.get(one, ""), str(one.layer.diff_id)) for one in results]
+        keys = {result.layer.descriptor: key for key, result in self.used.items()}
+        steps = [
+            (self._space, keys.get(one.layer.descriptor, ""), str(one.layer.diff_id))
+            for one in results
+        ]
         if all(key for _, key, _ in steps):
             value = seal(_WORK, json.dumps(steps).encode())
             self._records.write({(_KNOWN, one): value for one in identities}, durable=False)

@@ -69,7 +69,8 @@ def make_directory(
     placement = Placement(worker.snapshots.table(base), owner, now_ns)
     placement.make_directories(placement.resolve(op.path))
     placed = placement.key()
-    key = key_of("directories/2", entries=placed, timestamp=op.timestamp if placed else -1)
+    timestamp = op.timestamp if placed else -1
+    key = key_of("directories/2", entries=placed, timestamp=timestamp, **_form(base))
     return _found_or_made(
         key, lambda: _make(placement.items(), "", worker, options), worker, options
     )
@@ -132,11 +133,17 @@ def _plan(
         "parents": [placement.parents_key(path) for path in paths],
         "base": base.diff_ids if archives else (),
         "stamp": "\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory)),
+        **_form(base),
     }
     index_key = _index_key(op, sources)
     return _PlannedCopy(
         op, worker, options, stack, placement, owner, targets, inline, key_parts, index_key
     )
+
+
+def _form(base: Snapshot) -> dict[str, bool]:
+    """What a key has besides for layers that are written otherwise."""
+    return {"windows": True} if base.windows else {}
 
 
 def _targets(
@@ -199,11 +206,11 @@ def _make(
     if contents is None:
         items = list(items)
         contents = Contents.of(items)
-    mountable = options.mountable and contents.size >= _WORTH_KEEPING
+    mountable = options.mountable and contents.size >= _WORTH_KEEPING and not options.windows
     if mountable:
         options.on_start()
     mountable = mountable and worker.snapshots.mounts_tars
-    index = index_key if contents.size >= WORTH_INDEXING else ""
+    index = index_key if contents.size >= WORTH_INDEXING and not options.windows else ""
     options = replace(options, mountable=mountable, index_key=index)
     return worker.make_layer(items, options, contents=contents, beside=beside)
 

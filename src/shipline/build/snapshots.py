@@ -27,6 +27,7 @@ from shipline.layer import (
     TocBuilder,
     conform,
     decompress,
+    from_windows,
     read_tar,
     unpack,
 )
@@ -47,9 +48,16 @@ class Snapshot(Struct, frozen=True):
         return Snapshot((*self.layers, layer))
 
     @property
+    def windows(self) -> bool:
+        """Whether layers on top of it are for Windows: those from scratch are not, as in
+        BuildKit.
+        """
+        return any(layer.windows for layer in self.layers)
+
+    @property
     def diff_ids(self) -> tuple[str, ...]:
         """The identity of the snapshot, independent of the compression of its layers."""
-        return tuple(str(layer.diff_id) for layer in self.layers)
+        return tuple(str(layer.files_id) for layer in self.layers)
 
 
 class Writable(Struct, frozen=True):
@@ -93,7 +101,7 @@ class Snapshots:
         """Those whose files (or, without `files`, tables of contents) are missing here."""
 
         def place(layer: Layer) -> Path:
-            own = self._files.path(layer.diff_id)
+            own = self._files.path(layer.files_id)
             return own if files else self._state / "toc" / own.name
 
         return [layer for layer in layers if not place(layer).exists()]
@@ -146,7 +154,7 @@ class Snapshots:
 
         Does nothing unless the files are exactly those of the layer's tar.
         """
-        with self._files.making(layer.diff_id) as building:
+        with self._files.making(layer.files_id) as building:
             if building is not None and conform(upper, self._toc(layer)):
                 os.chown(upper, 0, 0)
                 os.chmod(upper, 0o755)
@@ -161,25 +169,25 @@ class Snapshots:
             if building is not None:
                 self._files.put_tar(building, tar, extents, base)
 
-    def save_toc(self, diff_id: Digest, dumped: bytes) -> None:
-        path = self._state / "toc" / diff_id.hex
+    def save_toc(self, layer: Layer, dumped: bytes) -> None:
+        path = self._state / "toc" / layer.files_id.hex
         temporary = self._scratch / f"toc-{os.urandom(6).hex()}"
         temporary.write_bytes(dumped)
         os.rename(temporary, path)
 
     def _toc(self, layer: Layer) -> Toc:
-        return self._tocs.get(layer.diff_id, lambda: self._read_toc(layer))
+        return self._tocs.get(layer.files_id, lambda: self._read_toc(layer))
 
     def _read_toc(self, layer: Layer) -> Toc:
-        path = self._state / "toc" / layer.diff_id.hex
+        path = self._state / "toc" / layer.files_id.hex
         if self._recency.touch(path):
             with suppress(ContentError, OSError):
                 return Toc.load(read_file(path))
         builder = TocBuilder()
         with self._tar(layer) as tar:
-            for _ in builder.through(read_tar(tar)):
+            for _ in builder.through(layer_items(layer, tar)):
                 pass
-        self.save_toc(layer.diff_id, builder.toc().dump())
+        self.save_toc(layer, builder.toc().dump())
         return builder.toc()
 
     @contextmanager
@@ -214,38 +222,38 @@ class Snapshots:
 
     def _directories_of(self, layer: Layer) -> list[Path]:
         """Its files, as directories to stack, top first."""
-        return self._directories.get(layer.diff_id, lambda: self._open_directories(layer))
+        return self._directories.get(layer.files_id, lambda: self._open_directories(layer))
 
     def _open_directories(self, layer: Layer) -> list[Path]:
         self._unpack(layer)
         try:
-            return self._files.mount_points(layer.diff_id)
+            return self._files.mount_points(layer.files_id)
         except OSError:
-            self._files.remove(layer.diff_id)
+            self._files.remove(layer.files_id)
             self._unpack(layer)
-            return self._files.mount_points(layer.diff_id)
+            return self._files.mount_points(layer.files_id)
 
     def _unpack(self, layer: Layer) -> None:
         """Unpack the layer unless its files are here."""
-        with self._files.unpacking(layer.diff_id) as building:
+        with self._files.unpacking(layer.files_id) as building:
             if building is not None:
                 self._make(layer, building)
 
     def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
-        if layer.descriptor.size > BIG // 4 and self.mounts_tars:
+        if layer.descriptor.size > BIG // 4 and self.mounts_tars and not layer.windows:
             with self._files.new_tar(building) as file, self._tar(layer) as tar:
                 for data in chunks(tar):
                     file.write(data)
         else:
             with self._tar(layer) as tar:
                 unpack(
-                    unpackable(builder.through(read_tar(tar))),
+                    unpackable(builder.through(layer_items(layer, tar))),
                     _root_directory(building / "fs"),
                     whiteouts="overlay",
                     userxattr=in_user_namespace(),
                 )
-            self.save_toc(layer.diff_id, builder.toc().dump())
+            self.save_toc(layer, builder.toc().dump())
 
     @property
     def changes(self) -> Path:
@@ -279,6 +287,11 @@ class Snapshots:
         with ExitStack() as stack:
             stack.callback(remove_tree, place)
             yield place
+
+
+def layer_items(layer: Layer, tar: Reader) -> Iterator[Item]:
+    """The files in the tar of a layer."""
+    return from_windows(read_tar(tar)) if layer.windows else read_tar(tar)
 
 
 class _Checked:

@@ -186,6 +186,8 @@ class Solver:
                 added = self._take(vertex, self._known[vertex])
             else:
                 added = self._add_layer(vertex, base, inputs)
+        if added.layer.windows != base.windows:  # caches do not say it
+            added = replace(added, layer=replace(added.layer, windows=base.windows))
         if self._on_result is not None:
             self._on_result(vertex, base, added)
         return VertexResult(base.plus(added.layer), added)
@@ -302,6 +304,7 @@ class Solver:
             vertex in self._mountable,
             vertex.fresh,
             vertex.label.origin,
+            windows=base.windows,
         )
         match vertex.op:
             case MakeDirectoryOp():

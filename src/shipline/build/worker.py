@@ -31,10 +31,12 @@ from shipline.layer import (
     stream_blocks,
     stream_changed,
     stream_layer,
+    to_windows,
     write_tar,
 )
 from shipline.oci import Descriptor
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 _SECOND = 1_000_000_000  # nanoseconds
 _KEPT_XATTRS = ("security.capability",)
@@ -74,7 +76,7 @@ class StepOptions(Struct, frozen=True):
     `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.
     `origin` is what messages call the stage or image that it copies from. Layers with the same
     `index_key` are likely to have blocks in common. `on_start` is called when a large layer that
-    later steps mount is really made.
+    later steps mount is really made. With `windows` the layer is one of Windows.
     """
 
     step: Step
@@ -83,6 +85,7 @@ class StepOptions(Struct, frozen=True):
     fresh: bool = False
     origin: str = ""
     index_key: str = ""
+    windows: bool = False
     on_start: Callable[[], object] = lambda: None
 
 
@@ -125,6 +128,8 @@ class Worker(Struct, frozen=True):
             items = list(items)
             contents = Contents.of(items)
         normalized = toc.through(map(self._normalized, items))
+        if options.windows:
+            normalized = to_windows(normalized)
 
         @cache
         def dumped() -> bytes:
@@ -147,12 +152,13 @@ class Worker(Struct, frozen=True):
                 layer = self._stream(normalized, contents, ingest, index, tar)
             if index is not None:
                 self.indexes.save(key, codec, layer, index)
+        layer = replace(layer, windows=options.windows)
         if follower is not None:
             follower.completed(layer.descriptor)
         with TaskGroup() as group:
             if options.mountable and extents:
                 group.start(self.snapshots.keep_tar, layer, path, extents, base)
-            self.snapshots.save_toc(layer.diff_id, dumped())
+            self.snapshots.save_toc(layer, dumped())
         return LayerResult(layer, created, self.codec.level)
 
     def _stream(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shipline.layer.stream import stream_blocks, stream_layer
     from shipline.layer.tar_reader import read_tar
     from shipline.layer.tar_writer import write_tar
+    from shipline.layer.windows import from_windows, to_windows
 else:
     __getattr__ = load_when_named(
         __name__, apply="UnsafeEntry Whiteouts", blocks="BlockIndex", estargz="ANNOTATIONS"
@@ -57,3 +58,4 @@ else:
     )
     (read_tar,) = load_when_called(f"{__name__}.tar_reader", "read_tar")
     (write_tar,) = load_when_called(f"{__name__}.tar_writer", "write_tar")
+    from_windows, to_windows = load_when_called(f"{__name__}.windows", "from_windows", "to_windows")

@@ -48,10 +48,18 @@ _MEDIA_TYPES = {
 
 
 class Layer(Struct, frozen=True):
-    """A compressed layer, and the digest of its tar (image specification, config.md, "DiffID")."""
+    """A compressed layer, and the digest of its tar (image specification, config.md, "DiffID").
+    That of a layer for `windows` is read as `from_windows` does.
+    """
 
     descriptor: Descriptor
     diff_id: Digest
+    windows: bool = False
+
+    @property
+    def files_id(self) -> Digest:
+        """Identifies its files: the diff ID, or another digest where the tar is read otherwise."""
+        return Digest.of(f"windows {self.diff_id}".encode()) if self.windows else self.diff_id
 
 
 class CompressedBlock(NamedTuple):

@@ -16,6 +16,12 @@ BLOCK = 512  # bytes
 _OCTAL_7 = 0o7777777
 _OCTAL_11 = 0o77777777777
 _SECOND = 1_000_000_000  # nanoseconds
+_XATTR = b"SCHILY.xattr."
+ATTRIBUTES, SECURITY = "MSWINDOWS.fileattr", "MSWINDOWS.rawsd"
+CREATED = "LIBARCHIVE.creationtime"
+_WHOLE_KEYS = frozenset((ATTRIBUTES, CREATED, SECURITY))
+"""Attributes whose records have the same name (`layer.windows`)."""
+
 _TYPE_FLAGS = {
     "file": b"0",
     "hardlink": b"1",
@@ -72,7 +78,8 @@ def _encode_with_records(entry: Entry, name: bytes) -> bytes:
         records.append((b"mtime", _decimal(entry.mtime_ns)))
         seconds = min(max(seconds, 0), _OCTAL_11)
     for key, value in entry.xattrs:
-        records.append((b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape"), value))
+        kind = b"" if key in _WHOLE_KEYS else _XATTR
+        records.append((kind + key.encode("utf-8", "surrogateescape"), value))
     tail = _tail(entry.kind, prefix, link, entry.major, entry.minor)
     header = _block(short, _owner(entry.mode, uid, gid), size, seconds, tail)
     return _extended(short, records) + header if records else header
@@ -175,7 +182,6 @@ def _tail(
 Records = dict[bytes, bytes]
 """Extended header records by key, without deleted ones."""
 
-_XATTR = b"SCHILY.xattr."
 _LARGEST = 1 << 63
 
 

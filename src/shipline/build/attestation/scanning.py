@@ -24,7 +24,7 @@ from shipline.build.cache import RemoteFile
 from shipline.build.layer_files import LayerFiles
 from shipline.build.request import SbomOptions
 from shipline.build.selecting import ContextDirectory
-from shipline.build.snapshots import Snapshot
+from shipline.build.snapshots import Snapshot, layer_items
 from shipline.build.worker import Worker
 from shipline.content import fetch_all
 from shipline.errors import ContentError, NotFound, SandboxError, UsageError
@@ -37,7 +37,6 @@ from shipline.layer import (
     Source,
     Toc,
     decompress,
-    read_tar,
     scan,
 )
 from shipline.oci import media
@@ -209,10 +208,10 @@ class SbomScanner:
         return self._snapshots.table(Snapshot((layer,))).tocs[0]
 
     def _facts(self, layer: Layer) -> list[FileFacts]:
-        return self._once.get(layer.diff_id, lambda: self._known(layer))
+        return self._once.get(layer.files_id, lambda: self._known(layer))
 
     def _known(self, layer: Layer) -> list[FileFacts]:
-        key = f"sbom-{VERSION} {layer.diff_id}"
+        key = f"sbom-{VERSION} {layer.files_id}"
         if (kept := self._cache.remote_file(key)) is not None:
             try:
                 raw = fetch_all(self._blobs.store, kept.content, _FACTS_LIMIT)
@@ -251,12 +250,12 @@ class SbomScanner:
             raise ContentError(
                 f"{layer.descriptor.media_type} is not a layer", code="layer-unsupported"
             )
-        if self._files.has(layer.diff_id):
+        if self._files.has(layer.files_id):
             with self._snapshots.mounted(Snapshot((layer,))) as root:
                 yield _files_at(root, wanted, self._toc(layer))
         else:
             with self._blobs.fetch(layer.descriptor) as blob:
-                yield read_tar(decompress(blob, compression))
+                yield layer_items(layer, decompress(blob, compression))
 
     def _run_syft(self, root: Path, described: Described) -> dict[str, Any]:
         """The SPDX document of syft, with what makes equal scans equal. Raises ContentError."""

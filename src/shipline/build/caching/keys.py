@@ -146,7 +146,7 @@ class KeyMaker:
                 digest = own_digest(self._contexts[one], paths, (), self.read)
             inputs.append((("", _content(digest)),))
         digest = f"sha256:{key_of('remote/1', op=op.key(), variant=self.variant)}"
-        if isinstance(op, CopyOp) and op.link and _is_independent(op):
+        if isinstance(op, CopyOp) and op.link and self._is_independent(vertex, op):
             self._linked[vertex] = _step(digest, [one for one in inputs[1:] if one != _SCRATCH])
         return _step(digest, [one for one in inputs if one != _SCRATCH])
 
@@ -175,7 +175,7 @@ class KeyMaker:
     def _copy(self, vertex: Vertex, op: CopyOp) -> Keys:
         if op.parents or op.excludes or (op.files and len(vertex.inputs) > 1) or vertex.inputs[2:]:
             raise _Own
-        if op.link and not _is_independent(op):
+        if op.link and not self._is_independent(vertex, op):
             raise _Own
         octal = octal_mode(op.chmod)
         common = {
@@ -247,6 +247,15 @@ class KeyMaker:
             raise _Own
         return links
 
+    def _is_independent(self, vertex: Vertex, op: CopyOp) -> bool:
+        """Whether the layer of a COPY --link is the same on any base: it needs no file below it to
+        look up a name, and is not for Windows, where BuildKit writes one that cannot be used.
+        """
+        *_, bottom = vertex.chain()
+        image = self._images[bottom.op] if isinstance(bottom.op, ImageOp) else None
+        is_plain = image is None or not any(layer.windows for layer in image.layers)
+        return is_plain and (not op.chown or _is_numeric(op.chown))
+
     def _run(self, vertex: Vertex, op: RunOp) -> Keys:
         limited = op.ulimits or op.resources.cgroup_parent
         if op.hosts or op.script[0] or limited or op.devices:
@@ -271,11 +280,6 @@ class KeyMaker:
         return tuple(
             key for digest in _exec_digests(op, mounts, secrets) for key in _step(digest, inputs)
         )
-
-
-def _is_independent(op: CopyOp) -> bool:
-    """Whether the layer of a COPY --link needs no file of those below it: not to look up a name."""
-    return not op.chown or _is_numeric(op.chown)
 
 
 class _MountInputs:
