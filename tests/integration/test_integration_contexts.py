@@ -194,6 +194,20 @@ def test_an_image_of_a_layout_is_a_base(shipline: Shipline, tmp_path: Path) -> N
     assert "not an OCI image layout" in said
 
 
+def test_provenance_calls_an_image_of_a_layout_after_its_context(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    layout, out = tmp_path / "layout", tmp_path / "out"
+    made = ("-o", f"type=oci,tar=false,dest={layout}")
+    shipline.build(*made, context(tmp_path / "base", "FROM scratch\nCOPY f .\n", f="f")).ok()
+    place = context(tmp_path / "context", "FROM my/base:1\nCOPY g .\n", g="g")
+    words = ("--provenance=mode=max", "--build-context", f"my/base:1=oci-layout://{layout}")
+    shipline.build("-o", out, *words, place).ok()
+    text = (out / "provenance.json").read_text()
+    assert '"pkg:oci/my/base@1?digest=sha256:' in text
+    assert '"oci-layout://docker.io/my/base:1@sha256:' in text
+
+
 def test_a_named_context_at_a_url_is_one_file(
     server: GitServer, shipline: Shipline, tmp_path: Path
 ) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
@@ -22,6 +23,7 @@ from shipline import dockerfile as df
 from shipline.build.blobs import Blobs
 from shipline.build.engine_images import is_unreachable, may_be_local, not_available
 from shipline.build.graph import ImageOp
+from shipline.build.request import Context, ContextKind
 from shipline.content import Fetcher, OciLayout, Repository, fetch_all
 from shipline.errors import AuthError, ContentError, DamagedContent, NotFound, ShiplineError
 from shipline.events import Step
@@ -34,6 +36,7 @@ from shipline.oci import (
     Digest,
     ImageConfig,
     Index,
+    InvalidReference,
     Manifest,
     Platform,
     Reference,
@@ -52,8 +55,9 @@ Repositories = Callable[[Reference], Repository]
 
 class BaseImage(Struct, frozen=True):
     """An image to build on, for one platform; its layers need not be here yet. `reference` has its
-    digest. An image that is in the OCI layout at the path `layout` is called after that directory,
-    the result of another `target` of this run after that. One is `pinned` by a digest in its name.
+    digest. An image that is in the OCI layout at the path `layout` is called after its context, as
+    in BuildKit, the result of another `target` of this run after that. One is `pinned` by a digest
+    in its name.
     """
 
     reference: Reference
@@ -145,15 +149,24 @@ class RegistryImages:
         self._images: Once[BaseImage] = Once()
         self._known: dict[tuple[str, Platform], BaseImage] = {}
         self._targets: dict[str, tuple[Image, ...]] = {}
+        self._layouts: dict[str, str] = {}
         self.found: dict[ImageOp, BaseImage] = {}
 
-    def under_policy(self, policy: SourcePolicy | None, *, local: bool = True) -> Self:
+    def under_policy(
+        self,
+        policy: SourcePolicy | None,
+        *,
+        local: bool = True,
+        contexts: Mapping[str, Context] = MappingProxyType({}),
+    ) -> Self:
         """The same images, of which one is resolved only if `policy` allows it, and only in
-        registries unless `local`.
+        registries unless `local`. Those in layouts are called after `contexts`.
         """
         found = copy(self)
         found._policy = policy
         found._engine = self._engine if local else None
+        layouts = (item for item in contexts.items() if item[1].kind is ContextKind.LAYOUT)
+        found._layouts = {f"{LAYOUT}{one.location}": name for name, one in layouts}
         return found
 
     def add_target(self, name: str, images: Sequence[Image]) -> None:
@@ -167,7 +180,7 @@ class RegistryImages:
         else:
             find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
             image = self._images.get(
-                (name, platform, self._engine is not None),
+                (name, platform, self._engine is not None, self._layouts.get(name, "")),
                 lambda: self._resolve(find(name), platform),
             )
             if self._policy is not None:
@@ -203,7 +216,10 @@ class RegistryImages:
     def _in_layout(self, name: str) -> _ImageLocation:
         layout, wanted = open_layout(name)
         path = str(layout.root)
-        reference = Reference.parse(_repository_name(os.path.basename(path)) or "layout")
+        try:
+            reference = Reference.parse(self._layouts[name])
+        except (KeyError, InvalidReference):
+            reference = Reference.parse(_repository_name(os.path.basename(path)) or "layout")
         return _ImageLocation(layout, wanted, reference, name, name, path)
 
     def known(self, name: str, platform: Platform) -> ImageConfig | None:

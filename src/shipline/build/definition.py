@@ -67,7 +67,9 @@ class Definition(Struct, frozen=True):
 
 
 def define(root: Vertex, image_of: Callable[[ImageOp], tuple[str, Platform]]) -> Definition:
-    """The steps that make `root`; `image_of` gives the name with digest, and the platform."""
+    """The steps that make `root`; `image_of` gives the identifier with its digest,
+    and the platform.
+    """
     built = _Steps()
     outputs: dict[Vertex, str] = {}
     for vertex in walk(root):
@@ -118,7 +120,7 @@ def _add(
     match vertex.op:
         case ImageOp():
             name, platform = image_of(vertex.op)
-            op = {**_source(f"docker-image://{name}"), "platform": _platform(platform)}
+            op = {**_source(name), "platform": _platform(platform)}
             return built.add(op, [], span)
         case ContextOp(name):
             hint = name if name == MAIN_CONTEXT else f"{MAIN_CONTEXT}:{name}"

@@ -1,8 +1,14 @@
 """ADD of URLs: files fetched over HTTP, kept by digest, fetched again only when they changed.
 
 As in BuildKit, a file has mode 0600 and the time of Last-Modified, or else Unix time 0. Every build
+<<<<<<< HEAD
 sends a request with the ETag of the stored file, unless `--checksum` is its digest. What a server
 sends with `Content-Encoding: gzip`, as object stores do, is decompressed.
+=======
+sends a request with the ETag of the stored file, unless `--checksum` is its digest. BuildKit sends
+HEAD first, for servers that answer with the whole file all the same: here the answer to GET is not
+read where it has the known ETag. URLs that are signed for GET refuse HEAD.
+>>>>>>> f5ebce35 (build: layouts keep the name of their context, and policies stay within a kind)
 """
 
 from __future__ import annotations
@@ -92,7 +98,8 @@ class Downloader(Struct, frozen=True):
                     host=split_url(url).hostname or "",
                     status=304,
                 )
-            if reply.status == 304 and known is not None:
+            same = reply.status == 304 or (etag and reply.header("ETag") == etag)
+            if same and known is not None:
                 step.cached()
                 found = known
             else:

@@ -143,7 +143,9 @@ class SourcePolicy(Struct, frozen=True):
             return name
         full = str(Reference.parse(name).or_latest)
         changed, _ = self.judge(f"{_IMAGE}{full}", {})
-        return _same_scheme(changed, _IMAGE) if changed != f"{_IMAGE}{full}" else name
+        return (
+            _same_kind(f"{_IMAGE}{full}", changed, _IMAGE) if changed != f"{_IMAGE}{full}" else name
+        )
 
     def check_image(self, reference: Reference) -> None:
         """Raises GateRefused for an image that may not be used with the digest that it has."""
@@ -151,8 +153,13 @@ class SourcePolicy(Struct, frozen=True):
             self.judge(f"{_IMAGE}{reference}", {})
 
     def check_local(self, name: str) -> None:
-        """Raises GateRefused for the local directory `context` or `dockerfile`, if it is denied."""
-        self.judge(f"local://{name}", {})
+        """Raises GateRefused for the local directory `context` or `dockerfile`, if it is denied,
+        and UsageError if it is to be something else.
+        """
+        identifier = f"local://{name}"
+        changed, _ = self.judge(identifier, {})
+        if changed != identifier:
+            raise _unsuitable(identifier, changed)
         if self.rego is not None:
             self.rego.check_local(name)
 
@@ -190,23 +197,27 @@ class SourcePolicy(Struct, frozen=True):
         bare = re.sub(r"^[a-z+]+://(?:[^/@]*@)?|^[^/@]*@", "", source.remote)
         identifier = f"{_GIT}{bare}" + (f"#{source.ref}" if source.ref else "")
         changed, attributes = self.judge(identifier, {_FULL_URL: source.remote})
-        address, _, ref = _same_scheme(changed, _GIT).partition("#")
+        address, _, ref = _same_kind(identifier, changed, _GIT).partition("#")
         remote = attributes[_FULL_URL]
         if remote == source.remote and address != bare:
             remote = f"https://{address}"
         return replace(source, remote=remote, ref=ref.partition(":")[0])
 
 
-def _same_scheme(identifier: str, scheme: str) -> str:
-    if not identifier.startswith(scheme):
-        raise _unsuitable(scheme, identifier)
-    return identifier.removeprefix(scheme)
+def _same_kind(identifier: str, changed: str, scheme: str) -> str:
+    """`changed` without the scheme. Raises UsageError if it has another, as BuildKit does for an
+    image.
+    """
+    if not changed.startswith(scheme):
+        raise _unsuitable(identifier, changed)
+    return changed.removeprefix(scheme)
 
 
-def _unsuitable(what: str, identifier: str) -> UsageError:
+def _unsuitable(identifier: str, changed: str) -> UsageError:
     return InvalidBuildPolicy(
-        f"the source policy converts {what} into {identifier}, which is of another kind",
-        hint=f"correct the file that {VARIABLE} names",
+        f"the source policy converts {identifier} into {changed}, which cannot take its place",
+        hint=f"name a source of the same kind in the file of {VARIABLE}; or leave the rule out, and"
+        " write the other source into the Dockerfile, or as --build-context",
     )
 
 

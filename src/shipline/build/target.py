@@ -161,7 +161,9 @@ class _Build:
         policy = settings.source_policy(request)
         sources = Cache(session.records, blobs, settings.home)
         self._remotes = open_remotes(request, settings, self._scratch, sources, blobs.store, policy)
-        self.images = session.images.under_policy(policy, local=uses_local_images(request))
+        self.images = session.images.under_policy(
+            policy, local=uses_local_images(request), contexts=request.build_contexts
+        )
         self._reading = self._caches.start_reading(self._beside)
 
     def plan(self, request: BuildRequest) -> _Plan:

@@ -80,6 +80,16 @@ def test_an_unchanged_file_is_not_sent_again(
     assert downloader.fetch(URL, "", step).content.digest == Digest.of(b"two")
 
 
+def test_a_file_with_the_known_etag_is_not_read(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    """Some servers send a file whatever its ETag is."""
+    first = downloader.fetch(URL, "", step)
+    careless = FakeReply(200, b"not read", {"ETag": server.etag})
+    assert replace(downloader, get=lambda url, headers: careless).fetch(URL, "", step) == first
+    assert careless.closed
+
+
 @pytest.mark.parametrize("etag", ["", 'W/"1"'])
 def test_without_a_strong_etag_it_is_always_sent(
     downloader: Downloader, server: Server, step: Step, etag: str

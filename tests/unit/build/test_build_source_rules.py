@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,23 @@ def test_a_conversion_is_judged_anew_but_not_for_ever(policy_of) -> None:  # typ
         policy_of(convert(there, back), rule("DENY", back)).image("a:1")
     with pytest.raises(UsageError, match="without end"):
         policy_of(convert(there, back), convert(back, there)).image("a:1")
-    with pytest.raises(UsageError, match="another kind"):
-        policy_of(convert(there, "https://example.com/a")).image("a:1")
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "use"),
+    [
+        (BUSYBOX, "local://context", lambda policy: policy.image("busybox")),
+        (BUSYBOX, "https://example.com/a", lambda policy: policy.image("busybox")),
+        ("https://example.com/f", BUSYBOX, lambda policy: policy.http("https://example.com/f", "")),
+        ("local://context", BUSYBOX, lambda policy: policy.check_local("context")),
+        ("local://context", "local://other", lambda policy: policy.check_local("context")),
+    ],
+)
+def test_a_source_of_another_kind_is_refused(  # type: ignore[no-untyped-def]
+    policy_of, source: str, other: str, use: Callable[[SourcePolicy], object]
+) -> None:
+    with pytest.raises(UsageError, match=f"converts {source} into {other}, which cannot"):
+        use(policy_of(convert(source, other)))
 
 
 def test_a_url_gets_a_checksum_and_a_repository_another_ref(policy_of) -> None:  # type: ignore[no-untyped-def]

@@ -252,7 +252,8 @@ def _material_of(image: BaseImage) -> Material:
 
 
 def _name_of(image: BaseImage) -> tuple[str, Platform]:
-    return str(image.reference), image.config.platform
+    scheme = "oci-layout" if image.layout else "docker-image"
+    return f"{scheme}://{image.reference}", image.config.platform
 
 
 def _sources(request: BuildRequest, built: Built, definition: Definition) -> Json:
