@@ -1,4 +1,6 @@
-"""Peers that a whole test session shares; each starts when the first test asks for it."""
+"""Peers that a whole test session shares, each started when the first test asks for it; and what
+several modules of tests begin with.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from commands import hash_cheaply
+from nodes import Node, node
 from peers import (
     ActionsCache,
     Containerd,
@@ -30,6 +33,7 @@ from peers import (
     podman,
     push_base_images,
 )
+from promotions import CHAIN, Delivered, Published, delivered, publish
 
 # Commands that tests run by name are those of this interpreter's environment; and how long one
 # example takes says nothing on a machine that does other things too.
@@ -117,6 +121,25 @@ def github_cache() -> Iterator[ActionsCache]:
     """An empty cache service of GitHub Actions."""
     with actions_cache() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def publishing_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The node that `published` is in."""
+    with node(tmp_path_factory.mktemp("publishing") / "data") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, publishing_node: Node) -> Published:
+    """A project with two published versions."""
+    return publish(tmp_path_factory.mktemp("published"), publishing_node)
+
+
+@pytest.fixture
+def chain(published: Published, tmp_path: Path) -> Delivered:
+    """Environments that come one after the other, with nothing in them."""
+    return delivered(published, tmp_path, CHAIN)
 
 
 @pytest.fixture(scope="session")

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from gitops import KUSTOMIZATION, new_gitops
-from nodes import Node, node
-from promotions import CHAIN, Delivered, Published, delivered, deploy, publish
+from nodes import Node
+from promotions import CHAIN, Delivered, Published, delivered, deploy
 from ships import new_project
 
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("promotion") / "data") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, running: Node) -> Published:
-    return publish(tmp_path_factory.mktemp("published"), running)
-
-
-@pytest.fixture
-def chain(published: Published, tmp_path: Path) -> Delivered:
-    return delivered(published, tmp_path, CHAIN)
 
 
 def test_the_digest_of_one_environment_comes_to_the_next(chain: Delivered) -> None:
@@ -386,10 +369,10 @@ environments:
 
 
 def test_a_rollback_of_several_images_holds_only_those_it_takes_back(
-    running: Node, tmp_path: Path
+    publishing_node: Node, tmp_path: Path
 ) -> None:
     """An image that both versions have is not bad, and comes with the next version."""
-    project = new_project(tmp_path, running, "")
+    project = new_project(tmp_path, publishing_node, "")
     image = project.image + "-several"
     names = [f"{image}-{target}" for target in ("web", "worker")]
     kustomization = "".join(KUSTOMIZATION.replace("{image}", name) for name in names)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,7 @@ import pytest
 from builds import Done
 from forge import forge
 from gitops import GitOps
-from nodes import Node, node
-from promotions import CHAIN, Delivered, Published, delivered, deploy, publish
+from promotions import CHAIN, Delivered, Published, delivered, deploy
 
 TRUST = """\
 trust:
@@ -23,22 +22,6 @@ trust:
   rules: [{images: ["**"], keys: [ours]}]
 """
 _WAIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("promotion") / "data") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, running: Node) -> Published:
-    return publish(tmp_path_factory.mktemp("published"), running)
-
-
-@pytest.fixture
-def chain(published: Published, tmp_path: Path) -> Delivered:
-    return delivered(published, tmp_path, CHAIN)
 
 
 def wait_for(holds: Callable[[], bool]) -> None:

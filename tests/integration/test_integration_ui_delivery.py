@@ -17,8 +17,7 @@ from selenium.webdriver.common.by import By
 
 from accessible_pages import axe_script, faults_of_pages
 from browser import browser, navigation
-from nodes import Node, node
-from promotions import Delivered, Published, delivered, deploy, publish
+from promotions import Delivered, Published, delivered, deploy
 from ui_servers import Visitor, ui_server
 
 RULES = {
@@ -29,17 +28,6 @@ RULES = {
 TRUST = "trust: {keys: {release: ../ship.pub}, rules: [{images: ['**'], action: require}]}"
 ALICE = {"GIT_COMMITTER_EMAIL": "alice@example.org", "GIT_COMMITTER_NAME": "Alice"}
 APPROVE, PROMOTE = "/board/staging/approve", "/board/staging/promote"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("ui") / "data") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, running: Node) -> Published:
-    return publish(tmp_path_factory.mktemp("published"), running)
 
 
 @pytest.fixture
