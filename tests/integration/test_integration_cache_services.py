@@ -62,11 +62,12 @@ def secrets_of(place: CachePlace) -> list[bytes]:
     return [given[name].encode() for name in names if name in given]
 
 
+@pytest.mark.parametrize("more", ["", ",compression=zstd,force-compression=true"])
 def test_another_machine_runs_nothing_and_no_file_holds_a_secret(
-    place: CachePlace, machine: list[Shipline], steps: Path, tmp_path: Path
+    place: CachePlace, machine: list[Shipline], steps: Path, tmp_path: Path, more: str
 ) -> None:
     first = machine[0].build(
-        *PLAIN, "-o", tmp_path / "one", "--cache-to", f"{place.flag()},mode=max", steps
+        *PLAIN, "-o", tmp_path / "one", "--cache-to", f"{place.flag()},mode=max{more}", steps
     )
     assert "WARN" not in first.ok().err, first.err
     second = machine[1].build(*PLAIN, "-o", tmp_path / "two", "--cache-from", place.flag(), steps)

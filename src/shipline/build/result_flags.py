@@ -73,8 +73,8 @@ def _annotation(flag: str, level: str, platform: str | None, key: str, value: st
 
 
 _CACHES = ("registry", "local", "inline", "gha", "s3", "azblob")
-_RECODED = ("registry", "local")
-"""The types of caches whose layers may be recompressed."""
+_IMAGES = ("registry", "local")
+"""The types of caches that are images, with a media type of their own."""
 _OF_WRITING = ("mode", "ignore-error", "compression", "compression-level", "force-compression")
 """Accepted everywhere, as by buildx: one text may stand for the cache to read and to write."""
 _OF_MANIFESTS = ("oci-mediatypes", "image-manifest")
@@ -127,7 +127,7 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
 def _cache_backend(given: Mapping[str, str]) -> CacheBackend:
     fields = Attributes("--cache-from", given)
     kind = fields.text("type")
-    for name in _OF_WRITING if kind in _RECODED else (*_OF_WRITING, *_OF_MANIFESTS):
+    for name in _OF_WRITING if kind in _IMAGES else (*_OF_WRITING, *_OF_MANIFESTS):
         fields.text(name)
     mounts = fields.switch("mounts", False)
     return CacheBackend(kind, fields.rest, mounts)
@@ -138,13 +138,14 @@ def _cache_target(given: Mapping[str, str]) -> CacheTarget:
     kind, mode = fields.text("type"), fields.text("mode") or "min"
     if mode not in ("min", "max"):
         raise InvalidFlag(f"--cache-to: mode={mode} is neither min nor max")
-    format_ = OutputFormat()
-    if kind in _RECODED:
+    format_ = _layer_format(fields) if kind != "inline" else OutputFormat()
+    if kind in _IMAGES:
         if fields.switch("image-manifest", False) and not fields.switch("oci-mediatypes", True):
             raise FlagConflict("--cache-to: image-manifest=true needs oci-mediatypes=true")
-        format_ = _layer_format(fields)
         if format_.docker and format_.compression == "estargz":
             raise FlagConflict("--cache-to: compression=estargz needs oci-mediatypes=true")
+    else:
+        format_ = replace(format_, docker=False)
     return CacheTarget(
         _cache_backend(given),
         cast(Literal["min", "max"], mode),

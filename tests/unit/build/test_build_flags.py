@@ -172,6 +172,15 @@ def test_one_text_stands_for_the_cache_to_read_and_to_write(
     assert source.attributes == target.backend.attributes == kept
 
 
+@pytest.mark.parametrize("kind", ["gha", "s3,bucket=b", "azblob,account_url=u"])
+def test_layers_in_caches_of_services_have_the_compression_that_is_named(kind: str) -> None:
+    more = "compression=zstd,compression-level=1,force-compression=true,oci-mediatypes=false"
+    (found,) = parse_cache_targets([f"type={kind},{more}"], {})
+    assert found.format == OutputFormat("zstd", 1, True)
+    with pytest.raises(UsageError, match="'lzma'"):
+        parse_cache_targets([f"type={kind},compression=lzma"], {})
+
+
 def test_an_empty_mode_is_the_default() -> None:
     (found,) = parse_cache_targets(["type=gha,mode="], {})
     assert found.mode == "min"
