@@ -280,11 +280,23 @@ def _clean(path: str) -> str:
     return "" if cleaned == "." else cleaned
 
 
-def _expand(root: Root, done: str, parts: list[str], *, matched: bool = False) -> Iterator[str]:
+def _expand(
+    root: Root,
+    done: str,
+    parts: list[str],
+    *,
+    matched: bool = False,
+    seen: set[tuple[str, int, bool]] | None = None,
+) -> Iterator[str]:
     """The paths that `parts` lead to from `done`; `matched` is what a wildcard was there for.
 
     A link that was found by a wildcard is not entered; as the last part it has to lead somewhere.
+    What `seen` has is not looked at again: several `**` lead to one place on many ways.
     """
+    seen = set() if seen is None else seen
+    if (step := (done, len(parts), matched)) in seen:
+        return
+    seen.add(step)
     if not parts:
         if _visible(root, done):
             yield done
@@ -295,16 +307,16 @@ def _expand(root: Root, done: str, parts: list[str], *, matched: bool = False) -
         return
     part, *rest = parts
     if part == "**":
-        yield from _expand(root, done, rest, matched=matched)
+        yield from _expand(root, done, rest, matched=matched, seen=seen)
         for name in _directories(root, done):
-            yield from _expand(root, _join(done, name), parts, matched=True)
+            yield from _expand(root, _join(done, name), parts, matched=True, seen=seen)
     elif not df.has_wildcards(part):
-        yield from _expand(root, _join(done, part), rest, matched=matched)
+        yield from _expand(root, _join(done, part), rest, matched=matched, seen=seen)
     else:
         wildcard = df.Wildcard.parse(part)
         for name in _names(root, done):
             if wildcard.matches(name):
-                yield from _expand(root, _join(done, name), rest, matched=True)
+                yield from _expand(root, _join(done, name), rest, matched=True, seen=seen)
 
 
 def _matched_link(root: Root, path: str) -> str:

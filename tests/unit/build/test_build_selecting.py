@@ -191,3 +191,11 @@ def test_the_time_of_the_context_itself_does_not_count(root: Path) -> None:
     (part,) = select(ContextDirectory(root, "the context"), ("src",), ())
     assert whole.mtime_ns is None
     assert part.mtime_ns == (root / "src").stat().st_mtime_ns
+
+
+def test_several_double_stars_look_once_at_each_directory(root: Path) -> None:
+    (root / "/".join("a" * 40)).mkdir(parents=True)
+    base = Root(root, "the context")
+    found = select(base, ("**/" * 12 + "x.c",), (), parents=True)
+    assert sorted(one.path for one in found) == ["docs/x.c", "src/sub/x.c"]
+    assert select(base, ("**/a/" * 12 + "none*",), (), parents=True) == []
