@@ -85,6 +85,12 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def remove_whole(path: Path) -> None:
+    """Remove what `open_whole` would replace: a file, where a link to it stays. Raises OSError."""
+    if path.is_file():
+        Path(os.path.realpath(path)).unlink(missing_ok=True)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Put a file in the place of whatever is there, whole, for readers of now: it need not survive
     a power failure. Raises OSError.

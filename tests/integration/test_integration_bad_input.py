@@ -310,8 +310,15 @@ def test_output_that_cannot_be_written(refusal: Refusal, tmp_path: Path) -> None
         said = refusal.of(2, "-o", output, "--push", "-t", name, place)
         assert output.partition("dest=")[2] in said, said
     assert not list(tmp_path.glob(".*.part"))
-    done = refusal.shipline.build("--iidfile", "/proc/nothing/id", place)
-    assert "/proc/nothing/id" in done.failed(2)
+    for path in ("/proc/nothing/id", str(tmp_path), f"{tmp_path}/file/id"):
+        assert path in refusal.shipline.build("--iidfile", path, place).failed(2)
+
+
+def test_a_device_that_gets_the_id_of_the_image_stays(shipline: Shipline, tmp_path: Path) -> None:
+    place = context(tmp_path / "context", "FROM scratch\nCOPY a.txt /\n", a__txt="")
+    (tmp_path / "id").symlink_to("/dev/null")
+    assert shipline.build("--iidfile", tmp_path / "id", place).status == 0
+    assert (tmp_path / "id").is_symlink()
 
 
 def test_home_that_cannot_be_written(base_images: Registry, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipline import files
-from shipline.files import WriteBehind, open_whole, write_whole
+from shipline.files import WriteBehind, open_whole, remove_whole, write_whole
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -55,6 +55,17 @@ def test_a_device_stays_a_device(tmp_path: Path) -> None:
             file.write(b"x")
         assert stat.S_ISCHR(name.stat().st_mode)
     assert path.is_symlink()
+
+
+def test_what_is_replaced_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    names = sorted(os.listdir(tmp_path))
+    (tmp_path / "target").write_text("old")
+    for name in (*names, "target", "absent"):
+        remove_whole(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == names
 
 
 def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:

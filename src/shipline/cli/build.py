@@ -40,6 +40,7 @@ from shipline.cli.results import (
 )
 from shipline.errors import FlagConflict, ShiplineError, UsageError
 from shipline.events import Attribute, Event, Finished, Step, Warned
+from shipline.files import remove_whole, writing
 from shipline.observe import RunReport, open_sinks
 from shipline.values import replace
 
@@ -211,7 +212,8 @@ def _build(
     ended: Callable[[Observed, T], object],
 ) -> tuple[T, list[dict[str, Any]]]:
     if request.iidfile is not None:
-        request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
+        with writing(request.iidfile):  # a failed build must not leave an older ID
+            remove_whole(request.iidfile)
     name, facts = build_name(request), {**build_facts(request), **builder}
     return shown("build", work, mode, name=name, facts=facts, ended=ended)
 
