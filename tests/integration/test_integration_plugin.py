@@ -110,6 +110,10 @@ def test_logs_and_references_are_those_of_buildx(
         reference = found.get("default", found)["buildx.build.ref"]
         noted = json.loads((config / "buildx" / "refs" / reference).read_text())
         assert noted["LocalPath"] == str(place)
+        if group := noted.get("GroupRef"):
+            kept = config / "buildx" / "refs" / "__group__" / group
+            assert json.loads(kept.read_text())["Refs"] == [reference.rpartition("/")[2]]
+        assert bool(group) is (command[0] == "bake")
 
 
 @pytest.mark.root

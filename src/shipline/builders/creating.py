@@ -81,8 +81,15 @@ def with_new_node(
             code="builder-endpoint",
             hint="name another engine or daemon, or change that node with --node",
         )
-    nodes = [node if one.name == node.name else one for one in builder.nodes]
+    nodes = [
+        node if one.name == node.name else _without(one, node.platforms) for one in builder.nodes
+    ]
     return replace(builder, nodes=tuple(nodes if before else [*nodes, node])), node
+
+
+def _without(node: Node, platforms: Sequence[Platform]) -> Node:
+    """The node without the platforms, which another one builds now."""
+    return replace(node, platforms=tuple(one for one in node.platforms if one not in platforms))
 
 
 def _driver(existing: Builder | None, asked: NodeRequest, environment: Mapping[str, str]) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shipline.build.request import BuildRequest, ContextKind
 from shipline.builders.instances import Builder, BuilderStore, Node
 
 _ENGINE, _DEFAULT = "docker", "default"
+_REFERENCES, _GROUPS = "refs", "__group__"
 
 
 def reference_of(builder: Builder, node: Node, ref: str) -> str:
@@ -38,9 +40,28 @@ def note_build(request: BuildRequest, reference: str, environment: Mapping[str, 
         path = Path(dockerfile or Path(context.location, "Dockerfile"))
         state["LocalPath"] = str(Path(context.location).absolute())
         state["DockerfilePath"] = dockerfile if dockerfile == "-" else str(path.absolute())
-    file = BuilderStore.of(environment).directory / "refs" / reference
+    file = BuilderStore.of(environment).directory / _REFERENCES / reference
     with suppress(OSError):
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as out:
-            json.dump(state, out)
+        _write(file, state)
+
+
+def note_group(
+    references: Sequence[str], targets: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Note that the builds with the references are those of one bake."""
+    directory, group = BuilderStore.of(environment).directory / _REFERENCES, uuid.uuid4().hex[:25]
+    with suppress(OSError):
+        for reference in references:
+            file = directory / reference
+            state = json.loads(file.read_bytes())
+            file.unlink()
+            _write(file, {**state, "GroupRef": group})
+        names = [reference.rpartition("/")[2] for reference in references]
+        _write(directory / _GROUPS / group, {"Targets": list(targets), "Refs": names})
+
+
+def _write(file: Path, document: Mapping[str, object]) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as out:
+        json.dump(document, out)

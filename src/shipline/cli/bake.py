@@ -35,6 +35,7 @@ from shipline.builders.instances import other_builder
 from shipline.cli import engine
 from shipline.cli.build import builder_facts, completed, loaded_for_docker, note_native_build, shown
 from shipline.cli.build_options import SwitchCommand
+from shipline.cli.entry import is_buildx
 from shipline.cli.environment import registry_options
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.observing import Observed, build_facts, image_facts, size_facts
@@ -62,6 +63,7 @@ T = TypeVar("T")
 _FILES, _SEPARATOR = "BUILDX_BAKE_FILE", "BUILDX_BAKE_PATH_SEPARATOR"
 _CHECK_FILES, _ALLOW_FILES = "BUILDX_BAKE_ENTITLEMENTS_FS", "BAKE_ALLOW_REMOTE_FS_ACCESS"
 _TAB = 8  # columns
+_REFERENCE = "buildx.build.ref"
 _RELATIVE = "BUILDX_BAKE_FILE_RELATIVE_PATHS"
 
 
@@ -478,6 +480,11 @@ def _build(
         facts = {name: result_facts(one) for name, one in made.items()}
         for name, one in made.items():
             note_native_build(requests[name], one, os.environ)
+    references = [str(one[_REFERENCE]) for one in facts.values() if _REFERENCE in one]
+    if references and (builder or is_buildx()):
+        from shipline.builders.history import note_group
+
+        note_group(references, tuple(facts), os.environ)
     if metadata_file:
         write_metadata(Path(metadata_file), {**facts, **warning_facts(warned, os.environ)})
     needed = {name for one in requests.values() for name in linked_targets(one)}

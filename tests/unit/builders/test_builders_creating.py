@@ -90,6 +90,15 @@ def test_a_node_keeps_what_is_not_changed() -> None:
         made(NodeRequest(), builder)
 
 
+def test_a_platform_goes_to_the_node_that_it_is_given_to() -> None:
+    amd, arm = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
+    builder, _ = made(NodeRequest(platforms=(amd, arm)))
+    changed, _ = made(NodeRequest(endpoint="unix:///other.sock", platforms=(arm,)), builder)
+    assert [one.platforms for one in changed.nodes] == [(amd,), (arm,)]
+    changed, _ = made(NodeRequest(name="farm0", platforms=(amd, arm)), changed)
+    assert [one.platforms for one in changed.nodes] == [(amd, arm), ()]
+
+
 @pytest.mark.parametrize(
     "asked, said",
     [
