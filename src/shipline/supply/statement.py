@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +26,7 @@ _KNOWN = (STATEMENT, "https://in-toto.io/Statement/v0.1")
 _HEAVIEST = 5_000_000  # objects and lists: an SBOM has one for each file
 LARGEST = 40 << 20  # bytes, as in BuildKit
 _SUBJECTS = 1024  # the limit of sigstore-go
+_IN_ENVELOPE = re.compile(r"application/vnd\.in-toto\..*\+dsse")
 
 
 class InvalidStatement(ContentError):
@@ -158,7 +161,8 @@ def stored_statements(
     source: Fetcher, index: Index, image: Descriptor
 ) -> Iterator[tuple[str, bytes]]:
     """The unsigned statements about `image` that a build kept in `index` beside it (BuildKit,
-    docs/attestations/attestation-storage.md): type of the predicate, and the bytes.
+    docs/attestations/attestation-storage.md), or Docker Scout in envelopes of DSSE, whose
+    signatures do not count here: type of the predicate, and the bytes.
 
     Raises NotFound, ContentError.
     """
@@ -167,7 +171,16 @@ def stored_statements(
         return
     for layer in fetch_image(source, entry).layers:
         if kind := layer.annotations.get(PREDICATE_TYPE, ""):
-            yield kind, fetch_all(source, layer, LARGEST)
+            content = fetch_all(source, layer, LARGEST)
+            yield kind, _payload(content) if _IN_ENVELOPE.match(layer.media_type) else content
+
+
+def _payload(envelope: bytes) -> bytes:
+    payload = from_bytes(envelope, heaviest=_HEAVIEST, largest=LARGEST).get("payload")
+    try:
+        return base64.b64decode(payload or "", validate=True)
+    except (TypeError, ValueError):
+        raise InvalidStatement("the payload of an envelope is not in base64") from None
 
 
 def predicate_type(text: str) -> str:

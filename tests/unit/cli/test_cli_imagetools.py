@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,34 @@ def test_images_are_combined_and_read_back_over_the_network(
     assert raw.startswith('{\n  "schemaVersion": 2,\n  "mediaType": ')
     seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
     assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)
+
+
+def test_statements_in_envelopes_are_shown(store: MemoryStore) -> None:
+    image = store.resolve("amd64")
+    type_ = "https://slsa.dev/provenance/v1"
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "predicateType": type_,
+        "subject": [{"name": "a", "digest": {"sha256": image.digest.hex}}],
+        "predicate": {"builder": "b"},
+    }
+    payload = base64.b64encode(json.dumps(statement).encode()).decode()
+    envelope = json.dumps({"payload": payload}).encode()
+    layer = replace(
+        Descriptor.of(envelope, "application/vnd.in-toto.provenance+dsse"),
+        annotations={"in-toto.io/predicate-type": type_},
+    )
+    stated = Manifest.make(Descriptor.of(b"{}", media.OCI_EMPTY), [layer])
+    about = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": str(image.digest),
+    }
+    entry = replace(stated.descriptor, annotations=about, platform=Platform("unknown", "unknown"))
+    index = Index.make([replace(image, platform=AMD), entry])
+    copy_graph(MemoryStore(b"{}", envelope, stated.raw), store, stated.descriptor)
+    store.tag(index.descriptor, MemoryStore(index.raw), "stated")
+    shown = render("{{json .Provenance}}", find(store, "stated").fields())
+    assert json.loads(shown) == {"SLSA": {"builder": "b"}}
 
 
 def test_attestations_are_combined_with_their_signatures(registry: str, store: MemoryStore) -> None:
