@@ -5,7 +5,6 @@ their way to the disk.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import struct
@@ -119,19 +118,6 @@ def write_durably(path: Path, data: bytes, mode: int, *, replace: bool = True) -
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def directory_lock(path: Path, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold the lock of a directory, by default alone. It goes with the process, and leaves no file.
-    Raises OSError.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, operation)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _partial(path: Path) -> Path:

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Generic, ParamSpec, Self, TypeVar
 
 from shipline.errors import Cancelled, SandboxError, ShiplineError
@@ -173,28 +174,50 @@ def exclusively(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-_LOCK_POLL_S = 0.02
+LOCK_POLL_S = 0.02
+
+
+def lock(fd: int, acquire: Callable[[int], object] = exclusively) -> None:
+    """Take the lock that `acquire` takes of an open file. While it raises BlockingIOError, this
+    waits, and can be interrupted: flock(2) could not.
+    """
+    while True:
+        try:
+            acquire(fd)
+            return
+        except BlockingIOError:
+            sleep(LOCK_POLL_S)
 
 
 @contextmanager
 def locked(
-    path: str | os.PathLike[str], acquire: Callable[[int], object] = exclusively
+    path: str | os.PathLike[str],
+    acquire: Callable[[int], object] = exclusively,
+    flags: int = os.O_CREAT | os.O_RDWR,
 ) -> Iterator[None]:
-    """Hold the lock that `acquire` takes of the open file `path`, which is created if it is
-    missing. While `acquire` raises BlockingIOError, this waits. Waiting is interruptible; a process
-    that dies releases the lock.
+    """Hold a lock, as `lock`, of the file `path`, which is created if it is missing. A process that
+    dies releases it.
     """
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            try:
-                acquire(fd)
-                break
-            except BlockingIOError:
-                sleep(_LOCK_POLL_S)
+        lock(fd, acquire)
         yield
     finally:
         os.close(fd)
+
+
+def flocked(
+    path: str | os.PathLike[str], operation: int, flags: int = os.O_CREAT | os.O_RDWR
+) -> AbstractContextManager[None]:
+    """As `locked`, with LOCK_SH or LOCK_EX of flock(2)."""
+    return locked(path, lambda fd: fcntl.flock(fd, operation | fcntl.LOCK_NB), flags)
+
+
+def directory_lock(path: Path, operation: int = fcntl.LOCK_EX) -> AbstractContextManager[None]:
+    """Hold the lock of a directory, by default alone. It goes with the process, and leaves no file.
+    Raises OSError.
+    """
+    return flocked(path, operation, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:

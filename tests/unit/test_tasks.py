@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from shipline.tasks import (
     Task,
     TaskGroup,
     check,
+    directory_lock,
     on_cancel,
     ordered_map,
     repeat,
@@ -385,6 +387,11 @@ def test_a_task_can_be_settled_by_hand() -> None:
         waiting = group.start(task.result)
         task.settle((3,))
     assert waiting.result() == 3
+
+
+def test_waiting_for_the_lock_of_a_directory_can_be_interrupted(tmp_path: Path) -> None:
+    with directory_lock(tmp_path), pytest.raises(TimeoutError), time_limit(0.1):
+        directory_lock(tmp_path).__enter__()
 
 
 def test_a_time_limit_ends_what_is_waited_for() -> None:

@@ -30,7 +30,7 @@ from shipline.content import Recency, read_file, try_lock
 from shipline.errors import UsageError
 from shipline.layer import Tree, scan, unpack
 from shipline.sandbox import owners_suffix, remove_tree, require_ids, resolve_in_root
-from shipline.tasks import Once, locked
+from shipline.tasks import Once, flocked
 
 if TYPE_CHECKING:
     from shipline.sandbox import Sandbox, StepMount
@@ -339,6 +339,6 @@ def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:
             if stack.enter_context(try_lock(Path(f"{directory}.lock"))):
                 return directory
     directory = parent / f"{prefix}0"
-    operation = (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
-    stack.enter_context(locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, operation)))
+    operation = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
+    stack.enter_context(flocked(f"{directory}.lock", operation))
     return directory

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
 from shipline.events import Step
-from shipline.files import directory_lock
 from shipline.sandbox import remove_tree
+from shipline.tasks import directory_lock
 from shipline.units import shown_size
 
 _ROOM = 1 << 20  # bytes; with less free space a disk is full

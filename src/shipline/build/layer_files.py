@@ -16,7 +16,6 @@ and a power loss never leaves truncated files that a step trusts.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import marshal
 import os
@@ -30,11 +29,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shipline import sandbox
-from shipline.content import Recency, chunks, read_file, seal, unseal, write_file
+from shipline.content import Recency, chunks, read_file, seal, try_lock, unseal, write_file
 from shipline.errors import ContentError
 from shipline.layer import Extent, StoredTar, unpacked_items, write_tar
 from shipline.oci import Digest, Hasher
 from shipline.sandbox import owners_suffix, remove_tree, sync_file_system
+from shipline.tasks import LOCK_POLL_S, locked, sleep
 
 _KIND = b"layer-1\n"
 _EXTENTS = b"extents-1\n"
@@ -89,10 +89,12 @@ class LayerFiles:
         """Whether the layer is here, complete; it counts as used. One that this process unpacks is
         not: its blob may be asked for, which is looked for here.
         """
-        if diff_id in self._unpacked:
-            return False
-        with self._locked(diff_id):
-            return self._is_kept(diff_id)
+        while diff_id not in self._unpacked:
+            with try_lock(self._lock(diff_id)) as is_free:
+                if is_free:
+                    return self._is_kept(diff_id)
+            sleep(LOCK_POLL_S)
+        return False
 
     @contextmanager
     def making(self, diff_id: Digest) -> Iterator[Path | None]:
@@ -101,7 +103,7 @@ class LayerFiles:
         The layer is complete if the block ends without an error and has put parts there. Others
         that want to make it wait.
         """
-        with self._locked(diff_id):
+        with locked(self._lock(diff_id)):
             if self._is_kept(diff_id):
                 yield None
                 return
@@ -272,17 +274,11 @@ class LayerFiles:
                 return False
         return True
 
-    @contextmanager
-    def _locked(self, diff_id: Digest) -> Iterator[None]:
-        """Hold the lock of the layer's directory, against other builds."""
+    def _lock(self, diff_id: Digest) -> Path:
+        """The lock of the layer's directory, against other builds."""
         locks = self._root / ".locks"
         locks.mkdir(exist_ok=True)
-        fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+        return locks / diff_id.hex
 
 
 def in_memory(scratch: Path) -> Path | None:

@@ -154,8 +154,9 @@ class Snapshots:
 
         Does nothing unless the files are exactly those of the layer's tar.
         """
+        toc = self._toc(layer)  # first, as who reads it may wait for the lock of the files
         with self._files.making(layer.files_id) as building:
-            if building is not None and conform(upper, self._toc(layer)):
+            if building is not None and conform(upper, toc):
                 os.chown(upper, 0, 0)
                 os.chmod(upper, 0o755)
                 with suppress(OSError):  # on another file system

@@ -16,7 +16,7 @@ from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import fetch_all
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
-from shipline.files import directory_lock, open_whole, replace_file
+from shipline.files import open_whole, replace_file
 from shipline.oci import (
     IMAGE_NAME,
     LAYOUT_FILE,
@@ -34,6 +34,7 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
+from shipline.tasks import directory_lock
 from shipline.values import replace
 
 _LIMIT = 16 << 20  # bytes of index.json

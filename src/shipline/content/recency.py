@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+
+from shipline.tasks import flocked
 
 
 @contextmanager
@@ -59,11 +61,5 @@ class Recency:
                 os.rename(path, trash)
             return True
 
-    @contextmanager
-    def _held(self, operation: int) -> Iterator[None]:
-        fd = os.open(self._lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, operation)
-            yield
-        finally:
-            os.close(fd)
+    def _held(self, operation: int) -> AbstractContextManager[None]:
+        return flocked(self._lock, operation, os.O_RDONLY | os.O_NONBLOCK | os.O_CREAT)

@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from shipline.errors import ConfigError
-from shipline.files import directory_lock
 from shipline.git import Git
+from shipline.tasks import directory_lock
 
 HOOKS = ("pre-commit", "pre-push")
 _MARK = "# shipline hook: changes to this file are lost"

@@ -12,9 +12,10 @@ from typing import BinaryIO
 import msgspec
 
 from shipline.events import Event, Finished, Logged, Progress, Started, Warned
-from shipline.files import directory_lock, replace_file
+from shipline.files import replace_file
 from shipline.history.records import LiveSummary, RunSummary, encode_summary
 from shipline.oci import Descriptor
+from shipline.tasks import directory_lock
 from shipline.values import replace
 
 EVENTS, RECORD, DOCUMENTS = "events", "record.json", "documents"

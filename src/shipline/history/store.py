@@ -16,10 +16,10 @@ import msgspec
 
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.events import Event
-from shipline.files import directory_lock, replace_file
+from shipline.files import replace_file
 from shipline.history.recorder import DOCUMENTS, EVENTS, RECORD, plain, read_events
 from shipline.history.records import LATEST, RunState, RunSummary, decode_summary, encode_summary
-from shipline.tasks import is_locked
+from shipline.tasks import directory_lock, is_locked
 from shipline.values import replace
 
 if TYPE_CHECKING:

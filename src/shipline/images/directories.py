@@ -12,10 +12,11 @@ from pathlib import Path
 
 from shipline.content import CHUNK, VerifiedReader
 from shipline.errors import ContentError, NotFound
-from shipline.files import directory_lock, open_whole, read_bounded, write_whole
+from shipline.files import open_whole, read_bounded, write_whole
 from shipline.images.archives import NewArchive
 from shipline.images.copying import InvalidPlace
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, media, parse_manifest
+from shipline.tasks import directory_lock
 
 _VERSION = b"Directory Transport Version: 1.1\n"
 _OURS = re.compile(r"[0-9a-f]{64,128}(\.manifest\.json|\.signature-\d+)?|signature-\d+")

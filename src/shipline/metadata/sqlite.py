@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shipline.errors import ConfigError
-from shipline.files import directory_lock
 from shipline.metadata.group import Changes, Counters, GroupCommit
 from shipline.metadata.protocols import DamagedRecords, Key, bounds, decode, encode
+from shipline.tasks import directory_lock
 
 _VERSION = 1
 _WAIT_S = 60.0

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shipline.errors import AuthError, ConfigError
-from shipline.files import directory_lock, write_durably
+from shipline.files import write_durably
 from shipline.registry.ambient import ambient_credentials
 from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
+from shipline.tasks import directory_lock
 from shipline.values import Redacted
 
 _AUTH_VARIABLE = "DOCKER_AUTH_CONFIG"

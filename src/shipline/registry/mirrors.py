@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Struct
 
 from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, ShiplineError
-from shipline.files import directory_lock, read_bounded, write_whole
+from shipline.files import read_bounded, write_whole
 from shipline.registry.hosts import Endpoint
-from shipline.tasks import Limiter, TaskGroup, sleep
+from shipline.tasks import Limiter, TaskGroup, directory_lock, sleep
 from shipline.values import replace
 
 REMEMBERED_S = 3600.0  # what was measured is known for that long

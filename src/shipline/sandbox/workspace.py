@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shipline.tasks import lock
+
 _SUFFIX = ".lock"
 
 
@@ -95,12 +97,12 @@ def _claimed(places: Path) -> tuple[Path, int]:
     while True:
         scratch = places / f"{os.getpid()}-{os.urandom(6).hex()}"
         lock_file = scratch.with_suffix(_SUFFIX)
-        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        lock(held)
         if lock_file.exists():  # not removed by another build between the two calls above
             scratch.mkdir(mode=0o700)  # other users must not find setuid programs of steps
-            return scratch, lock
-        os.close(lock)
+            return scratch, held
+        os.close(held)
 
 
 def _remove(scratch: Path) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError
-from shipline.files import directory_lock, write_durably, writing
+from shipline.files import write_durably, writing
 from shipline.supply.keys import PEM_LIMIT, PrivateKey, PublicKey, UnusableKey
+from shipline.tasks import directory_lock
 
 Password = Callable[[], bytes]
 """Called only where a key needs a password."""

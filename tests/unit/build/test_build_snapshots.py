@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from shipline.events import Event, Started, Step, Stream, silent
 from shipline.layer import Entry, Item, Layer, scan
 from shipline.oci import Descriptor, Digest
 from shipline.sandbox.mounts import unmount
-from shipline.tasks import TaskGroup
+from shipline.tasks import TaskGroup, time_limit
 
 ME = (os.getuid(), os.getgid())
 
@@ -195,6 +195,43 @@ def test_a_layer_that_was_made_here_is_pulled_once_its_files_and_blob_are_gone(
     thread.start()
     thread.join(60)
     assert seen == ["content"]
+
+
+def test_who_waits_for_a_layer_goes_on_once_it_is_unpacked(
+    tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What unpacks it may need what that thread is doing."""
+    layer = make_layer(MemoryStore(), texts(a="content"))
+    (tmp_path / "scratch").mkdir()
+    files = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
+    seen: list[bool] = []
+    waits = threading.Thread(target=lambda: seen.append(files.has(layer.diff_id)), daemon=True)
+
+    def look(diff_id: Digest) -> bool:
+        waits.start()
+        waits.join(0.2)
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_is_kept", look)
+        with files.unpacking(layer.diff_id):
+            waits.join(10)
+            assert seen == [False]
+
+
+def test_waiting_for_a_layer_can_be_interrupted(tmp_path: Path, step: Step) -> None:
+    layer = make_layer(MemoryStore(), texts(a="content"))
+    (tmp_path / "scratch").mkdir()
+    files = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
+    other = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
+    waiting: list[Callable[[], object]] = [
+        lambda: other.has(layer.diff_id),
+        lambda: other.making(layer.diff_id).__enter__(),
+    ]
+    with files.making(layer.diff_id):
+        for wait in waiting:
+            with pytest.raises(TimeoutError), time_limit(0.1):
+                wait()
 
 
 def test_a_layer_that_is_nowhere_is_named(tmp_path: Path, store: Counted, step: Step) -> None:

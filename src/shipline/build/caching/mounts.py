@@ -22,7 +22,7 @@ from shipline.build.graph import key_of
 from shipline.build.snapshots import owned
 from shipline.layer import Codec, Layer, decompress, read_tar, scan, stream_layer, unpack, write_tar
 from shipline.oci import Platform, media
-from shipline.tasks import locked
+from shipline.tasks import flocked
 
 if TYPE_CHECKING:
     from shipline.build.caching.document import CacheKey
@@ -94,5 +94,4 @@ class CacheMounts:
 
 
 def _shared(directory: Path) -> AbstractContextManager[None]:
-    lock = fcntl.LOCK_SH | fcntl.LOCK_NB
-    return locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, lock))
+    return flocked(f"{directory}.lock", fcntl.LOCK_SH)

@@ -21,7 +21,6 @@ the log one of a process that died before touching the lock.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -44,6 +43,7 @@ from shipline.server.access.accounts import (
     read_user,
 )
 from shipline.server.layout import sync_directory
+from shipline.tasks import lock
 
 _MAX_NAME = 255  # characters of a repository name
 _MAX_AGE_S = 0.005  # maximum age of the view
@@ -145,7 +145,7 @@ class AccountStore:
         with self._lock:
             fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                lock(fd)
                 changes: Changes = {}
                 yield changes
                 if changes:
