@@ -441,9 +441,10 @@ def _evict(
 def _evict_locked(record: CacheRecord, trash: Path) -> bool:
     """Move a cache mount or context away under its lock; False while it is in use."""
     with try_lock(record.witness) as locked:
-        with suppress(FileNotFoundError):
-            if locked:
+        if locked:
+            with suppress(FileNotFoundError):
                 os.rename(record.path, trash)
+            record.witness.with_suffix(".size").unlink(missing_ok=True)
         return locked
 
 

@@ -248,8 +248,8 @@ class StepMounts:
         prefix.write_text(f"{os.urandom(6).hex()}-")
         os.replace(prefix, parent / _PREFIX)
         for directory in [one for one in parent.iterdir() if one.is_dir()]:
-            with try_lock(Path(f"{directory}.lock")) as free:
-                if free:
+            with try_lock(Path(f"{directory}.lock")) as free, suppress(FileNotFoundError):
+                if free:  # it may be gone by now
                     os.rename(directory, self._worker.temporary("cache"))
 
     def _prepare_cache(self, directory: Path, mount: RunMount, name: str) -> None:

@@ -104,6 +104,7 @@ def test_a_cache_mount_in_use_stays(tmp_path: Path) -> None:
         assert [record.path for record in prune(tmp_path, PruneLimits())] == [free]
         assert used.exists()
     assert [record.path for record in prune(tmp_path, PruneLimits())] == [used]
+    assert not [*tmp_path.glob("mounts/*/*.size")]
 
 
 def test_kept_contexts_of_clients_are_shown_and_go_unless_a_build_uses_them(tmp_path: Path) -> None:

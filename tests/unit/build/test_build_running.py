@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from layers_for_tests import AMD64, items_of, make_layer, open_worker
 from shipline.build.blobs import Blobs
 from shipline.build.caching import mounts as cache_mounts
 from shipline.build.caching.mounts import CacheMounts
-from shipline.build.executor import Executor
+from shipline.build.executor import Executor, StepMounts
 from shipline.build.graph import RunOp
 from shipline.build.running import executed
 from shipline.build.snapshots import Snapshot
@@ -99,3 +101,23 @@ def test_a_cache_that_changes_while_it_is_written_does_not_lead_to_the_host(
         mounts.use("name", cache)
         with pytest.raises(ContentError):
             list(mounts.layers(codec("gzip"), ""))
+
+
+def test_a_cache_that_another_process_empties_first_is_empty(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "mounts/name/0"
+    cache.mkdir(parents=True)
+    (cache / "old").touch()
+
+    @contextmanager
+    def try_late(path: Path) -> Iterator[bool]:
+        """As after `prune`, which held the lock."""
+        shutil.rmtree(path.with_suffix(""))
+        yield True
+
+    monkeypatch.setattr("shipline.build.executor.try_lock", try_late)
+    unused: Any = None
+    with ExitStack() as stack:
+        StepMounts((), worker, unused, stack)._empty_cache(cache.parent)
+    assert not cache.exists()
