@@ -7,6 +7,7 @@ is allowed.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def _highest_merged(clone: RepositoryClone, tags: Sequence[str], commit: str) ->
     return ""
 
 
-ATTEMPTS = 8
+ATTEMPTS = 40
 _NAMED = 3  # tags in a message
 _PAUSE_S = 0.2  # grows with each attempt
 
@@ -336,6 +337,6 @@ def reserve(
             with suppress(GitError):  # the clone gets the tag too
                 fetch_tags(git, remote)
             return decision
-        sleep(_PAUSE_S * attempt)
+        sleep(random.uniform(0, _PAUSE_S * attempt))
         fetch_tags(git, remote)
     raise AssertionError("the last attempt returns or raises")

@@ -296,6 +296,15 @@ def test_it_goes_on_from_every_commit(place: Place, line: str) -> None:
     assert place.file("route.yaml") == FILES["route.yaml"]
 
 
+def test_elsewhere_its_clock_may_be_ahead(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Killed):
+        place.canary(on_message=killed_at("5 %")).advance()
+    now = time.time() - 600
+    monkeypatch.setattr("shipline.deliver.canary.progress.time.time", lambda: now)
+    with pytest.raises(CanaryRuns, match="went on 0 s ago"):
+        place.canary("other").advance()
+
+
 def test_elsewhere_it_goes_on_once_the_first_is_gone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commits import Work, with_remote
 from shipline.errors import ShiplineError, UsageError
-from shipline.git import GitError, ShallowClone
+from shipline.git import GitError, Reserved, ShallowClone, TagTaken, reserve_tag
 from shipline.tags import Decision, Event, TagRule, TagsSection, decide, reserve, survey
 
 pytestmark = pytest.mark.slow
@@ -274,6 +275,24 @@ def test_pipelines_at_once_get_versions_of_their_own(
     for thread in threads:
         thread.join()
     assert sorted(found) == ["v1.1.0", "v1.1.1", "v1.1.2", "v1.1.3"]
+
+
+def test_twelve_pipelines_may_be_faster(
+    pair: tuple[Work, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _ = pair
+    work.commit("feat: two")
+    left = [TagTaken("v1.1.0", "0" * 40)] * 12
+
+    def reserve_late(*words: Any) -> Reserved:
+        if left:
+            raise left.pop()
+        return reserve_tag(*words)
+
+    monkeypatch.setattr("shipline.tags.repository.reserve_tag", reserve_late)
+    monkeypatch.setattr("shipline.tags.repository._PAUSE_S", 0.0)
+    assert reserve(work.asked, USUAL, Event()).names == ("v1.1.0",)
+    assert not left
 
 
 def test_without_remote_nothing_can_be_reserved(tmp_path: Path) -> None:

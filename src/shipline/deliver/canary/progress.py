@@ -236,8 +236,9 @@ class Canary:
         step = self.section.steps[min(here.step, len(self.section.steps) - 1)]
         left_s = last.time + self._lease_s(step) - time.time()
         if left_s > 0:
+            went_s = max(int(time.time() - last.time), 0)  # that clock may be ahead
             raise CanaryRuns(
-                f"{name}, in another process that went on {int(time.time() - last.time)} s ago",
+                f"{name}, in another process that went on {went_s} s ago",
                 hint=f"if it is gone, this canary can be resumed in {int(left_s) + 1} s",
             )
 
