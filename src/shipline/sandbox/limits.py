@@ -9,6 +9,7 @@ Reference: Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from shipline.tasks import Once, TaskGroup
 
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _NAME = "shipline"
+_LAST_LOOKS, _PAUSE_S = 100, 0.01
 _INHERITED = ("cpuset.cpus", "cpuset.mems")  # of version 1: empty in a new group, and required
 _HINT = "limits need root and writable control groups; leave them out to build without limits"
 _DELEGATED = (
@@ -181,6 +183,7 @@ def _group(root: Path, tree: _Hierarchy, resources: Resources, number: str) -> I
             parent = _made(parent, name, tree, undo)
         _remove_stale(parent)
         group = _made(parent, f"{_NAME}-{os.getpid()}-{number}", tree, undo)
+        undo.callback(_wait_for_end, group)
         for name, value in tree.settings.items():
             _write(group / name, value)
         yield group
@@ -216,6 +219,15 @@ def _enable(group: Path, controllers: Sequence[str]) -> None:
         with suppress(OSError):  # it has ended, or is that of an outer container
             (leaf / "cgroup.procs").write_text(process)
     _write(control, wanted)
+
+
+def _wait_for_end(group: Path) -> None:
+    """Of processes in the group that were killed: until then it cannot be removed."""
+    with suppress(OSError):
+        for _ in range(_LAST_LOOKS):
+            if not (group / "cgroup.procs").read_bytes():
+                return
+            time.sleep(_PAUSE_S)
 
 
 def _remove(group: Path) -> None:

@@ -131,6 +131,7 @@ def test_the_kernel_says_who_ran_out_of_memory(tmp_path: Path) -> None:
 
     in_build(look)
     assert said == [False, True]
+    assert groups() == []
 
 
 def test_processes_of_a_group_make_room_for_groups_with_limits(tmp_path: Path) -> None:
