@@ -18,7 +18,7 @@ import click
 
 from shipline.build import parse_platforms
 from shipline.cli import engine
-from shipline.cli.completing import builders
+from shipline.cli.options import builder_option
 from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.tables import line, table
 from shipline.errors import FlagConflict, InvalidFlag, SandboxError
@@ -126,13 +126,7 @@ _filters = click.option(
 )
 
 
-builder_option = click.option(
-    "--builder",
-    envvar="BUILDX_BUILDER",
-    metavar="NAME",
-    shell_complete=builders,
-    help="The builder that is meant.",
-)
+NAMED_BUILDER = builder_option("The builder that is meant.")
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
@@ -156,7 +150,7 @@ timeout_option = click.option(
 @_filters
 @click.option("--format", "template", help="table, pretty, json, a Go template, or table and one.")
 @click.option("--verbose", is_flag=True, help="Shorthand for --format=pretty.")
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def du(
     filters: Sequence[str],
@@ -202,7 +196,7 @@ def du(
 @click.option("--reserved-space", help="Always keep this much of the cache.")
 @click.option("--keep-storage", hidden=True)
 @click.option("--verbose", is_flag=True, help="Show the removed records in detail.")
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def prune_command(
     everything: bool,

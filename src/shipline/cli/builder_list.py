@@ -18,7 +18,7 @@ from shipline.builders.instances import NATIVE, Builder, BuilderStore, Node, oth
 from shipline.builders.nodes import NodeFacts, driver_of, facts_of
 from shipline.buildkit.messages import GcRule
 from shipline.cli.build import shown
-from shipline.cli.builder import builder_option, timeout_option
+from shipline.cli.builder import NAMED_BUILDER, timeout_option
 from shipline.cli.builders import DOCKER, boot, find_builder
 from shipline.cli.completing import builders
 from shipline.cli.tables import columns, line, table
@@ -99,7 +99,7 @@ def ls(template: str, whole: bool, timeout_s: float) -> None:
 @click.command("inspect")
 @click.argument("name", required=False, shell_complete=builders)
 @click.option("--bootstrap", is_flag=True, help="Start it, and fail unless it answers.")
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def inspect(name: str | None, bootstrap: bool, builder: str | None, timeout_s: float) -> None:
     """Show a builder, by default the one in use."""

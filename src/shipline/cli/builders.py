@@ -30,7 +30,7 @@ from shipline.builders.nodes import driver_of
 from shipline.buildkit.control import Control
 from shipline.buildkit.session import Login
 from shipline.cli.build import shown
-from shipline.cli.builder import builder_option, confirmed, timeout_option
+from shipline.cli.builder import NAMED_BUILDER, confirmed, timeout_option
 from shipline.cli.completing import builders
 from shipline.cli.engine import open_settings
 from shipline.engines import EngineError
@@ -257,7 +257,7 @@ def use_command(name: str, **_: object) -> None:
 
 @click.command("stop")
 @click.argument("name", required=False, shell_complete=builders)
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
     """Stop the daemons of a builder, by default of the one in use; what they keep stays.
@@ -277,7 +277,7 @@ def stop(name: str | None, builder: str | None, timeout_s: float) -> None:
 @click.option("-f", "--force", is_flag=True, help="Ask nothing.")
 @click.option("--keep-daemon", is_flag=True, help="Leave the daemons running.")
 @click.option("--keep-state", is_flag=True, help="Leave what the daemons keep on disk.")
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def rm(
     names: Sequence[str],

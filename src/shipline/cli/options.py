@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from shipline.cli.completing import builders
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MODES = ("auto", "none", "plain", "quiet", "rawjson", "report", "tty")
 """How progress is shown."""
@@ -43,10 +47,13 @@ PROGRESS = click.option(
     envvar="BUILDKIT_PROGRESS",
     help="How progress is shown.",
 )
-BUILDER = click.option(
-    "--builder",
-    envvar="BUILDX_BUILDER",
-    metavar="NAME",
-    shell_complete=builders,
-    help="The builder to use.",
-)
+
+
+def builder_option(help: str) -> Callable[[F], F]:
+    """The option that names a builder."""
+    return click.option(
+        "--builder", envvar="BUILDX_BUILDER", metavar="NAME", shell_complete=builders, help=help
+    )
+
+
+BUILDER = builder_option("The builder to use.")

@@ -16,7 +16,7 @@ import click
 
 from shipline.build import parse_platforms
 from shipline.cli import engine
-from shipline.cli.builder import builder_option, timeout_option
+from shipline.cli.builder import NAMED_BUILDER, timeout_option
 from shipline.cli.interrupts import run_cancellable
 from shipline.errors import UsageError
 from shipline.tasks import TaskGroup
@@ -48,7 +48,7 @@ def serve_stdio() -> None:
 @click.command("dial-stdio")
 @click.option("--platform", multiple=True, metavar="OS/ARCH", help="What the node is to build for.")
 @click.option("--progress", default="none", hidden=True)
-@builder_option
+@NAMED_BUILDER
 @timeout_option
 def dial_stdio(
     platform: Sequence[str], progress: str, builder: str | None, timeout_s: float
